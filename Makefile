@@ -1,0 +1,42 @@
+# The whole interface of the build; each target is a script, which says what it does at its head.
+#   PG=17|18        one major alone
+#   PG_CONFIG=…     that server alone
+
+.PHONY: help demo test lint soak bench install clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo      set everything up and show nodes at work (KEEP=1 leaves them running)'
+	@echo 'make test      set everything up and run every test on each supported PostgreSQL'
+	@echo 'make lint      rustfmt, clippy, rustdoc and the pure unit tests'
+	@echo 'make soak      the multi-node tests again and again (SOAK_ROUNDS=5)'
+	@echo 'make bench     measurements'
+	@echo 'make install   build the extension for PG_CONFIG=…, or for the servers in the cache, and install it'
+	@echo 'make clean     remove what was built here; servers and tools in the cache stay'
+	@echo 'PG=17|18 picks a major, PG_CONFIG=/path/to/pg_config a server.'
+
+demo:
+	@scripts/setup.sh demo
+	@scripts/demo.sh
+
+test:
+	@scripts/setup.sh test
+	@scripts/test.sh
+
+lint:
+	@scripts/setup.sh lint
+	@scripts/lint.sh
+
+soak:
+	@scripts/setup.sh soak
+	@scripts/soak.sh
+
+bench:
+	@scripts/bench.sh
+
+install:
+	@scripts/setup.sh install
+	@scripts/install.sh release
+
+clean:
+	@cargo clean

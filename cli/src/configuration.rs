@@ -1,0 +1,82 @@
+//! What a server is started with: its postgresql.conf, after initdb's own.
+
+use std::path::Path;
+
+use crate::client::literal;
+use crate::installation::Installation;
+
+/// What every server here is started with; `ServerOptions::settings` comes after and wins.
+const SETTINGS: [(&str, &str); 11] = [
+    ("wal_level", "logical"),
+    ("track_commit_timestamp", "on"),
+    ("max_worker_processes", "32"),
+    ("max_replication_slots", "32"),
+    ("max_wal_senders", "32"),
+    ("max_logical_replication_workers", "16"),
+    ("max_connections", "60"),
+    ("shared_buffers", "64MB"),
+    // A worker that lost its provider tries again soon: tests wait for it.
+    ("wal_retrieve_retry_interval", "500ms"),
+    ("autovacuum", "on"),
+    ("log_line_prefix", "%m [%p] %b %d "),
+];
+
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    pub name: String,
+    pub port: u16,
+    /// Also listens on 127.0.0.1, for people with psql; sockets alone otherwise.
+    pub listens_on_localhost: bool,
+    /// Loads spock_recovery.
+    pub preloads_extension: bool,
+    /// Survives a crash of the machine. A crash of the server alone loses nothing either way.
+    pub durable: bool,
+    /// Goes on running when this process ends.
+    pub detached: bool,
+    pub settings: Vec<(String, String)>,
+}
+
+impl ServerOptions {
+    pub fn new(name: &str, port: u16) -> ServerOptions {
+        ServerOptions {
+            name: name.into(),
+            port,
+            listens_on_localhost: false,
+            preloads_extension: true,
+            durable: false,
+            detached: false,
+            settings: Vec::new(),
+        }
+    }
+
+    /// The lines of the configuration file. A later line wins.
+    pub(crate) fn lines(&self, installation: &Installation, socket_folder: &Path) -> String {
+        let mut settings: Vec<(&str, &str)> = SETTINGS.to_vec();
+        let port = self.port.to_string();
+        let socket_folder = socket_folder.display().to_string();
+        settings.push(("port", &port));
+        settings.push(("unix_socket_directories", &socket_folder));
+        settings.push((
+            "listen_addresses",
+            if self.listens_on_localhost { "127.0.0.1" } else { "" },
+        ));
+        if self.preloads_extension {
+            settings.push(("shared_preload_libraries", "spock_recovery"));
+        }
+        if installation.has_output_plugin_libraries {
+            settings.push(("output_plugin_libraries", "pgoutput, test_decoding, spock_recovery"));
+        }
+        if !self.durable {
+            settings.extend([("fsync", "off"), ("full_page_writes", "off")]);
+        }
+        settings.extend(
+            self.settings
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str())),
+        );
+        settings
+            .into_iter()
+            .map(|(name, value)| format!("{name} = {}\n", literal(value)))
+            .collect()
+    }
+}

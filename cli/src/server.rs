@@ -1,0 +1,309 @@
+//! One PostgreSQL server as a child process: `postgres -D …` itself, so that its id is known and its end can be waited for.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use postgres::{Client, Config};
+
+use crate::client::{self, Rows};
+use crate::configuration::ServerOptions;
+use crate::data_folder;
+use crate::deadline;
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::process::{self, Process};
+use crate::spawn;
+use crate::user::ServerUser;
+
+/// How long a server may take to start or to stop: crash recovery on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Waits for sessions to end.
+    Smart,
+    Fast,
+    /// Without a shutdown checkpoint; recovery at the next start.
+    Immediate,
+}
+
+/// A server that was not stopped is ended immediately when it is dropped, unless it is detached and was released.
+#[derive(Debug)]
+pub struct Server {
+    installation: Installation,
+    user: ServerUser,
+    options: ServerOptions,
+    socket_folder: PathBuf,
+    data: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// Makes the data folder `<folder>/<name>` and its configuration; starts nothing. `folder` also holds socket and log.
+    pub fn create(
+        installation: &Installation,
+        user: &ServerUser,
+        folder: &Path,
+        options: ServerOptions,
+    ) -> Result<Server> {
+        let data = folder.join(&options.name);
+        data_folder::create(installation, user, &data)?;
+        let server = Server {
+            installation: installation.clone(),
+            user: user.clone(),
+            socket_folder: folder.to_owned(),
+            log: folder.join(format!("{}.log", options.name)),
+            data,
+            options,
+            child: None,
+        };
+        let path = server.data.join("postgresql.conf");
+        let text = server.options.lines(installation, folder);
+        let appended = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        appended.map_err(Error::io("write", &path))?;
+        Ok(server)
+    }
+
+    /// Starts the server and waits until it takes connections.
+    pub fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_ready()
+    }
+
+    /// Starts the server without waiting, so that several start at once.
+    pub fn launch(&mut self) -> Result<()> {
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&self.log)
+            .map_err(Error::io("open", &self.log))?;
+        let stdout = log.try_clone().map_err(Error::io("open", &self.log))?;
+        let null = File::open("/dev/null").map_err(Error::io("open", Path::new("/dev/null")))?;
+        let mut command = self.user.command(&self.installation.bindir.join("postgres"));
+        // A process group of its own: an interrupt typed at the terminal is for us, and we end the servers.
+        command
+            .arg("-D")
+            .arg(&self.data)
+            .stdin(null)
+            .stdout(stdout)
+            .stderr(log)
+            .process_group(0);
+        let spawned = if self.options.detached {
+            command.spawn()
+        } else {
+            spawn::tethered(command)
+        };
+        self.child = Some(spawned.map_err(|source| Error::Io {
+            action: format!("start server \"{}\"", self.options.name),
+            source,
+        })?);
+        Ok(())
+    }
+
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let child = self
+            .child
+            .as_mut()
+            .ok_or_else(|| Error::NotRunning(self.options.name.clone()))?;
+        let pid_file = self.data.join("postmaster.pid");
+        let started = deadline::poll(LIMIT, || match child.try_wait() {
+            Ok(None) => says_ready(&pid_file, child.id()).then_some(Ok(())),
+            Ok(Some(status)) => Some(Err(status.to_string())),
+            Err(error) => Some(Err(error.to_string())),
+        });
+        match started {
+            Some(Ok(())) => return Ok(()),
+            // It was reaped just now: its id is no longer ours to signal.
+            Some(Err(_)) => self.child = None,
+            None => {}
+        }
+        let reason = match started {
+            Some(Err(reason)) => reason,
+            _ => format!("nothing after {} s", LIMIT.as_secs()),
+        };
+        Err(Error::Start {
+            name: self.options.name.clone(),
+            reason,
+            log: self.log_tail(),
+        })
+    }
+
+    /// Does nothing to a server that is not running.
+    pub fn stop(&mut self, shutdown: Shutdown) -> Result<()> {
+        let Some(child) = self.child.as_mut() else {
+            return Ok(());
+        };
+        let signal = match shutdown {
+            Shutdown::Smart => Signal::SIGTERM,
+            Shutdown::Fast => Signal::SIGINT,
+            Shutdown::Immediate => Signal::SIGQUIT,
+        };
+        let action = || format!("stop server \"{}\"", self.options.name);
+        // The signal would wait behind a pause.
+        let pid = child.id().cast_signed();
+        process::send(pid, signal)
+            .and_then(|()| process::thaw(pid))
+            .map_err(|source| Error::Io {
+                action: action(),
+                source,
+            })?;
+        match deadline::poll(LIMIT, || {
+            child
+                .try_wait()
+                .map_err(|source| Error::Io {
+                    action: action(),
+                    source,
+                })
+                .transpose()
+        }) {
+            Some(ended) => {
+                self.child = None;
+                ended.map(drop)
+            }
+            None => Err(Error::Stop {
+                name: self.options.name.clone(),
+                waited: LIMIT,
+            }),
+        }
+    }
+
+    /// SIGKILL to the postmaster and all its processes, as a failing machine would.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
+        let killed = process::kill_all(child.id().cast_signed());
+        killed
+            .and_then(|()| child.wait())
+            .map(drop)
+            .map_err(|source| Error::Io {
+                action: format!("kill server \"{}\"", self.options.name),
+                source,
+            })
+    }
+
+    /// Stops every process of the server where it is, as a hanging machine would; `resume` lets them go on.
+    pub fn pause(&self) -> Result<()> {
+        let frozen = process::freeze(self.running_pid()?);
+        frozen.map(drop).map_err(|source| Error::Io {
+            action: format!("pause server \"{}\"", self.options.name),
+            source,
+        })
+    }
+
+    pub fn resume(&self) -> Result<()> {
+        process::thaw(self.running_pid()?).map_err(|source| Error::Io {
+            action: format!("resume server \"{}\"", self.options.name),
+            source,
+        })
+    }
+
+    /// Leaves a detached server to the user.
+    pub fn release(mut self) {
+        self.child = None;
+    }
+
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    pub fn port(&self) -> u16 {
+        self.options.port
+    }
+
+    pub fn installation(&self) -> &Installation {
+        &self.installation
+    }
+
+    pub fn user(&self) -> &ServerUser {
+        &self.user
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub fn socket_folder(&self) -> &Path {
+        &self.socket_folder
+    }
+
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
+    /// Empty if there is no log yet. A log may hold bytes of any encoding.
+    pub fn log(&self) -> String {
+        fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The postmaster's id, while it runs.
+    pub fn pid(&self) -> Option<i32> {
+        self.child.as_ref().map(|child| child.id().cast_signed())
+    }
+
+    fn running_pid(&self) -> Result<i32> {
+        self.pid().ok_or_else(|| Error::NotRunning(self.options.name.clone()))
+    }
+
+    /// The server's processes, the postmaster not among them.
+    pub fn processes(&self) -> Vec<Process> {
+        self.pid().map(process::children).unwrap_or_default()
+    }
+
+    /// What another server or psql connects with.
+    pub fn dsn(&self, database: &str) -> String {
+        format!(
+            "host={} port={} dbname={database} user=postgres",
+            self.socket_folder.display(),
+            self.options.port
+        )
+    }
+
+    pub fn config(&self, database: &str) -> Config {
+        client::config(&self.socket_folder, self.options.port, database)
+    }
+
+    pub fn connect(&self, database: &str) -> Result<Client> {
+        client::connect(self.name(), &self.config(database))
+    }
+
+    /// Runs statements in a session of their own.
+    pub fn query(&self, database: &str, statement: &str) -> Result<Rows> {
+        client::query(self.name(), &mut self.connect(database)?, statement)
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nothing can be reported from here; what SIGQUIT does not end, SIGKILL does.
+        if self.stop(Shutdown::Immediate).is_err() {
+            let _ = self.kill();
+        }
+    }
+}
+
+/// Line 1 of postmaster.pid is the id, line 8 the state (utils/pidfile.h). A killed server leaves its own file behind.
+fn says_ready(pid_file: &Path, pid: u32) -> bool {
+    let Ok(text) = fs::read_to_string(pid_file) else {
+        return false;
+    };
+    let mut lines = text.lines();
+    lines.next() == Some(pid.to_string().as_str()) && lines.nth(6).is_some_and(|state| state.trim_end() == "ready")
+}

@@ -1,0 +1,102 @@
+//! Who runs the servers: PostgreSQL refuses to run as root, so root drops to another user.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::unistd::{Uid, User};
+
+use crate::error::{Error, Result};
+
+#[derive(Debug, Clone)]
+pub struct ServerUser {
+    name: String,
+    /// None: the current user, nothing to drop.
+    ids: Option<(u32, u32)>,
+}
+
+impl ServerUser {
+    /// Run as root: SPOCK_RECOVERY_USER, else `postgres` where it exists, else `spock_recovery`. Otherwise the current user.
+    pub fn find() -> Result<ServerUser> {
+        if !Uid::effective().is_root() {
+            let name = by_uid(Uid::effective())?.unwrap_or_else(|| Uid::effective().to_string());
+            return Ok(ServerUser { name, ids: None });
+        }
+        let named = env::var("SPOCK_RECOVERY_USER").ok();
+        let candidates = match &named {
+            Some(name) => vec![name.as_str()],
+            None => vec!["postgres", "spock_recovery"],
+        };
+        for name in &candidates {
+            if let Some(user) = User::from_name(name).map_err(lookup_error)? {
+                let ids = (user.uid.as_raw(), user.gid.as_raw());
+                return Ok(ServerUser {
+                    name: user.name,
+                    ids: Some(ids),
+                });
+            }
+        }
+        Err(Error::NoUser(named.unwrap_or_else(|| "spock_recovery".into())))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A command that runs as this user, in a folder that every user may enter, without PostgreSQL's variables of the caller.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir("/");
+        for (name, _) in env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("PG")) {
+                command.env_remove(name);
+            }
+        }
+        if let Some((uid, gid)) = self.ids {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// Runs a program to its end as this user; what it printed on stdout.
+    pub fn run<const N: usize>(&self, program: &Path, arguments: [&dyn AsRef<std::ffi::OsStr>; N]) -> Result<String> {
+        let output = self
+            .command(program)
+            .args(arguments.map(|argument| argument.as_ref().to_owned()))
+            .output()
+            .map_err(Error::io("run", program))?;
+        if !output.status.success() {
+            return Err(Error::command(program, &output));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Gives one file or folder to this user.
+    pub fn own(&self, path: &Path) -> Result<()> {
+        match self.ids {
+            Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(Error::io("change the owner of", path)),
+            None => Ok(()),
+        }
+    }
+
+    /// A new folder of this user's that nobody else but root may enter.
+    pub fn make_folder(&self, path: &Path) -> Result<()> {
+        fs::create_dir(path).map_err(Error::io("create the folder", path))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(Error::io("set the mode of", path))?;
+        self.own(path)
+    }
+}
+
+fn by_uid(uid: Uid) -> Result<Option<String>> {
+    Ok(User::from_uid(uid).map_err(lookup_error)?.map(|user| user.name))
+}
+
+fn lookup_error(source: nix::Error) -> Error {
+    Error::Io {
+        action: "look up a user".into(),
+        source: source.into(),
+    }
+}

@@ -1,0 +1,51 @@
+-- The node registry: nodes are foreign servers of the wrapper spock_node, connection strings options of user mappings.
+-- Names that the extension spock also has stand in names_shared_with_spock.sql.
+
+-- Views are read by everybody; what is secret in them is hidden inside.
+GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC;
+
+CREATE FUNCTION node_options_validator(options text[], catalog oid) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'node_options_validator_wrapper';
+REVOKE ALL ON FUNCTION node_options_validator(text[], oid) FROM PUBLIC;
+COMMENT ON FUNCTION node_options_validator(text[], oid) IS
+    'checks the options of nodes and of their user mappings; called by CREATE SERVER and CREATE USER MAPPING';
+
+CREATE FOREIGN DATA WRAPPER spock_node NO HANDLER VALIDATOR node_options_validator;
+COMMENT ON FOREIGN DATA WRAPPER spock_node IS 'nodes of a spock_recovery cluster: managed by spock.node_create() and its like';
+
+CREATE FUNCTION peer_create(node_name name, dsn text) RETURNS oid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'peer_create_wrapper';
+REVOKE ALL ON FUNCTION peer_create(name, text) FROM PUBLIC;
+COMMENT ON FUNCTION peer_create(name, text) IS
+    'makes a peer known that no subscription leads to, or gives a known peer a connection string of its own; returns its node_id';
+
+CREATE FUNCTION sub_set_origin(sub_name name, node_name name) RETURNS void
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'sub_set_origin_wrapper';
+REVOKE ALL ON FUNCTION sub_set_origin(name, name) FROM PUBLIC;
+COMMENT ON FUNCTION sub_set_origin(name, name) IS
+    'says which node a subscription comes from, where the manager cannot find that out by asking the provider';
+
+CREATE FUNCTION node_identity(OUT node_name name, OUT system_identifier text, OUT database oid, OUT version text)
+    RETURNS SETOF record
+    LANGUAGE c STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'node_identity_wrapper';
+COMMENT ON FUNCTION node_identity() IS
+    'which node this database is, as peers ask it; no row where it is none, or a copy of one that lives elsewhere';
+
+CREATE FUNCTION is_local_node(options text[]) RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'is_local_node_wrapper';
+COMMENT ON FUNCTION is_local_node(text[]) IS
+    'whether the options of a node''s server say that it is this very database of this very server';
+
+CREATE FUNCTION subscription_origin(subscription oid) RETURNS name
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'subscription_origin_wrapper';
+COMMENT ON FUNCTION subscription_origin(oid) IS
+    'name of the node that a subscription of this database comes from; null while unknown';
+
+CREATE FUNCTION peer_status(OUT node_name name, OUT sub_name name, OUT state text, OUT last_contact timestamptz,
+                            OUT system_identifier text, OUT error text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'peer_status_wrapper';
+REVOKE ALL ON FUNCTION peer_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION peer_status() TO pg_monitor;
+COMMENT ON FUNCTION peer_status() IS
+    'whether each peer answers, and what is wrong where it does not; a row per known node and per subscription whose node is still unknown';

@@ -1,0 +1,77 @@
+//! How an error becomes a PostgreSQL error: each area's enum gives every variant its SQLSTATE, detail and hint.
+//!
+//! Errors travel as `Result` and are raised only at a SQL function's or a worker's entry, so that no Rust value
+//! that must be dropped is skipped.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+/// An error that a user can read. Messages are PostgreSQL's style: lower case, no full stop, names quoted, never a
+/// connection string; detail and hint are sentences.
+pub trait SqlError: std::error::Error {
+    fn sqlstate(&self) -> PgSqlErrorCode;
+
+    fn detail(&self) -> Option<String> {
+        None
+    }
+
+    /// What to type next.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The report of an error, ready to be raised or logged at any level.
+pub fn report_of(error: &impl SqlError) -> ErrorReport {
+    let mut report = ErrorReport::new(error.sqlstate(), error.to_string(), "spock_recovery");
+    if let Some(detail) = error.detail() {
+        report = report.set_detail(detail);
+    }
+    if let Some(hint) = error.hint() {
+        report = report.set_hint(hint);
+    }
+    report
+}
+
+/// Ends the statement with the error.
+pub fn raise(error: &impl SqlError) -> ! {
+    report_of(error).report(PgLogLevel::ERROR);
+    unreachable!("ERROR does not return")
+}
+
+/// For SQL functions: the value, or the error raised.
+pub trait OrRaise<T> {
+    fn or_raise(self) -> T;
+}
+
+impl<T, E: SqlError> OrRaise<T> for Result<T, E> {
+    fn or_raise(self) -> T {
+        match self {
+            Ok(value) => value,
+            Err(error) => raise(&error),
+        }
+    }
+}
+
+/// The library was loaded by a session instead of the postmaster.
+#[derive(Debug, thiserror::Error)]
+#[error("spock_recovery must be loaded by shared_preload_libraries")]
+pub struct NotPreloaded;
+
+impl SqlError for NotPreloaded {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+    }
+
+    fn detail(&self) -> Option<String> {
+        Some("It needs shared memory and background workers, which only the start of the server can give.".to_owned())
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(
+            "Add spock_recovery to shared_preload_libraries (ALTER SYSTEM SET shared_preload_libraries = \
+             'spock_recovery', after the libraries that are there already) and restart the server."
+                .to_owned(),
+        )
+    }
+}

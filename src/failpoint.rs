@@ -1,0 +1,46 @@
+//! Places where a test makes a server crash, fail or wait. Without the cargo feature `failpoints` nothing is compiled.
+//!
+//! A failpoint is armed by a file `spock_failpoints/<name>` in the data directory that holds `crash`, `error` or
+//! `wait`; it is disarmed before it acts, so that a restarted server does not die of it again, and leaves
+//! `<name>.hit` behind. Files rather than settings: they survive a crash and need no session.
+
+pub mod names;
+
+/// Does what the armed file of this name says; nothing if there is none.
+#[cfg(feature = "failpoints")]
+pub fn hit(name: &str) {
+    use crate::pg::{interrupts, latch};
+    use std::path::Path;
+    use std::time::Duration;
+
+    // The working directory of every server process is the data directory.
+    let armed = Path::new("spock_failpoints").join(name);
+    let Ok(action) = std::fs::read_to_string(&armed) else {
+        return;
+    };
+    let mut hit = armed.clone().into_os_string();
+    hit.push(".hit");
+    if let Err(error) = std::fs::write(hit, "") {
+        pgrx::warning!("failpoint \"{name}\" cannot leave its mark: {error}");
+    }
+    match action.trim() {
+        "crash" => {
+            let _ = std::fs::remove_file(&armed);
+            interrupts::kill_this_process();
+        }
+        "wait" => {
+            while armed.exists() {
+                interrupts::check();
+                latch::wait(Some(Duration::from_millis(20)), latch::WaitEvent::Failpoint);
+            }
+        }
+        _ => {
+            let _ = std::fs::remove_file(&armed);
+            pgrx::error!("failpoint \"{name}\" was armed");
+        }
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hit(_name: &str) {}

@@ -1,0 +1,12 @@
+//! The failpoints' names, used by the code and by the tests alike (tests/cluster includes this file).
+
+/// In a manager, after it took its entry in shared memory and before its first look at the catalogs.
+pub const MANAGER_START: &str = "manager_start";
+/// In a manager, at the head of each round.
+pub const MANAGER_TICK: &str = "manager_tick";
+/// In a manager, in a loop that never waits, to show that the postmaster's death ends it all the same.
+pub const MANAGER_BUSY: &str = "manager_busy";
+/// In a poller, between its connection and its first question.
+pub const POLLER_CONNECTED: &str = "poller_connected";
+/// In node_create, after the server was made and before its user mapping.
+pub const NODE_CREATE_BEFORE_MAPPING: &str = "node_create_before_mapping";

@@ -1,0 +1,104 @@
+//! The settings. Each is added by the code that first reads it; its default is justified here and nowhere else.
+//! Names avoid those of the extension `spock`, and its prefix is not reserved, for both may be loaded.
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use std::time::Duration;
+
+/// `spock.manager_naptime`: how long a manager or the launcher sleeps when nothing wakes it. What users do wakes
+/// them; one second bounds what nobody announces, such as a subscription changed by a restore.
+static MANAGER_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+
+/// `spock.recovery_poll_interval`: how often a poller asks its peer. Two seconds keep the slot's horizon within
+/// seconds of the peers, for one small query per peer.
+static RECOVERY_POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(2_000);
+
+/// `spock.peer_timeout`: how long a peer may take to accept a connection or to answer. Five seconds are far above
+/// a healthy answer over a wide-area network and below what a person waits at a prompt.
+static PEER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+
+/// `spock.max_databases`: shared memory is laid out for this many databases with the extension. Sixteen cost
+/// about 200 kB with the default of `spock.max_peers`.
+static MAX_DATABASES: GucSetting<i32> = GucSetting::<i32>::new(16);
+
+/// `spock.max_peers`: shared memory is laid out for this many peers per database. Meshes beyond 32 nodes are
+/// beyond what native replication carries (each node would run 31 apply workers).
+static MAX_PEERS: GucSetting<i32> = GucSetting::<i32>::new(32);
+
+const HOUR_MS: i32 = 3_600_000;
+
+pub fn manager_naptime() -> Duration {
+    milliseconds(&MANAGER_NAPTIME)
+}
+
+pub fn recovery_poll_interval() -> Duration {
+    milliseconds(&RECOVERY_POLL_INTERVAL)
+}
+
+pub fn peer_timeout() -> Duration {
+    milliseconds(&PEER_TIMEOUT)
+}
+
+pub fn max_databases() -> usize {
+    MAX_DATABASES.get().unsigned_abs() as usize
+}
+
+pub fn max_peers() -> usize {
+    MAX_PEERS.get().unsigned_abs() as usize
+}
+
+fn milliseconds(setting: &GucSetting<i32>) -> Duration {
+    Duration::from_millis(u64::from(setting.get().unsigned_abs()))
+}
+
+pub fn register() {
+    GucRegistry::define_int_guc(
+        c"spock.manager_naptime",
+        c"Longest sleep of the manager of a database and of the launcher.",
+        c"Commands on nodes and subscriptions wake them at once.",
+        &MANAGER_NAPTIME,
+        100,
+        HOUR_MS,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"spock.recovery_poll_interval",
+        c"Time between two questions to a peer.",
+        c"",
+        &RECOVERY_POLL_INTERVAL,
+        100,
+        HOUR_MS,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"spock.peer_timeout",
+        c"Longest time that a peer may take to accept a connection or to answer.",
+        c"",
+        &PEER_TIMEOUT,
+        100,
+        HOUR_MS,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"spock.max_databases",
+        c"Number of databases of this server that may be nodes.",
+        c"",
+        &MAX_DATABASES,
+        1,
+        1024,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"spock.max_peers",
+        c"Number of peers that a node may have.",
+        c"",
+        &MAX_PEERS,
+        1,
+        128,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+}

@@ -1,0 +1,44 @@
+//! spock_recovery: recovers a cluster of nodes in logical replication from the loss of one of them.
+//!
+//! Where things live: `node` is the registry of nodes, `worker` the background workers, `remote` the questions to a
+//! peer, `shmem` what the processes share, `pg` the wrappers round PostgreSQL. docs/architecture.md tells the whole.
+#![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
+#![warn(missing_debug_implementations)]
+
+mod error;
+mod failpoint;
+mod guc;
+mod node;
+mod pg;
+mod remote;
+mod shmem;
+mod worker;
+
+#[cfg(feature = "pg_test")]
+mod pg_tests;
+
+::pgrx::pg_module_magic!(name, version);
+
+pgrx::extension_sql_file!("../sql/registry.sql", name = "registry");
+pgrx::extension_sql_file!("../sql/names_shared_with_spock.sql", name = "names_shared_with_spock", requires = ["registry"]);
+
+/// What PostgreSQL calls when it loads the library.
+#[allow(unsafe_code)] // a symbol that PostgreSQL looks up by name
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    if !pg::process::is_preloading() {
+        error::raise(&error::NotPreloaded);
+    }
+    guc::register();
+    shmem::register();
+    pg::seclabel::register(node::sql::check_label);
+    pg::hooks::install(pg::hooks::Callbacks {
+        on_change: worker::wake::note,
+        on_transaction_end: worker::wake::on_transaction_end,
+        on_utility: worker::utility::around,
+    });
+    // pg_upgrade's servers must be left as they are.
+    if !pg::process::in_binary_upgrade() {
+        worker::entry::register_launcher();
+    }
+}

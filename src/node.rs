@@ -1,0 +1,13 @@
+//! The node registry: which node this database is, which peers it has, and which node each subscription comes from.
+//!
+//! It lives in catalogs (foreign servers, user mappings, security labels), never in tables of ours: those would be
+//! published by every FOR ALL TABLES publication.
+
+pub mod conninfo;
+pub mod identity;
+pub mod label;
+pub mod name;
+pub mod native;
+pub mod provider;
+pub mod registry;
+pub mod sql;

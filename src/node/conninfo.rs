@@ -1,0 +1,46 @@
+//! Connection strings: checked by libpq, and never repeated in a message, for they may hold a password.
+
+use crate::error::SqlError;
+use crate::pg::{interrupts, walreceiver};
+use pgrx::PgSqlErrorCode;
+use std::ffi::CString;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConninfoError {
+    #[error("connection string must not be empty")]
+    Empty,
+    #[error("invalid connection string syntax")]
+    Malformed,
+}
+
+/// The connection string, known to be one that libpq can parse.
+pub fn checked(conninfo: &str) -> Result<CString, ConninfoError> {
+    if conninfo.trim().is_empty() {
+        return Err(ConninfoError::Empty);
+    }
+    let conninfo = CString::new(conninfo).map_err(|_| ConninfoError::Malformed)?;
+    // libpq's own message repeats the part that it could not parse, which may be a part of the password.
+    interrupts::catch(|| walreceiver::check_conninfo(&conninfo, false)).map_err(|_| ConninfoError::Malformed)?;
+    Ok(conninfo)
+}
+
+impl SqlError for ConninfoError {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        match self {
+            ConninfoError::Empty => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            // Core's choice for a subscription's connection string (libpqwalreceiver.c).
+            ConninfoError::Malformed => PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        matches!(self, ConninfoError::Malformed).then(|| {
+            "libpq cannot parse it. The string is not repeated here, because it may hold a password.".to_owned()
+        })
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("Use keywords of libpq, such as 'host=… port=5432 dbname=… user=…', or a URI; keep the password in a \
+              passfile or a service file.".to_owned())
+    }
+}

@@ -1,0 +1,164 @@
+//! The document in a subscription's security label: which node the subscription comes from (pure).
+
+use super::identity::DatabaseIdentity;
+use super::name::NodeName;
+use crate::error::SqlError;
+use pgrx::PgSqlErrorCode;
+use serde::{Deserialize, Serialize};
+
+/// The only version there is. A document of another one is refused when it is set, and inert when it is found.
+const VERSION: u32 = 1;
+
+/// Who said so. What a person said is kept; what was found out is looked up again when it turns out wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetBy {
+    /// The manager asked the provider its name.
+    Discovery,
+    /// sub_set_origin().
+    User,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SubscriptionLabel {
+    pub identity: DatabaseIdentity,
+    pub origin: NodeName,
+    pub set_by: SetBy,
+}
+
+/// The document as it is written. Labels are world-readable: nothing secret ever enters it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    system_identifier: u64,
+    database: u32,
+    origin: String,
+    set_by: SetBy,
+}
+
+#[derive(PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LabelError {
+    #[error("only a superuser can set a spock_recovery label")]
+    NotSuperuser,
+    #[error("spock_recovery labels are not supported on this kind of object")]
+    WrongObject,
+    #[error("invalid spock_recovery label")]
+    Invalid { reason: String },
+}
+
+impl SubscriptionLabel {
+    pub fn parse(text: &str) -> Result<SubscriptionLabel, LabelError> {
+        let invalid = |reason: String| LabelError::Invalid { reason };
+        let document: Document = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        if document.version != VERSION {
+            return Err(invalid(format!("version {} is not {VERSION}", document.version)));
+        }
+        let origin = NodeName::parse(&document.origin).map_err(|error| invalid(error.to_string()))?;
+        let identity =
+            DatabaseIdentity { system_identifier: document.system_identifier, database: document.database };
+        Ok(SubscriptionLabel { identity, origin, set_by: document.set_by })
+    }
+
+    /// The document for the label.
+    pub fn to_text(&self) -> String {
+        serde_json::json!({
+            "version": VERSION,
+            "system_identifier": self.identity.system_identifier,
+            "database": self.identity.database,
+            "origin": self.origin.as_str(),
+            "set_by": self.set_by,
+        })
+        .to_string()
+    }
+
+    /// The label, if it was written in this database of this server.
+    pub fn parse_local(text: &str, here: DatabaseIdentity) -> Option<SubscriptionLabel> {
+        SubscriptionLabel::parse(text).ok().filter(|label| label.identity == here)
+    }
+}
+
+impl SqlError for LabelError {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        match self {
+            LabelError::NotSuperuser => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            LabelError::WrongObject => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            LabelError::Invalid { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            LabelError::Invalid { reason } => Some(format!("The document does not validate: {reason}.")),
+            LabelError::NotSuperuser => Some("These labels are the state of the extension spock_recovery.".to_owned()),
+            LabelError::WrongObject => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            LabelError::WrongObject => None,
+            LabelError::NotSuperuser | LabelError::Invalid { .. } => {
+                Some("Use spock.sub_set_origin() to say which node a subscription comes from.".to_owned())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: 7_612_345_678_901_234_567, database: 5 };
+
+    fn label() -> SubscriptionLabel {
+        SubscriptionLabel {
+            identity: HERE,
+            origin: NodeName::parse("n'1\"").expect("a legal name"),
+            set_by: SetBy::Discovery,
+        }
+    }
+
+    #[test]
+    fn a_label_survives_being_written_and_read() {
+        assert_eq!(SubscriptionLabel::parse(&label().to_text()), Ok(label()));
+    }
+
+    #[test]
+    fn a_label_of_another_server_or_database_is_inert() {
+        let text = label().to_text();
+        assert_eq!(SubscriptionLabel::parse_local(&text, HERE), Some(label()));
+        let elsewhere = [
+            DatabaseIdentity { system_identifier: HERE.system_identifier + 1, ..HERE },
+            DatabaseIdentity { database: HERE.database + 1, ..HERE },
+        ];
+        for other in elsewhere {
+            assert_eq!(SubscriptionLabel::parse_local(&text, other), None);
+        }
+    }
+
+    #[test]
+    fn documents_that_do_not_validate_are_refused() {
+        let valid: serde_json::Value = serde_json::from_str(&label().to_text()).expect("valid");
+        let changed = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut document = valid.clone();
+            change(&mut document);
+            document.to_string()
+        };
+        let refused = [
+            String::new(),
+            "n1".to_owned(),
+            "{}".to_owned(),
+            changed(&|document| document["version"] = 2.into()),
+            changed(&|document| document["origin"] = "".into()),
+            changed(&|document| document["origin"] = "x".repeat(100).into()),
+            changed(&|document| document["set_by"] = "somebody".into()),
+            changed(&|document| document["system_identifier"] = "1".into()),
+            changed(&|document| document["database"] = (-1).into()),
+            changed(&|document| document["extra"] = true.into()),
+        ];
+        for text in refused {
+            assert!(SubscriptionLabel::parse(&text).is_err(), "accepted: {text}");
+        }
+    }
+}

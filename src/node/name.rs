@@ -1,0 +1,96 @@
+//! What may be the name of a node (pure).
+
+use crate::error::SqlError;
+use pgrx::PgSqlErrorCode;
+use std::fmt;
+
+/// Longest name in bytes. Type `name` holds 63, but cuts a longer literal silently, at a character boundary: somewhere
+/// from 60 to 63 bytes, for a character has at most four. With 59 a name that was cut is never taken for a whole one.
+pub const MAX_BYTES: usize = 59;
+
+/// The name of a node, known to be a legal one.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct NodeName(String);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NodeNameError {
+    #[error("node name must not be empty")]
+    Empty,
+    #[error("node name is too long")]
+    TooLong,
+    #[error("node name must not contain control characters")]
+    ControlCharacter,
+}
+
+impl NodeName {
+    pub fn parse(name: &str) -> Result<NodeName, NodeNameError> {
+        if name.trim().is_empty() {
+            Err(NodeNameError::Empty)
+        } else if name.len() > MAX_BYTES {
+            Err(NodeNameError::TooLong)
+        } else if name.chars().any(char::is_control) {
+            Err(NodeNameError::ControlCharacter)
+        } else {
+            Ok(NodeName(name.to_owned()))
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl SqlError for NodeNameError {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        match self {
+            NodeNameError::Empty | NodeNameError::ControlCharacter => PgSqlErrorCode::ERRCODE_INVALID_NAME,
+            NodeNameError::TooLong => PgSqlErrorCode::ERRCODE_NAME_TOO_LONG,
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        matches!(self, NodeNameError::TooLong)
+            .then(|| format!("A node name has at most {MAX_BYTES} bytes; type name cuts longer ones silently."))
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("Choose a short name that is unique in the cluster, such as 'n1'.".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ordinary_and_quoted_names_are_accepted() {
+        for name in ["n1", "N 1", "Zürich", "o'hara", "\"quoted\"", "日本", &"x".repeat(MAX_BYTES)] {
+            assert_eq!(NodeName::parse(name).map(|name| name.to_string()), Ok(name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn illegal_names_are_refused_each_with_its_reason() {
+        assert_eq!(NodeName::parse(""), Err(NodeNameError::Empty));
+        assert_eq!(NodeName::parse("  "), Err(NodeNameError::Empty));
+        assert_eq!(NodeName::parse(&"x".repeat(MAX_BYTES + 1)), Err(NodeNameError::TooLong));
+        assert_eq!(NodeName::parse("a\nb"), Err(NodeNameError::ControlCharacter));
+    }
+
+    proptest! {
+        /// Whatever type `name` makes of a text that is too long for it is refused.
+        #[test]
+        fn a_name_that_was_cut_is_never_accepted(text in "\\PC{16,80}") {
+            prop_assume!(text.len() > 63);
+            let cut = &text[..text.floor_char_boundary(63)];
+            prop_assert!(NodeName::parse(cut).is_err());
+        }
+    }
+}

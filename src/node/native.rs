@@ -1,0 +1,113 @@
+//! PostgreSQL's own logical replication as an engine (catalog pg_subscription).
+
+use super::label::SubscriptionLabel;
+use super::provider::{LocalNode, Peer, ReplicationProvider, Route, Subscription};
+use super::registry::{self, RegistryError, Role};
+use pgrx::Spi;
+use pgrx::pg_sys::Oid;
+
+pub struct NativeProvider;
+
+impl ReplicationProvider for NativeProvider {
+    type Error = RegistryError;
+
+    fn local_node(&self) -> Result<Option<LocalNode>, RegistryError> {
+        let servers = registry::servers()?;
+        Ok(servers
+            .into_iter()
+            .find(|server| server.role == Role::Local)
+            .map(|server| LocalNode { id: server.id, name: server.name }))
+    }
+
+    fn peers(&self) -> Result<Vec<Peer>, RegistryError> {
+        let servers = registry::servers()?;
+        Ok(servers
+            .into_iter()
+            .filter(|server| server.role == Role::Peer)
+            .map(|server| Peer { id: server.id, name: server.name, has_dsn: server.has_dsn })
+            .collect())
+    }
+
+    fn subscriptions(&self) -> Result<Vec<Subscription>, RegistryError> {
+        let here = registry::here();
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT s.oid, s.subname::pg_catalog.text, s.subenabled, s.subpublications, l.label
+                   FROM pg_catalog.pg_subscription s
+                   LEFT JOIN pg_catalog.pg_shseclabel l
+                          ON l.objoid = s.oid AND l.classoid = 'pg_catalog.pg_subscription'::pg_catalog.regclass
+                         AND l.provider = 'spock_recovery'
+                  WHERE s.subdbid = $1
+                  ORDER BY s.subname",
+                None,
+                &[Oid::from_u32(here.database).into()],
+            )?;
+            let mut subscriptions = Vec::new();
+            for row in rows {
+                let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<String>(2)?) else { continue };
+                let label = row.get::<String>(5)?.and_then(|text| SubscriptionLabel::parse_local(&text, here));
+                subscriptions.push(Subscription {
+                    id,
+                    name,
+                    is_enabled: row.get::<bool>(3)?.unwrap_or(false),
+                    origin: label.map(|label| (label.origin, label.set_by)),
+                    publications: row.get::<Vec<Option<String>>>(4)?.unwrap_or_default().into_iter().flatten().collect(),
+                });
+            }
+            Ok(subscriptions)
+        })
+    }
+
+    fn route_to_peer(&self, peer: Oid) -> Result<Option<Route>, RegistryError> {
+        if let Some(conninfo) = dsn_of_server(peer)? {
+            return Ok(Some(Route { conninfo, must_use_password: false }));
+        }
+        let Some(peer) = self.peers()?.into_iter().find(|candidate| candidate.id == peer) else { return Ok(None) };
+        let mut coming: Vec<Subscription> = self
+            .subscriptions()?
+            .into_iter()
+            .filter(|subscription| subscription.origin.as_ref().is_some_and(|(origin, _)| *origin == peer.name))
+            .collect();
+        coming.sort_by_key(|subscription| !subscription.is_enabled);
+        match coming.first() {
+            Some(subscription) => self.route_of_subscription(subscription.id),
+            None => Ok(None),
+        }
+    }
+
+    fn route_of_subscription(&self, subscription: Oid) -> Result<Option<Route>, RegistryError> {
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT s.subconninfo, s.subpasswordrequired AND NOT r.rolsuper
+                   FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_authid r ON r.oid = s.subowner
+                  WHERE s.oid = $1",
+                Some(1),
+                &[subscription.into()],
+            )?;
+            match rows.into_iter().next() {
+                Some(row) => Ok(row.get::<String>(1)?.map(|conninfo| Route {
+                    conninfo,
+                    must_use_password: row.get::<bool>(2).ok().flatten().unwrap_or(true),
+                })),
+                None => Ok(None),
+            }
+        })
+    }
+}
+
+/// The connection string in a node's own user mapping.
+fn dsn_of_server(server: Oid) -> Result<Option<String>, RegistryError> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT o.option_value
+               FROM pg_catalog.pg_user_mapping m, pg_catalog.pg_options_to_table(m.umoptions) o
+              WHERE m.umserver = $1 AND m.umuser = 0 AND o.option_name = 'dsn'",
+            Some(1),
+            &[server.into()],
+        )?;
+        match rows.into_iter().next() {
+            Some(row) => Ok(row.get::<String>(1)?),
+            None => Ok(None),
+        }
+    })
+}

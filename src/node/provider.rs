@@ -1,0 +1,55 @@
+//! What the rest of the extension needs of a replication engine. `native` is the first engine; Spock and pglogical
+//! clusters come behind the same trait.
+
+use super::label::SetBy;
+use super::name::NodeName;
+use pgrx::pg_sys::Oid;
+
+/// The node that this database is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LocalNode {
+    pub id: Oid,
+    pub name: NodeName,
+}
+
+/// Another node that this one knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    pub id: Oid,
+    pub name: NodeName,
+    /// It has a connection string of its own, beside those of the subscriptions that come from it.
+    pub has_dsn: bool,
+}
+
+/// A subscription of this database.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Subscription {
+    pub id: Oid,
+    pub name: String,
+    pub is_enabled: bool,
+    /// The node it comes from, and who said so; None while nobody knows.
+    pub origin: Option<(NodeName, SetBy)>,
+    pub publications: Vec<String>,
+}
+
+/// How to reach a peer. Never shown: it may hold a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Route {
+    pub conninfo: String,
+    /// The connection must be made with a password of the connection string alone, as core demands of a subscription
+    /// whose owner is no superuser.
+    pub must_use_password: bool,
+}
+
+pub trait ReplicationProvider {
+    type Error: std::error::Error;
+
+    /// None if this database is no node, or is a copy of one that lives elsewhere.
+    fn local_node(&self) -> Result<Option<LocalNode>, Self::Error>;
+    fn peers(&self) -> Result<Vec<Peer>, Self::Error>;
+    fn subscriptions(&self) -> Result<Vec<Subscription>, Self::Error>;
+    /// How to reach the peer, by its own connection string, else by that of a subscription that comes from it.
+    fn route_to_peer(&self, peer: Oid) -> Result<Option<Route>, Self::Error>;
+    /// How to reach the provider of a subscription.
+    fn route_of_subscription(&self, subscription: Oid) -> Result<Option<Route>, Self::Error>;
+}

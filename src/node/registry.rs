@@ -1,0 +1,378 @@
+//! Nodes as foreign servers of the wrapper `spock_node`, their connection strings as options of user mappings.
+//!
+//! The local node's server carries the identity of the server and database it was created in: in a copy elsewhere it
+//! does not match, and the copy acts on nothing until somebody calls node_create there.
+
+use super::conninfo::{self, ConninfoError};
+use super::identity::DatabaseIdentity;
+use super::label::{SetBy, SubscriptionLabel};
+use super::name::{NodeName, NodeNameError};
+use super::native::NativeProvider;
+use super::provider::ReplicationProvider;
+use crate::error::SqlError;
+use crate::failpoint;
+use crate::pg::{foreign_server, process, seclabel};
+use pgrx::pg_sys::Oid;
+use pgrx::{PgSqlErrorCode, Spi};
+use std::ffi::{CStr, CString};
+
+/// The foreign-data wrapper that makes a foreign server a node.
+pub const WRAPPER: &CStr = c"spock_node";
+/// The option of a user mapping that holds a connection string.
+pub const DSN: &str = "dsn";
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error(transparent)]
+    Name(#[from] NodeNameError),
+    #[error(transparent)]
+    Conninfo(#[from] ConninfoError),
+    #[error("{argument} must not be null")]
+    NullArgument { argument: &'static str },
+    #[error("permission denied for {action}")]
+    NotSuperuser { action: &'static str },
+    #[error("node \"{name}\" already exists")]
+    DuplicateNode { name: NodeName },
+    #[error("database already is node \"{name}\"")]
+    SecondLocalNode { name: NodeName },
+    #[error("database is a copy of node \"{name}\"")]
+    CopyOfNode { name: NodeName },
+    #[error("server \"{name}\" already exists")]
+    ForeignWrapper { name: NodeName, wrapper: String },
+    #[error("node \"{name}\" does not exist")]
+    UnknownNode { name: String },
+    #[error("database is not a node")]
+    NoLocalNode,
+    #[error("cannot drop node \"{name}\" because a subscription comes from it")]
+    StillSubscribed { name: NodeName, subscription: String, is_enabled: bool },
+    #[error("subscription \"{name}\" does not exist")]
+    UnknownSubscription { name: String },
+    #[error("node \"{name}\" is the local node")]
+    OriginIsLocal { name: NodeName },
+    #[error("cannot drop extension spock_recovery because nodes depend on it")]
+    NodesExist { names: Vec<String> },
+    #[error("text must not contain a null byte")]
+    NullByte,
+    #[error(transparent)]
+    Spi(#[from] pgrx::spi::Error),
+}
+
+/// A foreign server of our wrapper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeServer {
+    pub id: Oid,
+    pub name: NodeName,
+    pub role: Role,
+    pub has_dsn: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Local,
+    /// The local node of the database that this one was copied from.
+    LocalElsewhere,
+    Peer,
+}
+
+/// This database of this server.
+pub fn here() -> DatabaseIdentity {
+    DatabaseIdentity { system_identifier: process::system_identifier(), database: process::my_database().to_u32() }
+}
+
+/// All nodes that this database knows, by name.
+pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
+    let here = here();
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT s.oid, s.srvname::pg_catalog.text, s.srvoptions,
+                    EXISTS (SELECT FROM pg_catalog.pg_user_mapping m WHERE m.umserver = s.oid AND m.umuser = 0)
+               FROM pg_catalog.pg_foreign_server s
+               JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+              WHERE w.fdwname = 'spock_node'
+              ORDER BY s.srvname",
+            None,
+            &[],
+        )?;
+        let mut servers = Vec::new();
+        for row in rows {
+            let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<String>(2)?) else { continue };
+            let options = row.get::<Vec<Option<String>>>(3)?.unwrap_or_default();
+            let role = match DatabaseIdentity::from_server_options(options.iter().flatten().map(String::as_str)) {
+                Some(identity) if identity == here => Role::Local,
+                Some(_) => Role::LocalElsewhere,
+                None => Role::Peer,
+            };
+            // A server that somebody made by hand under a name that no node can have is no node.
+            if let Ok(name) = NodeName::parse(&name) {
+                servers.push(NodeServer { id, name, role, has_dsn: row.get::<bool>(4)?.unwrap_or(false) });
+            }
+        }
+        Ok(servers)
+    })
+}
+
+/// Makes this database a node. Returns the node's id.
+pub fn create_local(name: &str, dsn: &str) -> Result<Oid, RegistryError> {
+    require_superuser("node_create")?;
+    let name = NodeName::parse(name)?;
+    let dsn = conninfo::checked(dsn)?;
+    let servers = servers()?;
+    if let Some(local) = servers.iter().find(|server| server.role == Role::Local) {
+        return Err(RegistryError::SecondLocalNode { name: local.name.clone() });
+    }
+    let options = here().server_options();
+    if let Some(copy) = servers.iter().find(|server| server.role == Role::LocalElsewhere) {
+        if copy.name != name {
+            return Err(RegistryError::CopyOfNode { name: copy.name.clone() });
+        }
+        let (server, options) = (text(name.as_str())?, c_options(&options)?);
+        foreign_server::set_server_options(&server, &borrowed(&options));
+        foreign_server::drop_public_mapping(&server);
+        foreign_server::create_public_mapping(&server, &[(&text(DSN)?, &dsn)]);
+        return Ok(copy.id);
+    }
+    create_server(&name, &options, Some(&dsn))
+}
+
+/// Makes a peer known that no subscription leads to. Returns the node's id.
+pub fn create_peer(name: &str, dsn: &str) -> Result<Oid, RegistryError> {
+    require_superuser("peer_create")?;
+    let name = NodeName::parse(name)?;
+    let dsn = conninfo::checked(dsn)?;
+    if let Some(known) = servers()?.iter().find(|server| server.name == name) {
+        // A peer that was found through a subscription gets a connection string of its own.
+        if known.role == Role::Peer && !known.has_dsn {
+            foreign_server::create_public_mapping(&text(name.as_str())?, &[(&text(DSN)?, &dsn)]);
+            return Ok(known.id);
+        }
+    }
+    create_server(&name, &[], Some(&dsn))
+}
+
+/// Makes a peer known that a subscription has led to.
+pub fn create_discovered_peer(name: &NodeName) -> Result<Oid, RegistryError> {
+    create_server(name, &[], None)
+}
+
+fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>) -> Result<Oid, RegistryError> {
+    if let Some(wrapper) = wrapper_of_server(name.as_str())? {
+        return Err(if wrapper.as_bytes() == WRAPPER.to_bytes() {
+            RegistryError::DuplicateNode { name: name.clone() }
+        } else {
+            RegistryError::ForeignWrapper { name: name.clone(), wrapper }
+        });
+    }
+    let (server, options) = (text(name.as_str())?, c_options(options)?);
+    let id = foreign_server::create_server(&server, WRAPPER, &borrowed(&options));
+    failpoint::hit(failpoint::names::NODE_CREATE_BEFORE_MAPPING);
+    if let Some(dsn) = dsn {
+        foreign_server::create_public_mapping(&server, &[(&text(DSN)?, dsn)]);
+    }
+    Ok(id)
+}
+
+/// Removes a node: the local one, with every peer and label, so that this database is no node any more; or a peer
+/// that is dead for good. Returns false if there is none and `if_exists`.
+pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
+    require_superuser("node_drop")?;
+    let servers = servers()?;
+    let Some(node) = servers.iter().find(|server| server.name.as_str() == name) else {
+        return if if_exists { Ok(false) } else { Err(RegistryError::UnknownNode { name: name.to_owned() }) };
+    };
+    let subscriptions = NativeProvider.subscriptions()?;
+    match node.role {
+        Role::Peer => {
+            let still = subscriptions.iter().find(|subscription| {
+                subscription.origin.as_ref().is_some_and(|(origin, _)| *origin == node.name)
+            });
+            if let Some(subscription) = still {
+                return Err(RegistryError::StillSubscribed {
+                    name: node.name.clone(),
+                    subscription: subscription.name.clone(),
+                    is_enabled: subscription.is_enabled,
+                });
+            }
+            foreign_server::drop_server(node.id);
+        }
+        Role::Local | Role::LocalElsewhere => {
+            for server in &servers {
+                foreign_server::drop_server(server.id);
+            }
+            for subscription in &subscriptions {
+                if seclabel::subscription_label(subscription.id).is_some() {
+                    seclabel::set_subscription_label(subscription.id, None);
+                }
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Says by hand which node a subscription comes from.
+pub fn set_origin(subscription: &str, origin: &str) -> Result<(), RegistryError> {
+    require_superuser("sub_set_origin")?;
+    let servers = servers()?;
+    let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RegistryError::NoLocalNode)?;
+    let node = servers
+        .iter()
+        .find(|server| server.name.as_str() == origin)
+        .ok_or_else(|| RegistryError::UnknownNode { name: origin.to_owned() })?;
+    if node.id == local.id {
+        return Err(RegistryError::OriginIsLocal { name: node.name.clone() });
+    }
+    let subscriptions = NativeProvider.subscriptions()?;
+    let found = subscriptions
+        .iter()
+        .find(|candidate| candidate.name == subscription)
+        .ok_or_else(|| RegistryError::UnknownSubscription { name: subscription.to_owned() })?;
+    write_label(found.id, &node.name, SetBy::User);
+    Ok(())
+}
+
+/// Writes down which node a subscription comes from.
+pub fn write_label(subscription: Oid, origin: &NodeName, set_by: SetBy) {
+    let label = SubscriptionLabel { identity: here(), origin: origin.clone(), set_by };
+    seclabel::set_subscription_label(subscription, Some(&label.to_text()));
+}
+
+/// DROP EXTENSION without CASCADE: PostgreSQL refuses it while nodes exist; this says what to do.
+pub fn refuse_drop_while_nodes_exist() -> Result<(), RegistryError> {
+    let names: Vec<String> = servers()?.iter().map(|server| server.name.to_string()).collect();
+    if names.is_empty() { Ok(()) } else { Err(RegistryError::NodesExist { names }) }
+}
+
+fn wrapper_of_server(name: &str) -> Result<Option<String>, RegistryError> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT w.fdwname::pg_catalog.text
+               FROM pg_catalog.pg_foreign_server s
+               JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+              WHERE s.srvname = $1::pg_catalog.name",
+            Some(1),
+            &[name.into()],
+        )?;
+        match rows.into_iter().next() {
+            Some(row) => Ok(row.get::<String>(1)?),
+            None => Ok(None),
+        }
+    })
+}
+
+fn require_superuser(action: &'static str) -> Result<(), RegistryError> {
+    if process::is_superuser() { Ok(()) } else { Err(RegistryError::NotSuperuser { action }) }
+}
+
+fn text(value: &str) -> Result<CString, RegistryError> {
+    foreign_server::c_string(value).ok_or(RegistryError::NullByte)
+}
+
+fn c_options(options: &[(&str, String)]) -> Result<Vec<(CString, CString)>, RegistryError> {
+    options.iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect()
+}
+
+fn borrowed(options: &[(CString, CString)]) -> Vec<(&CStr, &CStr)> {
+    options.iter().map(|(name, value)| (name.as_c_str(), value.as_c_str())).collect()
+}
+
+impl SqlError for RegistryError {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        match self {
+            RegistryError::Name(error) => error.sqlstate(),
+            RegistryError::Conninfo(error) => error.sqlstate(),
+            RegistryError::NullArgument { .. } => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            RegistryError::NotSuperuser { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            RegistryError::DuplicateNode { .. }
+            | RegistryError::SecondLocalNode { .. }
+            | RegistryError::ForeignWrapper { .. } => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            RegistryError::CopyOfNode { .. } | RegistryError::NoLocalNode => {
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            RegistryError::UnknownNode { .. } | RegistryError::UnknownSubscription { .. } => {
+                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
+            }
+            RegistryError::StillSubscribed { .. } | RegistryError::NodesExist { .. } => {
+                PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST
+            }
+            RegistryError::OriginIsLocal { .. } | RegistryError::NullByte => {
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            RegistryError::Spi(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            RegistryError::Name(error) => error.detail(),
+            RegistryError::Conninfo(error) => error.detail(),
+            RegistryError::NotSuperuser { .. } => Some("Only a superuser may do this.".to_owned()),
+            RegistryError::SecondLocalNode { .. } => Some("A database is one node.".to_owned()),
+            RegistryError::CopyOfNode { name } => Some(format!(
+                "Node \"{name}\" was created on another server or in another database; what was copied here acts on nothing."
+            )),
+            RegistryError::ForeignWrapper { name, wrapper } => Some(format!(
+                "A node is a foreign server, and \"{name}\" is one of the foreign-data wrapper \"{wrapper}\"."
+            )),
+            RegistryError::StillSubscribed { subscription, is_enabled, .. } => Some(format!(
+                "Subscription \"{subscription}\" comes from it and is {}.",
+                if *is_enabled { "enabled" } else { "disabled" }
+            )),
+            RegistryError::NodesExist { names } => Some(format!("Nodes: {}.", names.join(", "))),
+            RegistryError::NullArgument { .. }
+            | RegistryError::DuplicateNode { .. }
+            | RegistryError::UnknownNode { .. }
+            | RegistryError::NoLocalNode
+            | RegistryError::UnknownSubscription { .. }
+            | RegistryError::OriginIsLocal { .. }
+            | RegistryError::NullByte
+            | RegistryError::Spi(_) => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            RegistryError::Name(error) => error.hint(),
+            RegistryError::Conninfo(error) => error.hint(),
+            RegistryError::NullArgument { .. } => {
+                Some("Example: SELECT spock.node_create('n1', 'host=… port=5432 dbname=…');".to_owned())
+            }
+            RegistryError::NotSuperuser { action } => Some(format!("Call spock.{action}() as a superuser.")),
+            RegistryError::DuplicateNode { .. } => {
+                Some("SELECT * FROM spock.node; shows the nodes that this database knows. Choose another name, or drop \
+                      that node with spock.node_drop().".to_owned())
+            }
+            RegistryError::SecondLocalNode { name } => Some(format!(
+                "Use spock.peer_create() for another node, or SELECT spock.node_drop({}); first.",
+                pgrx::spi::quote_literal(name.as_str())
+            )),
+            RegistryError::CopyOfNode { name } => Some(format!(
+                "SELECT spock.node_drop({0}); removes what was copied. If this database takes the place of \"{name}\", call \
+                 spock.node_create({0}, …) instead.",
+                pgrx::spi::quote_literal(name.as_str())
+            )),
+            RegistryError::ForeignWrapper { .. } => Some("Choose another name for the node.".to_owned()),
+            RegistryError::UnknownNode { .. } => {
+                Some("SELECT * FROM spock.node; shows the nodes that this database knows.".to_owned())
+            }
+            RegistryError::NoLocalNode => {
+                Some("Make it one with SELECT spock.node_create('n1', 'host=… port=5432 dbname=…');".to_owned())
+            }
+            RegistryError::StillSubscribed { subscription, .. } => {
+                let name = pgrx::spi::quote_identifier(subscription);
+                Some(format!(
+                    "If that node is dead for good: ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET \
+                     (slot_name = NONE); DROP SUBSCRIPTION {name};"
+                ))
+            }
+            RegistryError::UnknownSubscription { .. } => {
+                Some("SELECT subname FROM pg_subscription; shows them.".to_owned())
+            }
+            RegistryError::OriginIsLocal { .. } => {
+                Some("Name the node at which the subscription's connection leads.".to_owned())
+            }
+            RegistryError::NodesExist { .. } => Some(
+                "Call spock.node_drop() for the local node first, or use DROP EXTENSION spock_recovery CASCADE.".to_owned(),
+            ),
+            RegistryError::NullByte | RegistryError::Spi(_) => None,
+        }
+    }
+}

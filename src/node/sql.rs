@@ -1,0 +1,157 @@
+//! The registry's SQL functions. Their CREATE FUNCTION, grants and comments stand in sql/.
+//!
+//! Arguments are optional so that a NULL gets an error: a strict function would return NULL and do nothing.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use super::label::{LabelError, SubscriptionLabel};
+use super::native::NativeProvider;
+use super::provider::ReplicationProvider;
+use super::registry::{self, RegistryError};
+use crate::error::{OrRaise, raise};
+use crate::pg::process;
+use crate::pg::seclabel::{self, LabelTarget};
+use crate::shmem::{self, PeerEntry, PeerKey};
+use pgrx::pg_sys::Oid;
+use pgrx::prelude::*;
+
+fn required<T>(value: Option<T>, argument: &'static str) -> T {
+    value.ok_or(RegistryError::NullArgument { argument }).or_raise()
+}
+
+#[pg_extern(sql = false)]
+fn node_create(node_name: Option<&str>, dsn: Option<&str>) -> Oid {
+    registry::create_local(required(node_name, "node_name"), required(dsn, "dsn")).or_raise()
+}
+
+#[pg_extern(sql = false)]
+fn node_drop(node_name: Option<&str>, ifexists: Option<bool>) -> bool {
+    registry::drop_node(required(node_name, "node_name"), required(ifexists, "ifexists")).or_raise()
+}
+
+#[pg_extern(sql = false)]
+fn peer_create(node_name: Option<&str>, dsn: Option<&str>) -> Oid {
+    registry::create_peer(required(node_name, "node_name"), required(dsn, "dsn")).or_raise()
+}
+
+#[pg_extern(sql = false)]
+fn sub_set_origin(sub_name: Option<&str>, node_name: Option<&str>) {
+    registry::set_origin(required(sub_name, "sub_name"), required(node_name, "node_name")).or_raise();
+}
+
+/// Who this database is: what pollers of peers ask. No row where it is no node, or a copy of one that lives elsewhere.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn node_identity()
+-> TableIterator<'static, (name!(node_name, String), name!(system_identifier, String), name!(database, Oid), name!(version, String))>
+{
+    let local = NativeProvider.local_node().or_raise();
+    TableIterator::new(local.map(|node| {
+        (
+            node.name.to_string(),
+            process::system_identifier().to_string(),
+            process::my_database(),
+            env!("CARGO_PKG_VERSION").to_owned(),
+        )
+    }))
+}
+
+/// Whether a foreign server's options say that it is the local node of this very database of this very server.
+#[pg_extern(sql = false)]
+fn is_local_node(options: Option<Vec<Option<String>>>) -> bool {
+    let options = options.unwrap_or_default();
+    super::identity::DatabaseIdentity::from_server_options(options.iter().flatten().map(String::as_str))
+        == Some(registry::here())
+}
+
+/// The name of the node that a subscription of this database comes from, by its label.
+#[pg_extern(sql = false)]
+fn subscription_origin(subscription: Option<Oid>) -> Option<String> {
+    let text = seclabel::subscription_label(subscription?)?;
+    SubscriptionLabel::parse_local(&text, registry::here()).map(|label| label.origin.to_string())
+}
+
+/// What this database's pollers have found out about each peer.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn peer_status() -> TableIterator<
+    'static,
+    (
+        name!(node_name, Option<String>),
+        name!(sub_name, Option<String>),
+        name!(state, String),
+        name!(last_contact, Option<TimestampWithTimeZone>),
+        name!(system_identifier, Option<String>),
+        name!(error, Option<String>),
+    ),
+> {
+    let peers: Vec<PeerEntry> = {
+        let mut shared = shmem::lock();
+        match shared.index_of(process::my_database()) {
+            Some(index) => shared.peers(index).iter().filter(|peer| peer.key != PeerKey::None).copied().collect(),
+            None => Vec::new(),
+        }
+    };
+    let servers = registry::servers().or_raise();
+    let subscriptions = NativeProvider.subscriptions().or_raise();
+    TableIterator::new(peers.into_iter().map(move |peer| {
+        let (node, subscription) = match peer.key {
+            PeerKey::Node(id) => (servers.iter().find(|server| server.id == id).map(|server| server.name.to_string()), None),
+            PeerKey::Subscription(id) => {
+                (None, subscriptions.iter().find(|candidate| candidate.id == id).map(|found| found.name.clone()))
+            }
+            PeerKey::None => (None, None),
+        };
+        let reached = !peer.last_contact_at.is_never();
+        (
+            node,
+            subscription,
+            peer.state.as_str().to_owned(),
+            reached.then(|| peer.last_contact_at.into()),
+            reached.then(|| peer.system_identifier.to_string()),
+            Some(peer.error().to_owned()).filter(|error| !error.is_empty()),
+        )
+    }))
+}
+
+/// Validator of the wrapper: which options a server and a user mapping may have.
+#[pg_extern(sql = false)]
+fn node_options_validator(options: Vec<Option<String>>, catalog: Oid) {
+    use super::identity::{DATABASE, SYSTEM_IDENTIFIER};
+    let allowed: &[&str] = match catalog {
+        pg_sys::ForeignServerRelationId => &[SYSTEM_IDENTIFIER, DATABASE],
+        pg_sys::UserMappingRelationId => &[registry::DSN],
+        _ => &[],
+    };
+    for option in options.iter().flatten() {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        if !allowed.contains(&name) {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_FDW_INVALID_OPTION_NAME,
+                format!("invalid option \"{name}\""),
+                if allowed.is_empty() {
+                    "There are no valid options in this context.".to_owned()
+                } else {
+                    format!("Valid options in this context are: {}.", allowed.join(", "))
+                }
+            );
+        }
+        if name == registry::DSN {
+            super::conninfo::checked(value).or_raise();
+        }
+    }
+}
+
+/// The label provider's check: superusers only, documents that validate only.
+pub fn check_label(target: LabelTarget, text: Option<&str>) {
+    if !process::is_superuser() {
+        raise(&LabelError::NotSuperuser);
+    }
+    match (target, text) {
+        (_, None) => (),
+        (LabelTarget::Subscription(_), Some(text)) => {
+            SubscriptionLabel::parse(text).or_raise();
+        }
+        (LabelTarget::Other, Some(_)) => raise(&LabelError::WrongObject),
+    }
+}

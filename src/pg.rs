@@ -1,0 +1,18 @@
+//! Safe wrappers round PostgreSQL's C functions: the one folder where `unsafe` is at home.
+//!
+//! Names are PostgreSQL's own in snake_case. A wrapper checks what C assumes, or says in `SAFETY` why it holds.
+#![allow(unsafe_code)]
+
+pub mod catalog;
+pub mod clock;
+pub mod compat;
+pub mod foreign_server;
+pub mod hooks;
+pub mod interrupts;
+pub mod latch;
+pub mod lwlock;
+pub mod process;
+pub mod seclabel;
+pub mod timeout;
+pub mod transaction;
+pub mod walreceiver;

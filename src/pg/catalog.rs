@@ -1,0 +1,67 @@
+//! Shared catalogs, read without SPI: the launcher is connected to no database, where operators are not to be had.
+
+use pgrx::pg_sys;
+
+/// A row of pg_database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Database {
+    pub oid: pg_sys::Oid,
+    pub name: String,
+    /// Connections are allowed, and it is not the remainder of an interrupted DROP DATABASE.
+    pub is_connectable: bool,
+    pub is_template: bool,
+}
+
+/// All databases of this server. Needs a transaction.
+pub fn databases() -> Vec<Database> {
+    let mut found = Vec::new();
+    // SAFETY: a catalog scan as core does it; the tuple is read while the scan holds its buffer pinned.
+    unsafe {
+        let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+        let scan =
+            pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let data = (*tuple).t_data;
+            let row = &*data.cast::<u8>().add(usize::from((*data).t_hoff)).cast::<pg_sys::FormData_pg_database>();
+            found.push(Database {
+                oid: row.oid,
+                name: pgrx::name_data_to_str(&row.datname).to_owned(),
+                is_connectable: row.datallowconn && row.datconnlimit != pg_sys::DATCONNLIMIT_INVALID_DB,
+                is_template: row.datistemplate,
+            });
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+    }
+    found
+}
+
+/// The oid of a database by name, if there is one. Needs a transaction.
+pub fn database_oid(name: &std::ffi::CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a NUL-terminated name; missing_ok.
+    let oid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Whether the current role owns the database, or is a superuser.
+pub fn owns_database(database: pg_sys::Oid) -> bool {
+    // SAFETY: looks up the catalog.
+    unsafe { pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, pg_sys::GetUserId()) }
+}
+
+/// Whether the current role may create databases.
+pub fn may_create_databases() -> bool {
+    // SAFETY: looks up the current role.
+    unsafe { pg_sys::have_createdb_privilege() }
+}
+
+/// The extension's oid in this database, if it is installed.
+pub fn extension_oid() -> Option<pg_sys::Oid> {
+    // SAFETY: a static C string; missing_ok.
+    let oid = unsafe { pg_sys::get_extension_oid(c"spock_recovery".as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}

@@ -1,0 +1,116 @@
+//! Foreign servers and their user mappings through core's own commands (commands/foreigncmds.c).
+//!
+//! Not through SPI: a connection string in a nested statement would appear in an error's CONTEXT and in
+//! pg_stat_statements.
+
+use pgrx::pg_sys;
+use std::ffi::{CStr, CString};
+
+/// CREATE SERVER. Needs a superuser. Returns the server's oid.
+pub fn create_server(name: &CStr, wrapper: &CStr, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
+    // SAFETY: every string is copied into the current memory context before the command sees it.
+    unsafe {
+        let mut statement: pg_sys::CreateForeignServerStmt = std::mem::zeroed();
+        statement.type_ = pg_sys::NodeTag::T_CreateForeignServerStmt;
+        statement.servername = pg_sys::pstrdup(name.as_ptr());
+        statement.fdwname = pg_sys::pstrdup(wrapper.as_ptr());
+        statement.options = option_list(options);
+        let address = pg_sys::CreateForeignServer(&mut statement);
+        pg_sys::CommandCounterIncrement();
+        address.objectId
+    }
+}
+
+/// ALTER SERVER … OPTIONS (SET …) for options that exist.
+pub fn set_server_options(name: &CStr, options: &[(&CStr, &CStr)]) {
+    // SAFETY: as in `create_server`.
+    unsafe {
+        let mut statement: pg_sys::AlterForeignServerStmt = std::mem::zeroed();
+        statement.type_ = pg_sys::NodeTag::T_AlterForeignServerStmt;
+        statement.servername = pg_sys::pstrdup(name.as_ptr());
+        statement.options = option_list(options);
+        for option in options_of(statement.options) {
+            (*option).defaction = pg_sys::DefElemAction::DEFELEM_SET;
+        }
+        pg_sys::AlterForeignServer(&mut statement);
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
+/// CREATE USER MAPPING FOR PUBLIC: readable by superusers and by the server's owner alone (view pg_user_mappings).
+pub fn create_public_mapping(server: &CStr, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
+    // SAFETY: as in `create_server`.
+    unsafe {
+        let mut statement: pg_sys::CreateUserMappingStmt = std::mem::zeroed();
+        statement.type_ = pg_sys::NodeTag::T_CreateUserMappingStmt;
+        statement.user = public_role();
+        statement.servername = pg_sys::pstrdup(server.as_ptr());
+        statement.options = option_list(options);
+        let address = pg_sys::CreateUserMapping(&mut statement);
+        pg_sys::CommandCounterIncrement();
+        address.objectId
+    }
+}
+
+/// DROP USER MAPPING IF EXISTS FOR PUBLIC.
+pub fn drop_public_mapping(server: &CStr) {
+    // SAFETY: as in `create_server`.
+    unsafe {
+        let mut statement: pg_sys::DropUserMappingStmt = std::mem::zeroed();
+        statement.type_ = pg_sys::NodeTag::T_DropUserMappingStmt;
+        statement.user = public_role();
+        statement.servername = pg_sys::pstrdup(server.as_ptr());
+        statement.missing_ok = true;
+        pg_sys::RemoveUserMapping(&mut statement);
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
+/// DROP SERVER … CASCADE by oid: the server with its user mappings.
+pub fn drop_server(server: pg_sys::Oid) {
+    let address = pg_sys::ObjectAddress { classId: pg_sys::ForeignServerRelationId, objectId: server, objectSubId: 0 };
+    // SAFETY: the address is complete; performDeletion locks the object itself.
+    unsafe {
+        pg_sys::performDeletion(&address, pg_sys::DropBehavior::DROP_CASCADE, 0);
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
+unsafe fn public_role() -> *mut pg_sys::RoleSpec {
+    // SAFETY: a node of the right size in the current memory context.
+    unsafe {
+        let role = pg_sys::palloc0(size_of::<pg_sys::RoleSpec>()).cast::<pg_sys::RoleSpec>();
+        (*role).type_ = pg_sys::NodeTag::T_RoleSpec;
+        (*role).roletype = pg_sys::RoleSpecType::ROLESPEC_PUBLIC;
+        (*role).location = -1;
+        role
+    }
+}
+
+unsafe fn option_list(options: &[(&CStr, &CStr)]) -> *mut pg_sys::List {
+    let mut list = std::ptr::null_mut();
+    for (name, value) in options {
+        // SAFETY: both strings are copied.
+        unsafe {
+            let name = pg_sys::pstrdup(name.as_ptr());
+            let value = pg_sys::makeString(pg_sys::pstrdup(value.as_ptr()));
+            let element = pg_sys::makeDefElem(name, value.cast(), -1);
+            list = pg_sys::lappend(list, element.cast());
+        }
+    }
+    list
+}
+
+unsafe fn options_of(list: *mut pg_sys::List) -> impl Iterator<Item = *mut pg_sys::DefElem> {
+    // SAFETY: made by `option_list`: a list of DefElem, or null.
+    let length = if list.is_null() { 0 } else { unsafe { (*list).length } };
+    (0..length).map(move |index| unsafe {
+        // SAFETY: the index is within the list.
+        pg_sys::list_nth(list, index).cast::<pg_sys::DefElem>()
+    })
+}
+
+/// A C string of a value that a user gave; None if it holds a NUL, which no text of PostgreSQL can.
+pub fn c_string(value: &str) -> Option<CString> {
+    CString::new(value).ok()
+}

@@ -1,0 +1,193 @@
+//! Core's hooks that this library takes: object access, utility commands, the end of a transaction. What they mean is
+//! decided in src/worker; here they are only tied in, each calling whoever had it before.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+/// A catalog change that concerns the workers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// A database was created, altered or dropped.
+    Database,
+    /// An extension, subscription, foreign server or user mapping of this database.
+    ThisDatabase,
+}
+
+/// A utility command that the workers must know of before it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Utility<'a> {
+    /// DROP, RENAME or SET TABLESPACE of a database: nobody may be connected to it.
+    TouchDatabase(&'a CStr),
+    /// CREATE DATABASE from this template: nobody may be connected to that.
+    CopyDatabase(&'a CStr),
+    /// DROP EXTENSION spock_recovery without CASCADE.
+    DropExtension,
+}
+
+/// What src/worker does with it.
+pub struct Callbacks {
+    pub on_change: fn(Change),
+    /// Called at commit (true) or abort (false) of every transaction. Must not raise.
+    pub on_transaction_end: fn(bool),
+    /// Runs the command between its own preparation and clean-up.
+    pub on_utility: fn(Utility<'_>, &mut dyn FnMut()),
+}
+
+static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
+static PREVIOUS_ACCESS: OnceLock<pg_sys::object_access_hook_type> = OnceLock::new();
+static PREVIOUS_UTILITY: OnceLock<pg_sys::ProcessUtility_hook_type> = OnceLock::new();
+
+/// Takes the hooks. Called once, in the postmaster.
+pub fn install(callbacks: Callbacks) {
+    if CALLBACKS.set(callbacks).is_err() {
+        return;
+    }
+    // SAFETY: single-threaded; the previous holders are kept and called.
+    unsafe {
+        let _ = PREVIOUS_ACCESS.set(pg_sys::object_access_hook);
+        pg_sys::object_access_hook = Some(object_access);
+        let _ = PREVIOUS_UTILITY.set(pg_sys::ProcessUtility_hook);
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+        pg_sys::RegisterXactCallback(Some(transaction_event), std::ptr::null_mut());
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn object_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub: core::ffi::c_int,
+    arg: *mut core::ffi::c_void,
+) {
+    if let Some(Some(previous)) = PREVIOUS_ACCESS.get() {
+        // SAFETY: the same arguments, guarded.
+        unsafe { pg_guard_ffi_boundary(|| previous(access, class, object, sub, arg)) };
+    }
+    use pg_sys::ObjectAccessType::{OAT_DROP, OAT_POST_ALTER, OAT_POST_CREATE};
+    if !matches!(access, OAT_POST_CREATE | OAT_POST_ALTER | OAT_DROP) {
+        return;
+    }
+    let change = match class {
+        pg_sys::DatabaseRelationId => Change::Database,
+        pg_sys::ExtensionRelationId | pg_sys::ForeignServerRelationId | pg_sys::UserMappingRelationId => {
+            Change::ThisDatabase
+        }
+        super::compat::SUBSCRIPTION_RELATION_ID => Change::ThisDatabase,
+        _ => return,
+    };
+    if let Some(callbacks) = CALLBACKS.get() {
+        (callbacks.on_change)(change);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
+    let Some(callbacks) = CALLBACKS.get() else { return };
+    match event {
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => (callbacks.on_transaction_end)(true),
+        XACT_EVENT_ABORT => (callbacks.on_transaction_end)(false),
+        _ => (),
+    }
+}
+
+#[pgrx::pg_guard]
+#[allow(clippy::too_many_arguments)] // core's signature
+unsafe extern "C-unwind" fn process_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    query: *const core::ffi::c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    let mut run = || {
+        let previous = PREVIOUS_UTILITY.get().copied().flatten();
+        // SAFETY: the same arguments; a hook is a bare function pointer and must be guarded.
+        unsafe {
+            match previous {
+                Some(previous) => pg_guard_ffi_boundary(|| {
+                    previous(statement, query, read_only_tree, context, params, environment, destination, completion)
+                }),
+                None => pg_sys::standard_ProcessUtility(
+                    statement,
+                    query,
+                    read_only_tree,
+                    context,
+                    params,
+                    environment,
+                    destination,
+                    completion,
+                ),
+            }
+        }
+    };
+    // SAFETY: core gives a planned utility statement.
+    let utility = unsafe { classify((*statement).utilityStmt) };
+    match (utility, CALLBACKS.get()) {
+        (Some(utility), Some(callbacks)) => (callbacks.on_utility)(utility, &mut run),
+        _ => run(),
+    }
+}
+
+/// What the command means for the workers; None for almost all.
+unsafe fn classify<'a>(node: *mut pg_sys::Node) -> Option<Utility<'a>> {
+    // SAFETY: a node's tag says which struct it is; its strings are NUL-terminated or null.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_DropdbStmt => name((*node.cast::<pg_sys::DropdbStmt>()).dbname).map(Utility::TouchDatabase),
+            pg_sys::NodeTag::T_RenameStmt => {
+                let statement = &*node.cast::<pg_sys::RenameStmt>();
+                (statement.renameType == pg_sys::ObjectType::OBJECT_DATABASE)
+                    .then(|| name(statement.subname).map(Utility::TouchDatabase))
+                    .flatten()
+            }
+            pg_sys::NodeTag::T_AlterDatabaseStmt => {
+                let statement = &*node.cast::<pg_sys::AlterDatabaseStmt>();
+                option(statement.options, c"tablespace").and_then(|_| name(statement.dbname).map(Utility::TouchDatabase))
+            }
+            pg_sys::NodeTag::T_CreatedbStmt => {
+                let statement = &*node.cast::<pg_sys::CreatedbStmt>();
+                let template = option(statement.options, c"template")
+                    .filter(|element| !(**element).arg.is_null())
+                    .and_then(|element| name(pg_sys::defGetString(element)))
+                    .unwrap_or(c"template1");
+                Some(Utility::CopyDatabase(template))
+            }
+            pg_sys::NodeTag::T_DropStmt => {
+                let statement = &*node.cast::<pg_sys::DropStmt>();
+                let ours = statement.removeType == pg_sys::ObjectType::OBJECT_EXTENSION
+                    && statement.behavior == pg_sys::DropBehavior::DROP_RESTRICT
+                    && strings(statement.objects).any(|extension| extension == c"spock_recovery");
+                ours.then_some(Utility::DropExtension)
+            }
+            _ => None,
+        }
+    }
+}
+
+unsafe fn name<'a>(text: *const core::ffi::c_char) -> Option<&'a CStr> {
+    // SAFETY: null or NUL-terminated, in the statement's memory context, which outlives the command.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) })
+}
+
+unsafe fn elements<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
+    // SAFETY: a list of pointers, or null.
+    let length = if list.is_null() { 0 } else { unsafe { (*list).length } };
+    (0..length).map(move |index| unsafe { pg_sys::list_nth(list, index) }.cast::<T>())
+}
+
+unsafe fn strings<'a>(list: *mut pg_sys::List) -> impl Iterator<Item = &'a CStr> {
+    // SAFETY: a list of String nodes.
+    unsafe { elements::<pg_sys::String>(list).filter_map(|string| name((*string).sval)) }
+}
+
+unsafe fn option(options: *mut pg_sys::List, wanted: &CStr) -> Option<*mut pg_sys::DefElem> {
+    // SAFETY: a list of DefElem nodes.
+    unsafe { elements::<pg_sys::DefElem>(options).find(|element| name((**element).defname) == Some(wanted)) }
+}

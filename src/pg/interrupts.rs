@@ -1,0 +1,114 @@
+//! Interrupts, signals and the end of a process (tcop/postgres.c, postmaster/interrupt.c).
+
+use super::compat::signal_handler;
+use pgrx::{PgSqlErrorCode, pg_sys};
+use std::cell::Cell;
+
+// pgrx binds these as Rust functions, which cannot be installed as handlers.
+unsafe extern "C-unwind" {
+    fn die(signal: core::ffi::c_int);
+    fn SignalHandlerForConfigReload(signal: core::ffi::c_int);
+}
+
+/// Signal handlers of a worker, set before signals are unblocked.
+///
+/// SIGTERM is core's `die`, so that lock waits and libpqwalreceiver notice it; a worker's loop looks at
+/// [`shutdown_requested`] first and leaves quietly when it was not interrupted inside something.
+pub fn install_worker_signals() {
+    // SAFETY: core's own handlers, safe in a signal handler; called once at a worker's start.
+    unsafe {
+        signal_handler(pg_sys::SIGHUP as i32, SignalHandlerForConfigReload);
+        signal_handler(pg_sys::SIGTERM as i32, die);
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// SIGTERM has arrived and was not acted upon yet.
+pub fn shutdown_requested() -> bool {
+    // SAFETY: a flag of this process that a signal handler sets.
+    unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() != 0 }
+}
+
+/// CHECK_FOR_INTERRUPTS, and the end of the process if the postmaster has died: core notices that only in waits,
+/// and a busy loop does not wait.
+pub fn check() {
+    pgrx::check_for_interrupts!();
+    // SAFETY: getppid has no preconditions; PostmasterPid is set before any child starts.
+    let orphaned = unsafe { pg_sys::IsUnderPostmaster && libc::getppid() != pg_sys::PostmasterPid };
+    if orphaned {
+        exit(1);
+    }
+}
+
+/// Reads the configuration again if SIGHUP asked for it; returns whether it did.
+pub fn reload_config_if_asked() -> bool {
+    // SAFETY: a flag of this process, reset before the files are read, as core's workers do.
+    unsafe {
+        if (&raw const pg_sys::ConfigReloadPending).read_volatile() == 0 {
+            return false;
+        }
+        (&raw mut pg_sys::ConfigReloadPending).write_volatile(0);
+        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+    }
+    true
+}
+
+/// Ends this process by proc_exit, which runs the exit callbacks; Rust destructors do not run.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: does not return; what others can see is undone in before_shmem_exit callbacks.
+    unsafe { pg_sys::proc_exit(code) }
+}
+
+/// Registers what a worker undoes at its end, also after FATAL, while shared memory is still attached. Once per process.
+pub fn at_exit(callback: fn()) {
+    AT_EXIT.set(Some(callback));
+    // SAFETY: a function of this library, which is never unloaded.
+    unsafe { pg_sys::before_shmem_exit(Some(run_at_exit), pg_sys::Datum::from(0)) }
+}
+
+thread_local! {
+    static AT_EXIT: Cell<Option<fn()>> = const { Cell::new(None) };
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn run_at_exit(_code: core::ffi::c_int, _argument: pg_sys::Datum) {
+    if let Some(callback) = AT_EXIT.take() {
+        callback();
+    }
+}
+
+/// Sends SIGTERM. A process that is gone already is no error.
+pub fn terminate(pid: i32) {
+    if pid > 0 {
+        // SAFETY: kill has no memory preconditions.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+}
+
+/// Dies as by `kill -9`, for failpoints.
+#[cfg(feature = "failpoints")]
+pub fn kill_this_process() -> ! {
+    // SAFETY: kill has no memory preconditions; SIGKILL cannot be handled.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    std::process::abort()
+}
+
+/// An ERROR that the server raised and that was caught.
+#[derive(Debug)]
+pub struct CaughtError {
+    pub sqlstate: PgSqlErrorCode,
+    pub message: String,
+}
+
+/// Runs `f` and catches an ERROR of any kind. Only for calls that leave nothing of a transaction behind when they
+/// fail; whatever changes catalogs needs [`super::transaction::attempt`].
+pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, CaughtError> {
+    pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| Ok(f())))
+        .catch_others(|cause| match cause {
+            pg_sys::panic::CaughtError::PostgresError(report) | pg_sys::panic::CaughtError::ErrorReport(report) => {
+                Err(CaughtError { sqlstate: report.sql_error_code(), message: report.message().to_owned() })
+            }
+            rust_panic => rust_panic.rethrow(),
+        })
+        .execute()
+}

@@ -1,0 +1,78 @@
+//! Waiting on the process latch, under wait events of our own (storage/latch.h).
+
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::time::Duration;
+
+/// What pg_stat_activity shows as wait_event (wait_event_type Extension).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitEvent {
+    LauncherMain,
+    ManagerMain,
+    PollerMain,
+    StandAside,
+    #[cfg(feature = "failpoints")]
+    Failpoint,
+}
+
+impl WaitEvent {
+    const COUNT: usize = 5;
+
+    fn name(self) -> &'static CStr {
+        match self {
+            WaitEvent::LauncherMain => c"SpockRecoveryLauncherMain",
+            WaitEvent::ManagerMain => c"SpockRecoveryManagerMain",
+            WaitEvent::PollerMain => c"SpockRecoveryPollerMain",
+            WaitEvent::StandAside => c"SpockRecoveryStandAside",
+            #[cfg(feature = "failpoints")]
+            WaitEvent::Failpoint => c"SpockRecoveryFailpoint",
+        }
+    }
+
+    /// The event's number, registered on first use (WaitEventExtensionNew takes a lock: once per process is enough).
+    fn id(self) -> u32 {
+        thread_local! {
+            static IDS: [Cell<u32>; WaitEvent::COUNT] = const { [const { Cell::new(0) }; WaitEvent::COUNT] };
+        }
+        IDS.with(|ids| {
+            let cell = &ids[self as usize];
+            if cell.get() == 0 {
+                // SAFETY: the name is a static C string, which the function copies.
+                cell.set(unsafe { pg_sys::WaitEventExtensionNew(self.name().as_ptr()) });
+            }
+            cell.get()
+        })
+    }
+}
+
+/// Waits until the latch is set or `timeout` has passed (None: no limit), then resets the latch. Ends the process
+/// when the postmaster dies. Does not check for interrupts: the caller decides what comes first.
+pub fn wait(timeout: Option<Duration>, event: WaitEvent) {
+    let mut wake = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let mut milliseconds = -1;
+    if let Some(timeout) = timeout {
+        wake |= pg_sys::WL_TIMEOUT;
+        milliseconds = timeout.as_millis().min(i32::MAX as u128) as core::ffi::c_long;
+    }
+    // SAFETY: MyLatch is this process's own latch, initialised before any of our code runs.
+    unsafe {
+        pg_sys::WaitLatch(pg_sys::MyLatch, wake as i32, milliseconds, event.id());
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// Sets the latch of another process of this server, if it is one.
+pub fn wake(pid: i32) {
+    if pid <= 0 {
+        return;
+    }
+    // SAFETY: PGPROC entries live in shared memory for ever; if the process ended meanwhile, its successor in that
+    // entry gets a wake-up that it does not need.
+    unsafe {
+        let process = pg_sys::BackendPidGetProc(pid);
+        if !process.is_null() {
+            pg_sys::SetLatch(&raw mut (*process).procLatch);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! This process: its identity, its title, its database (miscadmin.h, utils/ps_status.h, pgstat.h).
+
+use pgrx::pg_sys;
+use std::ffi::CString;
+
+pub fn my_pid() -> i32 {
+    // SAFETY: set before any of our code runs.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// The database of this session; invalid in the launcher.
+pub fn my_database() -> pg_sys::Oid {
+    // SAFETY: set at connection.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// pg_control's system identifier: the same on a server and its physical copies, and on no other.
+pub fn system_identifier() -> u64 {
+    // SAFETY: pg_control is read at start-up.
+    unsafe { pg_sys::GetSystemIdentifier() }
+}
+
+/// Connects a worker to a database as the bootstrap superuser, with a search_path that nobody can plant into and a
+/// bounded wait for locks: a worker that waits behind a user's open transaction would serve nobody.
+pub fn connect_worker(database: pg_sys::Oid) {
+    // SAFETY: called once at a worker's start, after its signals were unblocked.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+    for (name, value) in [(c"search_path", c"pg_catalog, pg_temp"), (c"lock_timeout", c"1s")] {
+        // SAFETY: both are NUL-terminated; the settings exist.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            )
+        };
+    }
+}
+
+/// Connects a worker to the shared catalogs alone.
+pub fn connect_worker_to_shared_catalogs() {
+    // SAFETY: called once at a worker's start; null means no database and the bootstrap superuser.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
+}
+
+/// Shows what the worker does, in pg_stat_activity and in the process title.
+pub fn report_activity(activity: &str) {
+    let Ok(text) = CString::new(activity) else { return };
+    // SAFETY: both copy the string.
+    unsafe {
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr());
+        pg_sys::set_ps_display_with_len(text.as_ptr(), activity.len());
+    }
+}
+
+/// Shows that the worker waits for something to do.
+pub fn report_idle() {
+    // SAFETY: a null string clears the activity.
+    unsafe {
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
+        pg_sys::set_ps_display_with_len(c"idle".as_ptr(), 4);
+        pg_sys::pgstat_report_stat(true);
+    }
+}
+
+pub fn is_superuser() -> bool {
+    // SAFETY: reads the current role.
+    unsafe { pg_sys::superuser() }
+}
+
+pub fn in_binary_upgrade() -> bool {
+    // SAFETY: set from the command line.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+pub fn is_preloading() -> bool {
+    // SAFETY: a flag of the postmaster.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Whether a process of this server has this pid.
+pub fn is_backend(pid: i32) -> bool {
+    // SAFETY: searches the process array.
+    pid > 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+}

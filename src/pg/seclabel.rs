@@ -1,0 +1,78 @@
+//! Our security label provider (commands/seclabel.c).
+
+use pgrx::pg_sys;
+use std::ffi::{CStr, CString};
+
+pub const PROVIDER: &CStr = c"spock_recovery";
+
+/// What a label is put on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LabelTarget {
+    Subscription(pg_sys::Oid),
+    Other,
+}
+
+/// Says whether a label may be set: the new text, or None where it is removed. Raises what it refuses.
+pub type LabelCheck = fn(LabelTarget, Option<&str>);
+
+static CHECK: std::sync::OnceLock<LabelCheck> = std::sync::OnceLock::new();
+
+/// Registers the provider. Called once, in the postmaster.
+pub fn register(check: LabelCheck) {
+    if CHECK.set(check).is_ok() {
+        // SAFETY: both live as long as the process.
+        unsafe { pg_sys::register_label_provider(PROVIDER.as_ptr(), Some(check_label)) };
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_label(object: *const pg_sys::ObjectAddress, label: *const core::ffi::c_char) {
+    // SAFETY: core gives the object's address and a NUL-terminated text, or null.
+    let (object, text) = unsafe { (&*object, (!label.is_null()).then(|| CStr::from_ptr(label))) };
+    let target = match object.classId {
+        super::compat::SUBSCRIPTION_RELATION_ID => LabelTarget::Subscription(object.objectId),
+        _ => LabelTarget::Other,
+    };
+    if let Some(check) = CHECK.get() {
+        // Bytes that are no UTF-8 cannot be a document of ours: the replacement characters make the check refuse it.
+        check(target, text.map(CStr::to_string_lossy).as_deref());
+    }
+}
+
+/// The label of a subscription, if it has one.
+pub fn subscription_label(subscription: pg_sys::Oid) -> Option<String> {
+    // SAFETY: the provider's name is static; the result is palloc'd text or null.
+    unsafe {
+        let label = pg_sys::GetSecurityLabel(&address(subscription), PROVIDER.as_ptr());
+        (!label.is_null()).then(|| CStr::from_ptr(label).to_string_lossy().into_owned())
+    }
+}
+
+/// Sets or removes the label of a subscription, in the way of SECURITY LABEL: under its lock on the object, which
+/// serialises writers. The object may be gone: its label then stays behind in the catalog until it is removed here.
+pub fn set_subscription_label(subscription: pg_sys::Oid, label: Option<&str>) {
+    let text = label.and_then(|label| CString::new(label).ok());
+    // SAFETY: the lock is released at the transaction's end; strings outlive the call.
+    unsafe {
+        pg_sys::LockSharedObject(
+            super::compat::SUBSCRIPTION_RELATION_ID,
+            subscription,
+            0,
+            pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
+        );
+        pg_sys::SetSecurityLabel(
+            &address(subscription),
+            PROVIDER.as_ptr(),
+            text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
+        );
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
+fn address(subscription: pg_sys::Oid) -> pg_sys::ObjectAddress {
+    pg_sys::ObjectAddress {
+        classId: super::compat::SUBSCRIPTION_RELATION_ID,
+        objectId: subscription,
+        objectSubId: 0,
+    }
+}

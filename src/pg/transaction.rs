@@ -1,0 +1,64 @@
+//! Transactions of a worker (access/xact.h).
+
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+use std::panic::AssertUnwindSafe;
+
+/// Runs `f` in a transaction with a snapshot and commits it. An ERROR ends the worker, and with it the transaction.
+pub fn run<T>(f: impl FnOnce() -> T) -> T {
+    begin();
+    // SAFETY: within a transaction.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let value = f();
+    // SAFETY: pushed above; nothing of `f` outlives it.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    commit();
+    value
+}
+
+/// Like [`run`], but gives up when a lock is not to be had within lock_timeout, or when somebody else changed the
+/// same catalog row first: None, and the next round tries again.
+pub fn attempt<T>(f: impl FnOnce() -> T) -> Option<T> {
+    PgTryBuilder::new(AssertUnwindSafe(|| Some(run(f))))
+        .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| abort())
+        .catch_when(PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED, |_| abort())
+        .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |_| abort())
+        .catch_when(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, |_| abort())
+        .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| abort())
+        .catch_when(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, |cause| {
+            // heapam's "tuple concurrently updated" has no SQLSTATE of its own.
+            if let pg_sys::panic::CaughtError::PostgresError(report) = &cause
+                && report.message().starts_with("tuple concurrently")
+            {
+                return abort();
+            }
+            cause.rethrow()
+        })
+        .execute()
+}
+
+/// Runs `f` in a transaction without a snapshot, for work that waits for a peer: it holds back no vacuum.
+pub fn run_without_snapshot<T>(f: impl FnOnce() -> T) -> T {
+    begin();
+    let value = f();
+    commit();
+    value
+}
+
+fn begin() {
+    // SAFETY: called by workers outside a transaction.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+    }
+}
+
+fn commit() {
+    // SAFETY: within the transaction that `begin` started.
+    unsafe { pg_sys::CommitTransactionCommand() };
+}
+
+fn abort<T>() -> Option<T> {
+    // SAFETY: within the transaction that `begin` started; releases locks, snapshots and memory.
+    unsafe { pg_sys::AbortCurrentTransaction() };
+    None
+}

@@ -1,0 +1,147 @@
+//! libpqwalreceiver, the only client to other nodes (replication/walreceiver.h).
+//!
+//! Its functions are reached through a table of function pointers, which pgrx does not guard: each call here runs in
+//! pg_guard_ffi_boundary, or an ERROR would jump over Rust frames. A connection lives in TopMemoryContext: one that is
+//! kept over transactions must not vanish with the first of them.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use std::ffi::{CStr, CString};
+
+/// A connection to a peer; closed when dropped.
+pub struct WalReceiverConnection {
+    connection: *mut pg_sys::WalReceiverConn,
+}
+
+/// What a peer answered to a command.
+pub enum Answer {
+    /// Rows, all values in text form.
+    Rows(Vec<Vec<Option<String>>>),
+    /// A command without rows.
+    Done,
+    /// An error, with libpq's message. No SQLSTATE: the connection is lost.
+    Error { sqlstate: Option<[u8; 5]>, message: String },
+}
+
+fn functions() -> &'static pg_sys::WalReceiverFunctionsType {
+    // SAFETY: the library registers its table when it is loaded, and is never unloaded.
+    unsafe {
+        if pg_sys::WalReceiverFunctions.is_null() {
+            pg_sys::load_file(c"libpqwalreceiver".as_ptr(), false);
+        }
+        &*pg_sys::WalReceiverFunctions
+    }
+}
+
+/// Raises an ERROR (42601 and others) if the text is no connection string. Its message may repeat a part of the text.
+pub fn check_conninfo(conninfo: &CStr, must_use_password: bool) {
+    let Some(check) = functions().walrcv_check_conninfo else { return };
+    // SAFETY: a NUL-terminated string; the call is guarded.
+    unsafe { pg_guard_ffi_boundary(|| check(conninfo.as_ptr(), must_use_password)) };
+}
+
+impl WalReceiverConnection {
+    /// Connects for SQL. Err is libpq's message. Waits without a limit: see [`super::timeout::with_limit`].
+    /// On 17 an ERROR in here (a cancel, a time limit) leaks the connection until the process ends.
+    pub fn connect(conninfo: &CStr, must_use_password: bool, application_name: &CStr) -> Result<Self, String> {
+        let Some(connect) = functions().walrcv_connect else { return Err("no libpqwalreceiver".to_owned()) };
+        let mut error: *mut core::ffi::c_char = std::ptr::null_mut();
+        // SAFETY: strings outlive the call; the memory context is restored, on an ERROR by pgrx.
+        let connection = unsafe {
+            let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+            let connection = pg_guard_ffi_boundary(|| {
+                connect(conninfo.as_ptr(), false, false, must_use_password, application_name.as_ptr(), &mut error)
+            });
+            pg_sys::MemoryContextSwitchTo(previous);
+            connection
+        };
+        if connection.is_null() {
+            // SAFETY: set, in TopMemoryContext, when there is no connection.
+            return Err(unsafe { take_string(error) }.unwrap_or_else(|| "no reason given".to_owned()));
+        }
+        Ok(WalReceiverConnection { connection })
+    }
+
+    /// Runs one command; `columns` is the number of columns it returns. Needs a transaction.
+    pub fn execute(&mut self, command: &CStr, columns: usize) -> Answer {
+        let Some(execute) = functions().walrcv_exec else {
+            return Answer::Error { sqlstate: None, message: "no libpqwalreceiver".to_owned() };
+        };
+        let types = vec![pg_sys::TEXTOID; columns];
+        // SAFETY: the connection is open; the result is palloc'd in the current context, which ends with the transaction.
+        unsafe {
+            let result = pg_guard_ffi_boundary(|| {
+                execute(self.connection, command.as_ptr(), columns as core::ffi::c_int, types.as_ptr())
+            });
+            match (*result).status {
+                pg_sys::WalRcvExecStatus::WALRCV_OK_TUPLES => Answer::Rows(read_rows(result, columns)),
+                pg_sys::WalRcvExecStatus::WALRCV_OK_COMMAND => Answer::Done,
+                pg_sys::WalRcvExecStatus::WALRCV_ERROR => Answer::Error {
+                    sqlstate: sqlstate_text((*result).sqlstate),
+                    message: copy_string((*result).err).unwrap_or_default(),
+                },
+                _ => Answer::Error { sqlstate: None, message: "unexpected answer".to_owned() },
+            }
+        }
+    }
+}
+
+impl Drop for WalReceiverConnection {
+    fn drop(&mut self) {
+        if let Some(disconnect) = functions().walrcv_disconnect {
+            // SAFETY: opened in `connect`, not closed since; closing a libpq connection raises nothing.
+            unsafe { pg_guard_ffi_boundary(|| disconnect(self.connection)) };
+        }
+    }
+}
+
+/// The rows of a result, freed with it.
+unsafe fn read_rows(result: *mut pg_sys::WalRcvExecResult, columns: usize) -> Vec<Vec<Option<String>>> {
+    let mut rows = Vec::new();
+    // SAFETY: a result with tuples has a tuple store and a descriptor of `columns` text columns.
+    unsafe {
+        let slot = pg_sys::MakeSingleTupleTableSlot((*result).tupledesc, &pg_sys::TTSOpsMinimalTuple);
+        while pg_sys::tuplestore_gettupleslot((*result).tuplestore, true, false, slot) {
+            pg_sys::slot_getsomeattrs_int(slot, columns as core::ffi::c_int);
+            rows.push(
+                (0..columns)
+                    .map(|column| {
+                        let is_null = *(*slot).tts_isnull.add(column);
+                        <String as pgrx::FromDatum>::from_datum(*(*slot).tts_values.add(column), is_null)
+                    })
+                    .collect(),
+            );
+        }
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::tuplestore_end((*result).tuplestore);
+        pg_sys::FreeTupleDesc((*result).tupledesc);
+    }
+    rows
+}
+
+/// The five characters of a SQLSTATE that core packed into an int (MAKE_SQLSTATE: six bits each, first lowest).
+fn sqlstate_text(packed: core::ffi::c_int) -> Option<[u8; 5]> {
+    (packed != 0).then(|| std::array::from_fn(|index| ((packed >> (6 * index)) & 0x3f) as u8 + b'0'))
+}
+
+unsafe fn copy_string(text: *const core::ffi::c_char) -> Option<String> {
+    // SAFETY: null or NUL-terminated.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+}
+
+unsafe fn take_string(text: *mut core::ffi::c_char) -> Option<String> {
+    // SAFETY: null, or palloc'd and owned by us.
+    unsafe {
+        let copy = copy_string(text);
+        if !text.is_null() {
+            pg_sys::pfree(text.cast());
+        }
+        copy
+    }
+}
+
+/// The name of this database's encoding, for client_encoding at a peer.
+pub fn database_encoding() -> CString {
+    // SAFETY: a static name.
+    unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_owned()
+}

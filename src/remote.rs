@@ -1,0 +1,4 @@
+//! Questions to a peer, over libpqwalreceiver alone: conninfo, TLS, passfile and interrupts as in every subscription.
+
+pub mod connection;
+pub mod row;

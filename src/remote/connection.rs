@@ -1,0 +1,92 @@
+//! A connection to a peer for SQL, with a time limit on everything, because libpqwalreceiver has none.
+
+use super::row::Row;
+use crate::node::provider::Route;
+use crate::pg::timeout::{TimedOut, with_limit};
+use crate::pg::walreceiver::{self, Answer, WalReceiverConnection};
+use std::ffi::CString;
+use std::time::Duration;
+
+/// What went wrong with a peer. Holds libpq's or the peer's message, neither of which repeats the connection string.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RemoteError {
+    #[error("could not connect: {0}")]
+    Connect(String),
+    #[error("no answer within {} ms", .0.as_millis())]
+    TimedOut(Duration),
+    #[error("connection lost: {0}")]
+    Lost(String),
+    #[error("the peer reports: {message}")]
+    Peer { sqlstate: String, message: String },
+    #[error("unexpected answer: {0}")]
+    Unexpected(String),
+}
+
+pub struct Connection {
+    inner: WalReceiverConnection,
+    limit: Duration,
+}
+
+impl Connection {
+    /// Connects; `limit` bounds this and each question. After `TimedOut` on PostgreSQL 17 the attempt leaks its socket
+    /// until the process ends.
+    pub fn open(route: &Route, role: &str, limit: Duration) -> Result<Connection, RemoteError> {
+        let conninfo = c_string(&route.conninfo)?;
+        let name = c_string(&format!("spock_recovery {role}"))?;
+        let inner = with_limit(limit, || {
+            WalReceiverConnection::connect(&conninfo, route.must_use_password, &name)
+        })
+        .map_err(|TimedOut| RemoteError::TimedOut(limit))?
+        .map_err(|message| RemoteError::Connect(one_line(&message)))?;
+        Ok(Connection { inner, limit })
+    }
+
+    /// Puts the session into a known state: answers arrive in this database's encoding and in one style, whatever the
+    /// peer's defaults are. Needs a transaction.
+    pub fn prepare(&mut self) -> Result<(), RemoteError> {
+        let encoding = walreceiver::database_encoding();
+        let encoding = pgrx::spi::quote_literal(encoding.to_string_lossy());
+        self.command(&format!(
+            "SET client_encoding = {encoding}; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; \
+             SET extra_float_digits = 3; SET default_transaction_read_only = on; SET statement_timeout = {}",
+            self.limit.as_millis()
+        ))
+    }
+
+    /// Runs a question that returns `columns` columns. Needs a transaction.
+    pub fn query(&mut self, question: &str, columns: usize) -> Result<Vec<Row>, RemoteError> {
+        match self.ask(question, columns)? {
+            Answer::Rows(rows) => Ok(rows.into_iter().map(Row::new).collect()),
+            _ => Err(RemoteError::Unexpected("no rows".to_owned())),
+        }
+    }
+
+    /// Runs a command without a result. Needs a transaction.
+    pub fn command(&mut self, command: &str) -> Result<(), RemoteError> {
+        self.ask(command, 0).map(|_| ())
+    }
+
+    fn ask(&mut self, text: &str, columns: usize) -> Result<Answer, RemoteError> {
+        let text = c_string(text)?;
+        let inner = &mut self.inner;
+        match with_limit(self.limit, || inner.execute(&text, columns)) {
+            Err(TimedOut) => Err(RemoteError::TimedOut(self.limit)),
+            Ok(Answer::Error { sqlstate: None, message }) => Err(RemoteError::Lost(one_line(&message))),
+            Ok(Answer::Error { sqlstate: Some(code), message }) => Err(RemoteError::Peer {
+                sqlstate: String::from_utf8_lossy(&code).into_owned(),
+                message: one_line(&message),
+            }),
+            Ok(answer) => Ok(answer),
+        }
+    }
+}
+
+fn c_string(text: &str) -> Result<CString, RemoteError> {
+    CString::new(text).map_err(|_| RemoteError::Unexpected("text with a null byte".to_owned()))
+}
+
+/// libpq's messages end in a line break and may have several lines.
+fn one_line(message: &str) -> String {
+    let message = message.strip_prefix("ERROR:").unwrap_or(message);
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,14 @@
+//! The background workers: one launcher per server, one manager per database with the extension, one poller per peer.
+//!
+//! All are crash-only: an unexpected ERROR ends the process, and whoever started it starts it again, later each time.
+//! What they tell each other is in shared memory; none of them waits for another.
+
+pub mod backoff;
+pub mod entry;
+pub mod launcher;
+pub mod manager;
+pub mod poller;
+pub mod pollers;
+pub mod stand_aside;
+pub mod utility;
+pub mod wake;

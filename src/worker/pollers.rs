@@ -1,0 +1,180 @@
+//! A manager's pollers: which are wanted, which run, and when one that has ended is started again.
+
+use super::{backoff, entry};
+use crate::guc;
+use crate::pg::clock::Timestamp;
+use crate::pg::interrupts;
+use crate::shmem::{self, PeerEntry, PeerKey};
+use std::time::Duration;
+
+/// A poller that has not come up after this long never will.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A question that has been open this many times longer than spock.peer_timeout: the poller itself hangs (name
+/// resolution has no time limit), and is ended.
+const HANGING: u32 = 6;
+
+/// A poller that there should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub key: PeerKey,
+    /// For the process title.
+    pub name: String,
+}
+
+/// What to do about one peer's poller (pure).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Nothing,
+    Start,
+    /// Later: it has failed lately.
+    Wait(Duration),
+    /// End it; it will be started again.
+    End,
+}
+
+pub struct Pollers {
+    index: usize,
+    said_full: bool,
+    said_no_slot: bool,
+}
+
+impl Pollers {
+    pub fn new(index: usize) -> Pollers {
+        Pollers { index, said_full: false, said_no_slot: false }
+    }
+
+    /// Starts and ends pollers until there is one for each peer that is wanted. Returns how long to sleep.
+    pub fn keep(&mut self, wanted: &[Wanted]) -> Duration {
+        let mut end = Vec::new();
+        let mut start = Vec::new();
+        let mut nap = guc::manager_naptime();
+        let mut overflow = false;
+        {
+            let now = Timestamp::now();
+            let mut shared = shmem::lock();
+            let peers = shared.peers(self.index);
+            for peer in peers.iter_mut().filter(|peer| peer.key != PeerKey::None) {
+                if !wanted.iter().any(|wanted| wanted.key == peer.key) {
+                    end.push(peer.poller_pid);
+                    // A poller that still runs keeps the entry until it has left.
+                    if peer.poller_pid == 0 {
+                        *peer = PeerEntry::FREE;
+                    }
+                }
+            }
+            for wanted in wanted {
+                let known = peers.iter().position(|peer| peer.key == wanted.key);
+                let free = || peers.iter().position(|peer| peer.key == PeerKey::None);
+                let Some(place) = known.or_else(free) else {
+                    overflow = true;
+                    continue;
+                };
+                let peer = &mut peers[place];
+                if known.is_none() {
+                    *peer = PeerEntry::new(wanted.key);
+                }
+                match action(peer, now, guc::peer_timeout()) {
+                    Action::Nothing => (),
+                    Action::Wait(wait) => nap = nap.min(wait),
+                    Action::End => end.push(peer.poller_pid),
+                    Action::Start => {
+                        let run = now.since(peer.started_at);
+                        peer.failures = backoff::failures_after(run, peer.failures);
+                        peer.started_at = now;
+                        start.push((place, wanted.name.clone()));
+                    }
+                }
+            }
+        }
+        end.into_iter().for_each(interrupts::terminate);
+        for (place, name) in start {
+            self.start(place, &name);
+        }
+        if overflow && !self.said_full {
+            pgrx::warning!(
+                "some peers are not watched, because there are more than spock.max_peers = {}",
+                guc::max_peers()
+            );
+        }
+        self.said_full = overflow;
+        nap
+    }
+
+    fn start(&mut self, place: usize, name: &str) {
+        let started = entry::start_poller(self.index, place, name).is_ok();
+        if !started && !self.said_no_slot {
+            pgrx::warning!("no background worker left for the spock_recovery poller {name}: raise max_worker_processes");
+        }
+        self.said_no_slot = !started;
+    }
+}
+
+/// What to do about a peer's poller. `started_at` is when one was last asked for; a pid of zero says that none runs.
+fn action(peer: &PeerEntry, now: Timestamp, peer_timeout: Duration) -> Action {
+    if peer.poller_pid != 0 {
+        let hangs = peer.asked_at > peer.answered_at && now.since(peer.asked_at) > peer_timeout * HANGING;
+        return if hangs { Action::End } else { Action::Nothing };
+    }
+    if peer.started_at.is_never() {
+        return Action::Start;
+    }
+    let since = now.since(peer.started_at);
+    if !peer.has_run && since < START_LIMIT {
+        // Registered, and not come up yet.
+        return Action::Wait(START_LIMIT - since);
+    }
+    let due = backoff::delay(peer.failures);
+    if since >= due { Action::Start } else { Action::Wait(due - since) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    const T0: Timestamp = Timestamp(1_000_000_000);
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp(T0.0 + seconds * 1_000_000)
+    }
+
+    fn peer() -> PeerEntry {
+        PeerEntry::new(PeerKey::Node(pgrx::pg_sys::Oid::from_u32(1)))
+    }
+
+    #[test]
+    fn a_peer_without_a_poller_gets_one_at_once() {
+        assert_eq!(action(&peer(), T0, TIMEOUT), Action::Start);
+    }
+
+    #[test]
+    fn a_poller_that_is_coming_up_is_waited_for_but_not_for_ever() {
+        let mut starting = peer();
+        starting.started_at = T0;
+        assert_eq!(action(&starting, at(1), TIMEOUT), Action::Wait(START_LIMIT - Duration::from_secs(1)));
+        assert_eq!(action(&starting, at(30), TIMEOUT), Action::Start);
+    }
+
+    #[test]
+    fn a_poller_that_has_ended_is_started_again_the_later_the_more_often_it_failed() {
+        let mut ended = peer();
+        (ended.started_at, ended.has_run) = (T0, true);
+        assert_eq!(action(&ended, at(0), TIMEOUT), Action::Start);
+        let mut failed = ended;
+        failed.failures = 4;
+        assert_eq!(action(&failed, at(1), TIMEOUT), Action::Wait(Duration::from_secs(3)));
+        assert_eq!(action(&failed, at(4), TIMEOUT), Action::Start);
+    }
+
+    #[test]
+    fn a_poller_is_ended_only_when_it_hangs_far_beyond_the_time_limit() {
+        let mut running = peer();
+        (running.poller_pid, running.started_at, running.has_run, running.asked_at) = (7, T0, true, T0);
+        assert_eq!(action(&running, at(30), TIMEOUT), Action::Nothing);
+        assert_eq!(action(&running, at(31), TIMEOUT), Action::End);
+        let mut answered = running;
+        answered.answered_at = at(1);
+        assert_eq!(action(&answered, at(3600), TIMEOUT), Action::Nothing);
+    }
+}

@@ -1,0 +1,244 @@
+//! One node: a server and the verbs of tests on it. Whatever fails panics, with the node's name.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::signal::Signal;
+use spockctl::client::{self, Rows};
+use spockctl::process::{self, Process};
+use spockctl::{Server, Shutdown, deadline};
+
+use super::session::{Database, Session, SqlError};
+use super::{LIMIT, log_check, wait_for};
+
+/// Settings that hold a list of quoted names: given as one string, they would become one name.
+const LISTS: [&str; 5] = [
+    "output_plugin_libraries",
+    "shared_preload_libraries",
+    "session_preload_libraries",
+    "local_preload_libraries",
+    "search_path",
+];
+
+pub struct Node {
+    name: String,
+    server: Mutex<Server>,
+    expected: Mutex<Vec<String>>,
+    /// Of the whole cluster: peers of a killed node log it too.
+    disturbed: Arc<AtomicBool>,
+}
+
+/// SQL in the database `postgres` as the superuser; `db` names another.
+impl Node {
+    pub fn db<'a>(&'a self, name: &'a str) -> Database<'a> {
+        Database {
+            node: self,
+            name,
+            role: "postgres",
+        }
+    }
+
+    pub fn session(&self) -> Session<'_> {
+        self.db("postgres").session()
+    }
+
+    pub fn sql(&self, statements: &str) {
+        self.db("postgres").sql(statements);
+    }
+
+    pub fn try_sql(&self, statements: &str) -> Result<Rows, SqlError> {
+        self.db("postgres").try_sql(statements)
+    }
+
+    pub fn rows(&self, statement: &str) -> Rows {
+        self.db("postgres").rows(statement)
+    }
+
+    pub fn value(&self, statement: &str) -> String {
+        self.db("postgres").value(statement)
+    }
+
+    pub fn wait_until(&self, statement: &str, expected: &str) {
+        self.db("postgres").wait_until(statement, expected);
+    }
+
+    /// What a peer connects with.
+    pub fn dsn(&self, database: &str) -> String {
+        self.server().dsn(database)
+    }
+
+    /// ALTER SYSTEM, reload, and wait until new sessions have it. What needs a restart is the caller's to restart for.
+    pub fn set(&self, settings: &[(&str, &str)]) {
+        for (name, value) in settings {
+            let value = match LISTS.contains(name) {
+                true => value
+                    .split(',')
+                    .map(|name| client::literal(name.trim()))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                false => client::literal(value),
+            };
+            self.sql(&format!("ALTER SYSTEM SET {name} = {value}"));
+        }
+        let loaded = self.value("SELECT pg_conf_load_time()");
+        self.sql("SELECT pg_reload_conf()");
+        // A session takes this time over from the postmaster, with the settings: each look needs a new one.
+        wait_for("the configuration to be reloaded", || {
+            self.value("SELECT pg_conf_load_time()") != loaded
+        });
+    }
+}
+
+/// The server and its processes.
+impl Node {
+    pub(super) fn new(server: Server, disturbed: Arc<AtomicBool>) -> Node {
+        Node {
+            name: server.name().into(),
+            server: Mutex::new(server),
+            expected: Mutex::default(),
+            disturbed,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.server().data().to_owned()
+    }
+
+    pub fn start(&self) {
+        self.with_server(Server::start);
+    }
+
+    pub fn stop_fast(&self) {
+        self.disturb();
+        self.with_server(|server| server.stop(Shutdown::Fast));
+    }
+
+    pub fn stop_immediate(&self) {
+        self.disturb();
+        self.with_server(|server| server.stop(Shutdown::Immediate));
+    }
+
+    pub fn restart(&self) {
+        self.stop_fast();
+        self.start();
+    }
+
+    /// The postmaster and all its processes, at once.
+    pub fn kill9(&self) {
+        self.disturb();
+        self.with_server(Server::kill);
+    }
+
+    /// One process of this node. The postmaster then resets the whole server; it may still be about to when this returns.
+    pub fn kill9_process(&self, pid: i32) {
+        self.signal(pid, Signal::SIGKILL);
+    }
+
+    pub fn sigterm(&self, pid: i32) {
+        self.signal(pid, Signal::SIGTERM);
+    }
+
+    fn signal(&self, pid: i32, signal: Signal) {
+        self.disturb();
+        let own = self.processes().iter().any(|process| process.pid == pid);
+        assert!(own, "{}: {pid} is no process of this node", self.name);
+        process::send(pid, signal).unwrap_or_else(|error| panic!("{}: {signal} to {pid}: {error}", self.name));
+    }
+
+    /// Stops every process where it is: connections stay open, and nobody answers. SQL on the node hangs until `resume`.
+    pub fn pause(&self) {
+        self.disturb();
+        self.with_server(|server| server.pause());
+    }
+
+    pub fn resume(&self) {
+        self.with_server(|server| server.resume());
+    }
+
+    /// None while the node is stopped.
+    pub fn postmaster_pid(&self) -> Option<i32> {
+        self.server().pid()
+    }
+
+    /// All but the postmaster, with what ps shows.
+    pub fn processes(&self) -> Vec<Process> {
+        self.server().processes()
+    }
+
+    /// Waits for exactly one process whose title holds `title`.
+    pub fn wait_process(&self, title: &str) -> Process {
+        let mut seen = Vec::new();
+        let found = deadline::poll(LIMIT, || {
+            seen = self.processes();
+            let mut found = seen.iter().filter(|process| process.title.contains(title));
+            found.next().filter(|_| found.next().is_none()).cloned()
+        });
+        found.unwrap_or_else(|| panic!("{}: not one process \"{title}\" among {seen:#?}", self.name))
+    }
+
+    pub(super) fn server(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn with_server(&self, act: impl FnOnce(&mut Server) -> spockctl::Result<()>) {
+        let result = act(&mut self.server());
+        result.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Ends the server whatever its state; for the end of a test, where nothing may panic.
+    pub(super) fn end(&self) {
+        let mut server = self.server();
+        if server.stop(Shutdown::Immediate).is_err() {
+            let _ = server.kill();
+        }
+    }
+
+    pub(super) fn disturb(&self) {
+        self.disturbed.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The log.
+impl Node {
+    pub fn log(&self) -> String {
+        self.server().log()
+    }
+
+    pub fn log_contains(&self, text: &str) -> bool {
+        self.log().contains(text)
+    }
+
+    pub fn wait_log(&self, text: &str) {
+        wait_for(&format!("\"{text}\" in the log of {}", self.name), || {
+            self.log_contains(text)
+        });
+    }
+
+    /// Says that this node's log may hold errors with this text.
+    pub fn expect_log(&self, text: &str) {
+        self.expected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(text.into());
+    }
+
+    /// An error that the test got itself is in the log as well.
+    pub(super) fn received(&self, error: SqlError) -> SqlError {
+        let first_line = error.message.lines().next().unwrap_or_default();
+        self.expect_log(&format!("{}:  {first_line}", error.severity));
+        error
+    }
+
+    pub(super) fn unexpected_log_lines(&self, disturbed: bool) -> Vec<String> {
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        log_check::unexpected(&self.log(), &expected, disturbed)
+            .into_iter()
+            .map(|line| format!("{}: {line}", self.name))
+            .collect()
+    }
+}

@@ -1,0 +1,10 @@
+//! The multi-node tests, on real servers, in one binary.
+
+#[path = "../src/failpoint/names.rs"]
+#[allow(dead_code, reason = "not every failpoint has its test here")]
+mod failpoint_names;
+
+mod cluster;
+mod harness;
+mod pg_tests;
+mod regress;
