@@ -20,7 +20,11 @@ mod pg_tests;
 ::pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../sql/registry.sql", name = "registry");
-pgrx::extension_sql_file!("../sql/names_shared_with_spock.sql", name = "names_shared_with_spock", requires = ["registry"]);
+pgrx::extension_sql_file!(
+    "../sql/names_shared_with_spock.sql",
+    name = "names_shared_with_spock",
+    requires = ["registry"]
+);
 
 /// What PostgreSQL calls when it loads the library.
 #[allow(unsafe_code)] // a symbol that PostgreSQL looks up by name

@@ -11,6 +11,7 @@ pub mod hooks;
 pub mod interrupts;
 pub mod latch;
 pub mod lwlock;
+pub mod name;
 pub mod process;
 pub mod seclabel;
 pub mod timeout;

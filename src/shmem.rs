@@ -140,8 +140,12 @@ pub struct PeerEntry {
 }
 
 impl DatabaseEntry {
-    const FREE: DatabaseEntry =
-        DatabaseEntry { database: pg_sys::InvalidOid, phase: Phase::Free, manager_pid: 0, started_at: Timestamp::NEVER };
+    const FREE: DatabaseEntry = DatabaseEntry {
+        database: pg_sys::InvalidOid,
+        phase: Phase::Free,
+        manager_pid: 0,
+        started_at: Timestamp::NEVER,
+    };
 }
 
 impl PeerEntry {
@@ -178,7 +182,12 @@ impl PeerEntry {
     }
 
     pub fn node_name(&self) -> &str {
-        let length = self.node_name.data.iter().position(|byte| *byte == 0).unwrap_or(self.node_name.data.len());
+        let length = self
+            .node_name
+            .data
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(self.node_name.data.len());
         // SAFETY: c_char and u8 have the same layout; the length is within the array.
         let bytes = unsafe { std::slice::from_raw_parts(self.node_name.data.as_ptr().cast::<u8>(), length) };
         std::str::from_utf8(bytes).unwrap_or_default()
@@ -263,13 +272,22 @@ unsafe extern "C-unwind" fn startup() {
                 wake_all: false,
                 wake_count: 0,
                 wakes: [pg_sys::InvalidOid; MAX_WAKES],
-                stand_asides: [StandAside { database: pg_sys::InvalidOid, session_pid: 0 }; MAX_STAND_ASIDES],
+                stand_asides: [StandAside {
+                    database: pg_sys::InvalidOid,
+                    session_pid: 0,
+                }; MAX_STAND_ASIDES],
             });
             for index in 0..entry_count() {
-                base.add(databases_offset()).cast::<DatabaseEntry>().add(index).write(DatabaseEntry::FREE);
+                base.add(databases_offset())
+                    .cast::<DatabaseEntry>()
+                    .add(index)
+                    .write(DatabaseEntry::FREE);
             }
             for index in 0..entry_count() * guc::max_peers() {
-                base.add(peers_offset()).cast::<PeerEntry>().add(index).write(PeerEntry::FREE);
+                base.add(peers_offset())
+                    .cast::<PeerEntry>()
+                    .add(index)
+                    .write(PeerEntry::FREE);
             }
         }
     }
@@ -319,14 +337,20 @@ impl Shared {
 
     /// The entry of a database, by its oid.
     pub fn index_of(&mut self, database: pg_sys::Oid) -> Option<usize> {
-        self.databases().iter().position(|entry| entry.phase != Phase::Free && entry.database == database)
+        self.databases()
+            .iter()
+            .position(|entry| entry.phase != Phase::Free && entry.database == database)
     }
 
     /// Takes an entry for a database: a free one, else the spare one. None if that is in use too.
     pub fn take_entry(&mut self, database: pg_sys::Oid) -> Option<usize> {
         let index = self.databases().iter().position(|entry| entry.phase == Phase::Free)?;
-        self.databases()[index] =
-            DatabaseEntry { database, phase: Phase::Starting, manager_pid: 0, started_at: Timestamp::NEVER };
+        self.databases()[index] = DatabaseEntry {
+            database,
+            phase: Phase::Starting,
+            manager_pid: 0,
+            started_at: Timestamp::NEVER,
+        };
         self.peers(index).fill(PeerEntry::FREE);
         Some(index)
     }
@@ -369,7 +393,11 @@ impl Shared {
 
     /// Keeps workers away from a database until [`Shared::stop_standing_aside`]. False if there is no room for that.
     pub fn stand_aside(&mut self, database: pg_sys::Oid, session_pid: i32) -> bool {
-        let free = self.header().stand_asides.iter_mut().find(|place| place.session_pid == 0);
+        let free = self
+            .header()
+            .stand_asides
+            .iter_mut()
+            .find(|place| place.session_pid == 0);
         free.is_some_and(|place| {
             *place = StandAside { database, session_pid };
             true

@@ -55,6 +55,8 @@ impl ServerUser {
                 command.env_remove(name);
             }
         }
+        // Rust's backtraces would be appended to the DETAIL of the extension's errors.
+        command.env_remove("RUST_BACKTRACE");
         if let Some((uid, gid)) = self.ids {
             command.uid(uid).gid(gid);
         }

@@ -40,7 +40,10 @@ impl SqlError for ConninfoError {
     }
 
     fn hint(&self) -> Option<String> {
-        Some("Use keywords of libpq, such as 'host=… port=5432 dbname=… user=…', or a URI; keep the password in a \
-              passfile or a service file.".to_owned())
+        Some(
+            "Use keywords of libpq, such as 'host=… port=5432 dbname=… user=…', or a URI; keep the password in a \
+              passfile or a service file."
+                .to_owned(),
+        )
     }
 }

@@ -55,9 +55,15 @@ impl SubscriptionLabel {
             return Err(invalid(format!("version {} is not {VERSION}", document.version)));
         }
         let origin = NodeName::parse(&document.origin).map_err(|error| invalid(error.to_string()))?;
-        let identity =
-            DatabaseIdentity { system_identifier: document.system_identifier, database: document.database };
-        Ok(SubscriptionLabel { identity, origin, set_by: document.set_by })
+        let identity = DatabaseIdentity {
+            system_identifier: document.system_identifier,
+            database: document.database,
+        };
+        Ok(SubscriptionLabel {
+            identity,
+            origin,
+            set_by: document.set_by,
+        })
     }
 
     /// The document for the label.
@@ -74,7 +80,9 @@ impl SubscriptionLabel {
 
     /// The label, if it was written in this database of this server.
     pub fn parse_local(text: &str, here: DatabaseIdentity) -> Option<SubscriptionLabel> {
-        SubscriptionLabel::parse(text).ok().filter(|label| label.identity == here)
+        SubscriptionLabel::parse(text)
+            .ok()
+            .filter(|label| label.identity == here)
     }
 }
 
@@ -109,7 +117,10 @@ impl SqlError for LabelError {
 mod tests {
     use super::*;
 
-    const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: 7_612_345_678_901_234_567, database: 5 };
+    const HERE: DatabaseIdentity = DatabaseIdentity {
+        system_identifier: 7_612_345_678_901_234_567,
+        database: 5,
+    };
 
     fn label() -> SubscriptionLabel {
         SubscriptionLabel {
@@ -129,8 +140,14 @@ mod tests {
         let text = label().to_text();
         assert_eq!(SubscriptionLabel::parse_local(&text, HERE), Some(label()));
         let elsewhere = [
-            DatabaseIdentity { system_identifier: HERE.system_identifier + 1, ..HERE },
-            DatabaseIdentity { database: HERE.database + 1, ..HERE },
+            DatabaseIdentity {
+                system_identifier: HERE.system_identifier + 1,
+                ..HERE
+            },
+            DatabaseIdentity {
+                database: HERE.database + 1,
+                ..HERE
+            },
         ];
         for other in elsewhere {
             assert_eq!(SubscriptionLabel::parse_local(&text, other), None);

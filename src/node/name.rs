@@ -71,7 +71,15 @@ mod tests {
 
     #[test]
     fn ordinary_and_quoted_names_are_accepted() {
-        for name in ["n1", "N 1", "Zürich", "o'hara", "\"quoted\"", "日本", &"x".repeat(MAX_BYTES)] {
+        for name in [
+            "n1",
+            "N 1",
+            "Zürich",
+            "o'hara",
+            "\"quoted\"",
+            "日本",
+            &"x".repeat(MAX_BYTES),
+        ] {
             assert_eq!(NodeName::parse(name).map(|name| name.to_string()), Ok(name.to_owned()));
         }
     }

@@ -3,6 +3,7 @@
 use super::label::SubscriptionLabel;
 use super::provider::{LocalNode, Peer, ReplicationProvider, Route, Subscription};
 use super::registry::{self, RegistryError, Role};
+use crate::pg::name::Name;
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 
@@ -16,7 +17,10 @@ impl ReplicationProvider for NativeProvider {
         Ok(servers
             .into_iter()
             .find(|server| server.role == Role::Local)
-            .map(|server| LocalNode { id: server.id, name: server.name }))
+            .map(|server| LocalNode {
+                id: server.id,
+                name: server.name,
+            }))
     }
 
     fn peers(&self) -> Result<Vec<Peer>, RegistryError> {
@@ -24,7 +28,11 @@ impl ReplicationProvider for NativeProvider {
         Ok(servers
             .into_iter()
             .filter(|server| server.role == Role::Peer)
-            .map(|server| Peer { id: server.id, name: server.name, has_dsn: server.has_dsn })
+            .map(|server| Peer {
+                id: server.id,
+                name: server.name,
+                has_dsn: server.has_dsn,
+            })
             .collect())
     }
 
@@ -32,7 +40,7 @@ impl ReplicationProvider for NativeProvider {
         let here = registry::here();
         Spi::connect(|client| {
             let rows = client.select(
-                "SELECT s.oid, s.subname::pg_catalog.text, s.subenabled, s.subpublications, l.label
+                "SELECT s.oid, s.subname, s.subenabled, s.subpublications, l.label
                    FROM pg_catalog.pg_subscription s
                    LEFT JOIN pg_catalog.pg_shseclabel l
                           ON l.objoid = s.oid AND l.classoid = 'pg_catalog.pg_subscription'::pg_catalog.regclass
@@ -44,14 +52,23 @@ impl ReplicationProvider for NativeProvider {
             )?;
             let mut subscriptions = Vec::new();
             for row in rows {
-                let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<String>(2)?) else { continue };
-                let label = row.get::<String>(5)?.and_then(|text| SubscriptionLabel::parse_local(&text, here));
+                let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?) else {
+                    continue;
+                };
+                let label = row
+                    .get::<String>(5)?
+                    .and_then(|text| SubscriptionLabel::parse_local(&text, here));
                 subscriptions.push(Subscription {
                     id,
-                    name,
+                    name: name.0,
                     is_enabled: row.get::<bool>(3)?.unwrap_or(false),
                     origin: label.map(|label| (label.origin, label.set_by)),
-                    publications: row.get::<Vec<Option<String>>>(4)?.unwrap_or_default().into_iter().flatten().collect(),
+                    publications: row
+                        .get::<Vec<Option<String>>>(4)?
+                        .unwrap_or_default()
+                        .into_iter()
+                        .flatten()
+                        .collect(),
                 });
             }
             Ok(subscriptions)
@@ -60,13 +77,23 @@ impl ReplicationProvider for NativeProvider {
 
     fn route_to_peer(&self, peer: Oid) -> Result<Option<Route>, RegistryError> {
         if let Some(conninfo) = dsn_of_server(peer)? {
-            return Ok(Some(Route { conninfo, must_use_password: false }));
+            return Ok(Some(Route {
+                conninfo,
+                must_use_password: false,
+            }));
         }
-        let Some(peer) = self.peers()?.into_iter().find(|candidate| candidate.id == peer) else { return Ok(None) };
+        let Some(peer) = self.peers()?.into_iter().find(|candidate| candidate.id == peer) else {
+            return Ok(None);
+        };
         let mut coming: Vec<Subscription> = self
             .subscriptions()?
             .into_iter()
-            .filter(|subscription| subscription.origin.as_ref().is_some_and(|(origin, _)| *origin == peer.name))
+            .filter(|subscription| {
+                subscription
+                    .origin
+                    .as_ref()
+                    .is_some_and(|(origin, _)| *origin == peer.name)
+            })
             .collect();
         coming.sort_by_key(|subscription| !subscription.is_enabled);
         match coming.first() {

@@ -11,6 +11,7 @@ use super::native::NativeProvider;
 use super::provider::ReplicationProvider;
 use crate::error::SqlError;
 use crate::failpoint;
+use crate::pg::name::Name;
 use crate::pg::{foreign_server, process, seclabel};
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, Spi};
@@ -44,7 +45,11 @@ pub enum RegistryError {
     #[error("database is not a node")]
     NoLocalNode,
     #[error("cannot drop node \"{name}\" because a subscription comes from it")]
-    StillSubscribed { name: NodeName, subscription: String, is_enabled: bool },
+    StillSubscribed {
+        name: NodeName,
+        subscription: String,
+        is_enabled: bool,
+    },
     #[error("subscription \"{name}\" does not exist")]
     UnknownSubscription { name: String },
     #[error("node \"{name}\" is the local node")]
@@ -76,7 +81,10 @@ pub enum Role {
 
 /// This database of this server.
 pub fn here() -> DatabaseIdentity {
-    DatabaseIdentity { system_identifier: process::system_identifier(), database: process::my_database().to_u32() }
+    DatabaseIdentity {
+        system_identifier: process::system_identifier(),
+        database: process::my_database().to_u32(),
+    }
 }
 
 /// All nodes that this database knows, by name.
@@ -84,7 +92,7 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
     let here = here();
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT s.oid, s.srvname::pg_catalog.text, s.srvoptions,
+            "SELECT s.oid, s.srvname, s.srvoptions,
                     EXISTS (SELECT FROM pg_catalog.pg_user_mapping m WHERE m.umserver = s.oid AND m.umuser = 0)
                FROM pg_catalog.pg_foreign_server s
                JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
@@ -95,7 +103,9 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
         )?;
         let mut servers = Vec::new();
         for row in rows {
-            let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<String>(2)?) else { continue };
+            let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?) else {
+                continue;
+            };
             let options = row.get::<Vec<Option<String>>>(3)?.unwrap_or_default();
             let role = match DatabaseIdentity::from_server_options(options.iter().flatten().map(String::as_str)) {
                 Some(identity) if identity == here => Role::Local,
@@ -103,8 +113,13 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
                 None => Role::Peer,
             };
             // A server that somebody made by hand under a name that no node can have is no node.
-            if let Ok(name) = NodeName::parse(&name) {
-                servers.push(NodeServer { id, name, role, has_dsn: row.get::<bool>(4)?.unwrap_or(false) });
+            if let Ok(name) = NodeName::parse(&name.0) {
+                servers.push(NodeServer {
+                    id,
+                    name,
+                    role,
+                    has_dsn: row.get::<bool>(4)?.unwrap_or(false),
+                });
             }
         }
         Ok(servers)
@@ -118,12 +133,16 @@ pub fn create_local(name: &str, dsn: &str) -> Result<Oid, RegistryError> {
     let dsn = conninfo::checked(dsn)?;
     let servers = servers()?;
     if let Some(local) = servers.iter().find(|server| server.role == Role::Local) {
-        return Err(RegistryError::SecondLocalNode { name: local.name.clone() });
+        return Err(RegistryError::SecondLocalNode {
+            name: local.name.clone(),
+        });
     }
     let options = here().server_options();
     if let Some(copy) = servers.iter().find(|server| server.role == Role::LocalElsewhere) {
         if copy.name != name {
-            return Err(RegistryError::CopyOfNode { name: copy.name.clone() });
+            return Err(RegistryError::CopyOfNode {
+                name: copy.name.clone(),
+            });
         }
         let (server, options) = (text(name.as_str())?, c_options(&options)?);
         foreign_server::set_server_options(&server, &borrowed(&options));
@@ -159,7 +178,10 @@ fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>
         return Err(if wrapper.as_bytes() == WRAPPER.to_bytes() {
             RegistryError::DuplicateNode { name: name.clone() }
         } else {
-            RegistryError::ForeignWrapper { name: name.clone(), wrapper }
+            RegistryError::ForeignWrapper {
+                name: name.clone(),
+                wrapper,
+            }
         });
     }
     let (server, options) = (text(name.as_str())?, c_options(options)?);
@@ -177,13 +199,20 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
     require_superuser("node_drop")?;
     let servers = servers()?;
     let Some(node) = servers.iter().find(|server| server.name.as_str() == name) else {
-        return if if_exists { Ok(false) } else { Err(RegistryError::UnknownNode { name: name.to_owned() }) };
+        return if if_exists {
+            Ok(false)
+        } else {
+            Err(RegistryError::UnknownNode { name: name.to_owned() })
+        };
     };
     let subscriptions = NativeProvider.subscriptions()?;
     match node.role {
         Role::Peer => {
             let still = subscriptions.iter().find(|subscription| {
-                subscription.origin.as_ref().is_some_and(|(origin, _)| *origin == node.name)
+                subscription
+                    .origin
+                    .as_ref()
+                    .is_some_and(|(origin, _)| *origin == node.name)
             });
             if let Some(subscription) = still {
                 return Err(RegistryError::StillSubscribed {
@@ -212,54 +241,75 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
 pub fn set_origin(subscription: &str, origin: &str) -> Result<(), RegistryError> {
     require_superuser("sub_set_origin")?;
     let servers = servers()?;
-    let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RegistryError::NoLocalNode)?;
+    let local = servers
+        .iter()
+        .find(|server| server.role == Role::Local)
+        .ok_or(RegistryError::NoLocalNode)?;
     let node = servers
         .iter()
         .find(|server| server.name.as_str() == origin)
-        .ok_or_else(|| RegistryError::UnknownNode { name: origin.to_owned() })?;
+        .ok_or_else(|| RegistryError::UnknownNode {
+            name: origin.to_owned(),
+        })?;
     if node.id == local.id {
-        return Err(RegistryError::OriginIsLocal { name: node.name.clone() });
+        return Err(RegistryError::OriginIsLocal {
+            name: node.name.clone(),
+        });
     }
     let subscriptions = NativeProvider.subscriptions()?;
     let found = subscriptions
         .iter()
         .find(|candidate| candidate.name == subscription)
-        .ok_or_else(|| RegistryError::UnknownSubscription { name: subscription.to_owned() })?;
+        .ok_or_else(|| RegistryError::UnknownSubscription {
+            name: subscription.to_owned(),
+        })?;
     write_label(found.id, &node.name, SetBy::User);
     Ok(())
 }
 
 /// Writes down which node a subscription comes from.
 pub fn write_label(subscription: Oid, origin: &NodeName, set_by: SetBy) {
-    let label = SubscriptionLabel { identity: here(), origin: origin.clone(), set_by };
+    let label = SubscriptionLabel {
+        identity: here(),
+        origin: origin.clone(),
+        set_by,
+    };
     seclabel::set_subscription_label(subscription, Some(&label.to_text()));
 }
 
 /// DROP EXTENSION without CASCADE: PostgreSQL refuses it while nodes exist; this says what to do.
 pub fn refuse_drop_while_nodes_exist() -> Result<(), RegistryError> {
     let names: Vec<String> = servers()?.iter().map(|server| server.name.to_string()).collect();
-    if names.is_empty() { Ok(()) } else { Err(RegistryError::NodesExist { names }) }
+    if names.is_empty() {
+        Ok(())
+    } else {
+        Err(RegistryError::NodesExist { names })
+    }
 }
 
 fn wrapper_of_server(name: &str) -> Result<Option<String>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT w.fdwname::pg_catalog.text
+            "SELECT w.fdwname
                FROM pg_catalog.pg_foreign_server s
                JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
-              WHERE s.srvname = $1::pg_catalog.name",
+              WHERE s.srvname = $1",
             Some(1),
-            &[name.into()],
+            &[Name(name.to_owned()).into()],
         )?;
         match rows.into_iter().next() {
-            Some(row) => Ok(row.get::<String>(1)?),
+            Some(row) => Ok(row.get::<Name>(1)?.map(|name| name.0)),
             None => Ok(None),
         }
     })
 }
 
 fn require_superuser(action: &'static str) -> Result<(), RegistryError> {
-    if process::is_superuser() { Ok(()) } else { Err(RegistryError::NotSuperuser { action }) }
+    if process::is_superuser() {
+        Ok(())
+    } else {
+        Err(RegistryError::NotSuperuser { action })
+    }
 }
 
 fn text(value: &str) -> Result<CString, RegistryError> {
@@ -267,11 +317,17 @@ fn text(value: &str) -> Result<CString, RegistryError> {
 }
 
 fn c_options(options: &[(&str, String)]) -> Result<Vec<(CString, CString)>, RegistryError> {
-    options.iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect()
+    options
+        .iter()
+        .map(|(name, value)| Ok((text(name)?, text(value)?)))
+        .collect()
 }
 
 fn borrowed(options: &[(CString, CString)]) -> Vec<(&CStr, &CStr)> {
-    options.iter().map(|(name, value)| (name.as_c_str(), value.as_c_str())).collect()
+    options
+        .iter()
+        .map(|(name, value)| (name.as_c_str(), value.as_c_str()))
+        .collect()
 }
 
 impl SqlError for RegistryError {
@@ -312,7 +368,11 @@ impl SqlError for RegistryError {
             RegistryError::ForeignWrapper { name, wrapper } => Some(format!(
                 "A node is a foreign server, and \"{name}\" is one of the foreign-data wrapper \"{wrapper}\"."
             )),
-            RegistryError::StillSubscribed { subscription, is_enabled, .. } => Some(format!(
+            RegistryError::StillSubscribed {
+                subscription,
+                is_enabled,
+                ..
+            } => Some(format!(
                 "Subscription \"{subscription}\" comes from it and is {}.",
                 if *is_enabled { "enabled" } else { "disabled" }
             )),
@@ -336,10 +396,11 @@ impl SqlError for RegistryError {
                 Some("Example: SELECT spock.node_create('n1', 'host=… port=5432 dbname=…');".to_owned())
             }
             RegistryError::NotSuperuser { action } => Some(format!("Call spock.{action}() as a superuser.")),
-            RegistryError::DuplicateNode { .. } => {
-                Some("SELECT * FROM spock.node; shows the nodes that this database knows. Choose another name, or drop \
-                      that node with spock.node_drop().".to_owned())
-            }
+            RegistryError::DuplicateNode { .. } => Some(
+                "SELECT * FROM spock.node; shows the nodes that this database knows. Choose another name, or drop \
+                      that node with spock.node_drop()."
+                    .to_owned(),
+            ),
             RegistryError::SecondLocalNode { name } => Some(format!(
                 "Use spock.peer_create() for another node, or SELECT spock.node_drop({}); first.",
                 pgrx::spi::quote_literal(name.as_str())
@@ -370,7 +431,8 @@ impl SqlError for RegistryError {
                 Some("Name the node at which the subscription's connection leads.".to_owned())
             }
             RegistryError::NodesExist { .. } => Some(
-                "Call spock.node_drop() for the local node first, or use DROP EXTENSION spock_recovery CASCADE.".to_owned(),
+                "Call spock.node_drop() for the local node first, or use DROP EXTENSION spock_recovery CASCADE."
+                    .to_owned(),
             ),
             RegistryError::NullByte | RegistryError::Spi(_) => None,
         }

@@ -8,6 +8,7 @@ use super::native::NativeProvider;
 use super::provider::ReplicationProvider;
 use super::registry::{self, RegistryError};
 use crate::error::{OrRaise, raise};
+use crate::pg::name::Name;
 use crate::pg::process;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::shmem::{self, PeerEntry, PeerKey};
@@ -19,35 +20,41 @@ fn required<T>(value: Option<T>, argument: &'static str) -> T {
 }
 
 #[pg_extern(sql = false)]
-fn node_create(node_name: Option<&str>, dsn: Option<&str>) -> Oid {
-    registry::create_local(required(node_name, "node_name"), required(dsn, "dsn")).or_raise()
+fn node_create(node_name: Option<Name>, dsn: Option<&str>) -> Oid {
+    registry::create_local(&required(node_name, "node_name").0, required(dsn, "dsn")).or_raise()
 }
 
 #[pg_extern(sql = false)]
-fn node_drop(node_name: Option<&str>, ifexists: Option<bool>) -> bool {
-    registry::drop_node(required(node_name, "node_name"), required(ifexists, "ifexists")).or_raise()
+fn node_drop(node_name: Option<Name>, ifexists: Option<bool>) -> bool {
+    registry::drop_node(&required(node_name, "node_name").0, required(ifexists, "ifexists")).or_raise()
 }
 
 #[pg_extern(sql = false)]
-fn peer_create(node_name: Option<&str>, dsn: Option<&str>) -> Oid {
-    registry::create_peer(required(node_name, "node_name"), required(dsn, "dsn")).or_raise()
+fn peer_create(node_name: Option<Name>, dsn: Option<&str>) -> Oid {
+    registry::create_peer(&required(node_name, "node_name").0, required(dsn, "dsn")).or_raise()
 }
 
 #[pg_extern(sql = false)]
-fn sub_set_origin(sub_name: Option<&str>, node_name: Option<&str>) {
-    registry::set_origin(required(sub_name, "sub_name"), required(node_name, "node_name")).or_raise();
+fn sub_set_origin(sub_name: Option<Name>, node_name: Option<Name>) {
+    registry::set_origin(&required(sub_name, "sub_name").0, &required(node_name, "node_name").0).or_raise();
 }
 
 /// Who this database is: what pollers of peers ask. No row where it is no node, or a copy of one that lives elsewhere.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
-fn node_identity()
--> TableIterator<'static, (name!(node_name, String), name!(system_identifier, String), name!(database, Oid), name!(version, String))>
-{
+fn node_identity() -> TableIterator<
+    'static,
+    (
+        name!(node_name, Name),
+        name!(system_identifier, String),
+        name!(database, Oid),
+        name!(version, String),
+    ),
+> {
     let local = NativeProvider.local_node().or_raise();
     TableIterator::new(local.map(|node| {
         (
-            node.name.to_string(),
+            Name(node.name.to_string()),
             process::system_identifier().to_string(),
             process::my_database(),
             env!("CARGO_PKG_VERSION").to_owned(),
@@ -65,9 +72,9 @@ fn is_local_node(options: Option<Vec<Option<String>>>) -> bool {
 
 /// The name of the node that a subscription of this database comes from, by its label.
 #[pg_extern(sql = false)]
-fn subscription_origin(subscription: Option<Oid>) -> Option<String> {
+fn subscription_origin(subscription: Option<Oid>) -> Option<Name> {
     let text = seclabel::subscription_label(subscription?)?;
-    SubscriptionLabel::parse_local(&text, registry::here()).map(|label| label.origin.to_string())
+    SubscriptionLabel::parse_local(&text, registry::here()).map(|label| Name(label.origin.to_string()))
 }
 
 /// What this database's pollers have found out about each peer.
@@ -76,8 +83,8 @@ fn subscription_origin(subscription: Option<Oid>) -> Option<String> {
 fn peer_status() -> TableIterator<
     'static,
     (
-        name!(node_name, Option<String>),
-        name!(sub_name, Option<String>),
+        name!(node_name, Option<Name>),
+        name!(sub_name, Option<Name>),
         name!(state, String),
         name!(last_contact, Option<TimestampWithTimeZone>),
         name!(system_identifier, Option<String>),
@@ -87,7 +94,12 @@ fn peer_status() -> TableIterator<
     let peers: Vec<PeerEntry> = {
         let mut shared = shmem::lock();
         match shared.index_of(process::my_database()) {
-            Some(index) => shared.peers(index).iter().filter(|peer| peer.key != PeerKey::None).copied().collect(),
+            Some(index) => shared
+                .peers(index)
+                .iter()
+                .filter(|peer| peer.key != PeerKey::None)
+                .copied()
+                .collect(),
             None => Vec::new(),
         }
     };
@@ -95,10 +107,20 @@ fn peer_status() -> TableIterator<
     let subscriptions = NativeProvider.subscriptions().or_raise();
     TableIterator::new(peers.into_iter().map(move |peer| {
         let (node, subscription) = match peer.key {
-            PeerKey::Node(id) => (servers.iter().find(|server| server.id == id).map(|server| server.name.to_string()), None),
-            PeerKey::Subscription(id) => {
-                (None, subscriptions.iter().find(|candidate| candidate.id == id).map(|found| found.name.clone()))
-            }
+            PeerKey::Node(id) => (
+                servers
+                    .iter()
+                    .find(|server| server.id == id)
+                    .map(|server| Name(server.name.to_string())),
+                None,
+            ),
+            PeerKey::Subscription(id) => (
+                None,
+                subscriptions
+                    .iter()
+                    .find(|candidate| candidate.id == id)
+                    .map(|found| Name(found.name.clone())),
+            ),
             PeerKey::None => (None, None),
         };
         let reached = !peer.last_contact_at.is_never();

@@ -1,6 +1,7 @@
 //! Shared catalogs, read without SPI: the launcher is connected to no database, where operators are not to be had.
 
 use pgrx::pg_sys;
+use std::ffi::CStr;
 
 /// A row of pg_database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,18 +19,27 @@ pub fn databases() -> Vec<Database> {
     // SAFETY: a catalog scan as core does it; the tuple is read while the scan holds its buffer pinned.
     unsafe {
         let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
-        let scan =
-            pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        let scan = pg_sys::systable_beginscan(
+            relation,
+            pg_sys::InvalidOid,
+            false,
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        );
         loop {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
                 break;
             }
             let data = (*tuple).t_data;
-            let row = &*data.cast::<u8>().add(usize::from((*data).t_hoff)).cast::<pg_sys::FormData_pg_database>();
+            let row = &*data
+                .cast::<u8>()
+                .add(usize::from((*data).t_hoff))
+                .cast::<pg_sys::FormData_pg_database>();
             found.push(Database {
                 oid: row.oid,
-                name: pgrx::name_data_to_str(&row.datname).to_owned(),
+                name: super::name::to_utf8(CStr::from_ptr(row.datname.data.as_ptr())),
                 is_connectable: row.datallowconn && row.datconnlimit != pg_sys::DATCONNLIMIT_INVALID_DB,
                 is_template: row.datistemplate,
             });
@@ -41,7 +51,7 @@ pub fn databases() -> Vec<Database> {
 }
 
 /// The oid of a database by name, if there is one. Needs a transaction.
-pub fn database_oid(name: &std::ffi::CStr) -> Option<pg_sys::Oid> {
+pub fn database_oid(name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: a NUL-terminated name; missing_ok.
     let oid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)

@@ -68,7 +68,11 @@ pub fn drop_public_mapping(server: &CStr) {
 
 /// DROP SERVER … CASCADE by oid: the server with its user mappings.
 pub fn drop_server(server: pg_sys::Oid) {
-    let address = pg_sys::ObjectAddress { classId: pg_sys::ForeignServerRelationId, objectId: server, objectSubId: 0 };
+    let address = pg_sys::ObjectAddress {
+        classId: pg_sys::ForeignServerRelationId,
+        objectId: server,
+        objectSubId: 0,
+    };
     // SAFETY: the address is complete; performDeletion locks the object itself.
     unsafe {
         pg_sys::performDeletion(&address, pg_sys::DropBehavior::DROP_CASCADE, 0);

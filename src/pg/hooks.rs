@@ -112,7 +112,16 @@ unsafe extern "C-unwind" fn process_utility(
         unsafe {
             match previous {
                 Some(previous) => pg_guard_ffi_boundary(|| {
-                    previous(statement, query, read_only_tree, context, params, environment, destination, completion)
+                    previous(
+                        statement,
+                        query,
+                        read_only_tree,
+                        context,
+                        params,
+                        environment,
+                        destination,
+                        completion,
+                    )
                 }),
                 None => pg_sys::standard_ProcessUtility(
                     statement,
@@ -140,7 +149,9 @@ unsafe fn classify<'a>(node: *mut pg_sys::Node) -> Option<Utility<'a>> {
     // SAFETY: a node's tag says which struct it is; its strings are NUL-terminated or null.
     unsafe {
         match (*node).type_ {
-            pg_sys::NodeTag::T_DropdbStmt => name((*node.cast::<pg_sys::DropdbStmt>()).dbname).map(Utility::TouchDatabase),
+            pg_sys::NodeTag::T_DropdbStmt => {
+                name((*node.cast::<pg_sys::DropdbStmt>()).dbname).map(Utility::TouchDatabase)
+            }
             pg_sys::NodeTag::T_RenameStmt => {
                 let statement = &*node.cast::<pg_sys::RenameStmt>();
                 (statement.renameType == pg_sys::ObjectType::OBJECT_DATABASE)
@@ -149,7 +160,8 @@ unsafe fn classify<'a>(node: *mut pg_sys::Node) -> Option<Utility<'a>> {
             }
             pg_sys::NodeTag::T_AlterDatabaseStmt => {
                 let statement = &*node.cast::<pg_sys::AlterDatabaseStmt>();
-                option(statement.options, c"tablespace").and_then(|_| name(statement.dbname).map(Utility::TouchDatabase))
+                option(statement.options, c"tablespace")
+                    .and_then(|_| name(statement.dbname).map(Utility::TouchDatabase))
             }
             pg_sys::NodeTag::T_CreatedbStmt => {
                 let statement = &*node.cast::<pg_sys::CreatedbStmt>();

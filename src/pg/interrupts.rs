@@ -106,7 +106,10 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, CaughtError> {
     pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| Ok(f())))
         .catch_others(|cause| match cause {
             pg_sys::panic::CaughtError::PostgresError(report) | pg_sys::panic::CaughtError::ErrorReport(report) => {
-                Err(CaughtError { sqlstate: report.sql_error_code(), message: report.message().to_owned() })
+                Err(CaughtError {
+                    sqlstate: report.sql_error_code(),
+                    message: report.message().to_owned(),
+                })
             }
             rust_panic => rust_panic.rethrow(),
         })

@@ -39,7 +39,11 @@ pub fn with_limit<T>(limit: Duration, f: impl FnOnce() -> T) -> Result<T, TimedO
     unsafe { pg_guard_ffi_boundary(|| enable_timeout_after(id, milliseconds)) };
     let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(f())))
         .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |cause| {
-            if EXPIRED.load(Ordering::SeqCst) { Err(TimedOut) } else { cause.rethrow() }
+            if EXPIRED.load(Ordering::SeqCst) {
+                Err(TimedOut)
+            } else {
+                cause.rethrow()
+            }
         })
         // SAFETY: registered above.
         .finally(|| unsafe { pg_guard_ffi_boundary(|| disable_timeout(id, false)) })

@@ -35,7 +35,9 @@ fn functions() -> &'static pg_sys::WalReceiverFunctionsType {
 
 /// Raises an ERROR (42601 and others) if the text is no connection string. Its message may repeat a part of the text.
 pub fn check_conninfo(conninfo: &CStr, must_use_password: bool) {
-    let Some(check) = functions().walrcv_check_conninfo else { return };
+    let Some(check) = functions().walrcv_check_conninfo else {
+        return;
+    };
     // SAFETY: a NUL-terminated string; the call is guarded.
     unsafe { pg_guard_ffi_boundary(|| check(conninfo.as_ptr(), must_use_password)) };
 }
@@ -44,13 +46,22 @@ impl WalReceiverConnection {
     /// Connects for SQL. Err is libpq's message. Waits without a limit: see [`super::timeout::with_limit`].
     /// On 17 an ERROR in here (a cancel, a time limit) leaks the connection until the process ends.
     pub fn connect(conninfo: &CStr, must_use_password: bool, application_name: &CStr) -> Result<Self, String> {
-        let Some(connect) = functions().walrcv_connect else { return Err("no libpqwalreceiver".to_owned()) };
+        let Some(connect) = functions().walrcv_connect else {
+            return Err("no libpqwalreceiver".to_owned());
+        };
         let mut error: *mut core::ffi::c_char = std::ptr::null_mut();
         // SAFETY: strings outlive the call; the memory context is restored, on an ERROR by pgrx.
         let connection = unsafe {
             let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
             let connection = pg_guard_ffi_boundary(|| {
-                connect(conninfo.as_ptr(), false, false, must_use_password, application_name.as_ptr(), &mut error)
+                connect(
+                    conninfo.as_ptr(),
+                    false,
+                    false,
+                    must_use_password,
+                    application_name.as_ptr(),
+                    &mut error,
+                )
             });
             pg_sys::MemoryContextSwitchTo(previous);
             connection
@@ -65,13 +76,21 @@ impl WalReceiverConnection {
     /// Runs one command; `columns` is the number of columns it returns. Needs a transaction.
     pub fn execute(&mut self, command: &CStr, columns: usize) -> Answer {
         let Some(execute) = functions().walrcv_exec else {
-            return Answer::Error { sqlstate: None, message: "no libpqwalreceiver".to_owned() };
+            return Answer::Error {
+                sqlstate: None,
+                message: "no libpqwalreceiver".to_owned(),
+            };
         };
         let types = vec![pg_sys::TEXTOID; columns];
         // SAFETY: the connection is open; the result is palloc'd in the current context, which ends with the transaction.
         unsafe {
             let result = pg_guard_ffi_boundary(|| {
-                execute(self.connection, command.as_ptr(), columns as core::ffi::c_int, types.as_ptr())
+                execute(
+                    self.connection,
+                    command.as_ptr(),
+                    columns as core::ffi::c_int,
+                    types.as_ptr(),
+                )
             });
             match (*result).status {
                 pg_sys::WalRcvExecStatus::WALRCV_OK_TUPLES => Answer::Rows(read_rows(result, columns)),
@@ -80,7 +99,10 @@ impl WalReceiverConnection {
                     sqlstate: sqlstate_text((*result).sqlstate),
                     message: copy_string((*result).err).unwrap_or_default(),
                 },
-                _ => Answer::Error { sqlstate: None, message: "unexpected answer".to_owned() },
+                _ => Answer::Error {
+                    sqlstate: None,
+                    message: "unexpected answer".to_owned(),
+                },
             }
         }
     }

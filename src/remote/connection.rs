@@ -71,8 +71,14 @@ impl Connection {
         let inner = &mut self.inner;
         match with_limit(self.limit, || inner.execute(&text, columns)) {
             Err(TimedOut) => Err(RemoteError::TimedOut(self.limit)),
-            Ok(Answer::Error { sqlstate: None, message }) => Err(RemoteError::Lost(one_line(&message))),
-            Ok(Answer::Error { sqlstate: Some(code), message }) => Err(RemoteError::Peer {
+            Ok(Answer::Error {
+                sqlstate: None,
+                message,
+            }) => Err(RemoteError::Lost(one_line(&message))),
+            Ok(Answer::Error {
+                sqlstate: Some(code),
+                message,
+            }) => Err(RemoteError::Peer {
                 sqlstate: String::from_utf8_lossy(&code).into_owned(),
                 message: one_line(&message),
             }),

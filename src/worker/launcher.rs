@@ -83,7 +83,10 @@ impl Launcher {
             if self.without.contains(&database.oid) {
                 continue;
             }
-            if let Some(wait) = self.not_before.get(&database.oid).map(|at| at.saturating_duration_since(Instant::now()))
+            if let Some(wait) = self
+                .not_before
+                .get(&database.oid)
+                .map(|at| at.saturating_duration_since(Instant::now()))
                 && !wait.is_zero()
             {
                 next = next.min(wait);
@@ -123,7 +126,8 @@ impl Launcher {
                     let run = Timestamp::now().since(entry.started_at);
                     let failures = self.failures.entry(entry.database).or_default();
                     *failures = backoff::failures_after(run, *failures);
-                    self.not_before.insert(entry.database, Instant::now() + backoff::delay(*failures));
+                    self.not_before
+                        .insert(entry.database, Instant::now() + backoff::delay(*failures));
                 }
             }
             shared.free_entry(index);

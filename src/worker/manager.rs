@@ -43,7 +43,11 @@ pub fn run(index: usize, database: Oid) -> ! {
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
     failpoint::hit(names::MANAGER_START);
-    let mut manager = Manager { index, said_copy: false, pollers: pollers::Pollers::new(index) };
+    let mut manager = Manager {
+        index,
+        said_copy: false,
+        pollers: pollers::Pollers::new(index),
+    };
     loop {
         if interrupts::shutdown_requested() {
             interrupts::exit(0);
@@ -62,14 +66,19 @@ pub fn run(index: usize, database: Oid) -> ! {
 /// Never waits while the failpoint is armed, but checks as every loop of ours must.
 fn busy_loop_failpoint() {
     #[cfg(feature = "failpoints")]
-    while std::path::Path::new("spock_failpoints").join(names::MANAGER_BUSY).exists() {
+    while std::path::Path::new("spock_failpoints")
+        .join(names::MANAGER_BUSY)
+        .exists()
+    {
         interrupts::check();
     }
 }
 
 fn take_entry(index: usize, database: Oid) -> bool {
     let mut shared = shmem::lock();
-    let Some(entry) = shared.databases().get_mut(index) else { return false };
+    let Some(entry) = shared.databases().get_mut(index) else {
+        return false;
+    };
     if entry.phase != Phase::Starting || entry.database != database || entry.manager_pid != 0 {
         return false;
     }
@@ -154,12 +163,20 @@ fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
     let subscriptions = NativeProvider.subscriptions()?;
     let mut wanted: Vec<Wanted> = peers_known
         .iter()
-        .map(|peer| Wanted { key: PeerKey::Node(peer.id), name: peer.name.to_string() })
+        .map(|peer| Wanted {
+            key: PeerKey::Node(peer.id),
+            name: peer.name.to_string(),
+        })
         .collect();
-    wanted.extend(subscriptions.iter().filter(|subscription| subscription.origin.is_none()).map(|subscription| Wanted {
-        key: PeerKey::Subscription(subscription.id),
-        name: format!("of subscription {}", subscription.name),
-    }));
+    wanted.extend(
+        subscriptions
+            .iter()
+            .filter(|subscription| subscription.origin.is_none())
+            .map(|subscription| Wanted {
+                key: PeerKey::Subscription(subscription.id),
+                name: format!("of subscription {}", subscription.name),
+            }),
+    );
     Ok(Found::Node(wanted))
 }
 
@@ -167,13 +184,23 @@ fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
 fn forget_wrong_origins(servers: &[NodeServer], subscriptions: &mut [Subscription], peers: &[PeerEntry]) {
     for peer in peers {
         let PeerKey::Node(id) = peer.key else { continue };
-        let Some(server) = servers.iter().find(|server| server.id == id && !server.has_dsn) else { continue };
+        let Some(server) = servers.iter().find(|server| server.id == id && !server.has_dsn) else {
+            continue;
+        };
         if peer.state != PeerState::OtherNode {
             continue;
         }
         for subscription in subscriptions.iter_mut() {
-            if subscription.origin.as_ref().is_some_and(|(origin, by)| *origin == server.name && *by == SetBy::Discovery) {
-                pgrx::log!("subscription \"{}\" does not come from node \"{}\" any more", subscription.name, server.name);
+            if subscription
+                .origin
+                .as_ref()
+                .is_some_and(|(origin, by)| *origin == server.name && *by == SetBy::Discovery)
+            {
+                pgrx::log!(
+                    "subscription \"{}\" does not come from node \"{}\" any more",
+                    subscription.name,
+                    server.name
+                );
                 seclabel::set_subscription_label(subscription.id, None);
                 subscription.origin = None;
             }
@@ -189,15 +216,24 @@ fn label_discovered(
 ) -> Result<(), RegistryError> {
     for peer in peers {
         let PeerKey::Subscription(id) = peer.key else { continue };
-        let waiting = subscriptions.iter().find(|subscription| subscription.id == id && subscription.origin.is_none());
-        let (Some(subscription), PeerState::Connected) = (waiting, peer.state) else { continue };
-        let Ok(origin) = NodeName::parse(peer.node_name()) else { continue };
+        let waiting = subscriptions
+            .iter()
+            .find(|subscription| subscription.id == id && subscription.origin.is_none());
+        let (Some(subscription), PeerState::Connected) = (waiting, peer.state) else {
+            continue;
+        };
+        let Ok(origin) = NodeName::parse(peer.node_name()) else {
+            continue;
+        };
         if origin == local.name {
             // Two nodes of one name: the health check's business, not something to write down.
             continue;
         }
         match registry::create_discovered_peer(&origin) {
-            Ok(_) => pgrx::log!("node \"{origin}\" became known through subscription \"{}\"", subscription.name),
+            Ok(_) => pgrx::log!(
+                "node \"{origin}\" became known through subscription \"{}\"",
+                subscription.name
+            ),
             Err(RegistryError::DuplicateNode { .. }) => (),
             Err(error) => return Err(error),
         }
@@ -227,7 +263,8 @@ fn sweep_labels() -> Result<(), RegistryError> {
     })?;
     for (subscription, text) in left_behind {
         // Another database's manager sweeps its own; what comes from elsewhere is nobody's but ours.
-        let belongs_here = crate::node::label::SubscriptionLabel::parse(&text).is_ok_and(|label| label.identity == here);
+        let belongs_here =
+            crate::node::label::SubscriptionLabel::parse(&text).is_ok_and(|label| label.identity == here);
         if belongs_here {
             seclabel::set_subscription_label(subscription, None);
         }
@@ -240,7 +277,10 @@ fn remove_labels(subscriptions: &[Subscription]) {
     for subscription in subscriptions {
         if seclabel::subscription_label(subscription.id).is_some() {
             seclabel::set_subscription_label(subscription.id, None);
-            pgrx::log!("removed the spock_recovery label of subscription \"{}\"", subscription.name);
+            pgrx::log!(
+                "removed the spock_recovery label of subscription \"{}\"",
+                subscription.name
+            );
         }
     }
 }

@@ -44,10 +44,18 @@ struct Poller {
 }
 
 pub fn run(index: usize, peer: usize, database: Oid) -> ! {
-    let Some(key) = take_entry(index, peer, database) else { interrupts::exit(0) };
+    let Some(key) = take_entry(index, peer, database) else {
+        interrupts::exit(0)
+    };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
-    let mut poller = Poller { index, peer, key, connection: None, manager_seen: Instant::now() };
+    let mut poller = Poller {
+        index,
+        peer,
+        key,
+        connection: None,
+        manager_seen: Instant::now(),
+    };
     loop {
         if interrupts::shutdown_requested() || !poller.is_wanted(database) {
             interrupts::exit(0);
@@ -135,9 +143,14 @@ impl Poller {
             self.connection = Some((route, connection));
         }
         failpoint::hit(names::POLLER_CONNECTED);
-        let Some((_, connection)) = &mut self.connection else { return Ok(None) };
+        let Some((_, connection)) = &mut self.connection else {
+            return Ok(None);
+        };
         let rows = transaction::run_without_snapshot(|| {
-            connection.query("SELECT node_name, system_identifier, database FROM spock.node_identity()", 3)
+            connection.query(
+                "SELECT node_name, system_identifier, database FROM spock.node_identity()",
+                3,
+            )
         })?;
         match rows.first() {
             Some(row) => Ok(Some(Identity {
@@ -145,7 +158,9 @@ impl Poller {
                 system_identifier: row.value(1)?,
                 database: row.value(2)?,
             })),
-            None => Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned())),
+            None => Err(RemoteError::Unexpected(
+                "it is not a node (spock.node_create was not called there)".to_owned(),
+            )),
         }
     }
 

@@ -41,7 +41,11 @@ pub struct Pollers {
 
 impl Pollers {
     pub fn new(index: usize) -> Pollers {
-        Pollers { index, said_full: false, said_no_slot: false }
+        Pollers {
+            index,
+            said_full: false,
+            said_no_slot: false,
+        }
     }
 
     /// Starts and ends pollers until there is one for each peer that is wanted. Returns how long to sleep.
@@ -104,7 +108,9 @@ impl Pollers {
     fn start(&mut self, place: usize, name: &str) {
         let started = entry::start_poller(self.index, place, name).is_ok();
         if !started && !self.said_no_slot {
-            pgrx::warning!("no background worker left for the spock_recovery poller {name}: raise max_worker_processes");
+            pgrx::warning!(
+                "no background worker left for the spock_recovery poller {name}: raise max_worker_processes"
+            );
         }
         self.said_no_slot = !started;
     }
@@ -125,7 +131,11 @@ fn action(peer: &PeerEntry, now: Timestamp, peer_timeout: Duration) -> Action {
         return Action::Wait(START_LIMIT - since);
     }
     let due = backoff::delay(peer.failures);
-    if since >= due { Action::Start } else { Action::Wait(due - since) }
+    if since >= due {
+        Action::Start
+    } else {
+        Action::Wait(due - since)
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +162,10 @@ mod tests {
     fn a_poller_that_is_coming_up_is_waited_for_but_not_for_ever() {
         let mut starting = peer();
         starting.started_at = T0;
-        assert_eq!(action(&starting, at(1), TIMEOUT), Action::Wait(START_LIMIT - Duration::from_secs(1)));
+        assert_eq!(
+            action(&starting, at(1), TIMEOUT),
+            Action::Wait(START_LIMIT - Duration::from_secs(1))
+        );
         assert_eq!(action(&starting, at(30), TIMEOUT), Action::Start);
     }
 
@@ -170,7 +183,12 @@ mod tests {
     #[test]
     fn a_poller_is_ended_only_when_it_hangs_far_beyond_the_time_limit() {
         let mut running = peer();
-        (running.poller_pid, running.started_at, running.has_run, running.asked_at) = (7, T0, true, T0);
+        (
+            running.poller_pid,
+            running.started_at,
+            running.has_run,
+            running.asked_at,
+        ) = (7, T0, true, T0);
         assert_eq!(action(&running, at(30), TIMEOUT), Action::Nothing);
         assert_eq!(action(&running, at(31), TIMEOUT), Action::End);
         let mut answered = running;

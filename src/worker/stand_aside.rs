@@ -19,7 +19,11 @@ impl StandAside {
         let guard = StandAside;
         let workers = {
             let mut shared = shmem::lock();
-            if shared.stand_aside(database, process::my_pid()) { shared.workers_of(database) } else { Vec::new() }
+            if shared.stand_aside(database, process::my_pid()) {
+                shared.workers_of(database)
+            } else {
+                Vec::new()
+            }
         };
         for pid in workers {
             interrupts::terminate(pid);

@@ -13,9 +13,9 @@ pub fn around(utility: Utility<'_>, run: &mut dyn FnMut()) {
         Utility::TouchDatabase(name) => catalog::database_oid(name)
             .filter(|database| catalog::owns_database(*database))
             .map(StandAside::new),
-        Utility::CopyDatabase(template) => {
-            catalog::database_oid(template).filter(|_| catalog::may_create_databases()).map(StandAside::new)
-        }
+        Utility::CopyDatabase(template) => catalog::database_oid(template)
+            .filter(|_| catalog::may_create_databases())
+            .map(StandAside::new),
         Utility::DropExtension => {
             if catalog::extension_oid().is_some() {
                 registry::refuse_drop_while_nodes_exist().or_raise();

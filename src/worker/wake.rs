@@ -30,7 +30,9 @@ pub fn on_transaction_end(committed: bool) {
     let (manager, launcher) = {
         let mut shared = shmem::lock();
         let running = shared.index_of(database).map(|index| shared.databases()[index]);
-        let manager = running.filter(|entry| entry.phase == Phase::Running).map(|entry| entry.manager_pid);
+        let manager = running
+            .filter(|entry| entry.phase == Phase::Running)
+            .map(|entry| entry.manager_pid);
         if this_database && manager.is_none() {
             shared.ask_to_look_at(database);
         }
