@@ -44,3 +44,15 @@ pub fn hit(name: &str) {
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn hit(_name: &str) {}
+
+/// Loops without ever waiting while the file of this name is there, checking as every loop of ours must.
+#[cfg(feature = "failpoints")]
+pub fn spin_while_armed(name: &str) {
+    while std::path::Path::new("spock_failpoints").join(name).exists() {
+        crate::pg::interrupts::check();
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn spin_while_armed(_name: &str) {}

@@ -2,7 +2,7 @@
 //!
 //! Where things live: `node` is the registry of nodes, `worker` the background workers, `remote` the questions to a
 //! peer, `shmem` what the processes share, `pg` the wrappers round PostgreSQL. docs/architecture.md tells the whole.
-#![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
+#![deny(unsafe_code, unsafe_op_in_unsafe_fn, ffi_unwind_calls)]
 #![warn(missing_debug_implementations)]
 
 mod error;
@@ -44,5 +44,16 @@ pub extern "C-unwind" fn _PG_init() {
     // pg_upgrade's servers must be left as they are.
     if !pg::process::in_binary_upgrade() {
         worker::entry::register_launcher();
+    }
+}
+
+/// What `cargo pgrx test` asks for; `make test` runs the same tests by tests/pg_tests.rs, which needs no sudo.
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'spock_recovery'"]
     }
 }

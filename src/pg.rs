@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod clock;
 pub mod compat;
 pub mod foreign_server;
+mod guarded;
 pub mod hooks;
 pub mod interrupts;
 pub mod latch;
@@ -17,3 +18,5 @@ pub mod seclabel;
 pub mod timeout;
 pub mod transaction;
 pub mod walreceiver;
+
+pub(crate) use guarded::guarded;

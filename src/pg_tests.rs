@@ -10,7 +10,7 @@ mod tests {
     fn sqlstate_of(command: &str) -> PgSqlErrorCode {
         crate::pg::interrupts::catch(|| Spi::run(command))
             .expect_err("the command must fail")
-            .sqlstate
+            .sql_error_code()
     }
 
     fn exists(query: &str) -> bool {
@@ -70,8 +70,8 @@ mod tests {
         let error =
             crate::pg::interrupts::catch(|| Spi::run("SELECT spock.node_create('n1', 'host=h password=top secret')"))
                 .expect_err("a malformed string");
-        assert_eq!(error.sqlstate, PgSqlErrorCode::ERRCODE_SYNTAX_ERROR);
-        assert!(!error.message.contains("secret"), "{}", error.message);
+        assert_eq!(error.sql_error_code(), PgSqlErrorCode::ERRCODE_SYNTAX_ERROR);
+        assert!(!error.message().contains("secret"), "{}", error.message());
     }
 
     #[pg_test]

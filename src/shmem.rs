@@ -8,6 +8,7 @@
 
 use crate::guc;
 use crate::pg::clock::Timestamp;
+use crate::pg::guarded;
 use crate::pg::lwlock::LwLockGuard;
 use crate::pg::process;
 use pgrx::pg_sys;
@@ -245,7 +246,7 @@ pub fn register() {
 unsafe extern "C-unwind" fn request() {
     if let Some(previous) = PREVIOUS_REQUEST.get() {
         // SAFETY: another library's hook, called as core would.
-        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
+        unsafe { guarded!(previous()) };
     }
     // SAFETY: within shmem_request_hook, where these are allowed.
     unsafe {
@@ -258,7 +259,7 @@ unsafe extern "C-unwind" fn request() {
 unsafe extern "C-unwind" fn startup() {
     if let Some(previous) = PREVIOUS_STARTUP.get() {
         // SAFETY: another library's hook, called as core would.
-        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
+        unsafe { guarded!(previous()) };
     }
     let mut found = false;
     // SAFETY: core calls this under its own lock on shared memory's index; the segment has the size that was requested,

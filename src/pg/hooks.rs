@@ -1,8 +1,8 @@
 //! Core's hooks that this library takes: object access, utility commands, the end of a transaction. What they mean is
 //! decided in src/worker; here they are only tied in, each calling whoever had it before.
 
+use super::guarded;
 use pgrx::pg_sys;
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
@@ -64,7 +64,7 @@ unsafe extern "C-unwind" fn object_access(
 ) {
     if let Some(Some(previous)) = PREVIOUS_ACCESS.get() {
         // SAFETY: the same arguments, guarded.
-        unsafe { pg_guard_ffi_boundary(|| previous(access, class, object, sub, arg)) };
+        unsafe { guarded!(previous(access, class, object, sub, arg)) };
     }
     use pg_sys::ObjectAccessType::{OAT_DROP, OAT_POST_ALTER, OAT_POST_CREATE};
     if !matches!(access, OAT_POST_CREATE | OAT_POST_ALTER | OAT_DROP) {
@@ -111,18 +111,16 @@ unsafe extern "C-unwind" fn process_utility(
         // SAFETY: the same arguments; a hook is a bare function pointer and must be guarded.
         unsafe {
             match previous {
-                Some(previous) => pg_guard_ffi_boundary(|| {
-                    previous(
-                        statement,
-                        query,
-                        read_only_tree,
-                        context,
-                        params,
-                        environment,
-                        destination,
-                        completion,
-                    )
-                }),
+                Some(previous) => guarded!(previous(
+                    statement,
+                    query,
+                    read_only_tree,
+                    context,
+                    params,
+                    environment,
+                    destination,
+                    completion,
+                )),
                 None => pg_sys::standard_ProcessUtility(
                     statement,
                     query,

@@ -1,7 +1,8 @@
 //! Interrupts, signals and the end of a process (tcop/postgres.c, postmaster/interrupt.c).
 
 use super::compat::signal_handler;
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use std::cell::Cell;
 
 // pgrx binds these as Rust functions, which cannot be installed as handlers.
@@ -93,24 +94,12 @@ pub fn kill_this_process() -> ! {
     std::process::abort()
 }
 
-/// An ERROR that the server raised and that was caught.
-#[derive(Debug)]
-pub struct CaughtError {
-    pub sqlstate: PgSqlErrorCode,
-    pub message: String,
-}
-
-/// Runs `f` and catches an ERROR of any kind. Only for calls that leave nothing of a transaction behind when they
-/// fail; whatever changes catalogs needs [`super::transaction::attempt`].
-pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, CaughtError> {
+/// Runs `f` and catches an ERROR of any kind: its report. Only for calls that leave nothing of a transaction behind when
+/// they fail; whatever changes catalogs needs [`super::transaction::attempt`].
+pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Box<ErrorReportWithLevel>> {
     pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| Ok(f())))
         .catch_others(|cause| match cause {
-            pg_sys::panic::CaughtError::PostgresError(report) | pg_sys::panic::CaughtError::ErrorReport(report) => {
-                Err(CaughtError {
-                    sqlstate: report.sql_error_code(),
-                    message: report.message().to_owned(),
-                })
-            }
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => Err(Box::new(report)),
             rust_panic => rust_panic.rethrow(),
         })
         .execute()

@@ -1,14 +1,14 @@
 //! A time limit round a call into core that has none of its own, such as libpqwalreceiver's (utils/timeout.h).
 
 use super::compat::USER_TIMEOUT;
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use super::guarded;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-// Not in pgrx's bindings, hence not guarded by it: each call stands in pg_guard_ffi_boundary.
+// Not in pgrx's bindings, hence not guarded by it: each call stands in guarded!.
 unsafe extern "C-unwind" {
     fn RegisterTimeout(id: core::ffi::c_int, handler: unsafe extern "C-unwind" fn()) -> core::ffi::c_int;
     fn enable_timeout_after(id: core::ffi::c_int, delay_ms: core::ffi::c_int);
@@ -30,13 +30,13 @@ pub fn with_limit<T>(limit: Duration, f: impl FnOnce() -> T) -> Result<T, TimedO
     EXPIRED.store(false, Ordering::SeqCst);
     let id = TIMEOUT_ID.get().unwrap_or_else(|| {
         // SAFETY: the handler only sets flags and the latch.
-        let id = unsafe { pg_guard_ffi_boundary(|| RegisterTimeout(USER_TIMEOUT, on_timeout)) };
+        let id = unsafe { guarded!(RegisterTimeout(USER_TIMEOUT, on_timeout)) };
         TIMEOUT_ID.set(Some(id));
         id
     });
     let milliseconds = limit.as_millis().clamp(1, i32::MAX as u128) as core::ffi::c_int;
     // SAFETY: registered above.
-    unsafe { pg_guard_ffi_boundary(|| enable_timeout_after(id, milliseconds)) };
+    unsafe { guarded!(enable_timeout_after(id, milliseconds)) };
     let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(f())))
         .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |cause| {
             if EXPIRED.load(Ordering::SeqCst) {
@@ -46,7 +46,7 @@ pub fn with_limit<T>(limit: Duration, f: impl FnOnce() -> T) -> Result<T, TimedO
             }
         })
         // SAFETY: registered above.
-        .finally(|| unsafe { pg_guard_ffi_boundary(|| disable_timeout(id, false)) })
+        .finally(|| unsafe { guarded!(disable_timeout(id, false)) })
         .execute();
     if EXPIRED.swap(false, Ordering::SeqCst) {
         // Expired between the end of `f` and the disarming: the cancel that it asked for must not hit what comes next.

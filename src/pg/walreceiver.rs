@@ -1,11 +1,11 @@
 //! libpqwalreceiver, the only client to other nodes (replication/walreceiver.h).
 //!
 //! Its functions are reached through a table of function pointers, which pgrx does not guard: each call here runs in
-//! pg_guard_ffi_boundary, or an ERROR would jump over Rust frames. A connection lives in TopMemoryContext: one that is
+//! guarded!, or an ERROR would jump over Rust frames. A connection lives in TopMemoryContext: one that is
 //! kept over transactions must not vanish with the first of them.
 
+use super::guarded;
 use pgrx::pg_sys;
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use std::ffi::{CStr, CString};
 
 /// A connection to a peer; closed when dropped.
@@ -39,7 +39,7 @@ pub fn check_conninfo(conninfo: &CStr, must_use_password: bool) {
         return;
     };
     // SAFETY: a NUL-terminated string; the call is guarded.
-    unsafe { pg_guard_ffi_boundary(|| check(conninfo.as_ptr(), must_use_password)) };
+    unsafe { guarded!(check(conninfo.as_ptr(), must_use_password)) };
 }
 
 impl WalReceiverConnection {
@@ -53,16 +53,14 @@ impl WalReceiverConnection {
         // SAFETY: strings outlive the call; the memory context is restored, on an ERROR by pgrx.
         let connection = unsafe {
             let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-            let connection = pg_guard_ffi_boundary(|| {
-                connect(
-                    conninfo.as_ptr(),
-                    false,
-                    false,
-                    must_use_password,
-                    application_name.as_ptr(),
-                    &mut error,
-                )
-            });
+            let connection = guarded!(connect(
+                conninfo.as_ptr(),
+                false,
+                false,
+                must_use_password,
+                application_name.as_ptr(),
+                &mut error,
+            ));
             pg_sys::MemoryContextSwitchTo(previous);
             connection
         };
@@ -84,14 +82,12 @@ impl WalReceiverConnection {
         let types = vec![pg_sys::TEXTOID; columns];
         // SAFETY: the connection is open; the result is palloc'd in the current context, which ends with the transaction.
         unsafe {
-            let result = pg_guard_ffi_boundary(|| {
-                execute(
-                    self.connection,
-                    command.as_ptr(),
-                    columns as core::ffi::c_int,
-                    types.as_ptr(),
-                )
-            });
+            let result = guarded!(execute(
+                self.connection,
+                command.as_ptr(),
+                columns as core::ffi::c_int,
+                types.as_ptr(),
+            ));
             match (*result).status {
                 pg_sys::WalRcvExecStatus::WALRCV_OK_TUPLES => Answer::Rows(read_rows(result, columns)),
                 pg_sys::WalRcvExecStatus::WALRCV_OK_COMMAND => Answer::Done,
@@ -112,7 +108,7 @@ impl Drop for WalReceiverConnection {
     fn drop(&mut self) {
         if let Some(disconnect) = functions().walrcv_disconnect {
             // SAFETY: opened in `connect`, not closed since; closing a libpq connection raises nothing.
-            unsafe { pg_guard_ffi_boundary(|| disconnect(self.connection)) };
+            unsafe { guarded!(disconnect(self.connection)) };
         }
     }
 }

@@ -55,22 +55,11 @@ pub fn run(index: usize, database: Oid) -> ! {
         interrupts::check();
         interrupts::reload_config_if_asked();
         failpoint::hit(names::MANAGER_TICK);
-        busy_loop_failpoint();
+        failpoint::spin_while_armed(names::MANAGER_BUSY);
         process::report_activity("looking at nodes and subscriptions");
         let wait = manager.round();
         process::report_idle();
         latch::wait(Some(wait), WaitEvent::ManagerMain);
-    }
-}
-
-/// Never waits while the failpoint is armed, but checks as every loop of ours must.
-fn busy_loop_failpoint() {
-    #[cfg(feature = "failpoints")]
-    while std::path::Path::new("spock_failpoints")
-        .join(names::MANAGER_BUSY)
-        .exists()
-    {
-        interrupts::check();
     }
 }
 
