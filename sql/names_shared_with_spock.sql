@@ -59,7 +59,16 @@ CREATE VIEW subscription AS
       JOIN pg_catalog.pg_database d ON d.oid = s.subdbid AND d.datname = pg_catalog.current_database();
 COMMENT ON VIEW subscription IS 'the subscriptions of this database and the nodes they come from; sub_origin is null while that is unknown';
 
-REVOKE ALL ON node, node_interface, local_node, subscription FROM PUBLIC;
-GRANT SELECT ON node, node_interface, local_node, subscription TO PUBLIC;
+CREATE VIEW lag_tracker AS
+    SELECT p.origin_name, p.receiver_name, p.commit_timestamp, p.commit_lsn, p.remote_insert_lsn, p.received_lsn,
+           greatest(p.remote_insert_lsn - p.passed_lsn, 0)::bigint AS replication_lag_bytes,
+           CASE WHEN p.passed_lsn >= p.remote_insert_lsn THEN interval '0'
+                ELSE greatest(pg_catalog.clock_timestamp() - p.commit_timestamp, interval '0') END AS replication_lag
+      FROM @extschema@.lag_positions() p;
+COMMENT ON VIEW lag_tracker IS
+    'how far each node is behind each origin: this node''s own pairs first, then what its peers have last reported';
+
+REVOKE ALL ON node, node_interface, local_node, subscription, lag_tracker FROM PUBLIC;
+GRANT SELECT ON node, node_interface, local_node, subscription, lag_tracker TO PUBLIC;
 END
 $spock_recovery$;

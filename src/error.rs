@@ -75,3 +75,10 @@ impl SqlError for NotPreloaded {
         )
     }
 }
+
+/// A query of ours on the catalogs that could not be run: a bug, or a catalog that was tampered with.
+impl SqlError for pgrx::spi::Error {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        PgSqlErrorCode::ERRCODE_INTERNAL_ERROR
+    }
+}

@@ -24,6 +24,19 @@ static MAX_DATABASES: GucSetting<i32> = GucSetting::<i32>::new(16);
 /// beyond what native replication carries (each node would run 31 apply workers).
 static MAX_PEERS: GucSetting<i32> = GucSetting::<i32>::new(32);
 
+/// `spock.enable_recovery_slots`: on, because a slot that was not there before the disaster helps nobody after it.
+static ENABLE_RECOVERY_SLOTS: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// `spock.recovery_slot_advance_interval`: how often the slot is moved at most. Each move writes a small catalog row and
+/// decodes the WAL that it passes; ten seconds of WAL are little to keep.
+static RECOVERY_SLOT_ADVANCE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
+/// `spock.recovery_slot_max_wal`: no limit by default, for giving up a peer is a decision of the administrator.
+static RECOVERY_SLOT_MAX_WAL: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// `spock.recovery_slot_failover`: off, because a failover slot waits for the standbys that it is synchronised to.
+static RECOVERY_SLOT_FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 const HOUR_MS: i32 = 3_600_000;
 
 pub fn manager_naptime() -> Duration {
@@ -46,11 +59,65 @@ pub fn max_peers() -> usize {
     MAX_PEERS.get().unsigned_abs() as usize
 }
 
+pub fn enable_recovery_slots() -> bool {
+    ENABLE_RECOVERY_SLOTS.get()
+}
+
+pub fn recovery_slot_advance_interval() -> Duration {
+    milliseconds(&RECOVERY_SLOT_ADVANCE_INTERVAL)
+}
+
+/// Bytes of WAL that the slot may keep; None for no limit.
+pub fn recovery_slot_max_wal() -> Option<u64> {
+    let megabytes = u64::from(RECOVERY_SLOT_MAX_WAL.get().unsigned_abs());
+    (megabytes > 0).then_some(megabytes << 20)
+}
+
+pub fn recovery_slot_failover() -> bool {
+    RECOVERY_SLOT_FAILOVER.get()
+}
+
 fn milliseconds(setting: &GucSetting<i32>) -> Duration {
     Duration::from_millis(u64::from(setting.get().unsigned_abs()))
 }
 
 pub fn register() {
+    GucRegistry::define_bool_guc(
+        c"spock.enable_recovery_slots",
+        c"Keeps a recovery slot in each database that is a node.",
+        c"Switched off, the slots are dropped, and nobody can be recovered from this server.",
+        &ENABLE_RECOVERY_SLOTS,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"spock.recovery_slot_advance_interval",
+        c"Least time between two moves of a recovery slot.",
+        c"",
+        &RECOVERY_SLOT_ADVANCE_INTERVAL,
+        100,
+        HOUR_MS,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"spock.recovery_slot_max_wal",
+        c"WAL that a recovery slot may keep before it gives up its slowest peer.",
+        c"Zero means no limit.",
+        &RECOVERY_SLOT_MAX_WAL,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_bool_guc(
+        c"spock.recovery_slot_failover",
+        c"Creates recovery slots as failover slots, which are synchronised to physical standbys.",
+        c"Applies to slots created afterwards.",
+        &RECOVERY_SLOT_FAILOVER,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     GucRegistry::define_int_guc(
         c"spock.manager_naptime",
         c"Longest sleep of the manager of a database and of the launcher.",

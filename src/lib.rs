@@ -8,10 +8,12 @@
 mod error;
 mod failpoint;
 mod guc;
+mod lsn;
 mod node;
 mod pg;
 mod remote;
 mod shmem;
+mod slot;
 mod worker;
 
 #[cfg(feature = "pg_test")]
@@ -20,10 +22,11 @@ mod pg_tests;
 ::pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../sql/registry.sql", name = "registry");
+pgrx::extension_sql_file!("../sql/slot.sql", name = "slot", requires = ["registry"]);
 pgrx::extension_sql_file!(
     "../sql/names_shared_with_spock.sql",
     name = "names_shared_with_spock",
-    requires = ["registry"]
+    requires = ["registry", "slot"]
 );
 
 /// What PostgreSQL calls when it loads the library.

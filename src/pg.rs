@@ -13,10 +13,14 @@ pub mod interrupts;
 pub mod latch;
 pub mod lwlock;
 pub mod name;
+pub mod origin;
 pub mod process;
+pub mod role;
 pub mod seclabel;
+pub mod slot;
 pub mod timeout;
 pub mod transaction;
+pub mod wal;
 pub mod walreceiver;
 
 pub(crate) use guarded::guarded;

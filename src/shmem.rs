@@ -1,4 +1,4 @@
-//! Shared memory: one entry per database with the extension, one per peer of each, and what wakes the launcher.
+//! Shared memory: one entry per database with the extension, its slot, origins and peers, and what wakes the launcher.
 //!
 //! Laid out once at start-up by `spock.max_databases` and `spock.max_peers`. One lightweight lock guards all of it:
 //! entries are copied out or changed in a few instructions, and nothing that can raise an ERROR runs under the lock.
@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use crate::guc;
+use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
 use crate::pg::guarded;
 use crate::pg::lwlock::LwLockGuard;
@@ -72,6 +73,115 @@ pub struct DatabaseEntry {
     pub phase: Phase,
     pub manager_pid: i32,
     pub started_at: Timestamp,
+    pub slot: SlotEntry,
+}
+
+/// What the slot worker of a database is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub enum SlotJob {
+    Nothing,
+    Create,
+    /// To this position of this server's WAL.
+    Advance(LocalLsn),
+    /// Acquire and release, so that the slot does not count as idle.
+    Touch,
+    Drop,
+}
+
+/// Why the slot does not advance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum BlockedReason {
+    None,
+    PeerUnreachable,
+    PeerLagging,
+    PeerUnknown,
+    NoSample,
+    RescueInProgress,
+    OpenTransaction,
+    SlotCreationPending,
+    BudgetExceeded,
+    Disabled,
+}
+
+impl BlockedReason {
+    /// The word for it in get_recovery_slot_status() and recovery_horizon(); None if nothing blocks.
+    pub fn as_str(self) -> Option<&'static str> {
+        match self {
+            BlockedReason::None => None,
+            BlockedReason::PeerUnreachable => Some("peer_unreachable"),
+            BlockedReason::PeerLagging => Some("peer_lagging"),
+            BlockedReason::PeerUnknown => Some("peer_unknown"),
+            BlockedReason::NoSample => Some("no_sample"),
+            BlockedReason::RescueInProgress => Some("rescue_in_progress"),
+            BlockedReason::OpenTransaction => Some("open_transaction"),
+            BlockedReason::SlotCreationPending => Some("slot_creation_pending"),
+            BlockedReason::BudgetExceeded => Some("budget_exceeded"),
+            BlockedReason::Disabled => Some("disabled"),
+        }
+    }
+}
+
+/// The recovery slot of a database.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SlotEntry {
+    /// The slot worker, and what it was started for. It resets the job when it is done.
+    pub worker_pid: i32,
+    pub job: SlotJob,
+    pub job_ended_at: Timestamp,
+    /// How often a job has failed in a row, and why the last one did.
+    pub failures: u32,
+    pub error: ShortText,
+    /// Requests by hand are counted; an answer answers all up to its number.
+    pub requested: u32,
+    pub answered: u32,
+    /// What the manager has seen and decided last.
+    pub name: ShortName,
+    pub exists: bool,
+    pub is_usable: bool,
+    pub in_recovery: bool,
+    pub generation: u64,
+    pub blocked: BlockedReason,
+    /// The peer that blocks, as an index of the peers' entries; u32::MAX: none.
+    pub blocked_by: u32,
+    pub min_unacknowledged_at: Timestamp,
+    pub wal_bytes_per_s: f64,
+}
+
+/// An origin of a database, as the manager has seen it last.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct OriginEntry {
+    /// The node's foreign server; invalid: the place is free.
+    pub node: pg_sys::Oid,
+    pub subscription: pg_sys::Oid,
+    pub own: OriginLsn,
+    pub released: OriginLsn,
+    /// When this server last applied a transaction of it, as far as commit timestamps tell.
+    pub committed_at: Timestamp,
+    pub blocked: BlockedReason,
+}
+
+/// What a peer has said of an origin, and what the manager makes of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PositionEntry {
+    /// The origin's foreign server here; invalid: the place is free.
+    pub origin: pg_sys::Oid,
+    /// The subscription and the replication origin at the peer.
+    pub subscription: u32,
+    pub origin_id: u16,
+    pub is_ready: bool,
+    pub applied: OriginLsn,
+    pub passed: OriginLsn,
+    pub committed_at: Timestamp,
+    /// By the manager: what counts as passed (the peer may have forgotten what it once reported), and how far it lets the
+    /// slot go.
+    pub counted: OriginLsn,
+    pub local: LocalLsn,
+    pub blocked: BlockedReason,
 }
 
 /// What a poller is for.
@@ -133,11 +243,119 @@ pub struct PeerEntry {
     /// When the peer last said who it is.
     pub last_contact_at: Timestamp,
     /// What the peer says it is.
-    pub node_name: pg_sys::NameData,
+    pub node_name: ShortName,
     pub system_identifier: u64,
     pub database: u32,
-    error_length: u8,
-    error: [u8; MAX_ERROR],
+    pub error: ShortText,
+    pub timeline: u32,
+    /// The end of its WAL.
+    pub wal_end: OriginLsn,
+    /// When it last told its positions; what follows is of that moment.
+    pub reported_at: Timestamp,
+    /// It has a subscription of which it does not know the origin: anything may still be needed.
+    pub has_unknown_origin: bool,
+    /// The subscription here that comes from it, and how far its slot there was confirmed.
+    pub own_subscription: pg_sys::Oid,
+    pub own_confirmed: OriginLsn,
+    /// By the manager: it was given up for the retention budget.
+    pub is_unprotected: bool,
+}
+
+/// A message, cut to what fits.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ShortText {
+    length: u8,
+    bytes: [u8; MAX_ERROR],
+}
+
+impl ShortText {
+    pub const EMPTY: ShortText = ShortText {
+        length: 0,
+        bytes: [0; MAX_ERROR],
+    };
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+    }
+
+    pub fn set(&mut self, text: &str) {
+        let end = text.floor_char_boundary(MAX_ERROR);
+        self.bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
+        self.length = end as u8;
+    }
+}
+
+/// A name of at most 63 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ShortName {
+    length: u8,
+    bytes: [u8; 63],
+}
+
+impl ShortName {
+    pub const EMPTY: ShortName = ShortName {
+        length: 0,
+        bytes: [0; 63],
+    };
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+    }
+
+    pub fn set(&mut self, name: &str) {
+        let end = name.floor_char_boundary(self.bytes.len());
+        self.bytes[..end].copy_from_slice(&name.as_bytes()[..end]);
+        self.length = end as u8;
+    }
+}
+
+impl SlotEntry {
+    const FREE: SlotEntry = SlotEntry {
+        worker_pid: 0,
+        job: SlotJob::Nothing,
+        job_ended_at: Timestamp::NEVER,
+        failures: 0,
+        error: ShortText::EMPTY,
+        requested: 0,
+        answered: 0,
+        name: ShortName::EMPTY,
+        exists: false,
+        is_usable: false,
+        in_recovery: false,
+        generation: 0,
+        blocked: BlockedReason::None,
+        blocked_by: u32::MAX,
+        min_unacknowledged_at: Timestamp::NEVER,
+        wal_bytes_per_s: 0.0,
+    };
+}
+
+impl OriginEntry {
+    pub const FREE: OriginEntry = OriginEntry {
+        node: pg_sys::InvalidOid,
+        subscription: pg_sys::InvalidOid,
+        own: OriginLsn::ZERO,
+        released: OriginLsn::INFINITY,
+        committed_at: Timestamp::NEVER,
+        blocked: BlockedReason::None,
+    };
+}
+
+impl PositionEntry {
+    pub const FREE: PositionEntry = PositionEntry {
+        origin: pg_sys::InvalidOid,
+        subscription: 0,
+        origin_id: 0,
+        is_ready: false,
+        applied: OriginLsn::ZERO,
+        passed: OriginLsn::ZERO,
+        committed_at: Timestamp::NEVER,
+        counted: OriginLsn::ZERO,
+        local: LocalLsn::ZERO,
+        blocked: BlockedReason::None,
+    };
 }
 
 impl DatabaseEntry {
@@ -146,6 +364,7 @@ impl DatabaseEntry {
         phase: Phase::Free,
         manager_pid: 0,
         started_at: Timestamp::NEVER,
+        slot: SlotEntry::FREE,
     };
 }
 
@@ -160,47 +379,22 @@ impl PeerEntry {
         asked_at: Timestamp::NEVER,
         answered_at: Timestamp::NEVER,
         last_contact_at: Timestamp::NEVER,
-        node_name: pg_sys::NameData { data: [0; 64] },
+        node_name: ShortName::EMPTY,
         system_identifier: 0,
         database: 0,
-        error_length: 0,
-        error: [0; MAX_ERROR],
+        error: ShortText::EMPTY,
+        timeline: 0,
+        wal_end: OriginLsn::ZERO,
+        reported_at: Timestamp::NEVER,
+        has_unknown_origin: false,
+        own_subscription: pg_sys::InvalidOid,
+        own_confirmed: OriginLsn::ZERO,
+        is_unprotected: false,
     };
 
     /// An entry for a peer that was not asked yet.
     pub fn new(key: PeerKey) -> PeerEntry {
         PeerEntry { key, ..PeerEntry::FREE }
-    }
-
-    pub fn error(&self) -> &str {
-        std::str::from_utf8(&self.error[..usize::from(self.error_length)]).unwrap_or_default()
-    }
-
-    pub fn set_error(&mut self, message: &str) {
-        let end = message.floor_char_boundary(MAX_ERROR);
-        self.error[..end].copy_from_slice(&message.as_bytes()[..end]);
-        self.error_length = end as u8;
-    }
-
-    pub fn node_name(&self) -> &str {
-        let length = self
-            .node_name
-            .data
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(self.node_name.data.len());
-        // SAFETY: c_char and u8 have the same layout; the length is within the array.
-        let bytes = unsafe { std::slice::from_raw_parts(self.node_name.data.as_ptr().cast::<u8>(), length) };
-        std::str::from_utf8(bytes).unwrap_or_default()
-    }
-
-    /// Keeps the name, if it is one that a node can have.
-    pub fn set_node_name(&mut self, name: &str) {
-        self.node_name = pg_sys::NameData { data: [0; 64] };
-        let end = name.floor_char_boundary(self.node_name.data.len() - 1);
-        for (to, from) in self.node_name.data.iter_mut().zip(&name.as_bytes()[..end]) {
-            *to = *from as core::ffi::c_char;
-        }
     }
 }
 
@@ -227,8 +421,21 @@ fn peers_offset() -> usize {
     (databases_offset() + entry_count() * size_of::<DatabaseEntry>()).next_multiple_of(align_of::<PeerEntry>())
 }
 
+fn origins_offset() -> usize {
+    (peers_offset() + peer_count() * size_of::<PeerEntry>()).next_multiple_of(align_of::<OriginEntry>())
+}
+
+fn positions_offset() -> usize {
+    (origins_offset() + peer_count() * size_of::<OriginEntry>()).next_multiple_of(align_of::<PositionEntry>())
+}
+
 fn total_size() -> usize {
-    peers_offset() + entry_count() * guc::max_peers() * size_of::<PeerEntry>()
+    positions_offset() + peer_count() * guc::max_peers() * size_of::<PositionEntry>()
+}
+
+/// Places for peers over all databases; there are as many for origins, which are peers too.
+fn peer_count() -> usize {
+    entry_count() * guc::max_peers()
 }
 
 /// Takes the hooks by which the postmaster reserves and lays out shared memory.
@@ -278,19 +485,24 @@ unsafe extern "C-unwind" fn startup() {
                     session_pid: 0,
                 }; MAX_STAND_ASIDES],
             });
-            for index in 0..entry_count() {
-                base.add(databases_offset())
-                    .cast::<DatabaseEntry>()
-                    .add(index)
-                    .write(DatabaseEntry::FREE);
-            }
-            for index in 0..entry_count() * guc::max_peers() {
-                base.add(peers_offset())
-                    .cast::<PeerEntry>()
-                    .add(index)
-                    .write(PeerEntry::FREE);
-            }
+            fill(base.add(databases_offset()), entry_count(), DatabaseEntry::FREE);
+            fill(base.add(peers_offset()), peer_count(), PeerEntry::FREE);
+            fill(base.add(origins_offset()), peer_count(), OriginEntry::FREE);
+            fill(
+                base.add(positions_offset()),
+                peer_count() * guc::max_peers(),
+                PositionEntry::FREE,
+            );
         }
+    }
+}
+
+/// # Safety
+/// `base` must be aligned for `T`, with room for `count` of them.
+unsafe fn fill<T: Copy>(base: *mut u8, count: usize, value: T) {
+    for index in 0..count {
+        // SAFETY: within the room that the caller vouches for.
+        unsafe { base.cast::<T>().add(index).write(value) };
     }
 }
 
@@ -336,6 +548,27 @@ impl Shared {
         }
     }
 
+    /// The origins of the database at `index`.
+    pub fn origins(&mut self, index: usize) -> &mut [OriginEntry] {
+        assert!(index < entry_count());
+        // SAFETY: as laid out in `startup`; exclusive while the lock is held.
+        unsafe {
+            let first = self.base.cast::<u8>().add(origins_offset()).cast::<OriginEntry>();
+            std::slice::from_raw_parts_mut(first.add(index * guc::max_peers()), guc::max_peers())
+        }
+    }
+
+    /// What the peer `peer` of the database at `index` has said of each origin.
+    pub fn positions(&mut self, index: usize, peer: usize) -> &mut [PositionEntry] {
+        assert!(index < entry_count() && peer < guc::max_peers());
+        // SAFETY: as laid out in `startup`; exclusive while the lock is held.
+        unsafe {
+            let first = self.base.cast::<u8>().add(positions_offset()).cast::<PositionEntry>();
+            let offset = (index * guc::max_peers() + peer) * guc::max_peers();
+            std::slice::from_raw_parts_mut(first.add(offset), guc::max_peers())
+        }
+    }
+
     /// The entry of a database, by its oid.
     pub fn index_of(&mut self, database: pg_sys::Oid) -> Option<usize> {
         self.databases()
@@ -346,19 +579,20 @@ impl Shared {
     /// Takes an entry for a database: a free one, else the spare one. None if that is in use too.
     pub fn take_entry(&mut self, database: pg_sys::Oid) -> Option<usize> {
         let index = self.databases().iter().position(|entry| entry.phase == Phase::Free)?;
-        self.databases()[index] = DatabaseEntry {
-            database,
-            phase: Phase::Starting,
-            manager_pid: 0,
-            started_at: Timestamp::NEVER,
-        };
-        self.peers(index).fill(PeerEntry::FREE);
+        self.free_entry(index);
+        let entry = &mut self.databases()[index];
+        entry.database = database;
+        entry.phase = Phase::Starting;
         Some(index)
     }
 
     pub fn free_entry(&mut self, index: usize) {
         self.databases()[index] = DatabaseEntry::FREE;
         self.peers(index).fill(PeerEntry::FREE);
+        self.origins(index).fill(OriginEntry::FREE);
+        for peer in 0..guc::max_peers() {
+            self.positions(index, peer).fill(PositionEntry::FREE);
+        }
     }
 
     pub fn set_launcher(&mut self, pid: i32) {
@@ -427,7 +661,7 @@ impl Shared {
         })
     }
 
-    /// The processes that work in a database: manager and pollers.
+    /// The processes that work in a database: manager, slot worker and pollers.
     pub fn workers_of(&mut self, database: pg_sys::Oid) -> Vec<i32> {
         let mut pids = Vec::new();
         for index in 0..entry_count() {
@@ -436,6 +670,7 @@ impl Shared {
                 continue;
             }
             pids.push(entry.manager_pid);
+            pids.push(entry.slot.worker_pid);
             pids.extend(self.peers(index).iter().map(|peer| peer.poller_pid));
         }
         pids.retain(|pid| *pid != 0);

@@ -9,6 +9,7 @@ pub mod launcher;
 pub mod manager;
 pub mod poller;
 pub mod pollers;
+pub mod slot_worker;
 pub mod stand_aside;
 pub mod utility;
 pub mod wake;

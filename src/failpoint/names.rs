@@ -10,3 +10,8 @@ pub const MANAGER_BUSY: &str = "manager_busy";
 pub const POLLER_CONNECTED: &str = "poller_connected";
 /// In node_create, after the server was made and before its user mapping.
 pub const NODE_CREATE_BEFORE_MAPPING: &str = "node_create_before_mapping";
+/// In a slot worker, before and after its job: the retention record is written, the slot is not, or is, moved.
+pub const SLOT_JOB_BEFORE: &str = "slot_job_before";
+pub const SLOT_JOB_AFTER: &str = "slot_job_after";
+/// In a manager, after its transaction with the retention record was committed and before the job is begun.
+pub const MANAGER_RECORD_WRITTEN: &str = "manager_record_written";

@@ -31,7 +31,6 @@ impl ReplicationProvider for NativeProvider {
             .map(|server| Peer {
                 id: server.id,
                 name: server.name,
-                has_dsn: server.has_dsn,
             })
             .collect())
     }
@@ -122,8 +121,8 @@ impl ReplicationProvider for NativeProvider {
     }
 }
 
-/// The connection string in a node's own user mapping.
-fn dsn_of_server(server: Oid) -> Result<Option<String>, RegistryError> {
+/// The connection string in a node's own user mapping. Readable by superusers alone.
+pub fn dsn_of_server(server: Oid) -> Result<Option<String>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT o.option_value

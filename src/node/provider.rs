@@ -17,8 +17,6 @@ pub struct LocalNode {
 pub struct Peer {
     pub id: Oid,
     pub name: NodeName,
-    /// It has a connection string of its own, beside those of the subscriptions that come from it.
-    pub has_dsn: bool,
 }
 
 /// A subscription of this database.

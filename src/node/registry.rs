@@ -7,12 +7,13 @@ use super::conninfo::{self, ConninfoError};
 use super::identity::DatabaseIdentity;
 use super::label::{SetBy, SubscriptionLabel};
 use super::name::{NodeName, NodeNameError};
-use super::native::NativeProvider;
+use super::native::{self, NativeProvider};
 use super::provider::ReplicationProvider;
 use crate::error::SqlError;
 use crate::failpoint;
 use crate::pg::name::Name;
-use crate::pg::{foreign_server, process, seclabel};
+use crate::pg::seclabel::{self, LabelTarget};
+use crate::pg::{foreign_server, process};
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, Spi};
 use std::ffi::{CStr, CString};
@@ -68,7 +69,6 @@ pub struct NodeServer {
     pub id: Oid,
     pub name: NodeName,
     pub role: Role,
-    pub has_dsn: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,13 +87,12 @@ pub fn here() -> DatabaseIdentity {
     }
 }
 
-/// All nodes that this database knows, by name.
+/// All nodes that this database knows, by name. Readable by everybody: peers ask as ordinary roles.
 pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
     let here = here();
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT s.oid, s.srvname, s.srvoptions,
-                    EXISTS (SELECT FROM pg_catalog.pg_user_mapping m WHERE m.umserver = s.oid AND m.umuser = 0)
+            "SELECT s.oid, s.srvname, s.srvoptions
                FROM pg_catalog.pg_foreign_server s
                JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
               WHERE w.fdwname = 'spock_node'
@@ -114,12 +113,7 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
             };
             // A server that somebody made by hand under a name that no node can have is no node.
             if let Ok(name) = NodeName::parse(&name.0) {
-                servers.push(NodeServer {
-                    id,
-                    name,
-                    role,
-                    has_dsn: row.get::<bool>(4)?.unwrap_or(false),
-                });
+                servers.push(NodeServer { id, name, role });
             }
         }
         Ok(servers)
@@ -160,7 +154,7 @@ pub fn create_peer(name: &str, dsn: &str) -> Result<Oid, RegistryError> {
     let dsn = conninfo::checked(dsn)?;
     if let Some(known) = servers()?.iter().find(|server| server.name == name) {
         // A peer that was found through a subscription gets a connection string of its own.
-        if known.role == Role::Peer && !known.has_dsn {
+        if known.role == Role::Peer && native::dsn_of_server(known.id)?.is_none() {
             foreign_server::create_public_mapping(&text(name.as_str())?, &[(&text(DSN)?, &dsn)]);
             return Ok(known.id);
         }
@@ -228,8 +222,8 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
                 foreign_server::drop_server(server.id);
             }
             for subscription in &subscriptions {
-                if seclabel::subscription_label(subscription.id).is_some() {
-                    seclabel::set_subscription_label(subscription.id, None);
+                if seclabel::label(LabelTarget::Subscription(subscription.id)).is_some() {
+                    seclabel::set_label(LabelTarget::Subscription(subscription.id), None);
                 }
             }
         }
@@ -274,7 +268,7 @@ pub fn write_label(subscription: Oid, origin: &NodeName, set_by: SetBy) {
         origin: origin.clone(),
         set_by,
     };
-    seclabel::set_subscription_label(subscription, Some(&label.to_text()));
+    seclabel::set_label(LabelTarget::Subscription(subscription), Some(&label.to_text()));
 }
 
 /// DROP EXTENSION without CASCADE: PostgreSQL refuses it while nodes exist; this says what to do.

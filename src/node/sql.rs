@@ -9,9 +9,10 @@ use super::provider::ReplicationProvider;
 use super::registry::{self, RegistryError};
 use crate::error::{OrRaise, raise};
 use crate::pg::name::Name;
-use crate::pg::process;
 use crate::pg::seclabel::{self, LabelTarget};
+use crate::pg::{process, wal};
 use crate::shmem::{self, PeerEntry, PeerKey};
+use crate::slot::record::RetentionRecord;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
@@ -49,15 +50,22 @@ fn node_identity() -> TableIterator<
         name!(system_identifier, String),
         name!(database, Oid),
         name!(version, String),
+        name!(timeline, i32),
+        name!(wal_end, i64),
     ),
 > {
-    let local = NativeProvider.local_node().or_raise();
+    let local = NativeProvider
+        .local_node()
+        .or_raise()
+        .filter(|_| !wal::is_in_recovery());
     TableIterator::new(local.map(|node| {
         (
             Name(node.name.to_string()),
             process::system_identifier().to_string(),
             process::my_database(),
             env!("CARGO_PKG_VERSION").to_owned(),
+            wal::timeline() as i32,
+            wal::flushed().0 as i64,
         )
     }))
 }
@@ -73,7 +81,7 @@ fn is_local_node(options: Option<Vec<Option<String>>>) -> bool {
 /// The name of the node that a subscription of this database comes from, by its label.
 #[pg_extern(sql = false)]
 fn subscription_origin(subscription: Option<Oid>) -> Option<Name> {
-    let text = seclabel::subscription_label(subscription?)?;
+    let text = seclabel::label(LabelTarget::Subscription(subscription?))?;
     SubscriptionLabel::parse_local(&text, registry::here()).map(|label| Name(label.origin.to_string()))
 }
 
@@ -130,7 +138,7 @@ fn peer_status() -> TableIterator<
             peer.state.as_str().to_owned(),
             reached.then(|| peer.last_contact_at.into()),
             reached.then(|| peer.system_identifier.to_string()),
-            Some(peer.error().to_owned()).filter(|error| !error.is_empty()),
+            Some(peer.error.as_str().to_owned()).filter(|error| !error.is_empty()),
         )
     }))
 }
@@ -173,6 +181,13 @@ pub fn check_label(target: LabelTarget, text: Option<&str>) {
         (_, None) => (),
         (LabelTarget::Subscription(_), Some(text)) => {
             SubscriptionLabel::parse(text).or_raise();
+        }
+        (LabelTarget::Database(_), Some(text)) => {
+            RetentionRecord::parse(text)
+                .map_err(|error| LabelError::Invalid {
+                    reason: error.to_string(),
+                })
+                .or_raise();
         }
         (LabelTarget::Other, Some(_)) => raise(&LabelError::WrongObject),
     }

@@ -75,3 +75,16 @@ pub fn extension_oid() -> Option<pg_sys::Oid> {
     let oid = unsafe { pg_sys::get_extension_oid(c"spock_recovery".as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
+
+/// The name of this session's database. Needs a transaction.
+pub fn my_database_name() -> String {
+    // SAFETY: a palloc'd C string, or null for a database that is gone.
+    unsafe {
+        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        if name.is_null() {
+            String::new()
+        } else {
+            super::name::to_utf8(CStr::from_ptr(name))
+        }
+    }
+}

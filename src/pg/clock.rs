@@ -32,3 +32,9 @@ impl From<Timestamp> for pgrx::datum::TimestampWithTimeZone {
         pgrx::datum::TimestampWithTimeZone::try_from(timestamp.0).unwrap_or_else(|_| Timestamp::NEVER.into())
     }
 }
+
+impl From<pgrx::datum::TimestampWithTimeZone> for Timestamp {
+    fn from(value: pgrx::datum::TimestampWithTimeZone) -> Self {
+        Timestamp(pg_sys::TimestampTz::from(value))
+    }
+}

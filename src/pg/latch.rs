@@ -12,12 +12,13 @@ pub enum WaitEvent {
     ManagerMain,
     PollerMain,
     StandAside,
+    SlotRequest,
     #[cfg(feature = "failpoints")]
     Failpoint,
 }
 
 impl WaitEvent {
-    const COUNT: usize = 5;
+    const COUNT: usize = 6;
 
     fn name(self) -> &'static CStr {
         match self {
@@ -25,6 +26,7 @@ impl WaitEvent {
             WaitEvent::ManagerMain => c"SpockRecoveryManagerMain",
             WaitEvent::PollerMain => c"SpockRecoveryPollerMain",
             WaitEvent::StandAside => c"SpockRecoveryStandAside",
+            WaitEvent::SlotRequest => c"SpockRecoverySlotRequest",
             #[cfg(feature = "failpoints")]
             WaitEvent::Failpoint => c"SpockRecoveryFailpoint",
         }

@@ -1,7 +1,7 @@
 //! This process: its identity, its title, its database (miscadmin.h, utils/ps_status.h, pgstat.h).
 
 use pgrx::pg_sys;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 pub fn my_pid() -> i32 {
     // SAFETY: set before any of our code runs.
@@ -25,17 +25,33 @@ pub fn system_identifier() -> u64 {
 pub fn connect_worker(database: pg_sys::Oid) {
     // SAFETY: called once at a worker's start, after its signals were unblocked.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
-    for (name, value) in [(c"search_path", c"pg_catalog, pg_temp"), (c"lock_timeout", c"1s")] {
-        // SAFETY: both are NUL-terminated; the settings exist.
-        unsafe {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_OVERRIDE,
-            )
-        };
-    }
+    set_option(c"search_path", c"pg_catalog, pg_temp");
+    set_option(c"lock_timeout", c"1s");
+    // What is written down must be on disk here; standbys are not waited for.
+    set_option(c"synchronous_commit", c"local");
+}
+
+/// From here on this process logs warnings and worse alone: core tells of each start of decoding in the log, and a slot is
+/// moved every few seconds for ever.
+pub fn log_warnings_only() {
+    set_option(c"log_min_messages", c"warning");
+}
+
+/// For a process whose work is to wait.
+pub fn wait_for_locks_without_limit() {
+    set_option(c"lock_timeout", c"0");
+}
+
+fn set_option(name: &CStr, value: &CStr) {
+    // SAFETY: both are NUL-terminated; the setting exists.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        )
+    };
 }
 
 /// Connects a worker to the shared catalogs alone.
@@ -83,4 +99,10 @@ pub fn is_preloading() -> bool {
 pub fn is_backend(pid: i32) -> bool {
     // SAFETY: searches the process array.
     pid > 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+}
+
+/// The present transaction has an id: it has written, or is about to.
+pub fn has_written() -> bool {
+    // SAFETY: reads this session's state.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }

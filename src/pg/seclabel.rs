@@ -9,6 +9,7 @@ pub const PROVIDER: &CStr = c"spock_recovery";
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LabelTarget {
     Subscription(pg_sys::Oid),
+    Database(pg_sys::Oid),
     Other,
 }
 
@@ -31,6 +32,7 @@ unsafe extern "C-unwind" fn check_label(object: *const pg_sys::ObjectAddress, la
     let (object, text) = unsafe { (&*object, (!label.is_null()).then(|| CStr::from_ptr(label))) };
     let target = match object.classId {
         super::compat::SUBSCRIPTION_RELATION_ID => LabelTarget::Subscription(object.objectId),
+        pg_sys::DatabaseRelationId => LabelTarget::Database(object.objectId),
         _ => LabelTarget::Other,
     };
     if let Some(check) = CHECK.get() {
@@ -39,29 +41,31 @@ unsafe extern "C-unwind" fn check_label(object: *const pg_sys::ObjectAddress, la
     }
 }
 
-/// The label of a subscription, if it has one.
-pub fn subscription_label(subscription: pg_sys::Oid) -> Option<String> {
+/// The label of an object, if it has one.
+pub fn label(target: LabelTarget) -> Option<String> {
+    let address = address(target)?;
     // SAFETY: the provider's name is static; the result is palloc'd text or null.
     unsafe {
-        let label = pg_sys::GetSecurityLabel(&address(subscription), PROVIDER.as_ptr());
+        let label = pg_sys::GetSecurityLabel(&address, PROVIDER.as_ptr());
         (!label.is_null()).then(|| CStr::from_ptr(label).to_string_lossy().into_owned())
     }
 }
 
-/// Sets or removes the label of a subscription, in the way of SECURITY LABEL: under its lock on the object, which
-/// serialises writers. The object may be gone: its label then stays behind in the catalog until it is removed here.
-pub fn set_subscription_label(subscription: pg_sys::Oid, label: Option<&str>) {
+/// Sets or removes the label of an object, in the way of SECURITY LABEL: under its lock on the object, which serialises
+/// writers. The object may be gone: its label then stays behind in the catalog until it is removed here.
+pub fn set_label(target: LabelTarget, label: Option<&str>) {
+    let Some(address) = address(target) else { return };
     let text = label.and_then(|label| CString::new(label).ok());
     // SAFETY: the lock is released at the transaction's end; strings outlive the call.
     unsafe {
         pg_sys::LockSharedObject(
-            super::compat::SUBSCRIPTION_RELATION_ID,
-            subscription,
+            address.classId,
+            address.objectId,
             0,
             pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
         );
         pg_sys::SetSecurityLabel(
-            &address(subscription),
+            &address,
             PROVIDER.as_ptr(),
             text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()),
         );
@@ -69,10 +73,16 @@ pub fn set_subscription_label(subscription: pg_sys::Oid, label: Option<&str>) {
     }
 }
 
-fn address(subscription: pg_sys::Oid) -> pg_sys::ObjectAddress {
-    pg_sys::ObjectAddress {
-        classId: super::compat::SUBSCRIPTION_RELATION_ID,
-        objectId: subscription,
+/// None for what has no label of ours.
+fn address(target: LabelTarget) -> Option<pg_sys::ObjectAddress> {
+    let (class, object) = match target {
+        LabelTarget::Subscription(oid) => (super::compat::SUBSCRIPTION_RELATION_ID, oid),
+        LabelTarget::Database(oid) => (pg_sys::DatabaseRelationId, oid),
+        LabelTarget::Other => return None,
+    };
+    Some(pg_sys::ObjectAddress {
+        classId: class,
+        objectId: object,
         objectSubId: 0,
-    }
+    })
 }

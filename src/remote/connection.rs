@@ -91,8 +91,8 @@ fn c_string(text: &str) -> Result<CString, RemoteError> {
     CString::new(text).map_err(|_| RemoteError::Unexpected("text with a null byte".to_owned()))
 }
 
-/// libpq's messages end in a line break and may have several lines.
+/// The first line: libpq's messages go on with an excerpt of the query, or with advice to a person at a prompt.
 fn one_line(message: &str) -> String {
     let message = message.strip_prefix("ERROR:").unwrap_or(message);
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
+    message.trim().lines().next().unwrap_or_default().to_owned()
 }

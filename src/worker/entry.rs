@@ -1,7 +1,7 @@
 //! The workers' entry points, and how they are registered with the postmaster.
 #![allow(unsafe_code)] // symbols that the postmaster looks up by name
 
-use super::{launcher, manager, poller};
+use super::{launcher, manager, poller, slot_worker};
 use crate::pg::{interrupts, process};
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker,
@@ -53,6 +53,19 @@ pub fn start_poller(
         .load_dynamic()
 }
 
+/// Asks the postmaster for a slot worker, for the job in the entry at `index`.
+pub fn start_slot_worker(
+    index: usize,
+    name: &str,
+) -> Result<DynamicBackgroundWorker, DynamicBackgroundWorkerLoadError> {
+    builder("slot worker", &format!("spock_recovery slot worker {name}"))
+        .set_function("spock_recovery_slot_worker_main")
+        .set_argument((index as i64).into_datum())
+        .set_extra(&process::my_database().to_u32().to_string())
+        .set_notify_pid(process::my_pid())
+        .load_dynamic()
+}
+
 fn builder(role: &str, name: &str) -> BackgroundWorkerBuilder {
     BackgroundWorkerBuilder::new(&name[..name.floor_char_boundary(MAX_NAME)])
         .set_type(&format!("spock_recovery {role}"))
@@ -93,4 +106,13 @@ pub extern "C-unwind" fn spock_recovery_poller_main(argument: pg_sys::Datum) {
         (both & 0xffff_ffff) as usize,
         database_of_extra(),
     )
+}
+
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn spock_recovery_slot_worker_main(argument: pg_sys::Datum) {
+    interrupts::install_worker_signals();
+    // SAFETY: an i64 by value, as `start_slot_worker` gave it.
+    let index = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
+    slot_worker::run(index as usize, database_of_extra())
 }

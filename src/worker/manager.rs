@@ -7,13 +7,15 @@ use crate::failpoint::{self, names};
 use crate::guc;
 use crate::node::label::SetBy;
 use crate::node::name::NodeName;
-use crate::node::native::NativeProvider;
-use crate::node::provider::{ReplicationProvider, Subscription};
+use crate::node::native::{self, NativeProvider};
+use crate::node::provider::{Peer, ReplicationProvider, Subscription};
 use crate::node::registry::{self, NodeServer, RegistryError, Role};
 use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::{catalog, interrupts, process, seclabel, transaction};
+use crate::pg::seclabel::{self, LabelTarget};
+use crate::pg::{catalog, interrupts, process, transaction};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState, Phase};
+use crate::slot::keeper::Keeper;
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use std::cell::Cell;
@@ -32,7 +34,10 @@ enum Found {
     NoNode,
     /// A local node that was created on another server or in another database.
     Copy(NodeName),
-    Node(Vec<Wanted>),
+    Node {
+        wanted: Vec<Wanted>,
+        peers: Vec<Peer>,
+    },
 }
 
 pub fn run(index: usize, database: Oid) -> ! {
@@ -47,6 +52,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         index,
         said_copy: false,
         pollers: pollers::Pollers::new(index),
+        keeper: Keeper::new(index),
     };
     loop {
         if interrupts::shutdown_requested() {
@@ -94,33 +100,50 @@ struct Manager {
     index: usize,
     said_copy: bool,
     pollers: pollers::Pollers,
+    keeper: Keeper,
 }
 
 impl Manager {
     /// One round; returns how long to sleep.
     fn round(&mut self) -> Duration {
         let peers: Vec<PeerEntry> = shmem::lock().peers(self.index).to_vec();
-        let Some(found) = transaction::attempt(|| look(&peers)) else {
-            return guc::manager_naptime();
+        let is_spare = self.index == shmem::spare_entry();
+        let keeper = &mut self.keeper;
+        let seen = transaction::attempt(|| {
+            let found = look(&peers)?;
+            let nodes = match &found {
+                Found::Node { peers, .. } => Some(peers.as_slice()),
+                Found::NoExtension | Found::NoNode | Found::Copy(_) => None,
+            };
+            let round = if is_spare { None } else { Some(keeper.look(nodes)?) };
+            Ok::<_, RegistryError>((found, round))
+        });
+        let (found, round) = match seen {
+            Some(Ok(seen)) => seen,
+            Some(Err(error)) => {
+                pgrx::warning!("spock_recovery cannot read its catalogs: {error}");
+                return guc::manager_naptime();
+            }
+            // Somebody holds a lock: the next round tries again.
+            None => return guc::manager_naptime(),
         };
+        failpoint::hit(names::MANAGER_RECORD_WRITTEN);
+        let nap = round.map_or(guc::manager_naptime(), |round| self.keeper.act(round));
         match found {
-            Ok(Found::NoExtension) => self.leave(Phase::NoExtension),
-            Ok(_) if self.index == shmem::spare_entry() => self.leave(Phase::NoRoom),
-            Ok(Found::NoNode) => self.pollers.keep(&[]),
-            Ok(Found::Copy(name)) => {
+            Found::NoExtension if self.keeper.has_finished() => self.leave(Phase::NoExtension),
+            Found::NoExtension => nap,
+            _ if is_spare => self.leave(Phase::NoRoom),
+            Found::NoNode => nap.min(self.pollers.keep(&[])),
+            Found::Copy(name) => {
                 if !std::mem::replace(&mut self.said_copy, true) {
                     pgrx::log!(
                         "this database is a copy of node \"{name}\" made elsewhere: spock_recovery does nothing in it until \
                          spock.node_create() is called here"
                     );
                 }
-                self.pollers.keep(&[])
+                nap.min(self.pollers.keep(&[]))
             }
-            Ok(Found::Node(wanted)) => self.pollers.keep(&wanted),
-            Err(error) => {
-                pgrx::warning!("spock_recovery cannot read its catalogs: {error}");
-                guc::manager_naptime()
-            }
+            Found::Node { wanted, .. } => nap.min(self.pollers.keep(&wanted)),
         }
     }
 
@@ -145,7 +168,7 @@ fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
     };
     sweep_labels()?;
     let mut subscriptions = NativeProvider.subscriptions()?;
-    forget_wrong_origins(&servers, &mut subscriptions, peers);
+    forget_wrong_origins(&servers, &mut subscriptions, peers)?;
     label_discovered(local, &subscriptions, peers)?;
     // Once more, for what was just made known.
     let peers_known = NativeProvider.peers()?;
@@ -166,17 +189,25 @@ fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
                 name: format!("of subscription {}", subscription.name),
             }),
     );
-    Ok(Found::Node(wanted))
+    Ok(Found::Node {
+        wanted,
+        peers: peers_known,
+    })
 }
 
 /// A subscription whose origin was found out by asking, and whose provider now gives another name, is asked again.
-fn forget_wrong_origins(servers: &[NodeServer], subscriptions: &mut [Subscription], peers: &[PeerEntry]) {
+fn forget_wrong_origins(
+    servers: &[NodeServer],
+    subscriptions: &mut [Subscription],
+    peers: &[PeerEntry],
+) -> Result<(), RegistryError> {
     for peer in peers {
         let PeerKey::Node(id) = peer.key else { continue };
-        let Some(server) = servers.iter().find(|server| server.id == id && !server.has_dsn) else {
+        let Some(server) = servers.iter().find(|server| server.id == id) else {
             continue;
         };
-        if peer.state != PeerState::OtherNode {
+        // A connection string of its own is the administrator's word; only what was found out is asked again.
+        if peer.state != PeerState::OtherNode || native::dsn_of_server(id)?.is_some() {
             continue;
         }
         for subscription in subscriptions.iter_mut() {
@@ -190,11 +221,12 @@ fn forget_wrong_origins(servers: &[NodeServer], subscriptions: &mut [Subscriptio
                     subscription.name,
                     server.name
                 );
-                seclabel::set_subscription_label(subscription.id, None);
+                seclabel::set_label(LabelTarget::Subscription(subscription.id), None);
                 subscription.origin = None;
             }
         }
     }
+    Ok(())
 }
 
 /// Writes down what pollers of subscriptions have found out, and makes peers known that are new.
@@ -211,7 +243,7 @@ fn label_discovered(
         let (Some(subscription), PeerState::Connected) = (waiting, peer.state) else {
             continue;
         };
-        let Ok(origin) = NodeName::parse(peer.node_name()) else {
+        let Ok(origin) = NodeName::parse(peer.node_name.as_str()) else {
             continue;
         };
         if origin == local.name {
@@ -255,7 +287,7 @@ fn sweep_labels() -> Result<(), RegistryError> {
         let belongs_here =
             crate::node::label::SubscriptionLabel::parse(&text).is_ok_and(|label| label.identity == here);
         if belongs_here {
-            seclabel::set_subscription_label(subscription, None);
+            seclabel::set_label(LabelTarget::Subscription(subscription), None);
         }
     }
     Ok(())
@@ -264,8 +296,8 @@ fn sweep_labels() -> Result<(), RegistryError> {
 /// After DROP EXTENSION: nothing of ours stays on this database's subscriptions.
 fn remove_labels(subscriptions: &[Subscription]) {
     for subscription in subscriptions {
-        if seclabel::subscription_label(subscription.id).is_some() {
-            seclabel::set_subscription_label(subscription.id, None);
+        if seclabel::label(LabelTarget::Subscription(subscription.id)).is_some() {
+            seclabel::set_label(LabelTarget::Subscription(subscription.id), None);
             pgrx::log!(
                 "removed the spock_recovery label of subscription \"{}\"",
                 subscription.name

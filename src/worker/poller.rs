@@ -1,38 +1,74 @@
-//! A poller: asks one peer who it is, every spock.recovery_poll_interval. It may hang or die alone.
+//! A poller: asks one peer who it is and how far it has applied whom, every spock.recovery_poll_interval. It may hang or
+//! die alone.
 //!
 //! It outlives its manager's restart, and leaves when its entry is taken from it or no manager has come back.
 
 use crate::failpoint::{self, names};
 use crate::guc;
+use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Route};
-use crate::node::registry::{self, RegistryError};
+use crate::node::registry::{self, NodeServer, RegistryError};
 use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
 use crate::remote::connection::{Connection, RemoteError};
-use crate::shmem::{self, PeerEntry, PeerKey, PeerState, Phase};
+use crate::shmem::{self, PeerEntry, PeerKey, PeerState, Phase, PositionEntry};
+use crate::slot::{positions, view};
 use pgrx::bgworkers::BackgroundWorker;
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{self, Oid};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// A poller without a manager leaves after this long: far longer than the launcher takes to start another manager.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(90);
 
-/// What a peer without our extension answers (undefined function, schema).
-const NO_EXTENSION: [&str; 2] = ["42883", "3F000"];
+/// One row, and no error in the peer's log where it has no extension.
+const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
+
+const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, (wal_end - '0/0')::pg_catalog.int8 \
+                        FROM spock.node_identity()";
+
+const POSITIONS: &str = "SELECT origin_node, (applied_lsn - '0/0')::pg_catalog.int8, (passed_lsn - '0/0')::pg_catalog.int8, \
+                         (extract(epoch FROM commit_timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, ready, \
+                         subscription, origin_id FROM spock.node_positions()";
 
 thread_local! {
     /// The database's and the peer's index of the entry that this process has taken.
     static ENTRY: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
 }
 
-/// What a peer says it is.
-struct Identity {
+/// What a peer says of itself.
+struct Answer {
     node_name: String,
     system_identifier: u64,
     database: u32,
+    timeline: u32,
+    wal_end: OriginLsn,
+    positions: Vec<Position>,
+    /// The subscription here that comes from it, and how far its slot at the peer is confirmed.
+    own: Option<(Oid, OriginLsn)>,
+}
+
+struct Position {
+    origin: Option<String>,
+    applied: OriginLsn,
+    passed: OriginLsn,
+    committed_at: Timestamp,
+    is_ready: bool,
+    subscription: u32,
+    origin_id: u16,
+}
+
+/// What is known here before the peer is asked.
+struct Question {
+    route: Route,
+    /// The name that the peer should have; None for a subscription whose origin is not known yet.
+    expected: Option<String>,
+    /// The subscription that comes from the peer, and its slot there.
+    own: Option<(Oid, String)>,
+    /// All nodes, to know the origins that the peer names.
+    nodes: Vec<NodeServer>,
 }
 
 struct Poller {
@@ -113,12 +149,19 @@ impl Poller {
     }
 
     fn round(&mut self) {
-        match self.ask() {
-            Ok(None) => self.note(PeerState::Unreachable, "no connection string is known", None),
-            Ok(Some(identity)) => self.judge(identity),
+        let question = match transaction::run(|| self.prepare()) {
+            Ok(Some(question)) => question,
+            Ok(None) => {
+                self.connection = None;
+                return self.note(PeerState::Unreachable, "no connection string is known");
+            }
+            Err(error) => return self.note(PeerState::Unreachable, &error.to_string()),
+        };
+        match self.ask(&question) {
+            Ok(answer) => self.judge(&question, &answer),
             Err(error) => {
                 self.connection = None;
-                self.note(state_after(&error), &error.to_string(), None);
+                self.note(state_after(&error), &error.to_string());
                 if matches!(error, RemoteError::TimedOut(_)) {
                     // On 17 the attempt has leaked its socket: the process goes, and takes it with it.
                     interrupts::exit(0);
@@ -127,66 +170,84 @@ impl Poller {
         }
     }
 
-    /// One question. None: there is no way to the peer.
-    fn ask(&mut self) -> Result<Option<Identity>, RemoteError> {
-        let route = transaction::run(|| self.route()).map_err(|error| RemoteError::Unexpected(error.to_string()))?;
-        let Some(route) = route else {
-            self.connection = None;
-            return Ok(None);
+    /// Looks up how to reach the peer and what to ask. None: there is no way to it.
+    fn prepare(&self) -> Result<Option<Question>, RegistryError> {
+        let nodes = registry::servers()?;
+        let (route, expected) = match self.key {
+            PeerKey::Node(id) => {
+                let expected = nodes
+                    .iter()
+                    .find(|node| node.id == id)
+                    .map(|node| node.name.to_string());
+                (NativeProvider.route_to_peer(id)?, expected)
+            }
+            PeerKey::Subscription(id) => (NativeProvider.route_of_subscription(id)?, None),
+            PeerKey::None => (None, None),
         };
+        let own = match &expected {
+            Some(expected) => positions::own_positions()?
+                .into_iter()
+                .find(|position| {
+                    position
+                        .origin
+                        .as_ref()
+                        .is_some_and(|origin| origin.as_str() == expected)
+                })
+                .and_then(|position| Some((position.subscription, position.slot?))),
+            None => None,
+        };
+        Ok(route.map(|route| Question {
+            route,
+            expected,
+            own,
+            nodes,
+        }))
+    }
+
+    fn ask(&mut self, question: &Question) -> Result<Answer, RemoteError> {
         self.note_question();
         let limit = guc::peer_timeout();
-        if self.connection.as_ref().is_none_or(|(used, _)| *used != route) {
+        if self.connection.as_ref().is_none_or(|(used, _)| *used != question.route) {
             self.connection = None;
-            let mut connection = Connection::open(&route, "poller", limit)?;
+            let mut connection = Connection::open(&question.route, "poller", limit)?;
             transaction::run_without_snapshot(|| connection.prepare())?;
-            self.connection = Some((route, connection));
+            self.connection = Some((question.route.clone(), connection));
         }
         failpoint::hit(names::POLLER_CONNECTED);
         let Some((_, connection)) = &mut self.connection else {
-            return Ok(None);
+            return Err(RemoteError::Lost("no connection".to_owned()));
         };
-        let rows = transaction::run_without_snapshot(|| {
-            connection.query(
-                "SELECT node_name, system_identifier, database FROM spock.node_identity()",
-                3,
-            )
-        })?;
-        match rows.first() {
-            Some(row) => Ok(Some(Identity {
-                node_name: row.value(0)?,
-                system_identifier: row.value(1)?,
-                database: row.value(2)?,
-            })),
-            None => Err(RemoteError::Unexpected(
-                "it is not a node (spock.node_create was not called there)".to_owned(),
-            )),
-        }
+        transaction::run_without_snapshot(|| ask_all(connection, question))
     }
 
-    fn route(&self) -> Result<Option<Route>, RegistryError> {
-        match self.key {
-            PeerKey::Node(id) => NativeProvider.route_to_peer(id),
-            PeerKey::Subscription(id) => NativeProvider.route_of_subscription(id),
-            PeerKey::None => Ok(None),
-        }
-    }
-
-    /// Compares what the peer says it is with what it is taken for.
-    fn judge(&mut self, identity: Identity) {
-        let expected = match self.key {
-            PeerKey::Node(id) => transaction::run(registry::servers)
-                .ok()
-                .and_then(|servers| servers.into_iter().find(|server| server.id == id))
-                .map(|server| server.name.to_string()),
-            _ => None,
-        };
-        match expected {
-            Some(expected) if expected != identity.node_name => {
-                let message = format!("it says that it is node \"{}\"", identity.node_name);
-                self.note(PeerState::OtherNode, &message, Some(identity));
+    /// Compares what the peer says it is with what it is taken for, and keeps what it said.
+    fn judge(&mut self, question: &Question, answer: &Answer) {
+        let is_other = question
+            .expected
+            .as_ref()
+            .is_some_and(|expected| *expected != answer.node_name);
+        {
+            let mut shared = shmem::lock();
+            let entry = &mut shared.peers(self.index)[self.peer];
+            entry.last_contact_at = Timestamp::now();
+            entry.node_name.set(&answer.node_name);
+            entry.system_identifier = answer.system_identifier;
+            entry.database = answer.database;
+            if !is_other {
+                entry.timeline = answer.timeline;
+                entry.wal_end = answer.wal_end;
+                entry.has_unknown_origin = answer.positions.iter().any(|position| position.origin.is_none());
+                (entry.own_subscription, entry.own_confirmed) =
+                    answer.own.unwrap_or((pg_sys::InvalidOid, OriginLsn::ZERO));
+                entry.reported_at = Timestamp::now();
+                keep_positions(shared.positions(self.index, self.peer), question, answer);
             }
-            _ => self.note(PeerState::Connected, "", Some(identity)),
+        }
+        if is_other {
+            let message = format!("it says that it is node \"{}\"", answer.node_name);
+            self.note(PeerState::OtherNode, &message);
+        } else {
+            self.note(PeerState::Connected, "");
         }
     }
 
@@ -200,21 +261,14 @@ impl Poller {
     }
 
     /// Writes the outcome down; says it in the log when it is another one than before.
-    fn note(&self, state: PeerState, error: &str, identity: Option<Identity>) {
+    fn note(&self, state: PeerState, error: &str) {
         let (before, manager) = {
             let mut shared = shmem::lock();
             let entry: &mut PeerEntry = &mut shared.peers(self.index)[self.peer];
             let before = entry.state;
             entry.state = state;
-            entry.set_error(error);
-            let now = Timestamp::now();
-            entry.answered_at = now;
-            if let Some(identity) = &identity {
-                entry.set_node_name(&identity.node_name);
-                entry.system_identifier = identity.system_identifier;
-                entry.database = identity.database;
-                entry.last_contact_at = now;
-            }
+            entry.error.set(error);
+            entry.answered_at = Timestamp::now();
             (before, shared.databases()[self.index].manager_pid)
         };
         if before == state {
@@ -225,16 +279,97 @@ impl Poller {
         match state {
             PeerState::Connected => pgrx::log!("{name}: the peer answers"),
             PeerState::Unknown | PeerState::Connecting => (),
-            PeerState::NotANode | PeerState::OtherNode | PeerState::Unreachable => {
-                pgrx::log!("{name}: {error}")
+            PeerState::NotANode | PeerState::OtherNode | PeerState::Unreachable => pgrx::log!("{name}: {error}"),
+        }
+    }
+}
+
+fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, RemoteError> {
+    if connection.query(HAS_EXTENSION, 0)?.is_empty() {
+        return Err(RemoteError::Unexpected(
+            "it does not have the extension spock_recovery".to_owned(),
+        ));
+    }
+    let rows = connection.query(IDENTITY, 5)?;
+    let Some(row) = rows.first() else {
+        return Err(RemoteError::Unexpected(
+            "it is not a node (spock.node_create was not called there)".to_owned(),
+        ));
+    };
+    // How far our slot there is confirmed: read before anything of it is believed, which our own flush precedes.
+    let own = match &question.own {
+        Some((subscription, slot)) => {
+            let slot = pgrx::spi::quote_literal(slot);
+            let confirmed = connection.query(
+                &format!(
+                    "SELECT (confirmed_flush_lsn - '0/0')::pg_catalog.int8 FROM pg_catalog.pg_replication_slots \
+                     WHERE slot_name = {slot} AND confirmed_flush_lsn IS NOT NULL"
+                ),
+                1,
+            )?;
+            match confirmed.first() {
+                Some(row) => Some((*subscription, OriginLsn(row.value(0)?))),
+                None => None,
             }
+        }
+        None => None,
+    };
+    let mut positions = Vec::new();
+    for row in connection.query(POSITIONS, 7)? {
+        positions.push(Position {
+            origin: row.optional(0)?,
+            applied: OriginLsn(row.optional(1)?.unwrap_or(0)),
+            passed: OriginLsn(row.optional(2)?.unwrap_or(0)),
+            committed_at: Timestamp(row.optional(3)?.unwrap_or(0)),
+            is_ready: row.value::<String>(4)? == "t",
+            subscription: row.value(5)?,
+            origin_id: row.value(6)?,
+        });
+    }
+    Ok(Answer {
+        node_name: row.value(0)?,
+        system_identifier: row.value(1)?,
+        database: row.value(2)?,
+        timeline: row.value(3)?,
+        wal_end: OriginLsn(row.optional(4)?.unwrap_or(0)),
+        positions,
+        own,
+    })
+}
+
+/// Puts what the peer has said of each origin in place of what it said before; what the manager has written stays.
+fn keep_positions(places: &mut [PositionEntry], question: &Question, answer: &Answer) {
+    let node_of = |name: &str| {
+        question
+            .nodes
+            .iter()
+            .find(|node| node.name.as_str() == name)
+            .map(|node| node.id)
+    };
+    let named: Vec<(Oid, &Position)> = answer
+        .positions
+        .iter()
+        .filter_map(|position| Some((node_of(position.origin.as_deref()?)?, position)))
+        .collect();
+    for place in places.iter_mut() {
+        if !named.iter().any(|(node, _)| *node == place.origin) {
+            *place = PositionEntry::FREE;
+        }
+    }
+    for (node, position) in named {
+        if let Some(place) = view::position_of(places, node) {
+            place.subscription = position.subscription;
+            place.origin_id = position.origin_id;
+            place.is_ready = position.is_ready;
+            place.applied = position.applied;
+            place.passed = position.passed;
+            place.committed_at = position.committed_at;
         }
     }
 }
 
 fn state_after(error: &RemoteError) -> PeerState {
     match error {
-        RemoteError::Peer { sqlstate, .. } if NO_EXTENSION.contains(&sqlstate.as_str()) => PeerState::NotANode,
         RemoteError::Peer { .. } | RemoteError::Unexpected(_) => PeerState::NotANode,
         RemoteError::Connect(_) | RemoteError::TimedOut(_) | RemoteError::Lost(_) => PeerState::Unreachable,
     }

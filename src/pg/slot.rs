@@ -1,0 +1,152 @@
+//! Replication slots (replication/slot.h), through the functions that users call where there is one.
+
+use crate::lsn::{LocalLsn, OriginLsn};
+use crate::pg::clock::Timestamp;
+use pgrx::pg_sys::{self, Oid};
+use pgrx::{Spi, spi};
+use std::ffi::CString;
+
+/// A slot as pg_replication_slots shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub name: String,
+    pub database: Option<Oid>,
+    pub plugin: Option<String>,
+    pub restart: LocalLsn,
+    pub confirmed: LocalLsn,
+    /// It has lost WAL or was invalidated; nothing can be decoded from it.
+    pub is_invalid: bool,
+    /// A process has it.
+    pub is_active: bool,
+    /// A standby's copy of the primary's slot that it has not taken over.
+    pub is_synced: bool,
+    pub inactive_since: Option<Timestamp>,
+}
+
+/// The slot of that name, if there is one. Needs a snapshot.
+pub fn find(name: &str) -> Result<Option<Slot>, spi::Error> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT s.slot_name::pg_catalog.text, s.datoid, s.plugin::pg_catalog.text,
+                    (s.restart_lsn - '0/0')::pg_catalog.int8, (s.confirmed_flush_lsn - '0/0')::pg_catalog.int8,
+                    s.wal_status = 'lost' OR s.invalidation_reason IS NOT NULL, s.active, s.synced, s.inactive_since
+               FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1::pg_catalog.name",
+            Some(1),
+            &[name.into()],
+        )?;
+        let Some(row) = rows.into_iter().next() else {
+            return Ok(None);
+        };
+        let lsn = |value: Option<i64>| LocalLsn(value.unwrap_or(0) as u64);
+        Ok(Some(Slot {
+            name: row.get::<String>(1)?.unwrap_or_default(),
+            database: row.get::<Oid>(2)?,
+            plugin: row.get::<String>(3)?,
+            restart: lsn(row.get(4)?),
+            confirmed: lsn(row.get(5)?),
+            is_invalid: row.get::<bool>(6)?.unwrap_or(false),
+            is_active: row.get::<bool>(7)?.unwrap_or(false),
+            is_synced: row.get::<bool>(8)?.unwrap_or(false),
+            inactive_since: row.get::<pgrx::datum::TimestampWithTimeZone>(9)?.map(Timestamp::from),
+        }))
+    })
+}
+
+/// Creates a logical slot with a decoding snapshot: waits for every running transaction. Needs a transaction that has
+/// written nothing.
+pub fn create(name: &str, failover: bool) -> Result<(), spi::Error> {
+    Spi::connect(|client| {
+        client.select(
+            "SELECT pg_catalog.pg_create_logical_replication_slot($1::pg_catalog.name, 'pgoutput', false, false, $2)",
+            Some(1),
+            &[name.into(), failover.into()],
+        )?;
+        Ok(())
+    })
+}
+
+/// Moves the slot forward; what it passes can never be decoded again.
+pub fn advance(name: &str, to: LocalLsn) -> Result<(), spi::Error> {
+    Spi::connect(|client| {
+        client.select(
+            "SELECT pg_catalog.pg_replication_slot_advance($1::pg_catalog.name, $2::pg_catalog.pg_lsn)",
+            Some(1),
+            &[name.into(), to.to_string().into()],
+        )?;
+        Ok(())
+    })
+}
+
+pub fn drop(name: &str) -> Result<(), spi::Error> {
+    Spi::connect(|client| {
+        client.select(
+            "SELECT pg_catalog.pg_drop_replication_slot($1::pg_catalog.name)",
+            Some(1),
+            &[name.into()],
+        )?;
+        Ok(())
+    })
+}
+
+/// Acquires and releases the slot, which resets its idle time, without decoding anything.
+pub fn touch(name: &str) {
+    let Ok(name) = CString::new(name) else { return };
+    // SAFETY: an ERROR leaves no slot acquired; a slot that is acquired is released at once.
+    unsafe {
+        super::compat::acquire_slot(&name);
+        pg_sys::ReplicationSlotRelease();
+    }
+}
+
+/// Gives back a slot that this process still holds after an ERROR that was caught (core does so in its main loops, not in
+/// the abort of a transaction).
+pub fn release_after_error() {
+    // SAFETY: as core does in PostgresMain after an error.
+    unsafe {
+        if !pg_sys::MyReplicationSlot.is_null() {
+            pg_sys::ReplicationSlotRelease();
+        }
+    }
+}
+
+/// max_slot_wal_keep_size in bytes; None: no limit.
+pub fn max_slot_wal_keep_bytes() -> Option<u64> {
+    // SAFETY: a setting of this process; -1 means no limit.
+    let megabytes = unsafe { pg_sys::max_slot_wal_keep_size_mb };
+    u64::try_from(megabytes).ok().map(|megabytes| megabytes << 20)
+}
+
+/// How far a subscription's worker has received, if it runs. Needs a snapshot.
+pub fn received_by(subscription: Oid) -> Result<Option<OriginLsn>, spi::Error> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT (received_lsn - '0/0')::pg_catalog.int8 FROM pg_catalog.pg_stat_subscription
+              WHERE subid = $1 AND relid IS NULL AND received_lsn IS NOT NULL",
+            Some(1),
+            &[subscription.into()],
+        )?;
+        match rows.into_iter().next() {
+            Some(row) => Ok(row.get::<i64>(1)?.map(|lsn| OriginLsn(lsn as u64))),
+            None => Ok(None),
+        }
+    })
+}
+
+/// When the oldest transaction began that has written something and is not finished, prepared ones included: decoding
+/// must start before it.
+pub fn oldest_writer() -> Result<Option<Timestamp>, spi::Error> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT min(t.since) FROM (
+                SELECT a.xact_start AS since FROM pg_catalog.pg_stat_activity a
+                 WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+                UNION ALL SELECT p.prepared FROM pg_catalog.pg_prepared_xacts p) t",
+            Some(1),
+            &[],
+        )?;
+        match rows.into_iter().next() {
+            Some(row) => Ok(row.get::<pgrx::datum::TimestampWithTimeZone>(1)?.map(Timestamp::from)),
+            None => Ok(None),
+        }
+    })
+}

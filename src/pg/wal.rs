@@ -1,0 +1,110 @@
+//! This server's WAL: where it ends, what of it is on disk (access/xlog.h, storage/procarray.h).
+
+use crate::lsn::LocalLsn;
+use pgrx::pg_sys;
+use std::time::{Duration, Instant};
+
+/// `SizeOfXLogShortPHD` and `SizeOfXLogLongPHD` (access/xlog_internal.h): the headers of a WAL page, and of the first page
+/// of a segment.
+const SHORT_PAGE_HEADER: u64 = 24;
+const LONG_PAGE_HEADER: u64 = 40;
+
+/// Up to where WAL is on disk.
+pub fn flushed() -> LocalLsn {
+    // SAFETY: reads shared memory; no timeline is asked for.
+    LocalLsn(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) })
+}
+
+/// The end of what has been written into WAL buffers.
+fn inserted() -> LocalLsn {
+    // SAFETY: reads shared memory; the segment size is fixed at start-up.
+    let (position, segment) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64) };
+    LocalLsn(end_of_last_record(position, u64::from(pg_sys::XLOG_BLCKSZ), segment))
+}
+
+/// GetXLogInsertRecPtr gives where the next record starts. When that is right behind a page's header, the header is not
+/// written yet, and a flush up to there would fail: the end of the last record is where the page begins.
+fn end_of_last_record(next_record: u64, page: u64, segment: u64) -> u64 {
+    let header = if next_record % segment < page {
+        LONG_PAGE_HEADER
+    } else {
+        SHORT_PAGE_HEADER
+    };
+    if next_record % page == header {
+        next_record - header
+    } else {
+        next_record
+    }
+}
+
+/// Writes to disk all WAL that was inserted before the call, that of asynchronous commits too. Costs nothing where it is
+/// there already.
+pub fn flush() {
+    let end = inserted();
+    if flushed() < end {
+        // SAFETY: `end` is the end of a record that was inserted.
+        unsafe { pg_sys::XLogFlush(end.0) };
+    }
+}
+
+pub fn timeline() -> u32 {
+    // SAFETY: reads shared memory; only called when recovery is over.
+    unsafe { pg_sys::GetWALInsertionTimeLine() }
+}
+
+pub fn is_in_recovery() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Waits until every transaction that is between its commit record and its replication origin's progress (xact.c,
+/// RecordTransactionCommit) has got past that. False if one has not within `limit`.
+pub fn wait_for_commits_in_progress(limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    let kind = pg_sys::DELAY_CHKPT_START as i32;
+    let mut count = 0;
+    // SAFETY: the array is palloc'd and has `count` elements.
+    unsafe {
+        let ids = pg_sys::GetVirtualXIDsDelayingChkpt(&mut count, kind);
+        while count > 0 && pg_sys::HaveVirtualXIDsDelayingChkpt(ids, count, kind) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            super::interrupts::check();
+            // A commit record is written in microseconds; core's checkpointer waits in the same way.
+            pg_sys::pg_usleep(100);
+        }
+        pg_sys::pfree(ids.cast());
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = 8192;
+    const SEGMENT: u64 = 16 << 20;
+
+    #[test]
+    fn behind_a_page_header_the_last_record_ended_with_the_page_before() {
+        let second_page = SEGMENT + PAGE;
+        assert_eq!(
+            end_of_last_record(second_page + SHORT_PAGE_HEADER, PAGE, SEGMENT),
+            second_page
+        );
+        assert_eq!(end_of_last_record(SEGMENT + LONG_PAGE_HEADER, PAGE, SEGMENT), SEGMENT);
+    }
+
+    #[test]
+    fn elsewhere_it_ended_where_the_next_one_starts() {
+        for position in [
+            SEGMENT + 100,
+            SEGMENT + PAGE + LONG_PAGE_HEADER,
+            SEGMENT + SHORT_PAGE_HEADER,
+            SEGMENT + PAGE,
+        ] {
+            assert_eq!(end_of_last_record(position, PAGE, SEGMENT), position);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The retention budget as the administrator meets it: announced before it is spent, said once when it is.
+
+use super::decision::{Block, Outcome, PeerInput};
+use super::record::RetentionRecord;
+use super::retention::Rate;
+use crate::guc;
+use crate::lsn::LocalLsn;
+use crate::pg::slot::Slot;
+
+/// The part of the budget at which it is announced.
+const ANNOUNCED_AT: f64 = 0.75;
+
+#[derive(Debug, Default)]
+pub struct Budget {
+    is_announced: bool,
+}
+
+impl Budget {
+    /// The position below which nothing more may be kept; None: there is room.
+    pub fn floor(&self, end: LocalLsn, found: &Slot) -> Option<LocalLsn> {
+        let most = guc::recovery_slot_max_wal()?;
+        (end.bytes_since(found.restart) > most).then(|| LocalLsn(end.0.saturating_sub(most)))
+    }
+
+    /// Tells the log: once when the budget is nearly spent, and once for each peer that is given up.
+    #[allow(clippy::too_many_arguments)] // what there is to tell
+    pub fn tell(
+        &mut self,
+        before: &RetentionRecord,
+        after: &RetentionRecord,
+        found: &Slot,
+        end: LocalLsn,
+        rate: &Rate,
+        outcome: &Outcome,
+        peers: &[PeerInput],
+    ) {
+        let Some(most) = guc::recovery_slot_max_wal() else {
+            self.is_announced = false;
+            return;
+        };
+        for name in after
+            .unprotected
+            .iter()
+            .filter(|name| !before.unprotected.contains(name))
+        {
+            pgrx::warning!(
+                "recovery slot \"{}\" has given up node \"{name}\": it kept more than spock.recovery_slot_max_wal = {} MB for \
+                 it, and what \"{name}\" lacks of other nodes cannot be recovered from this node any more",
+                found.name,
+                most >> 20
+            );
+        }
+        let kept = end.bytes_since(found.restart);
+        let is_near = kept as f64 >= most as f64 * ANNOUNCED_AT;
+        if is_near && !self.is_announced && kept <= most {
+            let who = match outcome.block {
+                Some(Block::PeerUnreachable(peer) | Block::PeerUnknown(peer) | Block::PeerLagging(peer)) => {
+                    format!(", for node \"{}\"", peers[peer].name)
+                }
+                Some(Block::NoSample) | None => String::new(),
+            };
+            let left = rate
+                .seconds_for(most - kept)
+                .map(|seconds| format!("; about {seconds:.0} s are left"));
+            pgrx::warning!(
+                "recovery slot \"{}\" keeps {} MB of spock.recovery_slot_max_wal = {} MB{who}{}",
+                found.name,
+                kept >> 20,
+                most >> 20,
+                left.unwrap_or_default()
+            );
+        }
+        self.is_announced = is_near;
+    }
+}

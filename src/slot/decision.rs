@@ -1,0 +1,295 @@
+//! What a round of the keeper concludes from what it has seen (pure): how far each peer counts as having passed each
+//! origin, how far the slot may go, what may have been let go, and what of it is told to whom.
+
+use super::horizon::{Allowance, Hold, Progress, Samples};
+use super::record::{OriginRecord, PassedRecord, PeerRecord, RetentionRecord};
+use super::retention::{self, OriginView};
+use crate::lsn::{LocalLsn, OriginLsn};
+
+/// This node's progress through one origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    pub node: String,
+    pub subscription: u32,
+    pub origin_id: u16,
+    /// Digest of the tables and their states.
+    pub tables: i64,
+    /// Progress of the replication origin.
+    pub remote: OriginLsn,
+    /// applied(this node, origin).
+    pub applied: Option<OriginLsn>,
+}
+
+/// A peer's last report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub system_identifier: u64,
+    pub timeline: u32,
+    pub has_unknown_origin: bool,
+    pub positions: Vec<PassedRecord>,
+}
+
+/// How a peer fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contact {
+    Answers,
+    /// Reached, but of no use: no node, or another one.
+    Useless,
+    Silent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerInput {
+    pub name: String,
+    pub contact: Contact,
+    /// None: it has not reported since this server started.
+    pub report: Option<Report>,
+}
+
+/// Why the slot, or one pair of an origin and a peer, does not advance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block {
+    NoSample,
+    PeerUnreachable(usize),
+    PeerUnknown(usize),
+    PeerLagging(usize),
+}
+
+/// A pair of an origin and a peer that subscribes to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    pub peer: usize,
+    /// What counts as passed; None: unknown.
+    pub passed: Option<OriginLsn>,
+    /// How far it lets the slot go.
+    pub local: Option<LocalLsn>,
+    pub block: Option<Block>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How far the slot may go; None: nowhere.
+    pub target: Option<LocalLsn>,
+    pub block: Option<Block>,
+    /// Per origin, as given.
+    pub allowances: Vec<Allowance>,
+    pub pairs: Vec<Vec<Pair>>,
+    /// Peers that were given up for the budget in this round.
+    pub given_up: Vec<usize>,
+    /// Still more is kept than the budget allows.
+    pub is_over_budget: bool,
+    /// Microseconds: when the oldest transaction that some peer lacks was first seen here.
+    pub unacknowledged_since: Option<i64>,
+}
+
+/// The next record of an origin. True: its past has ended, and the samples of it are to be thrown away.
+///
+/// `covered`: the slot is where the record says, or before. Otherwise it is new, or somebody else has moved it, and all
+/// that this node has applied may be gone.
+pub fn next_origin(own: &Own, before: Option<&OriginRecord>, covered: bool) -> (OriginRecord, bool) {
+    let record = |released, waits_beyond| OriginRecord {
+        node: own.node.clone(),
+        subscription: own.subscription,
+        origin_id: own.origin_id,
+        tables: own.tables,
+        released,
+        waits_beyond,
+    };
+    // A new origin's progress says nothing until it has moved: one that was created without copying looks complete.
+    let waits = || record(OriginLsn::INFINITY, Some(own.remote));
+    let is_same = before.is_some_and(|before| {
+        before.subscription == own.subscription && before.origin_id == own.origin_id && before.tables == own.tables
+    });
+    match before {
+        Some(_) if !is_same => (waits(), true),
+        None if covered => (waits(), true),
+        Some(OriginRecord {
+            waits_beyond: Some(beyond),
+            ..
+        }) => match own.applied {
+            Some(applied) if own.remote > *beyond => (record(applied, None), false),
+            _ => (record(OriginLsn::INFINITY, Some(*beyond)), false),
+        },
+        _ if !covered => match own.applied {
+            Some(applied) => (record(applied, None), true),
+            None => (waits(), true),
+        },
+        Some(before) => (before.clone(), false),
+        None => (waits(), true),
+    }
+}
+
+/// How far a peer counts as having passed an origin: by its report, or by what was written down of an earlier one while
+/// it is the same server, timeline, subscription and replication origin.
+pub fn progress(peer: &PeerInput, origin: &str, record: &RetentionRecord) -> Progress {
+    if peer.name == origin {
+        return Progress::NotSubscribed;
+    }
+    let known = record.peer(&peer.name);
+    let Some(report) = &peer.report else {
+        return match known {
+            None => Progress::Unknown,
+            Some(known) if known.has_unknown_origin => Progress::Unknown,
+            Some(known) => known.passed_of(origin).map_or(Progress::NotSubscribed, counted),
+        };
+    };
+    if report.has_unknown_origin {
+        return Progress::Unknown;
+    }
+    let Some(now) = report.positions.iter().find(|position| position.origin == origin) else {
+        return Progress::NotSubscribed;
+    };
+    let earlier = known
+        .filter(|known| known.system_identifier == report.system_identifier && known.timeline == report.timeline)
+        .and_then(|known| known.passed_of(origin))
+        .filter(|earlier| earlier.subscription == now.subscription && earlier.origin_id == now.origin_id)
+        .map_or(OriginLsn::ZERO, |earlier| earlier.passed);
+    counted(&PassedRecord {
+        passed: now.passed.max(earlier),
+        ..now.clone()
+    })
+}
+
+fn counted(position: &PassedRecord) -> Progress {
+    position.passed.known().map_or(Progress::Unknown, Progress::Passed)
+}
+
+/// What is to be written down of a peer; None: it was never heard.
+pub fn next_peer(peer: &PeerInput, before: &RetentionRecord) -> Option<PeerRecord> {
+    let Some(report) = &peer.report else {
+        return before.peer(&peer.name).cloned();
+    };
+    let mut passed: Vec<PassedRecord> = report
+        .positions
+        .iter()
+        .map(|position| match progress(peer, &position.origin, before) {
+            Progress::Passed(passed) => PassedRecord {
+                passed,
+                ..position.clone()
+            },
+            Progress::Unknown | Progress::NotSubscribed => position.clone(),
+        })
+        .collect();
+    passed.sort_by(|one, other| (&one.origin, one.subscription).cmp(&(&other.origin, other.subscription)));
+    Some(PeerRecord {
+        peer: peer.name.clone(),
+        system_identifier: report.system_identifier,
+        timeline: report.timeline,
+        has_unknown_origin: report.has_unknown_origin,
+        passed,
+    })
+}
+
+/// Decides how far the slot may go. `floor`: with a budget, the position below which nothing more may be kept.
+pub fn decide(
+    origins: &[(&Own, &Samples)],
+    peers: &[PeerInput],
+    record: &RetentionRecord,
+    end: LocalLsn,
+    floor: Option<LocalLsn>,
+) -> Outcome {
+    let views: Vec<OriginView<'_>> = origins
+        .iter()
+        .map(|(own, samples)| OriginView {
+            samples,
+            peers: peers.iter().map(|peer| progress(peer, &own.node, record)).collect(),
+        })
+        .collect();
+    let decision = retention::decide(&views, end, floor);
+    let slowest = decision.allowances.iter().min_by_key(|allowance| allowance.local);
+    let block = slowest.and_then(|allowance| allowance.hold).map(|hold| match hold {
+        Hold::NoSample => Block::NoSample,
+        Hold::Peer(peer) => {
+            let is_unknown = views.iter().any(|view| view.peers[peer] == Progress::Unknown);
+            block_of(peer, &peers[peer], is_unknown)
+        }
+    });
+    let unacknowledged_since = views
+        .iter()
+        .flat_map(|view| {
+            view.peers
+                .iter()
+                .filter_map(|progress| unacknowledged_since(view.samples, *progress))
+        })
+        .min();
+    Outcome {
+        is_over_budget: floor.is_some_and(|floor| decision.target.is_none_or(|target| target < floor)),
+        target: decision.target,
+        block,
+        pairs: views.iter().map(|view| pairs(view, peers)).collect(),
+        allowances: decision.allowances,
+        given_up: decision.given_up,
+        unacknowledged_since,
+    }
+}
+
+fn block_of(index: usize, peer: &PeerInput, is_unknown: bool) -> Block {
+    match peer.contact {
+        Contact::Silent => Block::PeerUnreachable(index),
+        Contact::Useless => Block::PeerUnknown(index),
+        Contact::Answers if is_unknown => Block::PeerUnknown(index),
+        Contact::Answers => Block::PeerLagging(index),
+    }
+}
+
+fn unacknowledged_since(samples: &Samples, progress: Progress) -> Option<i64> {
+    let passed = match progress {
+        Progress::NotSubscribed => return None,
+        Progress::Unknown => OriginLsn::ZERO,
+        Progress::Passed(passed) => passed,
+    };
+    samples.oldest_beyond(passed).map(|sample| sample.taken_at)
+}
+
+fn pairs(view: &OriginView<'_>, peers: &[PeerInput]) -> Vec<Pair> {
+    view.peers
+        .iter()
+        .enumerate()
+        .filter_map(|(index, progress)| {
+            let passed = match progress {
+                Progress::NotSubscribed => return None,
+                Progress::Unknown => None,
+                Progress::Passed(passed) => Some(*passed),
+            };
+            let newest = view.samples.newest();
+            let is_behind = passed.is_none_or(|passed| newest.is_some_and(|newest| passed < newest.origin));
+            Some(Pair {
+                peer: index,
+                passed,
+                local: passed
+                    .and_then(|passed| view.samples.newest_within(passed))
+                    .map(|sample| sample.local),
+                block: match newest {
+                    None => Some(Block::NoSample),
+                    Some(_) => is_behind.then(|| block_of(index, &peers[index], passed.is_none())),
+                },
+            })
+        })
+        .collect()
+}
+
+/// The peers that are not protected any more: given up, now or before, until they have passed all that was let go.
+pub fn unprotected(record: &RetentionRecord, outcome: &Outcome, peers: &[PeerInput]) -> Vec<String> {
+    let lacks = |peer: &PeerInput| {
+        record
+            .origins
+            .iter()
+            .any(|origin| match progress(peer, &origin.node, record) {
+                Progress::NotSubscribed => false,
+                Progress::Unknown => true,
+                Progress::Passed(passed) => passed < origin.released,
+            })
+    };
+    peers
+        .iter()
+        .enumerate()
+        .filter(|(index, peer)| {
+            outcome.given_up.contains(index) || (record.unprotected.contains(&peer.name) && lacks(peer))
+        })
+        .map(|(_, peer)| peer.name.clone())
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "decision_tests.rs"]
+mod tests;

@@ -1,0 +1,35 @@
+//! What may wait for others, done by a worker of its own: creating the slot waits for every running transaction, moving a
+//! failover slot waits for its standbys, and decoding a backlog takes its time. One at a time per database.
+
+use crate::failpoint::{self, names};
+use crate::guc;
+use crate::pg::{interrupts, slot, transaction};
+use crate::shmem::SlotJob;
+use pgrx::PgLogLevel;
+
+/// Does the job on the slot of that name. Err says why it could not be done; it is tried again later.
+pub fn run(job: SlotJob, name: &str) -> Result<(), String> {
+    failpoint::hit(names::SLOT_JOB_BEFORE);
+    let outcome = interrupts::catch(|| match job {
+        SlotJob::Nothing => Ok(()),
+        SlotJob::Create => transaction::run(|| slot::create(name, guc::recovery_slot_failover())),
+        SlotJob::Advance(to) => transaction::run(|| slot::advance(name, to)),
+        SlotJob::Touch => {
+            transaction::run(|| slot::touch(name));
+            Ok(())
+        }
+        SlotJob::Drop => transaction::run(|| slot::drop(name)),
+    });
+    failpoint::hit(names::SLOT_JOB_AFTER);
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        // The administrator, or a DROP DATABASE, wants this process gone.
+        Err(report) if report.level() >= PgLogLevel::FATAL => Err(report.message().to_owned()),
+        Err(report) => {
+            // The process ends right after this; its exit rolls back, and gives the slot back.
+            slot::release_after_error();
+            Err(report.message().to_owned())
+        }
+    }
+}

@@ -1,0 +1,524 @@
+//! The manager's part in keeping the recovery slot: samples, decides, writes the retention record down, and then has the
+//! slot worker act. Nothing here waits for a peer or for somebody else's transaction.
+//!
+//! The order is the product: the record, which says what may have been let go, is committed before the slot is touched.
+
+use super::decision::{self, Contact, Own, PeerInput, Report};
+use super::horizon::{Sample, Samples};
+use super::name;
+use super::pace::Pace;
+use super::positions::{self, OwnPosition};
+use super::record::{OriginRecord, PassedRecord, RetentionRecord};
+use super::retention::Rate;
+use super::view::{self, View};
+use crate::guc;
+use crate::lsn::{LocalLsn, OriginLsn};
+use crate::node::provider::Peer;
+use crate::node::registry::{self, RegistryError};
+use crate::pg::clock::Timestamp;
+use crate::pg::seclabel::{self, LabelTarget};
+use crate::pg::slot::{self, Slot};
+use crate::pg::{catalog, compat, origin, process, wal};
+use crate::shmem::{self, BlockedReason, PeerEntry, PeerKey, PeerState, SlotJob};
+use crate::worker::{backoff, entry};
+use pgrx::pg_sys::Oid;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// A commit takes microseconds from its record to its origin's progress; one that hangs in between (a stalled disk) costs
+/// the round its sample, no more.
+const COMMIT_LIMIT: Duration = Duration::from_millis(500);
+
+/// A quarter of the server's idle time limit: time for several tries before the limit strikes.
+const TOUCH_FRACTION: u32 = 4;
+
+/// What a round has decided, to be done once its transaction has committed.
+#[derive(Debug)]
+pub struct Round {
+    /// The record as it is from now on.
+    record: Option<RetentionRecord>,
+    job: SlotJob,
+    view: View,
+    /// The peers' foreign servers by name.
+    nodes: HashMap<String, Oid>,
+    nap: Duration,
+    /// Requests by hand that are answered if nothing is left to do.
+    requested: u32,
+}
+
+#[derive(Debug)]
+pub struct Keeper {
+    index: usize,
+    database_name: String,
+    record: Option<RetentionRecord>,
+    is_record_read: bool,
+    /// By subscription.
+    samples: HashMap<u32, Samples>,
+    /// When a transaction of a replication origin was last seen to commit here.
+    committed_at: HashMap<u16, Timestamp>,
+    pace: Pace,
+    rate: Rate,
+    /// The last move: when it was begun, and restart_lsn before it.
+    last_move: Option<(Instant, LocalLsn)>,
+    is_moving: bool,
+    /// The last move has left restart_lsn where it was.
+    is_stuck: bool,
+    budget: super::budget::Budget,
+    said_no_worker: bool,
+}
+
+impl Keeper {
+    pub fn new(index: usize) -> Keeper {
+        Keeper {
+            index,
+            database_name: String::new(),
+            record: None,
+            is_record_read: false,
+            samples: HashMap::new(),
+            committed_at: HashMap::new(),
+            pace: Pace::default(),
+            rate: Rate::default(),
+            last_move: None,
+            is_moving: false,
+            is_stuck: false,
+            budget: super::budget::Budget::default(),
+            said_no_worker: false,
+        }
+    }
+
+    /// Looks at everything once and decides. Runs in the manager's transaction, whose commit makes the record durable;
+    /// what is decided takes effect in [`Keeper::act`]. `peers`: None where this database is no node (any more).
+    pub fn look(&mut self, peers: Option<&[Peer]>) -> Result<Round, RegistryError> {
+        self.read_record()?;
+        let entry = shmem::lock().databases()[self.index].slot;
+        let mut round = Round {
+            record: self.record.clone(),
+            job: SlotJob::Nothing,
+            view: View::of(self.record.as_ref()),
+            nodes: peers
+                .unwrap_or_default()
+                .iter()
+                .map(|peer| (peer.name.to_string(), peer.id))
+                .collect(),
+            nap: guc::manager_naptime(),
+            requested: entry.requested,
+        };
+        let found = match &self.record {
+            Some(record) => slot::find(&record.slot)?.filter(|found| found.database == Some(process::my_database())),
+            None => None,
+        };
+        round.view.slot = found.clone();
+        let may_act = entry.job == SlotJob::Nothing && entry.worker_pid == 0;
+        let wait = if entry.requested == entry.answered {
+            retry_wait(&entry)
+        } else {
+            Duration::ZERO
+        };
+        if !wait.is_zero() {
+            round.nap = round.nap.min(wait);
+        }
+        let may_act = may_act && wait.is_zero();
+        let wanted = peers.filter(|_| guc::enable_recovery_slots());
+        match (wanted, found) {
+            (None, Some(found)) => {
+                round.view.blocked = BlockedReason::Disabled;
+                if may_act && !found.is_active {
+                    round.job = SlotJob::Drop;
+                }
+            }
+            (None, None) => {
+                round.view.blocked = BlockedReason::Disabled;
+                if peers.is_none() {
+                    forget_record()?;
+                    round.record = None;
+                }
+            }
+            (Some(_), Some(found)) if found.is_invalid => {
+                round.view.blocked = BlockedReason::SlotCreationPending;
+                if may_act {
+                    pgrx::warning!(
+                        "recovery slot \"{}\" was invalidated; it will be created anew",
+                        found.name
+                    );
+                    round.job = SlotJob::Drop;
+                }
+            }
+            (Some(_), None) => {
+                round.view.blocked = BlockedReason::SlotCreationPending;
+                if may_act {
+                    self.prepare_creation(&mut round)?;
+                }
+            }
+            (Some(peers), Some(found)) => self.keep(&mut round, &found, peers, may_act)?,
+        }
+        Ok(round)
+    }
+
+    /// After the commit: what was decided is published and begun. Returns how long the manager may sleep.
+    pub fn act(&mut self, round: Round) -> Duration {
+        self.record = round.record;
+        if self.record.is_none() {
+            self.is_record_read = false;
+            self.samples.clear();
+        }
+        let name = self
+            .record
+            .as_ref()
+            .map(|record| record.slot.clone())
+            .unwrap_or_default();
+        {
+            let mut shared = shmem::lock();
+            view::publish(
+                &mut shared,
+                self.index,
+                &round.view,
+                &round.nodes,
+                self.rate.bytes_per_s(),
+            );
+            let slot = &mut shared.databases()[self.index].slot;
+            if round.job == SlotJob::Nothing {
+                if slot.job == SlotJob::Nothing && slot.worker_pid == 0 {
+                    slot.answered = round.requested;
+                }
+                return round.nap;
+            }
+            slot.job = round.job;
+            slot.name.set(&name);
+        }
+        if let SlotJob::Advance(_) = round.job {
+            let restart = round.view.slot.as_ref().map_or(LocalLsn::ZERO, |slot| slot.restart);
+            self.last_move = Some((Instant::now(), restart));
+            self.is_moving = true;
+        }
+        let started = entry::start_slot_worker(self.index, &self.database_name).is_ok();
+        if !started {
+            let mut shared = shmem::lock();
+            let slot = &mut shared.databases()[self.index].slot;
+            slot.job = SlotJob::Nothing;
+            slot.failures = slot.failures.saturating_add(1);
+            slot.job_ended_at = Timestamp::now();
+            slot.error.set("no background worker left; raise max_worker_processes");
+            if !self.said_no_worker {
+                pgrx::warning!("no background worker left for the recovery slot: raise max_worker_processes");
+            }
+        }
+        self.said_no_worker = !started;
+        round.nap
+    }
+
+    /// There is neither a slot nor a record of one.
+    pub fn has_finished(&self) -> bool {
+        self.record.is_none()
+    }
+
+    fn read_record(&mut self) -> Result<(), RegistryError> {
+        if !self.is_record_read {
+            self.database_name = catalog::my_database_name();
+            let text = seclabel::label(LabelTarget::Database(process::my_database()));
+            self.record = text.and_then(|text| RetentionRecord::parse_local(&text, registry::here()));
+            self.is_record_read = true;
+        }
+        Ok(())
+    }
+
+    /// There is no slot. The next generation is written down; then it is created.
+    fn prepare_creation(&mut self, round: &mut Round) -> Result<(), RegistryError> {
+        let before = self.record.as_ref();
+        let was_there = before.is_some_and(|record| record.position.is_some());
+        let generation = before.map_or(1, |record| record.generation + u64::from(was_there));
+        if let (true, Some(record)) = (was_there, before) {
+            pgrx::warning!(
+                "recovery slot \"{}\" is missing; creating generation {generation}: what peers lack of dead nodes up to now \
+                 cannot be recovered from this node",
+                record.slot
+            );
+        }
+        let mut record = RetentionRecord::before_creation(registry::here(), generation, self.free_name()?);
+        // What peers have reported stays true.
+        record.peers = before.map(|record| record.peers.clone()).unwrap_or_default();
+        self.samples.clear();
+        if before != Some(&record) {
+            write(&record);
+        }
+        round.view.generation = generation;
+        round.record = Some(record);
+        round.job = SlotJob::Create;
+        Ok(())
+    }
+
+    /// The first name of ours that no slot has.
+    fn free_name(&self) -> Result<String, RegistryError> {
+        let mut name = name::recovery_slot_name(&self.database_name);
+        let mut attempt = 1;
+        while slot::find(&name)?.is_some() {
+            name = name::other_slot_name(&self.database_name, attempt);
+            attempt += 1;
+        }
+        Ok(name)
+    }
+
+    /// There is a slot: sample, decide, write down.
+    fn keep(&mut self, round: &mut Round, found: &Slot, peers: &[Peer], may_act: bool) -> Result<(), RegistryError> {
+        let Some(before) = self.record.clone() else {
+            return Ok(());
+        };
+        self.note_finished_move(found, may_act);
+        let (positions, local) = self.sample()?;
+        let own: Vec<Own> = positions.iter().filter_map(own_of).collect();
+        let mut record = before.clone();
+        let covered = record.position.is_some_and(|position| found.confirmed <= position);
+        if !covered {
+            if let Some(position) = record.position {
+                pgrx::log!(
+                    "recovery slot \"{}\" is at {}, beyond {position}, which the retention record covers: it may have let go \
+                     all that this node has applied",
+                    found.name,
+                    found.confirmed
+                );
+            }
+            record.position = Some(found.confirmed);
+        }
+        record.origins = self.next_origins(&own, &before, covered);
+        let inputs = peer_inputs(self.index, peers);
+        record.peers = inputs
+            .iter()
+            .filter_map(|peer| decision::next_peer(peer, &before))
+            .collect();
+        let now = Timestamp::now();
+        let end = wal::flushed();
+        self.rate.observe(end, now.0);
+        let floor = self.budget.floor(end, found);
+        let nothing = Samples::default();
+        let origins: Vec<(&Own, &Samples)> = own
+            .iter()
+            .map(|own| (own, self.samples.get(&own.subscription).unwrap_or(&nothing)))
+            .collect();
+        let mut outcome = decision::decide(&origins, &inputs, &record, end, floor);
+        if local.is_none() || positions.iter().any(|position| position.origin.is_none()) {
+            // A subscription whose origin nobody knows may be anybody's: nothing is let go before that is settled.
+            outcome.target = None;
+        }
+        record.unprotected = decision::unprotected(&record, &outcome, &inputs);
+        let target = outcome.target.filter(|target| *target > found.confirmed);
+        let is_requested = {
+            let slot = shmem::lock().databases()[self.index].slot;
+            slot.requested != slot.answered
+        };
+        if let Some(target) = target
+            && may_act
+            && (is_requested || self.is_due())
+        {
+            let stop = if is_requested {
+                target
+            } else {
+                self.pace.next_stop(found.confirmed, target)
+            };
+            for origin in &mut record.origins {
+                origin.released = origin.released.max(self.let_go(origin, stop, &own));
+            }
+            record.position = Some(stop);
+            round.job = SlotJob::Advance(stop);
+        } else if may_act && is_idle_too_long(found, now) {
+            round.job = SlotJob::Touch;
+        }
+        let is_pinned = self.is_pinned()?;
+        self.budget
+            .tell(&before, &record, found, end, &self.rate, &outcome, &inputs);
+        round.view.fill(
+            found,
+            &own,
+            &inputs,
+            &outcome,
+            &record,
+            is_pinned,
+            &self.committed_at,
+        );
+        if let (Some(_), Some((begun, _))) = (target, self.last_move) {
+            let wait = self
+                .pace
+                .wait(guc::recovery_slot_advance_interval())
+                .saturating_sub(begun.elapsed());
+            round.nap = round.nap.min(wait.max(Duration::from_millis(10)));
+        }
+        // Reports alone are written when the slot moves: they are nobody's proof before.
+        let must_write = round.job != SlotJob::Nothing && !matches!(round.job, SlotJob::Touch)
+            || record.position != before.position
+            || record.origins != before.origins
+            || record.unprotected != before.unprotected;
+        if must_write && record != before {
+            write(&record);
+            round.record = Some(record);
+        }
+        Ok(())
+    }
+
+    /// Takes a sample of each origin. None instead of its position: a commit hung meanwhile, and nothing is concluded.
+    fn sample(&mut self) -> Result<(Vec<OwnPosition>, Option<LocalLsn>), RegistryError> {
+        let local = wal::flushed();
+        let is_settled = wal::wait_for_commits_in_progress(COMMIT_LIMIT);
+        let positions = positions::own_positions()?;
+        if let Some((id, at)) = origin::latest_commit() {
+            self.committed_at.insert(id, at);
+        }
+        if is_settled {
+            let taken_at = Timestamp::now().0;
+            for own in positions.iter().filter_map(own_of) {
+                let origin = own.applied.unwrap_or(OriginLsn::ZERO);
+                self.samples.entry(own.subscription).or_default().push(Sample {
+                    origin,
+                    local,
+                    taken_at,
+                });
+            }
+        }
+        self.samples.retain(|subscription, _| {
+            positions
+                .iter()
+                .any(|position| position.subscription.to_u32() == *subscription)
+        });
+        Ok((positions, is_settled.then_some(local)))
+    }
+
+    fn next_origins(&mut self, own: &[Own], before: &RetentionRecord, covered: bool) -> Vec<OriginRecord> {
+        own.iter()
+            .map(|own| {
+                let (next, starts_anew) = decision::next_origin(own, before.origin(&own.node), covered);
+                if starts_anew {
+                    self.samples.remove(&own.subscription);
+                }
+                next
+            })
+            .collect()
+    }
+
+    /// What of an origin goes when the slot moves to `stop`: rounded up to the next sample, else all that was applied.
+    fn let_go(&self, origin: &OriginRecord, stop: LocalLsn, own: &[Own]) -> OriginLsn {
+        let sample = self
+            .samples
+            .get(&origin.subscription)
+            .and_then(|samples| samples.oldest_at_or_beyond(stop));
+        match sample {
+            Some(sample) => sample.origin,
+            None => own
+                .iter()
+                .find(|own| own.subscription == origin.subscription)
+                .and_then(|own| own.applied)
+                .unwrap_or(OriginLsn::INFINITY),
+        }
+    }
+
+    /// A move has ended: what it tells about the pace.
+    fn note_finished_move(&mut self, found: &Slot, may_act: bool) {
+        if let (true, true, Some((begun, restart))) = (self.is_moving, may_act, self.last_move) {
+            self.is_moving = false;
+            let has_moved = found.restart > restart;
+            self.pace
+                .moved(begun.elapsed(), has_moved, found.confirmed.bytes_since(restart));
+            self.is_stuck = !has_moved;
+            for samples in self.samples.values_mut() {
+                samples.forget_before(found.confirmed);
+            }
+        }
+    }
+
+    /// Whether a transaction that was open before the last move keeps restart_lsn where it is.
+    fn is_pinned(&self) -> Result<bool, RegistryError> {
+        match (self.is_stuck, self.last_move) {
+            (true, Some((begun, _))) => {
+                Ok(slot::oldest_writer()?.is_some_and(|since| Timestamp::now().since(since) > begun.elapsed()))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let wait = self.pace.wait(guc::recovery_slot_advance_interval());
+        self.last_move.is_none_or(|(begun, _)| begun.elapsed() >= wait)
+    }
+}
+
+/// How long a job that has failed is still to wait for its next try.
+fn retry_wait(entry: &shmem::SlotEntry) -> Duration {
+    if entry.failures == 0 {
+        return Duration::ZERO;
+    }
+    let since = Timestamp::now().since(entry.job_ended_at);
+    backoff::delay(entry.failures.saturating_add(1)).saturating_sub(since)
+}
+
+fn own_of(position: &OwnPosition) -> Option<Own> {
+    Some(Own {
+        node: position.origin.as_ref()?.to_string(),
+        subscription: position.subscription.to_u32(),
+        origin_id: position.origin_id,
+        tables: position.tables,
+        remote: position.remote,
+        applied: position.applied(),
+    })
+}
+
+/// What the pollers know of each peer.
+fn peer_inputs(index: usize, peers: &[Peer]) -> Vec<PeerInput> {
+    let mut shared = shmem::lock();
+    let entries: Vec<PeerEntry> = shared.peers(index).to_vec();
+    peers
+        .iter()
+        .map(|peer| {
+            let place = entries.iter().position(|entry| entry.key == PeerKey::Node(peer.id));
+            let report = place
+                .filter(|place| !entries[*place].reported_at.is_never())
+                .map(|place| Report {
+                    system_identifier: entries[place].system_identifier,
+                    timeline: entries[place].timeline,
+                    has_unknown_origin: entries[place].has_unknown_origin,
+                    positions: shared
+                        .positions(index, place)
+                        .iter()
+                        .filter_map(|position| {
+                            let origin = peers.iter().find(|candidate| candidate.id == position.origin)?;
+                            Some(PassedRecord {
+                                origin: origin.name.to_string(),
+                                subscription: position.subscription,
+                                origin_id: position.origin_id,
+                                passed: position.passed,
+                            })
+                        })
+                        .collect(),
+                });
+            let contact = match place.map(|place| entries[place].state) {
+                Some(PeerState::Connected) => Contact::Answers,
+                Some(PeerState::NotANode | PeerState::OtherNode) => Contact::Useless,
+                _ => Contact::Silent,
+            };
+            PeerInput {
+                name: peer.name.to_string(),
+                contact,
+                report,
+            }
+        })
+        .collect()
+}
+
+fn is_idle_too_long(found: &Slot, now: Timestamp) -> bool {
+    match (compat::idle_slot_timeout(), found.inactive_since) {
+        (Some(limit), Some(since)) => !found.is_active && now.since(since) >= limit / TOUCH_FRACTION,
+        _ => false,
+    }
+}
+
+fn write(record: &RetentionRecord) {
+    seclabel::set_label(LabelTarget::Database(process::my_database()), Some(&record.to_text()));
+}
+
+/// Removes the record of a database that is no node any more, if it is ours.
+fn forget_record() -> Result<(), RegistryError> {
+    let target = LabelTarget::Database(process::my_database());
+    let text = seclabel::label(target);
+    if text
+        .and_then(|text| RetentionRecord::parse_local(&text, registry::here()))
+        .is_some()
+    {
+        seclabel::set_label(target, None);
+    }
+    Ok(())
+}

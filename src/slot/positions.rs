@@ -1,0 +1,90 @@
+//! How far this node has applied each origin: read first, flushed after, then believed.
+//!
+//! Positions in memory run ahead of the disk, for apply workers commit asynchronously, and a crash would take back what a
+//! peer has let go already. So whoever reports a position reads it and flushes WAL before he tells.
+
+use crate::lsn::OriginLsn;
+use crate::node::label::SubscriptionLabel;
+use crate::node::name::NodeName;
+use crate::node::registry::{self, RegistryError};
+use crate::pg::origin;
+use pgrx::Spi;
+use pgrx::pg_sys::Oid;
+
+/// One subscription's progress through the WAL of the node that it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnPosition {
+    pub subscription: Oid,
+    /// None while nobody knows which node it comes from.
+    pub origin: Option<NodeName>,
+    /// 0: the replication origin is gone.
+    pub origin_id: u16,
+    /// The slot that it has at its provider.
+    pub slot: Option<String>,
+    /// Progress of the replication origin, in memory.
+    pub remote: OriginLsn,
+    /// The greatest `srsublsn` of the tables that are ready: after an initial copy `remote` is still 0/0.
+    pub copied: OriginLsn,
+    /// All its tables are ready.
+    pub is_ready: bool,
+    /// Digest of its tables, their states and `srsublsn`.
+    pub tables: i64,
+}
+
+impl OwnPosition {
+    /// applied(this node, origin), durable once WAL is flushed. None: unknown, which never counts.
+    pub fn applied(&self) -> Option<OriginLsn> {
+        self.remote.max(self.copied).known()
+    }
+}
+
+/// The positions of all subscriptions of this database. Catalogs are read before the origins' progress. Needs a snapshot.
+pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
+    let here = registry::here();
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT s.oid, l.label, coalesce(o.roident, 0)::pg_catalog.int4, s.subslotname::pg_catalog.text, t.copied,
+                    coalesce(t.is_ready, true), coalesce(t.digest, 0)
+               FROM pg_catalog.pg_subscription s
+               LEFT JOIN pg_catalog.pg_shseclabel l
+                      ON l.objoid = s.oid AND l.classoid = 'pg_catalog.pg_subscription'::pg_catalog.regclass
+                     AND l.provider = 'spock_recovery'
+               LEFT JOIN pg_catalog.pg_replication_origin o ON o.roname = 'pg_' || s.oid
+               LEFT JOIN (SELECT r.srsubid,
+                                 max(r.srsublsn - '0/0') FILTER (WHERE r.srsubstate = 'r')::pg_catalog.int8 AS copied,
+                                 bool_and(r.srsubstate = 'r') AS is_ready,
+                                 pg_catalog.hashtextextended(string_agg(
+                                     r.srrelid || r.srsubstate::pg_catalog.text || coalesce(r.srsublsn, '0/0'), ','
+                                     ORDER BY r.srrelid), 0) AS digest
+                            FROM pg_catalog.pg_subscription_rel r GROUP BY r.srsubid) t ON t.srsubid = s.oid
+              WHERE s.subdbid = $1
+              ORDER BY s.oid",
+            None,
+            &[Oid::from_u32(here.database).into()],
+        )?;
+        let mut positions = Vec::new();
+        for row in rows {
+            let Some(subscription) = row.get::<Oid>(1)? else {
+                continue;
+            };
+            let label = row
+                .get::<String>(2)?
+                .and_then(|text| SubscriptionLabel::parse_local(&text, here));
+            let origin_id = row.get::<i32>(3)?.unwrap_or(0) as u16;
+            positions.push(OwnPosition {
+                subscription,
+                origin: label.map(|label| label.origin),
+                origin_id,
+                slot: row.get::<String>(4)?,
+                remote: OriginLsn::ZERO,
+                copied: OriginLsn(row.get::<i64>(5)?.unwrap_or(0) as u64),
+                is_ready: row.get::<bool>(6)?.unwrap_or(false),
+                tables: row.get::<i64>(7)?.unwrap_or(0),
+            });
+        }
+        for position in &mut positions {
+            position.remote = origin::progress(position.origin_id);
+        }
+        Ok(positions)
+    })
+}

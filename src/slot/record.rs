@@ -1,0 +1,193 @@
+//! The retention record: what the recovery slot may have let go, in the database's security label (pure).
+//!
+//! It is written before the slot moves, so it is never behind what the slot has really let go. A record that is missing,
+//! comes from elsewhere or has another version proves nothing: everything may have been let go.
+
+use crate::lsn::{LocalLsn, OriginLsn};
+use crate::node::identity::DatabaseIdentity;
+use serde::{Deserialize, Serialize};
+
+/// The only version there is.
+const VERSION: u32 = 1;
+
+/// What is written down of one origin.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OriginRecord {
+    pub node: String,
+    /// The subscription and the replication origin by which this server receives it. Ids are reused: another pair is
+    /// another history.
+    pub subscription: u32,
+    pub origin_id: u16,
+    /// Digest of the subscription's tables and their states.
+    pub tables: i64,
+    /// Up to where the slot may have let the origin's transactions go.
+    pub released: OriginLsn,
+    /// Where the origin stood when the pair or a table changed: released is infinite until it has moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_beyond: Option<OriginLsn>,
+}
+
+/// How far a peer has said that it has passed an origin.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PassedRecord {
+    pub origin: String,
+    pub subscription: u32,
+    pub origin_id: u16,
+    pub passed: OriginLsn,
+}
+
+/// What a peer has reported. It stays true after the peer has forgotten it, for the same server, timeline, subscription
+/// and replication origin only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerRecord {
+    pub peer: String,
+    pub system_identifier: u64,
+    pub timeline: u32,
+    /// It has a subscription of which it does not know the origin.
+    pub has_unknown_origin: bool,
+    pub passed: Vec<PassedRecord>,
+}
+
+impl PeerRecord {
+    pub fn passed_of(&self, origin: &str) -> Option<&PassedRecord> {
+        self.passed.iter().find(|passed| passed.origin == origin)
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionRecord {
+    version: u32,
+    system_identifier: u64,
+    database: u32,
+    /// Counts the slots that there were, from 1.
+    pub generation: u64,
+    /// The slot's name; it stays the same when the database is renamed.
+    pub slot: String,
+    /// The position of the slot that `origins` covers. None: the slot is about to be created.
+    pub position: Option<LocalLsn>,
+    pub origins: Vec<OriginRecord>,
+    pub peers: Vec<PeerRecord>,
+    /// Peers that were given up for the retention budget.
+    pub unprotected: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RecordError(String);
+
+impl RetentionRecord {
+    /// The record of a slot that is about to be created.
+    pub fn before_creation(here: DatabaseIdentity, generation: u64, slot: String) -> RetentionRecord {
+        RetentionRecord {
+            version: VERSION,
+            system_identifier: here.system_identifier,
+            database: here.database,
+            generation,
+            slot,
+            position: None,
+            origins: Vec::new(),
+            peers: Vec::new(),
+            unprotected: Vec::new(),
+        }
+    }
+
+    pub fn parse(text: &str) -> Result<RetentionRecord, RecordError> {
+        let record: RetentionRecord = serde_json::from_str(text).map_err(|error| RecordError(error.to_string()))?;
+        if record.version != VERSION {
+            return Err(RecordError(format!("version {} is not {VERSION}", record.version)));
+        }
+        Ok(record)
+    }
+
+    /// The record, if it was written in this database of this server.
+    pub fn parse_local(text: &str, here: DatabaseIdentity) -> Option<RetentionRecord> {
+        let record = RetentionRecord::parse(text).ok()?;
+        (record.system_identifier == here.system_identifier && record.database == here.database).then_some(record)
+    }
+
+    /// The document for the label.
+    pub fn to_text(&self) -> String {
+        // A struct of strings, numbers and lists cannot fail to be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    pub fn origin(&self, node: &str) -> Option<&OriginRecord> {
+        self.origins.iter().find(|origin| origin.node == node)
+    }
+
+    pub fn peer(&self, name: &str) -> Option<&PeerRecord> {
+        self.peers.iter().find(|known| known.peer == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: DatabaseIdentity = DatabaseIdentity {
+        system_identifier: 7,
+        database: 5,
+    };
+
+    fn passed(subscription: u32, origin_id: u16, passed: u64) -> PassedRecord {
+        PassedRecord {
+            origin: "n1".to_owned(),
+            subscription,
+            origin_id,
+            passed: OriginLsn(passed),
+        }
+    }
+
+    fn record() -> RetentionRecord {
+        let mut record = RetentionRecord::before_creation(HERE, 3, "spk_recovery_demo".to_owned());
+        record.position = Some(LocalLsn(0x1_0000_0001));
+        record.origins.push(OriginRecord {
+            node: "n1".to_owned(),
+            subscription: 16_400,
+            origin_id: 1,
+            tables: -5,
+            released: OriginLsn::INFINITY,
+            waits_beyond: Some(OriginLsn(77)),
+        });
+        record.peers.push(PeerRecord {
+            peer: "n2".to_owned(),
+            system_identifier: 8,
+            timeline: 1,
+            has_unknown_origin: false,
+            passed: vec![passed(11, 2, 100)],
+        });
+        record
+    }
+
+    #[test]
+    fn a_record_survives_being_written_and_read() {
+        assert_eq!(RetentionRecord::parse(&record().to_text()), Ok(record()));
+    }
+
+    #[test]
+    fn a_record_of_elsewhere_or_of_another_version_proves_nothing() {
+        let text = record().to_text();
+        assert_eq!(RetentionRecord::parse_local(&text, HERE), Some(record()));
+        assert_eq!(
+            RetentionRecord::parse_local(
+                &text,
+                DatabaseIdentity {
+                    system_identifier: 8,
+                    ..HERE
+                }
+            ),
+            None
+        );
+        assert_eq!(
+            RetentionRecord::parse_local(&text, DatabaseIdentity { database: 6, ..HERE }),
+            None
+        );
+        assert!(RetentionRecord::parse(&text.replace("\"version\":1", "\"version\":2")).is_err());
+        assert!(RetentionRecord::parse(&text.replace("\"version\":1", "\"version\":1,\"more\":0")).is_err());
+        assert!(RetentionRecord::parse("{}").is_err());
+    }
+}
