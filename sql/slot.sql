@@ -47,3 +47,8 @@ CREATE FUNCTION advance_recovery_slot() RETURNS pg_lsn
 REVOKE ALL ON FUNCTION advance_recovery_slot() FROM PUBLIC;
 COMMENT ON FUNCTION advance_recovery_slot() IS
     'advances the recovery slot as far as the peers allow now; returns its position, and says in a NOTICE what holds it';
+
+CREATE FUNCTION quick_health_check() RETURNS TABLE (check_name text, status text, details text)
+    LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'quick_health_check_wrapper';
+COMMENT ON FUNCTION quick_health_check() IS
+    'whether everything that a rescue will need is in order: HEALTHY, WARNING, MISSING, DISABLED or CRITICAL, and what to do';

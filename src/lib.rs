@@ -8,6 +8,7 @@
 mod error;
 mod failpoint;
 mod guc;
+mod health;
 mod lsn;
 mod node;
 mod pg;

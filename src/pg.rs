@@ -17,6 +17,7 @@ pub mod origin;
 pub mod process;
 pub mod role;
 pub mod seclabel;
+pub mod setting;
 pub mod slot;
 pub mod timeout;
 pub mod transaction;

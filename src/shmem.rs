@@ -144,8 +144,8 @@ pub struct SlotEntry {
     pub in_recovery: bool,
     pub generation: u64,
     pub blocked: BlockedReason,
-    /// The peer that blocks, as an index of the peers' entries; u32::MAX: none.
-    pub blocked_by: u32,
+    /// The peer that blocks, by its foreign server; invalid: none.
+    pub blocked_by: pg_sys::Oid,
     pub min_unacknowledged_at: Timestamp,
     pub wal_bytes_per_s: f64,
 }
@@ -326,7 +326,7 @@ impl SlotEntry {
         in_recovery: false,
         generation: 0,
         blocked: BlockedReason::None,
-        blocked_by: u32::MAX,
+        blocked_by: pg_sys::InvalidOid,
         min_unacknowledged_at: Timestamp::NEVER,
         wal_bytes_per_s: 0.0,
     };

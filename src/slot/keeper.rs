@@ -298,6 +298,11 @@ impl Keeper {
             // A subscription whose origin nobody knows may be anybody's: nothing is let go before that is settled.
             outcome.target = None;
         }
+        let is_in_recovery = shmem::lock().databases()[self.index].slot.in_recovery;
+        if is_in_recovery {
+            outcome.target = None;
+            round.view.blocked = BlockedReason::RescueInProgress;
+        }
         record.unprotected = decision::unprotected(&record, &outcome, &inputs);
         let target = outcome.target.filter(|target| *target > found.confirmed);
         let is_requested = {
@@ -324,15 +329,9 @@ impl Keeper {
         let is_pinned = self.is_pinned()?;
         self.budget
             .tell(&before, &record, found, end, &self.rate, &outcome, &inputs);
-        round.view.fill(
-            found,
-            &own,
-            &inputs,
-            &outcome,
-            &record,
-            is_pinned,
-            &self.committed_at,
-        );
+        round
+            .view
+            .fill(found, &own, &inputs, &outcome, &record, is_pinned, &self.committed_at);
         if let (Some(_), Some((begun, _))) = (target, self.last_move) {
             let wait = self
                 .pace

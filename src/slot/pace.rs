@@ -50,7 +50,11 @@ impl Pace {
     /// Takes a move into account that decoded so many bytes.
     pub fn moved(&mut self, took: Duration, restart_moved: bool, decoded: u64) {
         let is_pinned = !restart_moved && decoded >= CHEAP_BYTES;
-        self.pinned_moves = if is_pinned { self.pinned_moves.saturating_add(1) } else { 0 };
+        self.pinned_moves = if is_pinned {
+            self.pinned_moves.saturating_add(1)
+        } else {
+            0
+        };
         self.step_bytes = if took < QUICK {
             self.step_bytes.saturating_mul(2)
         } else {

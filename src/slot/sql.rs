@@ -79,13 +79,13 @@ impl SqlError for SlotError {
 }
 
 /// What the manager and the pollers have in shared memory, copied out.
-struct Snapshot {
-    slot: SlotEntry,
-    peers: Vec<(PeerEntry, Vec<PositionEntry>)>,
-    origins: Vec<OriginEntry>,
+pub struct Snapshot {
+    pub slot: SlotEntry,
+    pub peers: Vec<(PeerEntry, Vec<PositionEntry>)>,
+    pub origins: Vec<OriginEntry>,
 }
 
-fn snapshot() -> Option<Snapshot> {
+pub fn snapshot() -> Option<Snapshot> {
     let mut shared = shmem::lock();
     let index = shared.index_of(process::my_database())?;
     let entries: Vec<PeerEntry> = shared.peers(index).to_vec();
@@ -115,6 +115,37 @@ fn snapshot() -> Option<Snapshot> {
         peers,
         origins,
     })
+}
+
+/// Ends the statement if the caller may not read positions.
+pub fn require_reader(function: &'static str) {
+    if !role::may_read_positions() {
+        raise(&SlotError::NotPrivileged { function });
+    }
+}
+
+/// The peer that holds the slot, by name.
+pub fn blocking_peer(snapshot: &Snapshot, servers: &[NodeServer]) -> Option<String> {
+    let node = snapshot.slot.blocked_by;
+    servers
+        .iter()
+        .find(|server| server.id == node)
+        .map(|server| server.name.to_string())
+}
+
+/// The peers that were given up for the retention budget, by name.
+pub fn unprotected_peers(snapshot: &Snapshot, servers: &[NodeServer]) -> Vec<String> {
+    let is_given_up = |server: &&NodeServer| {
+        snapshot
+            .peers
+            .iter()
+            .any(|(peer, _)| peer.is_unprotected && peer.key == PeerKey::Node(server.id))
+    };
+    servers
+        .iter()
+        .filter(is_given_up)
+        .map(|server| server.name.to_string())
+        .collect()
 }
 
 fn name_of(servers: &[NodeServer], node: Oid) -> Option<Name> {
@@ -149,11 +180,7 @@ fn node_positions() -> TableIterator<
         name!(origin_id, Oid),
     ),
 > {
-    if !role::may_read_positions() {
-        raise(&SlotError::NotPrivileged {
-            function: "node_positions",
-        });
-    }
+    require_reader("node_positions");
     if wal::is_in_recovery() || NativeProvider.local_node().or_raise().is_none() {
         return TableIterator::new(Vec::new());
     }
@@ -215,6 +242,7 @@ fn get_recovery_slot_status() -> TableIterator<
         name!(unprotected_peers, Vec<Option<Name>>),
     ),
 > {
+    require_reader("get_recovery_slot_status");
     let servers = registry::servers().or_raise();
     let Some(snapshot) = snapshot().filter(|_| servers.iter().any(|server| server.role == registry::Role::Local))
     else {
@@ -233,12 +261,9 @@ fn get_recovery_slot_status() -> TableIterator<
         }
         _ => None,
     };
-    let unprotected = snapshot.peers.iter().filter(|(peer, _)| peer.is_unprotected);
-    let unprotected = unprotected
-        .map(|(peer, _)| match peer.key {
-            PeerKey::Node(node) => name_of(&servers, node),
-            PeerKey::Subscription(_) | PeerKey::None => None,
-        })
+    let unprotected = unprotected_peers(&snapshot, &servers)
+        .into_iter()
+        .map(|name| Some(Name(name)))
         .collect();
     let usable = found.as_ref().is_some_and(|found| !found.is_invalid);
     let blocked = if usable || slot.blocked == BlockedReason::Disabled {
@@ -289,6 +314,7 @@ fn recovery_horizon() -> TableIterator<
         name!(blocked_reason, Option<String>),
     ),
 > {
+    require_reader("recovery_horizon");
     let servers = registry::servers().or_raise();
     let mut rows = Vec::new();
     if let Some(snapshot) = snapshot() {
@@ -345,6 +371,7 @@ fn lag_positions() -> TableIterator<
         name!(passed_lsn, Option<i64>),
     ),
 > {
+    require_reader("lag_positions");
     let servers = registry::servers().or_raise();
     let Some(snapshot) = snapshot() else {
         return TableIterator::new(Vec::new());
@@ -452,15 +479,12 @@ fn advance_recovery_slot() -> i64 {
     };
     let found = slot::find(slot.name.as_str()).or_raise();
     if let Some(reason) = slot.blocked.as_str() {
-        let peer = snapshot().and_then(|snapshot| {
-            let entry = snapshot.peers.get(slot.blocked_by as usize)?.0;
-            let PeerKey::Node(node) = entry.key else { return None };
-            name_of(&registry::servers().or_raise(), node)
-        });
-        let detail = peer.map_or_else(
-            || "See spock.recovery_horizon().".to_owned(),
-            |peer| format!("Node \"{}\" holds it. See spock.recovery_horizon().", peer.0),
-        );
+        let servers = registry::servers().or_raise();
+        let peer = snapshot().and_then(|snapshot| blocking_peer(&snapshot, &servers));
+        let detail = match peer {
+            Some(peer) => format!("Node \"{peer}\" holds it. See spock.recovery_horizon()."),
+            None => "See spock.recovery_horizon().".to_owned(),
+        };
         ereport!(
             NOTICE,
             PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,

@@ -69,6 +69,7 @@ impl View {
         self.unacknowledged_since = outcome.unacknowledged_since.map_or(Timestamp::NEVER, Timestamp);
         let can_move = outcome.target.is_some_and(|target| target > found.confirmed);
         (self.blocked, self.blocked_by) = match outcome.block {
+            _ if self.blocked == BlockedReason::RescueInProgress => (self.blocked, None),
             _ if outcome.is_over_budget => (BlockedReason::BudgetExceeded, None),
             _ if is_pinned => (BlockedReason::OpenTransaction, None),
             Some(block) if !can_move => told(block, peers),
@@ -123,7 +124,7 @@ pub fn publish(shared: &mut Shared, index: usize, view: &View, nodes: &HashMap<S
             .iter()
             .position(|peer| peer.key == PeerKey::Node(node))
     };
-    let blocked_by = view.blocked_by.as_ref().and_then(|name| place_of(shared, name));
+    let blocked_by = view.blocked_by.as_ref().and_then(|name| nodes.get(name).copied());
     let slot = &mut shared.databases()[index].slot;
     if let Some(found) = &view.slot {
         slot.name.set(&found.name);
@@ -132,7 +133,7 @@ pub fn publish(shared: &mut Shared, index: usize, view: &View, nodes: &HashMap<S
     slot.is_usable = view.slot.as_ref().is_some_and(|found| !found.is_invalid);
     slot.generation = view.generation;
     slot.blocked = view.blocked;
-    slot.blocked_by = blocked_by.map_or(u32::MAX, |place| place as u32);
+    slot.blocked_by = blocked_by.unwrap_or(pg_sys::InvalidOid);
     slot.min_unacknowledged_at = view.unacknowledged_since;
     slot.wal_bytes_per_s = wal_bytes_per_s;
     for peer in shared.peers(index) {

@@ -1,0 +1,6 @@
+//! quick_health_check(): one row per thing that a rescue will need, judged before it is needed.
+//!
+//! What is judged is gathered in one place (sql); judging is pure.
+
+pub mod judge;
+mod sql;

@@ -1,0 +1,467 @@
+//! The verdicts (pure).
+
+use std::fmt;
+
+/// How bad it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    Healthy,
+    Warning,
+    Missing,
+    Disabled,
+    Critical,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Status::Healthy => "HEALTHY",
+            Status::Warning => "WARNING",
+            Status::Missing => "MISSING",
+            Status::Disabled => "DISABLED",
+            Status::Critical => "CRITICAL",
+        })
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Check {
+    pub name: String,
+    pub status: Status,
+    pub details: String,
+}
+
+fn check(name: &str, status: Status, details: impl Into<String>) -> Check {
+    Check {
+        name: name.to_owned(),
+        status,
+        details: details.into(),
+    }
+}
+
+/// The part of the budget at which it is announced.
+const NEAR: f64 = 0.75;
+
+/// The slot, as the manager and pg_replication_slots show it.
+#[derive(Clone, Debug, Default)]
+pub struct SlotFacts {
+    pub is_enabled: bool,
+    pub name: String,
+    pub exists: bool,
+    pub is_invalid: bool,
+    pub generation: i64,
+    /// Why the last job on it failed.
+    pub error: String,
+    pub retained_bytes: u64,
+    /// spock.recovery_slot_max_wal, else max_slot_wal_keep_size.
+    pub budget_bytes: Option<u64>,
+    pub blocked_reason: Option<&'static str>,
+    pub blocked_by: Option<String>,
+    pub unprotected: Vec<String>,
+}
+
+pub fn slot(facts: &SlotFacts) -> Check {
+    let name = "recovery_slot";
+    if !facts.is_enabled {
+        return check(
+            name,
+            Status::Disabled,
+            "spock.enable_recovery_slots is off: nobody can be recovered from this node",
+        );
+    }
+    if facts.is_invalid {
+        return check(
+            name,
+            Status::Critical,
+            format!(
+                "slot \"{}\" was invalidated; the next generation is created as soon as running transactions allow",
+                facts.name
+            ),
+        );
+    }
+    if !facts.exists {
+        let why = if facts.error.is_empty() {
+            "it is created as soon as running transactions allow".to_owned()
+        } else {
+            format!("its creation failed: {}", facts.error)
+        };
+        return check(name, Status::Missing, format!("there is no recovery slot; {why}"));
+    }
+    if !facts.error.is_empty() {
+        return check(
+            name,
+            Status::Warning,
+            format!("slot \"{}\" cannot be moved: {}", facts.name, facts.error),
+        );
+    }
+    let later = if facts.generation > 1 {
+        format!(" (generation {}: what earlier ones kept is lost)", facts.generation)
+    } else {
+        String::new()
+    };
+    check(name, Status::Healthy, format!("slot \"{}\"{later}", facts.name))
+}
+
+pub fn retention(facts: &SlotFacts) -> Check {
+    let name = "retention";
+    if !facts.exists || facts.is_invalid {
+        return check(name, Status::Missing, "no slot keeps WAL");
+    }
+    let kept = format!("keeps {} MB", facts.retained_bytes >> 20);
+    let held = match (facts.blocked_reason, &facts.blocked_by) {
+        (Some(reason), Some(peer)) => format!(", held by node \"{peer}\" ({reason})"),
+        (Some(reason), None) => format!(", held: {reason}"),
+        (None, _) => String::new(),
+    };
+    let drop = match (facts.blocked_reason, &facts.blocked_by) {
+        (Some("peer_unreachable" | "peer_unknown"), Some(peer)) => {
+            format!(
+                "; if it is dead for good and recovered: SELECT spock.node_drop('{}')",
+                peer.replace('\'', "''")
+            )
+        }
+        _ => String::new(),
+    };
+    if !facts.unprotected.is_empty() {
+        return check(
+            name,
+            Status::Critical,
+            format!(
+                "{kept}{held}; given up for the budget, and not recoverable from this node: {}",
+                facts.unprotected.join(", ")
+            ),
+        );
+    }
+    let Some(budget) = facts.budget_bytes else {
+        let status = if drop.is_empty() {
+            Status::Healthy
+        } else {
+            Status::Warning
+        };
+        return check(name, status, format!("{kept}{held}, without a limit{drop}"));
+    };
+    let of = format!("{kept} of {} MB{held}{drop}", budget >> 20);
+    let status = match facts.retained_bytes as f64 {
+        kept if kept > budget as f64 => Status::Critical,
+        kept if kept >= budget as f64 * NEAR || !drop.is_empty() => Status::Warning,
+        _ => Status::Healthy,
+    };
+    check(name, status, of)
+}
+
+/// Settings of the server, as SHOW gives them; None: unknown to this server.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub wal_level: String,
+    pub track_commit_timestamp: bool,
+    pub max_slot_wal_keep_size: Option<String>,
+    pub idle_replication_slot_timeout: Option<String>,
+    pub output_plugin_libraries: Option<String>,
+}
+
+pub fn wal_level(settings: &Settings) -> Check {
+    if settings.wal_level == "logical" {
+        check("wal_level", Status::Healthy, "logical")
+    } else {
+        check(
+            "wal_level",
+            Status::Critical,
+            format!(
+                "wal_level = {}: ALTER SYSTEM SET wal_level = logical, and restart",
+                settings.wal_level
+            ),
+        )
+    }
+}
+
+/// What could take the slot away.
+pub fn invalidation(settings: &Settings) -> Check {
+    let mut found = Vec::new();
+    if let Some(size) = settings.max_slot_wal_keep_size.as_deref().filter(|size| *size != "-1") {
+        found.push(format!(
+            "max_slot_wal_keep_size = {size} invalidates the slot without asking; use spock.recovery_slot_max_wal"
+        ));
+    }
+    if let Some(limit) = settings
+        .idle_replication_slot_timeout
+        .as_deref()
+        .filter(|limit| *limit != "0")
+    {
+        found.push(format!(
+            "idle_replication_slot_timeout = {limit}: the manager touches the slot in time, but not while it is stopped"
+        ));
+    }
+    if found.is_empty() {
+        check(
+            "slot_invalidation",
+            Status::Healthy,
+            "no setting can invalidate the slot",
+        )
+    } else {
+        check("slot_invalidation", Status::Warning, found.join("; "))
+    }
+}
+
+pub fn commit_timestamps(settings: &Settings) -> Check {
+    if settings.track_commit_timestamp {
+        check("track_commit_timestamp", Status::Healthy, "on")
+    } else {
+        check(
+            "track_commit_timestamp",
+            Status::Warning,
+            "off: a rescue cannot tell which of two versions of a row is the later one; ALTER SYSTEM SET \
+             track_commit_timestamp = on, and restart",
+        )
+    }
+}
+
+pub fn output_plugin(settings: &Settings) -> Check {
+    let name = "output_plugin_libraries";
+    let Some(list) = &settings.output_plugin_libraries else {
+        return check(
+            name,
+            Status::Healthy,
+            "this minor version does not restrict output plugins",
+        );
+    };
+    let items: Vec<&str> = list.split(',').map(|item| item.trim().trim_matches('"')).collect();
+    if items
+        .iter()
+        .any(|item| item.rsplit('/').next() == Some("spock_recovery") || *item == "*")
+    {
+        return check(name, Status::Healthy, "lists spock_recovery");
+    }
+    let listed: Vec<String> = items
+        .iter()
+        .filter(|item| !item.is_empty())
+        .map(|item| (*item).to_owned())
+        .collect();
+    check(
+        name,
+        Status::Warning,
+        format!(
+            "does not list spock_recovery, without which nobody can be recovered from this node: ALTER SYSTEM SET \
+             output_plugin_libraries = {}, spock_recovery; SELECT pg_reload_conf()",
+            listed.join(", ")
+        ),
+    )
+}
+
+/// A limit of the server: how much of it is in use.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    pub setting: &'static str,
+    pub used: i64,
+    pub limit: i64,
+}
+
+/// A rescue takes one slot and one walsender on its source, one background worker on its target.
+pub fn capacity(capacities: &[Capacity]) -> Check {
+    let full: Vec<String> = capacities
+        .iter()
+        .filter(|capacity| capacity.used >= capacity.limit)
+        .map(|capacity| format!("all of {} = {} are in use", capacity.setting, capacity.limit))
+        .collect();
+    if full.is_empty() {
+        let free: Vec<String> = capacities
+            .iter()
+            .map(|capacity| {
+                format!(
+                    "{} of {} {}",
+                    capacity.limit - capacity.used,
+                    capacity.limit,
+                    capacity.setting
+                )
+            })
+            .collect();
+        check("rescue_capacity", Status::Healthy, format!("free: {}", free.join(", ")))
+    } else {
+        check(
+            "rescue_capacity",
+            Status::Critical,
+            format!("{}; a rescue needs one: raise it and restart", full.join("; ")),
+        )
+    }
+}
+
+/// A peer as its poller has found it.
+#[derive(Clone, Debug)]
+pub struct PeerFacts {
+    pub name: String,
+    pub state: &'static str,
+    pub answers: bool,
+    pub error: String,
+    /// Seconds since it last answered; None: never.
+    pub silent_for_s: Option<u64>,
+}
+
+pub fn peer(facts: &PeerFacts) -> Check {
+    let name = format!("peer {}", facts.name);
+    if facts.answers {
+        return check(&name, Status::Healthy, "answers");
+    }
+    let since = facts.silent_for_s.map_or_else(
+        || "never heard".to_owned(),
+        |seconds| format!("last heard {seconds} s ago"),
+    );
+    let why = if facts.error.is_empty() {
+        facts.state
+    } else {
+        &facts.error
+    };
+    let status = if facts.silent_for_s.is_none() && facts.state == "unknown" {
+        Status::Warning
+    } else {
+        Status::Critical
+    };
+    check(&name, status, format!("{}: {why}; {since}", facts.state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> SlotFacts {
+        SlotFacts {
+            is_enabled: true,
+            name: "s".to_owned(),
+            exists: true,
+            generation: 1,
+            ..SlotFacts::default()
+        }
+    }
+
+    #[test]
+    fn the_slots_verdict_is_by_what_is_worst() {
+        assert_eq!(slot(&facts()).status, Status::Healthy);
+        assert_eq!(
+            slot(&SlotFacts {
+                is_enabled: false,
+                ..facts()
+            })
+            .status,
+            Status::Disabled
+        );
+        assert_eq!(
+            slot(&SlotFacts {
+                exists: false,
+                ..facts()
+            })
+            .status,
+            Status::Missing
+        );
+        assert_eq!(
+            slot(&SlotFacts {
+                is_invalid: true,
+                ..facts()
+            })
+            .status,
+            Status::Critical
+        );
+        assert_eq!(
+            slot(&SlotFacts {
+                error: "e".to_owned(),
+                ..facts()
+            })
+            .status,
+            Status::Warning
+        );
+    }
+
+    #[test]
+    fn retention_is_judged_by_the_budget_and_names_who_holds_the_slot() {
+        let mut held = SlotFacts {
+            retained_bytes: 10 << 20,
+            blocked_reason: Some("peer_unreachable"),
+            blocked_by: Some("n'1".to_owned()),
+            ..facts()
+        };
+        let verdict = retention(&held);
+        assert_eq!(verdict.status, Status::Warning);
+        assert!(
+            verdict.details.contains("SELECT spock.node_drop('n''1')"),
+            "{}",
+            verdict.details
+        );
+        held.blocked_reason = Some("peer_lagging");
+        assert_eq!(retention(&held).status, Status::Healthy);
+        for (budget, expected) in [
+            (20, Status::Healthy),
+            (13, Status::Warning),
+            (10, Status::Warning),
+            (9, Status::Critical),
+        ] {
+            held.budget_bytes = Some(budget << 20);
+            assert_eq!(retention(&held).status, expected, "{budget} MB");
+        }
+        held.unprotected = vec!["n2".to_owned()];
+        assert_eq!(retention(&held).status, Status::Critical);
+    }
+
+    #[test]
+    fn the_plugin_must_be_listed_by_its_own_name() {
+        let verdict = |list: &str| {
+            let settings = Settings {
+                output_plugin_libraries: Some(list.to_owned()),
+                ..Settings::default()
+            };
+            output_plugin(&settings)
+        };
+        assert_eq!(output_plugin(&Settings::default()).status, Status::Healthy);
+        assert_eq!(
+            verdict("pgoutput, test_decoding, spock_recovery").status,
+            Status::Healthy
+        );
+        assert_eq!(verdict("pgoutput, \"spock_recovery\"").status, Status::Healthy);
+        assert_eq!(verdict("pgoutput,spock_recovery_old").status, Status::Warning);
+        let missing = verdict("pgoutput, test_decoding");
+        assert!(
+            missing.details.contains("= pgoutput, test_decoding, spock_recovery;"),
+            "{}",
+            missing.details
+        );
+    }
+
+    #[test]
+    fn settings_that_could_take_the_slot_are_warned_of() {
+        let settings = |size: &str, idle: &str| Settings {
+            max_slot_wal_keep_size: Some(size.to_owned()),
+            idle_replication_slot_timeout: Some(idle.to_owned()),
+            ..Settings::default()
+        };
+        assert_eq!(invalidation(&settings("-1", "0")).status, Status::Healthy);
+        assert_eq!(invalidation(&settings("100", "0")).status, Status::Warning);
+        assert_eq!(invalidation(&settings("-1", "60")).status, Status::Warning);
+    }
+
+    #[test]
+    fn a_limit_that_is_used_up_is_critical() {
+        let at = |used| {
+            [Capacity {
+                setting: "max_wal_senders",
+                used,
+                limit: 10,
+            }]
+        };
+        assert_eq!(capacity(&at(9)).status, Status::Healthy);
+        assert_eq!(capacity(&at(10)).status, Status::Critical);
+    }
+
+    #[test]
+    fn a_silent_peer_is_critical_with_its_reason() {
+        let facts = PeerFacts {
+            name: "n2".to_owned(),
+            state: "unreachable",
+            answers: false,
+            error: "no answer within 5000 ms".to_owned(),
+            silent_for_s: Some(9),
+        };
+        let verdict = peer(&facts);
+        assert_eq!(verdict.status, Status::Critical);
+        assert_eq!(
+            verdict.details,
+            "unreachable: no answer within 5000 ms; last heard 9 s ago"
+        );
+        assert_eq!(peer(&PeerFacts { answers: true, ..facts }).status, Status::Healthy);
+    }
+}

@@ -1,0 +1,122 @@
+//! Gathers what is judged, and quick_health_check() itself.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use super::judge::{self, Capacity, Check, PeerFacts, Settings, SlotFacts};
+use crate::error::OrRaise;
+use crate::guc;
+use crate::node::registry;
+use crate::pg::clock::Timestamp;
+use crate::pg::{process, setting, slot};
+use crate::shmem::{PeerKey, PeerState};
+use crate::slot::sql::{self as slot_sql, Snapshot};
+use pgrx::prelude::*;
+
+/// One row per check, in milliseconds, whatever the peers do. No row where this database is no node.
+#[pg_extern(sql = false)]
+fn quick_health_check()
+-> TableIterator<'static, (name!(check_name, String), name!(status, String), name!(details, String))> {
+    slot_sql::require_reader("quick_health_check");
+    let checks = gather();
+    TableIterator::new(
+        checks
+            .into_iter()
+            .map(|check| (check.name, check.status.to_string(), check.details)),
+    )
+}
+
+fn gather() -> Vec<Check> {
+    let servers = registry::servers().or_raise();
+    if !servers.iter().any(|server| server.role == registry::Role::Local) {
+        return Vec::new();
+    }
+    let settings = settings();
+    let snapshot = slot_sql::snapshot();
+    let facts = slot_facts(snapshot.as_ref(), &servers);
+    let mut checks = vec![
+        judge::slot(&facts),
+        judge::retention(&facts),
+        judge::wal_level(&settings),
+        judge::invalidation(&settings),
+        judge::capacity(&capacities()),
+        judge::commit_timestamps(&settings),
+        judge::output_plugin(&settings),
+    ];
+    let now = Timestamp::now();
+    for server in servers.iter().filter(|server| server.role == registry::Role::Peer) {
+        let entry = snapshot
+            .iter()
+            .flat_map(|snapshot| &snapshot.peers)
+            .map(|(peer, _)| peer)
+            .find(|peer| peer.key == PeerKey::Node(server.id));
+        checks.push(judge::peer(&PeerFacts {
+            name: server.name.to_string(),
+            state: entry.map_or("unknown", |peer| peer.state.as_str()),
+            answers: entry.is_some_and(|peer| peer.state == PeerState::Connected),
+            error: entry.map_or_else(String::new, |peer| peer.error.as_str().to_owned()),
+            silent_for_s: entry
+                .filter(|peer| !peer.last_contact_at.is_never())
+                .map(|peer| now.since(peer.last_contact_at).as_secs()),
+        }));
+    }
+    checks
+}
+
+fn settings() -> Settings {
+    Settings {
+        wal_level: setting::value(c"wal_level").unwrap_or_default(),
+        track_commit_timestamp: setting::value(c"track_commit_timestamp").as_deref() == Some("on"),
+        max_slot_wal_keep_size: setting::value(c"max_slot_wal_keep_size"),
+        idle_replication_slot_timeout: setting::value(c"idle_replication_slot_timeout"),
+        output_plugin_libraries: setting::value(c"output_plugin_libraries"),
+    }
+}
+
+fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> SlotFacts {
+    let mut facts = SlotFacts {
+        is_enabled: guc::enable_recovery_slots(),
+        ..SlotFacts::default()
+    };
+    let Some(snapshot) = snapshot else { return facts };
+    let entry = &snapshot.slot;
+    let found = slot::find(entry.name.as_str())
+        .or_raise()
+        .filter(|found| found.database == Some(process::my_database()));
+    facts.name = entry.name.as_str().to_owned();
+    facts.exists = found.is_some();
+    facts.is_invalid = found.as_ref().is_some_and(|found| found.is_invalid);
+    facts.generation = entry.generation as i64;
+    facts.error = entry.error.as_str().to_owned();
+    facts.retained_bytes = found.as_ref().map_or(0, slot_sql::retained_bytes);
+    facts.budget_bytes = guc::recovery_slot_max_wal().or_else(slot::max_slot_wal_keep_bytes);
+    facts.blocked_reason = entry.blocked.as_str();
+    facts.blocked_by = slot_sql::blocking_peer(snapshot, servers);
+    facts.unprotected = slot_sql::unprotected_peers(snapshot, servers);
+    facts
+}
+
+/// Limits of the server, and how much of each is in use.
+fn capacities() -> Vec<Capacity> {
+    let count = |query: &str| Spi::get_one::<i64>(query).or_raise().unwrap_or(0);
+    let limit = |name| setting::value(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+    vec![
+        Capacity {
+            setting: "max_replication_slots",
+            used: count("SELECT count(*) FROM pg_catalog.pg_replication_slots"),
+            limit: limit(c"max_replication_slots"),
+        },
+        Capacity {
+            setting: "max_wal_senders",
+            used: count("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'walsender'"),
+            limit: limit(c"max_wal_senders"),
+        },
+        Capacity {
+            setting: "max_worker_processes",
+            used: count(
+                "SELECT count(*) FROM pg_catalog.pg_stat_activity
+                  WHERE backend_type LIKE 'logical replication%' OR backend_type LIKE 'spock_recovery%'
+                     OR backend_type = 'parallel worker'",
+            ),
+            limit: limit(c"max_worker_processes"),
+        },
+    ]
+}
