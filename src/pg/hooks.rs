@@ -18,8 +18,10 @@ pub enum Change {
 /// A utility command that the workers must know of before it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Utility<'a> {
-    /// DROP, RENAME or SET TABLESPACE of a database: nobody may be connected to it.
+    /// DROP or SET TABLESPACE of a database: nobody may be connected to it.
     TouchDatabase(&'a CStr),
+    /// RENAME of a database: the same, and it needs CREATEDB as well.
+    RenameDatabase(&'a CStr),
     /// CREATE DATABASE from this template: nobody may be connected to that.
     CopyDatabase(&'a CStr),
     /// DROP EXTENSION spock_recovery without CASCADE.
@@ -31,8 +33,8 @@ pub struct Callbacks {
     pub on_change: fn(Change),
     /// Called at commit (true) or abort (false) of every transaction. Must not raise.
     pub on_transaction_end: fn(bool),
-    /// Runs the command between its own preparation and clean-up.
-    pub on_utility: fn(Utility<'_>, &mut dyn FnMut()),
+    /// Called before the command runs; may raise, and then it does not run.
+    pub on_utility: fn(Utility<'_>),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -106,24 +108,17 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    let mut run = || {
-        let previous = PREVIOUS_UTILITY.get().copied().flatten();
-        // SAFETY: the same arguments; a hook is a bare function pointer and must be guarded.
-        unsafe {
-            match previous {
-                Some(previous) => pg_guard_ffi_boundary(|| {
-                    previous(
-                        statement,
-                        query,
-                        read_only_tree,
-                        context,
-                        params,
-                        environment,
-                        destination,
-                        completion,
-                    )
-                }),
-                None => pg_sys::standard_ProcessUtility(
+    // SAFETY: core gives a planned utility statement.
+    let utility = unsafe { classify((*statement).utilityStmt) };
+    if let (Some(utility), Some(callbacks)) = (utility, CALLBACKS.get()) {
+        (callbacks.on_utility)(utility);
+    }
+    let previous = PREVIOUS_UTILITY.get().copied().flatten();
+    // SAFETY: the same arguments; a hook is a bare function pointer and must be guarded.
+    unsafe {
+        match previous {
+            Some(previous) => pg_guard_ffi_boundary(|| {
+                previous(
                     statement,
                     query,
                     read_only_tree,
@@ -132,15 +127,19 @@ unsafe extern "C-unwind" fn process_utility(
                     environment,
                     destination,
                     completion,
-                ),
-            }
+                )
+            }),
+            None => pg_sys::standard_ProcessUtility(
+                statement,
+                query,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
+            ),
         }
-    };
-    // SAFETY: core gives a planned utility statement.
-    let utility = unsafe { classify((*statement).utilityStmt) };
-    match (utility, CALLBACKS.get()) {
-        (Some(utility), Some(callbacks)) => (callbacks.on_utility)(utility, &mut run),
-        _ => run(),
     }
 }
 
@@ -155,7 +154,7 @@ unsafe fn classify<'a>(node: *mut pg_sys::Node) -> Option<Utility<'a>> {
             pg_sys::NodeTag::T_RenameStmt => {
                 let statement = &*node.cast::<pg_sys::RenameStmt>();
                 (statement.renameType == pg_sys::ObjectType::OBJECT_DATABASE)
-                    .then(|| name(statement.subname).map(Utility::TouchDatabase))
+                    .then(|| name(statement.subname).map(Utility::RenameDatabase))
                     .flatten()
             }
             pg_sys::NodeTag::T_AlterDatabaseStmt => {
