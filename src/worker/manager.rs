@@ -171,6 +171,7 @@ impl Manager {
 
     /// Ends this process for a reason that the launcher must know.
     fn leave(&mut self, phase: Phase) -> ! {
+        failpoint::hit(names::MANAGER_LEAVING);
         self.pollers.keep(&[]);
         LEAVES.set(phase);
         interrupts::exit(0)

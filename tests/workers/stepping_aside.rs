@@ -133,6 +133,7 @@ fn a_drop_that_fails_or_is_broken_off_brings_the_workers_back() {
     let cluster = without_naps("workers_aside_fails").start();
     let [server] = cluster.all();
     two_nodes_one_polled(server);
+    server.expect_log("terminating connection due to administrator command");
     let mut connected = server.db("a").session();
     connected.sql("SELECT 1");
     // Core waits five seconds for the session to leave; the first of these is ended meanwhile.
