@@ -31,7 +31,7 @@ pub enum Utility<'a> {
 /// What src/worker does with it.
 pub struct Callbacks {
     pub on_change: fn(Change),
-    /// Called at commit (true) or abort (false) of every transaction. Must not raise.
+    /// Called after commit (true) or abort (false) of every transaction, when others see it. Must not raise.
     pub on_transaction_end: fn(bool),
     /// Called before the command runs; may raise, and then it does not run.
     pub on_utility: fn(Utility<'_>),
@@ -52,7 +52,7 @@ pub fn install(callbacks: Callbacks) {
         pg_sys::object_access_hook = Some(object_access);
         let _ = PREVIOUS_UTILITY.set(pg_sys::ProcessUtility_hook);
         pg_sys::ProcessUtility_hook = Some(process_utility);
-        pg_sys::RegisterXactCallback(Some(transaction_event), std::ptr::null_mut());
+        pg_sys::RegisterResourceReleaseCallback(Some(resources_released), std::ptr::null_mut());
     }
 }
 
@@ -85,14 +85,21 @@ unsafe extern "C-unwind" fn object_access(
     }
 }
 
+/// The end of a transaction as others see it. XactCallbacks come too early: before the invalidation messages, so that a
+/// worker that is woken there and looks at once may still find the old state in its caches (pg_extension's, from 18 on),
+/// and before the locks are released.
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
-    let Some(callbacks) = CALLBACKS.get() else { return };
-    match event {
-        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => (callbacks.on_transaction_end)(true),
-        XACT_EVENT_ABORT => (callbacks.on_transaction_end)(false),
-        _ => (),
+unsafe extern "C-unwind" fn resources_released(
+    phase: pg_sys::ResourceReleasePhase::Type,
+    is_commit: bool,
+    is_top_level: bool,
+    _arg: *mut core::ffi::c_void,
+) {
+    if phase == pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS
+        && is_top_level
+        && let Some(callbacks) = CALLBACKS.get()
+    {
+        (callbacks.on_transaction_end)(is_commit);
     }
 }
 
