@@ -43,7 +43,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::hooks::install(pg::hooks::Callbacks {
         on_change: worker::wake::note,
         on_transaction_end: worker::wake::on_transaction_end,
-        on_utility: worker::utility::around,
+        on_utility: worker::utility::before,
     });
     // pg_upgrade's servers must be left as they are.
     if !pg::process::in_binary_upgrade() {

@@ -54,10 +54,16 @@ pub enum Phase {
     Free,
     /// The launcher has registered a manager, which has not come up yet.
     Starting,
-    /// A manager runs.
+    /// A manager is up, and has not yet seen whether the extension is there.
+    Looking,
+    /// A manager runs, in a database with the extension.
     Running,
-    /// The manager has ended; the launcher starts another one.
+    /// The manager has ended; the launcher has not taken note of it yet.
     Ended,
+    /// The manager has left because a session needs the database free: no failure.
+    StoodAside,
+    /// The launcher has taken note, and starts another manager when it is time. Pollers go on meanwhile.
+    Waiting,
     /// The manager has found no extension: the launcher frees the entry.
     NoExtension,
     /// The manager has found the extension, but only in the spare entry.
@@ -235,8 +241,8 @@ pub struct PeerEntry {
     /// When the manager last registered a poller for it, and how often one ended at once since.
     pub started_at: Timestamp,
     pub failures: u32,
-    /// A poller has come up since `started_at`, or before it.
-    pub has_run: bool,
+    /// A poller was registered at `started_at` and has not come up yet.
+    pub is_coming_up: bool,
     /// When the present question was asked, and when the last one was answered.
     pub asked_at: Timestamp,
     pub answered_at: Timestamp,
@@ -375,7 +381,7 @@ impl PeerEntry {
         poller_pid: 0,
         started_at: Timestamp::NEVER,
         failures: 0,
-        has_run: false,
+        is_coming_up: false,
         asked_at: Timestamp::NEVER,
         answered_at: Timestamp::NEVER,
         last_contact_at: Timestamp::NEVER,
@@ -586,6 +592,13 @@ impl Shared {
         Some(index)
     }
 
+    /// Entries that are neither free nor of a manager that has found its extension: databases that are being looked at,
+    /// until the look's worker slot is free again.
+    pub fn looks(&mut self) -> usize {
+        let is_look = |entry: &&DatabaseEntry| !matches!(entry.phase, Phase::Free | Phase::Running | Phase::Waiting);
+        self.databases().iter().filter(is_look).count()
+    }
+
     pub fn free_entry(&mut self, index: usize) {
         self.databases()[index] = DatabaseEntry::FREE;
         self.peers(index).fill(PeerEntry::FREE);
@@ -628,11 +641,14 @@ impl Shared {
 
     /// Keeps workers away from a database until [`Shared::stop_standing_aside`]. False if there is no room for that.
     pub fn stand_aside(&mut self, database: pg_sys::Oid, session_pid: i32) -> bool {
-        let free = self
-            .header()
-            .stand_asides
-            .iter_mut()
-            .find(|place| place.session_pid == 0);
+        let places = &mut self.header().stand_asides;
+        if places
+            .iter()
+            .any(|place| place.session_pid == session_pid && place.database == database)
+        {
+            return true;
+        }
+        let free = places.iter_mut().find(|place| place.session_pid == 0);
         free.is_some_and(|place| {
             *place = StandAside { database, session_pid };
             true

@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod entry;
+pub mod error;
 pub mod launcher;
 pub mod manager;
 pub mod poller;

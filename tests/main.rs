@@ -8,3 +8,4 @@ mod cluster;
 mod harness;
 mod pg_tests;
 mod regress;
+mod workers;

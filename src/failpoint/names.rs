@@ -6,6 +6,8 @@ pub const MANAGER_START: &str = "manager_start";
 pub const MANAGER_TICK: &str = "manager_tick";
 /// In a manager, in a loop that never waits, to show that the postmaster's death ends it all the same.
 pub const MANAGER_BUSY: &str = "manager_busy";
+/// In a manager that has found out why it must leave, before it does.
+pub const MANAGER_LEAVING: &str = "manager_leaving";
 /// In a poller, between its connection and its first question.
 pub const POLLER_CONNECTED: &str = "poller_connected";
 /// In node_create, after the server was made and before its user mapping.

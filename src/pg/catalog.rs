@@ -63,6 +63,13 @@ pub fn owns_database(database: pg_sys::Oid) -> bool {
     unsafe { pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, pg_sys::GetUserId()) }
 }
 
+/// Whether whoever may create databases may copy this one, by its datistemplate. Needs a transaction.
+pub fn is_template(database: pg_sys::Oid) -> bool {
+    databases()
+        .iter()
+        .any(|candidate| candidate.oid == database && candidate.is_template)
+}
+
 /// Whether the current role may create databases.
 pub fn may_create_databases() -> bool {
     // SAFETY: looks up the current role.

@@ -18,8 +18,10 @@ pub enum Change {
 /// A utility command that the workers must know of before it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Utility<'a> {
-    /// DROP, RENAME or SET TABLESPACE of a database: nobody may be connected to it.
+    /// DROP or SET TABLESPACE of a database: nobody may be connected to it.
     TouchDatabase(&'a CStr),
+    /// RENAME of a database: the same, and it needs CREATEDB as well.
+    RenameDatabase(&'a CStr),
     /// CREATE DATABASE from this template: nobody may be connected to that.
     CopyDatabase(&'a CStr),
     /// DROP EXTENSION spock_recovery without CASCADE.
@@ -29,10 +31,10 @@ pub enum Utility<'a> {
 /// What src/worker does with it.
 pub struct Callbacks {
     pub on_change: fn(Change),
-    /// Called at commit (true) or abort (false) of every transaction. Must not raise.
+    /// Called after commit (true) or abort (false) of every transaction, when others see it. Must not raise.
     pub on_transaction_end: fn(bool),
-    /// Runs the command between its own preparation and clean-up.
-    pub on_utility: fn(Utility<'_>, &mut dyn FnMut()),
+    /// Called before the command runs; may raise, and then it does not run.
+    pub on_utility: fn(Utility<'_>),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -50,7 +52,7 @@ pub fn install(callbacks: Callbacks) {
         pg_sys::object_access_hook = Some(object_access);
         let _ = PREVIOUS_UTILITY.set(pg_sys::ProcessUtility_hook);
         pg_sys::ProcessUtility_hook = Some(process_utility);
-        pg_sys::RegisterXactCallback(Some(transaction_event), std::ptr::null_mut());
+        pg_sys::RegisterResourceReleaseCallback(Some(resources_released), std::ptr::null_mut());
     }
 }
 
@@ -83,14 +85,21 @@ unsafe extern "C-unwind" fn object_access(
     }
 }
 
+/// The end of a transaction as others see it. XactCallbacks come too early: before the invalidation messages, so that a
+/// worker that is woken there and looks at once may still find the old state in its caches (pg_extension's, from 18 on),
+/// and before the locks are released.
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
-    let Some(callbacks) = CALLBACKS.get() else { return };
-    match event {
-        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => (callbacks.on_transaction_end)(true),
-        XACT_EVENT_ABORT => (callbacks.on_transaction_end)(false),
-        _ => (),
+unsafe extern "C-unwind" fn resources_released(
+    phase: pg_sys::ResourceReleasePhase::Type,
+    is_commit: bool,
+    is_top_level: bool,
+    _arg: *mut core::ffi::c_void,
+) {
+    if phase == pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS
+        && is_top_level
+        && let Some(callbacks) = CALLBACKS.get()
+    {
+        (callbacks.on_transaction_end)(is_commit);
     }
 }
 
@@ -106,39 +115,36 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    let mut run = || {
-        let previous = PREVIOUS_UTILITY.get().copied().flatten();
-        // SAFETY: the same arguments; a hook is a bare function pointer and must be guarded.
-        unsafe {
-            match previous {
-                Some(previous) => guarded!(previous(
-                    statement,
-                    query,
-                    read_only_tree,
-                    context,
-                    params,
-                    environment,
-                    destination,
-                    completion,
-                )),
-                None => pg_sys::standard_ProcessUtility(
-                    statement,
-                    query,
-                    read_only_tree,
-                    context,
-                    params,
-                    environment,
-                    destination,
-                    completion,
-                ),
-            }
-        }
-    };
     // SAFETY: core gives a planned utility statement.
     let utility = unsafe { classify((*statement).utilityStmt) };
-    match (utility, CALLBACKS.get()) {
-        (Some(utility), Some(callbacks)) => (callbacks.on_utility)(utility, &mut run),
-        _ => run(),
+    if let (Some(utility), Some(callbacks)) = (utility, CALLBACKS.get()) {
+        (callbacks.on_utility)(utility);
+    }
+    let previous = PREVIOUS_UTILITY.get().copied().flatten();
+    // SAFETY: the same arguments; a hook is a bare function pointer and must be guarded.
+    unsafe {
+        match previous {
+            Some(previous) => guarded!(previous(
+                statement,
+                query,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
+            )),
+            None => pg_sys::standard_ProcessUtility(
+                statement,
+                query,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
+            ),
+        }
     }
 }
 
@@ -153,7 +159,7 @@ unsafe fn classify<'a>(node: *mut pg_sys::Node) -> Option<Utility<'a>> {
             pg_sys::NodeTag::T_RenameStmt => {
                 let statement = &*node.cast::<pg_sys::RenameStmt>();
                 (statement.renameType == pg_sys::ObjectType::OBJECT_DATABASE)
-                    .then(|| name(statement.subname).map(Utility::TouchDatabase))
+                    .then(|| name(statement.subname).map(Utility::RenameDatabase))
                     .flatten()
             }
             pg_sys::NodeTag::T_AlterDatabaseStmt => {

@@ -4,6 +4,7 @@
 //! once, which leaves again where there is no extension; that is remembered until CREATE EXTENSION says otherwise.
 //! Template databases are left alone: they are copied, not used (core counterpart: autovacuum.c's launcher).
 
+use super::error::NoRoom;
 use super::{backoff, entry};
 use crate::guc;
 use crate::pg::catalog::{self, Database};
@@ -22,8 +23,13 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// Time until the next try when the server has no room for another worker, or shared memory none for a database.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(10);
 
+/// Databases that are looked at at the same time: a server with hundreds of them keeps its workers for other things.
+const MAX_LOOKS: usize = 2;
+
 #[derive(Default)]
 struct Launcher {
+    /// Databases that somebody asked to look at since their last manager was started.
+    asked: HashSet<Oid>,
     /// Databases that were looked at and have no extension.
     without: HashSet<Oid>,
     /// Databases that have it, but for which there is no room in shared memory, and it was said.
@@ -66,19 +72,20 @@ impl Launcher {
     /// Looks at everything once; returns how long to sleep.
     fn round(&mut self) -> Duration {
         let (asked, all) = shmem::lock().take_asked();
-        if all {
-            self.without.clear();
-        }
-        for database in asked {
-            self.without.remove(&database);
-            self.not_before.remove(&database);
-        }
         let databases: Vec<Database> = transaction::run(catalog::databases)
             .into_iter()
             .filter(|database| database.is_connectable && !database.is_template)
             .collect();
-        self.collect_ended(&databases);
+        let all = databases.iter().map(|database| database.oid).filter(|_| all);
+        for database in asked.into_iter().chain(all) {
+            self.asked.insert(database);
+            self.without.remove(&database);
+            self.not_before.remove(&database);
+        }
         let mut next = guc::manager_naptime();
+        if self.collect_ended(&databases) {
+            next = next.min(START_LIMIT);
+        }
         for database in &databases {
             if self.without.contains(&database.oid) {
                 continue;
@@ -99,9 +106,11 @@ impl Launcher {
         next
     }
 
-    /// Frees the entries of managers that have ended, and of databases that are gone.
-    fn collect_ended(&mut self, databases: &[Database]) {
+    /// Takes note of managers that have ended, and frees the entries of databases that are gone or without the
+    /// extension. Returns whether a manager is coming up.
+    fn collect_ended(&mut self, databases: &[Database]) -> bool {
         let mut warn = Vec::new();
+        let mut is_coming_up = false;
         let mut shared = shmem::lock();
         for index in 0..shared.databases().len() {
             let entry = shared.databases()[index];
@@ -111,9 +120,23 @@ impl Launcher {
                 phase => phase,
             };
             match phase {
-                Phase::Free | Phase::Starting | Phase::Running => continue,
+                Phase::Free | Phase::Looking => continue,
+                Phase::Starting => {
+                    is_coming_up = true;
+                    continue;
+                }
+                Phase::Running => {
+                    self.without_room.remove(&entry.database);
+                    continue;
+                }
+                Phase::Ended | Phase::StoodAside | Phase::NoExtension | Phase::NoRoom if self.is_leaving(index) => {
+                    continue;
+                }
                 Phase::NoExtension => {
-                    self.without.insert(entry.database);
+                    // It may have come since the look began.
+                    if !self.asked.contains(&entry.database) {
+                        self.without.insert(entry.database);
+                    }
                     self.failures.remove(&entry.database);
                 }
                 Phase::NoRoom => {
@@ -129,22 +152,42 @@ impl Launcher {
                     self.not_before
                         .insert(entry.database, Instant::now() + backoff::delay(*failures));
                 }
+                Phase::StoodAside | Phase::Waiting => (),
+            }
+            self.handles.remove(&index);
+            let comes_back = matches!(phase, Phase::Ended | Phase::StoodAside | Phase::Waiting) && exists.is_some();
+            if comes_back && index != shmem::spare_entry() {
+                shared.databases()[index].phase = Phase::Waiting;
+                continue;
             }
             shared.free_entry(index);
-            self.handles.remove(&index);
+            if index != shmem::spare_entry() {
+                // The place that those wait for.
+                for database in &self.without_room {
+                    self.not_before.remove(database);
+                }
+            }
         }
         drop(shared);
         for name in warn {
-            pgrx::warning!(
-                "database \"{name}\" has the extension spock_recovery, but there is no room for it: spock.max_databases = {}",
-                guc::max_databases()
-            );
+            NoRoom::Database {
+                database: name,
+                max_databases: guc::max_databases(),
+            }
+            .warn();
         }
         let known: HashSet<Oid> = databases.iter().map(|database| database.oid).collect();
+        self.asked.retain(|database| known.contains(database));
         self.failures.retain(|database, _| known.contains(database));
         self.not_before.retain(|database, _| known.contains(database));
         self.without.retain(|database| known.contains(database));
         self.without_room.retain(|database| known.contains(database));
+        is_coming_up
+    }
+
+    /// The manager has said its last word, and its process, or its worker slot, is still there. Its real end wakes us.
+    fn is_leaving(&self, index: usize) -> bool {
+        self.handles.get(&index).is_some_and(|handle| handle.pid().is_ok())
     }
 
     fn never_came_up(&self, index: usize, registered_at: Timestamp) -> bool {
@@ -157,16 +200,25 @@ impl Launcher {
 
     /// Starts the manager of a database that has none. Some: how soon to try again.
     fn start(&mut self, database: &Database) -> Option<Duration> {
-        let index = {
+        let (index, comes_back) = {
             let mut shared = shmem::lock();
-            if shared.index_of(database.oid).is_some() || shared.must_stand_aside(database.oid) {
+            if shared.must_stand_aside(database.oid) {
                 return None;
             }
-            // Without a free entry: the present look at another database will free one, and wake us.
-            let index = shared.take_entry(database.oid)?;
-            shared.databases()[index].started_at = Timestamp::now();
-            index
+            let (index, comes_back) = match shared.index_of(database.oid) {
+                Some(index) if shared.databases()[index].phase == Phase::Waiting => (index, true),
+                Some(_) => return None,
+                // Without a free entry, or with enough looks under way: the end of one of them wakes us.
+                None if shared.looks() >= MAX_LOOKS => return None,
+                None => (shared.take_entry(database.oid)?, false),
+            };
+            let entry = &mut shared.databases()[index];
+            entry.phase = Phase::Starting;
+            entry.started_at = Timestamp::now();
+            (index, comes_back)
         };
+        // What was asked before is seen by the look that begins now.
+        self.asked.remove(&database.oid);
         match entry::start_manager(index, database.oid, &database.name) {
             Ok(handle) => {
                 self.handles.insert(index, handle);
@@ -174,14 +226,18 @@ impl Launcher {
                 None
             }
             Err(_) => {
-                shmem::lock().free_entry(index);
-                if !self.lacks_worker_slots {
-                    self.lacks_worker_slots = true;
-                    pgrx::warning!(
-                        "no background worker left for the spock_recovery manager of database \"{}\": raise \
-                         max_worker_processes",
-                        database.name
-                    );
+                let mut shared = shmem::lock();
+                if comes_back {
+                    shared.databases()[index].phase = Phase::Waiting;
+                } else {
+                    shared.free_entry(index);
+                }
+                drop(shared);
+                if !std::mem::replace(&mut self.lacks_worker_slots, true) {
+                    NoRoom::Manager {
+                        database: database.name.clone(),
+                    }
+                    .warn();
                 }
                 Some(NO_ROOM_RETRY)
             }

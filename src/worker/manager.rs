@@ -21,6 +21,9 @@ use pgrx::pg_sys::Oid;
 use std::cell::Cell;
 use std::time::Duration;
 
+/// A round that found a catalog locked, or changed under its hands, is tried again after this at the latest.
+const RETRY: Duration = Duration::from_secs(1);
+
 thread_local! {
     /// The entry that this process has taken, and what it leaves in it.
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
@@ -71,13 +74,19 @@ pub fn run(index: usize, database: Oid) -> ! {
 
 fn take_entry(index: usize, database: Oid) -> bool {
     let mut shared = shmem::lock();
+    let must_leave = shared.must_stand_aside(database);
     let Some(entry) = shared.databases().get_mut(index) else {
         return false;
     };
     if entry.phase != Phase::Starting || entry.database != database || entry.manager_pid != 0 {
         return false;
     }
-    entry.phase = Phase::Running;
+    if must_leave {
+        // Registered before the session asked for the database, and not seen by it.
+        entry.phase = Phase::StoodAside;
+        return false;
+    }
+    entry.phase = Phase::Looking;
     entry.manager_pid = process::my_pid();
     entry.started_at = Timestamp::now();
     ENTRY.set(Some(index));
@@ -88,9 +97,14 @@ fn on_exit() {
     let Some(index) = ENTRY.take() else { return };
     let launcher = {
         let mut shared = shmem::lock();
+        let database = shared.databases()[index].database;
+        let phase = match LEAVES.get() {
+            Phase::Ended if shared.must_stand_aside(database) => Phase::StoodAside,
+            phase => phase,
+        };
         let entry = &mut shared.databases()[index];
         entry.manager_pid = 0;
-        entry.phase = LEAVES.get();
+        entry.phase = phase;
         shared.launcher()
     };
     latch::wake(launcher);
@@ -125,14 +139,16 @@ impl Manager {
                 return guc::manager_naptime();
             }
             // Somebody holds a lock: the next round tries again.
-            None => return guc::manager_naptime(),
+            None => return guc::manager_naptime().min(RETRY),
         };
+        if !matches!(found, Found::NoExtension) {
+            self.note_extension();
+        }
         failpoint::hit(names::MANAGER_RECORD_WRITTEN);
         let nap = round.map_or(guc::manager_naptime(), |round| self.keeper.act(round));
         match found {
             Found::NoExtension if self.keeper.has_finished() => self.leave(Phase::NoExtension),
             Found::NoExtension => nap,
-            _ if is_spare => self.leave(Phase::NoRoom),
             Found::NoNode => nap.min(self.pollers.keep(&[])),
             Found::Copy(name) => {
                 if !std::mem::replace(&mut self.said_copy, true) {
@@ -147,8 +163,27 @@ impl Manager {
         }
     }
 
+    /// The extension is there. In the spare entry, that is all there was to find out; else the first look is over, and
+    /// the launcher may go on to the next database.
+    fn note_extension(&mut self) {
+        if self.index == shmem::spare_entry() {
+            self.leave(Phase::NoRoom);
+        }
+        let launcher = {
+            let mut shared = shmem::lock();
+            let entry = &mut shared.databases()[self.index];
+            if entry.phase != Phase::Looking {
+                return;
+            }
+            entry.phase = Phase::Running;
+            shared.launcher()
+        };
+        latch::wake(launcher);
+    }
+
     /// Ends this process for a reason that the launcher must know.
     fn leave(&mut self, phase: Phase) -> ! {
+        failpoint::hit(names::MANAGER_LEAVING);
         self.pollers.keep(&[]);
         LEAVES.set(phase);
         interrupts::exit(0)
@@ -157,6 +192,7 @@ impl Manager {
 
 /// Reads the catalogs, and brings them up to date with what the pollers have found out.
 fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
+    sweep_labels()?;
     if catalog::extension_oid().is_none() {
         remove_labels(&NativeProvider.subscriptions()?);
         return Ok(Found::NoExtension);
@@ -166,7 +202,6 @@ fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
         let copy = servers.into_iter().find(|server| server.role == Role::LocalElsewhere);
         return Ok(copy.map_or(Found::NoNode, |server| Found::Copy(server.name)));
     };
-    sweep_labels()?;
     let mut subscriptions = NativeProvider.subscriptions()?;
     forget_wrong_origins(&servers, &mut subscriptions, peers)?;
     label_discovered(local, &subscriptions, peers)?;

@@ -13,7 +13,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
 use crate::remote::connection::{Connection, RemoteError};
-use crate::shmem::{self, PeerEntry, PeerKey, PeerState, Phase, PositionEntry};
+use crate::shmem::{self, PeerEntry, PeerKey, PeerState, PositionEntry, Shared};
 use crate::slot::{positions, view};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::{self, Oid};
@@ -108,12 +108,18 @@ pub fn run(index: usize, peer: usize, database: Oid) -> ! {
 fn take_entry(index: usize, peer: usize, database: Oid) -> Option<PeerKey> {
     let mut shared = shmem::lock();
     let home = *shared.databases().get(index)?;
+    let must_leave = shared.must_stand_aside(database);
     let entry = shared.peers(index).get_mut(peer)?;
     if home.database != database || entry.key == PeerKey::None || entry.poller_pid != 0 {
         return None;
     }
+    entry.is_coming_up = false;
+    if must_leave {
+        // Registered before the session asked for the database, and not seen by it.
+        entry.started_at = Timestamp::NEVER;
+        return None;
+    }
     entry.poller_pid = process::my_pid();
-    entry.has_run = true;
     let key = entry.key;
     ENTRY.set(Some((index, peer)));
     Some(key)
@@ -123,29 +129,36 @@ fn on_exit() {
     let Some((index, peer)) = ENTRY.take() else { return };
     let manager = {
         let mut shared = shmem::lock();
-        let entry = &mut shared.peers(index)[peer];
-        if entry.poller_pid == process::my_pid() {
+        let stands_aside = shared.must_stand_aside(process::my_database());
+        if let Some(entry) = own_entry(&mut shared, index, peer) {
             entry.poller_pid = 0;
             // No question is open any more.
             entry.answered_at = entry.asked_at;
+            if stands_aside {
+                // No failure: its successor starts at once.
+                entry.started_at = Timestamp::NEVER;
+            }
         }
         shared.databases()[index].manager_pid
     };
     latch::wake(manager);
 }
 
+/// This process's entry; None if the launcher or the manager has given it to another one.
+fn own_entry(shared: &mut Shared, index: usize, peer: usize) -> Option<&mut PeerEntry> {
+    let entry = &mut shared.peers(index)[peer];
+    (entry.poller_pid == process::my_pid()).then_some(entry)
+}
+
 impl Poller {
     fn is_wanted(&mut self, database: Oid) -> bool {
         let mut shared = shmem::lock();
         let home = shared.databases()[self.index];
-        if home.phase == Phase::Running && home.manager_pid != 0 {
+        if home.manager_pid != 0 {
             self.manager_seen = Instant::now();
         }
-        let entry = shared.peers(self.index)[self.peer];
-        home.database == database
-            && entry.key == self.key
-            && entry.poller_pid == process::my_pid()
-            && self.manager_seen.elapsed() < ORPHAN_LIMIT
+        let key = own_entry(&mut shared, self.index, self.peer).map(|entry| entry.key);
+        home.database == database && key == Some(self.key) && self.manager_seen.elapsed() < ORPHAN_LIMIT
     }
 
     fn round(&mut self) {
@@ -228,7 +241,9 @@ impl Poller {
             .is_some_and(|expected| *expected != answer.node_name);
         {
             let mut shared = shmem::lock();
-            let entry = &mut shared.peers(self.index)[self.peer];
+            let Some(entry) = own_entry(&mut shared, self.index, self.peer) else {
+                return;
+            };
             entry.last_contact_at = Timestamp::now();
             entry.node_name.set(&answer.node_name);
             entry.system_identifier = answer.system_identifier;
@@ -253,7 +268,9 @@ impl Poller {
 
     fn note_question(&self) {
         let mut shared = shmem::lock();
-        let entry = &mut shared.peers(self.index)[self.peer];
+        let Some(entry) = own_entry(&mut shared, self.index, self.peer) else {
+            return;
+        };
         entry.asked_at = Timestamp::now();
         if entry.state == PeerState::Unknown {
             entry.state = PeerState::Connecting;
@@ -264,7 +281,9 @@ impl Poller {
     fn note(&self, state: PeerState, error: &str) {
         let (before, manager) = {
             let mut shared = shmem::lock();
-            let entry: &mut PeerEntry = &mut shared.peers(self.index)[self.peer];
+            let Some(entry) = own_entry(&mut shared, self.index, self.peer) else {
+                return;
+            };
             let before = entry.state;
             entry.state = state;
             entry.error.set(error);
@@ -287,7 +306,7 @@ impl Poller {
 fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, RemoteError> {
     if connection.query(HAS_EXTENSION, 0)?.is_empty() {
         return Err(RemoteError::Unexpected(
-            "it does not have the extension spock_recovery".to_owned(),
+            "the extension spock_recovery is not there".to_owned(),
         ));
     }
     let rows = connection.query(IDENTITY, 5)?;

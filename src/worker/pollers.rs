@@ -1,5 +1,6 @@
 //! A manager's pollers: which are wanted, which run, and when one that has ended is started again.
 
+use super::error::NoRoom;
 use super::{backoff, entry};
 use crate::guc;
 use crate::pg::clock::Timestamp;
@@ -9,6 +10,9 @@ use std::time::Duration;
 
 /// A poller that has not come up after this long never will.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Time until the next try when the server has no room for another worker.
+const NO_ROOM_RETRY: Duration = Duration::from_secs(10);
 
 /// A question that has been open this many times longer than spock.peer_timeout: the poller itself hangs (name
 /// resolution has no time limit), and is ended.
@@ -86,6 +90,7 @@ impl Pollers {
                         let run = now.since(peer.started_at);
                         peer.failures = backoff::failures_after(run, peer.failures);
                         peer.started_at = now;
+                        peer.is_coming_up = true;
                         start.push((place, wanted.name.clone()));
                     }
                 }
@@ -93,26 +98,35 @@ impl Pollers {
         }
         end.into_iter().for_each(interrupts::terminate);
         for (place, name) in start {
-            self.start(place, &name);
+            if !self.start(place, &name) {
+                nap = nap.min(NO_ROOM_RETRY);
+            }
         }
         if overflow && !self.said_full {
-            pgrx::warning!(
-                "some peers are not watched, because there are more than spock.max_peers = {}",
-                guc::max_peers()
-            );
+            NoRoom::Peers {
+                max_peers: guc::max_peers(),
+            }
+            .warn();
         }
         self.said_full = overflow;
         nap
     }
 
-    fn start(&mut self, place: usize, name: &str) {
+    /// False if the server has no room for another worker.
+    fn start(&mut self, place: usize, name: &str) -> bool {
         let started = entry::start_poller(self.index, place, name).is_ok();
+        if !started {
+            // None was started: the next try need not wait as after a failure.
+            let mut shared = shmem::lock();
+            let peer = &mut shared.peers(self.index)[place];
+            peer.started_at = Timestamp::NEVER;
+            peer.is_coming_up = false;
+        }
         if !started && !self.said_no_slot {
-            pgrx::warning!(
-                "no background worker left for the spock_recovery poller {name}: raise max_worker_processes"
-            );
+            NoRoom::Poller { peer: name.to_owned() }.warn();
         }
         self.said_no_slot = !started;
+        started
     }
 }
 
@@ -126,8 +140,7 @@ fn action(peer: &PeerEntry, now: Timestamp, peer_timeout: Duration) -> Action {
         return Action::Start;
     }
     let since = now.since(peer.started_at);
-    if !peer.has_run && since < START_LIMIT {
-        // Registered, and not come up yet.
+    if peer.is_coming_up && since < START_LIMIT {
         return Action::Wait(START_LIMIT - since);
     }
     let due = backoff::delay(peer.failures);
@@ -161,7 +174,7 @@ mod tests {
     #[test]
     fn a_poller_that_is_coming_up_is_waited_for_but_not_for_ever() {
         let mut starting = peer();
-        starting.started_at = T0;
+        (starting.started_at, starting.is_coming_up) = (T0, true);
         assert_eq!(
             action(&starting, at(1), TIMEOUT),
             Action::Wait(START_LIMIT - Duration::from_secs(1))
@@ -172,7 +185,7 @@ mod tests {
     #[test]
     fn a_poller_that_has_ended_is_started_again_the_later_the_more_often_it_failed() {
         let mut ended = peer();
-        (ended.started_at, ended.has_run) = (T0, true);
+        ended.started_at = T0;
         assert_eq!(action(&ended, at(0), TIMEOUT), Action::Start);
         let mut failed = ended;
         failed.failures = 4;
@@ -183,12 +196,7 @@ mod tests {
     #[test]
     fn a_poller_is_ended_only_when_it_hangs_far_beyond_the_time_limit() {
         let mut running = peer();
-        (
-            running.poller_pid,
-            running.started_at,
-            running.has_run,
-            running.asked_at,
-        ) = (7, T0, true, T0);
+        (running.poller_pid, running.started_at, running.asked_at) = (7, T0, T0);
         assert_eq!(action(&running, at(30), TIMEOUT), Action::Nothing);
         assert_eq!(action(&running, at(31), TIMEOUT), Action::End);
         let mut answered = running;

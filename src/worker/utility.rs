@@ -1,27 +1,36 @@
-//! What the workers and the registry do round a utility command.
+//! What the workers and the registry do before a utility command.
 
-use super::stand_aside::StandAside;
+use super::stand_aside;
 use crate::error::OrRaise;
 use crate::node::registry;
 use crate::pg::catalog;
 use crate::pg::hooks::Utility;
+use pgrx::pg_sys::Oid;
+use std::ffi::CStr;
 
-/// Runs the command between its preparation and clean-up. Who may not run it gets core's refusal, and no worker has
-/// moved for him.
-pub fn around(utility: Utility<'_>, run: &mut dyn FnMut()) {
-    let _aside = match utility {
-        Utility::TouchDatabase(name) => catalog::database_oid(name)
-            .filter(|database| catalog::owns_database(*database))
-            .map(StandAside::new),
-        Utility::CopyDatabase(template) => catalog::database_oid(template)
-            .filter(|_| catalog::may_create_databases())
-            .map(StandAside::new),
+/// What must be done before the command runs. Who may not run it gets core's refusal, and no worker has moved for him:
+/// the conditions are those of core's dropdb, movedb, RenameDatabase and createdb.
+pub fn before(utility: Utility<'_>) {
+    match utility {
+        Utility::TouchDatabase(name) => free(name, catalog::owns_database),
+        Utility::RenameDatabase(name) => free(name, |database| {
+            catalog::owns_database(database) && catalog::may_create_databases()
+        }),
+        Utility::CopyDatabase(name) => free(name, |database| {
+            catalog::may_create_databases() && (catalog::is_template(database) || catalog::owns_database(database))
+        }),
         Utility::DropExtension => {
             if catalog::extension_oid().is_some() {
                 registry::refuse_drop_while_nodes_exist().or_raise();
             }
-            None
         }
-    };
-    run();
+    }
+}
+
+fn free(name: &CStr, is_allowed: impl Fn(Oid) -> bool) {
+    if let Some(database) = catalog::database_oid(name)
+        && is_allowed(database)
+    {
+        stand_aside::begin(database);
+    }
 }

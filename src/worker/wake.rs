@@ -1,9 +1,10 @@
 //! Waking the workers when a user changes something that concerns them: noted while the catalogs change, told at
 //! commit, when the change can be seen.
 
+use super::stand_aside;
 use crate::pg::hooks::Change;
 use crate::pg::{latch, process};
-use crate::shmem::{self, Phase};
+use crate::shmem;
 use std::cell::Cell;
 
 thread_local! {
@@ -21,6 +22,7 @@ pub fn note(change: Change) {
 
 /// The end of a transaction: tells the workers if it committed. Raises nothing.
 pub fn on_transaction_end(committed: bool) {
+    stand_aside::end();
     let this_database = THIS_DATABASE.replace(false);
     let any_database = ANY_DATABASE.replace(false);
     if !committed || !(this_database || any_database) {
@@ -29,20 +31,19 @@ pub fn on_transaction_end(committed: bool) {
     let database = process::my_database();
     let (manager, launcher) = {
         let mut shared = shmem::lock();
-        let running = shared.index_of(database).map(|index| shared.databases()[index]);
-        let manager = running
-            .filter(|entry| entry.phase == Phase::Running)
-            .map(|entry| entry.manager_pid);
-        if this_database && manager.is_none() {
+        let manager = shared
+            .index_of(database)
+            .map(|index| shared.databases()[index].manager_pid);
+        if this_database {
+            // Also while a manager runs: it may just be leaving, for it has looked before this commit.
             shared.ask_to_look_at(database);
         }
-        (manager, shared.launcher())
+        (manager.filter(|pid| *pid != 0), shared.launcher())
     };
-    match manager {
-        Some(manager) if this_database => latch::wake(manager),
-        _ => latch::wake(launcher),
+    if this_database && let Some(manager) = manager {
+        latch::wake(manager);
     }
-    if any_database {
+    if any_database || manager.is_none() {
         latch::wake(launcher);
     }
 }

@@ -134,6 +134,13 @@ impl Node {
         self.with_server(Server::kill);
     }
 
+    /// The postmaster alone: its processes are to notice by themselves. The node cannot be started again.
+    pub fn kill9_postmaster(&self) {
+        self.disturb();
+        let pid = self.postmaster_pid().expect("the node runs");
+        process::send(pid, Signal::SIGKILL).unwrap_or_else(|error| panic!("{}: SIGKILL to {pid}: {error}", self.name));
+    }
+
     /// One process of this node. The postmaster then resets the whole server; it may still be about to when this returns.
     pub fn kill9_process(&self, pid: i32) {
         self.signal(pid, Signal::SIGKILL);
