@@ -57,7 +57,10 @@ pub fn reload_config_if_asked() -> bool {
 /// Ends this process by proc_exit, which runs the exit callbacks; Rust destructors do not run.
 pub fn exit(code: i32) -> ! {
     // SAFETY: does not return; what others can see is undone in before_shmem_exit callbacks.
-    unsafe { pg_sys::proc_exit(code) }
+    unsafe { pg_sys::proc_exit(code) };
+    // The bindings of 18 do not say that it never returns.
+    #[allow(unreachable_code)]
+    std::process::abort()
 }
 
 /// Registers what a worker undoes at its end, also after FATAL, while shared memory is still attached. Once per process.
