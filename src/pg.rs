@@ -15,6 +15,7 @@ pub mod lwlock;
 pub mod name;
 pub mod process;
 pub mod seclabel;
+pub mod text;
 pub mod timeout;
 pub mod transaction;
 pub mod walreceiver;

@@ -50,6 +50,9 @@ pub enum LabelError {
 impl SubscriptionLabel {
     pub fn parse(text: &str) -> Result<SubscriptionLabel, LabelError> {
         let invalid = |reason: String| LabelError::Invalid { reason };
+        if !text.is_ascii() {
+            return Err(invalid("characters beyond ASCII must be written as \\uXXXX".to_owned()));
+        }
         let document: Document = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
         if document.version != VERSION {
             return Err(invalid(format!("version {} is not {VERSION}", document.version)));
@@ -66,16 +69,28 @@ impl SubscriptionLabel {
         })
     }
 
-    /// The document for the label.
+    /// The document for the label, in ASCII: the catalog is shared by databases of all encodings.
     pub fn to_text(&self) -> String {
-        serde_json::json!({
+        let document = serde_json::json!({
             "version": VERSION,
             "system_identifier": self.identity.system_identifier,
             "database": self.identity.database,
             "origin": self.origin.as_str(),
             "set_by": self.set_by,
-        })
-        .to_string()
+        });
+        // Beyond ASCII there is nothing but what stands in its strings.
+        let mut text = String::new();
+        for character in document.to_string().chars() {
+            if character.is_ascii() {
+                text.push(character);
+            } else {
+                let mut units = [0; 2];
+                for unit in character.encode_utf16(&mut units) {
+                    text.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+        text
     }
 
     /// The label, if it was written in this database of this server.
@@ -136,6 +151,16 @@ mod tests {
     }
 
     #[test]
+    fn a_label_is_ascii_whatever_the_name_is() {
+        let label = SubscriptionLabel {
+            origin: NodeName::parse("Zürich 日本 😀").expect("a legal name"),
+            ..label()
+        };
+        assert!(label.to_text().is_ascii());
+        assert_eq!(SubscriptionLabel::parse(&label.to_text()), Ok(label));
+    }
+
+    #[test]
     fn a_label_of_another_server_or_database_is_inert() {
         let text = label().to_text();
         assert_eq!(SubscriptionLabel::parse_local(&text, HERE), Some(label()));
@@ -169,6 +194,7 @@ mod tests {
             changed(&|document| document["version"] = 2.into()),
             changed(&|document| document["origin"] = "".into()),
             changed(&|document| document["origin"] = "x".repeat(100).into()),
+            changed(&|document| document["origin"] = "Zürich".into()),
             changed(&|document| document["set_by"] = "somebody".into()),
             changed(&|document| document["system_identifier"] = "1".into()),
             changed(&|document| document["database"] = (-1).into()),

@@ -4,6 +4,7 @@ use super::label::SubscriptionLabel;
 use super::provider::{LocalNode, Peer, ReplicationProvider, Route, Subscription};
 use super::registry::{self, RegistryError, Role};
 use crate::pg::name::Name;
+use crate::pg::text::Text;
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 
@@ -56,18 +57,19 @@ impl ReplicationProvider for NativeProvider {
                     continue;
                 };
                 let label = row
-                    .get::<String>(5)?
-                    .and_then(|text| SubscriptionLabel::parse_local(&text, here));
+                    .get::<Text>(5)?
+                    .and_then(|text| SubscriptionLabel::parse_local(&text.to_utf8(), here));
                 subscriptions.push(Subscription {
                     id,
                     name: name.0,
                     is_enabled: row.get::<bool>(3)?.unwrap_or(false),
                     origin: label.map(|label| (label.origin, label.set_by)),
                     publications: row
-                        .get::<Vec<Option<String>>>(4)?
+                        .get::<Vec<Option<Text>>>(4)?
                         .unwrap_or_default()
-                        .into_iter()
+                        .iter()
                         .flatten()
+                        .map(Text::to_utf8)
                         .collect(),
                 });
             }
@@ -78,7 +80,7 @@ impl ReplicationProvider for NativeProvider {
     fn route_to_peer(&self, peer: Oid) -> Result<Option<Route>, RegistryError> {
         if let Some(conninfo) = dsn_of_server(peer)? {
             return Ok(Some(Route {
-                conninfo,
+                conninfo: conninfo.0,
                 must_use_password: false,
             }));
         }
@@ -112,8 +114,8 @@ impl ReplicationProvider for NativeProvider {
                 &[subscription.into()],
             )?;
             match rows.into_iter().next() {
-                Some(row) => Ok(row.get::<String>(1)?.map(|conninfo| Route {
-                    conninfo,
+                Some(row) => Ok(row.get::<Text>(1)?.map(|conninfo| Route {
+                    conninfo: conninfo.0,
                     must_use_password: row.get::<bool>(2).ok().flatten().unwrap_or(true),
                 })),
                 None => Ok(None),
@@ -123,17 +125,17 @@ impl ReplicationProvider for NativeProvider {
 }
 
 /// The connection string in a node's own user mapping.
-fn dsn_of_server(server: Oid) -> Result<Option<String>, RegistryError> {
+fn dsn_of_server(server: Oid) -> Result<Option<Text>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT o.option_value
                FROM pg_catalog.pg_user_mapping m, pg_catalog.pg_options_to_table(m.umoptions) o
-              WHERE m.umserver = $1 AND m.umuser = 0 AND o.option_name = 'dsn'",
+              WHERE m.umserver = $1 AND m.umuser = 0::pg_catalog.oid AND o.option_name = 'dsn'",
             Some(1),
             &[server.into()],
         )?;
         match rows.into_iter().next() {
-            Some(row) => Ok(row.get::<String>(1)?),
+            Some(row) => Ok(row.get::<Text>(1)?),
             None => Ok(None),
         }
     })

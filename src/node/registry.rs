@@ -12,6 +12,7 @@ use super::provider::ReplicationProvider;
 use crate::error::SqlError;
 use crate::failpoint;
 use crate::pg::name::Name;
+use crate::pg::text::{self, Text};
 use crate::pg::{foreign_server, process, seclabel};
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, Spi};
@@ -29,7 +30,10 @@ pub enum RegistryError {
     #[error(transparent)]
     Conninfo(#[from] ConninfoError),
     #[error("{argument} must not be null")]
-    NullArgument { argument: &'static str },
+    NullArgument {
+        argument: &'static str,
+        example: &'static str,
+    },
     #[error("permission denied for {action}")]
     NotSuperuser { action: &'static str },
     #[error("node \"{name}\" already exists")]
@@ -68,6 +72,8 @@ pub struct NodeServer {
     pub id: Oid,
     pub name: NodeName,
     pub role: Role,
+    /// Where it is the local node; None for a peer.
+    pub identity: Option<DatabaseIdentity>,
     pub has_dsn: bool,
 }
 
@@ -87,13 +93,15 @@ pub fn here() -> DatabaseIdentity {
     }
 }
 
-/// All nodes that this database knows, by name.
+/// All nodes that this database knows, by name. Whoever may call node_identity() must be able to read this: hence
+/// pg_user_mappings, which everybody may, and no operator that somebody's search_path could replace.
 pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
     let here = here();
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT s.oid, s.srvname, s.srvoptions,
-                    EXISTS (SELECT FROM pg_catalog.pg_user_mapping m WHERE m.umserver = s.oid AND m.umuser = 0)
+                    EXISTS (SELECT FROM pg_catalog.pg_user_mappings m
+                             WHERE m.srvid = s.oid AND m.umuser = 0::pg_catalog.oid)
                FROM pg_catalog.pg_foreign_server s
                JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
               WHERE w.fdwname = 'spock_node'
@@ -106,8 +114,8 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
             let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?) else {
                 continue;
             };
-            let options = row.get::<Vec<Option<String>>>(3)?.unwrap_or_default();
-            let role = match DatabaseIdentity::from_server_options(options.iter().flatten().map(String::as_str)) {
+            let identity = identity_of(&row.get::<Vec<Option<Text>>>(3)?.unwrap_or_default());
+            let role = match identity {
                 Some(identity) if identity == here => Role::Local,
                 Some(_) => Role::LocalElsewhere,
                 None => Role::Peer,
@@ -118,6 +126,7 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
                     id,
                     name,
                     role,
+                    identity,
                     has_dsn: row.get::<bool>(4)?.unwrap_or(false),
                 });
             }
@@ -126,11 +135,17 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
     })
 }
 
+/// The identity in a server's options, which only a local node's has.
+pub fn identity_of(options: &[Option<Text>]) -> Option<DatabaseIdentity> {
+    let options: Vec<String> = options.iter().flatten().map(Text::to_utf8).collect();
+    DatabaseIdentity::from_server_options(options.iter().map(String::as_str))
+}
+
 /// Makes this database a node. Returns the node's id.
-pub fn create_local(name: &str, dsn: &str) -> Result<Oid, RegistryError> {
+pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     require_superuser("node_create")?;
     let name = NodeName::parse(name)?;
-    let dsn = conninfo::checked(dsn)?;
+    conninfo::check(dsn)?;
     let servers = servers()?;
     if let Some(local) = servers.iter().find(|server| server.role == Role::Local) {
         return Err(RegistryError::SecondLocalNode {
@@ -147,25 +162,40 @@ pub fn create_local(name: &str, dsn: &str) -> Result<Oid, RegistryError> {
         let (server, options) = (text(name.as_str())?, c_options(&options)?);
         foreign_server::set_server_options(&server, &borrowed(&options));
         foreign_server::drop_public_mapping(&server);
-        foreign_server::create_public_mapping(&server, &[(&text(DSN)?, &dsn)]);
+        foreign_server::create_public_mapping(&server, &[(&text(DSN)?, dsn)]);
+        adopt_labels(copy.identity)?;
         return Ok(copy.id);
     }
-    create_server(&name, &options, Some(&dsn))
+    create_server(&name, &options, Some(dsn))
+}
+
+/// Takes over what the node that this database takes the place of knew about its subscriptions: a peer that is dead
+/// cannot be asked again.
+fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
+    for subscription in NativeProvider.subscriptions()? {
+        let copied = seclabel::subscription_label(subscription.id)
+            .and_then(|text| SubscriptionLabel::parse(&text).ok())
+            .filter(|label| Some(label.identity) == former);
+        if let Some(label) = copied {
+            write_label(subscription.id, &label.origin, label.set_by);
+        }
+    }
+    Ok(())
 }
 
 /// Makes a peer known that no subscription leads to. Returns the node's id.
-pub fn create_peer(name: &str, dsn: &str) -> Result<Oid, RegistryError> {
+pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     require_superuser("peer_create")?;
     let name = NodeName::parse(name)?;
-    let dsn = conninfo::checked(dsn)?;
+    conninfo::check(dsn)?;
     if let Some(known) = servers()?.iter().find(|server| server.name == name) {
         // A peer that was found through a subscription gets a connection string of its own.
         if known.role == Role::Peer && !known.has_dsn {
-            foreign_server::create_public_mapping(&text(name.as_str())?, &[(&text(DSN)?, &dsn)]);
+            foreign_server::create_public_mapping(&text(name.as_str())?, &[(&text(DSN)?, dsn)]);
             return Ok(known.id);
         }
     }
-    create_server(&name, &[], Some(&dsn))
+    create_server(&name, &[], Some(dsn))
 }
 
 /// Makes a peer known that a subscription has led to.
@@ -313,7 +343,7 @@ fn require_superuser(action: &'static str) -> Result<(), RegistryError> {
 }
 
 fn text(value: &str) -> Result<CString, RegistryError> {
-    foreign_server::c_string(value).ok_or(RegistryError::NullByte)
+    text::to_server(value).ok_or(RegistryError::NullByte)
 }
 
 fn c_options(options: &[(&str, String)]) -> Result<Vec<(CString, CString)>, RegistryError> {
@@ -392,9 +422,7 @@ impl SqlError for RegistryError {
         match self {
             RegistryError::Name(error) => error.hint(),
             RegistryError::Conninfo(error) => error.hint(),
-            RegistryError::NullArgument { .. } => {
-                Some("Example: SELECT spock.node_create('n1', 'host=… port=5432 dbname=…');".to_owned())
-            }
+            RegistryError::NullArgument { example, .. } => Some(format!("Example: SELECT spock.{example};")),
             RegistryError::NotSuperuser { action } => Some(format!("Call spock.{action}() as a superuser.")),
             RegistryError::DuplicateNode { .. } => Some(
                 "SELECT * FROM spock.node; shows the nodes that this database knows. Choose another name, or drop \

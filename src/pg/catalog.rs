@@ -39,7 +39,7 @@ pub fn databases() -> Vec<Database> {
                 .cast::<pg_sys::FormData_pg_database>();
             found.push(Database {
                 oid: row.oid,
-                name: super::name::to_utf8(CStr::from_ptr(row.datname.data.as_ptr())),
+                name: super::text::to_utf8(CStr::from_ptr(row.datname.data.as_ptr())),
                 is_connectable: row.datallowconn && row.datconnlimit != pg_sys::DATCONNLIMIT_INVALID_DB,
                 is_template: row.datistemplate,
             });

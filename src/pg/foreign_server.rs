@@ -1,10 +1,10 @@
 //! Foreign servers and their user mappings through core's own commands (commands/foreigncmds.c).
 //!
 //! Not through SPI: a connection string in a nested statement would appear in an error's CONTEXT and in
-//! pg_stat_statements.
+//! pg_stat_statements. Strings are in this database's encoding.
 
 use pgrx::pg_sys;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 /// CREATE SERVER. Needs a superuser. Returns the server's oid.
 pub fn create_server(name: &CStr, wrapper: &CStr, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
@@ -112,9 +112,4 @@ unsafe fn options_of(list: *mut pg_sys::List) -> impl Iterator<Item = *mut pg_sy
         // SAFETY: the index is within the list.
         pg_sys::list_nth(list, index).cast::<pg_sys::DefElem>()
     })
-}
-
-/// A C string of a value that a user gave; None if it holds a NUL, which no text of PostgreSQL can.
-pub fn c_string(value: &str) -> Option<CString> {
-    CString::new(value).ok()
 }
