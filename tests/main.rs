@@ -7,4 +7,5 @@ mod failpoint_names;
 mod cluster;
 mod harness;
 mod pg_tests;
+mod registry;
 mod regress;
