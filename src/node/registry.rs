@@ -251,11 +251,11 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
                     is_enabled: subscription.is_enabled,
                 });
             }
-            foreign_server::drop_server(node.id);
+            drop_server(node)?;
         }
         Role::Local | Role::LocalElsewhere => {
             for server in &servers {
-                foreign_server::drop_server(server.id);
+                drop_server(server)?;
             }
             for subscription in &subscriptions {
                 if seclabel::subscription_label(subscription.id).is_some() {
@@ -265,6 +265,13 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
         }
     }
     Ok(true)
+}
+
+/// With its connection string; what users have hung on it beside that is dropped too, with a NOTICE.
+fn drop_server(server: &NodeServer) -> Result<(), RegistryError> {
+    foreign_server::drop_public_mapping(&text(server.name.as_str())?);
+    foreign_server::drop_server(server.id);
+    Ok(())
 }
 
 /// Says by hand which node a subscription comes from.
