@@ -134,6 +134,8 @@ impl Manager {
 
 /// Reads the catalogs, and brings them up to date with what the pollers have found out.
 fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
+    // Also where there is no node or no extension any more: a subscription may have been dropped just before that.
+    sweep_labels()?;
     if catalog::extension_oid().is_none() {
         remove_labels(&NativeProvider.subscriptions()?);
         return Ok(Found::NoExtension);
@@ -143,7 +145,6 @@ fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
         let copy = servers.into_iter().find(|server| server.role == Role::LocalElsewhere);
         return Ok(copy.map_or(Found::NoNode, |server| Found::Copy(server.name)));
     };
-    sweep_labels()?;
     let mut subscriptions = NativeProvider.subscriptions()?;
     forget_wrong_origins(&servers, &mut subscriptions, peers);
     label_discovered(local, &subscriptions, peers)?;
