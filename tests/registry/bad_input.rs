@@ -120,6 +120,8 @@ fn a_node_create_that_did_not_end_leaves_nothing_half_made() {
             .try_sql("SELECT spock.node_create('n1', 'dbname=x')")
             .is_err_and(|error| error.is_disconnection())
     );
+    // Before that, the server may still be about to go down.
+    n1.wait_log("all server processes terminated; reinitializing");
     db.wait_until(made, "0|0");
     db.sql("SELECT spock.node_create('n1', 'dbname=x')");
     assert_eq!(db.value(made), "1|1");

@@ -86,6 +86,13 @@ fn databases_of_other_encodings_know_nodes_by_their_true_names() {
             );
         }
     }
+    // Their catalog is shared by all databases: what stands in it must be readable in every encoding.
+    assert_eq!(
+        n1.value(
+            "SELECT count(*) > 0, bool_and(label ~ '^[ -~]+$') FROM pg_shseclabel WHERE provider = 'spock_recovery'"
+        ),
+        "t|t"
+    );
     let latin1 = n1.db("latin1");
     assert_eq!(
         latin1.value("SELECT srvname FROM pg_foreign_server ORDER BY 1 LIMIT 1"),
