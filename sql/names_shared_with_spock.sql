@@ -29,7 +29,7 @@ CREATE VIEW node_interface AS
     SELECT m.oid AS if_id, n.node_name AS if_name, n.node_id AS if_nodeid,
            CASE WHEN r.rolsuper THEN o.option_value END AS if_dsn
       FROM @extschema@.node n
-      JOIN pg_catalog.pg_user_mapping m ON m.umserver = n.node_id AND m.umuser = 0
+      JOIN pg_catalog.pg_user_mapping m ON m.umserver = n.node_id AND m.umuser = 0::pg_catalog.oid
       CROSS JOIN LATERAL pg_catalog.pg_options_to_table(m.umoptions) o
       JOIN pg_catalog.pg_roles r ON r.rolname = CURRENT_USER
      WHERE o.option_name = 'dsn'
@@ -44,7 +44,7 @@ COMMENT ON VIEW node_interface IS
 
 CREATE VIEW local_node AS
     SELECT n.node_id,
-           (SELECT m.oid FROM pg_catalog.pg_user_mapping m WHERE m.umserver = n.node_id AND m.umuser = 0)
+           (SELECT m.oid FROM pg_catalog.pg_user_mapping m WHERE m.umserver = n.node_id AND m.umuser = 0::pg_catalog.oid)
                AS node_local_interface
       FROM @extschema@.node n
      WHERE n.is_local;

@@ -8,6 +8,7 @@ pub mod identity;
 pub mod label;
 pub mod name;
 pub mod native;
+pub mod options;
 pub mod provider;
 pub mod registry;
 pub mod sql;

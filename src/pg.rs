@@ -19,6 +19,7 @@ pub mod role;
 pub mod seclabel;
 pub mod setting;
 pub mod slot;
+pub mod text;
 pub mod timeout;
 pub mod transaction;
 pub mod wal;

@@ -8,15 +8,11 @@ mod tests {
 
     /// The SQLSTATE with which a command fails.
     fn sqlstate_of(command: &str) -> PgSqlErrorCode {
-        crate::pg::interrupts::catch(|| Spi::run(command))
-            .expect_err("the command must fail")
-            .sql_error_code()
+        crate::pg::interrupts::catch(|| Spi::run(command)).expect_err("the command must fail").sql_error_code()
     }
 
     fn exists(query: &str) -> bool {
-        Spi::get_one::<bool>(&format!("SELECT EXISTS ({query})"))
-            .expect("a query")
-            .unwrap_or(false)
+        Spi::get_one::<bool>(&format!("SELECT EXISTS ({query})")).expect("a query").unwrap_or(false)
     }
 
     #[pg_test]
@@ -51,10 +47,7 @@ mod tests {
     #[pg_test]
     fn a_second_local_node_is_refused() {
         Spi::run("SELECT spock.node_create('n1', 'dbname=x')").expect("created");
-        assert_eq!(
-            sqlstate_of("SELECT spock.node_create('n2', 'dbname=x')"),
-            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT
-        );
+        assert_eq!(sqlstate_of("SELECT spock.node_create('n2', 'dbname=x')"), PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT);
         assert!(!exists("SELECT FROM spock.node WHERE node_name = 'n2'"));
     }
 
@@ -88,34 +81,13 @@ mod tests {
     fn sqlstates_of_bad_input() {
         Spi::run("CREATE FOREIGN DATA WRAPPER other; CREATE SERVER taken FOREIGN DATA WRAPPER other").expect("created");
         for (command, expected) in [
-            (
-                "SELECT spock.node_create('', 'dbname=x')",
-                PgSqlErrorCode::ERRCODE_INVALID_NAME,
-            ),
-            (
-                "SELECT spock.node_create(repeat('x', 60)::name, 'dbname=x')",
-                PgSqlErrorCode::ERRCODE_NAME_TOO_LONG,
-            ),
-            (
-                "SELECT spock.node_create(NULL, 'dbname=x')",
-                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            ),
-            (
-                "SELECT spock.node_create('n1', '')",
-                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            ),
-            (
-                "SELECT spock.node_create('taken', 'dbname=x')",
-                PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
-            ),
-            (
-                "SELECT spock.node_drop('nobody')",
-                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            ),
-            (
-                "SELECT spock.sub_set_origin('nobody', 'n1')",
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            ),
+            ("SELECT spock.node_create('', 'dbname=x')", PgSqlErrorCode::ERRCODE_INVALID_NAME),
+            ("SELECT spock.node_create(repeat('x', 60)::name, 'dbname=x')", PgSqlErrorCode::ERRCODE_NAME_TOO_LONG),
+            ("SELECT spock.node_create(NULL, 'dbname=x')", PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED),
+            ("SELECT spock.node_create('n1', '')", PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE),
+            ("SELECT spock.node_create('taken', 'dbname=x')", PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT),
+            ("SELECT spock.node_drop('nobody')", PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT),
+            ("SELECT spock.sub_set_origin('nobody', 'n1')", PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
         ] {
             assert_eq!(sqlstate_of(command), expected, "{command}");
         }

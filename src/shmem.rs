@@ -276,10 +276,7 @@ pub struct ShortText {
 }
 
 impl ShortText {
-    pub const EMPTY: ShortText = ShortText {
-        length: 0,
-        bytes: [0; MAX_ERROR],
-    };
+    pub const EMPTY: ShortText = ShortText { length: 0, bytes: [0; MAX_ERROR] };
 
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
@@ -301,10 +298,7 @@ pub struct ShortName {
 }
 
 impl ShortName {
-    pub const EMPTY: ShortName = ShortName {
-        length: 0,
-        bytes: [0; 63],
-    };
+    pub const EMPTY: ShortName = ShortName { length: 0, bytes: [0; 63] };
 
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
@@ -486,19 +480,12 @@ unsafe extern "C-unwind" fn startup() {
                 wake_all: false,
                 wake_count: 0,
                 wakes: [pg_sys::InvalidOid; MAX_WAKES],
-                stand_asides: [StandAside {
-                    database: pg_sys::InvalidOid,
-                    session_pid: 0,
-                }; MAX_STAND_ASIDES],
+                stand_asides: [StandAside { database: pg_sys::InvalidOid, session_pid: 0 }; MAX_STAND_ASIDES],
             });
             fill(base.add(databases_offset()), entry_count(), DatabaseEntry::FREE);
             fill(base.add(peers_offset()), peer_count(), PeerEntry::FREE);
             fill(base.add(origins_offset()), peer_count(), OriginEntry::FREE);
-            fill(
-                base.add(positions_offset()),
-                peer_count() * guc::max_peers(),
-                PositionEntry::FREE,
-            );
+            fill(base.add(positions_offset()), peer_count() * guc::max_peers(), PositionEntry::FREE);
         }
     }
 }
@@ -577,9 +564,7 @@ impl Shared {
 
     /// The entry of a database, by its oid.
     pub fn index_of(&mut self, database: pg_sys::Oid) -> Option<usize> {
-        self.databases()
-            .iter()
-            .position(|entry| entry.phase != Phase::Free && entry.database == database)
+        self.databases().iter().position(|entry| entry.phase != Phase::Free && entry.database == database)
     }
 
     /// Takes an entry for a database: a free one, else the spare one. None if that is in use too.
@@ -642,10 +627,7 @@ impl Shared {
     /// Keeps workers away from a database until [`Shared::stop_standing_aside`]. False if there is no room for that.
     pub fn stand_aside(&mut self, database: pg_sys::Oid, session_pid: i32) -> bool {
         let places = &mut self.header().stand_asides;
-        if places
-            .iter()
-            .any(|place| place.session_pid == session_pid && place.database == database)
-        {
+        if places.iter().any(|place| place.session_pid == session_pid && place.database == database) {
             return true;
         }
         let free = places.iter_mut().find(|place| place.session_pid == 0);

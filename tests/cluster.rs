@@ -2,11 +2,7 @@
 //!
 //! A test declares the cluster, uses the verbs of its nodes, and lets it drop. What a log may hold is in `cluster/log_check.rs`.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "verbs are there for the tests to come, as a library's are"
-)]
+#![allow(dead_code, unused_imports, reason = "verbs are there for the tests to come, as a library's are")]
 
 pub mod failpoint;
 mod log_check;
@@ -105,10 +101,7 @@ impl Builder {
             disturbed: Arc::new(AtomicBool::new(false)),
         };
         let servers: Vec<Server> = (0..count).map(|index| cluster.make_server(index)).collect();
-        cluster.nodes = servers
-            .into_iter()
-            .map(|server| Node::new(server, cluster.disturbed.clone()))
-            .collect();
+        cluster.nodes = servers.into_iter().map(|server| Node::new(server, cluster.disturbed.clone())).collect();
         for node in &cluster.nodes {
             node.with_server(Server::launch);
         }
@@ -123,21 +116,12 @@ impl Cluster {
     /// `name` is the test's, for the folder of its logs; the rest of the builder is optional.
     #[expect(clippy::new_ret_no_self, reason = "reads as Cluster::new(…).nodes(3).start()")]
     pub fn new(name: &str) -> Builder {
-        Builder {
-            name: name.into(),
-            nodes: 1,
-            plain: false,
-            durable: false,
-            settings: Vec::new(),
-            installation: None,
-        }
+        Builder { name: name.into(), nodes: 1, plain: false, durable: false, settings: Vec::new(), installation: None }
     }
 
     fn make_server(&self, index: usize) -> Server {
-        let port = u16::try_from(index)
-            .ok()
-            .and_then(|index| FIRST_PORT.checked_add(index))
-            .expect("a test has few nodes");
+        let port =
+            u16::try_from(index).ok().and_then(|index| FIRST_PORT.checked_add(index)).expect("a test has few nodes");
         let options = ServerOptions {
             preloads_extension: !self.builder.plain,
             durable: self.builder.durable,
@@ -160,9 +144,7 @@ impl Cluster {
     pub fn all<const N: usize>(&self) -> [&Node; N] {
         let nodes: Vec<&Node> = self.nodes.iter().collect();
         let count = nodes.len();
-        nodes
-            .try_into()
-            .unwrap_or_else(|_| panic!("the cluster has {count} nodes, not {N}"))
+        nodes.try_into().unwrap_or_else(|_| panic!("the cluster has {count} nodes, not {N}"))
     }
 
     pub fn nodes(&self) -> &[Node] {
@@ -170,10 +152,7 @@ impl Cluster {
     }
 
     pub fn node(&self, name: &str) -> &Node {
-        self.nodes
-            .iter()
-            .find(|node| node.name() == name)
-            .unwrap_or_else(|| panic!("there is no node \"{name}\""))
+        self.nodes.iter().find(|node| node.name() == name).unwrap_or_else(|| panic!("there is no node \"{name}\""))
     }
 
     pub fn installation(&self) -> &Installation {
@@ -235,21 +214,15 @@ impl Cluster {
 
     /// Where the logs of a failed test stay.
     pub fn kept_logs(&self) -> PathBuf {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .parent()
-            .expect("target/tmp has a parent");
-        target
-            .join("test-logs")
-            .join(format!("{}-{}", self.name, self.installation.major))
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp has a parent");
+        target.join("test-logs").join(format!("{}-{}", self.name, self.installation.major))
     }
 
     fn keep_logs(&self) {
         let folder = self.kept_logs();
         let _ = fs::remove_dir_all(&folder);
         let copied = fs::create_dir_all(&folder).and_then(|()| {
-            self.nodes
-                .iter()
-                .try_for_each(|node| fs::write(folder.join(format!("{}.log", node.name())), node.log()))
+            self.nodes.iter().try_for_each(|node| fs::write(folder.join(format!("{}.log", node.name())), node.log()))
         });
         match copied {
             Ok(()) => eprintln!("logs: {}", folder.display()),
@@ -262,11 +235,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // Read before anything ends: what peers log while the harness ends them one by one is nobody's fault.
         let disturbed = self.disturbed.load(Ordering::SeqCst);
-        let findings: Vec<String> = self
-            .nodes
-            .iter()
-            .flat_map(|node| node.unexpected_log_lines(disturbed))
-            .collect();
+        let findings: Vec<String> = self.nodes.iter().flat_map(|node| node.unexpected_log_lines(disturbed)).collect();
         for node in &self.nodes {
             node.end();
         }
@@ -283,10 +252,7 @@ impl Drop for Cluster {
             }
         } else if !findings.is_empty() {
             self.keep_logs();
-            panic!(
-                "unexpected in the logs (what a test provokes it names with expect_log):\n{}",
-                findings.join("\n")
-            );
+            panic!("unexpected in the logs (what a test provokes it names with expect_log):\n{}", findings.join("\n"));
         }
     }
 }

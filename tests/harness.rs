@@ -18,21 +18,15 @@ fn a_mesh_of_three_replicates_a_row_from_each_to_all() {
         node.sql(&format!("INSERT INTO t VALUES ({id}, 'from {}')", node.name()));
     }
     for node in cluster.nodes() {
-        node.wait_until(
-            "SELECT string_agg(v, ',' ORDER BY id) FROM t",
-            "from n1,from n2,from n3",
-        );
+        node.wait_until("SELECT string_agg(v, ',' ORDER BY id) FROM t", "from n1,from n2,from n3");
     }
 }
 
 #[test]
 fn nodes_have_different_system_identifiers() {
     let cluster = Cluster::new("harness_identifiers").nodes(3).plain().start();
-    let identifiers: BTreeSet<String> = cluster
-        .nodes()
-        .iter()
-        .map(|node| node.value("SELECT system_identifier FROM pg_control_system()"))
-        .collect();
+    let identifiers: BTreeSet<String> =
+        cluster.nodes().iter().map(|node| node.value("SELECT system_identifier FROM pg_control_system()")).collect();
     assert_eq!(identifiers.len(), 3, "{identifiers:?}");
     // WAL written before and after a restart carries the same identifier, else recovery would refuse it.
     let node = cluster.node("n1");
@@ -65,9 +59,7 @@ fn a_killed_or_terminated_process_is_this_nodes_and_the_server_comes_back() {
     let [node] = cluster.all();
     let launcher = node.wait_process("logical replication launcher");
     node.sigterm(launcher.pid);
-    wait_for("another launcher", || {
-        node.wait_process("logical replication launcher").pid != launcher.pid
-    });
+    wait_for("another launcher", || node.wait_process("logical replication launcher").pid != launcher.pid);
     let postmaster = node.postmaster_pid();
     let mut session = node.session();
     let backend = session.backend_pid();
@@ -124,14 +116,8 @@ fn an_error_in_a_log_fails_the_test_unless_it_was_expected_or_received() {
         node.sql(worker_error);
         node.wait_log("could not connect to the publisher");
     }));
-    let message = failed
-        .expect_err("the planted error passed")
-        .downcast::<String>()
-        .expect("a panic with a message");
-    assert!(
-        message.contains("n1: ") && message.contains("could not connect to the publisher"),
-        "{message}"
-    );
+    let message = failed.expect_err("the planted error passed").downcast::<String>().expect("a panic with a message");
+    assert!(message.contains("n1: ") && message.contains("could not connect to the publisher"), "{message}");
     let kept = kept.expect("the cluster was started");
     assert!(
         fs::read_to_string(kept.join("n1.log")).is_ok_and(|log| log.contains("could not connect to the publisher"))
@@ -143,13 +129,8 @@ fn an_error_in_a_log_fails_the_test_unless_it_was_expected_or_received() {
     node.expect_log("could not connect to the publisher");
     node.sql(worker_error);
     node.wait_log("could not connect to the publisher");
-    let error = node
-        .try_sql("SELECT * FROM missing")
-        .expect_err("there is no such table");
-    assert_eq!(
-        (error.sqlstate.as_str(), error.message.as_str()),
-        ("42P01", "relation \"missing\" does not exist")
-    );
+    let error = node.try_sql("SELECT * FROM missing").expect_err("there is no such table");
+    assert_eq!((error.sqlstate.as_str(), error.message.as_str()), ("42P01", "relation \"missing\" does not exist"));
 }
 
 #[test]
@@ -157,11 +138,7 @@ fn servers_and_folders_are_gone_after_a_panic() {
     let mut seen = None;
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         let cluster = Cluster::new("harness_panic").nodes(2).plain().start();
-        let pids: Vec<i32> = cluster
-            .nodes()
-            .iter()
-            .filter_map(|node| node.postmaster_pid())
-            .collect();
+        let pids: Vec<i32> = cluster.nodes().iter().filter_map(|node| node.postmaster_pid()).collect();
         seen = Some((pids, cluster.folder().to_owned(), cluster.kept_logs()));
         panic!("planted");
     }));

@@ -7,5 +7,6 @@ mod failpoint_names;
 mod cluster;
 mod harness;
 mod pg_tests;
+mod registry;
 mod regress;
 mod workers;

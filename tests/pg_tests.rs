@@ -31,16 +31,8 @@ fn the_extensions_pg_tests_pass() {
         }
     }
     // Past libtest's capture: scripts/test.sh adds these to its sum.
-    let _ = writeln!(
-        io::stdout(),
-        "pg_test: {} passed, {} failed",
-        names.len() - failures.len(),
-        failures.len()
-    );
-    assert!(
-        !names.is_empty(),
-        "the extension has no schema \"tests\": was it built with the feature pg_test?"
-    );
+    let _ = writeln!(io::stdout(), "pg_test: {} passed, {} failed", names.len() - failures.len(), failures.len());
+    assert!(!names.is_empty(), "the extension has no schema \"tests\": was it built with the feature pg_test?");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -80,9 +72,8 @@ fn in_source(source: &str) -> Vec<(String, String)> {
     let attributes = source.split("#[pg_test(").skip(1);
     attributes
         .filter_map(|rest| {
-            let (_, rest) = rest
-                .split_once('"')
-                .filter(|(before, _)| matches!(before.trim(), "error =" | "expected ="))?;
+            let (_, rest) =
+                rest.split_once('"').filter(|(before, _)| matches!(before.trim(), "error =" | "expected ="))?;
             let (message, rest) = rest.split_once("\")]")?;
             let (_, rest) = rest.split_once("fn ")?;
             let (name, _) = rest.split_once('(')?;

@@ -14,18 +14,13 @@ fn the_sql_surface_is_as_pg_regress_expects_it() {
     let [node] = cluster.all();
     // Statements that fail on purpose are part of the expected output, and pg_regress compares it.
     node.expect_log("client backend");
+    // A poller whose node is dropped while it asks.
+    node.expect_log("terminating background worker \"spock_recovery poller\" due to administrator command");
     // The servers' user may not be able to enter the clone: inputs are copied to where it can.
     let input = cluster.folder().join("regress");
-    copy_folder(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../pg_regress"),
-        &input,
-        cluster.user(),
-    );
+    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../pg_regress"), &input, cluster.user());
     let output = cluster.folder().join("regress-out");
-    cluster
-        .user()
-        .make_folder(&output)
-        .unwrap_or_else(|error| panic!("{error}"));
+    cluster.user().make_folder(&output).unwrap_or_else(|error| panic!("{error}"));
 
     let installation = cluster.installation();
     let program = installation.pkglibdir.join("pgxs/src/test/regress/pg_regress");
@@ -47,10 +42,7 @@ fn the_sql_surface_is_as_pg_regress_expects_it() {
     // Past libtest's capture: scripts/test.sh adds these to its sum.
     let _ = writeln!(io::stdout(), "pg_regress: {passed} passed, {failed} failed");
     if !ran.status.success() {
-        println!(
-            "{}",
-            fs::read_to_string(output.join("regression.diffs")).unwrap_or_default()
-        );
+        println!("{}", fs::read_to_string(output.join("regression.diffs")).unwrap_or_default());
     }
     assert!(ran.status.success(), "pg_regress failed ({})", ran.status);
     assert!(passed > 0, "pg_regress ran no test");
@@ -65,10 +57,7 @@ fn counts(report: &str) -> (usize, usize) {
 /// The copy belongs to the servers' user, whatever the modes in the clone are.
 fn copy_folder(from: &Path, to: &Path, user: &ServerUser) {
     user.make_folder(to).unwrap_or_else(|error| panic!("{error}"));
-    for entry in fs::read_dir(from)
-        .unwrap_or_else(|error| panic!("{}: {error}", from.display()))
-        .flatten()
-    {
+    for entry in fs::read_dir(from).unwrap_or_else(|error| panic!("{}: {error}", from.display())).flatten() {
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         if source.is_dir() {
             copy_folder(&source, &target, user);

@@ -24,9 +24,7 @@ struct Worker {
 
 /// A cluster where only a wake-up can be the reason that something happens soon.
 fn without_naps(name: &str) -> Builder {
-    Cluster::new(name)
-        .setting("spock.manager_naptime", "1h")
-        .setting("spock.recovery_poll_interval", "100ms")
+    Cluster::new(name).setting("spock.manager_naptime", "1h").setting("spock.recovery_poll_interval", "100ms")
 }
 
 /// Database `a` is node n1, `b` is node n2, and each has the other as its peer; returns when both peers answer.
@@ -43,10 +41,7 @@ fn two_nodes_in_one_server(server: &Node) {
         ));
     }
     for (database, peer, peer_database) in [("a", "n2", "b"), ("b", "n1", "a")] {
-        server.db(database).sql(&format!(
-            "SELECT spock.peer_create('{peer}', '{}')",
-            server.dsn(peer_database)
-        ));
+        server.db(database).sql(&format!("SELECT spock.peer_create('{peer}', '{}')", server.dsn(peer_database)));
     }
     for (database, peer) in [("a", "n2"), ("b", "n1")] {
         wait_state(server, database, peer, "connected");
@@ -54,19 +49,15 @@ fn two_nodes_in_one_server(server: &Node) {
 }
 
 fn wait_state(server: &Node, database: &str, peer: &str, state: &str) {
-    server.db(database).wait_until(
-        &format!("SELECT state FROM spock.peer_status() WHERE node_name = '{peer}'"),
-        state,
-    );
+    server.db(database).wait_until(&format!("SELECT state FROM spock.peer_status() WHERE node_name = '{peer}'"), state);
 }
 
 /// Waits until the peer has answered a question that was asked after this call began.
 fn wait_answer(server: &Node, database: &str, peer: &str) {
     let now = server.value("SELECT now()");
-    server.db(database).wait_until(
-        &format!("SELECT last_contact > '{now}' FROM spock.peer_status() WHERE node_name = '{peer}'"),
-        "t",
-    );
+    server
+        .db(database)
+        .wait_until(&format!("SELECT last_contact > '{now}' FROM spock.peer_status() WHERE node_name = '{peer}'"), "t");
 }
 
 /// Waits until the only worker of a kind in a database has come to its loop; `launcher` has no database.
@@ -102,21 +93,16 @@ fn workers(server: &Node) -> Vec<Worker> {
     );
     rows.into_iter()
         .map(|row| match row.as_slice() {
-            [Some(kind), Some(database), Some(pid)] => Worker {
-                kind: kind.clone(),
-                database: database.clone(),
-                pid: pid.parse().expect("a pid"),
-            },
+            [Some(kind), Some(database), Some(pid)] => {
+                Worker { kind: kind.clone(), database: database.clone(), pid: pid.parse().expect("a pid") }
+            }
             other => panic!("{other:?}"),
         })
         .collect()
 }
 
 fn names(workers: &[Worker]) -> Vec<String> {
-    workers
-        .iter()
-        .map(|worker| format!("{} {}", worker.kind, worker.database).trim().to_owned())
-        .collect()
+    workers.iter().map(|worker| format!("{} {}", worker.kind, worker.database).trim().to_owned()).collect()
 }
 
 /// How often the log has a text.
@@ -130,11 +116,7 @@ fn workers_errors(server: &Node) -> Vec<String> {
         .log()
         .lines()
         .filter(|line| line.contains("] spock_recovery "))
-        .filter(|line| {
-            ["ERROR:  ", "FATAL:  ", "PANIC:  "]
-                .iter()
-                .any(|level| line.contains(level))
-        })
+        .filter(|line| ["ERROR:  ", "FATAL:  ", "PANIC:  "].iter().any(|level| line.contains(level)))
         .map(str::to_owned)
         .collect()
 }

@@ -33,11 +33,7 @@ pub fn connect(server: &str, config: &Config) -> Result<Client> {
 
 /// Runs statements by the simple protocol; the rows of all of them.
 pub fn query(server: &str, client: &mut Client, statement: &str) -> Result<Rows> {
-    rows(client, statement).map_err(|source| Error::Sql {
-        server: server.into(),
-        statement: statement.into(),
-        source,
-    })
+    rows(client, statement).map_err(|source| Error::Sql { server: server.into(), statement: statement.into(), source })
 }
 
 /// As `query`, with the bare error for who looks into it.
@@ -46,11 +42,9 @@ pub fn rows(client: &mut Client, statement: &str) -> std::result::Result<Rows, p
     Ok(messages
         .iter()
         .filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(
-                (0..row.len())
-                    .map(|column| row.get(column).map(str::to_owned))
-                    .collect(),
-            ),
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+            }
             _ => None,
         })
         .collect())

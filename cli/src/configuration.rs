@@ -56,10 +56,7 @@ impl ServerOptions {
         let socket_folder = socket_folder.display().to_string();
         settings.push(("port", &port));
         settings.push(("unix_socket_directories", &socket_folder));
-        settings.push((
-            "listen_addresses",
-            if self.listens_on_localhost { "127.0.0.1" } else { "" },
-        ));
+        settings.push(("listen_addresses", if self.listens_on_localhost { "127.0.0.1" } else { "" }));
         if self.preloads_extension {
             settings.push(("shared_preload_libraries", "spock_recovery"));
         }
@@ -69,14 +66,7 @@ impl ServerOptions {
         if !self.durable {
             settings.extend([("fsync", "off"), ("full_page_writes", "off")]);
         }
-        settings.extend(
-            self.settings
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str())),
-        );
-        settings
-            .into_iter()
-            .map(|(name, value)| format!("{name} = {}\n", literal(value)))
-            .collect()
+        settings.extend(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        settings.into_iter().map(|(name, value)| format!("{name} = {}\n", literal(value))).collect()
     }
 }

@@ -11,14 +11,8 @@ use crate::installation::{Installation, cache_folder};
 use crate::system_identifier;
 use crate::user::ServerUser;
 
-const INITDB_OPTIONS: [&str; 6] = [
-    "--no-sync",
-    "--encoding=UTF8",
-    "--locale=C",
-    "--auth=trust",
-    "--username=postgres",
-    "--no-instructions",
-];
+const INITDB_OPTIONS: [&str; 6] =
+    ["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=trust", "--username=postgres", "--no-instructions"];
 
 /// Makes `data` a fresh data folder with its own system identifier. Its parent must be the server user's.
 pub fn create(installation: &Installation, user: &ServerUser, data: &Path) -> Result<()> {
@@ -77,10 +71,7 @@ fn initdb(installation: &Installation, user: &ServerUser, data: &Path) -> Result
 fn template_name(installation: &Installation, user: &ServerUser) -> String {
     let mut hasher = DefaultHasher::new();
     (&installation.bindir, INITDB_OPTIONS, user.name()).hash(&mut hasher);
-    let version: String = installation
-        .version
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
-        .collect();
+    let version: String =
+        installation.version.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     format!("{version}-{:016x}", hasher.finish())
 }

@@ -45,10 +45,7 @@ pub fn run(options: &Options) -> Result<()> {
     for node in &nodes {
         println!("  {} on port {}", node.name(), node.port());
     }
-    let mesh = MeshOptions {
-        database: DATABASE.into(),
-        ..MeshOptions::default()
-    };
+    let mesh = MeshOptions { database: DATABASE.into(), ..MeshOptions::default() };
     if options.with_extension {
         for node in &nodes {
             register(node)?;
@@ -56,10 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
         println!("Each has the extension spock_recovery and a name (spock.node_create).");
     }
     for node in &nodes {
-        node.query(
-            DATABASE,
-            "CREATE TABLE guest (name text PRIMARY KEY, written_on text NOT NULL)",
-        )?;
+        node.query(DATABASE, "CREATE TABLE guest (name text PRIMARY KEY, written_on text NOT NULL)")?;
     }
     mesh::wire(&nodes, &mesh)?;
     mesh::refresh(&nodes, &mesh, LIMIT)?;
@@ -68,10 +62,7 @@ pub fn run(options: &Options) -> Result<()> {
         nodes.len() * (nodes.len() - 1)
     );
     let elapsed = write_and_wait(&nodes)?;
-    println!(
-        "Each wrote one row; all rows were on all nodes after {} ms:\n",
-        elapsed.as_millis()
-    );
+    println!("Each wrote one row; all rows were on all nodes after {} ms:\n", elapsed.as_millis());
     print_table(&nodes)?;
 
     if options.keep {
@@ -86,16 +77,8 @@ pub fn run(options: &Options) -> Result<()> {
                 node.port()
             );
         }
-        let pids: Vec<String> = nodes
-            .iter()
-            .filter_map(|node| node.pid())
-            .map(|pid| pid.to_string())
-            .collect();
-        println!(
-            "  stop them:      kill -INT {} && sleep 2 && rm -rf {}",
-            pids.join(" "),
-            folder.path().display()
-        );
+        let pids: Vec<String> = nodes.iter().filter_map(|node| node.pid()).map(|pid| pid.to_string()).collect();
+        println!("  stop them:      kill -INT {} && sleep 2 && rm -rf {}", pids.join(" "), folder.path().display());
         servers.into_iter().for_each(Server::release);
     } else {
         for server in &mut servers {
@@ -132,22 +115,15 @@ fn start(options: &Options, installation: &Installation, user: &ServerUser, fold
 
 /// The first port at or after `port` that nobody listens on.
 fn free_port(port: u16) -> Result<u16> {
-    (port..=port.saturating_add(100))
-        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        .ok_or_else(|| Error::Io {
-            action: format!("find a free port after {port}"),
-            source: std::io::ErrorKind::AddrInUse.into(),
-        })
+    (port..=port.saturating_add(100)).find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).ok_or_else(|| {
+        Error::Io { action: format!("find a free port after {port}"), source: std::io::ErrorKind::AddrInUse.into() }
+    })
 }
 
 fn register(node: &Server) -> Result<()> {
     let dsn = literal(&node.dsn(DATABASE));
     node.query(DATABASE, "CREATE EXTENSION spock_recovery")?;
-    node.query(
-        DATABASE,
-        &format!("SELECT spock.node_create({}, {dsn})", literal(node.name())),
-    )
-    .map(drop)
+    node.query(DATABASE, &format!("SELECT spock.node_create({}, {dsn})", literal(node.name()))).map(drop)
 }
 
 /// Writes a row on each node; how long it took until every node had all of them.
@@ -155,10 +131,7 @@ fn write_and_wait(nodes: &[&Server]) -> Result<Duration> {
     let begun = Instant::now();
     for node in nodes {
         let name = literal(&format!("guest of {}", node.name()));
-        node.query(
-            DATABASE,
-            &format!("INSERT INTO guest VALUES ({name}, {})", literal(node.name())),
-        )?;
+        node.query(DATABASE, &format!("INSERT INTO guest VALUES ({name}, {})", literal(node.name())))?;
     }
     for node in nodes {
         let mut last = 0;
@@ -171,11 +144,7 @@ fn write_and_wait(nodes: &[&Server]) -> Result<Duration> {
         })
         .unwrap_or_else(|| {
             let what = format!("all rows on \"{}\"", node.name());
-            Err(Error::Timeout {
-                what,
-                waited: LIMIT,
-                last: format!("{last} of {} rows", nodes.len()),
-            })
+            Err(Error::Timeout { what, waited: LIMIT, last: format!("{last} of {} rows", nodes.len()) })
         })?;
     }
     Ok(begun.elapsed())
@@ -192,11 +161,7 @@ fn print_table(nodes: &[&Server]) -> Result<()> {
     for writer in nodes {
         print!("  {:<16}", writer.name());
         for reader in nodes {
-            let has = guests(reader)?
-                .into_iter()
-                .flatten()
-                .flatten()
-                .any(|written_on| written_on == writer.name());
+            let has = guests(reader)?.into_iter().flatten().flatten().any(|written_on| written_on == writer.name());
             if !has {
                 println!();
                 return Err(Error::Verification(format!(

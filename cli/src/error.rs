@@ -12,11 +12,7 @@ pub enum Error {
     #[error("could not {action}: {source}")]
     Io { action: String, source: io::Error },
     #[error("\"{program}\" failed with {status}: {output}")]
-    Command {
-        program: String,
-        status: String,
-        output: String,
-    },
+    Command { program: String, status: String, output: String },
     #[error(
         "no PostgreSQL server was found: give its pg_config (--pg-config, or SPOCK_RECOVERY_PG_CONFIG), or run scripts/setup.sh"
     )]
@@ -38,17 +34,9 @@ pub enum Error {
     #[error("the path \"{0}\" is too long for a socket (107 bytes): name a shorter folder in SPOCK_RECOVERY_TMP")]
     SocketPath(PathBuf),
     #[error("server \"{server}\", \"{statement}\": {}", crate::client::describe(.source))]
-    Sql {
-        server: String,
-        statement: String,
-        source: postgres::Error,
-    },
+    Sql { server: String, statement: String, source: postgres::Error },
     #[error("waited {} s in vain for {what}; last seen: {last}", .waited.as_secs())]
-    Timeout {
-        what: String,
-        waited: Duration,
-        last: String,
-    },
+    Timeout { what: String, waited: Duration, last: String },
     #[error("verification failed: {0}")]
     Verification(String),
 }

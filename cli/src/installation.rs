@@ -23,10 +23,7 @@ pub struct Installation {
 impl Installation {
     pub fn find(pg_config: &Path, user: &ServerUser) -> Result<Installation> {
         let ask = |option: &str| -> Result<String> {
-            let output = Command::new(pg_config)
-                .arg(option)
-                .output()
-                .map_err(Error::io("run", pg_config))?;
+            let output = Command::new(pg_config).arg(option).output().map_err(Error::io("run", pg_config))?;
             if !output.status.success() {
                 return Err(Error::command(pg_config, &output));
             }
@@ -42,9 +39,7 @@ impl Installation {
         Ok(Installation {
             sharedir: PathBuf::from(ask("--sharedir")?),
             pkglibdir: PathBuf::from(ask("--pkglibdir")?),
-            has_output_plugin_libraries: settings
-                .lines()
-                .any(|line| line.starts_with("output_plugin_libraries\t")),
+            has_output_plugin_libraries: settings.lines().any(|line| line.starts_with("output_plugin_libraries\t")),
             bindir,
             major,
             version,
@@ -65,11 +60,7 @@ impl Installation {
     /// The system's own server of a major, else the cache's; scripts/lib.sh looks in the same places.
     pub fn find_major(major: u32, user: &ServerUser) -> Result<Installation> {
         let packaged = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/pg_config"));
-        let found = if packaged.is_file() {
-            Some(packaged)
-        } else {
-            in_cache(&format!("pg-{major}."))
-        };
+        let found = if packaged.is_file() { Some(packaged) } else { in_cache(&format!("pg-{major}.")) };
         Installation::find(&found.ok_or(Error::NoServer)?, user)
     }
 }

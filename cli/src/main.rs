@@ -7,11 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use spockctl::demo;
 
 #[derive(Parser)]
-#[command(
-    name = "spockctl",
-    version,
-    about = "Starts and wires PostgreSQL servers, and shows spock_recovery at work"
-)]
+#[command(name = "spockctl", version, about = "Starts and wires PostgreSQL servers, and shows spock_recovery at work")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

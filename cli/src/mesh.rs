@@ -17,11 +17,7 @@ pub struct MeshOptions {
 
 impl Default for MeshOptions {
     fn default() -> MeshOptions {
-        MeshOptions {
-            database: "postgres".into(),
-            publication: "mesh".into(),
-            copy_data: false,
-        }
+        MeshOptions { database: "postgres".into(), publication: "mesh".into(), copy_data: false }
     }
 }
 
@@ -45,10 +41,7 @@ pub fn wire(servers: &[&Server], options: &MeshOptions) -> Result<()> {
 
 pub fn publish(server: &Server, options: &MeshOptions) -> Result<()> {
     server
-        .query(
-            &options.database,
-            &format!("CREATE PUBLICATION {} FOR ALL TABLES", identifier(&options.publication)),
-        )
+        .query(&options.database, &format!("CREATE PUBLICATION {} FOR ALL TABLES", identifier(&options.publication)))
         .map(drop)
 }
 
@@ -79,22 +72,16 @@ pub fn refresh(servers: &[&Server], options: &MeshOptions, limit: Duration) -> R
         let mut client = server.connect(&options.database)?;
         let unready = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'";
         let mut last = String::new();
-        deadline::poll(limit, || {
-            match crate::client::query(server.name(), &mut client, unready) {
-                Ok(rows) => {
-                    last = rows.into_iter().flatten().flatten().collect();
-                    (last == "0").then_some(Ok(()))
-                }
-                Err(error) => Some(Err(error)),
+        deadline::poll(limit, || match crate::client::query(server.name(), &mut client, unready) {
+            Ok(rows) => {
+                last = rows.into_iter().flatten().flatten().collect();
+                (last == "0").then_some(Ok(()))
             }
+            Err(error) => Some(Err(error)),
         })
         .unwrap_or_else(|| {
             let what = format!("the initial copies on \"{}\"", server.name());
-            Err(Error::Timeout {
-                what,
-                waited: limit,
-                last: format!("{last} tables are not ready"),
-            })
+            Err(Error::Timeout { what, waited: limit, last: format!("{last} tables are not ready") })
         })?;
     }
     Ok(())

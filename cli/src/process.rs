@@ -49,9 +49,7 @@ pub fn send(pid: i32, signal: Signal) -> io::Result<()> {
 pub fn freeze(postmaster: i32) -> io::Result<Vec<Process>> {
     send(postmaster, Signal::SIGSTOP)?;
     // A fork under way when the signal was sent shows once the postmaster has stopped.
-    deadline::poll(KILL_LIMIT, || {
-        stat(postmaster).is_none_or(|stat| stat.stopped).then_some(())
-    });
+    deadline::poll(KILL_LIMIT, || stat(postmaster).is_none_or(|stat| stat.stopped).then_some(()));
     let children = children(postmaster);
     for child in &children {
         send(child.pid, Signal::SIGSTOP)?;
@@ -74,10 +72,8 @@ pub fn kill_all(postmaster: i32) -> io::Result<()> {
     for child in &children {
         send(child.pid, Signal::SIGKILL)?;
     }
-    deadline::poll(KILL_LIMIT, || {
-        (!children.iter().any(|child| is_alive(child.pid))).then_some(())
-    })
-    .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "killed processes did not end"))
+    deadline::poll(KILL_LIMIT, || (!children.iter().any(|child| is_alive(child.pid))).then_some(()))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "killed processes did not end"))
 }
 
 struct Stat {
@@ -95,11 +91,7 @@ fn parse_stat(line: &str) -> Option<Stat> {
     let mut fields = line.get(line.rfind(')')? + 1..)?.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    Some(Stat {
-        parent,
-        alive: !matches!(state, "Z" | "X"),
-        stopped: matches!(state, "T" | "t"),
-    })
+    Some(Stat { parent, alive: !matches!(state, "Z" | "X"), stopped: matches!(state, "T" | "t") })
 }
 
 fn title(pid: i32) -> String {

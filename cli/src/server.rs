@@ -65,10 +65,7 @@ impl Server {
         };
         let path = server.data.join("postgresql.conf");
         let text = server.options.lines(installation, folder);
-        let appended = OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()));
+        let appended = OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
         appended.map_err(Error::io("write", &path))?;
         Ok(server)
     }
@@ -81,39 +78,22 @@ impl Server {
 
     /// Starts the server without waiting, so that several start at once.
     pub fn launch(&mut self) -> Result<()> {
-        let log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&self.log)
-            .map_err(Error::io("open", &self.log))?;
+        let log = OpenOptions::new().append(true).create(true).open(&self.log).map_err(Error::io("open", &self.log))?;
         let stdout = log.try_clone().map_err(Error::io("open", &self.log))?;
         let null = File::open("/dev/null").map_err(Error::io("open", Path::new("/dev/null")))?;
         let mut command = self.user.command(&self.installation.bindir.join("postgres"));
         // A process group of its own: an interrupt typed at the terminal is for us, and we end the servers.
-        command
-            .arg("-D")
-            .arg(&self.data)
-            .stdin(null)
-            .stdout(stdout)
-            .stderr(log)
-            .process_group(0);
-        let spawned = if self.options.detached {
-            command.spawn()
-        } else {
-            spawn::tethered(command)
-        };
-        self.child = Some(spawned.map_err(|source| Error::Io {
-            action: format!("start server \"{}\"", self.options.name),
-            source,
-        })?);
+        command.arg("-D").arg(&self.data).stdin(null).stdout(stdout).stderr(log).process_group(0);
+        let spawned = if self.options.detached { command.spawn() } else { spawn::tethered(command) };
+        self.child = Some(
+            spawned
+                .map_err(|source| Error::Io { action: format!("start server \"{}\"", self.options.name), source })?,
+        );
         Ok(())
     }
 
     pub fn wait_ready(&mut self) -> Result<()> {
-        let child = self
-            .child
-            .as_mut()
-            .ok_or_else(|| Error::NotRunning(self.options.name.clone()))?;
+        let child = self.child.as_mut().ok_or_else(|| Error::NotRunning(self.options.name.clone()))?;
         let pid_file = self.data.join("postmaster.pid");
         let started = deadline::poll(LIMIT, || match child.try_wait() {
             Ok(None) => says_ready(&pid_file, child.id()).then_some(Ok(())),
@@ -130,11 +110,7 @@ impl Server {
             Some(Err(reason)) => reason,
             _ => format!("nothing after {} s", LIMIT.as_secs()),
         };
-        Err(Error::Start {
-            name: self.options.name.clone(),
-            reason,
-            log: self.log_tail(),
-        })
+        Err(Error::Start { name: self.options.name.clone(), reason, log: self.log_tail() })
     }
 
     /// Does nothing to a server that is not running.
@@ -152,27 +128,15 @@ impl Server {
         let pid = child.id().cast_signed();
         process::send(pid, signal)
             .and_then(|()| process::thaw(pid))
-            .map_err(|source| Error::Io {
-                action: action(),
-                source,
-            })?;
+            .map_err(|source| Error::Io { action: action(), source })?;
         match deadline::poll(LIMIT, || {
-            child
-                .try_wait()
-                .map_err(|source| Error::Io {
-                    action: action(),
-                    source,
-                })
-                .transpose()
+            child.try_wait().map_err(|source| Error::Io { action: action(), source }).transpose()
         }) {
             Some(ended) => {
                 self.child = None;
                 ended.map(drop)
             }
-            None => Err(Error::Stop {
-                name: self.options.name.clone(),
-                waited: LIMIT,
-            }),
+            None => Err(Error::Stop { name: self.options.name.clone(), waited: LIMIT }),
         }
     }
 
@@ -185,26 +149,20 @@ impl Server {
         killed
             .and_then(|()| child.wait())
             .map(drop)
-            .map_err(|source| Error::Io {
-                action: format!("kill server \"{}\"", self.options.name),
-                source,
-            })
+            .map_err(|source| Error::Io { action: format!("kill server \"{}\"", self.options.name), source })
     }
 
     /// Stops every process of the server where it is, as a hanging machine would; `resume` lets them go on.
     pub fn pause(&self) -> Result<()> {
         let frozen = process::freeze(self.running_pid()?);
-        frozen.map(drop).map_err(|source| Error::Io {
-            action: format!("pause server \"{}\"", self.options.name),
-            source,
-        })
+        frozen
+            .map(drop)
+            .map_err(|source| Error::Io { action: format!("pause server \"{}\"", self.options.name), source })
     }
 
     pub fn resume(&self) -> Result<()> {
-        process::thaw(self.running_pid()?).map_err(|source| Error::Io {
-            action: format!("resume server \"{}\"", self.options.name),
-            source,
-        })
+        process::thaw(self.running_pid()?)
+            .map_err(|source| Error::Io { action: format!("resume server \"{}\"", self.options.name), source })
     }
 
     /// Leaves a detached server to the user.
@@ -242,9 +200,7 @@ impl Server {
 
     /// Empty if there is no log yet. A log may hold bytes of any encoding.
     pub fn log(&self) -> String {
-        fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// The postmaster's id, while it runs.
@@ -263,11 +219,7 @@ impl Server {
 
     /// What another server or psql connects with.
     pub fn dsn(&self, database: &str) -> String {
-        format!(
-            "host={} port={} dbname={database} user=postgres",
-            self.socket_folder.display(),
-            self.options.port
-        )
+        format!("host={} port={} dbname={database} user=postgres", self.socket_folder.display(), self.options.port)
     }
 
     pub fn config(&self, database: &str) -> Config {

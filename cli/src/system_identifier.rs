@@ -26,10 +26,7 @@ pub fn renew(installation: &Installation, user: &ServerUser, data: &Path) -> Res
     let mut control = fs::read(&path).map_err(Error::io("read", &path))?;
     set_identifier(&mut control, fresh()).ok_or_else(|| Error::ControlFile(path.clone()))?;
     fs::write(&path, control).map_err(Error::io("write", &path))?;
-    user.run(
-        &installation.bindir.join("pg_resetwal"),
-        [&"--force", &"--pgdata", &data],
-    )?;
+    user.run(&installation.bindir.join("pg_resetwal"), [&"--force", &"--pgdata", &data])?;
     Ok(())
 }
 
@@ -52,9 +49,7 @@ fn checksum_offset(control: &[u8]) -> Option<usize> {
 /// Seconds, as initdb does (BootStrapXLOG in xlog.c), then process id and a counter: distinct within a process and, in practice, between them.
 fn fresh() -> u64 {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(1, |since| since.as_secs());
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
     let process = u64::from(std::process::id()) & 0xf_ffff;
     (seconds << 32) | (process << 12) | (COUNTER.fetch_add(1, Ordering::Relaxed) & 0xfff)
 }
@@ -64,9 +59,7 @@ mod tests {
     use super::*;
 
     fn control_file(checksum_at: usize) -> Vec<u8> {
-        let mut file: Vec<u8> = (0..8192)
-            .map(|i| if i < checksum_at { (i * 7 % 251) as u8 } else { 0 })
-            .collect();
+        let mut file: Vec<u8> = (0..8192).map(|i| if i < checksum_at { (i * 7 % 251) as u8 } else { 0 }).collect();
         let checksum = CRC32C.checksum(&file[..checksum_at]);
         file[checksum_at..checksum_at + 4].copy_from_slice(&checksum.to_ne_bytes());
         file

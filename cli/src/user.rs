@@ -33,10 +33,7 @@ impl ServerUser {
         for name in &candidates {
             if let Some(user) = User::from_name(name).map_err(lookup_error)? {
                 let ids = (user.uid.as_raw(), user.gid.as_raw());
-                return Ok(ServerUser {
-                    name: user.name,
-                    ids: Some(ids),
-                });
+                return Ok(ServerUser { name: user.name, ids: Some(ids) });
             }
         }
         Err(Error::NoUser(named.unwrap_or_else(|| "spock_recovery".into())))
@@ -97,8 +94,5 @@ fn by_uid(uid: Uid) -> Result<Option<String>> {
 }
 
 fn lookup_error(source: nix::Error) -> Error {
-    Error::Io {
-        action: "look up a user".into(),
-        source: source.into(),
-    }
+    Error::Io { action: "look up a user".into(), source: source.into() }
 }

@@ -32,11 +32,7 @@ pub struct Check {
 }
 
 fn check(name: &str, status: Status, details: impl Into<String>) -> Check {
-    Check {
-        name: name.to_owned(),
-        status,
-        details: details.into(),
-    }
+    Check { name: name.to_owned(), status, details: details.into() }
 }
 
 /// The part of the budget at which it is announced.
@@ -88,11 +84,7 @@ pub fn slot(facts: &SlotFacts) -> Check {
         return check(name, Status::Missing, format!("there is no recovery slot; {why}"));
     }
     if !facts.error.is_empty() {
-        return check(
-            name,
-            Status::Warning,
-            format!("slot \"{}\" cannot be moved: {}", facts.name, facts.error),
-        );
+        return check(name, Status::Warning, format!("slot \"{}\" cannot be moved: {}", facts.name, facts.error));
     }
     let later = if facts.generation > 1 {
         format!(" (generation {}: what earlier ones kept is lost)", facts.generation)
@@ -115,10 +107,7 @@ pub fn retention(facts: &SlotFacts) -> Check {
     };
     let drop = match (facts.blocked_reason, &facts.blocked_by) {
         (Some("peer_unreachable" | "peer_unknown"), Some(peer)) => {
-            format!(
-                "; if it is dead for good and recovered: SELECT spock.node_drop('{}')",
-                peer.replace('\'', "''")
-            )
+            format!("; if it is dead for good and recovered: SELECT spock.node_drop('{}')", peer.replace('\'', "''"))
         }
         _ => String::new(),
     };
@@ -133,11 +122,7 @@ pub fn retention(facts: &SlotFacts) -> Check {
         );
     }
     let Some(budget) = facts.budget_bytes else {
-        let status = if drop.is_empty() {
-            Status::Healthy
-        } else {
-            Status::Warning
-        };
+        let status = if drop.is_empty() { Status::Healthy } else { Status::Warning };
         return check(name, status, format!("{kept}{held}, without a limit{drop}"));
     };
     let of = format!("{kept} of {} MB{held}{drop}", budget >> 20);
@@ -166,10 +151,7 @@ pub fn wal_level(settings: &Settings) -> Check {
         check(
             "wal_level",
             Status::Critical,
-            format!(
-                "wal_level = {}: ALTER SYSTEM SET wal_level = logical, and restart",
-                settings.wal_level
-            ),
+            format!("wal_level = {}: ALTER SYSTEM SET wal_level = logical, and restart", settings.wal_level),
         )
     }
 }
@@ -182,21 +164,13 @@ pub fn invalidation(settings: &Settings) -> Check {
             "max_slot_wal_keep_size = {size} invalidates the slot without asking; use spock.recovery_slot_max_wal"
         ));
     }
-    if let Some(limit) = settings
-        .idle_replication_slot_timeout
-        .as_deref()
-        .filter(|limit| *limit != "0")
-    {
+    if let Some(limit) = settings.idle_replication_slot_timeout.as_deref().filter(|limit| *limit != "0") {
         found.push(format!(
             "idle_replication_slot_timeout = {limit}: the manager touches the slot in time, but not while it is stopped"
         ));
     }
     if found.is_empty() {
-        check(
-            "slot_invalidation",
-            Status::Healthy,
-            "no setting can invalidate the slot",
-        )
+        check("slot_invalidation", Status::Healthy, "no setting can invalidate the slot")
     } else {
         check("slot_invalidation", Status::Warning, found.join("; "))
     }
@@ -218,24 +192,13 @@ pub fn commit_timestamps(settings: &Settings) -> Check {
 pub fn output_plugin(settings: &Settings) -> Check {
     let name = "output_plugin_libraries";
     let Some(list) = &settings.output_plugin_libraries else {
-        return check(
-            name,
-            Status::Healthy,
-            "this minor version does not restrict output plugins",
-        );
+        return check(name, Status::Healthy, "this minor version does not restrict output plugins");
     };
     let items: Vec<&str> = list.split(',').map(|item| item.trim().trim_matches('"')).collect();
-    if items
-        .iter()
-        .any(|item| item.rsplit('/').next() == Some("spock_recovery") || *item == "*")
-    {
+    if items.iter().any(|item| item.rsplit('/').next() == Some("spock_recovery") || *item == "*") {
         return check(name, Status::Healthy, "lists spock_recovery");
     }
-    let listed: Vec<String> = items
-        .iter()
-        .filter(|item| !item.is_empty())
-        .map(|item| (*item).to_owned())
-        .collect();
+    let listed: Vec<String> = items.iter().filter(|item| !item.is_empty()).map(|item| (*item).to_owned()).collect();
     check(
         name,
         Status::Warning,
@@ -265,14 +228,7 @@ pub fn capacity(capacities: &[Capacity]) -> Check {
     if full.is_empty() {
         let free: Vec<String> = capacities
             .iter()
-            .map(|capacity| {
-                format!(
-                    "{} of {} {}",
-                    capacity.limit - capacity.used,
-                    capacity.limit,
-                    capacity.setting
-                )
-            })
+            .map(|capacity| format!("{} of {} {}", capacity.limit - capacity.used, capacity.limit, capacity.setting))
             .collect();
         check("rescue_capacity", Status::Healthy, format!("free: {}", free.join(", ")))
     } else {
@@ -300,20 +256,11 @@ pub fn peer(facts: &PeerFacts) -> Check {
     if facts.answers {
         return check(&name, Status::Healthy, "answers");
     }
-    let since = facts.silent_for_s.map_or_else(
-        || "never heard".to_owned(),
-        |seconds| format!("last heard {seconds} s ago"),
-    );
-    let why = if facts.error.is_empty() {
-        facts.state
-    } else {
-        &facts.error
-    };
-    let status = if facts.silent_for_s.is_none() && facts.state == "unknown" {
-        Status::Warning
-    } else {
-        Status::Critical
-    };
+    let since =
+        facts.silent_for_s.map_or_else(|| "never heard".to_owned(), |seconds| format!("last heard {seconds} s ago"));
+    let why = if facts.error.is_empty() { facts.state } else { &facts.error };
+    let status =
+        if facts.silent_for_s.is_none() && facts.state == "unknown" { Status::Warning } else { Status::Critical };
     check(&name, status, format!("{}: {why}; {since}", facts.state))
 }
 
@@ -322,50 +269,16 @@ mod tests {
     use super::*;
 
     fn facts() -> SlotFacts {
-        SlotFacts {
-            is_enabled: true,
-            name: "s".to_owned(),
-            exists: true,
-            generation: 1,
-            ..SlotFacts::default()
-        }
+        SlotFacts { is_enabled: true, name: "s".to_owned(), exists: true, generation: 1, ..SlotFacts::default() }
     }
 
     #[test]
     fn the_slots_verdict_is_by_what_is_worst() {
         assert_eq!(slot(&facts()).status, Status::Healthy);
-        assert_eq!(
-            slot(&SlotFacts {
-                is_enabled: false,
-                ..facts()
-            })
-            .status,
-            Status::Disabled
-        );
-        assert_eq!(
-            slot(&SlotFacts {
-                exists: false,
-                ..facts()
-            })
-            .status,
-            Status::Missing
-        );
-        assert_eq!(
-            slot(&SlotFacts {
-                is_invalid: true,
-                ..facts()
-            })
-            .status,
-            Status::Critical
-        );
-        assert_eq!(
-            slot(&SlotFacts {
-                error: "e".to_owned(),
-                ..facts()
-            })
-            .status,
-            Status::Warning
-        );
+        assert_eq!(slot(&SlotFacts { is_enabled: false, ..facts() }).status, Status::Disabled);
+        assert_eq!(slot(&SlotFacts { exists: false, ..facts() }).status, Status::Missing);
+        assert_eq!(slot(&SlotFacts { is_invalid: true, ..facts() }).status, Status::Critical);
+        assert_eq!(slot(&SlotFacts { error: "e".to_owned(), ..facts() }).status, Status::Warning);
     }
 
     #[test]
@@ -378,19 +291,12 @@ mod tests {
         };
         let verdict = retention(&held);
         assert_eq!(verdict.status, Status::Warning);
-        assert!(
-            verdict.details.contains("SELECT spock.node_drop('n''1')"),
-            "{}",
-            verdict.details
-        );
+        assert!(verdict.details.contains("SELECT spock.node_drop('n''1')"), "{}", verdict.details);
         held.blocked_reason = Some("peer_lagging");
         assert_eq!(retention(&held).status, Status::Healthy);
-        for (budget, expected) in [
-            (20, Status::Healthy),
-            (13, Status::Warning),
-            (10, Status::Warning),
-            (9, Status::Critical),
-        ] {
+        for (budget, expected) in
+            [(20, Status::Healthy), (13, Status::Warning), (10, Status::Warning), (9, Status::Critical)]
+        {
             held.budget_bytes = Some(budget << 20);
             assert_eq!(retention(&held).status, expected, "{budget} MB");
         }
@@ -401,25 +307,15 @@ mod tests {
     #[test]
     fn the_plugin_must_be_listed_by_its_own_name() {
         let verdict = |list: &str| {
-            let settings = Settings {
-                output_plugin_libraries: Some(list.to_owned()),
-                ..Settings::default()
-            };
+            let settings = Settings { output_plugin_libraries: Some(list.to_owned()), ..Settings::default() };
             output_plugin(&settings)
         };
         assert_eq!(output_plugin(&Settings::default()).status, Status::Healthy);
-        assert_eq!(
-            verdict("pgoutput, test_decoding, spock_recovery").status,
-            Status::Healthy
-        );
+        assert_eq!(verdict("pgoutput, test_decoding, spock_recovery").status, Status::Healthy);
         assert_eq!(verdict("pgoutput, \"spock_recovery\"").status, Status::Healthy);
         assert_eq!(verdict("pgoutput,spock_recovery_old").status, Status::Warning);
         let missing = verdict("pgoutput, test_decoding");
-        assert!(
-            missing.details.contains("= pgoutput, test_decoding, spock_recovery;"),
-            "{}",
-            missing.details
-        );
+        assert!(missing.details.contains("= pgoutput, test_decoding, spock_recovery;"), "{}", missing.details);
     }
 
     #[test]
@@ -436,13 +332,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_used_up_is_critical() {
-        let at = |used| {
-            [Capacity {
-                setting: "max_wal_senders",
-                used,
-                limit: 10,
-            }]
-        };
+        let at = |used| [Capacity { setting: "max_wal_senders", used, limit: 10 }];
         assert_eq!(capacity(&at(9)).status, Status::Healthy);
         assert_eq!(capacity(&at(10)).status, Status::Critical);
     }
@@ -458,10 +348,7 @@ mod tests {
         };
         let verdict = peer(&facts);
         assert_eq!(verdict.status, Status::Critical);
-        assert_eq!(
-            verdict.details,
-            "unreachable: no answer within 5000 ms; last heard 9 s ago"
-        );
+        assert_eq!(verdict.details, "unreachable: no answer within 5000 ms; last heard 9 s ago");
         assert_eq!(peer(&PeerFacts { answers: true, ..facts }).status, Status::Healthy);
     }
 }

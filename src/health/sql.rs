@@ -6,6 +6,7 @@ use crate::error::OrRaise;
 use crate::guc;
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
+use crate::pg::text::Text;
 use crate::pg::{process, setting, slot};
 use crate::shmem::{PeerKey, PeerState};
 use crate::slot::sql::{self as slot_sql, Snapshot};
@@ -13,14 +14,14 @@ use pgrx::prelude::*;
 
 /// One row per check, in milliseconds, whatever the peers do. No row where this database is no node.
 #[pg_extern(sql = false)]
-fn quick_health_check()
--> TableIterator<'static, (name!(check_name, String), name!(status, String), name!(details, String))> {
+fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name!(status, String), name!(details, Text))>
+{
     slot_sql::require_reader("quick_health_check");
     let checks = gather();
     TableIterator::new(
         checks
             .into_iter()
-            .map(|check| (check.name, check.status.to_string(), check.details)),
+            .map(|check| (Text::of_message(&check.name), check.status.to_string(), Text::of_message(&check.details))),
     )
 }
 
@@ -72,15 +73,11 @@ fn settings() -> Settings {
 }
 
 fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> SlotFacts {
-    let mut facts = SlotFacts {
-        is_enabled: guc::enable_recovery_slots(),
-        ..SlotFacts::default()
-    };
+    let mut facts = SlotFacts { is_enabled: guc::enable_recovery_slots(), ..SlotFacts::default() };
     let Some(snapshot) = snapshot else { return facts };
     let entry = &snapshot.slot;
-    let found = slot::find(entry.name.as_str())
-        .or_raise()
-        .filter(|found| found.database == Some(process::my_database()));
+    let found =
+        slot::find(entry.name.as_str()).or_raise().filter(|found| found.database == Some(process::my_database()));
     facts.name = entry.name.as_str().to_owned();
     facts.exists = found.is_some();
     facts.is_invalid = found.as_ref().is_some_and(|found| found.is_invalid);

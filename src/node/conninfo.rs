@@ -3,7 +3,7 @@
 use crate::error::SqlError;
 use crate::pg::{interrupts, walreceiver};
 use pgrx::PgSqlErrorCode;
-use std::ffi::CString;
+use std::ffi::CStr;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConninfoError {
@@ -13,15 +13,13 @@ pub enum ConninfoError {
     Malformed,
 }
 
-/// The connection string, known to be one that libpq can parse.
-pub fn checked(conninfo: &str) -> Result<CString, ConninfoError> {
-    if conninfo.trim().is_empty() {
+/// Whether libpq can parse the connection string. In this database's encoding, as libpq gets those of subscriptions.
+pub fn check(conninfo: &CStr) -> Result<(), ConninfoError> {
+    if conninfo.to_bytes().trim_ascii().is_empty() {
         return Err(ConninfoError::Empty);
     }
-    let conninfo = CString::new(conninfo).map_err(|_| ConninfoError::Malformed)?;
     // libpq's own message repeats the part that it could not parse, which may be a part of the password.
-    interrupts::catch(|| walreceiver::check_conninfo(&conninfo, false)).map_err(|_| ConninfoError::Malformed)?;
-    Ok(conninfo)
+    interrupts::catch(|| walreceiver::check_conninfo(conninfo, false)).map_err(|_| ConninfoError::Malformed)
 }
 
 impl SqlError for ConninfoError {

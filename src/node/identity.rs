@@ -14,10 +14,7 @@ pub struct DatabaseIdentity {
 impl DatabaseIdentity {
     /// The options that make a foreign server the local node of this database.
     pub fn server_options(self) -> [(&'static str, String); 2] {
-        [
-            (SYSTEM_IDENTIFIER, self.system_identifier.to_string()),
-            (DATABASE, self.database.to_string()),
-        ]
+        [(SYSTEM_IDENTIFIER, self.system_identifier.to_string()), (DATABASE, self.database.to_string())]
     }
 
     /// The identity that a server's options carry, in catalog form (`name=value`); None for a peer's server.
@@ -30,10 +27,7 @@ impl DatabaseIdentity {
                 _ => (),
             }
         }
-        Some(DatabaseIdentity {
-            system_identifier: system_identifier?,
-            database: database?,
-        })
+        Some(DatabaseIdentity { system_identifier: system_identifier?, database: database? })
     }
 }
 
@@ -46,28 +40,19 @@ pub const DATABASE: &str = "database";
 mod tests {
     use super::*;
 
-    const HERE: DatabaseIdentity = DatabaseIdentity {
-        system_identifier: u64::MAX,
-        database: 16384,
-    };
+    const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: u64::MAX, database: 16384 };
 
     #[test]
     fn options_give_back_the_identity_they_were_made_of() {
         let options = HERE.server_options().map(|(name, value)| format!("{name}={value}"));
-        assert_eq!(
-            DatabaseIdentity::from_server_options(options.iter().map(String::as_str)),
-            Some(HERE)
-        );
+        assert_eq!(DatabaseIdentity::from_server_options(options.iter().map(String::as_str)), Some(HERE));
     }
 
     #[test]
     fn a_server_without_both_options_is_no_local_node() {
-        for options in [
-            vec![],
-            vec!["database=1"],
-            vec!["system_identifier=1"],
-            vec!["system_identifier=x", "database=1"],
-        ] {
+        for options in
+            [vec![], vec!["database=1"], vec!["system_identifier=1"], vec!["system_identifier=x", "database=1"]]
+        {
             assert_eq!(DatabaseIdentity::from_server_options(options), None);
         }
     }

@@ -2,6 +2,7 @@
 
 use super::identity::DatabaseIdentity;
 use super::name::NodeName;
+use crate::document;
 use crate::error::SqlError;
 use pgrx::PgSqlErrorCode;
 use serde::{Deserialize, Serialize};
@@ -50,39 +51,29 @@ pub enum LabelError {
 impl SubscriptionLabel {
     pub fn parse(text: &str) -> Result<SubscriptionLabel, LabelError> {
         let invalid = |reason: String| LabelError::Invalid { reason };
-        let document: Document = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        let document: Document = document::parse(text).map_err(|error| invalid(error.to_string()))?;
         if document.version != VERSION {
             return Err(invalid(format!("version {} is not {VERSION}", document.version)));
         }
         let origin = NodeName::parse(&document.origin).map_err(|error| invalid(error.to_string()))?;
-        let identity = DatabaseIdentity {
-            system_identifier: document.system_identifier,
-            database: document.database,
-        };
-        Ok(SubscriptionLabel {
-            identity,
-            origin,
-            set_by: document.set_by,
-        })
+        let identity = DatabaseIdentity { system_identifier: document.system_identifier, database: document.database };
+        Ok(SubscriptionLabel { identity, origin, set_by: document.set_by })
     }
 
     /// The document for the label.
     pub fn to_text(&self) -> String {
-        serde_json::json!({
-            "version": VERSION,
-            "system_identifier": self.identity.system_identifier,
-            "database": self.identity.database,
-            "origin": self.origin.as_str(),
-            "set_by": self.set_by,
+        document::to_text(&Document {
+            version: VERSION,
+            system_identifier: self.identity.system_identifier,
+            database: self.identity.database,
+            origin: self.origin.as_str().to_owned(),
+            set_by: self.set_by,
         })
-        .to_string()
     }
 
     /// The label, if it was written in this database of this server.
     pub fn parse_local(text: &str, here: DatabaseIdentity) -> Option<SubscriptionLabel> {
-        SubscriptionLabel::parse(text)
-            .ok()
-            .filter(|label| label.identity == here)
+        SubscriptionLabel::parse(text).ok().filter(|label| label.identity == here)
     }
 }
 
@@ -117,10 +108,7 @@ impl SqlError for LabelError {
 mod tests {
     use super::*;
 
-    const HERE: DatabaseIdentity = DatabaseIdentity {
-        system_identifier: 7_612_345_678_901_234_567,
-        database: 5,
-    };
+    const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: 7_612_345_678_901_234_567, database: 5 };
 
     fn label() -> SubscriptionLabel {
         SubscriptionLabel {
@@ -136,18 +124,20 @@ mod tests {
     }
 
     #[test]
+    fn a_label_is_ascii_whatever_the_name_is() {
+        let label =
+            SubscriptionLabel { origin: NodeName::parse("Zürich 日本 😀").expect("a legal name"), ..label() };
+        assert!(label.to_text().is_ascii());
+        assert_eq!(SubscriptionLabel::parse(&label.to_text()), Ok(label));
+    }
+
+    #[test]
     fn a_label_of_another_server_or_database_is_inert() {
         let text = label().to_text();
         assert_eq!(SubscriptionLabel::parse_local(&text, HERE), Some(label()));
         let elsewhere = [
-            DatabaseIdentity {
-                system_identifier: HERE.system_identifier + 1,
-                ..HERE
-            },
-            DatabaseIdentity {
-                database: HERE.database + 1,
-                ..HERE
-            },
+            DatabaseIdentity { system_identifier: HERE.system_identifier + 1, ..HERE },
+            DatabaseIdentity { database: HERE.database + 1, ..HERE },
         ];
         for other in elsewhere {
             assert_eq!(SubscriptionLabel::parse_local(&text, other), None);
@@ -169,6 +159,7 @@ mod tests {
             changed(&|document| document["version"] = 2.into()),
             changed(&|document| document["origin"] = "".into()),
             changed(&|document| document["origin"] = "x".repeat(100).into()),
+            changed(&|document| document["origin"] = "Zürich".into()),
             changed(&|document| document["set_by"] = "somebody".into()),
             changed(&|document| document["system_identifier"] = "1".into()),
             changed(&|document| document["database"] = (-1).into()),

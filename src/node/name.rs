@@ -20,6 +20,8 @@ pub enum NodeNameError {
     TooLong,
     #[error("node name must not contain control characters")]
     ControlCharacter,
+    #[error("node name is not valid in UTF-8")]
+    UnknownEncoding,
 }
 
 impl NodeName {
@@ -30,6 +32,9 @@ impl NodeName {
             Err(NodeNameError::TooLong)
         } else if name.chars().any(char::is_control) {
             Err(NodeNameError::ControlCharacter)
+        } else if name.contains(char::REPLACEMENT_CHARACTER) {
+            // What bytes of an SQL_ASCII database become that are no UTF-8: peers could not be told such a name.
+            Err(NodeNameError::UnknownEncoding)
         } else {
             Ok(NodeName(name.to_owned()))
         }
@@ -49,7 +54,9 @@ impl fmt::Display for NodeName {
 impl SqlError for NodeNameError {
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
-            NodeNameError::Empty | NodeNameError::ControlCharacter => PgSqlErrorCode::ERRCODE_INVALID_NAME,
+            NodeNameError::Empty | NodeNameError::ControlCharacter | NodeNameError::UnknownEncoding => {
+                PgSqlErrorCode::ERRCODE_INVALID_NAME
+            }
             NodeNameError::TooLong => PgSqlErrorCode::ERRCODE_NAME_TOO_LONG,
         }
     }
@@ -71,15 +78,7 @@ mod tests {
 
     #[test]
     fn ordinary_and_quoted_names_are_accepted() {
-        for name in [
-            "n1",
-            "N 1",
-            "Zürich",
-            "o'hara",
-            "\"quoted\"",
-            "日本",
-            &"x".repeat(MAX_BYTES),
-        ] {
+        for name in ["n1", "N 1", "Zürich", "o'hara", "\"quoted\"", "日本", &"x".repeat(MAX_BYTES)] {
             assert_eq!(NodeName::parse(name).map(|name| name.to_string()), Ok(name.to_owned()));
         }
     }
@@ -90,6 +89,7 @@ mod tests {
         assert_eq!(NodeName::parse("  "), Err(NodeNameError::Empty));
         assert_eq!(NodeName::parse(&"x".repeat(MAX_BYTES + 1)), Err(NodeNameError::TooLong));
         assert_eq!(NodeName::parse("a\nb"), Err(NodeNameError::ControlCharacter));
+        assert_eq!(NodeName::parse("a\u{fffd}"), Err(NodeNameError::UnknownEncoding));
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use super::label::SubscriptionLabel;
 use super::provider::{LocalNode, Peer, ReplicationProvider, Route, Subscription};
 use super::registry::{self, RegistryError, Role};
 use crate::pg::name::Name;
+use crate::pg::text::Text;
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 
@@ -17,10 +18,7 @@ impl ReplicationProvider for NativeProvider {
         Ok(servers
             .into_iter()
             .find(|server| server.role == Role::Local)
-            .map(|server| LocalNode {
-                id: server.id,
-                name: server.name,
-            }))
+            .map(|server| LocalNode { id: server.id, name: server.name }))
     }
 
     fn peers(&self) -> Result<Vec<Peer>, RegistryError> {
@@ -28,10 +26,7 @@ impl ReplicationProvider for NativeProvider {
         Ok(servers
             .into_iter()
             .filter(|server| server.role == Role::Peer)
-            .map(|server| Peer {
-                id: server.id,
-                name: server.name,
-            })
+            .map(|server| Peer { id: server.id, name: server.name })
             .collect())
     }
 
@@ -54,19 +49,18 @@ impl ReplicationProvider for NativeProvider {
                 let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?) else {
                     continue;
                 };
-                let label = row
-                    .get::<String>(5)?
-                    .and_then(|text| SubscriptionLabel::parse_local(&text, here));
+                let label = row.get::<Text>(5)?.and_then(|text| SubscriptionLabel::parse_local(&text.to_utf8(), here));
                 subscriptions.push(Subscription {
                     id,
                     name: name.0,
                     is_enabled: row.get::<bool>(3)?.unwrap_or(false),
                     origin: label.map(|label| (label.origin, label.set_by)),
                     publications: row
-                        .get::<Vec<Option<String>>>(4)?
+                        .get::<Vec<Option<Text>>>(4)?
                         .unwrap_or_default()
-                        .into_iter()
+                        .iter()
                         .flatten()
+                        .map(Text::to_utf8)
                         .collect(),
                 });
             }
@@ -76,10 +70,7 @@ impl ReplicationProvider for NativeProvider {
 
     fn route_to_peer(&self, peer: Oid) -> Result<Option<Route>, RegistryError> {
         if let Some(conninfo) = dsn_of_server(peer)? {
-            return Ok(Some(Route {
-                conninfo,
-                must_use_password: false,
-            }));
+            return Ok(Some(Route { conninfo: conninfo.0, must_use_password: false }));
         }
         let Some(peer) = self.peers()?.into_iter().find(|candidate| candidate.id == peer) else {
             return Ok(None);
@@ -87,12 +78,7 @@ impl ReplicationProvider for NativeProvider {
         let mut coming: Vec<Subscription> = self
             .subscriptions()?
             .into_iter()
-            .filter(|subscription| {
-                subscription
-                    .origin
-                    .as_ref()
-                    .is_some_and(|(origin, _)| *origin == peer.name)
-            })
+            .filter(|subscription| subscription.origin.as_ref().is_some_and(|(origin, _)| *origin == peer.name))
             .collect();
         coming.sort_by_key(|subscription| !subscription.is_enabled);
         match coming.first() {
@@ -111,8 +97,8 @@ impl ReplicationProvider for NativeProvider {
                 &[subscription.into()],
             )?;
             match rows.into_iter().next() {
-                Some(row) => Ok(row.get::<String>(1)?.map(|conninfo| Route {
-                    conninfo,
+                Some(row) => Ok(row.get::<Text>(1)?.map(|conninfo| Route {
+                    conninfo: conninfo.0,
                     must_use_password: row.get::<bool>(2).ok().flatten().unwrap_or(true),
                 })),
                 None => Ok(None),
@@ -122,17 +108,17 @@ impl ReplicationProvider for NativeProvider {
 }
 
 /// The connection string in a node's own user mapping. Readable by superusers alone.
-pub fn dsn_of_server(server: Oid) -> Result<Option<String>, RegistryError> {
+pub fn dsn_of_server(server: Oid) -> Result<Option<Text>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT o.option_value
                FROM pg_catalog.pg_user_mapping m, pg_catalog.pg_options_to_table(m.umoptions) o
-              WHERE m.umserver = $1 AND m.umuser = 0 AND o.option_name = 'dsn'",
+              WHERE m.umserver = $1 AND m.umuser = 0::pg_catalog.oid AND o.option_name = 'dsn'",
             Some(1),
             &[server.into()],
         )?;
         match rows.into_iter().next() {
-            Some(row) => Ok(row.get::<String>(1)?),
+            Some(row) => Ok(row.get::<Text>(1)?),
             None => Ok(None),
         }
     })

@@ -4,6 +4,7 @@
 use super::label::SetBy;
 use super::name::NodeName;
 use pgrx::pg_sys::Oid;
+use std::ffi::CString;
 
 /// The node that this database is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,7 +34,8 @@ pub struct Subscription {
 /// How to reach a peer. Never shown: it may hold a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Route {
-    pub conninfo: String,
+    /// In this database's encoding, as libpq gets it.
+    pub conninfo: CString,
     /// The connection must be made with a password of the connection string alone, as core demands of a subscription
     /// whose owner is no superuser.
     pub must_use_password: bool,

@@ -13,6 +13,7 @@ use crate::error::SqlError;
 use crate::failpoint;
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
+use crate::pg::text::{self, Text};
 use crate::pg::{foreign_server, process};
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, Spi};
@@ -30,7 +31,7 @@ pub enum RegistryError {
     #[error(transparent)]
     Conninfo(#[from] ConninfoError),
     #[error("{argument} must not be null")]
-    NullArgument { argument: &'static str },
+    NullArgument { argument: &'static str, example: &'static str },
     #[error("permission denied for {action}")]
     NotSuperuser { action: &'static str },
     #[error("node \"{name}\" already exists")]
@@ -46,11 +47,7 @@ pub enum RegistryError {
     #[error("database is not a node")]
     NoLocalNode,
     #[error("cannot drop node \"{name}\" because a subscription comes from it")]
-    StillSubscribed {
-        name: NodeName,
-        subscription: String,
-        is_enabled: bool,
-    },
+    StillSubscribed { name: NodeName, subscription: String, is_enabled: bool },
     #[error("subscription \"{name}\" does not exist")]
     UnknownSubscription { name: String },
     #[error("node \"{name}\" is the local node")]
@@ -69,6 +66,8 @@ pub struct NodeServer {
     pub id: Oid,
     pub name: NodeName,
     pub role: Role,
+    /// Where it is the local node; None for a peer.
+    pub identity: Option<DatabaseIdentity>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,13 +80,11 @@ pub enum Role {
 
 /// This database of this server.
 pub fn here() -> DatabaseIdentity {
-    DatabaseIdentity {
-        system_identifier: process::system_identifier(),
-        database: process::my_database().to_u32(),
-    }
+    DatabaseIdentity { system_identifier: process::system_identifier(), database: process::my_database().to_u32() }
 }
 
-/// All nodes that this database knows, by name. Readable by everybody: peers ask as ordinary roles.
+/// All nodes that this database knows, by name. Whoever may call node_identity() must be able to read this: hence no
+/// look at user mappings, and no operator that somebody's search_path could replace.
 pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
     let here = here();
     Spi::connect(|client| {
@@ -105,61 +102,78 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
             let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?) else {
                 continue;
             };
-            let options = row.get::<Vec<Option<String>>>(3)?.unwrap_or_default();
-            let role = match DatabaseIdentity::from_server_options(options.iter().flatten().map(String::as_str)) {
+            let identity = identity_of(&row.get::<Vec<Option<Text>>>(3)?.unwrap_or_default());
+            let role = match identity {
                 Some(identity) if identity == here => Role::Local,
                 Some(_) => Role::LocalElsewhere,
                 None => Role::Peer,
             };
             // A server that somebody made by hand under a name that no node can have is no node.
             if let Ok(name) = NodeName::parse(&name.0) {
-                servers.push(NodeServer { id, name, role });
+                servers.push(NodeServer { id, name, role, identity });
             }
         }
         Ok(servers)
     })
 }
 
+/// The identity in a server's options, which only a local node's has.
+pub fn identity_of(options: &[Option<Text>]) -> Option<DatabaseIdentity> {
+    let options: Vec<String> = options.iter().flatten().map(Text::to_utf8).collect();
+    DatabaseIdentity::from_server_options(options.iter().map(String::as_str))
+}
+
 /// Makes this database a node. Returns the node's id.
-pub fn create_local(name: &str, dsn: &str) -> Result<Oid, RegistryError> {
+pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     require_superuser("node_create")?;
     let name = NodeName::parse(name)?;
-    let dsn = conninfo::checked(dsn)?;
+    conninfo::check(dsn)?;
     let servers = servers()?;
     if let Some(local) = servers.iter().find(|server| server.role == Role::Local) {
-        return Err(RegistryError::SecondLocalNode {
-            name: local.name.clone(),
-        });
+        return Err(RegistryError::SecondLocalNode { name: local.name.clone() });
     }
     let options = here().server_options();
     if let Some(copy) = servers.iter().find(|server| server.role == Role::LocalElsewhere) {
         if copy.name != name {
-            return Err(RegistryError::CopyOfNode {
-                name: copy.name.clone(),
-            });
+            return Err(RegistryError::CopyOfNode { name: copy.name.clone() });
         }
         let (server, options) = (text(name.as_str())?, c_options(&options)?);
         foreign_server::set_server_options(&server, &borrowed(&options));
         foreign_server::drop_public_mapping(&server);
-        foreign_server::create_public_mapping(&server, &[(&text(DSN)?, &dsn)]);
+        foreign_server::create_public_mapping(&server, &[(&text(DSN)?, dsn)]);
+        adopt_labels(copy.identity)?;
         return Ok(copy.id);
     }
-    create_server(&name, &options, Some(&dsn))
+    create_server(&name, &options, Some(dsn))
+}
+
+/// Takes over what the node that this database takes the place of knew about its subscriptions: a peer that is dead
+/// cannot be asked again.
+fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
+    for subscription in NativeProvider.subscriptions()? {
+        let copied = seclabel::label(LabelTarget::Subscription(subscription.id))
+            .and_then(|text| SubscriptionLabel::parse(&text).ok())
+            .filter(|label| Some(label.identity) == former);
+        if let Some(label) = copied {
+            write_label(subscription.id, &label.origin, label.set_by);
+        }
+    }
+    Ok(())
 }
 
 /// Makes a peer known that no subscription leads to. Returns the node's id.
-pub fn create_peer(name: &str, dsn: &str) -> Result<Oid, RegistryError> {
+pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     require_superuser("peer_create")?;
     let name = NodeName::parse(name)?;
-    let dsn = conninfo::checked(dsn)?;
+    conninfo::check(dsn)?;
     if let Some(known) = servers()?.iter().find(|server| server.name == name) {
         // A peer that was found through a subscription gets a connection string of its own.
         if known.role == Role::Peer && native::dsn_of_server(known.id)?.is_none() {
-            foreign_server::create_public_mapping(&text(name.as_str())?, &[(&text(DSN)?, &dsn)]);
+            foreign_server::create_public_mapping(&text(name.as_str())?, &[(&text(DSN)?, dsn)]);
             return Ok(known.id);
         }
     }
-    create_server(&name, &[], Some(&dsn))
+    create_server(&name, &[], Some(dsn))
 }
 
 /// Makes a peer known that a subscription has led to.
@@ -172,10 +186,7 @@ fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>
         return Err(if wrapper.as_bytes() == WRAPPER.to_bytes() {
             RegistryError::DuplicateNode { name: name.clone() }
         } else {
-            RegistryError::ForeignWrapper {
-                name: name.clone(),
-                wrapper,
-            }
+            RegistryError::ForeignWrapper { name: name.clone(), wrapper }
         });
     }
     let (server, options) = (text(name.as_str())?, c_options(options)?);
@@ -193,21 +204,14 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
     require_superuser("node_drop")?;
     let servers = servers()?;
     let Some(node) = servers.iter().find(|server| server.name.as_str() == name) else {
-        return if if_exists {
-            Ok(false)
-        } else {
-            Err(RegistryError::UnknownNode { name: name.to_owned() })
-        };
+        return if if_exists { Ok(false) } else { Err(RegistryError::UnknownNode { name: name.to_owned() }) };
     };
     let subscriptions = NativeProvider.subscriptions()?;
     match node.role {
         Role::Peer => {
-            let still = subscriptions.iter().find(|subscription| {
-                subscription
-                    .origin
-                    .as_ref()
-                    .is_some_and(|(origin, _)| *origin == node.name)
-            });
+            let still = subscriptions
+                .iter()
+                .find(|subscription| subscription.origin.as_ref().is_some_and(|(origin, _)| *origin == node.name));
             if let Some(subscription) = still {
                 return Err(RegistryError::StillSubscribed {
                     name: node.name.clone(),
@@ -215,11 +219,11 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
                     is_enabled: subscription.is_enabled,
                 });
             }
-            foreign_server::drop_server(node.id);
+            drop_server(node)?;
         }
         Role::Local | Role::LocalElsewhere => {
             for server in &servers {
-                foreign_server::drop_server(server.id);
+                drop_server(server)?;
             }
             for subscription in &subscriptions {
                 if seclabel::label(LabelTarget::Subscription(subscription.id)).is_some() {
@@ -231,54 +235,44 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
     Ok(true)
 }
 
+/// With its connection string; what users have hung on it beside that is dropped too, with a NOTICE.
+fn drop_server(server: &NodeServer) -> Result<(), RegistryError> {
+    foreign_server::drop_public_mapping(&text(server.name.as_str())?);
+    foreign_server::drop_server(server.id);
+    Ok(())
+}
+
 /// Says by hand which node a subscription comes from.
 pub fn set_origin(subscription: &str, origin: &str) -> Result<(), RegistryError> {
     require_superuser("sub_set_origin")?;
     let servers = servers()?;
-    let local = servers
-        .iter()
-        .find(|server| server.role == Role::Local)
-        .ok_or(RegistryError::NoLocalNode)?;
+    let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RegistryError::NoLocalNode)?;
     let node = servers
         .iter()
         .find(|server| server.name.as_str() == origin)
-        .ok_or_else(|| RegistryError::UnknownNode {
-            name: origin.to_owned(),
-        })?;
+        .ok_or_else(|| RegistryError::UnknownNode { name: origin.to_owned() })?;
     if node.id == local.id {
-        return Err(RegistryError::OriginIsLocal {
-            name: node.name.clone(),
-        });
+        return Err(RegistryError::OriginIsLocal { name: node.name.clone() });
     }
     let subscriptions = NativeProvider.subscriptions()?;
     let found = subscriptions
         .iter()
         .find(|candidate| candidate.name == subscription)
-        .ok_or_else(|| RegistryError::UnknownSubscription {
-            name: subscription.to_owned(),
-        })?;
+        .ok_or_else(|| RegistryError::UnknownSubscription { name: subscription.to_owned() })?;
     write_label(found.id, &node.name, SetBy::User);
     Ok(())
 }
 
 /// Writes down which node a subscription comes from.
 pub fn write_label(subscription: Oid, origin: &NodeName, set_by: SetBy) {
-    let label = SubscriptionLabel {
-        identity: here(),
-        origin: origin.clone(),
-        set_by,
-    };
+    let label = SubscriptionLabel { identity: here(), origin: origin.clone(), set_by };
     seclabel::set_label(LabelTarget::Subscription(subscription), Some(&label.to_text()));
 }
 
 /// DROP EXTENSION without CASCADE: PostgreSQL refuses it while nodes exist; this says what to do.
 pub fn refuse_drop_while_nodes_exist() -> Result<(), RegistryError> {
     let names: Vec<String> = servers()?.iter().map(|server| server.name.to_string()).collect();
-    if names.is_empty() {
-        Ok(())
-    } else {
-        Err(RegistryError::NodesExist { names })
-    }
+    if names.is_empty() { Ok(()) } else { Err(RegistryError::NodesExist { names }) }
 }
 
 fn wrapper_of_server(name: &str) -> Result<Option<String>, RegistryError> {
@@ -299,29 +293,19 @@ fn wrapper_of_server(name: &str) -> Result<Option<String>, RegistryError> {
 }
 
 fn require_superuser(action: &'static str) -> Result<(), RegistryError> {
-    if process::is_superuser() {
-        Ok(())
-    } else {
-        Err(RegistryError::NotSuperuser { action })
-    }
+    if process::is_superuser() { Ok(()) } else { Err(RegistryError::NotSuperuser { action }) }
 }
 
 fn text(value: &str) -> Result<CString, RegistryError> {
-    foreign_server::c_string(value).ok_or(RegistryError::NullByte)
+    text::to_server(value).ok_or(RegistryError::NullByte)
 }
 
 fn c_options(options: &[(&str, String)]) -> Result<Vec<(CString, CString)>, RegistryError> {
-    options
-        .iter()
-        .map(|(name, value)| Ok((text(name)?, text(value)?)))
-        .collect()
+    options.iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect()
 }
 
 fn borrowed(options: &[(CString, CString)]) -> Vec<(&CStr, &CStr)> {
-    options
-        .iter()
-        .map(|(name, value)| (name.as_c_str(), value.as_c_str()))
-        .collect()
+    options.iter().map(|(name, value)| (name.as_c_str(), value.as_c_str())).collect()
 }
 
 impl SqlError for RegistryError {
@@ -362,11 +346,7 @@ impl SqlError for RegistryError {
             RegistryError::ForeignWrapper { name, wrapper } => Some(format!(
                 "A node is a foreign server, and \"{name}\" is one of the foreign-data wrapper \"{wrapper}\"."
             )),
-            RegistryError::StillSubscribed {
-                subscription,
-                is_enabled,
-                ..
-            } => Some(format!(
+            RegistryError::StillSubscribed { subscription, is_enabled, .. } => Some(format!(
                 "Subscription \"{subscription}\" comes from it and is {}.",
                 if *is_enabled { "enabled" } else { "disabled" }
             )),
@@ -386,9 +366,7 @@ impl SqlError for RegistryError {
         match self {
             RegistryError::Name(error) => error.hint(),
             RegistryError::Conninfo(error) => error.hint(),
-            RegistryError::NullArgument { .. } => {
-                Some("Example: SELECT spock.node_create('n1', 'host=… port=5432 dbname=…');".to_owned())
-            }
+            RegistryError::NullArgument { example, .. } => Some(format!("Example: SELECT spock.{example};")),
             RegistryError::NotSuperuser { action } => Some(format!("Call spock.{action}() as a superuser.")),
             RegistryError::DuplicateNode { .. } => Some(
                 "SELECT * FROM spock.node; shows the nodes that this database knows. Choose another name, or drop \

@@ -10,34 +10,45 @@ use super::registry::{self, RegistryError};
 use crate::error::{OrRaise, raise};
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
+use crate::pg::text::Text;
 use crate::pg::{process, wal};
 use crate::shmem::{self, PeerEntry, PeerKey};
 use crate::slot::record::RetentionRecord;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
-fn required<T>(value: Option<T>, argument: &'static str) -> T {
-    value.ok_or(RegistryError::NullArgument { argument }).or_raise()
+/// Calls of each function, for the hint of an error.
+const NODE_CREATE: &str = "node_create('n1', 'host=… port=5432 dbname=…')";
+const NODE_DROP: &str = "node_drop('n1')";
+const PEER_CREATE: &str = "peer_create('n2', 'host=… port=5432 dbname=…')";
+const SUB_SET_ORIGIN: &str = "sub_set_origin('sub_n2', 'n2')";
+
+fn required<T>(value: Option<T>, argument: &'static str, example: &'static str) -> T {
+    value.ok_or(RegistryError::NullArgument { argument, example }).or_raise()
 }
 
 #[pg_extern(sql = false)]
-fn node_create(node_name: Option<Name>, dsn: Option<&str>) -> Oid {
-    registry::create_local(&required(node_name, "node_name").0, required(dsn, "dsn")).or_raise()
+fn node_create(node_name: Option<Name>, dsn: Option<Text>) -> Oid {
+    let name = required(node_name, "node_name", NODE_CREATE);
+    registry::create_local(&name.0, &required(dsn, "dsn", NODE_CREATE).0).or_raise()
 }
 
 #[pg_extern(sql = false)]
 fn node_drop(node_name: Option<Name>, ifexists: Option<bool>) -> bool {
-    registry::drop_node(&required(node_name, "node_name").0, required(ifexists, "ifexists")).or_raise()
+    let name = required(node_name, "node_name", NODE_DROP);
+    registry::drop_node(&name.0, required(ifexists, "ifexists", NODE_DROP)).or_raise()
 }
 
 #[pg_extern(sql = false)]
-fn peer_create(node_name: Option<Name>, dsn: Option<&str>) -> Oid {
-    registry::create_peer(&required(node_name, "node_name").0, required(dsn, "dsn")).or_raise()
+fn peer_create(node_name: Option<Name>, dsn: Option<Text>) -> Oid {
+    let name = required(node_name, "node_name", PEER_CREATE);
+    registry::create_peer(&name.0, &required(dsn, "dsn", PEER_CREATE).0).or_raise()
 }
 
 #[pg_extern(sql = false)]
 fn sub_set_origin(sub_name: Option<Name>, node_name: Option<Name>) {
-    registry::set_origin(&required(sub_name, "sub_name").0, &required(node_name, "node_name").0).or_raise();
+    let subscription = required(sub_name, "sub_name", SUB_SET_ORIGIN);
+    registry::set_origin(&subscription.0, &required(node_name, "node_name", SUB_SET_ORIGIN).0).or_raise();
 }
 
 /// Who this database is: what pollers of peers ask. No row where it is no node, or a copy of one that lives elsewhere.
@@ -54,10 +65,7 @@ fn node_identity() -> TableIterator<
         name!(wal_end, i64),
     ),
 > {
-    let local = NativeProvider
-        .local_node()
-        .or_raise()
-        .filter(|_| !wal::is_in_recovery());
+    let local = NativeProvider.local_node().or_raise().filter(|_| !wal::is_in_recovery());
     TableIterator::new(local.map(|node| {
         (
             Name(node.name.to_string()),
@@ -72,10 +80,8 @@ fn node_identity() -> TableIterator<
 
 /// Whether a foreign server's options say that it is the local node of this very database of this very server.
 #[pg_extern(sql = false)]
-fn is_local_node(options: Option<Vec<Option<String>>>) -> bool {
-    let options = options.unwrap_or_default();
-    super::identity::DatabaseIdentity::from_server_options(options.iter().flatten().map(String::as_str))
-        == Some(registry::here())
+fn is_local_node(options: Option<Vec<Option<Text>>>) -> bool {
+    registry::identity_of(&options.unwrap_or_default()) == Some(registry::here())
 }
 
 /// The name of the node that a subscription of this database comes from, by its label.
@@ -96,18 +102,13 @@ fn peer_status() -> TableIterator<
         name!(state, String),
         name!(last_contact, Option<TimestampWithTimeZone>),
         name!(system_identifier, Option<String>),
-        name!(error, Option<String>),
+        name!(error, Option<Text>),
     ),
 > {
     let peers: Vec<PeerEntry> = {
         let mut shared = shmem::lock();
         match shared.index_of(process::my_database()) {
-            Some(index) => shared
-                .peers(index)
-                .iter()
-                .filter(|peer| peer.key != PeerKey::None)
-                .copied()
-                .collect(),
+            Some(index) => shared.peers(index).iter().filter(|peer| peer.key != PeerKey::None).copied().collect(),
             None => Vec::new(),
         }
     };
@@ -115,20 +116,12 @@ fn peer_status() -> TableIterator<
     let subscriptions = NativeProvider.subscriptions().or_raise();
     TableIterator::new(peers.into_iter().map(move |peer| {
         let (node, subscription) = match peer.key {
-            PeerKey::Node(id) => (
-                servers
-                    .iter()
-                    .find(|server| server.id == id)
-                    .map(|server| Name(server.name.to_string())),
-                None,
-            ),
-            PeerKey::Subscription(id) => (
-                None,
-                subscriptions
-                    .iter()
-                    .find(|candidate| candidate.id == id)
-                    .map(|found| Name(found.name.clone())),
-            ),
+            PeerKey::Node(id) => {
+                (servers.iter().find(|server| server.id == id).map(|server| Name(server.name.to_string())), None)
+            }
+            PeerKey::Subscription(id) => {
+                (None, subscriptions.iter().find(|candidate| candidate.id == id).map(|found| Name(found.name.clone())))
+            }
             PeerKey::None => (None, None),
         };
         let reached = !peer.last_contact_at.is_never();
@@ -138,38 +131,16 @@ fn peer_status() -> TableIterator<
             peer.state.as_str().to_owned(),
             reached.then(|| peer.last_contact_at.into()),
             reached.then(|| peer.system_identifier.to_string()),
-            Some(peer.error.as_str().to_owned()).filter(|error| !error.is_empty()),
+            Some(peer.error.as_str()).filter(|error| !error.is_empty()).map(Text::of_message),
         )
     }))
 }
 
-/// Validator of the wrapper: which options a server and a user mapping may have.
+/// Validator of the wrapper: which options a server and a user mapping may have, and that only superusers define
+/// them: a poller connects to where they say, as the server's own user.
 #[pg_extern(sql = false)]
-fn node_options_validator(options: Vec<Option<String>>, catalog: Oid) {
-    use super::identity::{DATABASE, SYSTEM_IDENTIFIER};
-    let allowed: &[&str] = match catalog {
-        pg_sys::ForeignServerRelationId => &[SYSTEM_IDENTIFIER, DATABASE],
-        pg_sys::UserMappingRelationId => &[registry::DSN],
-        _ => &[],
-    };
-    for option in options.iter().flatten() {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        if !allowed.contains(&name) {
-            ereport!(
-                ERROR,
-                PgSqlErrorCode::ERRCODE_FDW_INVALID_OPTION_NAME,
-                format!("invalid option \"{name}\""),
-                if allowed.is_empty() {
-                    "There are no valid options in this context.".to_owned()
-                } else {
-                    format!("Valid options in this context are: {}.", allowed.join(", "))
-                }
-            );
-        }
-        if name == registry::DSN {
-            super::conninfo::checked(value).or_raise();
-        }
-    }
+fn node_options_validator(options: Vec<Option<Text>>, catalog: Oid) {
+    super::options::check(&options, catalog).or_raise();
 }
 
 /// The label provider's check: superusers only, documents that validate only.
@@ -183,11 +154,7 @@ pub fn check_label(target: LabelTarget, text: Option<&str>) {
             SubscriptionLabel::parse(text).or_raise();
         }
         (LabelTarget::Database(_), Some(text)) => {
-            RetentionRecord::parse(text)
-                .map_err(|error| LabelError::Invalid {
-                    reason: error.to_string(),
-                })
-                .or_raise();
+            RetentionRecord::parse(text).map_err(|error| LabelError::Invalid { reason: error.to_string() }).or_raise();
         }
         (LabelTarget::Other, Some(_)) => raise(&LabelError::WrongObject),
     }

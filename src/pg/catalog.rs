@@ -33,13 +33,10 @@ pub fn databases() -> Vec<Database> {
                 break;
             }
             let data = (*tuple).t_data;
-            let row = &*data
-                .cast::<u8>()
-                .add(usize::from((*data).t_hoff))
-                .cast::<pg_sys::FormData_pg_database>();
+            let row = &*data.cast::<u8>().add(usize::from((*data).t_hoff)).cast::<pg_sys::FormData_pg_database>();
             found.push(Database {
                 oid: row.oid,
-                name: super::name::to_utf8(CStr::from_ptr(row.datname.data.as_ptr())),
+                name: super::text::to_utf8(CStr::from_ptr(row.datname.data.as_ptr())),
                 is_connectable: row.datallowconn && row.datconnlimit != pg_sys::DATCONNLIMIT_INVALID_DB,
                 is_template: row.datistemplate,
             });
@@ -65,9 +62,7 @@ pub fn owns_database(database: pg_sys::Oid) -> bool {
 
 /// Whether whoever may create databases may copy this one, by its datistemplate. Needs a transaction.
 pub fn is_template(database: pg_sys::Oid) -> bool {
-    databases()
-        .iter()
-        .any(|candidate| candidate.oid == database && candidate.is_template)
+    databases().iter().any(|candidate| candidate.oid == database && candidate.is_template)
 }
 
 /// Whether the current role may create databases.
@@ -88,10 +83,6 @@ pub fn my_database_name() -> String {
     // SAFETY: a palloc'd C string, or null for a database that is gone.
     unsafe {
         let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
-        if name.is_null() {
-            String::new()
-        } else {
-            super::name::to_utf8(CStr::from_ptr(name))
-        }
+        if name.is_null() { String::new() } else { super::text::to_utf8(CStr::from_ptr(name)) }
     }
 }

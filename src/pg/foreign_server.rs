@@ -1,10 +1,10 @@
 //! Foreign servers and their user mappings through core's own commands (commands/foreigncmds.c).
 //!
 //! Not through SPI: a connection string in a nested statement would appear in an error's CONTEXT and in
-//! pg_stat_statements.
+//! pg_stat_statements. Strings are in this database's encoding.
 
 use pgrx::pg_sys;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 /// CREATE SERVER. Needs a superuser. Returns the server's oid.
 pub fn create_server(name: &CStr, wrapper: &CStr, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
@@ -68,11 +68,7 @@ pub fn drop_public_mapping(server: &CStr) {
 
 /// DROP SERVER … CASCADE by oid: the server with its user mappings.
 pub fn drop_server(server: pg_sys::Oid) {
-    let address = pg_sys::ObjectAddress {
-        classId: pg_sys::ForeignServerRelationId,
-        objectId: server,
-        objectSubId: 0,
-    };
+    let address = pg_sys::ObjectAddress { classId: pg_sys::ForeignServerRelationId, objectId: server, objectSubId: 0 };
     // SAFETY: the address is complete; performDeletion locks the object itself.
     unsafe {
         pg_sys::performDeletion(&address, pg_sys::DropBehavior::DROP_CASCADE, 0);
@@ -112,9 +108,4 @@ unsafe fn options_of(list: *mut pg_sys::List) -> impl Iterator<Item = *mut pg_sy
         // SAFETY: the index is within the list.
         pg_sys::list_nth(list, index).cast::<pg_sys::DefElem>()
     })
-}
-
-/// A C string of a value that a user gave; None if it holds a NUL, which no text of PostgreSQL can.
-pub fn c_string(value: &str) -> Option<CString> {
-    CString::new(value).ok()
 }

@@ -15,10 +15,7 @@ impl LwLockGuard {
     pub unsafe fn acquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> LwLockGuard {
         // SAFETY: the caller vouches for the lock.
         unsafe { pg_sys::LWLockAcquire(lock, mode) };
-        LwLockGuard {
-            lock,
-            _not_send: PhantomData,
-        }
+        LwLockGuard { lock, _not_send: PhantomData }
     }
 }
 

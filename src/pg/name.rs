@@ -1,7 +1,6 @@
-//! Type `name` as a Rust string, in UTF-8 whatever the database's encoding is (mb/pg_wchar.h).
-//!
-//! pgrx has no type for it, and takes every text for UTF-8.
+//! Type `name` as a Rust string, in UTF-8 whatever the database's encoding is. pgrx has no type for it.
 
+use super::text::{to_server, to_utf8};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::pg_sys;
 use pgrx::pgrx_sql_entity_graph::metadata::{
@@ -14,21 +13,6 @@ use std::ffi::CStr;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Name(pub String);
 
-/// Text of this database's encoding as UTF-8. In SQL_ASCII, and in the launcher, which has no database, the encoding is
-/// not known: what is no UTF-8 then becomes the replacement character.
-pub fn to_utf8(text: &CStr) -> String {
-    let length = text.to_bytes().len();
-    // SAFETY: reads a setting of this session.
-    if unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_SQL_ASCII as i32 {
-        return text.to_string_lossy().into_owned();
-    }
-    // SAFETY: NUL-terminated; the result is the same pointer, or a NUL-terminated palloc'd copy.
-    unsafe {
-        let converted = pg_sys::pg_server_to_any(text.as_ptr(), length as i32, pg_sys::pg_enc::PG_UTF8 as i32);
-        CStr::from_ptr(converted).to_string_lossy().into_owned()
-    }
-}
-
 impl FromDatum for Name {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _type: pg_sys::Oid) -> Option<Self> {
         // SAFETY: the caller vouches for a datum of type name: a NUL-terminated array of 64 bytes, by reference.
@@ -38,16 +22,11 @@ impl FromDatum for Name {
 
 impl IntoDatum for Name {
     fn into_datum(self) -> Option<pg_sys::Datum> {
-        let text = super::foreign_server::c_string(&self.0)?;
+        let text = to_server(&self.0)?;
         // SAFETY: namestrcpy writes at most 64 bytes, always NUL-terminated, into the new array.
         unsafe {
-            let converted = pg_sys::pg_any_to_server(
-                text.as_ptr(),
-                text.as_bytes().len() as i32,
-                pg_sys::pg_enc::PG_UTF8 as i32,
-            );
             let name = pg_sys::palloc0(size_of::<pg_sys::NameData>()).cast::<pg_sys::NameData>();
-            pg_sys::namestrcpy(name, converted);
+            pg_sys::namestrcpy(name, text.as_ptr());
             Some(pg_sys::Datum::from(name))
         }
     }

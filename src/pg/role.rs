@@ -10,6 +10,6 @@ pub fn may_read_positions() -> bool {
         let role = pg_sys::GetUserId();
         pg_sys::superuser()
             || pg_sys::has_rolreplication(role)
-            || pg_sys::has_privs_of_role(role, pg_sys::Oid::from_u32(pg_sys::ROLE_PG_MONITOR as u32))
+            || pg_sys::has_privs_of_role(role, pg_sys::Oid::from_u32(pg_sys::ROLE_PG_MONITOR))
     }
 }

@@ -80,9 +80,5 @@ fn address(target: LabelTarget) -> Option<pg_sys::ObjectAddress> {
         LabelTarget::Database(oid) => (pg_sys::DatabaseRelationId, oid),
         LabelTarget::Other => return None,
     };
-    Some(pg_sys::ObjectAddress {
-        classId: class,
-        objectId: object,
-        objectSubId: 0,
-    })
+    Some(pg_sys::ObjectAddress { classId: class, objectId: object, objectSubId: 0 })
 }

@@ -79,11 +79,7 @@ pub fn advance(name: &str, to: LocalLsn) -> Result<(), spi::Error> {
 
 pub fn drop(name: &str) -> Result<(), spi::Error> {
     Spi::connect(|client| {
-        client.select(
-            "SELECT pg_catalog.pg_drop_replication_slot($1::pg_catalog.name)",
-            Some(1),
-            &[name.into()],
-        )?;
+        client.select("SELECT pg_catalog.pg_drop_replication_slot($1::pg_catalog.name)", Some(1), &[name.into()])?;
         Ok(())
     })
 }

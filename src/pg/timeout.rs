@@ -39,11 +39,7 @@ pub fn with_limit<T>(limit: Duration, f: impl FnOnce() -> T) -> Result<T, TimedO
     unsafe { guarded!(enable_timeout_after(id, milliseconds)) };
     let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(f())))
         .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |cause| {
-            if EXPIRED.load(Ordering::SeqCst) {
-                Err(TimedOut)
-            } else {
-                cause.rethrow()
-            }
+            if EXPIRED.load(Ordering::SeqCst) { Err(TimedOut) } else { cause.rethrow() }
         })
         // SAFETY: registered above.
         .finally(|| unsafe { guarded!(disable_timeout(id, false)) })

@@ -25,16 +25,8 @@ fn inserted() -> LocalLsn {
 /// GetXLogInsertRecPtr gives where the next record starts. When that is right behind a page's header, the header is not
 /// written yet, and a flush up to there would fail: the end of the last record is where the page begins.
 fn end_of_last_record(next_record: u64, page: u64, segment: u64) -> u64 {
-    let header = if next_record % segment < page {
-        LONG_PAGE_HEADER
-    } else {
-        SHORT_PAGE_HEADER
-    };
-    if next_record % page == header {
-        next_record - header
-    } else {
-        next_record
-    }
+    let header = if next_record % segment < page { LONG_PAGE_HEADER } else { SHORT_PAGE_HEADER };
+    if next_record % page == header { next_record - header } else { next_record }
 }
 
 /// Writes to disk all WAL that was inserted before the call, that of asynchronous commits too. Costs nothing where it is
@@ -89,21 +81,14 @@ mod tests {
     #[test]
     fn behind_a_page_header_the_last_record_ended_with_the_page_before() {
         let second_page = SEGMENT + PAGE;
-        assert_eq!(
-            end_of_last_record(second_page + SHORT_PAGE_HEADER, PAGE, SEGMENT),
-            second_page
-        );
+        assert_eq!(end_of_last_record(second_page + SHORT_PAGE_HEADER, PAGE, SEGMENT), second_page);
         assert_eq!(end_of_last_record(SEGMENT + LONG_PAGE_HEADER, PAGE, SEGMENT), SEGMENT);
     }
 
     #[test]
     fn elsewhere_it_ended_where_the_next_one_starts() {
-        for position in [
-            SEGMENT + 100,
-            SEGMENT + PAGE + LONG_PAGE_HEADER,
-            SEGMENT + SHORT_PAGE_HEADER,
-            SEGMENT + PAGE,
-        ] {
+        for position in [SEGMENT + 100, SEGMENT + PAGE + LONG_PAGE_HEADER, SEGMENT + SHORT_PAGE_HEADER, SEGMENT + PAGE]
+        {
             assert_eq!(end_of_last_record(position, PAGE, SEGMENT), position);
         }
     }

@@ -5,8 +5,10 @@
 //! kept over transactions must not vanish with the first of them.
 
 use super::guarded;
-use pgrx::pg_sys;
+use super::text::Text;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::ffi::{CStr, CString};
+use std::panic::AssertUnwindSafe;
 
 /// A connection to a peer; closed when dropped.
 pub struct WalReceiverConnection {
@@ -53,16 +55,24 @@ impl WalReceiverConnection {
         // SAFETY: strings outlive the call; the memory context is restored, on an ERROR by pgrx.
         let connection = unsafe {
             let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-            let connection = guarded!(connect(
-                conninfo.as_ptr(),
-                false,
-                false,
-                must_use_password,
-                application_name.as_ptr(),
-                &mut error,
-            ));
+            let connection = PgTryBuilder::new(AssertUnwindSafe(|| {
+                Ok(guarded!(connect(
+                    conninfo.as_ptr(),
+                    false,
+                    false,
+                    must_use_password,
+                    application_name.as_ptr(),
+                    &mut error,
+                )))
+            }))
+            // The server did not ask for the password: libpqwalreceiver has closed the connection.
+            .catch_when(PgSqlErrorCode::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED, |cause| match cause {
+                pg_sys::panic::CaughtError::PostgresError(report) => Err(report.message().to_owned()),
+                other => other.rethrow(),
+            })
+            .execute();
             pg_sys::MemoryContextSwitchTo(previous);
-            connection
+            connection?
         };
         if connection.is_null() {
             // SAFETY: set, in TopMemoryContext, when there is no connection.
@@ -74,20 +84,13 @@ impl WalReceiverConnection {
     /// Runs one command; `columns` is the number of columns it returns. Needs a transaction.
     pub fn execute(&mut self, command: &CStr, columns: usize) -> Answer {
         let Some(execute) = functions().walrcv_exec else {
-            return Answer::Error {
-                sqlstate: None,
-                message: "no libpqwalreceiver".to_owned(),
-            };
+            return Answer::Error { sqlstate: None, message: "no libpqwalreceiver".to_owned() };
         };
         let types = vec![pg_sys::TEXTOID; columns];
         // SAFETY: the connection is open; the result is palloc'd in the current context, which ends with the transaction.
         unsafe {
-            let result = guarded!(execute(
-                self.connection,
-                command.as_ptr(),
-                columns as core::ffi::c_int,
-                types.as_ptr(),
-            ));
+            let result =
+                guarded!(execute(self.connection, command.as_ptr(), columns as core::ffi::c_int, types.as_ptr(),));
             match (*result).status {
                 pg_sys::WalRcvExecStatus::WALRCV_OK_TUPLES => Answer::Rows(read_rows(result, columns)),
                 pg_sys::WalRcvExecStatus::WALRCV_OK_COMMAND => Answer::Done,
@@ -95,10 +98,7 @@ impl WalReceiverConnection {
                     sqlstate: sqlstate_text((*result).sqlstate),
                     message: copy_string((*result).err).unwrap_or_default(),
                 },
-                _ => Answer::Error {
-                    sqlstate: None,
-                    message: "unexpected answer".to_owned(),
-                },
+                _ => Answer::Error { sqlstate: None, message: "unexpected answer".to_owned() },
             }
         }
     }
@@ -125,7 +125,8 @@ unsafe fn read_rows(result: *mut pg_sys::WalRcvExecResult, columns: usize) -> Ve
                 (0..columns)
                     .map(|column| {
                         let is_null = *(*slot).tts_isnull.add(column);
-                        <String as pgrx::FromDatum>::from_datum(*(*slot).tts_values.add(column), is_null)
+                        <Text as pgrx::FromDatum>::from_datum(*(*slot).tts_values.add(column), is_null)
+                            .map(|text| text.to_utf8())
                     })
                     .collect(),
             );

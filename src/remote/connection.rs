@@ -2,6 +2,7 @@
 
 use super::row::Row;
 use crate::node::provider::Route;
+use crate::pg::text::to_server;
 use crate::pg::timeout::{TimedOut, with_limit};
 use crate::pg::walreceiver::{self, Answer, WalReceiverConnection};
 use std::ffi::CString;
@@ -31,13 +32,12 @@ impl Connection {
     /// Connects; `limit` bounds this and each question. After `TimedOut` on PostgreSQL 17 the attempt leaks its socket
     /// until the process ends.
     pub fn open(route: &Route, role: &str, limit: Duration) -> Result<Connection, RemoteError> {
-        let conninfo = c_string(&route.conninfo)?;
-        let name = c_string(&format!("spock_recovery {role}"))?;
-        let inner = with_limit(limit, || {
-            WalReceiverConnection::connect(&conninfo, route.must_use_password, &name)
-        })
-        .map_err(|TimedOut| RemoteError::TimedOut(limit))?
-        .map_err(|message| RemoteError::Connect(one_line(&message)))?;
+        let name = CString::new(format!("spock_recovery {role}"))
+            .map_err(|_| RemoteError::Unexpected("role with a null byte".to_owned()))?;
+        let inner =
+            with_limit(limit, || WalReceiverConnection::connect(&route.conninfo, route.must_use_password, &name))
+                .map_err(|TimedOut| RemoteError::TimedOut(limit))?
+                .map_err(|message| RemoteError::Connect(one_line(&message)))?;
         Ok(Connection { inner, limit })
     }
 
@@ -71,14 +71,8 @@ impl Connection {
         let inner = &mut self.inner;
         match with_limit(self.limit, || inner.execute(&text, columns)) {
             Err(TimedOut) => Err(RemoteError::TimedOut(self.limit)),
-            Ok(Answer::Error {
-                sqlstate: None,
-                message,
-            }) => Err(RemoteError::Lost(one_line(&message))),
-            Ok(Answer::Error {
-                sqlstate: Some(code),
-                message,
-            }) => Err(RemoteError::Peer {
+            Ok(Answer::Error { sqlstate: None, message }) => Err(RemoteError::Lost(one_line(&message))),
+            Ok(Answer::Error { sqlstate: Some(code), message }) => Err(RemoteError::Peer {
                 sqlstate: String::from_utf8_lossy(&code).into_owned(),
                 message: one_line(&message),
             }),
@@ -87,8 +81,9 @@ impl Connection {
     }
 }
 
+/// What a peer is sent, in this database's encoding: `prepare` says so to the peer.
 fn c_string(text: &str) -> Result<CString, RemoteError> {
-    CString::new(text).map_err(|_| RemoteError::Unexpected("text with a null byte".to_owned()))
+    to_server(text).ok_or_else(|| RemoteError::Unexpected("text with a null byte".to_owned()))
 }
 
 /// The first line: libpq's messages go on with an excerpt of the query, or with advice to a person at a prompt.

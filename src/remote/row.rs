@@ -13,10 +13,7 @@ impl Row {
 
     /// The value of a column, None for NULL.
     pub fn optional<T: FromStr>(&self, column: usize) -> Result<Option<T>, RemoteError> {
-        let value = self
-            .0
-            .get(column)
-            .ok_or_else(|| RemoteError::Unexpected(format!("no column {column}")))?;
+        let value = self.0.get(column).ok_or_else(|| RemoteError::Unexpected(format!("no column {column}")))?;
         match value {
             None => Ok(None),
             Some(text) => text
@@ -28,8 +25,7 @@ impl Row {
 
     /// The value of a column that is never NULL.
     pub fn value<T: FromStr>(&self, column: usize) -> Result<T, RemoteError> {
-        self.optional(column)?
-            .ok_or_else(|| RemoteError::Unexpected(format!("column {column} is null")))
+        self.optional(column)?.ok_or_else(|| RemoteError::Unexpected(format!("column {column} is null")))
     }
 }
 

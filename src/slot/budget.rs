@@ -38,11 +38,7 @@ impl Budget {
             self.is_announced = false;
             return;
         };
-        for name in after
-            .unprotected
-            .iter()
-            .filter(|name| !before.unprotected.contains(name))
-        {
+        for name in after.unprotected.iter().filter(|name| !before.unprotected.contains(name)) {
             pgrx::warning!(
                 "recovery slot \"{}\" has given up node \"{name}\": it kept more than spock.recovery_slot_max_wal = {} MB for \
                  it, and what \"{name}\" lacks of other nodes cannot be recovered from this node any more",
@@ -59,9 +55,7 @@ impl Budget {
                 }
                 Some(Block::NoSample) | None => String::new(),
             };
-            let left = rate
-                .seconds_for(most - kept)
-                .map(|seconds| format!("; about {seconds:.0} s are left"));
+            let left = rate.seconds_for(most - kept).map(|seconds| format!("; about {seconds:.0} s are left"));
             pgrx::warning!(
                 "recovery slot \"{}\" keeps {} MB of spock.recovery_slot_max_wal = {} MB{who}{}",
                 found.name,

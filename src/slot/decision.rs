@@ -103,10 +103,7 @@ pub fn next_origin(own: &Own, before: Option<&OriginRecord>, covered: bool) -> (
     match before {
         Some(_) if !is_same => (waits(), true),
         None if covered => (waits(), true),
-        Some(OriginRecord {
-            waits_beyond: Some(beyond),
-            ..
-        }) => match own.applied {
+        Some(OriginRecord { waits_beyond: Some(beyond), .. }) => match own.applied {
             Some(applied) if own.remote > *beyond => (record(applied, None), false),
             _ => (record(OriginLsn::INFINITY, Some(*beyond)), false),
         },
@@ -144,10 +141,7 @@ pub fn progress(peer: &PeerInput, origin: &str, record: &RetentionRecord) -> Pro
         .and_then(|known| known.passed_of(origin))
         .filter(|earlier| earlier.subscription == now.subscription && earlier.origin_id == now.origin_id)
         .map_or(OriginLsn::ZERO, |earlier| earlier.passed);
-    counted(&PassedRecord {
-        passed: now.passed.max(earlier),
-        ..now.clone()
-    })
+    counted(&PassedRecord { passed: now.passed.max(earlier), ..now.clone() })
 }
 
 fn counted(position: &PassedRecord) -> Progress {
@@ -163,10 +157,7 @@ pub fn next_peer(peer: &PeerInput, before: &RetentionRecord) -> Option<PeerRecor
         .positions
         .iter()
         .map(|position| match progress(peer, &position.origin, before) {
-            Progress::Passed(passed) => PassedRecord {
-                passed,
-                ..position.clone()
-            },
+            Progress::Passed(passed) => PassedRecord { passed, ..position.clone() },
             Progress::Unknown | Progress::NotSubscribed => position.clone(),
         })
         .collect();
@@ -206,11 +197,7 @@ pub fn decide(
     });
     let unacknowledged_since = views
         .iter()
-        .flat_map(|view| {
-            view.peers
-                .iter()
-                .filter_map(|progress| unacknowledged_since(view.samples, *progress))
-        })
+        .flat_map(|view| view.peers.iter().filter_map(|progress| unacknowledged_since(view.samples, *progress)))
         .min();
     Outcome {
         is_over_budget: floor.is_some_and(|floor| decision.target.is_none_or(|target| target < floor)),
@@ -256,9 +243,7 @@ fn pairs(view: &OriginView<'_>, peers: &[PeerInput]) -> Vec<Pair> {
             Some(Pair {
                 peer: index,
                 passed,
-                local: passed
-                    .and_then(|passed| view.samples.newest_within(passed))
-                    .map(|sample| sample.local),
+                local: passed.and_then(|passed| view.samples.newest_within(passed)).map(|sample| sample.local),
                 block: match newest {
                     None => Some(Block::NoSample),
                     Some(_) => is_behind.then(|| block_of(index, &peers[index], passed.is_none())),
@@ -271,14 +256,11 @@ fn pairs(view: &OriginView<'_>, peers: &[PeerInput]) -> Vec<Pair> {
 /// The peers that are not protected any more: given up, now or before, until they have passed all that was let go.
 pub fn unprotected(record: &RetentionRecord, outcome: &Outcome, peers: &[PeerInput]) -> Vec<String> {
     let lacks = |peer: &PeerInput| {
-        record
-            .origins
-            .iter()
-            .any(|origin| match progress(peer, &origin.node, record) {
-                Progress::NotSubscribed => false,
-                Progress::Unknown => true,
-                Progress::Passed(passed) => passed < origin.released,
-            })
+        record.origins.iter().any(|origin| match progress(peer, &origin.node, record) {
+            Progress::NotSubscribed => false,
+            Progress::Unknown => true,
+            Progress::Passed(passed) => passed < origin.released,
+        })
     };
     peers
         .iter()

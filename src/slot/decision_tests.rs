@@ -29,46 +29,23 @@ fn origin(released: u64) -> OriginRecord {
 }
 
 fn position(subscription: u32, origin_id: u16, passed: u64) -> PassedRecord {
-    PassedRecord {
-        origin: "n1".to_owned(),
-        subscription,
-        origin_id,
-        passed: OriginLsn(passed),
-    }
+    PassedRecord { origin: "n1".to_owned(), subscription, origin_id, passed: OriginLsn(passed) }
 }
 
 fn reporting(positions: Vec<PassedRecord>) -> PeerInput {
-    let report = Report {
-        system_identifier: SERVER.0,
-        timeline: SERVER.1,
-        has_unknown_origin: false,
-        positions,
-    };
-    PeerInput {
-        name: "n2".to_owned(),
-        contact: Contact::Answers,
-        report: Some(report),
-    }
+    let report = Report { system_identifier: SERVER.0, timeline: SERVER.1, has_unknown_origin: false, positions };
+    PeerInput { name: "n2".to_owned(), contact: Contact::Answers, report: Some(report) }
 }
 
 fn silent() -> PeerInput {
-    PeerInput {
-        name: "n2".to_owned(),
-        contact: Contact::Silent,
-        report: None,
-    }
+    PeerInput { name: "n2".to_owned(), contact: Contact::Silent, report: None }
 }
 
 /// A record in which n2 had passed n1 up to 100.
 fn record() -> RetentionRecord {
-    let here = DatabaseIdentity {
-        system_identifier: 1,
-        database: 1,
-    };
+    let here = DatabaseIdentity { system_identifier: 1, database: 1 };
     let mut record = RetentionRecord::before_creation(here, 1, "slot".to_owned());
-    record.peers = next_peer(&reporting(vec![position(5, 2, 100)]), &record)
-        .into_iter()
-        .collect();
+    record.peers = next_peer(&reporting(vec![position(5, 2, 100)]), &record).into_iter().collect();
     record
 }
 
@@ -86,19 +63,13 @@ fn what_nothing_has_changed_in_stays_as_it_was() {
 #[test]
 fn a_new_slot_may_have_let_go_all_that_was_applied() {
     assert_eq!(next_origin(&own(11, 500), None, false).0.released, OriginLsn(500));
-    assert_eq!(
-        next_origin(&own(11, 500), Some(&origin(40)), false).0.released,
-        OriginLsn(500)
-    );
+    assert_eq!(next_origin(&own(11, 500), Some(&origin(40)), false).0.released, OriginLsn(500));
 }
 
 #[test]
 fn a_new_slot_beside_an_origin_that_has_not_moved_waits_for_it() {
     let (record, _) = next_origin(&own(11, 0), None, false);
-    assert_eq!(
-        (record.released, record.waits_beyond),
-        (OriginLsn::INFINITY, Some(OriginLsn(0)))
-    );
+    assert_eq!((record.released, record.waits_beyond), (OriginLsn::INFINITY, Some(OriginLsn(0))));
 }
 
 #[test]
@@ -110,18 +81,11 @@ fn another_subscription_origin_or_table_makes_everything_unsafe_until_the_origin
     for changed in [own(12, 500), other_id, other_tables] {
         let (waiting, starts_anew) = next_origin(&changed, Some(&origin(40)), true);
         assert!(starts_anew);
-        assert_eq!(
-            (waiting.released, waiting.waits_beyond),
-            (OriginLsn::INFINITY, Some(OriginLsn(500)))
-        );
+        assert_eq!((waiting.released, waiting.waits_beyond), (OriginLsn::INFINITY, Some(OriginLsn(500))));
         // Not moved, and then moved by one transaction.
         let (still, starts_anew) = next_origin(&changed, Some(&waiting), true);
         assert_eq!((still, starts_anew), (waiting.clone(), false));
-        let moved = Own {
-            remote: OriginLsn(501),
-            applied: Some(OriginLsn(501)),
-            ..changed
-        };
+        let moved = Own { remote: OriginLsn(501), applied: Some(OriginLsn(501)), ..changed };
         let (known, _) = next_origin(&moved, Some(&waiting), true);
         assert_eq!((known.released, known.waits_beyond), (OriginLsn(501), None));
     }
@@ -135,10 +99,7 @@ fn an_origin_that_the_record_does_not_know_waits() {
 
 #[test]
 fn an_origin_that_waits_goes_on_waiting_when_the_slot_was_moved() {
-    let waiting = OriginRecord {
-        waits_beyond: Some(OriginLsn(500)),
-        ..origin(u64::MAX)
-    };
+    let waiting = OriginRecord { waits_beyond: Some(OriginLsn(500)), ..origin(u64::MAX) };
     assert_eq!(next_origin(&own(11, 500), Some(&waiting), false).0, waiting);
 }
 
@@ -155,21 +116,11 @@ fn a_peer_counts_by_what_it_reports_or_once_reported() {
 
 #[test]
 fn what_was_reported_ends_with_the_server_timeline_subscription_and_origin() {
-    assert_eq!(
-        progress(&reporting(vec![position(6, 2, 0)]), "n1", &record()),
-        Progress::Unknown
-    );
-    assert_eq!(
-        progress(&reporting(vec![position(5, 3, 0)]), "n1", &record()),
-        Progress::Unknown
-    );
+    assert_eq!(progress(&reporting(vec![position(6, 2, 0)]), "n1", &record()), Progress::Unknown);
+    assert_eq!(progress(&reporting(vec![position(5, 3, 0)]), "n1", &record()), Progress::Unknown);
     for (system_identifier, timeline) in [(9, 1), (8, 2)] {
         let mut peer = reporting(vec![position(5, 2, 0)]);
-        peer.report = peer.report.map(|report| Report {
-            system_identifier,
-            timeline,
-            ..report
-        });
+        peer.report = peer.report.map(|report| Report { system_identifier, timeline, ..report });
         assert_eq!(progress(&peer, "n1", &record()), Progress::Unknown);
     }
 }
@@ -177,20 +128,14 @@ fn what_was_reported_ends_with_the_server_timeline_subscription_and_origin() {
 #[test]
 fn a_peer_without_a_subscription_needs_nothing_and_the_origin_itself_neither() {
     assert_eq!(progress(&reporting(vec![]), "n1", &record()), Progress::NotSubscribed);
-    let origin_itself = PeerInput {
-        name: "n1".to_owned(),
-        ..silent()
-    };
+    let origin_itself = PeerInput { name: "n1".to_owned(), ..silent() };
     assert_eq!(progress(&origin_itself, "n1", &empty()), Progress::NotSubscribed);
 }
 
 #[test]
 fn a_subscription_of_unknown_origin_may_need_anything_also_while_the_peer_is_silent() {
     let mut peer = reporting(vec![position(5, 2, 200)]);
-    peer.report = peer.report.map(|report| Report {
-        has_unknown_origin: true,
-        ..report
-    });
+    peer.report = peer.report.map(|report| Report { has_unknown_origin: true, ..report });
     assert_eq!(progress(&peer, "n1", &record()), Progress::Unknown);
     let mut later = empty();
     later.peers = next_peer(&peer, &later).into_iter().collect();
@@ -209,11 +154,7 @@ fn what_is_written_down_of_a_peer_never_goes_back() {
 fn samples() -> Samples {
     let mut samples = Samples::default();
     for index in 1..=5u64 {
-        samples.push(Sample {
-            origin: OriginLsn(index * 100),
-            local: LocalLsn(index * 10),
-            taken_at: index as i64,
-        });
+        samples.push(Sample { origin: OriginLsn(index * 100), local: LocalLsn(index * 10), taken_at: index as i64 });
     }
     samples
 }
@@ -225,21 +166,12 @@ fn the_reason_names_the_peer_and_how_it_fares() {
     let origins = [(&own, &samples)];
     let reason =
         |peer: PeerInput, record: &RetentionRecord| decide(&origins, &[peer], record, LocalLsn(50), None).block;
-    assert_eq!(
-        reason(reporting(vec![position(5, 2, 300)]), &empty()),
-        Some(Block::PeerLagging(0))
-    );
+    assert_eq!(reason(reporting(vec![position(5, 2, 300)]), &empty()), Some(Block::PeerLagging(0)));
     assert_eq!(reason(reporting(vec![position(5, 2, 500)]), &empty()), None);
     assert_eq!(reason(silent(), &record()), Some(Block::PeerUnreachable(0)));
     assert_eq!(reason(silent(), &empty()), Some(Block::PeerUnreachable(0)));
-    assert_eq!(
-        reason(reporting(vec![position(5, 2, 0)]), &empty()),
-        Some(Block::PeerUnknown(0))
-    );
-    let useless = PeerInput {
-        contact: Contact::Useless,
-        ..silent()
-    };
+    assert_eq!(reason(reporting(vec![position(5, 2, 0)]), &empty()), Some(Block::PeerUnknown(0)));
+    let useless = PeerInput { contact: Contact::Useless, ..silent() };
     assert_eq!(reason(useless, &record()), Some(Block::PeerUnknown(0)));
     let nothing = Samples::default();
     let outcome = decide(&[(&own, &nothing)], &[], &empty(), LocalLsn(50), None);

@@ -114,20 +114,14 @@ pub struct Allowance {
 /// How far origin X lets the slot go, given how far each peer has passed X.
 pub fn allowance(samples: &Samples, peers: &[Progress]) -> Allowance {
     let Some(newest) = samples.newest() else {
-        return Allowance {
-            local: None,
-            hold: Some(Hold::NoSample),
-        };
+        return Allowance { local: None, hold: Some(Hold::NoSample) };
     };
     let mut least: Option<(usize, OriginLsn)> = None;
     for (index, progress) in peers.iter().enumerate() {
         match *progress {
             Progress::NotSubscribed => (),
             Progress::Unknown => {
-                return Allowance {
-                    local: None,
-                    hold: Some(Hold::Peer(index)),
-                };
+                return Allowance { local: None, hold: Some(Hold::Peer(index)) };
             }
             Progress::Passed(passed) => {
                 if least.is_none_or(|(_, so_far)| passed < so_far) {
@@ -137,24 +131,16 @@ pub fn allowance(samples: &Samples, peers: &[Progress]) -> Allowance {
         }
     }
     match least {
-        Some((index, passed)) if passed < newest.origin => Allowance {
-            local: samples.newest_within(passed).map(|sample| sample.local),
-            hold: Some(Hold::Peer(index)),
-        },
-        _ => Allowance {
-            local: Some(newest.local),
-            hold: None,
-        },
+        Some((index, passed)) if passed < newest.origin => {
+            Allowance { local: samples.newest_within(passed).map(|sample| sample.local), hold: Some(Hold::Peer(index)) }
+        }
+        _ => Allowance { local: Some(newest.local), hold: None },
     }
 }
 
 /// How far the slot may go over all origins: the least counts. `end`: where there is no origin, nothing needs keeping.
 pub fn horizon(allowances: &[Allowance], end: LocalLsn) -> Option<LocalLsn> {
-    allowances
-        .iter()
-        .map(|allowance| allowance.local)
-        .min()
-        .unwrap_or(Some(end))
+    allowances.iter().map(|allowance| allowance.local).min().unwrap_or(Some(end))
 }
 
 #[cfg(test)]

@@ -4,11 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn sample(origin: u64, local: u64) -> Sample {
-    Sample {
-        origin: OriginLsn(origin),
-        local: LocalLsn(local),
-        taken_at: local as i64,
-    }
+    Sample { origin: OriginLsn(origin), local: LocalLsn(local), taken_at: local as i64 }
 }
 
 fn samples(pairs: &[(u64, u64)]) -> Samples {
@@ -27,13 +23,7 @@ fn passed(origin: u64) -> Progress {
 fn the_least_advanced_peer_decides_and_is_named() {
     let samples = samples(&[(10, 100), (20, 200), (30, 300)]);
     let allowance = allowance(&samples, &[passed(30), passed(25), Progress::NotSubscribed]);
-    assert_eq!(
-        allowance,
-        Allowance {
-            local: Some(LocalLsn(200)),
-            hold: Some(Hold::Peer(1))
-        }
-    );
+    assert_eq!(allowance, Allowance { local: Some(LocalLsn(200)), hold: Some(Hold::Peer(1)) });
 }
 
 #[test]
@@ -48,14 +38,8 @@ fn at_the_boundary_a_sample_counts_as_passed_and_one_below_it_does_not() {
 #[test]
 fn an_unknown_peer_holds_everything_and_one_that_does_not_subscribe_holds_nothing() {
     let samples = samples(&[(10, 100)]);
-    assert_eq!(
-        allowance(&samples, &[passed(10), Progress::Unknown]).hold,
-        Some(Hold::Peer(1))
-    );
-    assert_eq!(
-        allowance(&samples, &[Progress::NotSubscribed]).local,
-        Some(LocalLsn(100))
-    );
+    assert_eq!(allowance(&samples, &[passed(10), Progress::Unknown]).hold, Some(Hold::Peer(1)));
+    assert_eq!(allowance(&samples, &[Progress::NotSubscribed]).local, Some(LocalLsn(100)));
     assert_eq!(allowance(&samples, &[]).local, Some(LocalLsn(100)));
 }
 
@@ -63,20 +47,14 @@ fn an_unknown_peer_holds_everything_and_one_that_does_not_subscribe_holds_nothin
 fn without_a_sample_nothing_is_let_go() {
     assert_eq!(
         allowance(&Samples::default(), &[passed(u64::MAX)]),
-        Allowance {
-            local: None,
-            hold: Some(Hold::NoSample)
-        }
+        Allowance { local: None, hold: Some(Hold::NoSample) }
     );
 }
 
 #[test]
 fn over_all_origins_the_least_counts_and_without_any_the_end() {
     let at = |local| Allowance { local, hold: None };
-    assert_eq!(
-        horizon(&[at(Some(LocalLsn(5))), at(Some(LocalLsn(3)))], LocalLsn(9)),
-        Some(LocalLsn(3))
-    );
+    assert_eq!(horizon(&[at(Some(LocalLsn(5))), at(Some(LocalLsn(3)))], LocalLsn(9)), Some(LocalLsn(3)));
     assert_eq!(horizon(&[at(Some(LocalLsn(5))), at(None)], LocalLsn(9)), None);
     assert_eq!(horizon(&[], LocalLsn(9)), Some(LocalLsn(9)));
 }
@@ -84,32 +62,15 @@ fn over_all_origins_the_least_counts_and_without_any_the_end() {
 #[test]
 fn an_idle_origin_gets_fresh_positions_and_keeps_the_time_of_its_first_sample() {
     let mut samples = samples(&[(10, 100)]);
-    samples.push(Sample {
-        origin: OriginLsn(10),
-        local: LocalLsn(500),
-        taken_at: 9_999,
-    });
-    assert_eq!(
-        samples.newest(),
-        Some(&Sample {
-            origin: OriginLsn(10),
-            local: LocalLsn(500),
-            taken_at: 100
-        })
-    );
+    samples.push(Sample { origin: OriginLsn(10), local: LocalLsn(500), taken_at: 9_999 });
+    assert_eq!(samples.newest(), Some(&Sample { origin: OriginLsn(10), local: LocalLsn(500), taken_at: 100 }));
 }
 
 #[test]
 fn released_is_rounded_up_to_the_oldest_sample_at_or_beyond() {
     let samples = samples(&[(10, 100), (20, 200), (30, 300)]);
-    assert_eq!(
-        samples.oldest_at_or_beyond(LocalLsn(100)).map(|sample| sample.origin),
-        Some(OriginLsn(10))
-    );
-    assert_eq!(
-        samples.oldest_at_or_beyond(LocalLsn(101)).map(|sample| sample.origin),
-        Some(OriginLsn(20))
-    );
+    assert_eq!(samples.oldest_at_or_beyond(LocalLsn(100)).map(|sample| sample.origin), Some(OriginLsn(10)));
+    assert_eq!(samples.oldest_at_or_beyond(LocalLsn(101)).map(|sample| sample.origin), Some(OriginLsn(20)));
     assert_eq!(samples.oldest_at_or_beyond(LocalLsn(301)), None);
 }
 
@@ -131,14 +92,8 @@ fn a_full_buffer_thins_out_old_samples_instead_of_forgetting_them() {
 fn forgetting_what_is_behind_keeps_what_rounds_up() {
     let mut samples = samples(&[(10, 100), (20, 200), (30, 300), (40, 400)]);
     samples.forget_before(LocalLsn(300));
-    assert_eq!(
-        samples.newest_within(OriginLsn(35)).map(|sample| sample.local),
-        Some(LocalLsn(300))
-    );
-    assert_eq!(
-        samples.oldest_at_or_beyond(LocalLsn(250)).map(|sample| sample.origin),
-        Some(OriginLsn(30))
-    );
+    assert_eq!(samples.newest_within(OriginLsn(35)).map(|sample| sample.local), Some(LocalLsn(300)));
+    assert_eq!(samples.oldest_at_or_beyond(LocalLsn(250)).map(|sample| sample.origin), Some(OriginLsn(30)));
 }
 
 /// One server S, one origin X whose transactions have origin positions 1, 2, 3, …, and peers that subscribe to X.
@@ -211,21 +166,13 @@ impl World {
                 self.slot = self.slot.saturating_sub(u64::from(back));
             }
             Step::Advance => {
-                let progress: Vec<Progress> = self
-                    .peers
-                    .iter()
-                    .map(|peer| peer.2.map_or(Progress::Unknown, passed))
-                    .collect();
+                let progress: Vec<Progress> =
+                    self.peers.iter().map(|peer| peer.2.map_or(Progress::Unknown, passed)).collect();
                 let allowance = allowance(&self.samples, &progress);
                 if let Some(target) = horizon(&[allowance], LocalLsn(self.local_end))
                     && target.0 > self.slot
                 {
-                    let up_to = self
-                        .samples
-                        .oldest_at_or_beyond(target)
-                        .expect("the sample that allowed it")
-                        .origin
-                        .0;
+                    let up_to = self.samples.oldest_at_or_beyond(target).expect("the sample that allowed it").origin.0;
                     self.released = self.released.max(up_to);
                     self.slot = target.0;
                     self.samples.forget_before(target);
@@ -247,12 +194,7 @@ impl World {
                     peer.1
                 );
             }
-            prop_assert!(
-                !gone || self.released >= transaction,
-                "released {} hides {}",
-                self.released,
-                transaction
-            );
+            prop_assert!(!gone || self.released >= transaction, "released {} hides {}", self.released, transaction);
         }
         Ok(())
     }

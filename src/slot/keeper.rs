@@ -95,11 +95,7 @@ impl Keeper {
             record: self.record.clone(),
             job: SlotJob::Nothing,
             view: View::of(self.record.as_ref()),
-            nodes: peers
-                .unwrap_or_default()
-                .iter()
-                .map(|peer| (peer.name.to_string(), peer.id))
-                .collect(),
+            nodes: peers.unwrap_or_default().iter().map(|peer| (peer.name.to_string(), peer.id)).collect(),
             nap: guc::manager_naptime(),
             requested: entry.requested,
         };
@@ -109,11 +105,7 @@ impl Keeper {
         };
         round.view.slot = found.clone();
         let may_act = entry.job == SlotJob::Nothing && entry.worker_pid == 0;
-        let wait = if entry.requested == entry.answered {
-            retry_wait(&entry)
-        } else {
-            Duration::ZERO
-        };
+        let wait = if entry.requested == entry.answered { retry_wait(&entry) } else { Duration::ZERO };
         if !wait.is_zero() {
             round.nap = round.nap.min(wait);
         }
@@ -136,10 +128,7 @@ impl Keeper {
             (Some(_), Some(found)) if found.is_invalid => {
                 round.view.blocked = BlockedReason::SlotCreationPending;
                 if may_act {
-                    pgrx::warning!(
-                        "recovery slot \"{}\" was invalidated; it will be created anew",
-                        found.name
-                    );
+                    pgrx::warning!("recovery slot \"{}\" was invalidated; it will be created anew", found.name);
                     round.job = SlotJob::Drop;
                 }
             }
@@ -161,20 +150,10 @@ impl Keeper {
             self.is_record_read = false;
             self.samples.clear();
         }
-        let name = self
-            .record
-            .as_ref()
-            .map(|record| record.slot.clone())
-            .unwrap_or_default();
+        let name = self.record.as_ref().map(|record| record.slot.clone()).unwrap_or_default();
         {
             let mut shared = shmem::lock();
-            view::publish(
-                &mut shared,
-                self.index,
-                &round.view,
-                &round.nodes,
-                self.rate.bytes_per_s(),
-            );
+            view::publish(&mut shared, self.index, &round.view, &round.nodes, self.rate.bytes_per_s());
             let slot = &mut shared.databases()[self.index].slot;
             if round.job == SlotJob::Nothing {
                 if slot.job == SlotJob::Nothing && slot.worker_pid == 0 {
@@ -280,19 +259,14 @@ impl Keeper {
         }
         record.origins = self.next_origins(&own, &before, covered);
         let inputs = peer_inputs(self.index, peers);
-        record.peers = inputs
-            .iter()
-            .filter_map(|peer| decision::next_peer(peer, &before))
-            .collect();
+        record.peers = inputs.iter().filter_map(|peer| decision::next_peer(peer, &before)).collect();
         let now = Timestamp::now();
         let end = wal::flushed();
         self.rate.observe(end, now.0);
         let floor = self.budget.floor(end, found);
         let nothing = Samples::default();
-        let origins: Vec<(&Own, &Samples)> = own
-            .iter()
-            .map(|own| (own, self.samples.get(&own.subscription).unwrap_or(&nothing)))
-            .collect();
+        let origins: Vec<(&Own, &Samples)> =
+            own.iter().map(|own| (own, self.samples.get(&own.subscription).unwrap_or(&nothing))).collect();
         let mut outcome = decision::decide(&origins, &inputs, &record, end, floor);
         if local.is_none() || positions.iter().any(|position| position.origin.is_none()) {
             // A subscription whose origin nobody knows may be anybody's: nothing is let go before that is settled.
@@ -313,11 +287,7 @@ impl Keeper {
             && may_act
             && (is_requested || self.is_due())
         {
-            let stop = if is_requested {
-                target
-            } else {
-                self.pace.next_stop(found.confirmed, target)
-            };
+            let stop = if is_requested { target } else { self.pace.next_stop(found.confirmed, target) };
             for origin in &mut record.origins {
                 origin.released = origin.released.max(self.let_go(origin, stop, &own));
             }
@@ -327,16 +297,10 @@ impl Keeper {
             round.job = SlotJob::Touch;
         }
         let is_pinned = self.is_pinned()?;
-        self.budget
-            .tell(&before, &record, found, end, &self.rate, &outcome, &inputs);
-        round
-            .view
-            .fill(found, &own, &inputs, &outcome, &record, is_pinned, &self.committed_at);
+        self.budget.tell(&before, &record, found, end, &self.rate, &outcome, &inputs);
+        round.view.fill(found, &own, &inputs, &outcome, &record, is_pinned, &self.committed_at);
         if let (Some(_), Some((begun, _))) = (target, self.last_move) {
-            let wait = self
-                .pace
-                .wait(guc::recovery_slot_advance_interval())
-                .saturating_sub(begun.elapsed());
+            let wait = self.pace.wait(guc::recovery_slot_advance_interval()).saturating_sub(begun.elapsed());
             round.nap = round.nap.min(wait.max(Duration::from_millis(10)));
         }
         // Reports alone are written when the slot moves: they are nobody's proof before.
@@ -363,18 +327,11 @@ impl Keeper {
             let taken_at = Timestamp::now().0;
             for own in positions.iter().filter_map(own_of) {
                 let origin = own.applied.unwrap_or(OriginLsn::ZERO);
-                self.samples.entry(own.subscription).or_default().push(Sample {
-                    origin,
-                    local,
-                    taken_at,
-                });
+                self.samples.entry(own.subscription).or_default().push(Sample { origin, local, taken_at });
             }
         }
-        self.samples.retain(|subscription, _| {
-            positions
-                .iter()
-                .any(|position| position.subscription.to_u32() == *subscription)
-        });
+        self.samples
+            .retain(|subscription, _| positions.iter().any(|position| position.subscription.to_u32() == *subscription));
         Ok((positions, is_settled.then_some(local)))
     }
 
@@ -392,10 +349,7 @@ impl Keeper {
 
     /// What of an origin goes when the slot moves to `stop`: rounded up to the next sample, else all that was applied.
     fn let_go(&self, origin: &OriginRecord, stop: LocalLsn, own: &[Own]) -> OriginLsn {
-        let sample = self
-            .samples
-            .get(&origin.subscription)
-            .and_then(|samples| samples.oldest_at_or_beyond(stop));
+        let sample = self.samples.get(&origin.subscription).and_then(|samples| samples.oldest_at_or_beyond(stop));
         match sample {
             Some(sample) => sample.origin,
             None => own
@@ -411,8 +365,7 @@ impl Keeper {
         if let (true, true, Some((begun, restart))) = (self.is_moving, may_act, self.last_move) {
             self.is_moving = false;
             let has_moved = found.restart > restart;
-            self.pace
-                .moved(begun.elapsed(), has_moved, found.confirmed.bytes_since(restart));
+            self.pace.moved(begun.elapsed(), has_moved, found.confirmed.bytes_since(restart));
             self.is_stuck = !has_moved;
             for samples in self.samples.values_mut() {
                 samples.forget_before(found.confirmed);
@@ -464,36 +417,30 @@ fn peer_inputs(index: usize, peers: &[Peer]) -> Vec<PeerInput> {
         .iter()
         .map(|peer| {
             let place = entries.iter().position(|entry| entry.key == PeerKey::Node(peer.id));
-            let report = place
-                .filter(|place| !entries[*place].reported_at.is_never())
-                .map(|place| Report {
-                    system_identifier: entries[place].system_identifier,
-                    timeline: entries[place].timeline,
-                    has_unknown_origin: entries[place].has_unknown_origin,
-                    positions: shared
-                        .positions(index, place)
-                        .iter()
-                        .filter_map(|position| {
-                            let origin = peers.iter().find(|candidate| candidate.id == position.origin)?;
-                            Some(PassedRecord {
-                                origin: origin.name.to_string(),
-                                subscription: position.subscription,
-                                origin_id: position.origin_id,
-                                passed: position.passed,
-                            })
+            let report = place.filter(|place| !entries[*place].reported_at.is_never()).map(|place| Report {
+                system_identifier: entries[place].system_identifier,
+                timeline: entries[place].timeline,
+                has_unknown_origin: entries[place].has_unknown_origin,
+                positions: shared
+                    .positions(index, place)
+                    .iter()
+                    .filter_map(|position| {
+                        let origin = peers.iter().find(|candidate| candidate.id == position.origin)?;
+                        Some(PassedRecord {
+                            origin: origin.name.to_string(),
+                            subscription: position.subscription,
+                            origin_id: position.origin_id,
+                            passed: position.passed,
                         })
-                        .collect(),
-                });
+                    })
+                    .collect(),
+            });
             let contact = match place.map(|place| entries[place].state) {
                 Some(PeerState::Connected) => Contact::Answers,
                 Some(PeerState::NotANode | PeerState::OtherNode) => Contact::Useless,
                 _ => Contact::Silent,
             };
-            PeerInput {
-                name: peer.name.to_string(),
-                contact,
-                report,
-            }
+            PeerInput { name: peer.name.to_string(), contact, report }
         })
         .collect()
 }
@@ -513,10 +460,7 @@ fn write(record: &RetentionRecord) {
 fn forget_record() -> Result<(), RegistryError> {
     let target = LabelTarget::Database(process::my_database());
     let text = seclabel::label(target);
-    if text
-        .and_then(|text| RetentionRecord::parse_local(&text, registry::here()))
-        .is_some()
-    {
+    if text.and_then(|text| RetentionRecord::parse_local(&text, registry::here())).is_some() {
         seclabel::set_label(target, None);
     }
     Ok(())

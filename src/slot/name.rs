@@ -11,11 +11,7 @@ const SUFFIX_BYTES: usize = 9;
 /// `spk_recovery_<database>` where that is a legal name; else made legal, and unique by a short hash of the whole name.
 pub fn recovery_slot_name(database: &str) -> String {
     let plain = format!("{PREFIX}{database}");
-    if plain.len() <= MAX_BYTES && plain.bytes().all(is_legal) {
-        plain
-    } else {
-        distinguished(database, 0)
-    }
+    if plain.len() <= MAX_BYTES && plain.bytes().all(is_legal) { plain } else { distinguished(database, 0) }
 }
 
 /// Another name for the same database, for the case that a foreign slot has the first one (`attempt` 1, 2, …): one that a
@@ -28,13 +24,7 @@ fn distinguished(database: &str, attempt: u32) -> String {
     let legal: String = database
         .chars()
         .map(|letter| letter.to_ascii_lowercase())
-        .map(|letter| {
-            if letter.is_ascii() && is_legal(letter as u8) {
-                letter
-            } else {
-                '_'
-            }
-        })
+        .map(|letter| if letter.is_ascii() && is_legal(letter as u8) { letter } else { '_' })
         .take(MAX_BYTES - PREFIX.len() - SUFFIX_BYTES)
         .collect();
     format!("{PREFIX}{legal}_{:08x}", hash(database, attempt))
@@ -46,14 +36,8 @@ fn is_legal(byte: u8) -> bool {
 
 /// FNV-1a, written out because the name must stay the same for ever, whatever the standard library's hasher becomes.
 fn hash(database: &str, attempt: u32) -> u32 {
-    let more = if attempt > 0 {
-        attempt.to_le_bytes().to_vec()
-    } else {
-        Vec::new()
-    };
-    database.bytes().chain(more).fold(2_166_136_261, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(16_777_619)
-    })
+    let more = if attempt > 0 { attempt.to_le_bytes().to_vec() } else { Vec::new() };
+    database.bytes().chain(more).fold(2_166_136_261, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619))
 }
 
 #[cfg(test)]
@@ -64,10 +48,7 @@ mod tests {
     #[test]
     fn an_ordinary_database_has_its_own_name_in_the_slot() {
         assert_eq!(recovery_slot_name("demo"), "spk_recovery_demo");
-        assert_eq!(
-            recovery_slot_name(&"x".repeat(50)),
-            format!("spk_recovery_{}", "x".repeat(50))
-        );
+        assert_eq!(recovery_slot_name(&"x".repeat(50)), format!("spk_recovery_{}", "x".repeat(50)));
     }
 
     #[test]

@@ -27,19 +27,14 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace {
-            step_bytes: FIRST_STEP_BYTES,
-            pinned_moves: 0,
-        }
+        Pace { step_bytes: FIRST_STEP_BYTES, pinned_moves: 0 }
     }
 }
 
 impl Pace {
     /// The least time between the last move and the next.
     pub fn wait(&self, interval: Duration) -> Duration {
-        interval
-            .saturating_mul(1u32.checked_shl(self.pinned_moves).unwrap_or(u32::MAX))
-            .min(LONGEST_WAIT.max(interval))
+        interval.saturating_mul(1u32.checked_shl(self.pinned_moves).unwrap_or(u32::MAX)).min(LONGEST_WAIT.max(interval))
     }
 
     /// How far the next move goes on its way to `target`.
@@ -50,16 +45,8 @@ impl Pace {
     /// Takes a move into account that decoded so many bytes.
     pub fn moved(&mut self, took: Duration, restart_moved: bool, decoded: u64) {
         let is_pinned = !restart_moved && decoded >= CHEAP_BYTES;
-        self.pinned_moves = if is_pinned {
-            self.pinned_moves.saturating_add(1)
-        } else {
-            0
-        };
-        self.step_bytes = if took < QUICK {
-            self.step_bytes.saturating_mul(2)
-        } else {
-            FIRST_STEP_BYTES
-        };
+        self.pinned_moves = if is_pinned { self.pinned_moves.saturating_add(1) } else { 0 };
+        self.step_bytes = if took < QUICK { self.step_bytes.saturating_mul(2) } else { FIRST_STEP_BYTES };
     }
 }
 

@@ -67,9 +67,7 @@ pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
             let Some(subscription) = row.get::<Oid>(1)? else {
                 continue;
             };
-            let label = row
-                .get::<String>(2)?
-                .and_then(|text| SubscriptionLabel::parse_local(&text, here));
+            let label = row.get::<String>(2)?.and_then(|text| SubscriptionLabel::parse_local(&text, here));
             let origin_id = row.get::<i32>(3)?.unwrap_or(0) as u16;
             positions.push(OwnPosition {
                 subscription,

@@ -3,6 +3,7 @@
 //! It is written before the slot moves, so it is never behind what the slot has really let go. A record that is missing,
 //! comes from elsewhere or has another version proves nothing: everything may have been let go.
 
+use crate::document::{self, DocumentError};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::identity::DatabaseIdentity;
 use serde::{Deserialize, Serialize};
@@ -75,10 +76,6 @@ pub struct RetentionRecord {
     pub unprotected: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct RecordError(String);
-
 impl RetentionRecord {
     /// The record of a slot that is about to be created.
     pub fn before_creation(here: DatabaseIdentity, generation: u64, slot: String) -> RetentionRecord {
@@ -95,10 +92,10 @@ impl RetentionRecord {
         }
     }
 
-    pub fn parse(text: &str) -> Result<RetentionRecord, RecordError> {
-        let record: RetentionRecord = serde_json::from_str(text).map_err(|error| RecordError(error.to_string()))?;
+    pub fn parse(text: &str) -> Result<RetentionRecord, DocumentError> {
+        let record: RetentionRecord = document::parse(text)?;
         if record.version != VERSION {
-            return Err(RecordError(format!("version {} is not {VERSION}", record.version)));
+            return Err(DocumentError(format!("version {} is not {VERSION}", record.version)));
         }
         Ok(record)
     }
@@ -111,8 +108,7 @@ impl RetentionRecord {
 
     /// The document for the label.
     pub fn to_text(&self) -> String {
-        // A struct of strings, numbers and lists cannot fail to be written.
-        serde_json::to_string(self).unwrap_or_default()
+        document::to_text(self)
     }
 
     pub fn origin(&self, node: &str) -> Option<&OriginRecord> {
@@ -128,18 +124,10 @@ impl RetentionRecord {
 mod tests {
     use super::*;
 
-    const HERE: DatabaseIdentity = DatabaseIdentity {
-        system_identifier: 7,
-        database: 5,
-    };
+    const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: 7, database: 5 };
 
     fn passed(subscription: u32, origin_id: u16, passed: u64) -> PassedRecord {
-        PassedRecord {
-            origin: "n1".to_owned(),
-            subscription,
-            origin_id,
-            passed: OriginLsn(passed),
-        }
+        PassedRecord { origin: "n1".to_owned(), subscription, origin_id, passed: OriginLsn(passed) }
     }
 
     fn record() -> RetentionRecord {
@@ -172,20 +160,8 @@ mod tests {
     fn a_record_of_elsewhere_or_of_another_version_proves_nothing() {
         let text = record().to_text();
         assert_eq!(RetentionRecord::parse_local(&text, HERE), Some(record()));
-        assert_eq!(
-            RetentionRecord::parse_local(
-                &text,
-                DatabaseIdentity {
-                    system_identifier: 8,
-                    ..HERE
-                }
-            ),
-            None
-        );
-        assert_eq!(
-            RetentionRecord::parse_local(&text, DatabaseIdentity { database: 6, ..HERE }),
-            None
-        );
+        assert_eq!(RetentionRecord::parse_local(&text, DatabaseIdentity { system_identifier: 8, ..HERE }), None);
+        assert_eq!(RetentionRecord::parse_local(&text, DatabaseIdentity { database: 6, ..HERE }), None);
         assert!(RetentionRecord::parse(&text.replace("\"version\":1", "\"version\":2")).is_err());
         assert!(RetentionRecord::parse(&text.replace("\"version\":1", "\"version\":1,\"more\":0")).is_err());
         assert!(RetentionRecord::parse("{}").is_err());

@@ -68,13 +68,11 @@ pub fn decide(origins: &[OriginView<'_>], end: LocalLsn, floor: Option<LocalLsn>
                     .peers
                     .iter()
                     .enumerate()
-                    .map(|(index, progress)| {
-                        if given_up.contains(&index) {
-                            Progress::NotSubscribed
-                        } else {
-                            *progress
-                        }
-                    })
+                    .map(
+                        |(index, progress)| {
+                            if given_up.contains(&index) { Progress::NotSubscribed } else { *progress }
+                        },
+                    )
                     .collect();
                 allowance(origin.samples, &peers)
             })
@@ -82,18 +80,11 @@ pub fn decide(origins: &[OriginView<'_>], end: LocalLsn, floor: Option<LocalLsn>
         let target = horizon(&allowances, end);
         let enough = floor.is_none_or(|floor| target.is_some_and(|target| target >= floor));
         // The peer of the origin that holds most.
-        let slowest = allowances
-            .iter()
-            .min_by_key(|allowance| allowance.local)
-            .and_then(|allowance| allowance.hold);
+        let slowest = allowances.iter().min_by_key(|allowance| allowance.local).and_then(|allowance| allowance.hold);
         match slowest {
             Some(Hold::Peer(peer)) if !enough => given_up.push(peer),
             _ => {
-                return Decision {
-                    target,
-                    allowances,
-                    given_up,
-                };
+                return Decision { target, allowances, given_up };
             }
         }
     }
@@ -108,11 +99,7 @@ mod tests {
     fn samples() -> Samples {
         let mut samples = Samples::default();
         for index in 1..=10u64 {
-            samples.push(Sample {
-                origin: OriginLsn(index),
-                local: LocalLsn(index * 100),
-                taken_at: 0,
-            });
+            samples.push(Sample { origin: OriginLsn(index), local: LocalLsn(index * 100), taken_at: 0 });
         }
         samples
     }
@@ -126,10 +113,7 @@ mod tests {
     #[test]
     fn without_a_budget_nobody_is_given_up() {
         let samples = samples();
-        let origin = OriginView {
-            samples: &samples,
-            peers: vec![passed(2), passed(9)],
-        };
+        let origin = OriginView { samples: &samples, peers: vec![passed(2), passed(9)] };
         let decision = decide(&[origin], END, None);
         assert_eq!((decision.target, decision.given_up), (Some(LocalLsn(200)), vec![]));
     }
@@ -138,10 +122,7 @@ mod tests {
     fn the_slowest_peer_alone_is_given_up_when_that_is_enough() {
         let samples = samples();
         for slow in [passed(2), Progress::Unknown] {
-            let origin = OriginView {
-                samples: &samples,
-                peers: vec![passed(9), slow, passed(7)],
-            };
+            let origin = OriginView { samples: &samples, peers: vec![passed(9), slow, passed(7)] };
             let decision = decide(&[origin], END, Some(LocalLsn(600)));
             assert_eq!((decision.target, decision.given_up), (Some(LocalLsn(700)), vec![1]));
         }
@@ -150,10 +131,7 @@ mod tests {
     #[test]
     fn more_are_given_up_only_while_the_budget_is_exceeded() {
         let samples = samples();
-        let origin = OriginView {
-            samples: &samples,
-            peers: vec![passed(9), passed(2), passed(3)],
-        };
+        let origin = OriginView { samples: &samples, peers: vec![passed(9), passed(2), passed(3)] };
         let decision = decide(&[origin], END, Some(LocalLsn(800)));
         assert_eq!((decision.target, decision.given_up), (Some(LocalLsn(900)), vec![1, 2]));
     }
@@ -161,24 +139,15 @@ mod tests {
     #[test]
     fn at_the_budget_nobody_is_given_up_and_one_byte_past_it_somebody_is() {
         let samples = samples();
-        let origin = || OriginView {
-            samples: &samples,
-            peers: vec![passed(5)],
-        };
-        assert_eq!(
-            decide(&[origin()], END, Some(LocalLsn(500))).given_up,
-            Vec::<usize>::new()
-        );
+        let origin = || OriginView { samples: &samples, peers: vec![passed(5)] };
+        assert_eq!(decide(&[origin()], END, Some(LocalLsn(500))).given_up, Vec::<usize>::new());
         assert_eq!(decide(&[origin()], END, Some(LocalLsn(501))).given_up, vec![0]);
     }
 
     #[test]
     fn a_missing_sample_is_nobodys_fault() {
         let empty = Samples::default();
-        let origin = OriginView {
-            samples: &empty,
-            peers: vec![passed(5)],
-        };
+        let origin = OriginView { samples: &empty, peers: vec![passed(5)] };
         let decision = decide(&[origin], END, Some(LocalLsn(900)));
         assert_eq!((decision.target, decision.given_up), (None, vec![]));
     }

@@ -95,26 +95,11 @@ pub fn snapshot() -> Option<Snapshot> {
         .filter(|(_, peer)| peer.key != PeerKey::None)
         .map(|(place, peer)| {
             let positions = shared.positions(index, place).iter();
-            (
-                peer,
-                positions
-                    .filter(|position| position.origin != pg_sys::InvalidOid)
-                    .copied()
-                    .collect(),
-            )
+            (peer, positions.filter(|position| position.origin != pg_sys::InvalidOid).copied().collect())
         })
         .collect();
-    let origins = shared
-        .origins(index)
-        .iter()
-        .filter(|origin| origin.node != pg_sys::InvalidOid)
-        .copied()
-        .collect();
-    Some(Snapshot {
-        slot: shared.databases()[index].slot,
-        peers,
-        origins,
-    })
+    let origins = shared.origins(index).iter().filter(|origin| origin.node != pg_sys::InvalidOid).copied().collect();
+    Some(Snapshot { slot: shared.databases()[index].slot, peers, origins })
 }
 
 /// Ends the statement if the caller may not read positions.
@@ -127,32 +112,19 @@ pub fn require_reader(function: &'static str) {
 /// The peer that holds the slot, by name.
 pub fn blocking_peer(snapshot: &Snapshot, servers: &[NodeServer]) -> Option<String> {
     let node = snapshot.slot.blocked_by;
-    servers
-        .iter()
-        .find(|server| server.id == node)
-        .map(|server| server.name.to_string())
+    servers.iter().find(|server| server.id == node).map(|server| server.name.to_string())
 }
 
 /// The peers that were given up for the retention budget, by name.
 pub fn unprotected_peers(snapshot: &Snapshot, servers: &[NodeServer]) -> Vec<String> {
     let is_given_up = |server: &&NodeServer| {
-        snapshot
-            .peers
-            .iter()
-            .any(|(peer, _)| peer.is_unprotected && peer.key == PeerKey::Node(server.id))
+        snapshot.peers.iter().any(|(peer, _)| peer.is_unprotected && peer.key == PeerKey::Node(server.id))
     };
-    servers
-        .iter()
-        .filter(is_given_up)
-        .map(|server| server.name.to_string())
-        .collect()
+    servers.iter().filter(is_given_up).map(|server| server.name.to_string()).collect()
 }
 
 fn name_of(servers: &[NodeServer], node: Oid) -> Option<Name> {
-    servers
-        .iter()
-        .find(|server| server.id == node)
-        .map(|server| Name(server.name.to_string()))
+    servers.iter().find(|server| server.id == node).map(|server| Name(server.name.to_string()))
 }
 
 fn lsn(value: u64) -> Option<i64> {
@@ -250,9 +222,8 @@ fn get_recovery_slot_status() -> TableIterator<
     };
     let slot = &snapshot.slot;
     // The slot itself is asked, not the manager's last look: it may have been dropped a moment ago.
-    let found = slot::find(slot.name.as_str())
-        .or_raise()
-        .filter(|found| found.database == Some(process::my_database()));
+    let found =
+        slot::find(slot.name.as_str()).or_raise().filter(|found| found.database == Some(process::my_database()));
     let retained = found.as_ref().map(retained_bytes);
     let budget = guc::recovery_slot_max_wal().or_else(slot::max_slot_wal_keep_bytes);
     let left = match (budget, retained) {
@@ -261,10 +232,7 @@ fn get_recovery_slot_status() -> TableIterator<
         }
         _ => None,
     };
-    let unprotected = unprotected_peers(&snapshot, &servers)
-        .into_iter()
-        .map(|name| Some(Name(name)))
-        .collect();
+    let unprotected = unprotected_peers(&snapshot, &servers).into_iter().map(|name| Some(Name(name))).collect();
     let usable = found.as_ref().is_some_and(|found| !found.is_invalid);
     let blocked = if usable || slot.blocked == BlockedReason::Disabled {
         slot.blocked
@@ -383,10 +351,7 @@ fn lag_positions() -> TableIterator<
             .find(|(peer, _)| peer.key == PeerKey::Node(node))
             .and_then(|(peer, _)| lsn(peer.wal_end.0))
     };
-    let local = servers
-        .iter()
-        .find(|server| server.role == registry::Role::Local)
-        .map(|server| server.id);
+    let local = servers.iter().find(|server| server.role == registry::Role::Local).map(|server| server.id);
     let confirmed_of = |node: Oid| {
         let found = snapshot.peers.iter().find(|(peer, _)| peer.key == PeerKey::Node(node));
         found.map_or(OriginLsn::ZERO, |(peer, _)| peer.own_confirmed)
@@ -399,23 +364,14 @@ fn lag_positions() -> TableIterator<
             at(origin.committed_at),
             lsn(origin.own.0),
             end_of(origin.node),
-            slot::received_by(origin.subscription)
-                .or_raise()
-                .map(|received| received.0 as i64),
+            slot::received_by(origin.subscription).or_raise().map(|received| received.0 as i64),
             lsn(origin.own.max(confirmed_of(origin.node)).0),
         ));
     }
     for (peer, positions) in &snapshot.peers {
         let PeerKey::Node(node) = peer.key else { continue };
-        for position in positions
-            .iter()
-            .filter(|position| position.applied != OriginLsn::ZERO || position.is_ready)
-        {
-            let end = if Some(position.origin) == local {
-                lsn(wal::flushed().0)
-            } else {
-                end_of(position.origin)
-            };
+        for position in positions.iter().filter(|position| position.applied != OriginLsn::ZERO || position.is_ready) {
+            let end = if Some(position.origin) == local { lsn(wal::flushed().0) } else { end_of(position.origin) };
             rows.push((
                 name_of(&servers, position.origin),
                 name_of(&servers, node),
@@ -435,24 +391,16 @@ fn lag_positions() -> TableIterator<
 fn create_recovery_slot() -> Name {
     require_ready("create_recovery_slot", true);
     ask(SlotRequest::Create, "create");
-    Name(
-        slot_entry()
-            .map(|slot| slot.name.as_str().to_owned())
-            .unwrap_or_default(),
-    )
+    Name(slot_entry().map(|slot| slot.name.as_str().to_owned()).unwrap_or_default())
 }
 
 /// Drops the slot; false if there was none.
 #[pg_extern(sql = false)]
 fn drop_recovery_slot() -> bool {
     require_ready("drop_recovery_slot", false);
-    let Some(slot) = slot_entry() else {
-        raise(&SlotError::NoManager)
-    };
+    let Some(slot) = slot_entry() else { raise(&SlotError::NoManager) };
     let name = slot.name.as_str();
-    let ours = slot::find(name)
-        .or_raise()
-        .filter(|found| found.database == Some(process::my_database()));
+    let ours = slot::find(name).or_raise().filter(|found| found.database == Some(process::my_database()));
     if ours.is_none() {
         return false;
     }
@@ -474,9 +422,7 @@ fn drop_recovery_slot() -> bool {
 fn advance_recovery_slot() -> i64 {
     require_ready("advance_recovery_slot", true);
     ask(SlotRequest::Advance, "advance");
-    let Some(slot) = slot_entry() else {
-        raise(&SlotError::NoManager)
-    };
+    let Some(slot) = slot_entry() else { raise(&SlotError::NoManager) };
     let found = slot::find(slot.name.as_str()).or_raise();
     if let Some(reason) = slot.blocked.as_str() {
         let servers = registry::servers().or_raise();
@@ -545,25 +491,18 @@ fn ask(request: SlotRequest, action: &'static str) {
             (slot.requested, slot.failures)
         })
     };
-    let Some((number, failures)) = number else {
-        raise(&SlotError::NoManager)
-    };
+    let Some((number, failures)) = number else { raise(&SlotError::NoManager) };
     if !wake_manager() {
         raise(&SlotError::NoManager);
     }
     loop {
-        let Some(slot) = slot_entry() else {
-            raise(&SlotError::NoManager)
-        };
+        let Some(slot) = slot_entry() else { raise(&SlotError::NoManager) };
         let is_answered = slot.answered.wrapping_sub(number) < u32::MAX / 2;
         if is_answered && (slot.exists || request != SlotRequest::Create) {
             return;
         }
         if slot.failures > failures {
-            raise(&SlotError::Failed {
-                action,
-                reason: slot.error.as_str().to_owned(),
-            });
+            raise(&SlotError::Failed { action, reason: slot.error.as_str().to_owned() });
         }
         interrupts::check();
         latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);

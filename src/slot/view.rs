@@ -83,9 +83,7 @@ impl View {
                 node: own.node.clone(),
                 subscription: own.subscription,
                 own: own.applied.unwrap_or(OriginLsn::ZERO),
-                released: record
-                    .origin(&own.node)
-                    .map_or(OriginLsn::INFINITY, |origin| origin.released),
+                released: record.origin(&own.node).map_or(OriginLsn::INFINITY, |origin| origin.released),
                 committed_at: committed_at.get(&own.origin_id).copied().unwrap_or(Timestamp::NEVER),
                 blocked: match allowance.hold {
                     Some(super::horizon::Hold::NoSample) => BlockedReason::NoSample,
@@ -119,10 +117,7 @@ fn told(block: Block, peers: &[PeerInput]) -> (BlockedReason, Option<String>) {
 pub fn publish(shared: &mut Shared, index: usize, view: &View, nodes: &HashMap<String, Oid>, wal_bytes_per_s: f64) {
     let place_of = |shared: &mut Shared, name: &str| {
         let node = *nodes.get(name)?;
-        shared
-            .peers(index)
-            .iter()
-            .position(|peer| peer.key == PeerKey::Node(node))
+        shared.peers(index).iter().position(|peer| peer.key == PeerKey::Node(node))
     };
     let blocked_by = view.blocked_by.as_ref().and_then(|name| nodes.get(name).copied());
     let slot = &mut shared.databases()[index].slot;
@@ -148,9 +143,7 @@ pub fn publish(shared: &mut Shared, index: usize, view: &View, nodes: &HashMap<S
         committed_at: origin.committed_at,
         blocked: origin.blocked,
     });
-    shared
-        .origins(index)
-        .fill_with(|| entries.next().unwrap_or(OriginEntry::FREE));
+    shared.origins(index).fill_with(|| entries.next().unwrap_or(OriginEntry::FREE));
     for origin in &view.origins {
         let Some(node) = nodes.get(&origin.node).copied() else {
             continue;
@@ -173,17 +166,10 @@ pub fn position_of(positions: &mut [PositionEntry], origin: Oid) -> Option<&mut 
     let place = positions
         .iter()
         .position(|position| position.origin == origin)
-        .or_else(|| {
-            positions
-                .iter()
-                .position(|position| position.origin == pg_sys::InvalidOid)
-        })?;
+        .or_else(|| positions.iter().position(|position| position.origin == pg_sys::InvalidOid))?;
     let position = &mut positions[place];
     if position.origin != origin {
-        *position = PositionEntry {
-            origin,
-            ..PositionEntry::FREE
-        };
+        *position = PositionEntry { origin, ..PositionEntry::FREE };
     }
     Some(position)
 }

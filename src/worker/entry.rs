@@ -101,11 +101,7 @@ pub extern "C-unwind" fn spock_recovery_poller_main(argument: pg_sys::Datum) {
     interrupts::install_worker_signals();
     // SAFETY: an i64 by value, as `start_poller` gave it.
     let both = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
-    poller::run(
-        (both >> 32) as usize,
-        (both & 0xffff_ffff) as usize,
-        database_of_extra(),
-    )
+    poller::run((both >> 32) as usize, (both & 0xffff_ffff) as usize, database_of_extra())
 }
 
 #[pgrx::pg_guard]

@@ -42,8 +42,6 @@ impl SqlError for NoRoom {
             NoRoom::Database { .. } => "spock.max_databases",
             NoRoom::Peers { .. } => "spock.max_peers",
         };
-        Some(format!(
-            "Raise {setting} (ALTER SYSTEM SET {setting} = …) and restart the server."
-        ))
+        Some(format!("Raise {setting} (ALTER SYSTEM SET {setting} = …) and restart the server."))
     }
 }

@@ -90,10 +90,8 @@ impl Launcher {
             if self.without.contains(&database.oid) {
                 continue;
             }
-            if let Some(wait) = self
-                .not_before
-                .get(&database.oid)
-                .map(|at| at.saturating_duration_since(Instant::now()))
+            if let Some(wait) =
+                self.not_before.get(&database.oid).map(|at| at.saturating_duration_since(Instant::now()))
                 && !wait.is_zero()
             {
                 next = next.min(wait);
@@ -149,8 +147,7 @@ impl Launcher {
                     let run = Timestamp::now().since(entry.started_at);
                     let failures = self.failures.entry(entry.database).or_default();
                     *failures = backoff::failures_after(run, *failures);
-                    self.not_before
-                        .insert(entry.database, Instant::now() + backoff::delay(*failures));
+                    self.not_before.insert(entry.database, Instant::now() + backoff::delay(*failures));
                 }
                 Phase::StoodAside | Phase::Waiting => (),
             }
@@ -170,11 +167,7 @@ impl Launcher {
         }
         drop(shared);
         for name in warn {
-            NoRoom::Database {
-                database: name,
-                max_databases: guc::max_databases(),
-            }
-            .warn();
+            NoRoom::Database { database: name, max_databases: guc::max_databases() }.warn();
         }
         let known: HashSet<Oid> = databases.iter().map(|database| database.oid).collect();
         self.asked.retain(|database| known.contains(database));
@@ -234,10 +227,7 @@ impl Launcher {
                 }
                 drop(shared);
                 if !std::mem::replace(&mut self.lacks_worker_slots, true) {
-                    NoRoom::Manager {
-                        database: database.name.clone(),
-                    }
-                    .warn();
+                    NoRoom::Manager { database: database.name.clone() }.warn();
                 }
                 Some(NO_ROOM_RETRY)
             }

@@ -51,12 +51,8 @@ pub fn run(index: usize, database: Oid) -> ! {
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
     failpoint::hit(names::MANAGER_START);
-    let mut manager = Manager {
-        index,
-        said_copy: false,
-        pollers: pollers::Pollers::new(index),
-        keeper: Keeper::new(index),
-    };
+    let mut manager =
+        Manager { index, said_copy: false, pollers: pollers::Pollers::new(index), keeper: Keeper::new(index) };
     loop {
         if interrupts::shutdown_requested() {
             interrupts::exit(0);
@@ -192,6 +188,7 @@ impl Manager {
 
 /// Reads the catalogs, and brings them up to date with what the pollers have found out.
 fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
+    // Also where there is no node or no extension any more: a subscription may have been dropped just before that.
     sweep_labels()?;
     if catalog::extension_oid().is_none() {
         remove_labels(&NativeProvider.subscriptions()?);
@@ -208,26 +205,12 @@ fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
     // Once more, for what was just made known.
     let peers_known = NativeProvider.peers()?;
     let subscriptions = NativeProvider.subscriptions()?;
-    let mut wanted: Vec<Wanted> = peers_known
-        .iter()
-        .map(|peer| Wanted {
-            key: PeerKey::Node(peer.id),
-            name: peer.name.to_string(),
-        })
-        .collect();
-    wanted.extend(
-        subscriptions
-            .iter()
-            .filter(|subscription| subscription.origin.is_none())
-            .map(|subscription| Wanted {
-                key: PeerKey::Subscription(subscription.id),
-                name: format!("of subscription {}", subscription.name),
-            }),
-    );
-    Ok(Found::Node {
-        wanted,
-        peers: peers_known,
-    })
+    let mut wanted: Vec<Wanted> =
+        peers_known.iter().map(|peer| Wanted { key: PeerKey::Node(peer.id), name: peer.name.to_string() }).collect();
+    wanted.extend(subscriptions.iter().filter(|subscription| subscription.origin.is_none()).map(|subscription| {
+        Wanted { key: PeerKey::Subscription(subscription.id), name: format!("of subscription {}", subscription.name) }
+    }));
+    Ok(Found::Node { wanted, peers: peers_known })
 }
 
 /// A subscription whose origin was found out by asking, and whose provider now gives another name, is asked again.
@@ -272,9 +255,7 @@ fn label_discovered(
 ) -> Result<(), RegistryError> {
     for peer in peers {
         let PeerKey::Subscription(id) = peer.key else { continue };
-        let waiting = subscriptions
-            .iter()
-            .find(|subscription| subscription.id == id && subscription.origin.is_none());
+        let waiting = subscriptions.iter().find(|subscription| subscription.id == id && subscription.origin.is_none());
         let (Some(subscription), PeerState::Connected) = (waiting, peer.state) else {
             continue;
         };
@@ -286,10 +267,7 @@ fn label_discovered(
             continue;
         }
         match registry::create_discovered_peer(&origin) {
-            Ok(_) => pgrx::log!(
-                "node \"{origin}\" became known through subscription \"{}\"",
-                subscription.name
-            ),
+            Ok(_) => pgrx::log!("node \"{origin}\" became known through subscription \"{}\"", subscription.name),
             Err(RegistryError::DuplicateNode { .. }) => (),
             Err(error) => return Err(error),
         }
@@ -333,10 +311,7 @@ fn remove_labels(subscriptions: &[Subscription]) {
     for subscription in subscriptions {
         if seclabel::label(LabelTarget::Subscription(subscription.id)).is_some() {
             seclabel::set_label(LabelTarget::Subscription(subscription.id), None);
-            pgrx::log!(
-                "removed the spock_recovery label of subscription \"{}\"",
-                subscription.name
-            );
+            pgrx::log!("removed the spock_recovery label of subscription \"{}\"", subscription.name);
         }
     }
 }

@@ -80,18 +80,10 @@ struct Poller {
 }
 
 pub fn run(index: usize, peer: usize, database: Oid) -> ! {
-    let Some(key) = take_entry(index, peer, database) else {
-        interrupts::exit(0)
-    };
+    let Some(key) = take_entry(index, peer, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
-    let mut poller = Poller {
-        index,
-        peer,
-        key,
-        connection: None,
-        manager_seen: Instant::now(),
-    };
+    let mut poller = Poller { index, peer, key, connection: None, manager_seen: Instant::now() };
     loop {
         if interrupts::shutdown_requested() || !poller.is_wanted(database) {
             interrupts::exit(0);
@@ -188,10 +180,7 @@ impl Poller {
         let nodes = registry::servers()?;
         let (route, expected) = match self.key {
             PeerKey::Node(id) => {
-                let expected = nodes
-                    .iter()
-                    .find(|node| node.id == id)
-                    .map(|node| node.name.to_string());
+                let expected = nodes.iter().find(|node| node.id == id).map(|node| node.name.to_string());
                 (NativeProvider.route_to_peer(id)?, expected)
             }
             PeerKey::Subscription(id) => (NativeProvider.route_of_subscription(id)?, None),
@@ -200,21 +189,11 @@ impl Poller {
         let own = match &expected {
             Some(expected) => positions::own_positions()?
                 .into_iter()
-                .find(|position| {
-                    position
-                        .origin
-                        .as_ref()
-                        .is_some_and(|origin| origin.as_str() == expected)
-                })
+                .find(|position| position.origin.as_ref().is_some_and(|origin| origin.as_str() == expected))
                 .and_then(|position| Some((position.subscription, position.slot?))),
             None => None,
         };
-        Ok(route.map(|route| Question {
-            route,
-            expected,
-            own,
-            nodes,
-        }))
+        Ok(route.map(|route| Question { route, expected, own, nodes }))
     }
 
     fn ask(&mut self, question: &Question) -> Result<Answer, RemoteError> {
@@ -235,10 +214,7 @@ impl Poller {
 
     /// Compares what the peer says it is with what it is taken for, and keeps what it said.
     fn judge(&mut self, question: &Question, answer: &Answer) {
-        let is_other = question
-            .expected
-            .as_ref()
-            .is_some_and(|expected| *expected != answer.node_name);
+        let is_other = question.expected.as_ref().is_some_and(|expected| *expected != answer.node_name);
         {
             let mut shared = shmem::lock();
             let Some(entry) = own_entry(&mut shared, self.index, self.peer) else {
@@ -305,15 +281,11 @@ impl Poller {
 
 fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, RemoteError> {
     if connection.query(HAS_EXTENSION, 0)?.is_empty() {
-        return Err(RemoteError::Unexpected(
-            "the extension spock_recovery is not there".to_owned(),
-        ));
+        return Err(RemoteError::Unexpected("the extension spock_recovery is not there".to_owned()));
     }
     let rows = connection.query(IDENTITY, 5)?;
     let Some(row) = rows.first() else {
-        return Err(RemoteError::Unexpected(
-            "it is not a node (spock.node_create was not called there)".to_owned(),
-        ));
+        return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));
     };
     // How far our slot there is confirmed: read before anything of it is believed, which our own flush precedes.
     let own = match &question.own {
@@ -358,13 +330,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
 
 /// Puts what the peer has said of each origin in place of what it said before; what the manager has written stays.
 fn keep_positions(places: &mut [PositionEntry], question: &Question, answer: &Answer) {
-    let node_of = |name: &str| {
-        question
-            .nodes
-            .iter()
-            .find(|node| node.name.as_str() == name)
-            .map(|node| node.id)
-    };
+    let node_of = |name: &str| question.nodes.iter().find(|node| node.name.as_str() == name).map(|node| node.id);
     let named: Vec<(Oid, &Position)> = answer
         .positions
         .iter()

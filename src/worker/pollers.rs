@@ -45,11 +45,7 @@ pub struct Pollers {
 
 impl Pollers {
     pub fn new(index: usize) -> Pollers {
-        Pollers {
-            index,
-            said_full: false,
-            said_no_slot: false,
-        }
+        Pollers { index, said_full: false, said_no_slot: false }
     }
 
     /// Starts and ends pollers until there is one for each peer that is wanted. Returns how long to sleep.
@@ -103,10 +99,7 @@ impl Pollers {
             }
         }
         if overflow && !self.said_full {
-            NoRoom::Peers {
-                max_peers: guc::max_peers(),
-            }
-            .warn();
+            NoRoom::Peers { max_peers: guc::max_peers() }.warn();
         }
         self.said_full = overflow;
         nap
@@ -144,11 +137,7 @@ fn action(peer: &PeerEntry, now: Timestamp, peer_timeout: Duration) -> Action {
         return Action::Wait(START_LIMIT - since);
     }
     let due = backoff::delay(peer.failures);
-    if since >= due {
-        Action::Start
-    } else {
-        Action::Wait(due - since)
-    }
+    if since >= due { Action::Start } else { Action::Wait(due - since) }
 }
 
 #[cfg(test)]
@@ -175,10 +164,7 @@ mod tests {
     fn a_poller_that_is_coming_up_is_waited_for_but_not_for_ever() {
         let mut starting = peer();
         (starting.started_at, starting.is_coming_up) = (T0, true);
-        assert_eq!(
-            action(&starting, at(1), TIMEOUT),
-            Action::Wait(START_LIMIT - Duration::from_secs(1))
-        );
+        assert_eq!(action(&starting, at(1), TIMEOUT), Action::Wait(START_LIMIT - Duration::from_secs(1)));
         assert_eq!(action(&starting, at(30), TIMEOUT), Action::Start);
     }
 

@@ -12,9 +12,7 @@ thread_local! {
 }
 
 pub fn run(index: usize, database: Oid) -> ! {
-    let Some((job, name)) = take_job(index, database) else {
-        interrupts::exit(0)
-    };
+    let Some((job, name)) = take_job(index, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
     if !matches!(job, SlotJob::Create) {

@@ -13,9 +13,9 @@ use std::ffi::CStr;
 pub fn before(utility: Utility<'_>) {
     match utility {
         Utility::TouchDatabase(name) => free(name, catalog::owns_database),
-        Utility::RenameDatabase(name) => free(name, |database| {
-            catalog::owns_database(database) && catalog::may_create_databases()
-        }),
+        Utility::RenameDatabase(name) => {
+            free(name, |database| catalog::owns_database(database) && catalog::may_create_databases())
+        }
         Utility::CopyDatabase(name) => free(name, |database| {
             catalog::may_create_databases() && (catalog::is_template(database) || catalog::owns_database(database))
         }),

@@ -31,9 +31,7 @@ pub fn on_transaction_end(committed: bool) {
     let database = process::my_database();
     let (manager, launcher) = {
         let mut shared = shmem::lock();
-        let manager = shared
-            .index_of(database)
-            .map(|index| shared.databases()[index].manager_pid);
+        let manager = shared.index_of(database).map(|index| shared.databases()[index].manager_pid);
         if this_database {
             // Also while a manager runs: it may just be leaving, for it has looked before this commit.
             shared.ask_to_look_at(database);

@@ -32,11 +32,7 @@ pub struct Node {
 /// SQL in the database `postgres` as the superuser; `db` names another.
 impl Node {
     pub fn db<'a>(&'a self, name: &'a str) -> Database<'a> {
-        Database {
-            node: self,
-            name,
-            role: "postgres",
-        }
+        Database { node: self, name, role: "postgres" }
     }
 
     pub fn session(&self) -> Session<'_> {
@@ -72,11 +68,7 @@ impl Node {
     pub fn set(&self, settings: &[(&str, &str)]) {
         for (name, value) in settings {
             let value = match LISTS.contains(name) {
-                true => value
-                    .split(',')
-                    .map(|name| client::literal(name.trim()))
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                true => value.split(',').map(|name| client::literal(name.trim())).collect::<Vec<_>>().join(", "),
                 false => client::literal(value),
             };
             self.sql(&format!("ALTER SYSTEM SET {name} = {value}"));
@@ -84,21 +76,14 @@ impl Node {
         let loaded = self.value("SELECT pg_conf_load_time()");
         self.sql("SELECT pg_reload_conf()");
         // A session takes this time over from the postmaster, with the settings: each look needs a new one.
-        wait_for("the configuration to be reloaded", || {
-            self.value("SELECT pg_conf_load_time()") != loaded
-        });
+        wait_for("the configuration to be reloaded", || self.value("SELECT pg_conf_load_time()") != loaded);
     }
 }
 
 /// The server and its processes.
 impl Node {
     pub(super) fn new(server: Server, disturbed: Arc<AtomicBool>) -> Node {
-        Node {
-            name: server.name().into(),
-            server: Mutex::new(server),
-            expected: Mutex::default(),
-            disturbed,
-        }
+        Node { name: server.name().into(), server: Mutex::new(server), expected: Mutex::default(), disturbed }
     }
 
     pub fn name(&self) -> &str {
@@ -221,17 +206,12 @@ impl Node {
     }
 
     pub fn wait_log(&self, text: &str) {
-        wait_for(&format!("\"{text}\" in the log of {}", self.name), || {
-            self.log_contains(text)
-        });
+        wait_for(&format!("\"{text}\" in the log of {}", self.name), || self.log_contains(text));
     }
 
     /// Says that this node's log may hold errors with this text.
     pub fn expect_log(&self, text: &str) {
-        self.expected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(text.into());
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
     }
 
     /// An error that the test got itself is in the log as well.

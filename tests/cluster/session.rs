@@ -80,24 +80,16 @@ impl<'a> Database<'a> {
         let notices = Notices::default();
         let collected = notices.clone();
         let mut config = self.node.server().config(self.name);
-        config
-            .user(self.role)
-            .application_name("test")
-            .options(STATEMENT_TIMEOUT);
+        config.user(self.role).application_name("test").options(STATEMENT_TIMEOUT);
         config.notice_callback(move |notice| collected.push(notice.message()));
         match config.connect(NoTls) {
-            Ok(client) => Ok(Session {
-                node: self.node,
-                client,
-                notices,
-            }),
+            Ok(client) => Ok(Session { node: self.node, client, notices }),
             Err(error) => Err(self.node.received(SqlError::new(&error))),
         }
     }
 
     pub fn session(self) -> Session<'a> {
-        self.try_session()
-            .unwrap_or_else(|error| panic!("{}, database \"{}\": {error}", self.node.name(), self.name))
+        self.try_session().unwrap_or_else(|error| panic!("{}, database \"{}\": {error}", self.node.name(), self.name))
     }
 
     pub fn sql(self, statements: &str) {
@@ -164,9 +156,7 @@ impl Session<'_> {
     }
 
     pub fn backend_pid(&mut self) -> i32 {
-        self.value("SELECT pg_backend_pid()")
-            .parse()
-            .expect("a process id is a number")
+        self.value("SELECT pg_backend_pid()").parse().expect("a process id is a number")
     }
 
     /// The messages of NOTICEs and WARNINGs since the last call.
@@ -180,10 +170,7 @@ struct Notices(Arc<Mutex<Vec<String>>>);
 
 impl Notices {
     fn push(&self, message: &str) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(message.into());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(message.into());
     }
 
     fn take(&self) -> Vec<String> {
@@ -194,12 +181,7 @@ impl Notices {
 fn psql_text(rows: &Rows) -> String {
     let lines: Vec<String> = rows
         .iter()
-        .map(|row| {
-            row.iter()
-                .map(|value| value.as_deref().unwrap_or_default())
-                .collect::<Vec<_>>()
-                .join("|")
-        })
+        .map(|row| row.iter().map(|value| value.as_deref().unwrap_or_default()).collect::<Vec<_>>().join("|"))
         .collect();
     lines.join("\n")
 }

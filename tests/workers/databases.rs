@@ -49,10 +49,7 @@ fn create_extension_and_node_create_are_answered_without_a_nap() {
     // In a database that was looked at long ago, and that has its extension in an instant.
     server.sql("CREATE EXTENSION spock_recovery");
     wait_worker(server, "manager", "postgres");
-    assert_eq!(
-        workers(server).iter().filter(|worker| worker.kind == "poller").count(),
-        2
-    );
+    assert_eq!(workers(server).iter().filter(|worker| worker.kind == "poller").count(), 2);
 }
 
 #[test]
@@ -80,10 +77,9 @@ fn an_extension_that_comes_with_a_template_has_its_manager_at_once() {
     let cluster = without_naps("workers_template").start();
     let [server] = cluster.all();
     server.sql("CREATE DATABASE original");
-    server.db("original").sql(&format!(
-        "CREATE EXTENSION spock_recovery; SELECT spock.node_create('n1', '{}')",
-        server.dsn("original")
-    ));
+    server
+        .db("original")
+        .sql(&format!("CREATE EXTENSION spock_recovery; SELECT spock.node_create('n1', '{}')", server.dsn("original")));
     wait_managers(server, "original");
     server.sql("CREATE DATABASE copy TEMPLATE original");
     wait_managers(server, "copy original");
@@ -105,16 +101,12 @@ fn a_subscription_is_labelled_as_soon_as_it_is_created() {
     );
     wait_worker(server, "manager", "a");
     subscribe(server, "s");
-    server.db("a").wait_until(
-        "SELECT n.node_name FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin",
-        "n2",
-    );
+    server
+        .db("a")
+        .wait_until("SELECT n.node_name FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin", "n2");
     wait_state(server, "a", "n2", "connected");
     // The poller of the subscription has become that of the node.
-    server.db("a").wait_until(
-        "SELECT count(*) FROM spock.peer_status() WHERE sub_name IS NOT NULL",
-        "0",
-    );
+    server.db("a").wait_until("SELECT count(*) FROM spock.peer_status() WHERE sub_name IS NOT NULL", "0");
 }
 
 /// A subscription in `a` that leads to `b`, and never connects by itself.

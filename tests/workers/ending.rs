@@ -8,22 +8,16 @@ use crate::cluster::{Action, wait_for};
 use crate::failpoint_names as names;
 
 fn wait_gone(workers: &[Worker]) {
-    wait_for("the end of all workers", || {
-        !workers.iter().any(|worker| process::is_alive(worker.pid))
-    });
+    wait_for("the end of all workers", || !workers.iter().any(|worker| process::is_alive(worker.pid)));
 }
 
 #[test]
 fn no_worker_outlives_the_postmaster() {
-    let cluster = without_naps("workers_orphans")
-        .setting("spock.peer_timeout", "1h")
-        .start();
+    let cluster = without_naps("workers_orphans").setting("spock.peer_timeout", "1h").start();
     let [server] = cluster.all();
     two_nodes_in_one_server(server);
     let silent = SilentPeer::new();
-    server
-        .db("a")
-        .sql(&format!("SELECT spock.peer_create('silent', '{}')", silent.dsn()));
+    server.db("a").sql(&format!("SELECT spock.peer_create('silent', '{}')", silent.dsn()));
     wait_state(server, "a", "silent", "connecting");
     let all = workers(server);
     assert_eq!(all.len(), 6, "{all:?}");
@@ -33,9 +27,7 @@ fn no_worker_outlives_the_postmaster() {
 
 #[test]
 fn a_manager_in_a_busy_loop_does_not_outlive_the_postmaster() {
-    let cluster = Cluster::new("workers_busy_orphan")
-        .setting("spock.manager_naptime", "100ms")
-        .start();
+    let cluster = Cluster::new("workers_busy_orphan").setting("spock.manager_naptime", "100ms").start();
     let [server] = cluster.all();
     server.sql("CREATE EXTENSION spock_recovery");
     wait_worker(server, "manager", "postgres");
@@ -105,10 +97,7 @@ fn a_reload_applies_settings_without_a_restart_of_any_worker() {
     let before = workers(server);
     let naps = "SELECT count(*) FROM pg_stat_activity
                  WHERE backend_type IN ('spock_recovery launcher', 'spock_recovery manager') AND state_change > ";
-    server.set(&[
-        ("spock.recovery_poll_interval", "100ms"),
-        ("spock.manager_naptime", "100ms"),
-    ]);
+    server.set(&[("spock.recovery_poll_interval", "100ms"), ("spock.manager_naptime", "100ms")]);
     // The second answer cannot be the one to the reload itself.
     for _ in 0..2 {
         wait_answer(server, "a", "n2");
@@ -124,10 +113,7 @@ fn drop_extension_is_refused_while_nodes_exist() {
     let [server] = cluster.all();
     two_nodes_in_one_server(server);
     let before = workers(server);
-    let error = server
-        .db("a")
-        .try_sql("DROP EXTENSION spock_recovery")
-        .expect_err("nodes exist");
+    let error = server.db("a").try_sql("DROP EXTENSION spock_recovery").expect_err("nodes exist");
     assert_eq!(error.sqlstate, "2BP01", "{error}");
     let hint = error.hint.expect("a hint");
     assert!(hint.contains("spock.node_drop()") && hint.contains("CASCADE"), "{hint}");
@@ -146,9 +132,7 @@ fn labels_are_gone_after(name: &str, drop_extension: &str) {
     let labels = "SELECT count(*) FROM pg_shseclabel WHERE provider = 'spock_recovery'";
     server.wait_until(labels, "2");
     server.expect_log("terminating background worker \"spock_recovery");
-    server
-        .db("a")
-        .sql(&format!("BEGIN; DROP SUBSCRIPTION dropped; {drop_extension}; COMMIT"));
+    server.db("a").sql(&format!("BEGIN; DROP SUBSCRIPTION dropped; {drop_extension}; COMMIT"));
     wait_managers(server, "b");
     assert_eq!(server.value(labels), "0");
     server.wait_until(
@@ -159,10 +143,7 @@ fn labels_are_gone_after(name: &str, drop_extension: &str) {
 
 #[test]
 fn after_node_drop_and_drop_extension_no_label_and_no_worker_is_left() {
-    labels_are_gone_after(
-        "workers_drop_extension",
-        "SELECT spock.node_drop('n1'); DROP EXTENSION spock_recovery",
-    );
+    labels_are_gone_after("workers_drop_extension", "SELECT spock.node_drop('n1'); DROP EXTENSION spock_recovery");
 }
 
 #[test]

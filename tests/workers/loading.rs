@@ -11,15 +11,9 @@ use crate::cluster::{SqlError, wait_for};
 
 fn assert_names_the_setting(error: &SqlError) {
     assert_eq!(error.sqlstate, "55000", "{error}");
-    assert_eq!(
-        error.message,
-        "spock_recovery must be loaded by shared_preload_libraries"
-    );
+    assert_eq!(error.message, "spock_recovery must be loaded by shared_preload_libraries");
     assert!(
-        error
-            .hint
-            .as_deref()
-            .is_some_and(|hint| hint.contains("ALTER SYSTEM SET shared_preload_libraries")),
+        error.hint.as_deref().is_some_and(|hint| hint.contains("ALTER SYSTEM SET shared_preload_libraries")),
         "{error}"
     );
 }
@@ -31,16 +25,9 @@ fn without_preloading_create_extension_names_the_setting() {
     let mut session = server.session();
     // Also the second time, when the library is half loaded.
     for _ in 0..2 {
-        assert_names_the_setting(
-            &session
-                .try_sql("CREATE EXTENSION spock_recovery")
-                .expect_err("not preloaded"),
-        );
+        assert_names_the_setting(&session.try_sql("CREATE EXTENSION spock_recovery").expect_err("not preloaded"));
     }
-    assert_eq!(
-        session.value("SELECT count(*) FROM pg_extension WHERE extname = 'spock_recovery'"),
-        "0"
-    );
+    assert_eq!(session.value("SELECT count(*) FROM pg_extension WHERE extname = 'spock_recovery'"), "0");
 }
 
 #[test]
@@ -58,9 +45,7 @@ fn without_preloading_every_function_of_an_existing_extension_names_the_setting(
     );
     assert!(functions.len() >= 8, "{functions:?}");
     for row in functions {
-        let [Some(name), arguments] = row.as_slice() else {
-            panic!("{row:?}")
-        };
+        let [Some(name), arguments] = row.as_slice() else { panic!("{row:?}") };
         let call = format!("SELECT * FROM {name}({})", arguments.as_deref().unwrap_or_default());
         assert_names_the_setting(&server.db("a").try_sql(&call).expect_err(&call));
     }
@@ -113,12 +98,7 @@ fn a_server_in_binary_upgrade_mode_starts_no_worker() {
         "SELECT backend_type FROM pg_stat_activity WHERE backend_type LIKE 'spock_recovery %'",
     );
     assert_eq!(rows.expect("rows"), Vec::<Vec<Option<String>>>::new());
-    let titles: Vec<String> = process::children(child.0.id().cast_signed())
-        .into_iter()
-        .map(|child| child.title)
-        .collect();
-    assert!(
-        !titles.iter().any(|title| title.contains("spock_recovery")),
-        "{titles:?}"
-    );
+    let titles: Vec<String> =
+        process::children(child.0.id().cast_signed()).into_iter().map(|child| child.title).collect();
+    assert!(!titles.iter().any(|title| title.contains("spock_recovery")), "{titles:?}");
 }

@@ -5,56 +5,35 @@ use super::*;
 #[test]
 fn a_peer_that_accepts_and_never_answers_delays_nothing() {
     // The poller of the silent peer hangs as long as the test lasts.
-    let cluster = without_naps("workers_silent")
-        .setting("spock.peer_timeout", "1h")
-        .start();
+    let cluster = without_naps("workers_silent").setting("spock.peer_timeout", "1h").start();
     let [server] = cluster.all();
     two_nodes_in_one_server(server);
     let silent = SilentPeer::new();
-    server
-        .db("a")
-        .sql(&format!("SELECT spock.peer_create('silent', '{}')", silent.dsn()));
+    server.db("a").sql(&format!("SELECT spock.peer_create('silent', '{}')", silent.dsn()));
     wait_state(server, "a", "silent", "connecting");
     server.expect_log("terminating background worker \"spock_recovery");
     wait_answer(server, "a", "n2");
-    server
-        .db("a")
-        .sql(&format!("SELECT spock.peer_create('n3', '{}')", server.dsn("a")));
+    server.db("a").sql(&format!("SELECT spock.peer_create('n3', '{}')", server.dsn("a")));
     wait_state(server, "a", "n3", "other node");
     server.db("a").sql("SELECT spock.node_drop('n3')");
-    server
-        .db("a")
-        .wait_until("SELECT count(*) FROM spock.peer_status()", "2");
+    server.db("a").wait_until("SELECT count(*) FROM spock.peer_status()", "2");
     wait_answer(server, "a", "n2");
-    assert_eq!(
-        server
-            .db("a")
-            .value("SELECT state FROM spock.peer_status() WHERE node_name = 'silent'"),
-        "connecting"
-    );
+    assert_eq!(server.db("a").value("SELECT state FROM spock.peer_status() WHERE node_name = 'silent'"), "connecting");
     // It is told to go in the midst of its attempt.
     server.db("a").sql("SELECT spock.node_drop('silent')");
-    server
-        .db("a")
-        .wait_until("SELECT string_agg(node_name, ' ') FROM spock.peer_status()", "n2");
+    server.db("a").wait_until("SELECT string_agg(node_name, ' ') FROM spock.peer_status()", "n2");
 }
 
 #[test]
 fn a_silent_peer_is_unreachable_after_its_time_limit() {
-    let cluster = without_naps("workers_silent_limit")
-        .setting("spock.peer_timeout", "300ms")
-        .start();
+    let cluster = without_naps("workers_silent_limit").setting("spock.peer_timeout", "300ms").start();
     let [server] = cluster.all();
     two_nodes_in_one_server(server);
     let silent = SilentPeer::new();
-    server
-        .db("a")
-        .sql(&format!("SELECT spock.peer_create('silent', '{}')", silent.dsn()));
+    server.db("a").sql(&format!("SELECT spock.peer_create('silent', '{}')", silent.dsn()));
     wait_state(server, "a", "silent", "unreachable");
     assert_eq!(
-        server
-            .db("a")
-            .value("SELECT error, last_contact FROM spock.peer_status() WHERE node_name = 'silent'"),
+        server.db("a").value("SELECT error, last_contact FROM spock.peer_status() WHERE node_name = 'silent'"),
         "no answer within 300 ms|"
     );
     wait_answer(server, "a", "n2");
@@ -68,10 +47,7 @@ fn a_silent_peer_is_unreachable_after_its_time_limit() {
 
 #[test]
 fn a_paused_peer_is_unreachable_and_connected_again_when_it_is_resumed() {
-    let cluster = without_naps("workers_paused")
-        .nodes(2)
-        .setting("spock.peer_timeout", "300ms")
-        .start();
+    let cluster = without_naps("workers_paused").nodes(2).setting("spock.peer_timeout", "300ms").start();
     let [n1, n2] = cluster.all();
     for node in [n1, n2] {
         node.sql(&format!(
@@ -96,14 +72,10 @@ fn a_peer_without_the_extension_is_named_so_and_its_log_is_not_filled() {
     let cluster = without_naps("workers_not_a_node").start();
     let [server] = cluster.all();
     two_nodes_in_one_server(server);
-    server
-        .db("a")
-        .sql(&format!("SELECT spock.peer_create('n3', '{}')", server.dsn("postgres")));
+    server.db("a").sql(&format!("SELECT spock.peer_create('n3', '{}')", server.dsn("postgres")));
     wait_state(server, "a", "n3", "not a node");
     assert_eq!(
-        server
-            .db("a")
-            .value("SELECT error FROM spock.peer_status() WHERE node_name = 'n3'"),
+        server.db("a").value("SELECT error FROM spock.peer_status() WHERE node_name = 'n3'"),
         "unexpected answer: the extension spock_recovery is not there"
     );
     server.sql("CREATE EXTENSION spock_recovery");

@@ -50,32 +50,19 @@ fn a_terminated_poller_comes_back_and_nothing_else_restarts() {
 
 #[test]
 fn a_poller_that_comes_back_is_registered_once() {
-    let cluster = without_naps("workers_poller_once")
-        .setting("log_min_messages", "debug1")
-        .start();
+    let cluster = without_naps("workers_poller_once").setting("log_min_messages", "debug1").start();
     let [server] = cluster.all();
     two_nodes_in_one_server(server);
     server.expect_log("terminating background worker \"spock_recovery");
-    let registered = log_count(
-        server,
-        "starting background worker process \"spock_recovery poller n2\"",
-    );
+    let registered = log_count(server, "starting background worker process \"spock_recovery poller n2\"");
     let poller = wait_worker(server, "poller", "a");
     server.sigterm(poller);
     // The manager looks again and again while the new one comes up.
     while wait_count(server, poller) == 0 {
-        server
-            .db("a")
-            .sql("ALTER SERVER n2 OPTIONS (ADD database '1'); ALTER SERVER n2 OPTIONS (DROP database)");
+        server.db("a").sql("ALTER SERVER n2 OPTIONS (ADD database '1'); ALTER SERVER n2 OPTIONS (DROP database)");
     }
     wait_answer(server, "a", "n2");
-    assert_eq!(
-        log_count(
-            server,
-            "starting background worker process \"spock_recovery poller n2\""
-        ),
-        registered + 1
-    );
+    assert_eq!(log_count(server, "starting background worker process \"spock_recovery poller n2\""), registered + 1);
 }
 
 /// Pollers of `a` other than this one.
@@ -111,13 +98,7 @@ fn after_kill_9_of_a_manager_the_reset_server_has_everything_running_again() {
     let before = workers(server);
     server.kill9_process(wait_worker(server, "manager", "a"));
     server.wait_log("all server processes terminated; reinitializing");
-    for (kind, database) in [
-        ("launcher", ""),
-        ("manager", "a"),
-        ("manager", "b"),
-        ("poller", "a"),
-        ("poller", "b"),
-    ] {
+    for (kind, database) in [("launcher", ""), ("manager", "a"), ("manager", "b"), ("poller", "a"), ("poller", "b")] {
         wait_worker(server, kind, database);
     }
     wait_answers(server);
@@ -153,11 +134,7 @@ fn titles_and_pg_stat_activity_say_what_each_worker_does() {
     two_nodes_in_one_server(server);
     for (kind, event, activity) in [
         ("launcher", "SpockRecoveryLauncherMain", "looking for databases"),
-        (
-            "manager",
-            "SpockRecoveryManagerMain",
-            "looking at nodes and subscriptions",
-        ),
+        ("manager", "SpockRecoveryManagerMain", "looking at nodes and subscriptions"),
         ("poller", "SpockRecoveryPollerMain", "asking"),
     ] {
         server.wait_until(
@@ -168,13 +145,7 @@ fn titles_and_pg_stat_activity_say_what_each_worker_does() {
             &format!("Extension|{event}|idle|{activity}"),
         );
     }
-    for title in [
-        "launcher idle",
-        "manager a idle",
-        "manager b idle",
-        "poller n2 idle",
-        "poller n1 idle",
-    ] {
+    for title in ["launcher idle", "manager a idle", "manager b idle", "poller n2 idle", "poller n1 idle"] {
         server.wait_process(&format!("spock_recovery {title}"));
     }
     server.arm(names::MANAGER_TICK, Action::Wait);

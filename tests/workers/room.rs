@@ -20,16 +20,9 @@ fn a_database_beyond_max_databases_is_complained_about_once_and_takes_the_first_
     server.wait_log(HAS_NO_ROOM);
     server.wait_log("HINT:  Raise spock.max_databases");
     // Looked at again: nothing new to say. The one that has its place works.
-    let looks = || {
-        log_count(
-            server,
-            "starting background worker process \"spock_recovery manager b\"",
-        )
-    };
+    let looks = || log_count(server, "starting background worker process \"spock_recovery manager b\"");
     let looked = looks();
-    server
-        .db("b")
-        .sql(&format!("SELECT spock.node_create('n2', '{}')", server.dsn("b")));
+    server.db("b").sql(&format!("SELECT spock.node_create('n2', '{}')", server.dsn("b")));
     crate::cluster::wait_for("another look", || looks() > looked);
     server.db("a").sql(&format!(
         "SELECT spock.node_create('n1', '{}'), spock.peer_create('n2', '{}')",
@@ -59,10 +52,9 @@ fn a_manager_without_a_worker_slot_comes_when_there_is_one_and_the_log_is_not_fl
     server.wait_log(NO_WORKER);
     server.wait_log("HINT:  Raise max_worker_processes");
     // Neither has its poller.
-    server.db("a").sql(&format!(
-        "SELECT spock.node_create('n1', '{0}'), spock.peer_create('n2', '{0}')",
-        server.dsn("b")
-    ));
+    server
+        .db("a")
+        .sql(&format!("SELECT spock.node_create('n1', '{0}'), spock.peer_create('n2', '{0}')", server.dsn("b")));
     server.wait_log("no background worker left for the spock_recovery poller n2");
     let now = server.value("SELECT now()");
     server.wait_until(

@@ -18,9 +18,7 @@ fn two_nodes_one_polled(server: &Node) {
 /// Database `a` is a node with two pollers, one of which hangs in its attempt to connect.
 fn node_with_a_hanging_poller(server: &Node, silent: &SilentPeer) {
     two_nodes_one_polled(server);
-    server
-        .db("a")
-        .sql(&format!("SELECT spock.peer_create('silent', '{}')", silent.dsn()));
+    server.db("a").sql(&format!("SELECT spock.peer_create('silent', '{}')", silent.dsn()));
     wait_state(server, "a", "silent", "connecting");
 }
 
@@ -116,11 +114,7 @@ fn a_role_that_may_not_do_it_gets_cores_error_and_moves_no_worker() {
         ("owner", "ALTER DATABASE b RENAME TO c"),
         ("owner", "CREATE DATABASE c TEMPLATE b"),
     ] {
-        let error = server
-            .db("postgres")
-            .role(role)
-            .try_sql(statement)
-            .expect_err(statement);
+        let error = server.db("postgres").role(role).try_sql(statement).expect_err(statement);
         assert_eq!(error.sqlstate, "42501", "{statement}: {error}");
     }
     wait_answer(server, "a", "n2");
@@ -151,10 +145,7 @@ fn a_drop_that_fails_or_is_broken_off_brings_the_workers_back() {
     wait_worker(server, "poller", "a");
     let error = server.try_sql("DROP DATABASE a").expect_err("a session is in the way");
     assert_eq!(error.sqlstate, "55006", "{error}");
-    assert_eq!(
-        error.detail.as_deref(),
-        Some("There is 1 other session using the database.")
-    );
+    assert_eq!(error.detail.as_deref(), Some("There is 1 other session using the database."));
     wait_worker(server, "manager", "a");
     wait_worker(server, "poller", "a");
 }

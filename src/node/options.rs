@@ -1,0 +1,84 @@
+//! The options of the wrapper `spock_node`: checked whenever somebody makes or alters a server or a user mapping of it,
+//! node_create or CREATE SERVER alike.
+
+use super::conninfo::{self, ConninfoError};
+use super::identity::{DATABASE, SYSTEM_IDENTIFIER};
+use super::registry::DSN;
+use crate::error::SqlError;
+use crate::pg::process;
+use crate::pg::text::{Text, to_utf8};
+use pgrx::{PgSqlErrorCode, pg_sys};
+use std::ffi::CString;
+
+#[derive(Debug, thiserror::Error)]
+pub enum OptionError {
+    #[error("permission denied to define a node")]
+    NotSuperuser,
+    #[error("invalid option \"{name}\"")]
+    Unknown { name: String, valid: &'static [&'static str] },
+    #[error("invalid value for option \"{name}\"")]
+    NotANumber { name: String },
+    #[error(transparent)]
+    Conninfo(#[from] ConninfoError),
+}
+
+/// Only superusers define nodes, whoever was granted USAGE on the wrapper: a poller connects to where a node's options
+/// say, as the server's own operating system user.
+pub fn check(options: &[Option<Text>], catalog: pg_sys::Oid) -> Result<(), OptionError> {
+    if !process::is_superuser() {
+        return Err(OptionError::NotSuperuser);
+    }
+    let valid: &[&str] = match catalog {
+        pg_sys::ForeignServerRelationId => &[SYSTEM_IDENTIFIER, DATABASE],
+        pg_sys::UserMappingRelationId => &[DSN],
+        _ => &[],
+    };
+    for option in options.iter().flatten() {
+        let bytes = option.0.to_bytes();
+        let end = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
+        // Cut from a C string: neither part holds a NUL.
+        let name = to_utf8(&CString::new(&bytes[..end]).unwrap_or_default());
+        let value = CString::new(bytes.get(end + 1..).unwrap_or_default()).unwrap_or_default();
+        if !valid.contains(&name.as_str()) {
+            return Err(OptionError::Unknown { name, valid });
+        }
+        if name == DSN {
+            conninfo::check(&value)?;
+        } else if value.is_empty() || !value.to_bytes().iter().all(u8::is_ascii_digit) {
+            return Err(OptionError::NotANumber { name });
+        }
+    }
+    Ok(())
+}
+
+impl SqlError for OptionError {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        match self {
+            OptionError::NotSuperuser => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            OptionError::Unknown { .. } => PgSqlErrorCode::ERRCODE_FDW_INVALID_OPTION_NAME,
+            OptionError::NotANumber { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            OptionError::Conninfo(error) => error.sqlstate(),
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            OptionError::NotSuperuser => Some("Only a superuser may do this.".to_owned()),
+            OptionError::Conninfo(error) => error.detail(),
+            OptionError::Unknown { .. } | OptionError::NotANumber { .. } => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            OptionError::Unknown { valid: [], .. } => Some("There are no valid options in this context.".to_owned()),
+            OptionError::Unknown { valid, .. } => {
+                Some(format!("Valid options in this context are: {}.", valid.join(", ")))
+            }
+            OptionError::NotSuperuser | OptionError::NotANumber { .. } => Some(
+                "Nodes are made by spock.node_create() and spock.peer_create(), which a superuser calls.".to_owned(),
+            ),
+            OptionError::Conninfo(error) => error.hint(),
+        }
+    }
+}

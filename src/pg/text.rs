@@ -1,0 +1,119 @@
+//! Text in this database's encoding, and as a Rust string (mb/pg_wchar.h).
+//!
+//! pgrx takes every text for UTF-8 and panics where it is not. Conversions need a transaction, and raise 22P05 where the
+//! database's encoding has no such character.
+
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::pg_sys;
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::{FromDatum, IntoDatum};
+use std::ffi::{CStr, CString};
+
+/// A value of type `text` as the server has it, byte for byte.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Text(pub CString);
+
+impl Text {
+    pub fn to_utf8(&self) -> String {
+        to_utf8(&self.0)
+    }
+
+    /// A message for a person: what this database's encoding cannot express becomes a question mark.
+    pub fn of_message(message: &str) -> Text {
+        let converted = super::interrupts::catch(|| to_server(message)).ok().flatten();
+        Text(converted.unwrap_or_else(|| {
+            let printable =
+                message.chars().map(|c| if c.is_ascii() && c != '\0' { c } else { '?' }).collect::<String>();
+            CString::new(printable).unwrap_or_default()
+        }))
+    }
+}
+
+/// Text of this database's encoding as UTF-8. In SQL_ASCII, and in the launcher, which has no database, the encoding is
+/// not known: what is no UTF-8 then becomes the replacement character.
+pub fn to_utf8(text: &CStr) -> String {
+    let length = text.to_bytes().len();
+    // SAFETY: reads a setting of this session.
+    if unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_SQL_ASCII as i32 {
+        return text.to_string_lossy().into_owned();
+    }
+    // SAFETY: NUL-terminated; the result is the same pointer, or a NUL-terminated palloc'd copy.
+    unsafe {
+        let converted = pg_sys::pg_server_to_any(text.as_ptr(), length as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        CStr::from_ptr(converted).to_string_lossy().into_owned()
+    }
+}
+
+/// The text in this database's encoding. None if it holds a NUL, which no text of PostgreSQL can.
+pub fn to_server(text: &str) -> Option<CString> {
+    let text = CString::new(text).ok()?;
+    let length = text.as_bytes().len();
+    // SAFETY: NUL-terminated; the result is the same pointer, or a NUL-terminated palloc'd copy.
+    unsafe {
+        let converted = pg_sys::pg_any_to_server(text.as_ptr(), length as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        Some(CStr::from_ptr(converted).to_owned())
+    }
+}
+
+impl FromDatum for Text {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _type: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: the caller vouches for a datum of type text; text_to_cstring makes a copy, NUL-terminated.
+        (!is_null).then(|| unsafe {
+            let text = pg_sys::text_to_cstring(datum.cast_mut_ptr());
+            Text(CStr::from_ptr(text).to_owned())
+        })
+    }
+}
+
+impl IntoDatum for Text {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        // SAFETY: NUL-terminated; copied.
+        Some(pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text(self.0.as_ptr()) }))
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::TEXTOID
+    }
+}
+
+// SAFETY: the datum of an array of text, copied.
+unsafe impl pgrx::datum::UnboxDatum for Text {
+    type As<'src> = Text;
+
+    unsafe fn unbox<'src>(datum: pgrx::datum::Datum<'src>) -> Text
+    where
+        Self: 'src,
+    {
+        // SAFETY: the caller vouches for a datum of type text that is not null.
+        unsafe { Text::from_datum(datum.sans_lifetime(), false) }.unwrap_or_default()
+    }
+}
+
+// SAFETY: SQL declares these arguments and results as `text`.
+unsafe impl SqlTranslatable for Text {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Text);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("text"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("text")));
+}
+
+// SAFETY: unboxes by the FromDatum above.
+unsafe impl<'fcx> ArgAbi<'fcx> for Text {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the caller vouches for the type; pgrx asks for nulls before.
+        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_default()
+    }
+}
+
+// SAFETY: the datum lives in the caller's memory context.
+unsafe impl BoxRet for Text {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        match self.into_datum() {
+            // SAFETY: a datum of the declared type.
+            Some(datum) => unsafe { fcinfo.return_raw_datum(datum) },
+            None => fcinfo.return_null(),
+        }
+    }
+}
