@@ -79,6 +79,9 @@ pub struct DatabaseEntry {
     pub phase: Phase,
     pub manager_pid: i32,
     pub started_at: Timestamp,
+    /// Counts the calls of the manager: one that comes while it works must not be lost with its latch, which a wait for a
+    /// lock resets.
+    pub calls: u32,
     pub slot: SlotEntry,
 }
 
@@ -364,6 +367,7 @@ impl DatabaseEntry {
         phase: Phase::Free,
         manager_pid: 0,
         started_at: Timestamp::NEVER,
+        calls: 0,
         slot: SlotEntry::FREE,
     };
 }
@@ -591,6 +595,13 @@ impl Shared {
         for peer in 0..guc::max_peers() {
             self.positions(index, peer).fill(PositionEntry::FREE);
         }
+    }
+
+    /// Notes that the manager has something to do; its pid, to be woken after the lock was released.
+    pub fn call_manager(&mut self, index: usize) -> i32 {
+        let entry = &mut self.databases()[index];
+        entry.calls = entry.calls.wrapping_add(1);
+        entry.manager_pid
     }
 
     pub fn set_launcher(&mut self, pid: i32) {

@@ -9,25 +9,39 @@ use std::cell::Cell;
 unsafe extern "C-unwind" {
     fn die(signal: core::ffi::c_int);
     fn SignalHandlerForConfigReload(signal: core::ffi::c_int);
+    fn SignalHandlerForShutdownRequest(signal: core::ffi::c_int);
+}
+
+/// What SIGTERM does to a worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Termination {
+    /// It leaves at its loop's head, quietly: for one that never waits long for anybody.
+    AtLoopHead,
+    /// Core's `die`: it leaves from within any wait, by FATAL where it was interrupted. Waits for locks and
+    /// libpqwalreceiver notice nothing else.
+    AtOnce,
 }
 
 /// Signal handlers of a worker, set before signals are unblocked.
-///
-/// SIGTERM is core's `die`, so that lock waits and libpqwalreceiver notice it; a worker's loop looks at
-/// [`shutdown_requested`] first and leaves quietly when it was not interrupted inside something.
-pub fn install_worker_signals() {
+pub fn install_worker_signals(termination: Termination) {
     // SAFETY: core's own handlers, safe in a signal handler; called once at a worker's start.
     unsafe {
         signal_handler(pg_sys::SIGHUP as i32, SignalHandlerForConfigReload);
-        signal_handler(pg_sys::SIGTERM as i32, die);
+        match termination {
+            Termination::AtLoopHead => signal_handler(pg_sys::SIGTERM as i32, SignalHandlerForShutdownRequest),
+            Termination::AtOnce => signal_handler(pg_sys::SIGTERM as i32, die),
+        }
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }
 
 /// SIGTERM has arrived and was not acted upon yet.
 pub fn shutdown_requested() -> bool {
-    // SAFETY: a flag of this process that a signal handler sets.
-    unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() != 0 }
+    // SAFETY: flags of this process that a signal handler sets.
+    unsafe {
+        (&raw const pg_sys::ProcDiePending).read_volatile() != 0
+            || (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0
+    }
 }
 
 /// CHECK_FOR_INTERRUPTS, and the end of the process if the postmaster has died: core notices that only in waits,

@@ -474,7 +474,7 @@ fn wake_manager() -> bool {
     let manager = {
         let mut shared = shmem::lock();
         let index = shared.index_of(process::my_database());
-        index.map_or(0, |index| shared.databases()[index].manager_pid)
+        index.map_or(0, |index| shared.call_manager(index))
     };
     latch::wake(manager);
     manager != 0

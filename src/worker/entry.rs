@@ -2,7 +2,8 @@
 #![allow(unsafe_code)] // symbols that the postmaster looks up by name
 
 use super::{launcher, manager, poller, slot_worker};
-use crate::pg::{interrupts, process};
+use crate::pg::interrupts::{self, Termination};
+use crate::pg::process;
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker,
     DynamicBackgroundWorkerLoadError,
@@ -82,14 +83,14 @@ fn database_of_extra() -> Oid {
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn spock_recovery_launcher_main(_argument: pg_sys::Datum) {
-    interrupts::install_worker_signals();
+    interrupts::install_worker_signals(Termination::AtLoopHead);
     launcher::run()
 }
 
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn spock_recovery_manager_main(argument: pg_sys::Datum) {
-    interrupts::install_worker_signals();
+    interrupts::install_worker_signals(Termination::AtLoopHead);
     // SAFETY: an i64 by value, as `start_manager` gave it.
     let index = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
     manager::run(index as usize, database_of_extra())
@@ -98,7 +99,7 @@ pub extern "C-unwind" fn spock_recovery_manager_main(argument: pg_sys::Datum) {
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn spock_recovery_poller_main(argument: pg_sys::Datum) {
-    interrupts::install_worker_signals();
+    interrupts::install_worker_signals(Termination::AtOnce);
     // SAFETY: an i64 by value, as `start_poller` gave it.
     let both = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
     poller::run((both >> 32) as usize, (both & 0xffff_ffff) as usize, database_of_extra())
@@ -107,7 +108,7 @@ pub extern "C-unwind" fn spock_recovery_poller_main(argument: pg_sys::Datum) {
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn spock_recovery_slot_worker_main(argument: pg_sys::Datum) {
-    interrupts::install_worker_signals();
+    interrupts::install_worker_signals(Termination::AtOnce);
     // SAFETY: an i64 by value, as `start_slot_worker` gave it.
     let index = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
     slot_worker::run(index as usize, database_of_extra())

@@ -57,7 +57,9 @@ pub fn run() -> ! {
         process::report_activity("looking for databases");
         let wait = launcher.round();
         process::report_idle();
-        latch::wait(Some(wait), WaitEvent::LauncherMain);
+        if !interrupts::shutdown_requested() {
+            latch::wait(Some(wait), WaitEvent::LauncherMain);
+        }
     }
 }
 

@@ -59,12 +59,16 @@ pub fn run(index: usize, database: Oid) -> ! {
         }
         interrupts::check();
         interrupts::reload_config_if_asked();
+        let calls = shmem::lock().databases()[index].calls;
         failpoint::hit(names::MANAGER_TICK);
         failpoint::spin_while_armed(names::MANAGER_BUSY);
         process::report_activity("looking at nodes and subscriptions");
         let wait = manager.round();
         process::report_idle();
-        latch::wait(Some(wait), WaitEvent::ManagerMain);
+        let is_called = interrupts::shutdown_requested() || shmem::lock().databases()[index].calls != calls;
+        if !is_called {
+            latch::wait(Some(wait), WaitEvent::ManagerMain);
+        }
     }
 }
 

@@ -131,7 +131,7 @@ fn on_exit() {
                 entry.started_at = Timestamp::NEVER;
             }
         }
-        shared.databases()[index].manager_pid
+        shared.call_manager(index)
     };
     latch::wake(manager);
 }
@@ -264,7 +264,7 @@ impl Poller {
             entry.state = state;
             entry.error.set(error);
             entry.answered_at = Timestamp::now();
-            (before, shared.databases()[self.index].manager_pid)
+            (before, if before == state { 0 } else { shared.call_manager(self.index) })
         };
         if before == state {
             return;

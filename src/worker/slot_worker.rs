@@ -72,7 +72,7 @@ fn on_exit() {
             entry.slot.job = SlotJob::Nothing;
             entry.slot.failures = entry.slot.failures.saturating_add(1);
         }
-        entry.manager_pid
+        shared.call_manager(index)
     };
     latch::wake(manager);
 }

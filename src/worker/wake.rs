@@ -31,7 +31,11 @@ pub fn on_transaction_end(committed: bool) {
     let database = process::my_database();
     let (manager, launcher) = {
         let mut shared = shmem::lock();
-        let manager = shared.index_of(database).map(|index| shared.databases()[index].manager_pid);
+        let manager = match shared.index_of(database) {
+            Some(index) if this_database => Some(shared.call_manager(index)),
+            Some(index) => Some(shared.databases()[index].manager_pid),
+            None => None,
+        };
         if this_database {
             // Also while a manager runs: it may just be leaving, for it has looked before this commit.
             shared.ask_to_look_at(database);

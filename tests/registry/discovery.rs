@@ -13,7 +13,7 @@ fn labels(node: &Node) -> String {
     node.value(
         "SELECT s.subname, l.label::json ->> 'origin', l.label::json ->> 'set_by'
            FROM pg_shseclabel l LEFT JOIN pg_subscription s ON s.oid = l.objoid
-          WHERE l.provider = 'spock_recovery' ORDER BY 1",
+          WHERE l.provider = 'spock_recovery' AND l.classoid = 'pg_subscription'::regclass ORDER BY 1",
     )
 }
 
@@ -42,7 +42,8 @@ fn a_mesh_finds_out_by_itself_where_each_subscription_comes_from() {
     n1.wait_until(ORIGINS, "sub_n1_n2|n3");
     // DROP SUBSCRIPTION leaves its label behind: only the manager removes it.
     n1.wait_until(
-        "SELECT count(*) FROM pg_shseclabel l WHERE NOT EXISTS (SELECT FROM pg_subscription s WHERE s.oid = l.objoid)",
+        "SELECT count(*) FROM pg_shseclabel l WHERE l.classoid = 'pg_subscription'::regclass
+            AND NOT EXISTS (SELECT FROM pg_subscription s WHERE s.oid = l.objoid)",
         "0",
     );
     assert_eq!(labels(n1), "sub_n1_n2|n3|discovery");

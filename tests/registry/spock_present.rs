@@ -29,7 +29,7 @@ fn beside_an_extension_named_spock_the_shared_names_are_left_to_it() {
     let [n1] = cluster.all();
     let db = n1.db("postgres");
     db.sql("CREATE EXTENSION spock_recovery");
-    assert_eq!(db.value(SHARED), "6");
+    assert_eq!(db.value(SHARED), "7");
     db.sql("DROP EXTENSION spock_recovery");
     db.sql("DROP SCHEMA IF EXISTS spock");
     db.sql("CREATE SCHEMA spock");
