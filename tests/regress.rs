@@ -14,8 +14,6 @@ fn the_sql_surface_is_as_pg_regress_expects_it() {
     let [node] = cluster.all();
     // Statements that fail on purpose are part of the expected output, and pg_regress compares it.
     node.expect_log("client backend");
-    // A poller whose node is dropped while it asks.
-    node.expect_log("terminating background worker \"spock_recovery poller\" due to administrator command");
     // The servers' user may not be able to enter the clone: inputs are copied to where it can.
     let input = cluster.folder().join("regress");
     copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../pg_regress"), &input, cluster.user());

@@ -2,6 +2,7 @@
 //!
 //! Every ERROR, FATAL and PANIC, every crash of a process, every Rust panic and failed assertion does, except
 //!  - what the test said it expects (`expect_log`), and errors that it received itself (`try_sql`);
+//!  - what core logs about our workers that are ended in a wait for others (`ENDED_IN_A_WAIT`);
 //!  - once the test has stopped, killed or paused something: what core logs about that, on any node (`AFTER_DISTURBANCE`).
 
 /// Core's own lines about a server that is being stopped, started, killed or paused, and about a peer to which that happened.
@@ -33,6 +34,13 @@ const AFTER_DISTURBANCE: [&str; 22] = [
     "is already active for PID",
 ];
 
+/// Core's words about a worker of ours that was ended while it waited for somebody, as stepping aside for DROP DATABASE
+/// and the end of a peer do it.
+const ENDED_IN_A_WAIT: [&str; 2] = [
+    "terminating background worker \"spock_recovery poller\" due to administrator command",
+    "terminating background worker \"spock_recovery slot worker\" due to administrator command",
+];
+
 /// Words before a message; the first one in a line is its level, for a message may quote others.
 const LEVELS: [&str; 18] = [
     "LOG",
@@ -59,6 +67,7 @@ const LEVELS: [&str; 18] = [
 pub fn unexpected<'log>(log: &'log str, expected: &[String], disturbed: bool) -> Vec<&'log str> {
     log.lines()
         .filter(|line| is_failure(line))
+        .filter(|line| !ENDED_IN_A_WAIT.iter().any(|text| line.contains(text)))
         .filter(|line| !expected.iter().any(|text| line.contains(text.as_str())))
         .filter(|line| !(disturbed && AFTER_DISTURBANCE.iter().any(|text| line.contains(text))))
         .collect()

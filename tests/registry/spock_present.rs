@@ -49,10 +49,8 @@ fn beside_an_extension_named_spock_the_shared_names_are_left_to_it() {
 fn beside_an_installed_extension_spock_the_shared_names_are_left_to_it() {
     let cluster = Cluster::new("registry_spock_installed").start();
     let [n1] = cluster.all();
-    if cluster.major() < 18 {
-        println!("not run: PostgreSQL {} has no extension_control_path", cluster.major());
-        return;
-    }
+    // scripts/test.sh leaves it out on 17, and says so.
+    assert!(cluster.major() >= 18, "PostgreSQL {} has no extension_control_path", cluster.major());
     let folder = cluster.folder().join("extension");
     cluster.user().make_folder(&folder).unwrap_or_else(|error| panic!("{error}"));
     for (name, text) in [
