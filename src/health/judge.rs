@@ -264,6 +264,18 @@ pub fn peer(facts: &PeerFacts) -> Check {
     check(&name, status, format!("{}: {why}; {since}", facts.state))
 }
 
+/// A subscription of which nobody knows which node it comes from.
+pub fn unknown_origin(subscription: &str) -> Check {
+    check(
+        &format!("subscription {subscription}"),
+        Status::Warning,
+        format!(
+            "nobody knows which node it comes from, so the slot keeps everything: SELECT spock.sub_set_origin('{}', '…')",
+            subscription.replace('\'', "''")
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

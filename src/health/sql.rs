@@ -4,6 +4,8 @@
 use super::judge::{self, Capacity, Check, PeerFacts, Settings, SlotFacts};
 use crate::error::OrRaise;
 use crate::guc;
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
 use crate::pg::text::Text;
@@ -58,6 +60,11 @@ fn gather() -> Vec<Check> {
                 .filter(|peer| !peer.last_contact_at.is_never())
                 .map(|peer| now.since(peer.last_contact_at).as_secs()),
         }));
+    }
+    for subscription in NativeProvider.subscriptions().or_raise() {
+        if subscription.origin.is_none() {
+            checks.push(judge::unknown_origin(&subscription.name));
+        }
     }
     checks
 }

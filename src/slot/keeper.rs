@@ -61,6 +61,8 @@ pub struct Keeper {
     /// The last move: when it was begun, and restart_lsn before it.
     last_move: Option<(Instant, LocalLsn)>,
     is_moving: bool,
+    /// The requests by hand that the present move answers.
+    answers: Option<u32>,
     /// The last move has left restart_lsn where it was.
     is_stuck: bool,
     budget: super::budget::Budget,
@@ -80,6 +82,7 @@ impl Keeper {
             rate: Rate::default(),
             last_move: None,
             is_moving: false,
+            answers: None,
             is_stuck: false,
             budget: super::budget::Budget::default(),
             said_no_worker: false,
@@ -110,6 +113,10 @@ impl Keeper {
             round.nap = round.nap.min(wait);
         }
         let may_act = may_act && wait.is_zero();
+        if let (true, Some(number)) = (may_act, self.answers.take()) {
+            // What was asked for by hand is done; what has become possible since is not asked for.
+            shmem::lock().databases()[self.index].slot.answered = number;
+        }
         let wanted = peers.filter(|_| guc::enable_recovery_slots());
         match (wanted, found) {
             (None, Some(found)) => {
@@ -165,6 +172,7 @@ impl Keeper {
             slot.name.set(&name);
         }
         if let SlotJob::Advance(_) = round.job {
+            self.answers = Some(round.requested);
             let restart = round.view.slot.as_ref().map_or(LocalLsn::ZERO, |slot| slot.restart);
             self.last_move = Some((Instant::now(), restart));
             self.is_moving = true;
@@ -263,19 +271,15 @@ impl Keeper {
         let now = Timestamp::now();
         let end = wal::flushed();
         self.rate.observe(end, now.0);
-        let floor = self.budget.floor(end, found);
+        let hold = self.hold(&positions, local);
+        let floor = self.budget.floor(end, found).filter(|_| hold.is_none());
         let nothing = Samples::default();
         let origins: Vec<(&Own, &Samples)> =
             own.iter().map(|own| (own, self.samples.get(&own.subscription).unwrap_or(&nothing))).collect();
         let mut outcome = decision::decide(&origins, &inputs, &record, end, floor);
-        if local.is_none() || positions.iter().any(|position| position.origin.is_none()) {
-            // A subscription whose origin nobody knows may be anybody's: nothing is let go before that is settled.
+        if let Some(reason) = hold {
             outcome.target = None;
-        }
-        let is_in_recovery = shmem::lock().databases()[self.index].slot.in_recovery;
-        if is_in_recovery {
-            outcome.target = None;
-            round.view.blocked = BlockedReason::RescueInProgress;
+            round.view.blocked = reason;
         }
         record.unprotected = decision::unprotected(&record, &outcome, &inputs);
         let target = outcome.target.filter(|target| *target > found.confirmed);
@@ -313,6 +317,20 @@ impl Keeper {
             round.record = Some(record);
         }
         Ok(())
+    }
+
+    /// What holds the slot whatever the peers have.
+    fn hold(&self, positions: &[OwnPosition], local: Option<LocalLsn>) -> Option<BlockedReason> {
+        if shmem::lock().databases()[self.index].slot.in_recovery {
+            Some(BlockedReason::RescueInProgress)
+        } else if positions.iter().any(|position| position.origin.is_none()) {
+            // It may be anybody's: nothing is let go before that is settled.
+            Some(BlockedReason::PeerUnknown)
+        } else if local.is_none() {
+            Some(BlockedReason::NoSample)
+        } else {
+            None
+        }
     }
 
     /// Takes a sample of each origin. None instead of its position: a commit hung meanwhile, and nothing is concluded.

@@ -69,7 +69,7 @@ impl View {
         self.unacknowledged_since = outcome.unacknowledged_since.map_or(Timestamp::NEVER, Timestamp);
         let can_move = outcome.target.is_some_and(|target| target > found.confirmed);
         (self.blocked, self.blocked_by) = match outcome.block {
-            _ if self.blocked == BlockedReason::RescueInProgress => (self.blocked, None),
+            _ if self.blocked != BlockedReason::None => (self.blocked, None),
             _ if outcome.is_over_budget => (BlockedReason::BudgetExceeded, None),
             _ if is_pinned => (BlockedReason::OpenTransaction, None),
             Some(block) if !can_move => told(block, peers),
