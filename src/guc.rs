@@ -1,7 +1,9 @@
 //! The settings. Each is added by the code that first reads it; its default is justified here and nowhere else.
 //! Names avoid those of the extension `spock`, and its prefix is not reserved, for both may be loaded.
 
+use crate::plugin::parameters::Settings;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 /// `spock.manager_naptime`: how long a manager or the launcher sleeps when nothing wakes it. What users do wakes
@@ -36,6 +38,13 @@ static RECOVERY_SLOT_MAX_WAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 /// `spock.recovery_slot_failover`: off, because a failover slot waits for the standbys that it is synchronised to.
 static RECOVERY_SLOT_FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+/// The session settings of the output plugin: no default, for it refuses to stream without them.
+static RESCUE_ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static RESCUE_SKIP_LSN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static RESCUE_STOP_LSN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static RESCUE_STOP_TIMESTAMP: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static RESCUE_TABLES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 const HOUR_MS: i32 = 3_600_000;
 
@@ -77,11 +86,26 @@ pub fn recovery_slot_failover() -> bool {
     RECOVERY_SLOT_FAILOVER.get()
 }
 
+/// The output plugin's settings as they stand in this session.
+pub fn rescue_settings() -> Settings {
+    let text = |setting: &GucSetting<Option<CString>>| {
+        setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    Settings {
+        origin: text(&RESCUE_ORIGIN),
+        skip_lsn: text(&RESCUE_SKIP_LSN),
+        stop_lsn: text(&RESCUE_STOP_LSN),
+        stop_timestamp: text(&RESCUE_STOP_TIMESTAMP),
+        tables: text(&RESCUE_TABLES),
+    }
+}
+
 fn milliseconds(setting: &GucSetting<i32>) -> Duration {
     Duration::from_millis(u64::from(setting.get().unsigned_abs()))
 }
 
 pub fn register() {
+    register_plugin_settings();
     GucRegistry::define_bool_guc(
         c"spock.enable_recovery_slots",
         c"Keeps a recovery slot in each database that is a node.",
@@ -168,4 +192,28 @@ pub fn register() {
         GucContext::Postmaster,
         GucFlags::default(),
     );
+}
+
+fn register_plugin_settings() {
+    let settings: [(&'static CStr, &'static CStr, &'static GucSetting<Option<CString>>); 5] = [
+        (c"spock.rescue_origin", c"Replication origin that the output plugin sends, by its id.", &RESCUE_ORIGIN),
+        (c"spock.rescue_skip_lsn", c"Position at the origin after which the output plugin begins.", &RESCUE_SKIP_LSN),
+        (c"spock.rescue_stop_lsn", c"Position at the origin up to which the output plugin sends.", &RESCUE_STOP_LSN),
+        (
+            c"spock.rescue_stop_timestamp",
+            c"Commit time after which the output plugin ends, in microseconds since 2000.",
+            &RESCUE_STOP_TIMESTAMP,
+        ),
+        (c"spock.rescue_tables", c"Tables that the output plugin sends, by their oids.", &RESCUE_TABLES),
+    ];
+    for (name, description, setting) in settings {
+        GucRegistry::define_string_guc(
+            name,
+            description,
+            c"Set by the target of a rescue on its replication connection.",
+            setting,
+            GucContext::Userset,
+            GucFlags::NO_SHOW_ALL,
+        );
+    }
 }

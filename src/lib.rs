@@ -13,6 +13,7 @@ mod health;
 mod lsn;
 mod node;
 mod pg;
+mod plugin;
 mod remote;
 mod shmem;
 mod slot;

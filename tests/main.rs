@@ -7,6 +7,7 @@ mod failpoint_names;
 mod cluster;
 mod harness;
 mod pg_tests;
+mod plugin;
 mod registry;
 mod regress;
 mod workers;

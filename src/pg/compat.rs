@@ -68,3 +68,100 @@ pub fn proc_exit(code: i32) -> ! {
         unreachable!("proc_exit does not return")
     }
 }
+
+/// A column of a descriptor.
+///
+/// # Safety
+/// `index` must be below the descriptor's `natts`.
+pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, index: i32) -> pg_sys::Form_pg_attribute {
+    #[cfg(feature = "pg17")]
+    // SAFETY: the caller's promise.
+    return unsafe { (*descriptor).attrs.as_mut_ptr().add(index as usize) };
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise: the attributes follow the compact ones (access/tupdesc.h, TupleDescAttr).
+    unsafe {
+        let compact = (*descriptor).compact_attrs.as_mut_ptr();
+        compact.add((*descriptor).natts as usize).cast::<pg_sys::FormData_pg_attribute>().add(index as usize)
+    }
+}
+
+/// Columns that 18 may send beside ordinary ones: none of the generated ones, as 17.
+#[cfg(feature = "pg18")]
+const NO_GENERATED_COLUMNS: pg_sys::PublishGencolsType::Type = pg_sys::PublishGencolsType::PUBLISH_GENCOLS_NONE;
+
+/// # Safety
+/// An open relation, in a transaction.
+pub unsafe fn logicalrep_write_rel(out: pg_sys::StringInfo, relation: pg_sys::Relation) {
+    #[cfg(feature = "pg17")]
+    // SAFETY: the caller's promise; null means all columns.
+    unsafe {
+        pg_sys::logicalrep_write_rel(out, pg_sys::InvalidTransactionId, relation, std::ptr::null_mut())
+    };
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise; null means all columns.
+    unsafe {
+        let xid = pg_sys::InvalidTransactionId;
+        pg_sys::logicalrep_write_rel(out, xid, relation, std::ptr::null_mut(), NO_GENERATED_COLUMNS)
+    };
+}
+
+/// # Safety
+/// An open relation and a row of it.
+pub unsafe fn logicalrep_write_insert(
+    out: pg_sys::StringInfo,
+    relation: pg_sys::Relation,
+    new: *mut pg_sys::TupleTableSlot,
+) {
+    let (xid, all) = (pg_sys::InvalidTransactionId, std::ptr::null_mut());
+    #[cfg(feature = "pg17")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::logicalrep_write_insert(out, xid, relation, new, false, all)
+    };
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::logicalrep_write_insert(out, xid, relation, new, false, all, NO_GENERATED_COLUMNS)
+    };
+}
+
+/// # Safety
+/// An open relation, a row of it, and the row's old version or null.
+pub unsafe fn logicalrep_write_update(
+    out: pg_sys::StringInfo,
+    relation: pg_sys::Relation,
+    old: *mut pg_sys::TupleTableSlot,
+    new: *mut pg_sys::TupleTableSlot,
+) {
+    let (xid, all) = (pg_sys::InvalidTransactionId, std::ptr::null_mut());
+    #[cfg(feature = "pg17")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::logicalrep_write_update(out, xid, relation, old, new, false, all)
+    };
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::logicalrep_write_update(out, xid, relation, old, new, false, all, NO_GENERATED_COLUMNS)
+    };
+}
+
+/// # Safety
+/// An open relation and a row's old version.
+pub unsafe fn logicalrep_write_delete(
+    out: pg_sys::StringInfo,
+    relation: pg_sys::Relation,
+    old: *mut pg_sys::TupleTableSlot,
+) {
+    let (xid, all) = (pg_sys::InvalidTransactionId, std::ptr::null_mut());
+    #[cfg(feature = "pg17")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::logicalrep_write_delete(out, xid, relation, old, false, all)
+    };
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::logicalrep_write_delete(out, xid, relation, old, false, all, NO_GENERATED_COLUMNS)
+    };
+}

@@ -1,0 +1,309 @@
+//! The output plugin `spock_recovery`: on the source of a rescue it turns the recovery slot's clone into the stream of
+//! exactly the failed node's missing transactions, in pgoutput's wire format (core counterpart: pgoutput.c).
+//!
+//! It sends an explicit list of tables and ignores publications: one that is younger than the WAL is an error for
+//! pgoutput on 17 and loses rows on 18, and this server's row filters would drop the failed node's rows. Transactions of
+//! other origins are filtered before their changes are queued, those beyond (skip, stop] before they are sent. Every
+//! transaction carries the origin message. No streaming of unfinished transactions; prepared ones come at their commit.
+//!
+//! Safe in a walsender: the start-up runs outside a transaction and looks at no catalog; what belongs to a stream is
+//! freed with the decoding context, for nothing tells a plugin that decoding has failed.
+#![allow(unsafe_code)]
+
+pub mod parameters;
+mod relation;
+
+use crate::error::OrRaise;
+use crate::guc;
+use crate::lsn::OriginLsn;
+use crate::pg::compat;
+use parameters::Parameters;
+use pgrx::{PgMemoryContexts, pg_sys};
+
+/// What belongs to one stream, in `output_plugin_private`.
+struct Stream {
+    parameters: Parameters,
+    /// For one change, reset after it.
+    change_context: pg_sys::MemoryContext,
+    /// A transaction later than the stop timestamp has come: nothing after it is sent either.
+    is_over: bool,
+    /// The present transaction's changes are wanted.
+    is_wanted: bool,
+    /// BEGIN was sent for it: not before its first change, so that empty transactions send nothing.
+    is_begun: bool,
+}
+
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn _PG_output_plugin_init(callbacks: *mut pg_sys::OutputPluginCallbacks) {
+    // SAFETY: core gives a zeroed struct. Without prepare and stream callbacks there is neither two-phase nor streaming.
+    let callbacks = unsafe { &mut *callbacks };
+    callbacks.startup_cb = Some(startup);
+    callbacks.filter_by_origin_cb = Some(filter_by_origin);
+    callbacks.begin_cb = Some(begin);
+    callbacks.change_cb = Some(change);
+    callbacks.truncate_cb = Some(truncate);
+    callbacks.commit_cb = Some(commit);
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn startup(
+    context: *mut pg_sys::LogicalDecodingContext,
+    options: *mut pg_sys::OutputPluginOptions,
+    is_init: bool,
+) {
+    // SAFETY: core gives both; the stream lives as long as the context.
+    unsafe {
+        (*options).output_type = pg_sys::OutputPluginOutputType::OUTPUT_PLUGIN_BINARY_OUTPUT;
+        // The slot is being created, or copied: nothing is streamed.
+        if is_init {
+            return;
+        }
+        let parameters = Parameters::read(&guc::rescue_settings()).or_raise();
+        relation::watch_invalidations();
+        relation::forget_all();
+        let change_context = pg_sys::AllocSetContextCreateInternal(
+            (*context).context,
+            c"spock_recovery plugin change".as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        let stream = Stream { parameters, change_context, is_over: false, is_wanted: false, is_begun: false };
+        let stream = PgMemoryContexts::For((*context).context).leak_and_drop_on_delete(stream);
+        (*context).output_plugin_private = stream.cast();
+    }
+}
+
+/// # Safety
+/// `context` must be that of a stream, after its start-up.
+unsafe fn stream<'a>(context: *mut pg_sys::LogicalDecodingContext) -> Option<&'a mut Stream> {
+    // SAFETY: null while a slot is created; else set in `startup`, used by one callback at a time.
+    unsafe { (*context).output_plugin_private.cast::<Stream>().as_mut() }
+}
+
+/// Called while WAL is read, with the origin's id alone.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn filter_by_origin(
+    context: *mut pg_sys::LogicalDecodingContext,
+    origin_id: pg_sys::RepOriginId,
+) -> bool {
+    // SAFETY: core's contract of a callback.
+    match unsafe { stream(context) } {
+        Some(stream) => origin_id != stream.parameters.origin_id,
+        None => false,
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn begin(context: *mut pg_sys::LogicalDecodingContext, txn: *mut pg_sys::ReorderBufferTXN) {
+    // SAFETY: core's contract of a callback; the commit time is known, for transactions come at their commit.
+    unsafe {
+        let Some(stream) = stream(context) else { return };
+        stream.is_begun = false;
+        stream.is_wanted = !stream.is_over && stream.parameters.wants(OriginLsn((*txn).origin_lsn));
+        if stream.is_wanted && stream.parameters.ends_before((*txn).xact_time.commit_time) {
+            stream.is_over = true;
+            stream.is_wanted = false;
+        }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn commit(
+    context: *mut pg_sys::LogicalDecodingContext,
+    txn: *mut pg_sys::ReorderBufferTXN,
+    commit_lsn: pg_sys::XLogRecPtr,
+) {
+    // SAFETY: core's contract of a callback.
+    unsafe {
+        let Some(stream) = stream(context) else { return };
+        let is_begun = std::mem::take(&mut stream.is_begun);
+        // A receiver that is sent nothing for long must hear that we are alive, and how far we are.
+        pg_sys::OutputPluginUpdateProgress(context, !is_begun);
+        if is_begun {
+            write(context, || pg_sys::logicalrep_write_commit((*context).out, txn, commit_lsn));
+        }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn change(
+    context: *mut pg_sys::LogicalDecodingContext,
+    txn: *mut pg_sys::ReorderBufferTXN,
+    changed: pg_sys::Relation,
+    change: *mut pg_sys::ReorderBufferChange,
+) {
+    // SAFETY: core's contract of a callback: a transaction with a historic snapshot, an open relation, a row change.
+    unsafe {
+        let Some(stream) = stream(context) else { return };
+        if !stream.is_wanted {
+            return;
+        }
+        let known = relation::of(changed, &stream.parameters);
+        let Some(sent_as) = known.sent_as else { return };
+        // Without the old key the receiver could not find the row; pgoutput leaves such a DELETE out as well.
+        let (old, new) = ((*change).data.tp.oldtuple, (*change).data.tp.newtuple);
+        use pg_sys::ReorderBufferChangeType::{
+            REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_INSERT as INSERT,
+            REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
+        };
+        if ((*change).action == DELETE && old.is_null()) || ((*change).action != DELETE && new.is_null()) {
+            return;
+        }
+        let previous = pg_sys::MemoryContextSwitchTo(stream.change_context);
+        let oid = (*changed).rd_id;
+        let target = if sent_as == oid { changed } else { pg_sys::RelationIdGetRelation(sent_as) };
+        if target.is_null() {
+            pgrx::error!("could not open relation with OID {}", sent_as.to_u32());
+        }
+        send_begin(context, txn, stream);
+        if !known.is_told {
+            send_columns(context, target);
+            relation::note_told(oid);
+        }
+        let (old, new) = (slot_of(changed, target, old), slot_of(changed, target, new));
+        let out = (*context).out;
+        match (*change).action {
+            INSERT => write(context, || compat::logicalrep_write_insert(out, target, new)),
+            UPDATE => write(context, || compat::logicalrep_write_update(out, target, old, new)),
+            DELETE => write(context, || compat::logicalrep_write_delete(out, target, old)),
+            // Speculative insertions that were not confirmed never come here.
+            _ => (),
+        }
+        for slot in [old, new] {
+            if !slot.is_null() {
+                pg_sys::ExecDropSingleTupleTableSlot(slot);
+            }
+        }
+        if target != changed {
+            pg_sys::RelationClose(target);
+        }
+        pg_sys::MemoryContextSwitchTo(previous);
+        pg_sys::MemoryContextReset(stream.change_context);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn truncate(
+    context: *mut pg_sys::LogicalDecodingContext,
+    txn: *mut pg_sys::ReorderBufferTXN,
+    count: core::ffi::c_int,
+    relations: *mut pg_sys::Relation,
+    change: *mut pg_sys::ReorderBufferChange,
+) {
+    // SAFETY: core's contract of a callback: `count` open relations.
+    unsafe {
+        let Some(stream) = stream(context) else { return };
+        if !stream.is_wanted {
+            return;
+        }
+        let previous = pg_sys::MemoryContextSwitchTo(stream.change_context);
+        let mut sent: Vec<pg_sys::Oid> = Vec::new();
+        for index in 0..count as usize {
+            let truncated = *relations.add(index);
+            let known = relation::of(truncated, &stream.parameters);
+            // A partition by itself says nothing of its ancestor's other rows: pgoutput sends the truncation of the table
+            // that was named, and so do we.
+            if known.sent_as != Some((*truncated).rd_id) {
+                continue;
+            }
+            send_begin(context, txn, stream);
+            if !known.is_told {
+                send_columns(context, truncated);
+                relation::note_told((*truncated).rd_id);
+            }
+            sent.push((*truncated).rd_id);
+        }
+        if !sent.is_empty() {
+            let options = (*change).data.truncate;
+            write(context, || {
+                pg_sys::logicalrep_write_truncate(
+                    (*context).out,
+                    pg_sys::InvalidTransactionId,
+                    sent.len() as core::ffi::c_int,
+                    sent.as_mut_ptr(),
+                    options.cascade,
+                    options.restart_seqs,
+                )
+            });
+        }
+        pg_sys::MemoryContextSwitchTo(previous);
+        pg_sys::MemoryContextReset(stream.change_context);
+    }
+}
+
+/// BEGIN and the origin message, before a transaction's first change.
+unsafe fn send_begin(
+    context: *mut pg_sys::LogicalDecodingContext,
+    txn: *mut pg_sys::ReorderBufferTXN,
+    stream: &mut Stream,
+) {
+    if std::mem::replace(&mut stream.is_begun, true) {
+        return;
+    }
+    // SAFETY: the caller's promise. The name is not looked at by the receiver, which knows the failed node's origin: the
+    // id is enough, and needs no catalog.
+    unsafe {
+        write(context, || pg_sys::logicalrep_write_begin((*context).out, txn));
+        write(context, || {
+            pg_sys::logicalrep_write_origin((*context).out, c"spock_recovery".as_ptr(), (*txn).origin_lsn);
+        });
+    }
+}
+
+/// The types and columns of a table, before its first row.
+unsafe fn send_columns(context: *mut pg_sys::LogicalDecodingContext, table: pg_sys::Relation) {
+    // SAFETY: the caller's promise: an open relation; attributes are laid out by its descriptor.
+    unsafe {
+        let descriptor = (*table).rd_att;
+        for index in 0..(*descriptor).natts {
+            let attribute = compat::attribute(descriptor, index);
+            if (*attribute).attisdropped
+                || (*attribute).attgenerated != 0
+                || (*attribute).atttypid.to_u32() < pg_sys::FirstGenbkiObjectId
+            {
+                continue;
+            }
+            write(context, || {
+                pg_sys::logicalrep_write_typ((*context).out, pg_sys::InvalidTransactionId, (*attribute).atttypid);
+            });
+        }
+        write(context, || compat::logicalrep_write_rel((*context).out, table));
+    }
+}
+
+/// One message.
+unsafe fn write(context: *mut pg_sys::LogicalDecodingContext, message: impl FnOnce()) {
+    // SAFETY: the caller's promise: between callbacks of the same context.
+    unsafe {
+        pg_sys::OutputPluginPrepareWrite(context, false);
+        message();
+        pg_sys::OutputPluginWrite(context, false);
+    }
+}
+
+/// A row of `changed` in the columns of `target`; null for no row.
+unsafe fn slot_of(
+    changed: pg_sys::Relation,
+    target: pg_sys::Relation,
+    tuple: pg_sys::HeapTuple,
+) -> *mut pg_sys::TupleTableSlot {
+    if tuple.is_null() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: the caller's promise: the tuple is one of `changed`; slots live until they are dropped after the message.
+    unsafe {
+        let slot = pg_sys::MakeSingleTupleTableSlot((*changed).rd_att, &pg_sys::TTSOpsHeapTuple);
+        pg_sys::ExecStoreHeapTuple(tuple, slot, false);
+        if changed == target {
+            return slot;
+        }
+        let map = pg_sys::build_attrmap_by_name_if_req((*changed).rd_att, (*target).rd_att, false);
+        if map.is_null() {
+            return slot;
+        }
+        let converted = pg_sys::MakeSingleTupleTableSlot((*target).rd_att, &pg_sys::TTSOpsVirtual);
+        pg_sys::execute_attr_map_slot(map, slot, converted)
+    }
+}

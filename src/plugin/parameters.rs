@@ -1,0 +1,233 @@
+//! What the output plugin is told before it may stream (pure): session settings, set on the replication connection.
+
+use crate::error::SqlError;
+use crate::lsn::OriginLsn;
+use pgrx::PgSqlErrorCode;
+
+/// The settings as they stand in the session; empty where they are not set.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub origin: String,
+    pub skip_lsn: String,
+    pub stop_lsn: String,
+    pub stop_timestamp: String,
+    pub tables: String,
+}
+
+/// What is to be streamed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parameters {
+    /// The replication origin under which this server has applied the failed node: ids, because in a walsender's start-up
+    /// no catalog can be looked at.
+    pub origin_id: u16,
+    /// Exclusive.
+    pub skip: OriginLsn,
+    /// Inclusive.
+    pub stop: OriginLsn,
+    /// Microseconds since 2000: the first transaction in LSN order that committed later ends the stream.
+    pub stop_timestamp: Option<i64>,
+    /// Oids of this server's tables, sorted; a partition is sent as its ancestor where that is listed.
+    pub tables: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ParameterError {
+    #[error("output plugin spock_recovery requires the setting {setting}")]
+    Missing { setting: &'static str },
+    #[error("invalid value of the setting {setting}: \"{value}\"")]
+    Malformed { setting: &'static str, value: String, expected: &'static str },
+    #[error("spock.rescue_stop_lsn is before spock.rescue_skip_lsn")]
+    StopBeforeSkip { skip: OriginLsn, stop: OriginLsn },
+}
+
+const ORIGIN: &str = "spock.rescue_origin";
+const SKIP: &str = "spock.rescue_skip_lsn";
+const STOP: &str = "spock.rescue_stop_lsn";
+const STOP_TIMESTAMP: &str = "spock.rescue_stop_timestamp";
+const TABLES: &str = "spock.rescue_tables";
+
+/// Bytes of a malformed value that a message repeats.
+const SHOWN: usize = 40;
+
+impl Parameters {
+    /// Reads the settings; the first that is missing or malformed is named.
+    pub fn read(settings: &Settings) -> Result<Parameters, ParameterError> {
+        let origin_id = value(ORIGIN, &settings.origin, "the id of a replication origin, from 1 to 65534", |text| {
+            text.parse().ok().filter(|id| (1..u16::MAX).contains(id))
+        })?;
+        let lsn = "a WAL position such as 0/16B3748";
+        let skip: OriginLsn = value(SKIP, &settings.skip_lsn, lsn, |text| text.parse().ok())?;
+        let stop: OriginLsn = value(STOP, &settings.stop_lsn, lsn, |text| text.parse().ok())?;
+        if stop < skip {
+            return Err(ParameterError::StopBeforeSkip { skip, stop });
+        }
+        let stop_timestamp = match settings.stop_timestamp.trim() {
+            "" => None,
+            text => {
+                Some(value(STOP_TIMESTAMP, text, "microseconds since 2000-01-01 00:00 UTC", |text| text.parse().ok())?)
+            }
+        };
+        let mut tables: Vec<u32> = value(TABLES, &settings.tables, "oids of tables, separated by commas", |text| {
+            let oids = text.split(',').map(|oid| oid.trim().parse().ok().filter(|oid| *oid != 0));
+            oids.collect()
+        })?;
+        tables.sort_unstable();
+        tables.dedup();
+        Ok(Parameters { origin_id, skip, stop, stop_timestamp, tables })
+    }
+
+    pub fn lists(&self, table: u32) -> bool {
+        self.tables.binary_search(&table).is_ok()
+    }
+
+    /// Whether a transaction of the origin is within (skip, stop]. One without a position is core's own bookkeeping.
+    pub fn wants(&self, origin_lsn: OriginLsn) -> bool {
+        self.skip < origin_lsn && origin_lsn <= self.stop
+    }
+
+    /// Whether a transaction that is wanted otherwise ends the stream before itself.
+    pub fn ends_before(&self, commit_time: i64) -> bool {
+        self.stop_timestamp.is_some_and(|stop| commit_time > stop)
+    }
+}
+
+fn value<T>(
+    setting: &'static str,
+    text: &str,
+    expected: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<T, ParameterError> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(ParameterError::Missing { setting });
+    }
+    read(text).ok_or_else(|| {
+        let value = text[..text.floor_char_boundary(SHOWN)].to_owned();
+        ParameterError::Malformed { setting, value, expected }
+    })
+}
+
+impl SqlError for ParameterError {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        match self {
+            ParameterError::Missing { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            ParameterError::Malformed { .. } | ParameterError::StopBeforeSkip { .. } => {
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            ParameterError::Missing { .. } => None,
+            ParameterError::Malformed { expected, .. } => Some(format!("Expected: {expected}.")),
+            ParameterError::StopBeforeSkip { skip, stop } => Some(format!("Stop is {stop}, skip is {skip}.")),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(
+            "The plugin streams a rescue to its target, which sets these settings itself; to look at a slot by hand, use \
+             test_decoding on a copy of it."
+                .to_owned(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            origin: "3".to_owned(),
+            skip_lsn: "0/10".to_owned(),
+            stop_lsn: "1/20".to_owned(),
+            stop_timestamp: String::new(),
+            tables: " 16400, 16390,16400 ".to_owned(),
+        }
+    }
+
+    #[test]
+    fn all_settings_are_read() {
+        let read = Parameters::read(&settings());
+        let expected = Parameters {
+            origin_id: 3,
+            skip: OriginLsn(0x10),
+            stop: OriginLsn(0x1_0000_0020),
+            stop_timestamp: None,
+            tables: vec![16390, 16400],
+        };
+        assert_eq!(read, Ok(expected));
+        let timed = Settings { stop_timestamp: "-5".to_owned(), ..settings() };
+        assert_eq!(Parameters::read(&timed).map(|read| read.stop_timestamp), Ok(Some(-5)));
+    }
+
+    #[test]
+    fn each_missing_setting_is_named() {
+        type Clear = fn(&mut Settings);
+        let clears: [(&str, Clear); 4] = [
+            (ORIGIN, |settings| settings.origin.clear()),
+            (SKIP, |settings| settings.skip_lsn.clear()),
+            (STOP, |settings| settings.stop_lsn.clear()),
+            (TABLES, |settings| settings.tables.clear()),
+        ];
+        for (setting, clear) in clears {
+            let mut settings = settings();
+            clear(&mut settings);
+            assert_eq!(Parameters::read(&settings), Err(ParameterError::Missing { setting }));
+        }
+    }
+
+    #[test]
+    fn each_malformed_setting_is_named() {
+        type Spoil = fn(&mut Settings, &str);
+        let spoils: [(&str, Spoil, &[&str]); 5] = [
+            (ORIGIN, |settings, text| settings.origin = text.to_owned(), &["0", "65535", "65536", "-1", "n1"]),
+            (SKIP, |settings, text| settings.skip_lsn = text.to_owned(), &["0", "x/y", "0/123456789"]),
+            (STOP, |settings, text| settings.stop_lsn = text.to_owned(), &["0", "1/", "/1"]),
+            (STOP_TIMESTAMP, |settings, text| settings.stop_timestamp = text.to_owned(), &["now", "1.5"]),
+            (TABLES, |settings, text| settings.tables = text.to_owned(), &["t", "1,,2", "0", "1,4294967296"]),
+        ];
+        for (name, spoil, values) in spoils {
+            for value in values {
+                let mut settings = settings();
+                spoil(&mut settings, value);
+                match Parameters::read(&settings) {
+                    Err(ParameterError::Malformed { setting, .. }) => assert_eq!(setting, name),
+                    other => panic!("{name} = {value}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn skip_is_exclusive_and_stop_inclusive() {
+        let parameters = Parameters::read(&settings()).expect("valid");
+        let (skip, stop) = (parameters.skip, parameters.stop);
+        assert!(
+            !parameters.wants(OriginLsn::ZERO) && !parameters.wants(skip) && parameters.wants(OriginLsn(skip.0 + 1))
+        );
+        assert!(parameters.wants(stop) && !parameters.wants(OriginLsn(stop.0 + 1)));
+        let nothing = Settings { stop_lsn: "0/10".to_owned(), ..settings() };
+        let nothing = Parameters::read(&nothing).expect("skip = stop is legal");
+        assert!(!nothing.wants(skip));
+        let backward = Settings { stop_lsn: "0/F".to_owned(), ..settings() };
+        assert!(matches!(Parameters::read(&backward), Err(ParameterError::StopBeforeSkip { .. })));
+    }
+
+    #[test]
+    fn a_commit_at_the_stop_timestamp_is_within_and_one_later_ends_the_stream() {
+        let timed = Settings { stop_timestamp: "100".to_owned(), ..settings() };
+        let parameters = Parameters::read(&timed).expect("valid");
+        assert!(!parameters.ends_before(100) && parameters.ends_before(101));
+        assert!(!Parameters::read(&settings()).expect("valid").ends_before(i64::MAX));
+    }
+
+    #[test]
+    fn a_message_does_not_repeat_a_long_value() {
+        let long = Settings { tables: "ü".repeat(1_000), ..settings() };
+        let message = Parameters::read(&long).expect_err("malformed").to_string();
+        assert!(message.len() < 120, "{message}");
+    }
+}
