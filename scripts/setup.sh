@@ -4,6 +4,9 @@
 # PG_CONFIG=… uses that server alone, PG=NN one major, SPOCK_RECOVERY_CACHE=… another cache folder.
 . "$(dirname "$0")/lib.sh"
 
+# PostgreSQL's makefiles make their generated headers only when they are the outermost make.
+unset MAKELEVEL MAKEFLAGS MFLAGS MAKEOVERRIDES
+
 # What compiles PostgreSQL, what bindgen needs, and what PostgreSQL links with.
 PACKAGES="build-essential clang libclang-dev bison flex perl pkg-config xz-utils ca-certificates
     libreadline-dev zlib1g-dev libssl-dev liblz4-dev libzstd-dev libxml2-dev"
@@ -81,6 +84,20 @@ download_source() {
         { tail -n 20 "$into/apt.log" >&2; die "the source of PostgreSQL $major could not be fetched from $mirror"; }
 }
 
+# Installs below a folder of its own first, so that an interrupted installation is never taken for a whole one. Chained by
+# &&: errexit does not hold in a function whose status is asked for.
+compile_server() {
+    local work=$1 prefix=$2 part
+    cd "$work/src" &&
+        ./configure --quiet --prefix="$prefix" --without-icu --with-openssl --with-lz4 --with-zstd --with-libxml &&
+        make -s -j"$(nproc)" &&
+        make -s -C contrib -j"$(nproc)" &&
+        rm -rf "$work/root" || return 1
+    for part in . contrib src/test/regress src/test/isolation; do
+        make -s -C "$part" all && make -s -C "$part" install DESTDIR="$work/root" || return 1
+    done
+}
+
 build_server() {
     local major=$1 work="$CACHE/build-$1" tarball version
     say "building PostgreSQL $major from Debian's source package (about 5 minutes, once)"
@@ -89,23 +106,11 @@ build_server() {
     download_source "$major" "$work"
     tarball=$(find "$work" -maxdepth 1 -name "postgresql-${major}_*.orig.tar.*" ! -name '*.asc' | head -n 1)
     version=$(basename "$tarball" | sed -E 's/^[^_]*_([0-9.]+)\.orig.*/\1/')
-    note "source of $version is here; configuring"
+    note "source of $version is here; compiling"
     mkdir "$work/src"
     tar -xf "$tarball" -C "$work/src" --strip-components=1
-    # Installed below a folder of its own first, so that an interrupted installation is never taken for a whole one.
-    (
-        cd "$work/src"
-        ./configure --quiet --prefix="$CACHE/pg-$version" --without-icu --with-openssl --with-lz4 --with-zstd --with-libxml
-        note "compiling"
-        make -s -j"$(nproc)"
-        make -s -C contrib -j"$(nproc)"
-        rm -rf "$work/root"
-        make -s install DESTDIR="$work/root"
-        make -s -C contrib install DESTDIR="$work/root"
-        make -s -C src/test/regress all
-        make -s -C src/test/regress install DESTDIR="$work/root"
-        make -s -C src/test/isolation install DESTDIR="$work/root"
-    ) >"$work/build.log" 2>&1 || { tail -n 30 "$work/build.log" >&2; die "PostgreSQL $version did not build; the log is $work/build.log"; }
+    compile_server "$work" "$CACHE/pg-$version" >"$work/build.log" 2>&1 ||
+        { tail -n 30 "$work/build.log" >&2; die "PostgreSQL $version did not build; the log is $work/build.log"; }
     rm -rf "$CACHE/pg-$version"
     mv "$work/root$CACHE/pg-$version" "$CACHE/pg-$version"
     # The source stays: it is PostgreSQL's best documentation. Objects and lists go.
