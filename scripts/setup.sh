@@ -109,7 +109,7 @@ build_server() {
     note "source of $version is here; compiling"
     mkdir "$work/src"
     tar -xf "$tarball" -C "$work/src" --strip-components=1
-    compile_server "$work" "$CACHE/pg-$version" >"$work/build.log" 2>&1 ||
+    (compile_server "$work" "$CACHE/pg-$version") >"$work/build.log" 2>&1 ||
         { tail -n 30 "$work/build.log" >&2; die "PostgreSQL $version did not build; the log is $work/build.log"; }
     rm -rf "$CACHE/pg-$version"
     mv "$work/root$CACHE/pg-$version" "$CACHE/pg-$version"

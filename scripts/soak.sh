@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# The multi-node tests SOAK_ROUNDS times (5) on each wanted major, to catch what fails now and then. There are no long
-# randomised runs of its own yet. Reports each round; fails if one failed.
+# The multi-node tests SOAK_ROUNDS times (5) on each wanted major, with longer histories of random kills (SOAK_KILLS, 100), to
+# catch what fails now and then. Reports each round; fails if one failed.
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
 ROUNDS=${SOAK_ROUNDS:-5}
+export SOAK_KILLS=${SOAK_KILLS:-100}
+export MULTINODE_LIMIT=${MULTINODE_LIMIT:-120m}
 case $ROUNDS in '' | *[!0-9]* | 0) die "SOAK_ROUNDS=$ROUNDS is no number of rounds" ;; esac
 
+LOGS=${CARGO_TARGET_DIR:-target}/soak
+mkdir -p "$LOGS"
 cargo test --quiet --package spock_recovery_tests --no-run
 bad=0
 for major in $(wanted_majors); do
@@ -14,9 +18,8 @@ for major in $(wanted_majors); do
     PG_CONFIG=$pg_config scripts/install.sh test
     for ((round = 1; round <= ROUNDS; round++)); do
         begun=$SECONDS
-        log="${CARGO_TARGET_DIR:-target}/soak-$major-$round.log"
-        if SPOCK_RECOVERY_PG_CONFIG=$pg_config cargo test --quiet --package spock_recovery_tests -- \
-            --test-threads="$(($(nproc) * 2))" >"$log" 2>&1; then
+        log="$LOGS/$major-$round.log"
+        if scripts/multinode.sh "$pg_config" "$@" >"$log" 2>&1; then
             note "PostgreSQL $major, round $round of $ROUNDS: passed in $((SECONDS - begun)) s"
         else
             bad=$((bad + 1))

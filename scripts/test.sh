@@ -7,8 +7,6 @@
 cd "$ROOT"
 use_pgrx
 
-# Several times what a run takes, so that a test that hangs ends the phase and not the patience of CI.
-PHASE_LIMIT=25m
 LOGS=${CARGO_TARGET_DIR:-target}/test-phases
 FILTERS=("$@")
 
@@ -54,31 +52,12 @@ build_tests() {
     cargo test --quiet --package spock_recovery_tests --no-run
 }
 
-run_tests() {
-    local binary
-    binary=$(cargo test --quiet --package spock_recovery_tests --no-run --message-format=json |
-        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
-    # What this server or this call cannot run is left out by name, and said: no test passes without having run.
-    local left_out=()
-    if [ "$(pg_major "$1")" -lt 18 ]; then
-        left_out+=(--skip an_installed_extension_spock)
-        note "left out: an_installed_extension_spock (needs extension_control_path of PostgreSQL 18)"
-    fi
-    if [ "$(pg_major "$1")" -lt 18 ] || [ "$(wanted_majors | wc -l)" -lt 2 ]; then
-        left_out+=(--skip survives_pg_upgrade)
-        note "left out: survives_pg_upgrade (runs with 18, after 17)"
-    fi
-    # Servers wait more than they compute. In the foreground: an interrupt typed at the terminal reaches the tests.
-    SPOCK_RECOVERY_PG_CONFIG=$1 timeout --foreground --kill-after=30s "$PHASE_LIMIT" \
-        "$binary" --test-threads="$(($(nproc) * 2))" "${left_out[@]}" "${FILTERS[@]}"
-}
-
 phase "unit tests" unit_tests || true
 if phase "build of the multi-node tests" build_tests; then
     for major in $(wanted_majors); do
         pg_config=$(find_pg_config "$major") || die "there is no PostgreSQL $major" "Run make test, or give PG_CONFIG=…"
         phase "extension for PostgreSQL $major" env PG_CONFIG="$pg_config" scripts/install.sh test &&
-            phase "tests on PostgreSQL $major" run_tests "$pg_config" || true
+            phase "tests on PostgreSQL $major" scripts/multinode.sh "$pg_config" "${FILTERS[@]}" || true
     done
 fi
 
