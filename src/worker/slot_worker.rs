@@ -18,17 +18,18 @@ pub fn run(index: usize, database: Oid) -> ! {
     if !matches!(job, SlotJob::Create) {
         process::log_warnings_only();
     }
-    process::report_activity(match job {
-        SlotJob::Nothing => "nothing to do",
-        SlotJob::Create => "creating the recovery slot",
-        SlotJob::Advance(_) => "advancing the recovery slot",
-        SlotJob::Touch => "touching the recovery slot",
-        SlotJob::Drop => "dropping the recovery slot",
-    });
+    let verb = match job {
+        SlotJob::Nothing => "look at",
+        SlotJob::Create => "create",
+        SlotJob::Advance(_) => "advance",
+        SlotJob::Touch => "touch",
+        SlotJob::Drop => "drop",
+    };
+    process::report_activity(&format!("{verb} the recovery slot"));
     // Creation waits for running transactions as long as they run.
     process::wait_for_locks_without_limit();
     let outcome = job::run(job, &name);
-    {
+    let failures = {
         let mut shared = shmem::lock();
         let slot = &mut shared.databases()[index].slot;
         match &outcome {
@@ -43,6 +44,11 @@ pub fn run(index: usize, database: Oid) -> ! {
         }
         slot.job = SlotJob::Nothing;
         slot.job_ended_at = Timestamp::now();
+        slot.failures
+    };
+    // Once: it is tried again and again, and the status tells the last reason.
+    if let (Err(message), 1) = (outcome, failures) {
+        pgrx::warning!("could not {verb} recovery slot \"{name}\": {message}");
     }
     interrupts::exit(0)
 }
