@@ -19,7 +19,8 @@ static RECOVERY_POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(2_000);
 static PEER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 
 /// `spock.max_databases`: shared memory is laid out for this many databases with the extension. Sixteen cost
-/// about 200 kB with the default of `spock.max_peers`.
+/// about 2 MB with the default of `spock.max_peers`; it grows with the square of that, for each peer's progress through
+/// each origin is kept.
 static MAX_DATABASES: GucSetting<i32> = GucSetting::<i32>::new(16);
 
 /// `spock.max_peers`: shared memory is laid out for this many peers per database. Meshes beyond 32 nodes are
