@@ -15,9 +15,6 @@ pub fn run(index: usize, database: Oid) -> ! {
     let Some((job, name)) = take_job(index, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
-    if !matches!(job, SlotJob::Create) {
-        process::log_warnings_only();
-    }
     process::report_activity(match job {
         SlotJob::Nothing => "nothing to do",
         SlotJob::Create => "creating the recovery slot",
@@ -27,8 +24,10 @@ pub fn run(index: usize, database: Oid) -> ! {
     });
     // Creation waits for running transactions as long as they run.
     process::wait_for_locks_without_limit();
+    let silence = (!matches!(job, SlotJob::Create)).then(process::Silence::begin);
     let outcome = job::run(job, &name);
-    {
+    drop(silence);
+    let is_first_failure = {
         let mut shared = shmem::lock();
         let slot = &mut shared.databases()[index].slot;
         match &outcome {
@@ -37,14 +36,28 @@ pub fn run(index: usize, database: Oid) -> ! {
                 slot.error.set("");
             }
             Err(message) => {
-                slot.failures = slot.failures.saturating_add(1);
+                slot.note_failure();
                 slot.error.set(message);
             }
         }
         slot.job = SlotJob::Nothing;
         slot.job_ended_at = Timestamp::now();
+        slot.failures == 1
+    };
+    if let (Err(message), true) = (&outcome, is_first_failure) {
+        pgrx::warning!("recovery slot \"{name}\" could not be {}: {message}", participle(job));
     }
     interrupts::exit(0)
+}
+
+fn participle(job: SlotJob) -> &'static str {
+    match job {
+        SlotJob::Nothing => "left alone",
+        SlotJob::Create => "created",
+        SlotJob::Advance(_) => "advanced",
+        SlotJob::Touch => "touched",
+        SlotJob::Drop => "dropped",
+    }
 }
 
 fn take_job(index: usize, database: Oid) -> Option<(SlotJob, String)> {
@@ -70,7 +83,7 @@ fn on_exit() {
         // Ended before it was done: by a signal, or by an ERROR outside the job.
         if entry.slot.job != SlotJob::Nothing {
             entry.slot.job = SlotJob::Nothing;
-            entry.slot.failures = entry.slot.failures.saturating_add(1);
+            entry.slot.note_failure();
         }
         shared.call_manager(index)
     };
