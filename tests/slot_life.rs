@@ -60,8 +60,12 @@ fn fill_wal(database: Database<'_>, megabytes: u32) {
     database.sql(&format!(
         "SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1048576)) FROM generate_series(1, {megabytes})"
     ));
-    // The message's own flush is not in all minors.
-    database.sql("SELECT pg_current_xact_id()");
+    flush_wal(database);
+}
+
+/// What was written before is on disk when this returns: apply workers commit asynchronously, and decoding ends there.
+fn flush_wal(database: Database<'_>) {
+    database.sql("SELECT pg_logical_emit_message(true, 'flush', '')");
 }
 
 /// Returns when the database's manager has done this many more rounds, and so had its chances.
@@ -114,6 +118,7 @@ fn mesh_of_three(name: &str) -> Cluster {
 
 /// Which rows of t, by id, can be decoded from the slot: the temporary copy goes with its session.
 fn decodable(node: &Node) -> Vec<u32> {
+    flush_wal(node.db("postgres"));
     let mut session = node.session();
     session.sql(&format!("SELECT pg_copy_logical_replication_slot('{SLOT}', 'probe', true, 'test_decoding')"));
     let rows = session.value(
