@@ -18,7 +18,10 @@ use crate::shmem::{self, BlockedReason, OriginEntry, PeerEntry, PeerKey, Positio
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a manager may take to come up: far longer than a fork, and what a person waits at a prompt.
+const MANAGER_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
@@ -57,9 +60,10 @@ impl SqlError for SlotError {
             SlotError::NotPrivileged { .. } => {
                 Some("It is for superusers, roles with REPLICATION and members of pg_monitor.".to_owned())
             }
-            SlotError::HasWritten { .. } => {
-                Some("The slot's creation would wait for this very transaction.".to_owned())
-            }
+            SlotError::HasWritten { .. } => Some(
+                "Its creation would wait for this very transaction, and what is done to a slot is not undone with one."
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -465,6 +469,21 @@ fn require_ready(function: &'static str, needs_enabled: bool) {
     }
     if process::has_written() {
         raise(&SlotError::HasWritten { function });
+    }
+    wait_for_manager();
+}
+
+/// Right after node_create, and after a crash, the manager is only just coming up.
+fn wait_for_manager() {
+    let deadline = Instant::now() + MANAGER_PATIENCE;
+    let is_up = || {
+        let mut shared = shmem::lock();
+        let index = shared.index_of(process::my_database());
+        index.is_some_and(|index| shared.databases()[index].manager_pid != 0)
+    };
+    while !is_up() && Instant::now() < deadline {
+        interrupts::check();
+        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
     }
 }
 
