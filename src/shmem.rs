@@ -146,6 +146,8 @@ pub struct SlotEntry {
     /// Requests by hand are counted; an answer answers all up to its number.
     pub requested: u32,
     pub answered: u32,
+    /// What will be answered in the round after the job under way.
+    pub serving: u32,
     /// What the manager has seen and decided last.
     pub name: ShortName,
     pub exists: bool,
@@ -323,6 +325,7 @@ impl SlotEntry {
         error: ShortText::EMPTY,
         requested: 0,
         answered: 0,
+        serving: 0,
         name: ShortName::EMPTY,
         exists: false,
         is_usable: false,
@@ -333,6 +336,13 @@ impl SlotEntry {
         min_unacknowledged_at: Timestamp::NEVER,
         wal_bytes_per_s: 0.0,
     };
+
+    /// A job has failed. That answers who has asked for it: the next try waits as after any failure.
+    pub fn note_failure(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.job_ended_at = Timestamp::now();
+        (self.serving, self.answered) = (self.requested, self.requested);
+    }
 }
 
 impl OriginEntry {

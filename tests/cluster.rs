@@ -119,15 +119,19 @@ impl Cluster {
         Builder { name: name.into(), nodes: 1, plain: false, durable: false, settings: Vec::new(), installation: None }
     }
 
-    fn make_server(&self, index: usize) -> Server {
+    fn options(&self, name: &str, index: usize) -> ServerOptions {
         let port =
             u16::try_from(index).ok().and_then(|index| FIRST_PORT.checked_add(index)).expect("a test has few nodes");
-        let options = ServerOptions {
+        ServerOptions {
             preloads_extension: !self.builder.plain,
             durable: self.builder.durable,
             settings: self.builder.settings.clone(),
-            ..ServerOptions::new(&format!("n{}", index + 1), port)
-        };
+            ..ServerOptions::new(name, port)
+        }
+    }
+
+    fn make_server(&self, index: usize) -> Server {
+        let options = self.options(&format!("n{}", index + 1), index);
         Server::create(&self.installation, &self.user, self.folder.path(), options)
             .unwrap_or_else(|error| panic!("{error}"))
     }
@@ -135,6 +139,24 @@ impl Cluster {
     /// One more node, started, not wired.
     pub fn add_node(&mut self) -> &Node {
         let node = Node::new(self.make_server(self.nodes.len()), self.disturbed.clone());
+        node.with_server(Server::start);
+        self.nodes.push(node);
+        self.nodes.last().expect("it was pushed just now")
+    }
+
+    /// A physical standby of a node, streaming from it by a slot there of this name, with its failover slots, started; `promote` makes it a node.
+    pub fn add_standby(&mut self, name: &str, primary: &str) -> &Node {
+        let mut options = self.options(name, self.nodes.len());
+        let primary = self.node(primary);
+        let standby = [
+            ("primary_conninfo", primary.dsn("postgres")),
+            ("primary_slot_name", name.into()),
+            ("hot_standby_feedback", "on".into()),
+            ("sync_replication_slots", "on".into()),
+        ];
+        options.settings.extend(standby.map(|(name, value)| (name.to_owned(), value)));
+        let made = Server::create_standby(&primary.server(), self.folder.path(), options);
+        let node = Node::new(made.unwrap_or_else(|error| panic!("{error}")), self.disturbed.clone());
         node.with_server(Server::start);
         self.nodes.push(node);
         self.nodes.last().expect("it was pushed just now")

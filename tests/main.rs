@@ -10,4 +10,5 @@ mod pg_tests;
 mod plugin;
 mod registry;
 mod regress;
+mod slot_life;
 mod workers;

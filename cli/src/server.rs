@@ -1,5 +1,6 @@
 //! One PostgreSQL server as a child process: `postgres -D …` itself, so that its id is known and its end can be waited for.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -52,22 +53,55 @@ impl Server {
         folder: &Path,
         options: ServerOptions,
     ) -> Result<Server> {
-        let data = folder.join(&options.name);
-        data_folder::create(installation, user, &data)?;
-        let server = Server {
+        let server = Server::named(installation, user, folder, options);
+        data_folder::create(installation, user, &server.data)?;
+        server.configure()?;
+        Ok(server)
+    }
+
+    /// As `create`, with a copy of a running server, whose physical standby it becomes, on a slot there of its own name.
+    pub fn create_standby(primary: &Server, folder: &Path, options: ServerOptions) -> Result<Server> {
+        let server = Server::named(&primary.installation, &primary.user, folder, options);
+        let program = primary.installation.bindir.join("pg_basebackup");
+        let (source, slot) = (primary.dsn("postgres"), &server.options.name);
+        server.user.run(
+            &program,
+            [
+                &"--pgdata" as &dyn AsRef<OsStr>,
+                &server.data,
+                &"--dbname",
+                &source,
+                &"--checkpoint=fast",
+                &"--create-slot",
+                &"--slot",
+                slot,
+                &"--no-sync",
+            ],
+        )?;
+        server.configure()?;
+        let signal = server.data.join("standby.signal");
+        fs::write(&signal, "").map_err(Error::io("write", &signal))?;
+        server.user.own(&signal)?;
+        Ok(server)
+    }
+
+    fn named(installation: &Installation, user: &ServerUser, folder: &Path, options: ServerOptions) -> Server {
+        Server {
             installation: installation.clone(),
             user: user.clone(),
             socket_folder: folder.to_owned(),
             log: folder.join(format!("{}.log", options.name)),
-            data,
+            data: folder.join(&options.name),
             options,
             child: None,
-        };
-        let path = server.data.join("postgresql.conf");
-        let text = server.options.lines(installation, folder);
+        }
+    }
+
+    fn configure(&self) -> Result<()> {
+        let path = self.data.join("postgresql.conf");
+        let text = self.options.lines(&self.installation, &self.socket_folder);
         let appended = OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
-        appended.map_err(Error::io("write", &path))?;
-        Ok(server)
+        appended.map_err(Error::io("write", &path))
     }
 
     /// Starts the server and waits until it takes connections.

@@ -9,7 +9,7 @@ use crate::node::provider::ReplicationProvider;
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
 use crate::pg::text::Text;
-use crate::pg::{process, setting, slot};
+use crate::pg::{setting, slot};
 use crate::shmem::{PeerKey, PeerState};
 use crate::slot::sql::{self as slot_sql, Snapshot};
 use pgrx::prelude::*;
@@ -83,8 +83,7 @@ fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> 
     let mut facts = SlotFacts { is_enabled: guc::enable_recovery_slots(), ..SlotFacts::default() };
     let Some(snapshot) = snapshot else { return facts };
     let entry = &snapshot.slot;
-    let found =
-        slot::find(entry.name.as_str()).or_raise().filter(|found| found.database == Some(process::my_database()));
+    let found = slot::find_here(entry.name.as_str()).or_raise();
     facts.name = entry.name.as_str().to_owned();
     facts.exists = found.is_some();
     facts.is_invalid = found.as_ref().is_some_and(|found| found.is_invalid);

@@ -31,10 +31,24 @@ pub fn connect_worker(database: pg_sys::Oid) {
     set_option(c"synchronous_commit", c"local");
 }
 
-/// From here on this process logs warnings and worse alone: core tells of each start of decoding in the log, and a slot is
-/// moved every few seconds for ever.
-pub fn log_warnings_only() {
-    set_option(c"log_min_messages", c"warning");
+/// While it lives, this process logs nothing: core tells of each start of decoding by LOG, which only a threshold above
+/// ERROR suppresses (utils/error/elog.c, is_log_level_output), and a slot is moved every few seconds for ever.
+pub struct Silence(Option<CString>);
+
+impl Silence {
+    pub fn begin() -> Silence {
+        let before = super::setting::value(c"log_min_messages").and_then(|before| CString::new(before).ok());
+        set_option(c"log_min_messages", c"fatal");
+        Silence(before)
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            set_option(c"log_min_messages", before);
+        }
+    }
 }
 
 /// For a process whose work is to wait.

@@ -42,8 +42,8 @@ pub struct Round {
     /// The peers' foreign servers by name.
     nodes: HashMap<String, Oid>,
     nap: Duration,
-    /// Requests by hand that are answered if nothing is left to do.
-    requested: u32,
+    /// The requests by hand that this round has heard; None: it could not act, whatever there was to do.
+    requested: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -61,8 +61,6 @@ pub struct Keeper {
     /// The last move: when it was begun, and restart_lsn before it.
     last_move: Option<(Instant, LocalLsn)>,
     is_moving: bool,
-    /// The requests by hand that the present move answers.
-    answers: Option<u32>,
     /// The last move has left restart_lsn where it was.
     is_stuck: bool,
     budget: super::budget::Budget,
@@ -82,7 +80,6 @@ impl Keeper {
             rate: Rate::default(),
             last_move: None,
             is_moving: false,
-            answers: None,
             is_stuck: false,
             budget: super::budget::Budget::default(),
             said_no_worker: false,
@@ -100,10 +97,10 @@ impl Keeper {
             view: View::of(self.record.as_ref()),
             nodes: peers.unwrap_or_default().iter().map(|peer| (peer.name.to_string(), peer.id)).collect(),
             nap: guc::manager_naptime(),
-            requested: entry.requested,
+            requested: None,
         };
         let found = match &self.record {
-            Some(record) => slot::find(&record.slot)?.filter(|found| found.database == Some(process::my_database())),
+            Some(record) => slot::find_here(&record.slot)?,
             None => None,
         };
         round.view.slot = found.clone();
@@ -112,11 +109,9 @@ impl Keeper {
         if !wait.is_zero() {
             round.nap = round.nap.min(wait);
         }
+        let is_idle = may_act;
         let may_act = may_act && wait.is_zero();
-        if let (true, Some(number)) = (may_act, self.answers.take()) {
-            // What was asked for by hand is done; what has become possible since is not asked for.
-            shmem::lock().databases()[self.index].slot.answered = number;
-        }
+        round.requested = may_act.then_some(entry.requested);
         let wanted = peers.filter(|_| guc::enable_recovery_slots());
         match (wanted, found) {
             (None, Some(found)) => {
@@ -127,7 +122,8 @@ impl Keeper {
             }
             (None, None) => {
                 round.view.blocked = BlockedReason::Disabled;
-                if peers.is_none() {
+                // A slot that is being created is dropped when it is there: its record says that there will be one.
+                if peers.is_none() && is_idle {
                     forget_record()?;
                     round.record = None;
                 }
@@ -162,17 +158,18 @@ impl Keeper {
             let mut shared = shmem::lock();
             view::publish(&mut shared, self.index, &round.view, &round.nodes, self.rate.bytes_per_s());
             let slot = &mut shared.databases()[self.index].slot;
+            if let Some(requested) = round.requested {
+                // The last job is done, and what it has left is published.
+                slot.answered = if round.job == SlotJob::Nothing { requested } else { slot.serving };
+                slot.serving = requested;
+            }
             if round.job == SlotJob::Nothing {
-                if slot.job == SlotJob::Nothing && slot.worker_pid == 0 {
-                    slot.answered = round.requested;
-                }
                 return round.nap;
             }
             slot.job = round.job;
             slot.name.set(&name);
         }
         if let SlotJob::Advance(_) = round.job {
-            self.answers = Some(round.requested);
             let restart = round.view.slot.as_ref().map_or(LocalLsn::ZERO, |slot| slot.restart);
             self.last_move = Some((Instant::now(), restart));
             self.is_moving = true;
@@ -182,8 +179,7 @@ impl Keeper {
             let mut shared = shmem::lock();
             let slot = &mut shared.databases()[self.index].slot;
             slot.job = SlotJob::Nothing;
-            slot.failures = slot.failures.saturating_add(1);
-            slot.job_ended_at = Timestamp::now();
+            slot.note_failure();
             slot.error.set("no background worker left; raise max_worker_processes");
             if !self.said_no_worker {
                 pgrx::warning!("no background worker left for the recovery slot: raise max_worker_processes");
@@ -283,13 +279,15 @@ impl Keeper {
         }
         record.unprotected = decision::unprotected(&record, &outcome, &inputs);
         let target = outcome.target.filter(|target| *target > found.confirmed);
+        let is_pinned = self.is_pinned()?;
+        let wait = self.pace.wait(guc::recovery_slot_advance_interval(), is_pinned);
         let is_requested = {
             let slot = shmem::lock().databases()[self.index].slot;
             slot.requested != slot.answered
         };
         if let Some(target) = target
             && may_act
-            && (is_requested || self.is_due())
+            && (is_requested || self.last_move.is_none_or(|(begun, _)| begun.elapsed() >= wait))
         {
             let stop = if is_requested { target } else { self.pace.next_stop(found.confirmed, target) };
             for origin in &mut record.origins {
@@ -300,12 +298,13 @@ impl Keeper {
         } else if may_act && is_idle_too_long(found, now) {
             round.job = SlotJob::Touch;
         }
-        let is_pinned = self.is_pinned()?;
         self.budget.tell(&before, &record, found, end, &self.rate, &outcome, &inputs);
         round.view.fill(found, &own, &inputs, &outcome, &record, is_pinned, &self.committed_at);
         if let (Some(_), Some((begun, _))) = (target, self.last_move) {
-            let wait = self.pace.wait(guc::recovery_slot_advance_interval()).saturating_sub(begun.elapsed());
-            round.nap = round.nap.min(wait.max(Duration::from_millis(10)));
+            round.nap = round.nap.min(wait.saturating_sub(begun.elapsed()).max(Duration::from_millis(10)));
+        }
+        if let Some(limit) = compat::idle_slot_timeout() {
+            round.nap = round.nap.min(limit / TOUCH_FRACTION);
         }
         // Reports alone are written when the slot moves: they are nobody's proof before.
         let must_write = round.job != SlotJob::Nothing && !matches!(round.job, SlotJob::Touch)
@@ -399,11 +398,6 @@ impl Keeper {
             }
             _ => Ok(false),
         }
-    }
-
-    fn is_due(&self) -> bool {
-        let wait = self.pace.wait(guc::recovery_slot_advance_interval());
-        self.last_move.is_none_or(|(begun, _)| begun.elapsed() >= wait)
     }
 }
 

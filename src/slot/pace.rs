@@ -32,8 +32,12 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// The least time between the last move and the next.
-    pub fn wait(&self, interval: Duration) -> Duration {
+    /// The least time between the last move and the next. `is_pinned`: what pinned restart_lsn is still open; else there is
+    /// nothing more to wait for.
+    pub fn wait(&self, interval: Duration, is_pinned: bool) -> Duration {
+        if !is_pinned {
+            return interval;
+        }
         interval.saturating_mul(1u32.checked_shl(self.pinned_moves).unwrap_or(u32::MAX)).min(LONGEST_WAIT.max(interval))
     }
 
@@ -62,7 +66,7 @@ mod tests {
         for _ in 0..100 {
             pace.moved(Duration::from_millis(5), true, 1 << 30);
             pace.moved(Duration::from_millis(5), false, CHEAP_BYTES - 1);
-            assert_eq!(pace.wait(INTERVAL), INTERVAL);
+            assert_eq!(pace.wait(INTERVAL, true), INTERVAL);
         }
     }
 
@@ -72,12 +76,13 @@ mod tests {
         let waits: Vec<u64> = (0..7)
             .map(|_| {
                 pace.moved(Duration::from_secs(1), false, CHEAP_BYTES);
-                pace.wait(INTERVAL).as_secs()
+                pace.wait(INTERVAL, true).as_secs()
             })
             .collect();
         assert_eq!(waits, [20, 40, 80, 160, 300, 300, 300]);
+        assert_eq!(pace.wait(INTERVAL, false), INTERVAL);
         pace.moved(Duration::from_secs(1), true, CHEAP_BYTES);
-        assert_eq!(pace.wait(INTERVAL), INTERVAL);
+        assert_eq!(pace.wait(INTERVAL, true), INTERVAL);
     }
 
     #[test]

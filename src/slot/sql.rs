@@ -14,16 +14,21 @@ use crate::pg::name::Name;
 use crate::pg::role;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{interrupts, process, wal};
-use crate::shmem::{self, BlockedReason, OriginEntry, PeerEntry, PeerKey, PositionEntry, SlotEntry};
+use crate::shmem::{self, BlockedReason, OriginEntry, PeerEntry, PeerKey, PositionEntry, SlotEntry, SlotJob};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::{self, Oid};
 use pgrx::prelude::*;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a manager may take to come up: far longer than a fork, and what a person waits at a prompt.
+const MANAGER_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
     #[error("permission denied for {function}")]
     NotPrivileged { function: &'static str },
+    #[error("permission denied for {function}")]
+    NotSuperuser { function: &'static str },
     #[error("database is not a node")]
     NoNode,
     #[error("recovery slots are switched off")]
@@ -39,7 +44,9 @@ pub enum SlotError {
 impl SqlError for SlotError {
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
-            SlotError::NotPrivileged { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            SlotError::NotPrivileged { .. } | SlotError::NotSuperuser { .. } => {
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
             SlotError::NoNode | SlotError::Disabled | SlotError::NoManager => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
@@ -53,15 +60,17 @@ impl SqlError for SlotError {
             SlotError::NotPrivileged { .. } => {
                 Some("It is for superusers, roles with REPLICATION and members of pg_monitor.".to_owned())
             }
-            SlotError::HasWritten { .. } => {
-                Some("The slot's creation would wait for this very transaction.".to_owned())
-            }
+            SlotError::HasWritten { .. } => Some(
+                "Its creation would wait for this very transaction, and what is done to a slot is not undone with one."
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
 
     fn hint(&self) -> Option<String> {
         Some(match self {
+            SlotError::NotSuperuser { .. } => "Call it as a superuser.".to_owned(),
             SlotError::NotPrivileged { .. } => "GRANT pg_monitor TO …, or ALTER ROLE … REPLICATION.".to_owned(),
             SlotError::NoNode => {
                 "Make it one with SELECT spock.node_create('n1', 'host=… port=5432 dbname=…');".to_owned()
@@ -222,8 +231,7 @@ fn get_recovery_slot_status() -> TableIterator<
     };
     let slot = &snapshot.slot;
     // The slot itself is asked, not the manager's last look: it may have been dropped a moment ago.
-    let found =
-        slot::find(slot.name.as_str()).or_raise().filter(|found| found.database == Some(process::my_database()));
+    let found = slot::find_here(slot.name.as_str()).or_raise();
     let retained = found.as_ref().map(retained_bytes);
     let budget = guc::recovery_slot_max_wal().or_else(slot::max_slot_wal_keep_bytes);
     let left = match (budget, retained) {
@@ -398,12 +406,12 @@ fn create_recovery_slot() -> Name {
 #[pg_extern(sql = false)]
 fn drop_recovery_slot() -> bool {
     require_ready("drop_recovery_slot", false);
-    let Some(slot) = slot_entry() else { raise(&SlotError::NoManager) };
-    let name = slot.name.as_str();
-    let ours = slot::find(name).or_raise().filter(|found| found.database == Some(process::my_database()));
-    if ours.is_none() {
+    let Some(entry) = slot_entry() else { raise(&SlotError::NoManager) };
+    let name = entry.name.as_str();
+    if slot::find_here(name).or_raise().is_none() {
         return false;
     }
+    wait_for_worker();
     slot::drop(name).or_raise();
     if guc::enable_recovery_slots() {
         ereport!(
@@ -423,7 +431,7 @@ fn advance_recovery_slot() -> i64 {
     require_ready("advance_recovery_slot", true);
     ask(SlotRequest::Advance, "advance");
     let Some(slot) = slot_entry() else { raise(&SlotError::NoManager) };
-    let found = slot::find(slot.name.as_str()).or_raise();
+    let found = slot::find_here(slot.name.as_str()).or_raise();
     if let Some(reason) = slot.blocked.as_str() {
         let servers = registry::servers().or_raise();
         let peer = snapshot().and_then(|snapshot| blocking_peer(&snapshot, &servers));
@@ -451,7 +459,7 @@ enum SlotRequest {
 /// What the functions that change the slot need.
 fn require_ready(function: &'static str, needs_enabled: bool) {
     if !process::is_superuser() {
-        raise(&SlotError::NotPrivileged { function });
+        raise(&SlotError::NotSuperuser { function });
     }
     if NativeProvider.local_node().or_raise().is_none() {
         raise(&SlotError::NoNode);
@@ -462,12 +470,35 @@ fn require_ready(function: &'static str, needs_enabled: bool) {
     if process::has_written() {
         raise(&SlotError::HasWritten { function });
     }
+    wait_for_manager();
+}
+
+/// Right after node_create, and after a crash, the manager is only just coming up.
+fn wait_for_manager() {
+    let deadline = Instant::now() + MANAGER_PATIENCE;
+    let is_up = || {
+        let mut shared = shmem::lock();
+        let index = shared.index_of(process::my_database());
+        index.is_some_and(|index| shared.databases()[index].manager_pid != 0)
+    };
+    while !is_up() && Instant::now() < deadline {
+        interrupts::check();
+        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
+    }
 }
 
 fn slot_entry() -> Option<SlotEntry> {
     let mut shared = shmem::lock();
     let index = shared.index_of(process::my_database())?;
     Some(shared.databases()[index].slot)
+}
+
+/// Waits until no worker has the slot in its hands: it would be refused, or would fail.
+fn wait_for_worker() {
+    while slot_entry().is_some_and(|slot| slot.job != SlotJob::Nothing || slot.worker_pid != 0) {
+        interrupts::check();
+        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
+    }
 }
 
 fn wake_manager() -> bool {
@@ -497,12 +528,12 @@ fn ask(request: SlotRequest, action: &'static str) {
     }
     loop {
         let Some(slot) = slot_entry() else { raise(&SlotError::NoManager) };
+        if slot.failures > failures {
+            raise(&SlotError::Failed { action, reason: slot.error.as_str().to_owned() });
+        }
         let is_answered = slot.answered.wrapping_sub(number) < u32::MAX / 2;
         if is_answered && (slot.exists || request != SlotRequest::Create) {
             return;
-        }
-        if slot.failures > failures {
-            raise(&SlotError::Failed { action, reason: slot.error.as_str().to_owned() });
         }
         interrupts::check();
         latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);

@@ -15,9 +15,6 @@ pub fn run(index: usize, database: Oid) -> ! {
     let Some((job, name)) = take_job(index, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
-    if !matches!(job, SlotJob::Create) {
-        process::log_warnings_only();
-    }
     let verb = match job {
         SlotJob::Nothing => "look at",
         SlotJob::Create => "create",
@@ -28,7 +25,9 @@ pub fn run(index: usize, database: Oid) -> ! {
     process::report_activity(&format!("{verb} the recovery slot"));
     // Creation waits for running transactions as long as they run.
     process::wait_for_locks_without_limit();
+    let silence = (!matches!(job, SlotJob::Create)).then(process::Silence::begin);
     let outcome = job::run(job, &name);
+    drop(silence);
     let failures = {
         let mut shared = shmem::lock();
         let slot = &mut shared.databases()[index].slot;
@@ -38,7 +37,7 @@ pub fn run(index: usize, database: Oid) -> ! {
                 slot.error.set("");
             }
             Err(message) => {
-                slot.failures = slot.failures.saturating_add(1);
+                slot.note_failure();
                 slot.error.set(message);
             }
         }
@@ -76,7 +75,7 @@ fn on_exit() {
         // Ended before it was done: by a signal, or by an ERROR outside the job.
         if entry.slot.job != SlotJob::Nothing {
             entry.slot.job = SlotJob::Nothing;
-            entry.slot.failures = entry.slot.failures.saturating_add(1);
+            entry.slot.note_failure();
         }
         shared.call_manager(index)
     };

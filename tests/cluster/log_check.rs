@@ -6,7 +6,7 @@
 //!  - once the test has stopped, killed or paused something: what core logs about that, on any node (`AFTER_DISTURBANCE`).
 
 /// Core's own lines about a server that is being stopped, started, killed or paused, and about a peer to which that happened.
-const AFTER_DISTURBANCE: [&str; 22] = [
+const AFTER_DISTURBANCE: [&str; 24] = [
     // The server itself: postmaster.c, postgres.c, bgworker.c.
     "due to administrator command",
     "because of unexpected SIGQUIT signal",
@@ -18,6 +18,9 @@ const AFTER_DISTURBANCE: [&str; 22] = [
     "the database system is in recovery mode",
     "the database system is not yet accepting connections",
     "was terminated by signal 9",
+    // Its standbys: walreceiver.c, slotsync.c.
+    "could not connect to the primary server",
+    "replication slot synchronization worker",
     // Its peers: libpqwalreceiver.c, worker.c, tablesync.c.
     "could not connect to the publisher",
     "could not receive data from WAL stream",

@@ -135,6 +135,17 @@ impl Node {
         self.signal(pid, Signal::SIGTERM);
     }
 
+    /// Stops one process of this node where it is; `kill9` ends it all the same.
+    pub fn pause_process(&self, pid: i32) {
+        self.signal(pid, Signal::SIGSTOP);
+    }
+
+    /// Makes a standby a server of its own; returns when it takes writes.
+    pub fn promote(&self) {
+        self.disturb();
+        assert_eq!(self.value("SELECT pg_promote()"), "t", "{}: not promoted", self.name);
+    }
+
     fn signal(&self, pid: i32, signal: Signal) {
         self.disturb();
         let own = self.processes().iter().any(|process| process.pid == pid);
