@@ -9,4 +9,5 @@ mod harness;
 mod pg_tests;
 mod registry;
 mod regress;
+mod slot_keeps;
 mod workers;

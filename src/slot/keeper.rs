@@ -3,7 +3,7 @@
 //!
 //! The order is the product: the record, which says what may have been let go, is committed before the slot is touched.
 
-use super::decision::{self, Contact, Own, PeerInput, Report};
+use super::decision::{self, Block, Contact, Own, PeerInput, Report};
 use super::horizon::{Sample, Samples};
 use super::name;
 use super::pace::Pace;
@@ -268,9 +268,11 @@ impl Keeper {
         let origins: Vec<(&Own, &Samples)> =
             own.iter().map(|own| (own, self.samples.get(&own.subscription).unwrap_or(&nothing))).collect();
         let mut outcome = decision::decide(&origins, &inputs, &record, end, floor);
-        if local.is_none() || positions.iter().any(|position| position.origin.is_none()) {
-            // A subscription whose origin nobody knows may be anybody's: nothing is let go before that is settled.
-            outcome.target = None;
+        if local.is_none() {
+            outcome.hold(Block::NoSample, None);
+        } else if positions.iter().any(|position| position.origin.is_none()) {
+            // It may be anybody's: nothing is let go before that is settled, but for the budget.
+            outcome.hold(Block::OriginUnknown, floor);
         }
         let is_in_recovery = shmem::lock().databases()[self.index].slot.in_recovery;
         if is_in_recovery {

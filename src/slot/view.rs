@@ -107,6 +107,7 @@ fn told(block: Block, peers: &[PeerInput]) -> (BlockedReason, Option<String>) {
     let by = |peer: usize| Some(peers[peer].name.clone());
     match block {
         Block::NoSample => (BlockedReason::NoSample, None),
+        Block::OriginUnknown => (BlockedReason::PeerUnknown, None),
         Block::PeerUnreachable(peer) => (BlockedReason::PeerUnreachable, by(peer)),
         Block::PeerUnknown(peer) => (BlockedReason::PeerUnknown, by(peer)),
         Block::PeerLagging(peer) => (BlockedReason::PeerLagging, by(peer)),
