@@ -7,6 +7,7 @@ mod durability;
 mod gap;
 mod positions;
 mod rebuilt;
+mod two_subscriptions;
 mod unknown_origin;
 mod unpublished;
 
@@ -57,17 +58,20 @@ fn start_mesh(builder: Builder, tables: &str) -> Cluster {
     }
     for node in nodes {
         node.wait_until("SELECT count(*) FROM first", &nodes.len().to_string());
-        wait_released_finite(node, "");
+        wait_released_finite(node, "", nodes.len() - 1);
         wait_follows(node);
     }
     cluster
 }
 
-/// Returns when the released position of every origin, or of those that the condition picks, is known.
-fn wait_released_finite(node: &Node, condition: &str) {
+/// Returns when the released position of so many origins, of those that the condition picks, is known.
+fn wait_released_finite(node: &Node, condition: &str, origins: usize) {
     node.wait_until(
-        &format!("SELECT count(*) > 0 AND bool_and(released_lsn < '{INFINITY}') FROM spock.recovery_horizon() {condition}"),
-        "t",
+        &format!(
+            "SELECT count(DISTINCT origin_node), bool_and(released_lsn < '{INFINITY}')
+               FROM spock.recovery_horizon() {condition}"
+        ),
+        &format!("{origins}|t"),
     );
 }
 
@@ -91,7 +95,9 @@ fn advance_by_fresh_reports(node: &Node, peers: &str) -> String {
     for _ in 0..2 {
         let now = node.value("SELECT clock_timestamp()");
         node.wait_until(
-            &format!("SELECT bool_and(reported_at > '{now}') FROM spock.recovery_horizon() WHERE peer_node IN ({peers})"),
+            &format!(
+                "SELECT bool_and(reported_at > '{now}') FROM spock.recovery_horizon() WHERE peer_node IN ({peers})"
+            ),
             "t",
         );
     }
@@ -136,7 +142,5 @@ fn missing(from: u32, to: u32) -> String {
 
 /// One transaction for each number.
 fn insert_each(node: &Node, from: u32, to: u32) {
-    node.sql(&format!(
-        "DO $$ BEGIN FOR id IN {from} .. {to} LOOP INSERT INTO t VALUES (id); COMMIT; END LOOP; END $$"
-    ));
+    node.sql(&format!("DO $$ BEGIN FOR id IN {from} .. {to} LOOP INSERT INTO t VALUES (id); COMMIT; END LOOP; END $$"));
 }

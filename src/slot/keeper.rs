@@ -340,7 +340,8 @@ impl Keeper {
     fn next_origins(&mut self, own: &[Own], before: &RetentionRecord, covered: bool) -> Vec<OriginRecord> {
         own.iter()
             .map(|own| {
-                let (next, starts_anew) = decision::next_origin(own, before.origin(&own.node), covered);
+                let (next, starts_anew) =
+                    decision::next_origin(own, before.origin(&own.node, own.subscription), covered);
                 if starts_anew {
                     self.samples.remove(&own.subscription);
                 }

@@ -331,11 +331,13 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
 /// Puts what the peer has said of each origin in place of what it said before; what the manager has written stays.
 fn keep_positions(places: &mut [PositionEntry], question: &Question, answer: &Answer) {
     let node_of = |name: &str| question.nodes.iter().find(|node| node.name.as_str() == name).map(|node| node.id);
-    let named: Vec<(Oid, &Position)> = answer
+    let mut named: Vec<(Oid, &Position)> = answer
         .positions
         .iter()
         .filter_map(|position| Some((node_of(position.origin.as_deref()?)?, position)))
         .collect();
+    // Of several subscriptions to one origin the one that lags counts: it is written last.
+    named.sort_by_key(|(_, position)| std::cmp::Reverse(position.passed));
     for place in places.iter_mut() {
         if !named.iter().any(|(node, _)| *node == place.origin) {
             *place = PositionEntry::FREE;

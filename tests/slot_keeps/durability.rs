@@ -14,6 +14,7 @@ fn nothing_is_let_go_that_a_peer_can_still_lose_in_a_crash() {
     let builder = quick("slot_keeps_durable", 3)
         .setting("wal_writer_delay", "10s")
         .setting("wal_writer_flush_after", "1GB")
+        .setting("bgwriter_lru_maxpages", "0")
         .setting("autovacuum", "off")
         .setting("checkpoint_timeout", "1h")
         .setting("wal_retrieve_retry_interval", "100ms");
@@ -39,14 +40,12 @@ fn nothing_is_let_go_that_a_peer_can_still_lose_in_a_crash() {
     n1.kill9();
     n2.kill9();
     n2.start();
-    assert_eq!(
-        n2.value("SELECT count(*) FILTER (WHERE id > 100) = 0, count(*) FROM t"),
-        "t|100",
-        "what was reported is gone, or what was not has survived and this test proves nothing"
-    );
+    let left: u32 = n2.value("SELECT count(*) FROM t").parse().expect("a count");
+    assert!(left <= 100, "{left} transactions have survived: this test proves nothing");
     n3.set(&[("spock.recovery_poll_interval", "100ms")]);
     advance_by_fresh_reports(n3, "'n2'");
-    assert_eq!(decoded(n3, &missing(101, 200)), "0", "transactions that n2 has lost and n3's slot has let go");
+    assert_eq!(decoded(n3, &missing(left + 1, 200)), "0", "transactions that n2 has lost and n3's slot has let go");
+    assert_eq!(left, 100, "what n2 has reported is on its disk");
     let released = released(n3, "n1");
     assert_eq!(
         n2.value(&format!(
@@ -75,7 +74,10 @@ fn stop_asking(nodes: &[&Node]) {
 fn apply_unflushed(n1: &Node, n2: &Node, n3: &Node, from: u32, to: u32) {
     insert_each(n1, from, to);
     for node in [n2, n3] {
-        node.wait_until(&format!("SELECT count(*) FROM t WHERE id BETWEEN {from} AND {to}"), &(to - from + 1).to_string());
+        node.wait_until(
+            &format!("SELECT count(*) FROM t WHERE id BETWEEN {from} AND {to}"),
+            &(to - from + 1).to_string(),
+        );
     }
     let worker = "SELECT pid FROM pg_stat_subscription WHERE subname = 'sub_n2_n1'";
     let pid = n2.value(worker);

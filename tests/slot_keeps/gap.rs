@@ -1,7 +1,8 @@
 //! A peer that lags behind a dead node, however much was advanced meanwhile.
 
 use super::{
-    FLUSHED, advance, advance_by_fresh_reports, decoded, insert_each, missing, quick, start_mesh, wait_confirmed, wait_follows,
+    FLUSHED, advance, advance_by_fresh_reports, decoded, insert_each, missing, quick, released, start_mesh,
+    wait_confirmed, wait_follows,
 };
 
 const GAP: u32 = 100_000;
@@ -46,6 +47,10 @@ fn what_a_lagging_peer_lacks_of_a_dead_node_stays_decodable_and_goes_once_it_has
     n2.wait_until("SELECT count(*) FROM t", &(HAD + GAP).to_string());
     wait_follows(n3);
     assert_eq!(decoded(n3, "SELECT count(*) FROM change WHERE data LIKE 'table public.t: INSERT%'"), "0");
+    assert_eq!(
+        released(n3, "n1"),
+        n3.value("SELECT own_lsn FROM spock.recovery_horizon() WHERE origin_node = 'n1' AND peer_node = 'n2'")
+    );
     // restart_lsn follows from one record of running transactions to the next; a checkpoint writes one.
     let end = n3.value(FLUSHED);
     n3.wait_until(
@@ -55,5 +60,9 @@ fn what_a_lagging_peer_lacks_of_a_dead_node_stays_decodable_and_goes_once_it_has
         "t",
     );
     n3.sql("CHECKPOINT");
-    assert_eq!(n3.value(&format!("SELECT count(*) FROM pg_ls_waldir() WHERE name = '{segment}'")), "0", "is still there");
+    assert_eq!(
+        n3.value(&format!("SELECT count(*) FROM pg_ls_waldir() WHERE name = '{segment}'")),
+        "0",
+        "is still there"
+    );
 }

@@ -10,7 +10,11 @@ fn positions_are_for_those_who_may_replicate_or_monitor() {
     n1.sql("CREATE ROLE alice LOGIN; CREATE ROLE repl LOGIN REPLICATION; CREATE ROLE monitor LOGIN IN ROLE pg_monitor");
     let database = n1.db("postgres");
     for role in ["postgres", "repl", "monitor"] {
-        assert_eq!(database.role(role).value("SELECT origin_node, ready FROM spock.node_positions()"), "n2|t", "{role}");
+        assert_eq!(
+            database.role(role).value("SELECT origin_node, ready FROM spock.node_positions()"),
+            "n2|t",
+            "{role}"
+        );
     }
     for function in ["node_positions", "get_recovery_slot_status", "recovery_horizon", "lag_positions"] {
         let error = match database.role("alice").try_sql(&format!("SELECT * FROM spock.{function}()")) {
@@ -62,7 +66,10 @@ fn a_fresh_node_is_unknown_without_a_transaction_and_is_where_its_copy_was_with_
     n2.sql("ALTER SUBSCRIPTION s DISABLE");
     n1.sql("INSERT INTO t VALUES (0)");
     n3.wait_until("SELECT count(*) FROM t", "1001");
-    n3.wait_until("SELECT peer_node, peer_lsn < own_lsn, blocked_reason FROM spock.recovery_horizon()", "n2|t|peer_lagging");
+    n3.wait_until(
+        "SELECT peer_node, peer_lsn < own_lsn, blocked_reason FROM spock.recovery_horizon()",
+        "n2|t|peer_lagging",
+    );
     assert_eq!(decoded(n3, &missing(0, 0)), "0");
 
     // Without a copy and without a transaction nothing is applied; the slot's own position at n1 is all there is.
@@ -74,5 +81,8 @@ fn a_fresh_node_is_unknown_without_a_transaction_and_is_where_its_copy_was_with_
     n2.sql("ALTER SUBSCRIPTION s DISABLE");
     n1.sql("INSERT INTO t VALUES (-1)");
     n3.wait_until("SELECT count(*) FROM t", "1002");
-    n3.wait_until("SELECT peer_node, peer_lsn < own_lsn, blocked_reason FROM spock.recovery_horizon()", "n2|t|peer_lagging");
+    n3.wait_until(
+        "SELECT peer_node, peer_lsn < own_lsn, blocked_reason FROM spock.recovery_horizon()",
+        "n2|t|peer_lagging",
+    );
 }

@@ -29,8 +29,9 @@ fn assert_nothing_is_vouched_for(node: &Node, origin: &str) {
 
 /// After the first transaction of the new history: released is where that one ends, and not before.
 fn assert_vouched_from(node: &Node, origin: &str) {
-    wait_released_finite(node, &format!("WHERE origin_node = '{origin}'"));
-    let own = node.value(&format!("SELECT DISTINCT own_lsn FROM spock.recovery_horizon() WHERE origin_node = '{origin}'"));
+    wait_released_finite(node, &format!("WHERE origin_node = '{origin}'"), 1);
+    let own =
+        node.value(&format!("SELECT DISTINCT own_lsn FROM spock.recovery_horizon() WHERE origin_node = '{origin}'"));
     assert_eq!((released(node, origin), recorded(node, origin)), (own.clone(), own));
     wait_follows(node);
 }

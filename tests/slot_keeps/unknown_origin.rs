@@ -5,7 +5,9 @@ use crate::cluster::Node;
 
 /// Asserts that n3's slot stands still while `node` has such a subscription, and follows when it is gone.
 fn assert_held(n3: &Node, node: &Node, blocked: &str) {
-    node.sql("CREATE SUBSCRIPTION stranger CONNECTION 'host=/nonexistent dbname=x' PUBLICATION p WITH (connect = false)");
+    node.sql(
+        "CREATE SUBSCRIPTION stranger CONNECTION 'host=/nonexistent dbname=x' PUBLICATION p WITH (connect = false)",
+    );
     advance_by_fresh_reports(n3, "'n2'");
     let held = advance(n3);
     n3.sql("CREATE TABLE grown (id int); DROP TABLE grown");
