@@ -33,8 +33,9 @@ pub fn connect_worker(database: pg_sys::Oid) {
 
 /// From here on this process logs warnings and worse alone: core tells of each start of decoding in the log, and a slot is
 /// moved every few seconds for ever.
-pub fn log_warnings_only() {
-    set_option(c"log_min_messages", c"warning");
+pub fn log_fatal_only() {
+    // LOG stands above ERROR here (elog.h).
+    set_option(c"log_min_messages", c"fatal");
 }
 
 /// For a process whose work is to wait.

@@ -287,7 +287,7 @@ impl Keeper {
         };
         if let Some(target) = target
             && may_act
-            && (is_requested || self.is_due())
+            && (is_requested || self.is_due(target.bytes_since(found.restart)))
         {
             let stop = if is_requested { target } else { self.pace.next_stop(found.confirmed, target) };
             for origin in &mut record.origins {
@@ -301,8 +301,9 @@ impl Keeper {
         let is_pinned = self.is_pinned()?;
         self.budget.tell(&before, &record, found, end, &self.rate, &outcome, &inputs);
         round.view.fill(found, &own, &inputs, &outcome, &record, is_pinned, &self.committed_at);
-        if let (Some(_), Some((begun, _))) = (target, self.last_move) {
-            let wait = self.pace.wait(guc::recovery_slot_advance_interval()).saturating_sub(begun.elapsed());
+        if let (Some(target), Some((begun, _))) = (target, self.last_move) {
+            let frees = target.bytes_since(found.restart);
+            let wait = self.pace.wait(guc::recovery_slot_advance_interval(), frees).saturating_sub(begun.elapsed());
             round.nap = round.nap.min(wait.max(Duration::from_millis(10)));
         }
         // Reports alone are written when the slot moves: they are nobody's proof before.
@@ -386,8 +387,8 @@ impl Keeper {
         }
     }
 
-    fn is_due(&self) -> bool {
-        let wait = self.pace.wait(guc::recovery_slot_advance_interval());
+    fn is_due(&self, frees: u64) -> bool {
+        let wait = self.pace.wait(guc::recovery_slot_advance_interval(), frees);
         self.last_move.is_none_or(|(begun, _)| begun.elapsed() >= wait)
     }
 }

@@ -18,6 +18,13 @@ const CHEAP_BYTES: u64 = 16 << 20;
 /// While restart_lsn is pinned, moves grow apart up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
+/// A move frees little where less than this stands before its target: the record of each move is WAL itself (about 1 kB),
+/// and an idle server would move its slot past its own footprints for ever.
+const LITTLE_BYTES: u64 = 64 << 10;
+
+/// Moves that free little come this many times less often.
+const LITTLE_FACTOR: u32 = 12;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     step_bytes: u64,
@@ -32,8 +39,11 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// The least time between the last move and the next.
-    pub fn wait(&self, interval: Duration) -> Duration {
+    /// The least time between the last move and the next, which may free up to so many bytes.
+    pub fn wait(&self, interval: Duration, frees: u64) -> Duration {
+        if frees < LITTLE_BYTES {
+            return interval.saturating_mul(LITTLE_FACTOR);
+        }
         interval.saturating_mul(1u32.checked_shl(self.pinned_moves).unwrap_or(u32::MAX)).min(LONGEST_WAIT.max(interval))
     }
 
@@ -62,7 +72,7 @@ mod tests {
         for _ in 0..100 {
             pace.moved(Duration::from_millis(5), true, 1 << 30);
             pace.moved(Duration::from_millis(5), false, CHEAP_BYTES - 1);
-            assert_eq!(pace.wait(INTERVAL), INTERVAL);
+            assert_eq!(pace.wait(INTERVAL, LITTLE_BYTES), INTERVAL);
         }
     }
 
@@ -72,12 +82,12 @@ mod tests {
         let waits: Vec<u64> = (0..7)
             .map(|_| {
                 pace.moved(Duration::from_secs(1), false, CHEAP_BYTES);
-                pace.wait(INTERVAL).as_secs()
+                pace.wait(INTERVAL, LITTLE_BYTES).as_secs()
             })
             .collect();
         assert_eq!(waits, [20, 40, 80, 160, 300, 300, 300]);
         pace.moved(Duration::from_secs(1), true, CHEAP_BYTES);
-        assert_eq!(pace.wait(INTERVAL), INTERVAL);
+        assert_eq!(pace.wait(INTERVAL, LITTLE_BYTES), INTERVAL);
     }
 
     #[test]
@@ -90,5 +100,12 @@ mod tests {
         assert_eq!(pace.next_stop(LocalLsn(0), far), LocalLsn(FIRST_STEP_BYTES * 2));
         pace.moved(Duration::from_secs(10), true, 1);
         assert_eq!(pace.next_stop(LocalLsn(0), far), LocalLsn(FIRST_STEP_BYTES));
+    }
+
+    #[test]
+    fn a_slot_that_keeps_next_to_nothing_is_moved_seldom() {
+        let pace = Pace::default();
+        assert_eq!(pace.wait(INTERVAL, LITTLE_BYTES - 1), INTERVAL * LITTLE_FACTOR);
+        assert_eq!(pace.wait(INTERVAL, LITTLE_BYTES), INTERVAL);
     }
 }

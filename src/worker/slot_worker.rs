@@ -16,7 +16,8 @@ pub fn run(index: usize, database: Oid) -> ! {
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
     if !matches!(job, SlotJob::Create) {
-        process::log_warnings_only();
+        // Decoding announces itself with LOG messages, at each move; what goes wrong is told through shared memory.
+        process::log_fatal_only();
     }
     process::report_activity(match job {
         SlotJob::Nothing => "nothing to do",

@@ -11,16 +11,17 @@ const TABLES: &str = "CREATE TABLE pgbench_accounts (aid int PRIMARY KEY, bid in
     CREATE TABLE pgbench_tellers (tid int PRIMARY KEY, bid int, tbalance int, filler char(84));
     CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22))";
 
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 6;
 
 /// WAL that n3 writes between two checkpoints, at least.
-const ROUND_BYTES: u64 = 1 << 20;
+const ROUND_BYTES: u64 = 512 << 10;
 
+/// At a rate that leaves the machine room for other tests: what is kept is compared with what is written.
 struct Load(Child);
 
 impl Load {
     fn start(cluster: &Cluster, node: &Node) -> Load {
-        let child = pgbench(cluster, node, &["-N", "-n", "-c", "2", "-T", "120"]).spawn();
+        let child = pgbench(cluster, node, &["-N", "-n", "-c", "2", "-R", "1000", "-T", "120"]).spawn();
         Load(child.expect("pgbench is there"))
     }
 }

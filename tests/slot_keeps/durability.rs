@@ -5,13 +5,11 @@ use nix::sys::signal::Signal;
 use super::{advance, advance_by_fresh_reports, decoded, insert_each, missing, quick, released, start_mesh};
 use crate::cluster::Node;
 
-/// So long that no poller asks again by itself.
-const NEVER: &str = "1h";
-
 #[test]
 fn nothing_is_let_go_that_a_peer_can_still_lose_in_a_crash() {
     // Everything that flushes n2's WAL by itself is out of the way: what is on disk there is there because somebody asked.
     let builder = quick("slot_keeps_durable", 3)
+        .setting("spock.peer_timeout", "1min")
         .setting("wal_writer_delay", "10s")
         .setting("wal_writer_flush_after", "1GB")
         .setting("bgwriter_lru_maxpages", "0")
@@ -20,21 +18,19 @@ fn nothing_is_let_go_that_a_peer_can_still_lose_in_a_crash() {
         .setting("wal_retrieve_retry_interval", "100ms");
     let cluster = start_mesh(builder, "CREATE TABLE t (id int PRIMARY KEY)");
     let [n1, n2, n3] = cluster.all();
-    n2.set(&[("spock.recovery_slot_advance_interval", NEVER)]);
+    n2.set(&[("spock.recovery_slot_advance_interval", "1h")]);
     let writer = n2.wait_process("walwriter").pid;
     spockctl::process::send(writer, Signal::SIGSTOP).expect("the WAL writer is ours");
 
     // Applied on n2 and not flushed, its worker restarted, so that core has confirmed it to n1; then reported.
-    stop_asking(&[n1, n3]);
+    let askers = [n1, n3].map(Asker::stop);
     apply_unflushed(n1, n2, n3, 1, 100);
-    for node in [n1, n3] {
-        node.set(&[("spock.recovery_poll_interval", "100ms")]);
-    }
+    askers.map(Asker::go_on);
     advance_by_fresh_reports(n3, "'n2'");
     let reported = released(n3, "n1");
 
     // The same, and this is lost before it is reported.
-    stop_asking(&[n1, n3]);
+    let [_, asker] = [n1, n3].map(Asker::stop);
     apply_unflushed(n1, n2, n3, 101, 200);
     advance(n3);
     n1.kill9();
@@ -42,7 +38,7 @@ fn nothing_is_let_go_that_a_peer_can_still_lose_in_a_crash() {
     n2.start();
     let left: u32 = n2.value("SELECT count(*) FROM t").parse().expect("a count");
     assert!(left <= 100, "{left} transactions have survived: this test proves nothing");
-    n3.set(&[("spock.recovery_poll_interval", "100ms")]);
+    asker.go_on();
     advance_by_fresh_reports(n3, "'n2'");
     assert_eq!(decoded(n3, &missing(left + 1, 200)), "0", "transactions that n2 has lost and n3's slot has let go");
     assert_eq!(left, 100, "what n2 has reported is on its disk");
@@ -56,16 +52,22 @@ fn nothing_is_let_go_that_a_peer_can_still_lose_in_a_crash() {
     );
 }
 
-/// The pollers of the nodes ask no more; returns when the last answers are in.
-fn stop_asking(nodes: &[&Node]) {
-    for node in nodes {
-        node.set(&[("spock.recovery_poll_interval", NEVER)]);
-        // The reload makes each ask once more. Idle for longer than the earlier interval is idle until it is told.
-        node.wait_until(
-            "SELECT bool_and(state = 'idle' AND clock_timestamp() - state_change > '500ms')
-               FROM pg_stat_activity WHERE backend_type = 'spock_recovery poller'",
-            "t",
-        );
+/// The process on `node` that asks n2, stopped where it is.
+struct Asker(i32);
+
+impl Asker {
+    fn stop(node: &Node) -> Asker {
+        let asker = Asker(node.wait_process("spock_recovery poller n2").pid);
+        asker.send(Signal::SIGSTOP);
+        asker
+    }
+
+    fn go_on(self) {
+        self.send(Signal::SIGCONT);
+    }
+
+    fn send(&self, signal: Signal) {
+        spockctl::process::send(self.0, signal).expect("it is ours");
     }
 }
 
