@@ -25,7 +25,9 @@ fn nothing_is_let_go_that_a_peer_can_still_lose_in_a_crash() {
     // Applied on n2 and not flushed, its worker restarted, so that core has confirmed it to n1; then reported.
     let askers = [n1, n3].map(Asker::stop);
     apply_unflushed(n1, n2, n3, 1, 100);
-    askers.map(Asker::go_on);
+    for asker in askers {
+        asker.go_on();
+    }
     advance_by_fresh_reports(n3, "'n2'");
     let reported = released(n3, "n1");
 
