@@ -10,5 +10,6 @@ mod pg_tests;
 mod plugin;
 mod registry;
 mod regress;
+mod slot_keeps;
 mod slot_life;
 mod workers;

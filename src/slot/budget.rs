@@ -53,7 +53,7 @@ impl Budget {
                 Some(Block::PeerUnreachable(peer) | Block::PeerUnknown(peer) | Block::PeerLagging(peer)) => {
                     format!(", for node \"{}\"", peers[peer].name)
                 }
-                Some(Block::NoSample) | None => String::new(),
+                Some(Block::NoSample | Block::OriginUnknown) | None => String::new(),
             };
             let left = rate.seconds_for(most - kept).map(|seconds| format!("; about {seconds:.0} s are left"));
             pgrx::warning!(

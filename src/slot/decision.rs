@@ -50,6 +50,8 @@ pub struct PeerInput {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
     NoSample,
+    /// This node has a subscription of which nobody knows where it comes from.
+    OriginUnknown,
     PeerUnreachable(usize),
     PeerUnknown(usize),
     PeerLagging(usize),
@@ -80,6 +82,14 @@ pub struct Outcome {
     pub is_over_budget: bool,
     /// Microseconds: when the oldest transaction that some peer lacks was first seen here.
     pub unacknowledged_since: Option<i64>,
+}
+
+impl Outcome {
+    /// Something beside the peers holds the slot, at `floor` at the furthest; None: where it is.
+    pub fn hold(&mut self, block: Block, floor: Option<LocalLsn>) {
+        self.target = self.target.zip(floor).map(|(target, floor)| target.min(floor));
+        self.block = Some(block);
+    }
 }
 
 /// The next record of an origin. True: its past has ended, and the samples of it are to be thrown away.

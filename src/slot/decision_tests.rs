@@ -179,6 +179,19 @@ fn the_reason_names_the_peer_and_how_it_fares() {
 }
 
 #[test]
+fn what_holds_the_slot_beside_the_peers_gives_way_to_the_budget_alone_and_no_further_than_it_must() {
+    let samples = samples();
+    let own = own(11, 500);
+    let held = |floor: Option<LocalLsn>| {
+        let mut outcome = decide(&[(&own, &samples)], &[], &empty(), LocalLsn(50), floor);
+        outcome.hold(Block::OriginUnknown, floor);
+        (outcome.target, outcome.block)
+    };
+    assert_eq!(held(None), (None, Some(Block::OriginUnknown)));
+    assert_eq!(held(Some(LocalLsn(40))), (Some(LocalLsn(40)), Some(Block::OriginUnknown)));
+}
+
+#[test]
 fn a_peer_that_is_given_up_is_unprotected_until_it_has_passed_what_was_let_go() {
     let samples = samples();
     let own = own(11, 500);

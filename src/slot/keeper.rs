@@ -3,7 +3,7 @@
 //!
 //! The order is the product: the record, which says what may have been let go, is committed before the slot is touched.
 
-use super::decision::{self, Contact, Own, PeerInput, Report};
+use super::decision::{self, Block, Contact, Own, PeerInput, Report};
 use super::horizon::{Sample, Samples};
 use super::name;
 use super::pace::Pace;
@@ -267,20 +267,25 @@ impl Keeper {
         let now = Timestamp::now();
         let end = wal::flushed();
         self.rate.observe(end, now.0);
-        let hold = self.hold(&positions, local);
-        let floor = self.budget.floor(end, found).filter(|_| hold.is_none());
+        let floor = self.budget.floor(end, found);
         let nothing = Samples::default();
         let origins: Vec<(&Own, &Samples)> =
             own.iter().map(|own| (own, self.samples.get(&own.subscription).unwrap_or(&nothing))).collect();
         let mut outcome = decision::decide(&origins, &inputs, &record, end, floor);
-        if let Some(reason) = hold {
+        if shmem::lock().databases()[self.index].slot.in_recovery {
             outcome.target = None;
-            round.view.blocked = reason;
+            round.view.blocked = BlockedReason::RescueInProgress;
+        } else if local.is_none() {
+            outcome.hold(Block::NoSample, None);
+        } else if positions.iter().any(|position| position.origin.is_none()) {
+            // It may be anybody's: nothing is let go before that is settled, but for the budget.
+            outcome.hold(Block::OriginUnknown, floor);
         }
         record.unprotected = decision::unprotected(&record, &outcome, &inputs);
         let target = outcome.target.filter(|target| *target > found.confirmed);
         let is_pinned = self.is_pinned()?;
-        let wait = self.pace.wait(guc::recovery_slot_advance_interval(), is_pinned);
+        let frees = target.map_or(0, |target| target.bytes_since(found.restart));
+        let wait = self.pace.wait(guc::recovery_slot_advance_interval(), frees, is_pinned);
         let is_requested = {
             let slot = shmem::lock().databases()[self.index].slot;
             slot.requested != slot.answered
@@ -318,20 +323,6 @@ impl Keeper {
         Ok(())
     }
 
-    /// What holds the slot whatever the peers have.
-    fn hold(&self, positions: &[OwnPosition], local: Option<LocalLsn>) -> Option<BlockedReason> {
-        if shmem::lock().databases()[self.index].slot.in_recovery {
-            Some(BlockedReason::RescueInProgress)
-        } else if positions.iter().any(|position| position.origin.is_none()) {
-            // It may be anybody's: nothing is let go before that is settled.
-            Some(BlockedReason::PeerUnknown)
-        } else if local.is_none() {
-            Some(BlockedReason::NoSample)
-        } else {
-            None
-        }
-    }
-
     /// Takes a sample of each origin. None instead of its position: a commit hung meanwhile, and nothing is concluded.
     fn sample(&mut self) -> Result<(Vec<OwnPosition>, Option<LocalLsn>), RegistryError> {
         let local = wal::flushed();
@@ -355,7 +346,8 @@ impl Keeper {
     fn next_origins(&mut self, own: &[Own], before: &RetentionRecord, covered: bool) -> Vec<OriginRecord> {
         own.iter()
             .map(|own| {
-                let (next, starts_anew) = decision::next_origin(own, before.origin(&own.node), covered);
+                let (next, starts_anew) =
+                    decision::next_origin(own, before.origin(&own.node, own.subscription), covered);
                 if starts_anew {
                     self.samples.remove(&own.subscription);
                 }

@@ -18,6 +18,13 @@ const CHEAP_BYTES: u64 = 16 << 20;
 /// While restart_lsn is pinned, moves grow apart up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
+/// A move frees little where less than this stands before its target: the record of each move is WAL itself (about 1 kB),
+/// and an idle server would move its slot past its own footprints for ever.
+const LITTLE_BYTES: u64 = 64 << 10;
+
+/// Moves that free little come this many times less often.
+const LITTLE_FACTOR: u32 = 12;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     step_bytes: u64,
@@ -32,9 +39,12 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// The least time between the last move and the next. `is_pinned`: what pinned restart_lsn is still open; else there is
-    /// nothing more to wait for.
-    pub fn wait(&self, interval: Duration, is_pinned: bool) -> Duration {
+    /// The least time between the last move and the next, which may free up to so many bytes. `is_pinned`: what pinned
+    /// restart_lsn is still open.
+    pub fn wait(&self, interval: Duration, frees: u64, is_pinned: bool) -> Duration {
+        if frees < LITTLE_BYTES {
+            return interval.saturating_mul(LITTLE_FACTOR);
+        }
         if !is_pinned {
             return interval;
         }
@@ -66,7 +76,7 @@ mod tests {
         for _ in 0..100 {
             pace.moved(Duration::from_millis(5), true, 1 << 30);
             pace.moved(Duration::from_millis(5), false, CHEAP_BYTES - 1);
-            assert_eq!(pace.wait(INTERVAL, true), INTERVAL);
+            assert_eq!(pace.wait(INTERVAL, LITTLE_BYTES, true), INTERVAL);
         }
     }
 
@@ -76,13 +86,13 @@ mod tests {
         let waits: Vec<u64> = (0..7)
             .map(|_| {
                 pace.moved(Duration::from_secs(1), false, CHEAP_BYTES);
-                pace.wait(INTERVAL, true).as_secs()
+                pace.wait(INTERVAL, LITTLE_BYTES, true).as_secs()
             })
             .collect();
         assert_eq!(waits, [20, 40, 80, 160, 300, 300, 300]);
-        assert_eq!(pace.wait(INTERVAL, false), INTERVAL);
+        assert_eq!(pace.wait(INTERVAL, LITTLE_BYTES, false), INTERVAL);
         pace.moved(Duration::from_secs(1), true, CHEAP_BYTES);
-        assert_eq!(pace.wait(INTERVAL, true), INTERVAL);
+        assert_eq!(pace.wait(INTERVAL, LITTLE_BYTES, true), INTERVAL);
     }
 
     #[test]
@@ -95,5 +105,12 @@ mod tests {
         assert_eq!(pace.next_stop(LocalLsn(0), far), LocalLsn(FIRST_STEP_BYTES * 2));
         pace.moved(Duration::from_secs(10), true, 1);
         assert_eq!(pace.next_stop(LocalLsn(0), far), LocalLsn(FIRST_STEP_BYTES));
+    }
+
+    #[test]
+    fn a_slot_that_keeps_next_to_nothing_is_moved_seldom() {
+        let pace = Pace::default();
+        assert_eq!(pace.wait(INTERVAL, LITTLE_BYTES - 1, false), INTERVAL * LITTLE_FACTOR);
+        assert_eq!(pace.wait(INTERVAL, LITTLE_BYTES, false), INTERVAL);
     }
 }

@@ -111,8 +111,9 @@ impl RetentionRecord {
         document::to_text(self)
     }
 
-    pub fn origin(&self, node: &str) -> Option<&OriginRecord> {
-        self.origins.iter().find(|origin| origin.node == node)
+    /// By subscription: a node may have several to one other, each of which receives another part of its transactions.
+    pub fn origin(&self, node: &str, subscription: u32) -> Option<&OriginRecord> {
+        self.origins.iter().find(|origin| origin.node == node && origin.subscription == subscription)
     }
 
     pub fn peer(&self, name: &str) -> Option<&PeerRecord> {

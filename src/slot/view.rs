@@ -83,7 +83,9 @@ impl View {
                 node: own.node.clone(),
                 subscription: own.subscription,
                 own: own.applied.unwrap_or(OriginLsn::ZERO),
-                released: record.origin(&own.node).map_or(OriginLsn::INFINITY, |origin| origin.released),
+                released: record
+                    .origin(&own.node, own.subscription)
+                    .map_or(OriginLsn::INFINITY, |origin| origin.released),
                 committed_at: committed_at.get(&own.origin_id).copied().unwrap_or(Timestamp::NEVER),
                 blocked: match allowance.hold {
                     Some(super::horizon::Hold::NoSample) => BlockedReason::NoSample,
@@ -107,6 +109,7 @@ fn told(block: Block, peers: &[PeerInput]) -> (BlockedReason, Option<String>) {
     let by = |peer: usize| Some(peers[peer].name.clone());
     match block {
         Block::NoSample => (BlockedReason::NoSample, None),
+        Block::OriginUnknown => (BlockedReason::PeerUnknown, None),
         Block::PeerUnreachable(peer) => (BlockedReason::PeerUnreachable, by(peer)),
         Block::PeerUnknown(peer) => (BlockedReason::PeerUnknown, by(peer)),
         Block::PeerLagging(peer) => (BlockedReason::PeerLagging, by(peer)),
