@@ -264,15 +264,19 @@ pub fn peer(facts: &PeerFacts) -> Check {
     check(&name, status, format!("{}: {why}; {since}", facts.state))
 }
 
-/// A subscription of which nobody knows which node it comes from.
-pub fn unknown_origin(subscription: &str) -> Check {
+/// A subscription of which nobody knows which node it comes from. `says`: the name that its provider gives, which is not
+/// believed where it is this node's own; empty: it was not reached.
+pub fn unknown_origin(subscription: &str, says: &str) -> Check {
+    let why = if says.is_empty() {
+        "nobody knows which node it comes from".to_owned()
+    } else {
+        format!("its provider says that it is node \"{says}\", as this one does")
+    };
+    let quoted = subscription.replace('\'', "''");
     check(
         &format!("subscription {subscription}"),
         Status::Warning,
-        format!(
-            "nobody knows which node it comes from, so the slot keeps everything: SELECT spock.sub_set_origin('{}', '…')",
-            subscription.replace('\'', "''")
-        ),
+        format!("{why}, so the slot keeps everything: SELECT spock.sub_set_origin('{quoted}', '…')"),
     )
 }
 
@@ -338,8 +342,8 @@ mod tests {
             ..Settings::default()
         };
         assert_eq!(invalidation(&settings("-1", "0")).status, Status::Healthy);
-        assert_eq!(invalidation(&settings("100", "0")).status, Status::Warning);
-        assert_eq!(invalidation(&settings("-1", "60")).status, Status::Warning);
+        assert_eq!(invalidation(&settings("100MB", "0")).status, Status::Warning);
+        assert_eq!(invalidation(&settings("-1", "1min")).status, Status::Warning);
     }
 
     #[test]

@@ -63,7 +63,13 @@ fn gather() -> Vec<Check> {
     }
     for subscription in NativeProvider.subscriptions().or_raise() {
         if subscription.origin.is_none() {
-            checks.push(judge::unknown_origin(&subscription.name));
+            let says = snapshot
+                .iter()
+                .flat_map(|snapshot| &snapshot.peers)
+                .map(|(peer, _)| peer)
+                .find(|peer| peer.key == PeerKey::Subscription(subscription.id));
+            let name = says.map_or("", |peer| peer.node_name.as_str());
+            checks.push(judge::unknown_origin(&subscription.name, name));
         }
     }
     checks
@@ -73,8 +79,8 @@ fn settings() -> Settings {
     Settings {
         wal_level: setting::value(c"wal_level").unwrap_or_default(),
         track_commit_timestamp: setting::value(c"track_commit_timestamp").as_deref() == Some("on"),
-        max_slot_wal_keep_size: setting::value(c"max_slot_wal_keep_size"),
-        idle_replication_slot_timeout: setting::value(c"idle_replication_slot_timeout"),
+        max_slot_wal_keep_size: setting::shown(c"max_slot_wal_keep_size"),
+        idle_replication_slot_timeout: setting::shown(c"idle_replication_slot_timeout"),
         output_plugin_libraries: setting::value(c"output_plugin_libraries"),
     }
 }
@@ -99,7 +105,12 @@ fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> 
 
 /// Limits of the server, and how much of each is in use.
 fn capacities() -> Vec<Capacity> {
-    let count = |query: &str| Spi::get_one::<i64>(query).or_raise().unwrap_or(0);
+    // Not Spi::get_one, which is ready to write and would take a transaction id: impossible on a standby, and in the way of
+    // create_recovery_slot() in the same transaction.
+    let count = |query: &str| {
+        let counted = Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<i64>());
+        counted.or_raise().unwrap_or(0)
+    };
     let limit = |name| setting::value(name).and_then(|value| value.parse().ok()).unwrap_or(0);
     vec![
         Capacity {

@@ -237,7 +237,11 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
 
 /// With its connection string; what users have hung on it beside that is dropped too, with a NOTICE.
 fn drop_server(server: &NodeServer) -> Result<(), RegistryError> {
-    foreign_server::drop_public_mapping(&text(server.name.as_str())?);
+    // The mapping first and by itself: dropped along with the server it would be told as a surprise; but core would say
+    // also that there is none.
+    if native::dsn_of_server(server.id)?.is_some() {
+        foreign_server::drop_public_mapping(&text(server.name.as_str())?);
+    }
     foreign_server::drop_server(server.id);
     Ok(())
 }

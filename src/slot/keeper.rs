@@ -206,6 +206,9 @@ impl Keeper {
 
     /// There is no slot. The next generation is written down; then it is created.
     fn prepare_creation(&mut self, round: &mut Round) -> Result<(), RegistryError> {
+        if self.record.is_none() && self.adopt(round)? {
+            return Ok(());
+        }
         let before = self.record.as_ref();
         let was_there = before.is_some_and(|record| record.position.is_some());
         let generation = before.map_or(1, |record| record.generation + u64::from(was_there));
@@ -227,6 +230,21 @@ impl Keeper {
         round.record = Some(record);
         round.job = SlotJob::Create;
         Ok(())
+    }
+
+    /// A slot of ours without a record, which a standby that was promoted may have, or a label that was removed by hand, is
+    /// taken on as it is: the next round finds that nothing is known of what it has let go.
+    fn adopt(&self, round: &mut Round) -> Result<bool, RegistryError> {
+        let name = name::recovery_slot_name(&self.database_name);
+        let is_ours = slot::find_here(&name)?.is_some_and(|found| found.plugin.as_deref() == Some("pgoutput"));
+        if is_ours {
+            pgrx::log!("recovery slot \"{name}\" was found without a record of what it has let go");
+            let record = RetentionRecord::before_creation(registry::here(), 1, name);
+            write(&record);
+            round.record = Some(record);
+            round.nap = Duration::ZERO;
+        }
+        Ok(is_ours)
     }
 
     /// The first name of ours that no slot has.

@@ -1,0 +1,374 @@
+//! What the processes tell each other: plain values, copied in and out under the lock.
+
+use crate::lsn::{LocalLsn, OriginLsn};
+use crate::pg::clock::Timestamp;
+use pgrx::pg_sys;
+
+/// Bytes of an error message that are kept for a peer.
+const MAX_ERROR: usize = 255;
+
+/// What the launcher and the manager of a database tell each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// Nobody's.
+    Free,
+    /// The launcher has registered a manager, which has not come up yet.
+    Starting,
+    /// A manager is up, and has not yet seen whether the extension is there.
+    Looking,
+    /// A manager runs, in a database with the extension.
+    Running,
+    /// The manager has ended; the launcher has not taken note of it yet.
+    Ended,
+    /// The manager has left because a session needs the database free: no failure.
+    StoodAside,
+    /// The launcher has taken note, and starts another manager when it is time. Pollers go on meanwhile.
+    Waiting,
+    /// The manager has found no extension: the launcher frees the entry.
+    NoExtension,
+    /// The manager has found the extension, but only in the spare entry.
+    NoRoom,
+}
+
+/// One database. The last entry of all is a spare one: a database beyond spock.max_databases is looked at there, so
+/// that only one that has the extension is complained about.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct DatabaseEntry {
+    pub database: pg_sys::Oid,
+    pub phase: Phase,
+    pub manager_pid: i32,
+    pub started_at: Timestamp,
+    /// Counts the calls of the manager: one that comes while it works must not be lost with its latch, which a wait for a
+    /// lock resets.
+    pub calls: u32,
+    pub slot: SlotEntry,
+}
+
+/// What the slot worker of a database is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub enum SlotJob {
+    Nothing,
+    Create,
+    /// To this position of this server's WAL.
+    Advance(LocalLsn),
+    /// Acquire and release, so that the slot does not count as idle.
+    Touch,
+    Drop,
+}
+
+/// Why the slot does not advance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum BlockedReason {
+    None,
+    PeerUnreachable,
+    PeerLagging,
+    PeerUnknown,
+    NoSample,
+    RescueInProgress,
+    OpenTransaction,
+    SlotCreationPending,
+    BudgetExceeded,
+    Disabled,
+}
+
+impl BlockedReason {
+    /// The word for it in get_recovery_slot_status() and recovery_horizon(); None if nothing blocks.
+    pub fn as_str(self) -> Option<&'static str> {
+        match self {
+            BlockedReason::None => None,
+            BlockedReason::PeerUnreachable => Some("peer_unreachable"),
+            BlockedReason::PeerLagging => Some("peer_lagging"),
+            BlockedReason::PeerUnknown => Some("peer_unknown"),
+            BlockedReason::NoSample => Some("no_sample"),
+            BlockedReason::RescueInProgress => Some("rescue_in_progress"),
+            BlockedReason::OpenTransaction => Some("open_transaction"),
+            BlockedReason::SlotCreationPending => Some("slot_creation_pending"),
+            BlockedReason::BudgetExceeded => Some("budget_exceeded"),
+            BlockedReason::Disabled => Some("disabled"),
+        }
+    }
+}
+
+/// The recovery slot of a database.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SlotEntry {
+    /// The slot worker, and what it was started for. It resets the job when it is done.
+    pub worker_pid: i32,
+    pub job: SlotJob,
+    pub job_ended_at: Timestamp,
+    /// How often a job has failed in a row, and why the last one did.
+    pub failures: u32,
+    pub error: ShortText,
+    /// Requests by hand are counted; an answer answers all up to its number.
+    pub requested: u32,
+    pub answered: u32,
+    /// What will be answered in the round after the job under way.
+    pub serving: u32,
+    /// What the manager has seen and decided last.
+    pub name: ShortName,
+    pub exists: bool,
+    pub is_usable: bool,
+    pub in_recovery: bool,
+    pub generation: u64,
+    pub blocked: BlockedReason,
+    /// The peer that blocks, by its foreign server; invalid: none.
+    pub blocked_by: pg_sys::Oid,
+    pub min_unacknowledged_at: Timestamp,
+    pub wal_bytes_per_s: f64,
+}
+
+/// An origin of a database, as the manager has seen it last.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct OriginEntry {
+    /// The node's foreign server; invalid: the place is free.
+    pub node: pg_sys::Oid,
+    pub subscription: pg_sys::Oid,
+    pub own: OriginLsn,
+    pub released: OriginLsn,
+    /// When this server last applied a transaction of it, as far as commit timestamps tell.
+    pub committed_at: Timestamp,
+    pub blocked: BlockedReason,
+}
+
+/// What a peer has said of an origin, and what the manager makes of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PositionEntry {
+    /// The origin's foreign server here; invalid: the place is free.
+    pub origin: pg_sys::Oid,
+    /// The subscription and the replication origin at the peer.
+    pub subscription: u32,
+    pub origin_id: u16,
+    pub is_ready: bool,
+    pub applied: OriginLsn,
+    pub passed: OriginLsn,
+    pub committed_at: Timestamp,
+    /// By the manager: what counts as passed (the peer may have forgotten what it once reported), and how far it lets the
+    /// slot go.
+    pub counted: OriginLsn,
+    pub local: LocalLsn,
+    pub blocked: BlockedReason,
+}
+
+/// What a poller is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub enum PeerKey {
+    None,
+    /// A peer with a node: its foreign server.
+    Node(pg_sys::Oid),
+    /// A subscription of which nobody knows yet which node it comes from.
+    Subscription(pg_sys::Oid),
+}
+
+/// How a poller fares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum PeerState {
+    /// Not asked yet.
+    Unknown,
+    Connecting,
+    /// It has answered, and is known by name.
+    Connected,
+    /// Reached, but the answer is of no use; `error` says why (no extension, no local node).
+    NotANode,
+    /// Reached, but it is another node than the one that it is taken for.
+    OtherNode,
+    Unreachable,
+}
+
+impl PeerState {
+    /// The word for it in spock.peer_status().
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PeerState::Unknown => "unknown",
+            PeerState::Connecting => "connecting",
+            PeerState::Connected => "connected",
+            PeerState::NotANode => "not a node",
+            PeerState::OtherNode => "other node",
+            PeerState::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// One peer of one database.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PeerEntry {
+    pub key: PeerKey,
+    pub state: PeerState,
+    pub poller_pid: i32,
+    /// When the manager last registered a poller for it, and how often one ended at once since.
+    pub started_at: Timestamp,
+    pub failures: u32,
+    /// A poller was registered at `started_at` and has not come up yet.
+    pub is_coming_up: bool,
+    /// When the present question was asked, and when the last one was answered.
+    pub asked_at: Timestamp,
+    pub answered_at: Timestamp,
+    /// When the peer last said who it is.
+    pub last_contact_at: Timestamp,
+    /// What the peer says it is.
+    pub node_name: ShortName,
+    pub system_identifier: u64,
+    pub database: u32,
+    pub error: ShortText,
+    pub timeline: u32,
+    /// The end of its WAL.
+    pub wal_end: OriginLsn,
+    /// When it last told its positions; what follows is of that moment.
+    pub reported_at: Timestamp,
+    /// It has a subscription of which it does not know the origin: anything may still be needed.
+    pub has_unknown_origin: bool,
+    /// The subscription here that comes from it, and how far its slot there was confirmed.
+    pub own_subscription: pg_sys::Oid,
+    pub own_confirmed: OriginLsn,
+    /// By the manager: it was given up for the retention budget.
+    pub is_unprotected: bool,
+}
+
+/// A message, cut to what fits.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ShortText {
+    length: u8,
+    bytes: [u8; MAX_ERROR],
+}
+
+impl ShortText {
+    pub const EMPTY: ShortText = ShortText { length: 0, bytes: [0; MAX_ERROR] };
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+    }
+
+    pub fn set(&mut self, text: &str) {
+        let end = text.floor_char_boundary(MAX_ERROR);
+        self.bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
+        self.length = end as u8;
+    }
+}
+
+/// A name of at most 63 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ShortName {
+    length: u8,
+    bytes: [u8; 63],
+}
+
+impl ShortName {
+    pub const EMPTY: ShortName = ShortName { length: 0, bytes: [0; 63] };
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+    }
+
+    pub fn set(&mut self, name: &str) {
+        let end = name.floor_char_boundary(self.bytes.len());
+        self.bytes[..end].copy_from_slice(&name.as_bytes()[..end]);
+        self.length = end as u8;
+    }
+}
+
+impl SlotEntry {
+    pub const FREE: SlotEntry = SlotEntry {
+        worker_pid: 0,
+        job: SlotJob::Nothing,
+        job_ended_at: Timestamp::NEVER,
+        failures: 0,
+        error: ShortText::EMPTY,
+        requested: 0,
+        answered: 0,
+        serving: 0,
+        name: ShortName::EMPTY,
+        exists: false,
+        is_usable: false,
+        in_recovery: false,
+        generation: 0,
+        blocked: BlockedReason::None,
+        blocked_by: pg_sys::InvalidOid,
+        min_unacknowledged_at: Timestamp::NEVER,
+        wal_bytes_per_s: 0.0,
+    };
+
+    /// A job has failed. That answers who has asked for it: the next try waits as after any failure.
+    pub fn note_failure(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.job_ended_at = Timestamp::now();
+        (self.serving, self.answered) = (self.requested, self.requested);
+    }
+}
+
+impl OriginEntry {
+    pub const FREE: OriginEntry = OriginEntry {
+        node: pg_sys::InvalidOid,
+        subscription: pg_sys::InvalidOid,
+        own: OriginLsn::ZERO,
+        released: OriginLsn::INFINITY,
+        committed_at: Timestamp::NEVER,
+        blocked: BlockedReason::None,
+    };
+}
+
+impl PositionEntry {
+    pub const FREE: PositionEntry = PositionEntry {
+        origin: pg_sys::InvalidOid,
+        subscription: 0,
+        origin_id: 0,
+        is_ready: false,
+        applied: OriginLsn::ZERO,
+        passed: OriginLsn::ZERO,
+        committed_at: Timestamp::NEVER,
+        counted: OriginLsn::ZERO,
+        local: LocalLsn::ZERO,
+        blocked: BlockedReason::None,
+    };
+}
+
+impl DatabaseEntry {
+    pub const FREE: DatabaseEntry = DatabaseEntry {
+        database: pg_sys::InvalidOid,
+        phase: Phase::Free,
+        manager_pid: 0,
+        started_at: Timestamp::NEVER,
+        calls: 0,
+        slot: SlotEntry::FREE,
+    };
+}
+
+impl PeerEntry {
+    pub const FREE: PeerEntry = PeerEntry {
+        key: PeerKey::None,
+        state: PeerState::Unknown,
+        poller_pid: 0,
+        started_at: Timestamp::NEVER,
+        failures: 0,
+        is_coming_up: false,
+        asked_at: Timestamp::NEVER,
+        answered_at: Timestamp::NEVER,
+        last_contact_at: Timestamp::NEVER,
+        node_name: ShortName::EMPTY,
+        system_identifier: 0,
+        database: 0,
+        error: ShortText::EMPTY,
+        timeline: 0,
+        wal_end: OriginLsn::ZERO,
+        reported_at: Timestamp::NEVER,
+        has_unknown_origin: false,
+        own_subscription: pg_sys::InvalidOid,
+        own_confirmed: OriginLsn::ZERO,
+        is_unprotected: false,
+    };
+
+    /// An entry for a peer that was not asked yet.
+    pub fn new(key: PeerKey) -> PeerEntry {
+        PeerEntry { key, ..PeerEntry::FREE }
+    }
+}
