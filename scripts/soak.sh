@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The multi-node tests SOAK_ROUNDS times (5) on each wanted major, to catch what fails now and then. There are no long
-# randomised runs of its own yet. Reports each round; fails if one failed.
+# randomised runs of its own yet, but kill -9 comes SOAK_KILLS times (100) where a test kills at random. Reports each round; fails if one failed.
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
 ROUNDS=${SOAK_ROUNDS:-5}
+export SOAK_KILLS=${SOAK_KILLS:-100}
 case $ROUNDS in '' | *[!0-9]* | 0) die "SOAK_ROUNDS=$ROUNDS is no number of rounds" ;; esac
 
 cargo test --quiet --package spock_recovery_tests --no-run
