@@ -4,7 +4,9 @@
 //! may wait: create, advance, touch, drop (job).
 
 mod budget;
+mod by_hand;
 pub mod decision;
+mod error;
 pub mod horizon;
 pub mod job;
 pub mod keeper;
@@ -13,5 +15,6 @@ pub mod pace;
 pub mod positions;
 pub mod record;
 pub mod retention;
-pub mod sql;
+pub mod snapshot;
+mod sql;
 pub mod view;

@@ -11,14 +11,14 @@ use crate::pg::clock::Timestamp;
 use crate::pg::text::Text;
 use crate::pg::{setting, slot};
 use crate::shmem::{PeerKey, PeerState};
-use crate::slot::sql::{self as slot_sql, Snapshot};
+use crate::slot::snapshot::{self, Snapshot};
 use pgrx::prelude::*;
 
 /// One row per check, in milliseconds, whatever the peers do. No row where this database is no node.
 #[pg_extern(sql = false)]
 fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name!(status, String), name!(details, Text))>
 {
-    slot_sql::require_reader("quick_health_check");
+    snapshot::require_reader("quick_health_check");
     let checks = gather();
     TableIterator::new(
         checks
@@ -33,7 +33,7 @@ fn gather() -> Vec<Check> {
         return Vec::new();
     }
     let settings = settings();
-    let snapshot = slot_sql::snapshot();
+    let snapshot = snapshot::snapshot();
     let facts = slot_facts(snapshot.as_ref(), &servers);
     let mut checks = vec![
         judge::slot(&facts),
@@ -95,11 +95,11 @@ fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> 
     facts.is_invalid = found.as_ref().is_some_and(|found| found.is_invalid);
     facts.generation = entry.generation as i64;
     facts.error = entry.error.as_str().to_owned();
-    facts.retained_bytes = found.as_ref().map_or(0, slot_sql::retained_bytes);
+    facts.retained_bytes = found.as_ref().map_or(0, snapshot::retained_bytes);
     facts.budget_bytes = guc::recovery_slot_max_wal().or_else(slot::max_slot_wal_keep_bytes);
     facts.blocked_reason = entry.blocked.as_str();
-    facts.blocked_by = slot_sql::blocking_peer(snapshot, servers);
-    facts.unprotected = slot_sql::unprotected_peers(snapshot, servers);
+    facts.blocked_by = snapshot::blocking_peer(snapshot, servers);
+    facts.unprotected = snapshot::unprotected_peers(snapshot, servers);
     facts
 }
 

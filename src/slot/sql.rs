@@ -1,136 +1,22 @@
-//! The recovery slot's SQL functions. Their CREATE FUNCTION, grants and comments stand in sql/.
+//! The functions that tell of the slot. Their CREATE FUNCTION, grants and comments stand in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::positions;
-use crate::error::{OrRaise, SqlError, raise};
+use super::snapshot::{require_reader, retained_bytes, snapshot, unprotected_peers};
+use crate::error::OrRaise;
 use crate::guc;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::registry::{self, NodeServer};
 use crate::pg::clock::Timestamp;
-use crate::pg::latch::{self, WaitEvent};
 use crate::pg::name::Name;
-use crate::pg::role;
-use crate::pg::slot::{self, Slot};
-use crate::pg::{interrupts, process, wal};
-use crate::shmem::{self, BlockedReason, OriginEntry, PeerEntry, PeerKey, PositionEntry, SlotEntry, SlotJob};
+use crate::pg::slot;
+use crate::pg::{process, wal};
+use crate::shmem::{BlockedReason, PeerKey};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
-use std::time::{Duration, Instant};
-
-/// How long a manager may take to come up: far longer than a fork, and what a person waits at a prompt.
-const MANAGER_PATIENCE: Duration = Duration::from_secs(5);
-
-#[derive(Debug, thiserror::Error)]
-pub enum SlotError {
-    #[error("permission denied for {function}")]
-    NotPrivileged { function: &'static str },
-    #[error("permission denied for {function}")]
-    NotSuperuser { function: &'static str },
-    #[error("database is not a node")]
-    NoNode,
-    #[error("recovery slots are switched off")]
-    Disabled,
-    #[error("{function} cannot run in a transaction that has performed writes")]
-    HasWritten { function: &'static str },
-    #[error("no manager of spock_recovery runs for this database")]
-    NoManager,
-    #[error("could not {action} the recovery slot: {reason}")]
-    Failed { action: &'static str, reason: String },
-}
-
-impl SqlError for SlotError {
-    fn sqlstate(&self) -> PgSqlErrorCode {
-        match self {
-            SlotError::NotPrivileged { .. } | SlotError::NotSuperuser { .. } => {
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
-            }
-            SlotError::NoNode | SlotError::Disabled | SlotError::NoManager => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
-            SlotError::HasWritten { .. } => PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
-            SlotError::Failed { .. } => PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION,
-        }
-    }
-
-    fn detail(&self) -> Option<String> {
-        match self {
-            SlotError::NotPrivileged { .. } => {
-                Some("It is for superusers, roles with REPLICATION and members of pg_monitor.".to_owned())
-            }
-            SlotError::HasWritten { .. } => Some(
-                "Its creation would wait for this very transaction, and what is done to a slot is not undone with one."
-                    .to_owned(),
-            ),
-            _ => None,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            SlotError::NotSuperuser { .. } => "Call it as a superuser.".to_owned(),
-            SlotError::NotPrivileged { .. } => "GRANT pg_monitor TO …, or ALTER ROLE … REPLICATION.".to_owned(),
-            SlotError::NoNode => {
-                "Make it one with SELECT spock.node_create('n1', 'host=… port=5432 dbname=…');".to_owned()
-            }
-            SlotError::Disabled => {
-                "ALTER SYSTEM SET spock.enable_recovery_slots = on; SELECT pg_reload_conf();".to_owned()
-            }
-            SlotError::HasWritten { .. } => "End the transaction first.".to_owned(),
-            SlotError::NoManager => {
-                "Raise max_worker_processes, or see the server's log for what ends the manager.".to_owned()
-            }
-            SlotError::Failed { .. } => "SELECT * FROM spock.quick_health_check();".to_owned(),
-        })
-    }
-}
-
-/// What the manager and the pollers have in shared memory, copied out.
-pub struct Snapshot {
-    pub slot: SlotEntry,
-    pub peers: Vec<(PeerEntry, Vec<PositionEntry>)>,
-    pub origins: Vec<OriginEntry>,
-}
-
-pub fn snapshot() -> Option<Snapshot> {
-    let mut shared = shmem::lock();
-    let index = shared.index_of(process::my_database())?;
-    let entries: Vec<PeerEntry> = shared.peers(index).to_vec();
-    let peers = entries
-        .into_iter()
-        .enumerate()
-        .filter(|(_, peer)| peer.key != PeerKey::None)
-        .map(|(place, peer)| {
-            let positions = shared.positions(index, place).iter();
-            (peer, positions.filter(|position| position.origin != pg_sys::InvalidOid).copied().collect())
-        })
-        .collect();
-    let origins = shared.origins(index).iter().filter(|origin| origin.node != pg_sys::InvalidOid).copied().collect();
-    Some(Snapshot { slot: shared.databases()[index].slot, peers, origins })
-}
-
-/// Ends the statement if the caller may not read positions.
-pub fn require_reader(function: &'static str) {
-    if !role::may_read_positions() {
-        raise(&SlotError::NotPrivileged { function });
-    }
-}
-
-/// The peer that holds the slot, by name.
-pub fn blocking_peer(snapshot: &Snapshot, servers: &[NodeServer]) -> Option<String> {
-    let node = snapshot.slot.blocked_by;
-    servers.iter().find(|server| server.id == node).map(|server| server.name.to_string())
-}
-
-/// The peers that were given up for the retention budget, by name.
-pub fn unprotected_peers(snapshot: &Snapshot, servers: &[NodeServer]) -> Vec<String> {
-    let is_given_up = |server: &&NodeServer| {
-        snapshot.peers.iter().any(|(peer, _)| peer.is_unprotected && peer.key == PeerKey::Node(server.id))
-    };
-    servers.iter().filter(is_given_up).map(|server| server.name.to_string()).collect()
-}
 
 fn name_of(servers: &[NodeServer], node: Oid) -> Option<Name> {
     servers.iter().find(|server| server.id == node).map(|server| Name(server.name.to_string()))
@@ -265,11 +151,6 @@ fn get_recovery_slot_status() -> TableIterator<
     TableIterator::new(vec![row])
 }
 
-/// WAL that the slot keeps, in bytes.
-pub fn retained_bytes(found: &Slot) -> u64 {
-    wal::flushed().bytes_since(found.restart)
-}
-
 fn interval(seconds: f64) -> Option<Interval> {
     Interval::from_seconds(seconds.min(3.2e9)).into()
 }
@@ -392,150 +273,4 @@ fn lag_positions() -> TableIterator<
         }
     }
     TableIterator::new(rows)
-}
-
-/// Creates the slot, if there is none; waits until it is there.
-#[pg_extern(sql = false)]
-fn create_recovery_slot() -> Name {
-    require_ready("create_recovery_slot", true);
-    ask(SlotRequest::Create, "create");
-    Name(slot_entry().map(|slot| slot.name.as_str().to_owned()).unwrap_or_default())
-}
-
-/// Drops the slot; false if there was none.
-#[pg_extern(sql = false)]
-fn drop_recovery_slot() -> bool {
-    require_ready("drop_recovery_slot", false);
-    let Some(entry) = slot_entry() else { raise(&SlotError::NoManager) };
-    let name = entry.name.as_str();
-    if slot::find_here(name).or_raise().is_none() {
-        return false;
-    }
-    wait_for_worker();
-    slot::drop(name).or_raise();
-    if guc::enable_recovery_slots() {
-        ereport!(
-            NOTICE,
-            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            format!("recovery slot \"{name}\" will be created anew"),
-            "spock.enable_recovery_slots is on."
-        );
-    }
-    wake_manager();
-    true
-}
-
-/// Advances the slot as far as the horizon allows now; its position, and a NOTICE that says why it is not further.
-#[pg_extern(sql = false)]
-fn advance_recovery_slot() -> i64 {
-    require_ready("advance_recovery_slot", true);
-    ask(SlotRequest::Advance, "advance");
-    let Some(slot) = slot_entry() else { raise(&SlotError::NoManager) };
-    let found = slot::find_here(slot.name.as_str()).or_raise();
-    if let Some(reason) = slot.blocked.as_str() {
-        let servers = registry::servers().or_raise();
-        let peer = snapshot().and_then(|snapshot| blocking_peer(&snapshot, &servers));
-        let detail = match peer {
-            Some(peer) => format!("Node \"{peer}\" holds it. See spock.recovery_horizon()."),
-            None => "See spock.recovery_horizon().".to_owned(),
-        };
-        ereport!(
-            NOTICE,
-            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            format!("the recovery slot does not advance further: {reason}"),
-            detail
-        );
-    }
-    found.map_or(0, |found: Slot| found.confirmed.0 as i64)
-}
-
-/// What is asked of the manager.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SlotRequest {
-    Create,
-    Advance,
-}
-
-/// What the functions that change the slot need.
-fn require_ready(function: &'static str, needs_enabled: bool) {
-    if !process::is_superuser() {
-        raise(&SlotError::NotSuperuser { function });
-    }
-    if NativeProvider.local_node().or_raise().is_none() {
-        raise(&SlotError::NoNode);
-    }
-    if needs_enabled && !guc::enable_recovery_slots() {
-        raise(&SlotError::Disabled);
-    }
-    if process::has_written() {
-        raise(&SlotError::HasWritten { function });
-    }
-    wait_for_manager();
-}
-
-/// Right after node_create, and after a crash, the manager is only just coming up.
-fn wait_for_manager() {
-    let deadline = Instant::now() + MANAGER_PATIENCE;
-    let is_up = || {
-        let mut shared = shmem::lock();
-        let index = shared.index_of(process::my_database());
-        index.is_some_and(|index| shared.databases()[index].manager_pid != 0)
-    };
-    while !is_up() && Instant::now() < deadline {
-        interrupts::check();
-        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
-    }
-}
-
-fn slot_entry() -> Option<SlotEntry> {
-    let mut shared = shmem::lock();
-    let index = shared.index_of(process::my_database())?;
-    Some(shared.databases()[index].slot)
-}
-
-/// Waits until no worker has the slot in its hands: it would be refused, or would fail.
-fn wait_for_worker() {
-    while slot_entry().is_some_and(|slot| slot.job != SlotJob::Nothing || slot.worker_pid != 0) {
-        interrupts::check();
-        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
-    }
-}
-
-fn wake_manager() -> bool {
-    let manager = {
-        let mut shared = shmem::lock();
-        let index = shared.index_of(process::my_database());
-        index.map_or(0, |index| shared.call_manager(index))
-    };
-    latch::wake(manager);
-    manager != 0
-}
-
-/// Asks the manager, and waits until it has done what could be done. The wait ends with the statement (statement_timeout,
-/// a cancel); the manager goes on.
-fn ask(request: SlotRequest, action: &'static str) {
-    let number = {
-        let mut shared = shmem::lock();
-        shared.index_of(process::my_database()).map(|index| {
-            let slot = &mut shared.databases()[index].slot;
-            slot.requested = slot.requested.wrapping_add(1);
-            (slot.requested, slot.failures)
-        })
-    };
-    let Some((number, failures)) = number else { raise(&SlotError::NoManager) };
-    if !wake_manager() {
-        raise(&SlotError::NoManager);
-    }
-    loop {
-        let Some(slot) = slot_entry() else { raise(&SlotError::NoManager) };
-        if slot.failures > failures {
-            raise(&SlotError::Failed { action, reason: slot.error.as_str().to_owned() });
-        }
-        let is_answered = slot.answered.wrapping_sub(number) < u32::MAX / 2;
-        if is_answered && (slot.exists || request != SlotRequest::Create) {
-            return;
-        }
-        interrupts::check();
-        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
-    }
 }

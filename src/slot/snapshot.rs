@@ -1,0 +1,60 @@
+//! What the manager and the pollers have found out, copied out of shared memory for the status functions: they answer from
+//! it whatever the peers do.
+
+use super::error::SlotError;
+use crate::error::raise;
+use crate::node::registry::NodeServer;
+use crate::pg::slot::Slot;
+use crate::pg::{process, role, wal};
+use crate::shmem::{self, OriginEntry, PeerEntry, PeerKey, PositionEntry, SlotEntry};
+use pgrx::pg_sys;
+
+/// What the manager and the pollers have in shared memory, copied out.
+pub struct Snapshot {
+    pub slot: SlotEntry,
+    pub peers: Vec<(PeerEntry, Vec<PositionEntry>)>,
+    pub origins: Vec<OriginEntry>,
+}
+
+pub fn snapshot() -> Option<Snapshot> {
+    let mut shared = shmem::lock();
+    let index = shared.index_of(process::my_database())?;
+    let entries: Vec<PeerEntry> = shared.peers(index).to_vec();
+    let peers = entries
+        .into_iter()
+        .enumerate()
+        .filter(|(_, peer)| peer.key != PeerKey::None)
+        .map(|(place, peer)| {
+            let positions = shared.positions(index, place).iter();
+            (peer, positions.filter(|position| position.origin != pg_sys::InvalidOid).copied().collect())
+        })
+        .collect();
+    let origins = shared.origins(index).iter().filter(|origin| origin.node != pg_sys::InvalidOid).copied().collect();
+    Some(Snapshot { slot: shared.databases()[index].slot, peers, origins })
+}
+
+/// Ends the statement if the caller may not read positions.
+pub fn require_reader(function: &'static str) {
+    if !role::may_read_positions() {
+        raise(&SlotError::NotPrivileged { function });
+    }
+}
+
+/// The peer that holds the slot, by name.
+pub fn blocking_peer(snapshot: &Snapshot, servers: &[NodeServer]) -> Option<String> {
+    let node = snapshot.slot.blocked_by;
+    servers.iter().find(|server| server.id == node).map(|server| server.name.to_string())
+}
+
+/// The peers that were given up for the retention budget, by name.
+pub fn unprotected_peers(snapshot: &Snapshot, servers: &[NodeServer]) -> Vec<String> {
+    let is_given_up = |server: &&NodeServer| {
+        snapshot.peers.iter().any(|(peer, _)| peer.is_unprotected && peer.key == PeerKey::Node(server.id))
+    };
+    servers.iter().filter(is_given_up).map(|server| server.name.to_string()).collect()
+}
+
+/// WAL that the slot keeps, in bytes.
+pub fn retained_bytes(found: &Slot) -> u64 {
+    wal::flushed().bytes_since(found.restart)
+}
