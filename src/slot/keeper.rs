@@ -32,6 +32,9 @@ const COMMIT_LIMIT: Duration = Duration::from_millis(500);
 /// A quarter of the server's idle time limit: time for several tries before the limit strikes.
 const TOUCH_FRACTION: u32 = 4;
 
+/// Polls after which every healthy peer has passed the first sample and has said so.
+const POLLS_TO_TELL: u32 = 5;
+
 /// What a round has decided, to be done once its transaction has committed.
 #[derive(Debug)]
 pub struct Round {
@@ -64,6 +67,8 @@ pub struct Keeper {
     /// The last move has left restart_lsn where it was.
     is_stuck: bool,
     budget: super::budget::Budget,
+    /// Since when no origin's samples were thrown away.
+    samples_since: Instant,
     said_no_worker: bool,
 }
 
@@ -82,6 +87,7 @@ impl Keeper {
             is_moving: false,
             is_stuck: false,
             budget: super::budget::Budget::default(),
+            samples_since: Instant::now(),
             said_no_worker: false,
         }
     }
@@ -285,7 +291,7 @@ impl Keeper {
         let now = Timestamp::now();
         let end = wal::flushed();
         self.rate.observe(end, now.0);
-        let floor = self.budget.floor(end, found);
+        let floor = self.budget.floor(end, found).filter(|_| self.can_tell_who_lags());
         let nothing = Samples::default();
         let origins: Vec<(&Own, &Samples)> =
             own.iter().map(|own| (own, self.samples.get(&own.subscription).unwrap_or(&nothing))).collect();
@@ -361,12 +367,19 @@ impl Keeper {
         Ok((positions, is_settled.then_some(local)))
     }
 
+    /// With samples of a moment ago alone, a peer that is a second behind looks like one that is behind all of them: nobody
+    /// is given up for the budget before every peer has had the time to pass the first one and to say so.
+    fn can_tell_who_lags(&self) -> bool {
+        self.samples_since.elapsed() >= guc::recovery_poll_interval() * POLLS_TO_TELL + guc::peer_timeout()
+    }
+
     fn next_origins(&mut self, own: &[Own], before: &RetentionRecord, covered: bool) -> Vec<OriginRecord> {
         own.iter()
             .map(|own| {
                 let (next, starts_anew) =
                     decision::next_origin(own, before.origin(&own.node, own.subscription), covered);
                 if starts_anew {
+                    self.samples_since = Instant::now();
                     self.samples.remove(&own.subscription);
                 }
                 next
