@@ -94,3 +94,23 @@ fn a_slot_dropped_or_invalidated_under_load_is_made_anew_and_the_loss_is_told() 
     n3.wait_until("SELECT count(*) FROM t WHERE id = 1", "1");
     assert!(decodable(n3).contains(&1));
 }
+
+#[test]
+fn a_slot_whose_record_is_lost_is_taken_on_and_vouches_for_nothing_of_before() {
+    let cluster = held_pair("slot_life_record_lost");
+    let [n1, n3] = cluster.all();
+    n1.sql("INSERT INTO t VALUES (1, 'x')");
+    n3.wait_until("SELECT count(*) FROM t", "1");
+    wait_slot(n3.db("postgres"), 1);
+    let own = n3.value(OWN);
+    n3.sql("SECURITY LABEL FOR spock_recovery ON DATABASE postgres IS NULL");
+    n3.sigterm(n3.wait_process("spock_recovery manager").pid);
+    n3.wait_log("was found without a record of what it has let go");
+    n3.wait_until(&format!("SELECT ({RELEASED}) BETWEEN '{own}' AND 'FFFFFFFF/FFFFFFFE'"), "t");
+    wait_slot(n3.db("postgres"), 1);
+    // Neither another slot, nor one that keeps WAL for ever unseen.
+    assert_eq!(
+        n3.value("SELECT slot_name FROM pg_replication_slots WHERE database = 'postgres'"),
+        "spk_recovery_postgres"
+    );
+}
