@@ -123,7 +123,7 @@ fn nobody_but_a_superuser_sets_or_removes_a_label() {
     let cluster = start_app("registry_labels");
     let [n1] = cluster.all();
     let app = n1.db("app");
-    let label = "SELECT label FROM pg_seclabels WHERE provider = 'spock_recovery'";
+    let label = "SELECT label FROM pg_seclabels WHERE provider = 'spock_recovery' AND objtype = 'subscription'";
     let document = app.value(label);
     assert!(document.contains("n9"), "{document}");
     let owner = app.role("owner");
