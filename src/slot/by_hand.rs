@@ -38,6 +38,7 @@ fn drop_recovery_slot() -> bool {
         return false;
     }
     wait_for_worker();
+    wait_for_record();
     slot::drop(name).or_raise();
     if guc::enable_recovery_slots() {
         ereport!(
@@ -122,6 +123,25 @@ fn slot_entry() -> Option<SlotEntry> {
 /// Waits until no worker has the slot in its hands: it would be refused, or would fail.
 fn wait_for_worker() {
     while slot_entry().is_some_and(|slot| slot.job != SlotJob::Nothing || slot.worker_pid != 0) {
+        interrupts::check();
+        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
+    }
+}
+
+/// Waits until the manager has seen the slot and written down that it is there: the loss of a slot that was never counted
+/// would not be counted either.
+fn wait_for_record() {
+    let is_seen = || {
+        let mut shared = shmem::lock();
+        match shared.index_of(process::my_database()) {
+            Some(index) => {
+                let entry = shared.databases()[index];
+                entry.slot.exists || entry.manager_pid == 0
+            }
+            None => true,
+        }
+    };
+    while !is_seen() {
         interrupts::check();
         latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
     }

@@ -127,7 +127,8 @@ fn get_recovery_slot_status() -> TableIterator<
         _ => None,
     };
     let unprotected = unprotected_peers(&snapshot, &servers).into_iter().map(|name| Some(Name(name))).collect();
-    let usable = found.as_ref().is_some_and(|found| !found.is_invalid);
+    // Before the manager has seen it and written down that it is there, it vouches for nothing.
+    let usable = slot.exists && found.as_ref().is_some_and(|found| !found.is_invalid);
     let blocked = if usable || slot.blocked == BlockedReason::Disabled {
         slot.blocked
     } else {
