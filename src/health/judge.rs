@@ -1,5 +1,6 @@
 //! The verdicts (pure).
 
+use crate::slot::retention::ANNOUNCED_AT;
 use std::fmt;
 
 /// How bad it is.
@@ -34,9 +35,6 @@ pub struct Check {
 fn check(name: &str, status: Status, details: impl Into<String>) -> Check {
     Check { name: name.to_owned(), status, details: details.into() }
 }
-
-/// The part of the budget at which it is announced.
-const NEAR: f64 = 0.75;
 
 /// The slot, as the manager and pg_replication_slots show it.
 #[derive(Clone, Debug, Default)]
@@ -128,7 +126,7 @@ pub fn retention(facts: &SlotFacts) -> Check {
     let of = format!("{kept} of {} MB{held}{drop}", budget >> 20);
     let status = match facts.retained_bytes as f64 {
         kept if kept > budget as f64 => Status::Critical,
-        kept if kept >= budget as f64 * NEAR || !drop.is_empty() => Status::Warning,
+        kept if kept >= budget as f64 * ANNOUNCED_AT || !drop.is_empty() => Status::Warning,
         _ => Status::Healthy,
     };
     check(name, status, of)

@@ -96,7 +96,7 @@ fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> 
     facts.generation = entry.generation as i64;
     facts.error = entry.error.as_str().to_owned();
     facts.retained_bytes = found.as_ref().map_or(0, snapshot::retained_bytes);
-    facts.budget_bytes = guc::recovery_slot_max_wal().or_else(slot::max_slot_wal_keep_bytes);
+    facts.budget_bytes = snapshot::budget_bytes();
     facts.blocked_reason = entry.blocked.as_str();
     facts.blocked_by = snapshot::blocking_peer(snapshot, servers);
     facts.unprotected = snapshot::unprotected_peers(snapshot, servers);

@@ -20,8 +20,6 @@ pub struct Slot {
     pub is_unfinished: bool,
     /// A process has it.
     pub is_active: bool,
-    /// A standby's copy of the primary's slot that it has not taken over.
-    pub is_synced: bool,
     pub inactive_since: Option<Timestamp>,
 }
 
@@ -31,7 +29,7 @@ pub fn find(name: &str) -> Result<Option<Slot>, spi::Error> {
         let rows = client.select(
             "SELECT s.slot_name::pg_catalog.text, s.datoid, s.plugin::pg_catalog.text,
                     (s.restart_lsn - '0/0')::pg_catalog.int8, (s.confirmed_flush_lsn - '0/0')::pg_catalog.int8,
-                    s.wal_status = 'lost' OR s.invalidation_reason IS NOT NULL, s.active, s.synced, s.inactive_since,
+                    s.wal_status = 'lost' OR s.invalidation_reason IS NOT NULL, s.active, s.inactive_since,
                     s.confirmed_flush_lsn IS NULL
                FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1::pg_catalog.name",
             Some(1),
@@ -48,10 +46,9 @@ pub fn find(name: &str) -> Result<Option<Slot>, spi::Error> {
             restart: lsn(row.get(4)?),
             confirmed: lsn(row.get(5)?),
             is_invalid: row.get::<bool>(6)?.unwrap_or(false),
-            is_unfinished: row.get::<bool>(10)?.unwrap_or(false),
+            is_unfinished: row.get::<bool>(9)?.unwrap_or(false),
             is_active: row.get::<bool>(7)?.unwrap_or(false),
-            is_synced: row.get::<bool>(8)?.unwrap_or(false),
-            inactive_since: row.get::<pgrx::datum::TimestampWithTimeZone>(9)?.map(Timestamp::from),
+            inactive_since: row.get::<pgrx::datum::TimestampWithTimeZone>(8)?.map(Timestamp::from),
         }))
     })
 }

@@ -2,13 +2,10 @@
 
 use super::decision::{Block, Outcome, PeerInput};
 use super::record::RetentionRecord;
-use super::retention::Rate;
+use super::retention::{ANNOUNCED_AT, Rate};
 use crate::guc;
 use crate::lsn::LocalLsn;
 use crate::pg::slot::Slot;
-
-/// The part of the budget at which it is announced.
-const ANNOUNCED_AT: f64 = 0.75;
 
 #[derive(Debug, Default)]
 pub struct Budget {

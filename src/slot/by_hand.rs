@@ -13,7 +13,7 @@ use crate::pg::latch::{self, WaitEvent};
 use crate::pg::name::Name;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{interrupts, process};
-use crate::shmem::{self, SlotEntry, SlotJob};
+use crate::shmem::{self, DatabaseEntry, SlotJob};
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -25,14 +25,14 @@ const MANAGER_PATIENCE: Duration = Duration::from_secs(5);
 fn create_recovery_slot() -> Name {
     require_ready("create_recovery_slot", true);
     ask(SlotRequest::Create, "create");
-    Name(slot_entry().map(|slot| slot.name.as_str().to_owned()).unwrap_or_default())
+    Name(entry().map(|entry| entry.slot.name.as_str().to_owned()).unwrap_or_default())
 }
 
 /// Drops the slot; false if there was none.
 #[pg_extern(sql = false)]
 fn drop_recovery_slot() -> bool {
     require_ready("drop_recovery_slot", false);
-    let Some(entry) = slot_entry() else { raise(&SlotError::NoManager) };
+    let Some(DatabaseEntry { slot: entry, .. }) = entry() else { raise(&SlotError::NoManager) };
     let name = entry.name.as_str();
     if slot::find_here(name).or_raise().is_none() {
         return false;
@@ -57,7 +57,7 @@ fn drop_recovery_slot() -> bool {
 fn advance_recovery_slot() -> i64 {
     require_ready("advance_recovery_slot", true);
     ask(SlotRequest::Advance, "advance");
-    let Some(slot) = slot_entry() else { raise(&SlotError::NoManager) };
+    let Some(DatabaseEntry { slot, .. }) = entry() else { raise(&SlotError::NoManager) };
     let found = slot::find_here(slot.name.as_str()).or_raise();
     if let Some(reason) = slot.blocked.as_str() {
         let servers = registry::servers().or_raise();
@@ -100,51 +100,39 @@ fn require_ready(function: &'static str, needs_enabled: bool) {
     wait_for_manager();
 }
 
-/// Right after node_create, and after a crash, the manager is only just coming up.
-fn wait_for_manager() {
-    let deadline = Instant::now() + MANAGER_PATIENCE;
-    let is_up = || {
-        let mut shared = shmem::lock();
-        let index = shared.index_of(process::my_database());
-        index.is_some_and(|index| shared.databases()[index].manager_pid != 0)
-    };
-    while !is_up() && Instant::now() < deadline {
-        interrupts::check();
-        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
+/// What is known of this database; None: no entry, hence no manager.
+fn entry() -> Option<DatabaseEntry> {
+    let mut shared = shmem::lock();
+    let index = shared.index_of(process::my_database())?;
+    Some(shared.databases()[index])
+}
+
+fn wait_while(condition: impl Fn(Option<DatabaseEntry>) -> bool) {
+    while condition(entry()) {
+        pause();
     }
 }
 
-fn slot_entry() -> Option<SlotEntry> {
-    let mut shared = shmem::lock();
-    let index = shared.index_of(process::my_database())?;
-    Some(shared.databases()[index].slot)
+fn pause() {
+    interrupts::check();
+    latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
+}
+
+/// Right after node_create, and after a crash, the manager is only just coming up.
+fn wait_for_manager() {
+    let deadline = Instant::now() + MANAGER_PATIENCE;
+    wait_while(|entry| entry.is_none_or(|entry| entry.manager_pid == 0) && Instant::now() < deadline);
 }
 
 /// Waits until no worker has the slot in its hands: it would be refused, or would fail.
 fn wait_for_worker() {
-    while slot_entry().is_some_and(|slot| slot.job != SlotJob::Nothing || slot.worker_pid != 0) {
-        interrupts::check();
-        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
-    }
+    wait_while(|entry| entry.is_some_and(|entry| entry.slot.job != SlotJob::Nothing || entry.slot.worker_pid != 0));
 }
 
 /// Waits until the manager has seen the slot and written down that it is there: the loss of a slot that was never counted
 /// would not be counted either.
 fn wait_for_record() {
-    let is_seen = || {
-        let mut shared = shmem::lock();
-        match shared.index_of(process::my_database()) {
-            Some(index) => {
-                let entry = shared.databases()[index];
-                entry.slot.exists || entry.manager_pid == 0
-            }
-            None => true,
-        }
-    };
-    while !is_seen() {
-        interrupts::check();
-        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
-    }
+    wait_while(|entry| entry.is_some_and(|entry| !entry.slot.exists && entry.manager_pid != 0));
 }
 
 fn wake_manager() -> bool {
@@ -173,7 +161,7 @@ fn ask(request: SlotRequest, action: &'static str) {
         raise(&SlotError::NoManager);
     }
     loop {
-        let Some(slot) = slot_entry() else { raise(&SlotError::NoManager) };
+        let Some(DatabaseEntry { slot, .. }) = entry() else { raise(&SlotError::NoManager) };
         if slot.failures > failures {
             raise(&SlotError::Failed { action, reason: slot.error.as_str().to_owned() });
         }
@@ -181,7 +169,6 @@ fn ask(request: SlotRequest, action: &'static str) {
         if is_answered && (slot.exists || request != SlotRequest::Create) {
             return;
         }
-        interrupts::check();
-        latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
+        pause();
     }
 }

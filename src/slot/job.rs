@@ -5,7 +5,6 @@ use crate::failpoint::{self, names};
 use crate::guc;
 use crate::pg::{interrupts, slot, transaction};
 use crate::shmem::SlotJob;
-use pgrx::PgLogLevel;
 
 /// Does the job on the slot of that name. Err says why it could not be done; it is tried again later.
 pub fn run(job: SlotJob, name: &str) -> Result<(), String> {
@@ -24,8 +23,6 @@ pub fn run(job: SlotJob, name: &str) -> Result<(), String> {
     match outcome {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
-        // The administrator, or a DROP DATABASE, wants this process gone.
-        Err(report) if report.level() >= PgLogLevel::FATAL => Err(report.message().to_owned()),
         Err(report) => {
             // The process ends right after this; its exit rolls back, and gives the slot back.
             slot::release_after_error();

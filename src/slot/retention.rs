@@ -3,6 +3,9 @@
 use super::horizon::{Allowance, Hold, Progress, Samples, allowance, horizon};
 use crate::lsn::LocalLsn;
 
+/// The part of the budget at which it is announced, by the log and by the health check.
+pub const ANNOUNCED_AT: f64 = 0.75;
+
 /// Half-life of the rate's average: long enough that a burst does not look like a trend, short enough that a new load
 /// shows within a minute.
 const RATE_HALF_LIFE_S: f64 = 30.0;

@@ -3,8 +3,9 @@
 
 use super::error::SlotError;
 use crate::error::raise;
+use crate::guc;
 use crate::node::registry::NodeServer;
-use crate::pg::slot::Slot;
+use crate::pg::slot::{self, Slot};
 use crate::pg::{process, role, wal};
 use crate::shmem::{self, OriginEntry, PeerEntry, PeerKey, PositionEntry, SlotEntry};
 use pgrx::pg_sys;
@@ -57,4 +58,9 @@ pub fn unprotected_peers(snapshot: &Snapshot, servers: &[NodeServer]) -> Vec<Str
 /// WAL that the slot keeps, in bytes.
 pub fn retained_bytes(found: &Slot) -> u64 {
     wal::flushed().bytes_since(found.restart)
+}
+
+/// WAL that the slot may keep, in bytes: spock.recovery_slot_max_wal, else max_slot_wal_keep_size; None: no limit.
+pub fn budget_bytes() -> Option<u64> {
+    guc::recovery_slot_max_wal().or_else(slot::max_slot_wal_keep_bytes)
 }

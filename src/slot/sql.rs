@@ -2,9 +2,8 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::positions;
-use super::snapshot::{require_reader, retained_bytes, snapshot, unprotected_peers};
+use super::snapshot::{budget_bytes, require_reader, retained_bytes, snapshot, unprotected_peers};
 use crate::error::OrRaise;
-use crate::guc;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
@@ -119,7 +118,7 @@ fn get_recovery_slot_status() -> TableIterator<
     // The slot itself is asked, not the manager's last look: it may have been dropped a moment ago.
     let found = slot::find_here(slot.name.as_str()).or_raise();
     let retained = found.as_ref().map(retained_bytes);
-    let budget = guc::recovery_slot_max_wal().or_else(slot::max_slot_wal_keep_bytes);
+    let budget = budget_bytes();
     let left = match (budget, retained) {
         (Some(budget), Some(kept)) if slot.wal_bytes_per_s >= 1.0 => {
             interval(budget.saturating_sub(kept) as f64 / slot.wal_bytes_per_s)

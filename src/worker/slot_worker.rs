@@ -34,6 +34,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         match &outcome {
             Ok(()) => {
                 slot.failures = 0;
+                slot.job_ended_at = Timestamp::now();
                 slot.error.set("");
             }
             Err(message) => {
@@ -42,7 +43,6 @@ pub fn run(index: usize, database: Oid) -> ! {
             }
         }
         slot.job = SlotJob::Nothing;
-        slot.job_ended_at = Timestamp::now();
         slot.failures
     };
     // Once: it is tried again and again, and the status tells the last reason.
