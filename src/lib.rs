@@ -10,6 +10,7 @@ mod error;
 mod failpoint;
 mod guc;
 mod health;
+mod intent;
 mod lsn;
 mod node;
 mod pg;
@@ -26,10 +27,11 @@ mod pg_tests;
 
 pgrx::extension_sql_file!("../sql/registry.sql", name = "registry");
 pgrx::extension_sql_file!("../sql/slot.sql", name = "slot", requires = ["registry"]);
+pgrx::extension_sql_file!("../sql/recovery.sql", name = "recovery", requires = ["slot"]);
 pgrx::extension_sql_file!(
     "../sql/names_shared_with_spock.sql",
     name = "names_shared_with_spock",
-    requires = ["registry", "slot"]
+    requires = ["registry", "slot", "recovery"]
 );
 
 /// What PostgreSQL calls when it loads the library.

@@ -15,6 +15,7 @@ pub mod lwlock;
 pub mod name;
 pub mod origin;
 pub mod process;
+pub mod random;
 pub mod role;
 pub mod seclabel;
 pub mod setting;

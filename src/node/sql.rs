@@ -8,10 +8,11 @@ use super::native::NativeProvider;
 use super::provider::ReplicationProvider;
 use super::registry::{self, RegistryError};
 use crate::error::{OrRaise, raise};
+use crate::intent::document::Journal;
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::Text;
-use crate::pg::{process, wal};
+use crate::pg::{catalog, process, wal};
 use crate::shmem::{self, PeerEntry, PeerKey};
 use crate::slot::record::RetentionRecord;
 use pgrx::pg_sys::Oid;
@@ -156,6 +157,9 @@ pub fn check_label(target: LabelTarget, text: Option<&str>) {
         (LabelTarget::Database(_), Some(text)) => {
             RetentionRecord::parse(text).map_err(|error| LabelError::Invalid { reason: error.to_string() }).or_raise();
         }
-        (LabelTarget::Other, Some(_)) => raise(&LabelError::WrongObject),
+        (LabelTarget::Schema(schema), Some(text)) if catalog::extension_schema() == Some(schema) => {
+            Journal::parse(text).map_err(|error| LabelError::Invalid { reason: error.to_string() }).or_raise();
+        }
+        (LabelTarget::Schema(_) | LabelTarget::Other, Some(_)) => raise(&LabelError::WrongObject),
     }
 }

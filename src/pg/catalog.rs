@@ -86,3 +86,10 @@ pub fn my_database_name() -> String {
         if name.is_null() { String::new() } else { super::text::to_utf8(CStr::from_ptr(name)) }
     }
 }
+
+/// The schema that the extension's objects are in, by the name that its control file fixes.
+pub fn extension_schema() -> Option<pg_sys::Oid> {
+    // SAFETY: a static C string; missing_ok.
+    let oid = unsafe { pg_sys::get_namespace_oid(c"spock".as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}

@@ -10,6 +10,7 @@ pub const PROVIDER: &CStr = c"spock_recovery";
 pub enum LabelTarget {
     Subscription(pg_sys::Oid),
     Database(pg_sys::Oid),
+    Schema(pg_sys::Oid),
     Other,
 }
 
@@ -33,6 +34,7 @@ unsafe extern "C-unwind" fn check_label(object: *const pg_sys::ObjectAddress, la
     let target = match object.classId {
         super::compat::SUBSCRIPTION_RELATION_ID => LabelTarget::Subscription(object.objectId),
         pg_sys::DatabaseRelationId => LabelTarget::Database(object.objectId),
+        pg_sys::NamespaceRelationId => LabelTarget::Schema(object.objectId),
         _ => LabelTarget::Other,
     };
     if let Some(check) = CHECK.get() {
@@ -51,19 +53,27 @@ pub fn label(target: LabelTarget) -> Option<String> {
     }
 }
 
-/// Sets or removes the label of an object, in the way of SECURITY LABEL: under its lock on the object, which serialises
-/// writers. The object may be gone: its label then stays behind in the catalog until it is removed here.
+/// Takes the lock of SECURITY LABEL on the object, until the transaction's end: it serialises writers.
+pub fn lock(target: LabelTarget) {
+    let Some(address) = address(target) else { return };
+    let mode = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: the lock is released at the transaction's end.
+    unsafe {
+        match target {
+            LabelTarget::Schema(_) => pg_sys::LockDatabaseObject(address.classId, address.objectId, 0, mode),
+            _ => pg_sys::LockSharedObject(address.classId, address.objectId, 0, mode),
+        }
+    }
+}
+
+/// Sets or removes the label of an object, in the way of SECURITY LABEL: under its lock on the object. The object may be
+/// gone: its label then stays behind in the catalog until it is removed here.
 pub fn set_label(target: LabelTarget, label: Option<&str>) {
     let Some(address) = address(target) else { return };
     let text = label.and_then(|label| CString::new(label).ok());
-    // SAFETY: the lock is released at the transaction's end; strings outlive the call.
+    lock(target);
+    // SAFETY: strings outlive the call.
     unsafe {
-        pg_sys::LockSharedObject(
-            address.classId,
-            address.objectId,
-            0,
-            pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
-        );
         pg_sys::SetSecurityLabel(
             &address,
             PROVIDER.as_ptr(),
@@ -78,6 +88,7 @@ fn address(target: LabelTarget) -> Option<pg_sys::ObjectAddress> {
     let (class, object) = match target {
         LabelTarget::Subscription(oid) => (super::compat::SUBSCRIPTION_RELATION_ID, oid),
         LabelTarget::Database(oid) => (pg_sys::DatabaseRelationId, oid),
+        LabelTarget::Schema(oid) => (pg_sys::NamespaceRelationId, oid),
         LabelTarget::Other => return None,
     };
     Some(pg_sys::ObjectAddress { classId: class, objectId: object, objectSubId: 0 })

@@ -1,0 +1,15 @@
+//! Intents: the durable record of each recovery on its target, and of the clones on their source, in one journal.
+//!
+//! Pure: document, journal. The journal stands in the security label on the extension's schema (storage): WAL-logged,
+//! carried to physical standbys, published by no publication, and inert in a copy elsewhere.
+
+pub mod document;
+mod error;
+pub mod id;
+pub mod journal;
+#[cfg(test)]
+mod journal_tests;
+mod sql;
+pub mod storage;
+
+pub use error::IntentError;

@@ -1,0 +1,248 @@
+//! What the journal holds, as the document that is written (pure).
+//!
+//! Labels are world-readable: it holds no connection string and no row value. A failure is kept as its SQLSTATE, relation
+//! and position; the server's message, which may quote a value, goes to the log.
+
+use super::id::IntentId;
+use crate::document::{self, DocumentError};
+use crate::lsn::OriginLsn;
+use crate::node::identity::DatabaseIdentity;
+use serde::{Deserialize, Serialize};
+
+/// The only version there is.
+const VERSION: u32 = 1;
+
+/// What a recovery is to do, as it was asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    pub failed: String,
+    pub source: String,
+    pub target: String,
+    /// The clone's name on the source.
+    pub clone: String,
+    /// Exclusive; None: from what the target has applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip: Option<OriginLsn>,
+    /// Inclusive; None: to what the source has applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<OriginLsn>,
+    /// Microseconds since 2000: before the first transaction in LSN order that committed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timestamp: Option<i64>,
+}
+
+/// How far a recovery has come. The order is that of its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The target's subscriptions are disabled, and their processes are waited for.
+    Suspending,
+    /// Missing transactions are replayed.
+    Replaying,
+    /// All are replayed; subscriptions are enabled again.
+    Resuming,
+}
+
+/// What was done until now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Totals {
+    pub transactions: u64,
+    pub rows: u64,
+    pub bytes: u64,
+    pub conflicts: u64,
+    /// Transactions given up by recover_skip().
+    pub skipped: u64,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Totals) {
+        self.transactions += other.transactions;
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+        self.conflicts += other.conflicts;
+        self.skipped += other.skipped;
+    }
+}
+
+/// Numbered from 1; each is durable before what follows it is done.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    pub number: u32,
+    pub phase: Phase,
+    /// Microseconds since 2000.
+    pub at: i64,
+    /// The range, fixed with the first checkpoint: what is asked later may have moved on.
+    pub skip: OriginLsn,
+    pub stop: OriginLsn,
+    pub totals: Totals,
+}
+
+/// Why the last attempt ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    pub sqlstate: String,
+    /// In words of ours: it holds no row value.
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relation: Option<String>,
+    /// The transaction that could not be applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_lsn: Option<OriginLsn>,
+    pub at: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Completed,
+    Aborted,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct End {
+    pub outcome: Outcome,
+    pub at: i64,
+    /// Where the target's origin stood; None where nothing was replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<OriginLsn>,
+}
+
+/// One recovery.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intent {
+    pub id: IntentId,
+    /// The oid of the rescue subscription, which has no row in pg_subscription.
+    pub subscription: u32,
+    pub request: Request,
+    /// How far the target had applied and passed the failed node before: it reports no more to its peers meanwhile, so
+    /// that nobody lets go of what is still needed.
+    pub applied_before: OriginLsn,
+    pub passed_before: OriginLsn,
+    pub begun_at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Transactions to give up, by recover_skip().
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skips: Vec<OriginLsn>,
+    /// recover_abort() was called; who carries the recovery ends it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub must_abort: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+}
+
+impl Intent {
+    pub fn is_unfinished(&self) -> bool {
+        self.end.is_none()
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.checkpoint.as_ref().map_or_else(Totals::default, |checkpoint| checkpoint.totals)
+    }
+
+    /// The word for it in recovery_intents().
+    pub fn phase_name(&self) -> &'static str {
+        match (&self.end, &self.checkpoint) {
+            (Some(End { outcome: Outcome::Completed, .. }), _) => "completed",
+            (Some(End { outcome: Outcome::Aborted, .. }), _) => "aborted",
+            (None, None) => "begun",
+            (None, Some(checkpoint)) => match checkpoint.phase {
+                Phase::Suspending => "suspending",
+                Phase::Replaying => "replaying",
+                Phase::Resuming => "resuming",
+            },
+        }
+    }
+}
+
+/// Until when a subscription stays disabled.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Until {
+    /// The replay is over, or waits for a cause to be mended.
+    Replayed,
+    /// The failed node, from which it comes, is back and was judged.
+    Returned,
+}
+
+/// A subscription that was enabled, and that a recovery has disabled.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Suspension {
+    pub subscription: u32,
+    /// The node it comes from.
+    pub origin: String,
+    pub until: Until,
+}
+
+/// A clone of this node's recovery slot, for a rescue elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloneRecord {
+    pub slot: String,
+    /// Microseconds since 2000.
+    pub created_at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The intent on the target; None: made by hand, and dropped after spock.rescue_clone_ttl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<IntentId>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Journal {
+    version: u32,
+    system_identifier: u64,
+    database: u32,
+    pub intents: Vec<Intent>,
+    pub suspensions: Vec<Suspension>,
+    pub clones: Vec<CloneRecord>,
+}
+
+impl Journal {
+    pub fn new(here: DatabaseIdentity) -> Journal {
+        Journal {
+            version: VERSION,
+            system_identifier: here.system_identifier,
+            database: here.database,
+            intents: Vec::new(),
+            suspensions: Vec::new(),
+            clones: Vec::new(),
+        }
+    }
+
+    pub fn parse(text: &str) -> Result<Journal, DocumentError> {
+        let journal: Journal = document::parse(text)?;
+        if journal.version != VERSION {
+            return Err(DocumentError(format!("version {} is not {VERSION}", journal.version)));
+        }
+        Ok(journal)
+    }
+
+    /// The journal, if it was written in this database of this server; else an empty one.
+    pub fn parse_local(text: &str, here: DatabaseIdentity) -> Journal {
+        Journal::parse(text)
+            .ok()
+            .filter(|journal| journal.system_identifier == here.system_identifier && journal.database == here.database)
+            .unwrap_or_else(|| Journal::new(here))
+    }
+
+    pub fn to_text(&self) -> String {
+        document::to_text(self)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.intents.is_empty() && self.suspensions.is_empty() && self.clones.is_empty()
+    }
+}

@@ -1,0 +1,237 @@
+//! What may happen to intents, and in which order (pure).
+//!
+//! begun → suspending → replaying → resuming → completed; a failed attempt goes back to suspending, for meanwhile the
+//! subscriptions to living peers run; abort ends it from anywhere. An intent that is not ended is resumed by whoever
+//! carries recoveries, one at a time.
+
+use super::document::{Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Totals, Until};
+use super::error::IntentError;
+use super::id::IntentId;
+use crate::lsn::OriginLsn;
+
+/// Intents that have ended are kept for the record, the last of them.
+const KEPT: usize = 20;
+
+/// What there is to resume.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Resumable<'a> {
+    Nothing,
+    One(&'a Intent),
+    /// There should be one: none is resumed, for nobody knows which of them is right.
+    Several(Vec<&'a Intent>),
+}
+
+/// What is known of a recovery when it begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    pub id: IntentId,
+    pub subscription: u32,
+    pub request: Request,
+    pub applied_before: OriginLsn,
+    pub passed_before: OriginLsn,
+    pub at: i64,
+}
+
+/// A recovery as its carrier holds it: one that is dropped without having been completed or left to be resumed was aborted.
+#[must_use]
+#[derive(Debug)]
+pub struct Operation<'a> {
+    journal: &'a mut Journal,
+    id: IntentId,
+    at: i64,
+    is_settled: bool,
+}
+
+impl Operation<'_> {
+    pub fn id(&self) -> IntentId {
+        self.id
+    }
+
+    /// It stays unfinished, and will be resumed.
+    pub fn leave(mut self) {
+        self.is_settled = true;
+    }
+
+    pub fn complete(mut self, position: OriginLsn) -> Result<(), IntentError> {
+        let outcome = self.journal.complete(self.id, position, self.at);
+        self.is_settled = outcome.is_ok();
+        outcome
+    }
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            // Only an intent that has ended cannot be aborted, and then there is nothing to do.
+            let _ = self.journal.abort(self.id, None, self.at);
+        }
+    }
+}
+
+impl Journal {
+    /// Begins a recovery; the same one a second time is joined. At most one runs per target.
+    pub fn begin(&mut self, beginning: Beginning) -> Result<Operation<'_>, IntentError> {
+        let at = beginning.at;
+        let running = self.intents.iter().find(|intent| intent.is_unfinished());
+        let id = match running {
+            Some(running) if running.request == beginning.request && !running.must_abort => running.id,
+            Some(running) => {
+                return Err(IntentError::AlreadyRunning {
+                    failed: running.request.failed.clone(),
+                    source_node: running.request.source.clone(),
+                    id: running.id,
+                });
+            }
+            None => {
+                self.intents.push(Intent {
+                    id: beginning.id,
+                    subscription: beginning.subscription,
+                    request: beginning.request,
+                    applied_before: beginning.applied_before,
+                    passed_before: beginning.passed_before,
+                    begun_at: at,
+                    checkpoint: None,
+                    failure: None,
+                    skips: Vec::new(),
+                    must_abort: false,
+                    end: None,
+                });
+                beginning.id
+            }
+        };
+        Ok(Operation { journal: self, id, at, is_settled: false })
+    }
+
+    pub fn intent(&self, id: IntentId) -> Option<&Intent> {
+        self.intents.iter().find(|intent| intent.id == id)
+    }
+
+    pub fn unfinished(&self) -> impl Iterator<Item = &Intent> {
+        self.intents.iter().filter(|intent| intent.is_unfinished())
+    }
+
+    pub fn resumable(&self) -> Resumable<'_> {
+        let unfinished: Vec<&Intent> = self.unfinished().collect();
+        match unfinished.as_slice() {
+            [] => Resumable::Nothing,
+            [one] => Resumable::One(one),
+            _ => Resumable::Several(unfinished),
+        }
+    }
+
+    fn running(&mut self, id: IntentId) -> Result<&mut Intent, IntentError> {
+        match self.intents.iter_mut().find(|intent| intent.id == id) {
+            None => Err(IntentError::Unknown { id }),
+            Some(intent) if !intent.is_unfinished() => Err(IntentError::Ended { id }),
+            Some(intent) => Ok(intent),
+        }
+    }
+
+    /// The next checkpoint. The range is fixed by the first one, totals only grow.
+    pub fn checkpoint(
+        &mut self,
+        id: IntentId,
+        phase: Phase,
+        (skip, stop): (OriginLsn, OriginLsn),
+        done: Totals,
+        at: i64,
+    ) -> Result<(), IntentError> {
+        let intent = self.running(id)?;
+        let before = intent.checkpoint.as_ref();
+        let is_legal = match (before.map(|checkpoint| checkpoint.phase), phase) {
+            // Each attempt begins by suspending; an attempt in Resuming has replayed all and only goes on.
+            (None, Phase::Suspending)
+            | (Some(Phase::Suspending | Phase::Replaying), Phase::Suspending)
+            | (Some(Phase::Suspending | Phase::Replaying), Phase::Replaying)
+            | (Some(Phase::Replaying | Phase::Resuming), Phase::Resuming) => true,
+            (None, Phase::Replaying | Phase::Resuming)
+            | (Some(Phase::Suspending), Phase::Resuming)
+            | (Some(Phase::Resuming), Phase::Suspending | Phase::Replaying) => false,
+        };
+        if !is_legal {
+            return Err(IntentError::OutOfOrder { id });
+        }
+        let (skip, stop) = before.map_or((skip, stop), |checkpoint| (checkpoint.skip, checkpoint.stop));
+        let mut totals = intent.totals();
+        totals += done;
+        let number = before.map_or(1, |checkpoint| checkpoint.number + 1);
+        intent.checkpoint = Some(Checkpoint { number, phase, at, skip, stop, totals });
+        Ok(())
+    }
+
+    /// An attempt has failed; what it had done counts.
+    pub fn fail(&mut self, id: IntentId, failure: Failure, done: Totals) -> Result<(), IntentError> {
+        let intent = self.running(id)?;
+        if let Some(checkpoint) = &mut intent.checkpoint {
+            checkpoint.totals += done;
+        }
+        intent.failure = Some(failure);
+        Ok(())
+    }
+
+    /// Everything is replayed, and what was suspended runs again.
+    pub fn complete(&mut self, id: IntentId, position: OriginLsn, at: i64) -> Result<(), IntentError> {
+        let intent = self.running(id)?;
+        if intent.checkpoint.as_ref().map(|checkpoint| checkpoint.phase) != Some(Phase::Resuming) {
+            return Err(IntentError::OutOfOrder { id });
+        }
+        intent.failure = None;
+        intent.end = Some(End { outcome: Outcome::Completed, at, position: Some(position) });
+        self.forget_old();
+        Ok(())
+    }
+
+    pub fn abort(&mut self, id: IntentId, position: Option<OriginLsn>, at: i64) -> Result<(), IntentError> {
+        let intent = self.running(id)?;
+        intent.end = Some(End { outcome: Outcome::Aborted, at, position });
+        self.forget_old();
+        Ok(())
+    }
+
+    /// Asks the carrier of a failed node's recovery to end it.
+    pub fn ask_to_abort(&mut self, failed: &str) -> Result<IntentId, IntentError> {
+        let running = self.intents.iter_mut().find(|intent| intent.is_unfinished() && intent.request.failed == failed);
+        let Some(intent) = running else { return Err(IntentError::NotRunning { failed: failed.to_owned() }) };
+        intent.must_abort = true;
+        Ok(intent.id)
+    }
+
+    /// Gives up the transaction that a failed node's recovery could not apply, and no other.
+    pub fn skip(&mut self, failed: &str, lsn: OriginLsn) -> Result<IntentId, IntentError> {
+        let running = self.intents.iter_mut().find(|intent| intent.is_unfinished() && intent.request.failed == failed);
+        let Some(intent) = running else { return Err(IntentError::NotRunning { failed: failed.to_owned() }) };
+        if intent.skips.contains(&lsn) {
+            return Ok(intent.id);
+        }
+        let failing = intent.failure.as_ref().and_then(|failure| failure.origin_lsn);
+        if failing != Some(lsn) {
+            return Err(IntentError::NotFailing { failed: failed.to_owned(), asked: lsn, failing });
+        }
+        intent.skips.push(lsn);
+        Ok(intent.id)
+    }
+
+    /// What the carrier enables again when the replay is over or waits: the subscriptions to living peers. The one to the
+    /// failed node stays, until that node is back and was judged.
+    pub fn take_suspended(&mut self, until: Until) -> Vec<u32> {
+        let taken =
+            self.suspensions.iter().filter(|entry| entry.until == until).map(|entry| entry.subscription).collect();
+        self.suspensions.retain(|entry| entry.until != until);
+        taken
+    }
+
+    pub fn register_clone(&mut self, clone: CloneRecord) {
+        self.clones.retain(|known| known.slot != clone.slot);
+        self.clones.push(clone);
+    }
+
+    fn forget_old(&mut self) {
+        let ended = self.intents.iter().filter(|intent| !intent.is_unfinished()).count();
+        let mut surplus = ended.saturating_sub(KEPT);
+        self.intents.retain(|intent| {
+            let goes = surplus > 0 && !intent.is_unfinished();
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+}

@@ -1,0 +1,122 @@
+//! The functions that show intents and act on them. Their CREATE FUNCTION, grants and comments stand in sql/.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use super::document::{Failure, Intent};
+use super::error::IntentError;
+use super::id::IntentId;
+use super::storage;
+use crate::error::{OrRaise, raise};
+use crate::lsn::OriginLsn;
+use crate::pg::clock::Timestamp;
+use crate::pg::name::Name;
+use crate::pg::process;
+use crate::pg::text::Text;
+use crate::slot::snapshot::require_reader;
+use crate::worker::wake;
+use pgrx::prelude::*;
+use pgrx::{JsonB, Uuid};
+
+const RECOVER_SKIP: &str = "recover_skip('n1', '0/16B3748')";
+const RECOVER_ABORT: &str = "recover_abort('n1')";
+
+/// The recoveries of this node, unfinished and the last twenty that have ended.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn recovery_intents() -> TableIterator<
+    'static,
+    (
+        name!(intent_id, Uuid),
+        name!(failed_node, Name),
+        name!(source_node, Name),
+        name!(target_node, Name),
+        name!(phase, String),
+        name!(begun_at, TimestampWithTimeZone),
+        name!(ended_at, Option<TimestampWithTimeZone>),
+        name!(summary, JsonB),
+        name!(error, Option<Text>),
+    ),
+> {
+    require_reader("recovery_intents");
+    let rows = storage::read().intents.into_iter().map(|intent| {
+        (
+            Uuid::from_bytes(intent.id.0),
+            Name(intent.request.failed.clone()),
+            Name(intent.request.source.clone()),
+            Name(intent.request.target.clone()),
+            intent.phase_name().to_owned(),
+            Timestamp(intent.begun_at).into(),
+            intent.end.as_ref().map(|end| Timestamp(end.at).into()),
+            JsonB(summary(&intent)),
+            intent.failure.as_ref().map(|failure| Text::of_message(&describe(&intent, failure))),
+        )
+    });
+    TableIterator::new(rows.collect::<Vec<_>>())
+}
+
+/// What a recovery has done, as a document for people and scripts.
+fn summary(intent: &Intent) -> serde_json::Value {
+    let totals = intent.totals();
+    let checkpoint = intent.checkpoint.as_ref();
+    serde_json::json!({
+        "clone": intent.request.clone,
+        "checkpoint": checkpoint.map(|checkpoint| checkpoint.number),
+        "skip_lsn": checkpoint.map(|checkpoint| checkpoint.skip).or(intent.request.skip),
+        "stop_lsn": checkpoint.map(|checkpoint| checkpoint.stop).or(intent.request.stop),
+        "final_lsn": intent.end.as_ref().and_then(|end| end.position),
+        "transactions": totals.transactions,
+        "rows": totals.rows,
+        "bytes": totals.bytes,
+        "conflicts": totals.conflicts,
+        "skipped_transactions": totals.skipped,
+        "skipped_lsns": intent.skips,
+    })
+}
+
+/// Why a recovery waits: relation, failed node, position and SQLSTATE.
+pub fn describe(intent: &Intent, failure: &Failure) -> String {
+    let mut text = failure.reason.clone();
+    if let Some(relation) = &failure.relation {
+        text.push_str(&format!(", relation {relation}"));
+    }
+    if let Some(lsn) = failure.origin_lsn {
+        text.push_str(&format!(", transaction of node \"{}\" that ended at {lsn}", intent.request.failed));
+    }
+    format!("{text} (SQLSTATE {})", failure.sqlstate)
+}
+
+/// Whether a recovery of that id is unfinished here: what a source asks before it drops a clone.
+#[pg_extern(sql = false)]
+fn recovery_is_open(intent_id: Option<Uuid>) -> bool {
+    let Some(id) = intent_id.map(|id| IntentId(*id.as_bytes())) else { return false };
+    storage::read().intent(id).is_some_and(Intent::is_unfinished)
+}
+
+fn require_superuser(function: &'static str) {
+    if !process::is_superuser() {
+        raise(&IntentError::NotSuperuser { function });
+    }
+}
+
+fn required<T>(value: Option<T>, argument: &'static str, example: &'static str) -> T {
+    value.ok_or(IntentError::NullArgument { argument, example }).or_raise()
+}
+
+/// Gives up the transaction that the recovery of a failed node cannot apply; it goes on at the commit of the caller.
+#[pg_extern(sql = false)]
+fn recover_skip(failed_node_name: Option<Name>, origin_lsn: Option<i64>) {
+    require_superuser("recover_skip");
+    let failed = required(failed_node_name, "failed_node_name", RECOVER_SKIP);
+    let lsn = OriginLsn(required(origin_lsn, "origin_lsn", RECOVER_SKIP) as u64);
+    storage::update(|journal| journal.skip(&failed.0, lsn)).or_raise();
+    wake::note(crate::pg::hooks::Change::ThisDatabase);
+}
+
+/// Asks whoever carries the recovery of a failed node on this node to end it: what recover_abort() calls.
+#[pg_extern(sql = false)]
+fn ask_to_abort(failed_node_name: Option<Name>) -> Uuid {
+    require_superuser("recover_abort");
+    let failed = required(failed_node_name, "failed_node_name", RECOVER_ABORT);
+    let id = storage::update(|journal| journal.ask_to_abort(&failed.0)).or_raise();
+    wake::note(crate::pg::hooks::Change::ThisDatabase);
+    Uuid::from_bytes(id.0)
+}
