@@ -15,6 +15,7 @@ pub mod interrupts;
 pub mod latch;
 pub mod logicalrep;
 pub mod lwlock;
+pub mod memory;
 pub mod name;
 pub mod origin;
 pub mod process;

@@ -123,6 +123,12 @@ impl Change {
         }
     }
 
+    /// Closes a change that is not applied: no row was looked at.
+    pub fn close_unused(self) {
+        let leaf = Leaf { info: self.root, entry: self.entry, has_opened_indexes: false };
+        self.close(leaf);
+    }
+
     /// The table's oid here.
     pub fn table(&self) -> Oid {
         // SAFETY: open.

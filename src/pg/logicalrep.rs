@@ -54,6 +54,7 @@ unsafe extern "C-unwind" {
     static mut MySubscription: *mut SubscriptionData;
     fn GetSubscription(subscription: Oid, missing_ok: bool) -> *mut SubscriptionData;
     fn logicalrep_relmap_update(relation: *mut pg_sys::LogicalRepRelation);
+    fn logicalrep_partmap_reset_relmap(relation: *mut pg_sys::LogicalRepRelation);
     fn logicalrep_rel_open(relation: u32, lock: pg_sys::LOCKMODE) -> *mut RelMapEntry;
     fn logicalrep_partition_open(
         root: *mut RelMapEntry,
@@ -97,6 +98,8 @@ pub enum Message {
     Delete { relation: u32, old: Tuple },
     Truncate { relations: Vec<u32>, restart_sequences: bool },
     Commit,
+    /// The sender has met the first transaction beyond the stop timestamp: nothing follows.
+    Over,
     Other(u8),
 }
 
@@ -127,6 +130,7 @@ pub fn read(message: &[u8]) -> Message {
             b'R' => {
                 let relation = pg_sys::logicalrep_read_rel(input);
                 guarded!(logicalrep_relmap_update(relation));
+                guarded!(logicalrep_partmap_reset_relmap(relation));
                 Message::Relation
             }
             b'I' => {
@@ -151,6 +155,7 @@ pub fn read(message: &[u8]) -> Message {
                 Message::Truncate { relations: oids(list), restart_sequences }
             }
             b'C' => Message::Commit,
+            b'M' => Message::Over,
             other => Message::Other(*other),
         }
     }
