@@ -17,3 +17,5 @@ pub const SLOT_JOB_BEFORE: &str = "slot_job_before";
 pub const SLOT_JOB_AFTER: &str = "slot_job_after";
 /// In a manager, after its transaction with the retention record was committed and before the job is begun.
 pub const MANAGER_RECORD_WRITTEN: &str = "manager_record_written";
+/// In clone_recovery_slot, after the slot was copied and before the copy is registered.
+pub const CLONE_COPIED: &str = "clone_copied";

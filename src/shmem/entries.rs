@@ -1,5 +1,6 @@
 //! What the processes tell each other: plain values, copied in and out under the lock.
 
+use super::{CloneEntry, MAX_CLONES};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
 use pgrx::pg_sys;
@@ -44,6 +45,7 @@ pub struct DatabaseEntry {
     /// lock resets.
     pub calls: u32,
     pub slot: SlotEntry,
+    pub clones: [CloneEntry; MAX_CLONES],
 }
 
 /// What the slot worker of a database is to do.
@@ -340,6 +342,7 @@ impl DatabaseEntry {
         started_at: Timestamp::NEVER,
         calls: 0,
         slot: SlotEntry::FREE,
+        clones: [CloneEntry::FREE; MAX_CLONES],
     };
 }
 
