@@ -85,3 +85,21 @@ $$;
 REVOKE ALL ON PROCEDURE recover_abort(text, text) FROM PUBLIC;
 COMMENT ON PROCEDURE recover_abort(text, text) IS
     'ends the recovery of a failed node on this node where it stands, at a transaction boundary; subscriptions run again, the clone is dropped';
+
+CREATE FUNCTION clone_recovery_slot(failed_node_name name DEFAULT NULL, target_node_name name DEFAULT NULL)
+    RETURNS TABLE (cloned_slot_name text, original_slot_name text, restart_lsn pg_lsn, success boolean, message text)
+    LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'clone_recovery_slot_wrapper';
+COMMENT ON FUNCTION clone_recovery_slot(name, name) IS
+    'copies the recovery slot for a rescue of the failed node''s transactions on the target, forward to where that one needs it from; not in a transaction that has written (superusers, REPLICATION)';
+
+CREATE FUNCTION recovery_clones()
+    RETURNS TABLE (slot_name text, failed_node name, target_node name, intent_id uuid, created_at timestamptz,
+                   restart_lsn pg_lsn, confirmed_flush_lsn pg_lsn, active boolean, usable boolean, target_says text)
+    LANGUAGE c VOLATILE ROWS 2 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_clones_wrapper';
+COMMENT ON FUNCTION recovery_clones() IS
+    'the clones of the recovery slot; target_says: whether the recovery that a clone belongs to is unfinished or has ended, or silent (superusers, REPLICATION, pg_monitor)';
+
+CREATE FUNCTION claim_clone(slot_name text, intent_id uuid, failed_node name, target_node name) RETURNS void
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'claim_clone_wrapper';
+COMMENT ON FUNCTION claim_clone(text, uuid, name, name) IS
+    'ties a clone to the recovery on the target that uses it, until that has ended; called by the target (superusers, REPLICATION)';

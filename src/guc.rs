@@ -40,6 +40,10 @@ static RECOVERY_SLOT_MAX_WAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// `spock.recovery_slot_failover`: off, because a failover slot waits for the standbys that it is synchronised to.
 static RECOVERY_SLOT_FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
 
+/// `spock.rescue_clone_ttl`: a clone made by hand keeps WAL, and nobody else would ever drop it; a day is time enough to
+/// begin the rescue that it was made for.
+static RESCUE_CLONE_TTL: GucSetting<i32> = GucSetting::<i32>::new(24 * HOUR_MS);
+
 /// The session settings of the output plugin: no default, for it refuses to stream without them.
 static RESCUE_ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static RESCUE_SKIP_LSN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -85,6 +89,10 @@ pub fn recovery_slot_max_wal() -> Option<u64> {
 
 pub fn recovery_slot_failover() -> bool {
     RECOVERY_SLOT_FAILOVER.get()
+}
+
+pub fn rescue_clone_ttl() -> Duration {
+    milliseconds(&RESCUE_CLONE_TTL)
 }
 
 /// The output plugin's settings as they stand in this session.
@@ -142,6 +150,16 @@ pub fn register() {
         &RECOVERY_SLOT_FAILOVER,
         GucContext::Sighup,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"spock.rescue_clone_ttl",
+        c"Time after which a clone of the recovery slot that no recovery has claimed is dropped.",
+        c"",
+        &RESCUE_CLONE_TTL,
+        100,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
     );
     GucRegistry::define_int_guc(
         c"spock.manager_naptime",

@@ -11,5 +11,7 @@ pub mod journal;
 mod journal_tests;
 pub mod sql;
 pub mod storage;
+pub mod unfinished;
 
 pub use error::IntentError;
+pub use sql::describe;

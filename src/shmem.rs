@@ -6,8 +6,10 @@
 //! process or of one that is just leaving.
 #![allow(unsafe_code)]
 
+mod clone_entry;
 mod entries;
 
+pub use clone_entry::*;
 pub use entries::*;
 
 use crate::guc;

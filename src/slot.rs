@@ -1,10 +1,16 @@
 //! The recovery slot: one inactive logical slot per node that keeps the WAL which a lagging peer may need one day.
 //!
-//! Pure: name, horizon, retention, pace, record. The manager keeps the slot (keeper) and lets a worker of its own do what
-//! may wait: create, advance, touch, drop (job).
+//! Pure: name, horizon, retention, pace, record, clone_name, clone_fate. The manager keeps the slot (keeper) and lets a worker of its own do what
+//! may wait: create, advance, touch, drop (job). A rescue streams from a copy (clone), which the manager looks after (clones).
 
 mod budget;
 mod by_hand;
+pub mod clone;
+mod clone_error;
+mod clone_fate;
+mod clone_name;
+mod clone_sql;
+pub mod clones;
 pub mod decision;
 mod error;
 pub mod horizon;

@@ -278,6 +278,76 @@ pub fn unknown_origin(subscription: &str, says: &str) -> Check {
     )
 }
 
+/// A clone of the recovery slot that cannot go, or cannot be used.
+#[derive(Clone, Debug)]
+pub struct CloneFacts {
+    pub slot: String,
+    /// The target, and the intent there that the clone belongs to; None: no recovery has claimed it.
+    pub claimed_by: Option<(String, String)>,
+    pub target_is_silent: bool,
+    pub is_invalid: bool,
+    pub retained_bytes: u64,
+}
+
+/// None: there is nothing to say of it.
+pub fn clone(facts: &CloneFacts) -> Option<Check> {
+    let drop = format!("SELECT pg_drop_replication_slot('{}')", facts.slot);
+    let details = match &facts.claimed_by {
+        _ if facts.is_invalid => {
+            format!("was invalidated: nobody can be recovered from it; make another one, and then {drop}")
+        }
+        Some((target, intent)) if facts.target_is_silent => format!(
+            "keeps {} MB until node \"{target}\" says that intent {intent} has ended, and that node does not answer; if it is \
+             dead for good: {drop}",
+            facts.retained_bytes >> 20
+        ),
+        _ => return None,
+    };
+    Some(check(&format!("clone {}", facts.slot), Status::Warning, details))
+}
+
+/// An unfinished recovery of which this node is the target.
+#[derive(Clone, Debug)]
+pub struct RecoveryFacts {
+    pub failed: String,
+    pub intent: String,
+    pub phase: &'static str,
+    /// Why it waits.
+    pub failure: Option<String>,
+}
+
+pub fn recovery(unfinished: &[RecoveryFacts]) -> Check {
+    let name = "recovery";
+    let named = |facts: &RecoveryFacts| {
+        format!("recovery of node \"{}\" (intent {}), at phase {}", facts.failed, facts.intent, facts.phase)
+    };
+    match unfinished {
+        [] => check(name, Status::Healthy, "none is unfinished"),
+        [one] => match &one.failure {
+            None => check(name, Status::Healthy, named(one)),
+            Some(failure) => check(
+                name,
+                Status::Warning,
+                format!(
+                    "{}: {failure}; it goes on when the cause is mended, or CALL spock.recover_abort('{}')",
+                    named(one),
+                    one.failed.replace('\'', "''")
+                ),
+            ),
+        },
+        several => check(
+            name,
+            Status::Critical,
+            format!(
+                "{} are unfinished where one is expected, and none is resumed: {}; CALL spock.recover_abort('…') for what is \
+                 not to go on",
+                several.len(),
+                several.iter().map(named).collect::<Vec<_>>().join("; ")
+            ),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,5 +434,44 @@ mod tests {
         assert_eq!(verdict.status, Status::Critical);
         assert_eq!(verdict.details, "unreachable: no answer within 5000 ms; last heard 9 s ago");
         assert_eq!(peer(&PeerFacts { answers: true, ..facts }).status, Status::Healthy);
+    }
+    #[test]
+    fn a_clone_is_told_of_when_its_target_is_silent_or_it_is_lost() {
+        let fine = CloneFacts {
+            slot: "c".to_owned(),
+            claimed_by: Some(("n2".to_owned(), "i".to_owned())),
+            target_is_silent: false,
+            is_invalid: false,
+            retained_bytes: 7 << 20,
+        };
+        assert_eq!(clone(&fine), None);
+        assert_eq!(clone(&CloneFacts { claimed_by: None, target_is_silent: true, ..fine.clone() }), None);
+        let silent = clone(&CloneFacts { target_is_silent: true, ..fine.clone() }).expect("a row");
+        assert_eq!((silent.name.as_str(), silent.status), ("clone c", Status::Warning));
+        for part in ["keeps 7 MB", "node \"n2\"", "intent i", "SELECT pg_drop_replication_slot('c')"] {
+            assert!(silent.details.contains(part), "{}", silent.details);
+        }
+        for claimed_by in [None, fine.claimed_by.clone()] {
+            let lost = clone(&CloneFacts { is_invalid: true, claimed_by, ..fine.clone() }).expect("a row");
+            assert!(lost.details.starts_with("was invalidated"), "{}", lost.details);
+        }
+    }
+
+    #[test]
+    fn an_unfinished_recovery_is_a_warning_when_it_waits_and_several_are_critical() {
+        let running =
+            RecoveryFacts { failed: "n'1".to_owned(), intent: "i".to_owned(), phase: "replaying", failure: None };
+        assert_eq!(recovery(&[]).status, Status::Healthy);
+        let verdict = recovery(std::slice::from_ref(&running));
+        assert_eq!((verdict.status, verdict.details.contains("at phase replaying")), (Status::Healthy, true));
+        let waiting = RecoveryFacts { failure: Some("no such table (SQLSTATE 42P01)".to_owned()), ..running.clone() };
+        let verdict = recovery(std::slice::from_ref(&waiting));
+        assert_eq!(verdict.status, Status::Warning);
+        for part in ["SQLSTATE 42P01", "CALL spock.recover_abort('n''1')"] {
+            assert!(verdict.details.contains(part), "{}", verdict.details);
+        }
+        let verdict = recovery(&[running, waiting]);
+        assert_eq!(verdict.status, Status::Critical);
+        assert!(verdict.details.starts_with("2 are unfinished"), "{}", verdict.details);
     }
 }

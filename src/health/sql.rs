@@ -1,9 +1,10 @@
 //! Gathers what is judged, and quick_health_check() itself.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::judge::{self, Capacity, Check, PeerFacts, Settings, SlotFacts};
+use super::judge::{self, Capacity, Check, CloneFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts};
 use crate::error::OrRaise;
 use crate::guc;
+use crate::intent::{self, storage};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::registry;
@@ -11,6 +12,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::text::Text;
 use crate::pg::{setting, slot};
 use crate::shmem::{PeerKey, PeerState};
+use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
 use pgrx::prelude::*;
 
@@ -43,7 +45,9 @@ fn gather() -> Vec<Check> {
         judge::capacity(&capacities()),
         judge::commit_timestamps(&settings),
         judge::output_plugin(&settings),
+        judge::recovery(&recoveries()),
     ];
+    checks.extend(clones().iter().filter_map(judge::clone));
     let now = Timestamp::now();
     for server in servers.iter().filter(|server| server.role == registry::Role::Peer) {
         let entry = snapshot
@@ -101,6 +105,35 @@ fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> 
     facts.blocked_by = snapshot::blocking_peer(snapshot, servers);
     facts.unprotected = snapshot::unprotected_peers(snapshot, servers);
     facts
+}
+
+/// The unfinished recoveries of which this node is the target.
+fn recoveries() -> Vec<RecoveryFacts> {
+    let journal = storage::read();
+    journal
+        .unfinished()
+        .map(|intent| RecoveryFacts {
+            failed: intent.request.failed.clone(),
+            intent: intent.id.to_string(),
+            phase: intent.phase_name(),
+            failure: intent.failure.as_ref().map(|failure| intent::describe(intent, failure)),
+        })
+        .collect()
+}
+
+/// The clones on this node.
+fn clones() -> Vec<CloneFacts> {
+    clones::registered()
+        .or_raise()
+        .into_iter()
+        .map(|clone| CloneFacts {
+            claimed_by: clone.record.target.zip(clone.record.intent.map(|intent| intent.to_string())),
+            target_is_silent: clone.hears == Hears::Silence,
+            is_invalid: clone.slot.as_ref().is_some_and(|slot| slot.is_invalid),
+            retained_bytes: clone.slot.as_ref().map_or(0, snapshot::retained_bytes),
+            slot: clone.record.slot,
+        })
+        .collect()
 }
 
 /// Limits of the server, and how much of each is in use.

@@ -232,17 +232,15 @@ impl Journal {
 
     /// The journal, if it was written in this database of this server; else an empty one.
     pub fn parse_local(text: &str, here: DatabaseIdentity) -> Journal {
-        Journal::parse(text)
-            .ok()
-            .filter(|journal| journal.system_identifier == here.system_identifier && journal.database == here.database)
-            .unwrap_or_else(|| Journal::new(here))
+        Journal::parse(text).ok().filter(|journal| journal.belongs_to(here)).unwrap_or_else(|| Journal::new(here))
+    }
+
+    /// It was written in that database.
+    pub fn belongs_to(&self, here: DatabaseIdentity) -> bool {
+        self.system_identifier == here.system_identifier && self.database == here.database
     }
 
     pub fn to_text(&self) -> String {
         document::to_text(self)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.intents.is_empty() && self.suspensions.is_empty() && self.clones.is_empty()
     }
 }

@@ -30,6 +30,33 @@ pub fn update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> Resu
     Ok(value)
 }
 
+/// The same for who must not wait, as the manager: None where somebody else is just changing the journal.
+pub fn try_update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> Result<T, E>) -> Result<Option<T>, E> {
+    match catalog::extension_schema() {
+        Some(schema) if !seclabel::try_lock_schema(schema) => Ok(None),
+        _ => update(change).map(Some),
+    }
+}
+
+/// Whether there is a journal of this database here, be it empty.
+pub fn exists() -> bool {
+    let text = catalog::extension_schema().and_then(|schema| seclabel::label(LabelTarget::Schema(schema)));
+    text.and_then(|text| Journal::parse(&text).ok()).is_some_and(|journal| journal.belongs_to(registry::here()))
+}
+
+/// Removes the journal of a database that is no node any more, if it is ours. False where somebody else is just changing
+/// it.
+pub fn forget() -> bool {
+    match catalog::extension_schema() {
+        Some(schema) if !seclabel::try_lock_schema(schema) => false,
+        Some(schema) if exists() => {
+            seclabel::set_label(LabelTarget::Schema(schema), None);
+            true
+        }
+        _ => true,
+    }
+}
+
 pub fn new_id() -> IntentId {
     IntentId::from_random(random::bytes())
 }

@@ -13,3 +13,15 @@ pub fn may_read_positions() -> bool {
             || pg_sys::has_privs_of_role(role, pg_sys::Oid::from_u32(pg_sys::ROLE_PG_MONITOR))
     }
 }
+
+/// Superusers and roles with REPLICATION: whom core lets make and move slots.
+pub fn may_use_slots() -> bool {
+    // SAFETY: looks up the current role in the catalogs; a superuser has every attribute.
+    unsafe { pg_sys::has_rolreplication(pg_sys::GetUserId()) }
+}
+
+/// The name of the current role.
+pub fn current_name() -> String {
+    // SAFETY: a palloc'd C string; the current role exists.
+    unsafe { super::text::to_utf8(std::ffi::CStr::from_ptr(pg_sys::GetUserNameFromId(pg_sys::GetUserId(), false))) }
+}

@@ -66,6 +66,13 @@ pub fn lock(target: LabelTarget) {
     }
 }
 
+/// The same for a schema, without waiting: false where somebody else has it.
+pub fn try_lock_schema(schema: pg_sys::Oid) -> bool {
+    let mode = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: the lock is released at the transaction's end.
+    unsafe { pg_sys::ConditionalLockDatabaseObject(pg_sys::NamespaceRelationId, schema, 0, mode) }
+}
+
 /// Sets or removes the label of an object, in the way of SECURITY LABEL: under its lock on the object. The object may be
 /// gone: its label then stays behind in the catalog until it is removed here.
 pub fn set_label(target: LabelTarget, label: Option<&str>) {

@@ -25,31 +25,45 @@ pub struct Slot {
 
 /// The slot of that name, if there is one. Needs a snapshot.
 pub fn find(name: &str) -> Result<Option<Slot>, spi::Error> {
+    Ok(select("s.slot_name = $1::pg_catalog.name", name.into())?.into_iter().next())
+}
+
+/// The persistent slots of this database with an output plugin, finished ones. Needs a snapshot.
+pub fn with_plugin_here(plugin: &str) -> Result<Vec<Slot>, spi::Error> {
+    let here = super::process::my_database();
+    let found = select("s.plugin = $1::pg_catalog.name AND NOT s.temporary", plugin.into())?;
+    Ok(found.into_iter().filter(|slot| slot.database == Some(here) && !slot.is_unfinished).collect())
+}
+
+fn select(condition: &str, argument: pgrx::datum::DatumWithOid<'_>) -> Result<Vec<Slot>, spi::Error> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT s.slot_name::pg_catalog.text, s.datoid, s.plugin::pg_catalog.text,
-                    (s.restart_lsn - '0/0')::pg_catalog.int8, (s.confirmed_flush_lsn - '0/0')::pg_catalog.int8,
-                    s.wal_status = 'lost' OR s.invalidation_reason IS NOT NULL, s.active, s.inactive_since,
-                    s.confirmed_flush_lsn IS NULL
-               FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1::pg_catalog.name",
-            Some(1),
-            &[name.into()],
+            &format!(
+                "SELECT s.slot_name::pg_catalog.text, s.datoid, s.plugin::pg_catalog.text,
+                        (s.restart_lsn - '0/0')::pg_catalog.int8, (s.confirmed_flush_lsn - '0/0')::pg_catalog.int8,
+                        s.wal_status = 'lost' OR s.invalidation_reason IS NOT NULL, s.active, s.inactive_since,
+                        s.confirmed_flush_lsn IS NULL
+                   FROM pg_catalog.pg_replication_slots s WHERE {condition}"
+            ),
+            None,
+            &[argument],
         )?;
-        let Some(row) = rows.into_iter().next() else {
-            return Ok(None);
-        };
         let lsn = |value: Option<i64>| LocalLsn(value.unwrap_or(0) as u64);
-        Ok(Some(Slot {
-            name: row.get::<String>(1)?.unwrap_or_default(),
-            database: row.get::<Oid>(2)?,
-            plugin: row.get::<String>(3)?,
-            restart: lsn(row.get(4)?),
-            confirmed: lsn(row.get(5)?),
-            is_invalid: row.get::<bool>(6)?.unwrap_or(false),
-            is_unfinished: row.get::<bool>(9)?.unwrap_or(false),
-            is_active: row.get::<bool>(7)?.unwrap_or(false),
-            inactive_since: row.get::<pgrx::datum::TimestampWithTimeZone>(8)?.map(Timestamp::from),
-        }))
+        let mut found = Vec::new();
+        for row in rows {
+            found.push(Slot {
+                name: row.get::<String>(1)?.unwrap_or_default(),
+                database: row.get::<Oid>(2)?,
+                plugin: row.get::<String>(3)?,
+                restart: lsn(row.get(4)?),
+                confirmed: lsn(row.get(5)?),
+                is_invalid: row.get::<bool>(6)?.unwrap_or(false),
+                is_unfinished: row.get::<bool>(9)?.unwrap_or(false),
+                is_active: row.get::<bool>(7)?.unwrap_or(false),
+                inactive_since: row.get::<pgrx::datum::TimestampWithTimeZone>(8)?.map(Timestamp::from),
+            });
+        }
+        Ok(found)
     })
 }
 
@@ -67,6 +81,20 @@ pub fn create(name: &str, failover: bool) -> Result<(), spi::Error> {
             "SELECT pg_catalog.pg_create_logical_replication_slot($1::pg_catalog.name, 'pgoutput', false, false, $2)",
             Some(1),
             &[name.into(), failover.into()],
+        )?;
+        Ok(())
+    })
+}
+
+/// Copies a logical slot with its positions and its decoding snapshot to a persistent one behind another plugin. Needs a
+/// transaction that has written nothing, and a role with REPLICATION.
+pub fn copy(original: &str, name: &str, plugin: &str) -> Result<(), spi::Error> {
+    Spi::connect(|client| {
+        client.select(
+            "SELECT pg_catalog.pg_copy_logical_replication_slot($1::pg_catalog.name, $2::pg_catalog.name, false,
+                                                                $3::pg_catalog.name)",
+            Some(1),
+            &[original.into(), name.into(), plugin.into()],
         )?;
         Ok(())
     })

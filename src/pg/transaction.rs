@@ -1,5 +1,6 @@
 //! Transactions of a worker (access/xact.h).
 
+use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::panic::AssertUnwindSafe;
 
@@ -102,4 +103,51 @@ fn abort<T>() -> Option<T> {
     // SAFETY: within the transaction that `begin` started; releases locks, snapshots and memory.
     unsafe { pg_sys::AbortCurrentTransaction() };
     None
+}
+
+/// Runs `f` in a transaction of its own and commits it. An ERROR aborts it, and is the Err: whatever it is, the worker goes
+/// on.
+pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Box<ErrorReportWithLevel>> {
+    PgTryBuilder::new(AssertUnwindSafe(|| Ok(run(f))))
+        .catch_others(|cause| match cause {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+                abort::<T>();
+                // Not a matter of transactions: core does the same in its main loops.
+                super::slot::release_after_error();
+                Err(Box::new(report))
+            }
+            rust_panic => rust_panic.rethrow(),
+        })
+        .execute()
+}
+
+/// Runs `f` in a subtransaction of the caller's transaction. An ERROR rolls back that alone, and gives back a slot that
+/// `f` had acquired (with which a slot that was only half made goes); the Err is to be judged, and thrown on where it is
+/// not understood: a cancel is one of them.
+pub fn nested<T>(f: impl FnOnce() -> T) -> Result<T, CaughtError> {
+    // SAFETY: as plpgsql does round a block with EXCEPTION (pl_exec.c): memory context and resource owner are those from
+    // before on every way out.
+    unsafe {
+        let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok(f()))).catch_others(Err).execute();
+        pg_sys::MemoryContextSwitchTo(context);
+        if outcome.is_ok() {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            super::slot::release_after_error();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        outcome
+    }
+}
+
+/// The commit of the present transaction is on disk when it returns, whatever synchronous_commit says; standbys are not
+/// waited for because of this.
+pub fn commit_durably() {
+    // SAFETY: sets a flag of the present transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
 }

@@ -1,7 +1,7 @@
 //! What the views recovery_progress and subscription show of running recoveries.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use crate::intent::document::{Intent, Phase, Totals, Until};
+use crate::intent::document::{Intent, Phase, Totals};
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
@@ -146,7 +146,5 @@ fn rescue_subscriptions() -> TableIterator<
 #[pg_extern(sql = false)]
 fn is_suspended(subscription: Option<Oid>) -> bool {
     let Some(subscription) = subscription else { return false };
-    let waits = |until: Until| matches!(until, Until::Replayed | Until::Returned);
-    let journal = storage::read();
-    journal.suspensions.iter().any(|entry| entry.subscription == subscription.to_u32() && waits(entry.until))
+    storage::read().suspensions.iter().any(|entry| entry.subscription == subscription.to_u32())
 }

@@ -1,5 +1,6 @@
 //! What the processes tell each other: plain values, copied in and out under the lock.
 
+use super::{CloneEntry, MAX_CLONES};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
 use pgrx::pg_sys;
@@ -45,6 +46,7 @@ pub struct DatabaseEntry {
     pub calls: u32,
     pub slot: SlotEntry,
     pub rescue: RescueEntry,
+    pub clones: [CloneEntry; MAX_CLONES],
 }
 
 /// The recovery of which a database is the target.
@@ -365,6 +367,7 @@ impl DatabaseEntry {
         calls: 0,
         slot: SlotEntry::FREE,
         rescue: RescueEntry::FREE,
+        clones: [CloneEntry::FREE; MAX_CLONES],
     };
 }
 

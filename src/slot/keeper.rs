@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 const COMMIT_LIMIT: Duration = Duration::from_millis(500);
 
 /// A quarter of the server's idle time limit: time for several tries before the limit strikes.
-const TOUCH_FRACTION: u32 = 4;
+pub(super) const TOUCH_FRACTION: u32 = 4;
 
 /// Polls after which every healthy peer has passed the first sample and has said so.
 const POLLS_TO_TELL: u32 = 5;

@@ -1,36 +1,44 @@
 //! The recovery slot's name (pure).
 
 /// `NAMEDATALEN - 1`: a slot's name has at most 63 bytes, all of a-z, 0-9 and underscore (replication/slot.c).
-const MAX_BYTES: usize = 63;
+pub(super) const MAX_BYTES: usize = 63;
 
-const PREFIX: &str = "spk_recovery_";
+pub(super) const PREFIX: &str = "spk_recovery_";
 
 /// Of a name that had to be changed, this much of a hash tells it from others: `_` and eight hexadecimal digits.
 const SUFFIX_BYTES: usize = 9;
 
 /// `spk_recovery_<database>` where that is a legal name; else made legal, and unique by a short hash of the whole name.
 pub fn recovery_slot_name(database: &str) -> String {
-    let plain = format!("{PREFIX}{database}");
-    if plain.len() <= MAX_BYTES && plain.bytes().all(is_legal) { plain } else { distinguished(database, 0) }
+    format!("{PREFIX}{}", fitted(database, MAX_BYTES - PREFIX.len()))
+}
+
+/// The database's name as part of a slot's name, in at most `room` bytes.
+pub(super) fn fitted(database: &str, room: usize) -> String {
+    if database.len() <= room && database.bytes().all(is_legal) {
+        database.to_owned()
+    } else {
+        distinguished(database, 0, room)
+    }
 }
 
 /// Another name for the same database, for the case that a foreign slot has the first one (`attempt` 1, 2, …): one that a
 /// renamed database has kept, for example.
 pub fn other_slot_name(database: &str, attempt: u32) -> String {
-    distinguished(database, attempt)
+    format!("{PREFIX}{}", distinguished(database, attempt, MAX_BYTES - PREFIX.len()))
 }
 
-fn distinguished(database: &str, attempt: u32) -> String {
+fn distinguished(database: &str, attempt: u32, room: usize) -> String {
     let legal: String = database
         .chars()
         .map(|letter| letter.to_ascii_lowercase())
         .map(|letter| if letter.is_ascii() && is_legal(letter as u8) { letter } else { '_' })
-        .take(MAX_BYTES - PREFIX.len() - SUFFIX_BYTES)
+        .take(room - SUFFIX_BYTES)
         .collect();
-    format!("{PREFIX}{legal}_{:08x}", hash(database, attempt))
+    format!("{legal}_{:08x}", hash(database, attempt))
 }
 
-fn is_legal(byte: u8) -> bool {
+pub(super) fn is_legal(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
 }
 

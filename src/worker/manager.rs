@@ -17,6 +17,7 @@ use crate::pg::latch::{self, WaitEvent};
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::{catalog, interrupts, process, transaction};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState, Phase};
+use crate::slot::clones::{Clones, Home};
 use crate::slot::keeper::Keeper;
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
@@ -57,6 +58,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         index,
         said_copy: false,
         pollers: pollers::Pollers::new(index),
+        clones: Clones::new(index),
         keeper: Keeper::new(index),
         rescues: Rescues::new(index),
     };
@@ -121,6 +123,7 @@ struct Manager {
     index: usize,
     said_copy: bool,
     pollers: pollers::Pollers,
+    clones: Clones,
     keeper: Keeper,
     rescues: Rescues,
 }
@@ -130,14 +133,15 @@ impl Manager {
     fn round(&mut self) -> Duration {
         let peers: Vec<PeerEntry> = shmem::lock().peers(self.index).to_vec();
         let is_spare = self.index == shmem::spare_entry();
-        let (keeper, rescues) = (&mut self.keeper, &mut self.rescues);
+        let (clones, keeper, rescues) = (&mut self.clones, &mut self.keeper, &mut self.rescues);
         let seen = transaction::attempt(|| {
             let found = look(&peers)?;
-            let nodes = match &found {
-                Found::Node { peers, .. } => Some(peers.as_slice()),
-                Found::NoExtension | Found::NoNode | Found::Copy(_) => None,
+            let (nodes, home) = match &found {
+                Found::Node { peers, .. } => (Some(peers.as_slice()), Home::Node(peers)),
+                Found::NoExtension | Found::NoNode => (None, Home::Nobody),
+                Found::Copy(_) => (None, Home::Elsewhere),
             };
-            let round = if is_spare { None } else { Some(keeper.look(nodes)?) };
+            let round = if is_spare { None } else { Some((clones.look(home)?, keeper.look(nodes)?)) };
             let recovery = if nodes.is_some() { rescues.look(&peers)? } else { rescues::Wanted::default() };
             Ok::<_, IntentError>((found, round, recovery))
         });
@@ -154,10 +158,13 @@ impl Manager {
             self.note_extension();
         }
         failpoint::hit(names::MANAGER_RECORD_WRITTEN);
-        let nap = round.map_or(guc::manager_naptime(), |round| self.keeper.act(round));
+        let nap =
+            round.map_or(guc::manager_naptime(), |(clones, slot)| self.clones.act(clones).min(self.keeper.act(slot)));
         let nap = if is_spare { nap } else { nap.min(self.rescues.act(&recovery)) };
         match found {
-            Found::NoExtension if self.keeper.has_finished() => self.leave(Phase::NoExtension),
+            Found::NoExtension if self.keeper.has_finished() && (is_spare || self.clones.has_finished()) => {
+                self.leave(Phase::NoExtension)
+            }
             Found::NoExtension => nap,
             Found::NoNode => nap.min(self.pollers.keep(&[])),
             Found::Copy(name) => {

@@ -13,7 +13,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
 use crate::remote::connection::{Connection, RemoteError};
-use crate::shmem::{self, PeerEntry, PeerKey, PeerState, PositionEntry, Shared};
+use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, TargetSays};
 use crate::slot::{positions, view};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::{self, Oid};
@@ -48,6 +48,8 @@ struct Answer {
     positions: Vec<Position>,
     /// The subscription here that comes from it, and how far its slot at the peer is confirmed.
     own: Option<(Oid, OriginLsn)>,
+    /// Of each clone made for it: whether its recovery is unfinished.
+    clones: Vec<(CloneEntry, TargetSays)>,
 }
 
 struct Position {
@@ -69,6 +71,8 @@ struct Question {
     own: Option<(Oid, String)>,
     /// All nodes, to know the origins that the peer names.
     nodes: Vec<NodeServer>,
+    /// The clones here that were made for it: seen before it is asked, so that what it says is later than their claims.
+    clones: Vec<CloneEntry>,
 }
 
 struct Poller {
@@ -193,7 +197,33 @@ impl Poller {
                 .and_then(|position| Some((position.subscription, position.slot?))),
             None => None,
         };
-        Ok(route.map(|route| Question { route, expected, own, nodes }))
+        let clones = self.clones();
+        Ok(route.map(|route| Question { route, expected, own, nodes, clones }))
+    }
+
+    /// The clones whose target the peer is.
+    fn clones(&self) -> Vec<CloneEntry> {
+        let PeerKey::Node(node) = self.key else { return Vec::new() };
+        let entries = shmem::lock().databases()[self.index].clones;
+        entries.into_iter().filter(|clone| clone.target == node).collect()
+    }
+
+    /// Keeps what the peer says of the clones; the manager is called where one can go.
+    fn keep_verdicts(&self, verdicts: &[(CloneEntry, TargetSays)]) {
+        let manager = {
+            let mut shared = shmem::lock();
+            let clones = &mut shared.databases()[self.index].clones;
+            let mut can_go = false;
+            for (asked, says) in verdicts {
+                let known = clones.iter_mut().find(|known| known.is_of(asked.slot.as_str(), asked.intent));
+                if let Some(known) = known.filter(|known| known.says != TargetSays::Ended) {
+                    known.says = *says;
+                    can_go |= *says == TargetSays::Ended;
+                }
+            }
+            if can_go { shared.call_manager(self.index) } else { 0 }
+        };
+        latch::wake(manager);
     }
 
     fn ask(&mut self, question: &Question) -> Result<Answer, RemoteError> {
@@ -238,6 +268,7 @@ impl Poller {
             let message = format!("it says that it is node \"{}\"", answer.node_name);
             self.note(PeerState::OtherNode, &message);
         } else {
+            self.keep_verdicts(&answer.clones);
             self.note(PeerState::Connected, "");
         }
     }
@@ -317,6 +348,22 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
             origin_id: row.value(6)?,
         });
     }
+    let mut clones = Vec::new();
+    for clone in &question.clones {
+        match connection.query(&format!("SELECT spock.recovery_is_open('{}')", clone.intent), 1) {
+            Ok(rows) => {
+                let is_open: Option<String> = rows.first().map(|row| row.value(0)).transpose()?;
+                match is_open.as_deref() {
+                    Some("t") => clones.push((*clone, TargetSays::Unfinished)),
+                    Some("f") => clones.push((*clone, TargetSays::Ended)),
+                    _ => (),
+                }
+            }
+            // It cannot say: that is no verdict, and the rest of what it says counts all the same.
+            Err(RemoteError::Peer { .. }) => (),
+            Err(error) => return Err(error),
+        }
+    }
     Ok(Answer {
         node_name: row.value(0)?,
         system_identifier: row.value(1)?,
@@ -325,6 +372,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
         wal_end: OriginLsn(row.optional(4)?.unwrap_or(0)),
         positions,
         own,
+        clones,
     })
 }
 

@@ -12,7 +12,6 @@ use crate::error::SqlError;
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::intent::document::{Failure, Intent, Phase, Totals};
-use crate::intent::id::IntentId;
 use crate::intent::journal::Resumable;
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
@@ -50,7 +49,6 @@ impl<E: Into<RecoverError>> From<E> for Trouble {
 
 struct Rescue {
     index: usize,
-    id: IntentId,
     /// What this attempt has done and no checkpoint has counted yet.
     done: Totals,
 }
@@ -67,7 +65,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         Resumable::Nothing | Resumable::Several(_) => None,
     });
     let Some(intent) = intent else { interrupts::exit(0) };
-    let mut rescue = Rescue { index, id: intent.id, done: Totals::default() };
+    let mut rescue = Rescue { index, done: Totals::default() };
     with_entry(index, |entry| entry.intent = intent.id.0);
     let outcome = if intent.must_abort { Err(Trouble::MustStop) } else { rescue.attempt(&intent) };
     match outcome {

@@ -33,15 +33,15 @@ pub struct Wanted {
 #[derive(Debug)]
 pub struct Rescues {
     index: usize,
-    said: Option<[u8; 16]>,
+    known: Option<[u8; 16]>,
+    /// What users had said of it when they were last listened to.
     heard: usize,
-    said_several: bool,
     said_no_worker: bool,
 }
 
 impl Rescues {
     pub fn new(index: usize) -> Rescues {
-        Rescues { index, said: None, heard: 0, said_several: false, said_no_worker: false }
+        Rescues { index, known: None, heard: 0, said_no_worker: false }
     }
 
     /// Reads the journal, in the manager's transaction.
@@ -49,35 +49,17 @@ impl Rescues {
         let journal = storage::read();
         resume_returned(&journal, peers)?;
         Ok(match journal.resumable() {
-            Resumable::Nothing => Wanted::default(),
+            Resumable::Nothing | Resumable::Several(_) => Wanted::default(),
             Resumable::One(intent) => {
                 let words = intent.skips.len() + usize::from(intent.must_abort);
-                if self.said.replace(intent.id.0) != Some(intent.id.0) {
+                if self.known.replace(intent.id.0) != Some(intent.id.0) {
                     self.heard = words;
-                    pgrx::log!(
-                        "recovery of node \"{}\" from node \"{}\" (intent {}) is to be carried on, at phase {}",
-                        intent.request.failed,
-                        intent.request.source,
-                        intent.id,
-                        intent.phase_name()
-                    );
                 }
                 Wanted {
                     intent: Some((intent.id.0, words)),
                     must_stop: intent.must_abort,
                     database: catalog::my_database_name(),
                 }
-            }
-            Resumable::Several(intents) => {
-                if !std::mem::replace(&mut self.said_several, true) {
-                    let ids: Vec<String> = intents.iter().map(|intent| intent.id.to_string()).collect();
-                    pgrx::warning!(
-                        "{} recoveries are unfinished on this node where one is expected, and none is resumed: {}",
-                        intents.len(),
-                        ids.join(", ")
-                    );
-                }
-                Wanted::default()
             }
         })
     }
@@ -86,7 +68,7 @@ impl Rescues {
     pub fn act(&mut self, wanted: &Wanted) -> Duration {
         let nap = guc::manager_naptime();
         let Some((id, words)) = wanted.intent else {
-            self.said = None;
+            self.known = None;
             return nap;
         };
         let now = Timestamp::now();

@@ -1,0 +1,26 @@
+//! What a node says of its unfinished recoveries when it starts.
+
+use super::document::Journal;
+use super::journal::Resumable;
+use super::sql::describe;
+
+/// Tells the log of each, and warns where there are several: then none is resumed.
+pub fn tell(journal: &Journal) {
+    for intent in journal.unfinished() {
+        let why =
+            intent.failure.as_ref().map_or_else(String::new, |failure| format!(": {}", describe(intent, failure)));
+        pgrx::log!(
+            "recovery of node \"{}\" (intent {}) is unfinished, at phase {}{why}",
+            intent.request.failed,
+            intent.id,
+            intent.phase_name()
+        );
+    }
+    if let Resumable::Several(several) = journal.resumable() {
+        pgrx::warning!(
+            "{} recoveries are unfinished on this node where one is expected, and none is resumed: see \
+             spock.recovery_intents(), and end with spock.recover_abort() what is not to go on",
+            several.len()
+        );
+    }
+}

@@ -1,0 +1,281 @@
+//! clone_recovery_slot(): copies the recovery slot for a rescue elsewhere, behind our own output plugin.
+//!
+//! The copy comes first and its registration after it, for PostgreSQL makes no logical slot in a transaction that has
+//! written, and a slot does not go with a rollback. So a clone may be left that nobody has registered: the manager adopts
+//! it (clones). Core's errors are caught in subtransactions, and what was half made goes at once.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use super::clone_error::CloneError;
+use super::clone_name::clone_name;
+use super::error::SlotError;
+use super::record::RetentionRecord;
+use super::snapshot::snapshot;
+use crate::error::OrRaise;
+use crate::failpoint::{self, names};
+use crate::guc;
+use crate::health::judge;
+use crate::intent::IntentError;
+use crate::intent::document::CloneRecord;
+use crate::intent::storage;
+use crate::lsn::LocalLsn;
+use crate::node::registry::{self, NodeServer, Role};
+use crate::pg::clock::Timestamp;
+use crate::pg::hooks::Change;
+use crate::pg::name::Name;
+use crate::pg::seclabel::{self, LabelTarget};
+use crate::pg::slot::{self, Slot};
+use crate::pg::text::Text;
+use crate::pg::{catalog, process, role, setting, transaction, wal};
+use crate::shmem::PeerKey;
+use crate::worker::wake;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+
+/// The output plugin of a clone: this library.
+pub const PLUGIN: &str = "spock_recovery";
+
+/// What a call came to.
+enum Outcome {
+    Made {
+        original: String,
+        clone: Slot,
+        message: String,
+    },
+    /// Nothing was made, and it is no error: the caller tries another source, or does what the message says.
+    Refused {
+        original: Option<String>,
+        message: String,
+    },
+}
+
+/// Copies the recovery slot, forward to where the target needs it from.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn clone_recovery_slot(
+    failed_node_name: Option<Name>,
+    target_node_name: Option<Name>,
+) -> TableIterator<
+    'static,
+    (
+        name!(cloned_slot_name, Option<String>),
+        name!(original_slot_name, Option<String>),
+        name!(restart_lsn, Option<i64>),
+        name!(success, bool),
+        name!(message, Text),
+    ),
+> {
+    let outcome = clone_slot(failed_node_name.map(|name| name.0), target_node_name.map(|name| name.0)).or_raise();
+    TableIterator::once(match outcome {
+        Outcome::Made { original, clone, message } => {
+            (Some(clone.name), Some(original), Some(clone.restart.0 as i64), true, Text::of_message(&message))
+        }
+        Outcome::Refused { original, message } => (None, original, None, false, Text::of_message(&message)),
+    })
+}
+
+/// Ends the statement if PostgreSQL would not let the caller copy a slot.
+pub fn require_slot_user(function: &'static str) -> Result<(), CloneError> {
+    if role::may_use_slots() { Ok(()) } else { Err(CloneError::NotPrivileged { function, role: role::current_name() }) }
+}
+
+fn clone_slot(failed: Option<String>, target: Option<String>) -> Result<Outcome, CloneError> {
+    require_slot_user("clone_recovery_slot")?;
+    let servers = registry::servers()?;
+    let refused = |message: &str| Ok(Outcome::Refused { original: None, message: message.to_owned() });
+    if wal::is_in_recovery() {
+        return refused("this server is a standby: ask its primary, or SELECT pg_promote()");
+    }
+    if !servers.iter().any(|server| server.role == Role::Local) {
+        return refused(
+            "this database is not a node: make it one with SELECT spock.node_create('n1', 'host=… port=5432 dbname=…')",
+        );
+    }
+    let failed = known(&servers, "failed_node_name", failed)?;
+    let target = known(&servers, "target_node_name", target)?;
+    if let (Some(failed), Some(target)) = (failed, target)
+        && failed.id == target.id
+    {
+        return Err(CloneError::SameNode { name: failed.name.to_string() });
+    }
+    if process::has_written() {
+        return Err(CloneError::HasWritten { function: "clone_recovery_slot" });
+    }
+    if !guc::enable_recovery_slots() {
+        return refused(
+            "recovery slots are switched off: ALTER SYSTEM SET spock.enable_recovery_slots = on; SELECT pg_reload_conf()",
+        );
+    }
+    let original = match usable_slot()? {
+        Ok(original) => original,
+        Err((original, message)) => return Ok(Outcome::Refused { original, message }),
+    };
+    let name = match copy(&original.name) {
+        Ok(copied) => copied?,
+        Err(cause) => {
+            let message = refusal(&cause).unwrap_or_else(|| cause.rethrow());
+            return Ok(Outcome::Refused { original: Some(original.name), message });
+        }
+    };
+    failpoint::hit(names::CLONE_COPIED);
+    match transaction::nested(|| finish(&name, failed, target)) {
+        Ok(Ok((clone, message))) => Ok(Outcome::Made { original: original.name, clone, message }),
+        Ok(Err(error)) => {
+            discard(&name);
+            Err(error)
+        }
+        // A cancel, for one: moving the clone forward may take its time.
+        Err(cause) => {
+            discard(&name);
+            cause.rethrow()
+        }
+    }
+}
+
+/// The node of that name, which must be another than this one; None where no name was given.
+fn known<'a>(
+    servers: &'a [NodeServer],
+    argument: &'static str,
+    name: Option<String>,
+) -> Result<Option<&'a NodeServer>, CloneError> {
+    let Some(name) = name else { return Ok(None) };
+    match servers.iter().find(|server| server.name.as_str() == name) {
+        None => Err(CloneError::UnknownNode { argument, name }),
+        Some(server) if server.role != Role::Peer => Err(CloneError::IsLocal { argument, name }),
+        found => Ok(found),
+    }
+}
+
+/// Whether a recovery of that failed node on that target can be served from here. The target must be known, so that it can
+/// be asked; the failed node may have been dropped for good meanwhile.
+pub fn check_parties(failed: &str, target: &str) -> Result<(), CloneError> {
+    let servers = registry::servers()?;
+    let local = servers.iter().find(|server| server.role == Role::Local).ok_or(SlotError::NoNode)?;
+    known(&servers, "target_node", Some(target.to_owned()))?;
+    if failed == local.name.as_str() {
+        return Err(CloneError::IsLocal { argument: "failed_node", name: failed.to_owned() });
+    }
+    if failed == target { Err(CloneError::SameNode { name: failed.to_owned() }) } else { Ok(()) }
+}
+
+/// The recovery slot; else its name, if it has one, and why it cannot be copied. By the retention record, not by what the
+/// manager has in shared memory: right after the server's start that is still empty.
+fn usable_slot() -> Result<Result<Slot, (Option<String>, String)>, CloneError> {
+    let text = seclabel::label(LabelTarget::Database(process::my_database()));
+    let record = text.and_then(|text| RetentionRecord::parse_local(&text, registry::here()));
+    let why = |what: &str| format!("{what}: SELECT * FROM spock.quick_health_check()");
+    let Some(record) = record else {
+        return Ok(Err((None, why("there is no recovery slot yet"))));
+    };
+    let refuse = |what: &str| Ok(Err((Some(record.slot.clone()), why(what))));
+    match slot::find(&record.slot)?.filter(|found| found.database == Some(process::my_database())) {
+        Some(found) if found.is_invalid => refuse("the recovery slot was invalidated, and is created anew"),
+        Some(found) if found.is_unfinished => refuse("the recovery slot is still being created"),
+        // Written down: what is not vouches for nothing yet.
+        Some(found) if record.position.is_some() => Ok(Ok(found)),
+        Some(_) => refuse("the recovery slot was created just now, and is not yet in use"),
+        None => refuse("there is no recovery slot at the moment; it is created as soon as running transactions allow"),
+    }
+}
+
+/// Copies the slot under a name that no slot has.
+fn copy(original: &str) -> Result<Result<String, CloneError>, CaughtError> {
+    let database = catalog::my_database_name();
+    let mut at = Timestamp::now().0;
+    loop {
+        let name = clone_name(&database, at);
+        match transaction::nested(|| slot::copy(original, &name, PLUGIN)) {
+            Ok(copied) => return Ok(copied.map(|()| name).map_err(CloneError::from)),
+            // Somebody else in the same microsecond.
+            Err(cause) if code_of(&cause) == Some(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT) => at += 1,
+            Err(cause) => return Err(cause),
+        }
+    }
+}
+
+fn code_of(cause: &CaughtError) -> Option<PgSqlErrorCode> {
+    match cause {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => Some(report.sql_error_code()),
+        CaughtError::RustPanic { .. } => None,
+    }
+}
+
+/// What to tell where core's refusal to copy is no error of the caller's; None: it is to be thrown on.
+fn refusal(cause: &CaughtError) -> Option<String> {
+    match code_of(cause)? {
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED => Some(format!(
+            "no replication slot is free: drop one that is not needed (SELECT * FROM pg_replication_slots), or raise \
+             max_replication_slots = {} and restart",
+            setting::value(c"max_replication_slots").unwrap_or_default()
+        )),
+        // The caller's own right was looked at before: it is the plugin that is refused.
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => {
+            let settings = judge::Settings {
+                output_plugin_libraries: setting::value(c"output_plugin_libraries"),
+                ..judge::Settings::default()
+            };
+            Some(format!("output_plugin_libraries {}", judge::output_plugin(&settings).details))
+        }
+        // Dropped or lost between the look at it and the copy.
+        PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT | PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE => {
+            let CaughtError::PostgresError(report) = cause else { return None };
+            Some(format!("{}: SELECT * FROM spock.quick_health_check()", report.message()))
+        }
+        _ => None,
+    }
+}
+
+/// Moves the copy forward, and registers it.
+fn finish(name: &str, failed: Option<&NodeServer>, target: Option<&NodeServer>) -> Result<(Slot, String), CloneError> {
+    let gone = || CloneError::NoSuchClone { slot: name.to_owned() };
+    let copied = slot::find_here(name)?.ok_or_else(gone)?;
+    let message = match (failed, target) {
+        (Some(failed), Some(target)) => match horizon(failed, target).filter(|local| *local > copied.confirmed) {
+            Some(local) => {
+                slot::advance(name, local)?;
+                format!(
+                    "starts at {local}: what node \"{}\" has passed of node \"{}\" before is left out",
+                    target.name, failed.name
+                )
+            }
+            None => format!("starts where the recovery slot does, at {}", copied.confirmed),
+        },
+        _ => format!("starts where the recovery slot does, at {}", copied.confirmed),
+    };
+    let record = CloneRecord {
+        slot: name.to_owned(),
+        created_at: Timestamp::now().0,
+        failed: failed.map(|failed| failed.name.to_string()),
+        target: target.map(|target| target.name.to_string()),
+        intent: None,
+    };
+    storage::update(|journal| {
+        journal.register_clone(record);
+        Ok::<_, IntentError>(())
+    })?;
+    transaction::commit_durably();
+    wake::note(Change::ThisDatabase);
+    Ok((slot::find_here(name)?.ok_or_else(gone)?, message))
+}
+
+/// Up to where this server's WAL holds nothing of the failed node that the target lacks; None: not known.
+///
+/// It is the newest sample (o, l) with o at or before what counts as passed by the target, as recovery_horizon() shows it:
+/// every transaction of the failed node that stands before l has an origin position up to o, and the target is durably
+/// past o. So the clone loses nothing that this target could ask for: its skip is never below what it has passed. What
+/// counts as passed is no more than what the recovery slot itself may be moved by on this target's account at any moment,
+/// and other targets are not served by this clone (claim_clone refuses them). Both figures are facts about what is
+/// written and durable, so they do not get worse while they are used: a target that is rebuilt meanwhile has another
+/// subscription or replication origin, and copies the tables.
+fn horizon(failed: &NodeServer, target: &NodeServer) -> Option<LocalLsn> {
+    let snapshot = snapshot()?;
+    let (_, positions) = snapshot.peers.iter().find(|(peer, _)| peer.key == PeerKey::Node(target.id))?;
+    let position = positions.iter().find(|position| position.origin == failed.id)?;
+    Some(position.local).filter(|local| *local != LocalLsn::ZERO)
+}
+
+/// A copy that could not be finished goes. Where even that fails, the manager finds it.
+fn discard(name: &str) {
+    if transaction::nested(|| slot::drop(name)).is_err() {
+        pgrx::log!("could not drop the unfinished clone \"{name}\" of the recovery slot");
+    }
+}

@@ -1,0 +1,141 @@
+//! What becomes of a clone in a round of the manager (pure).
+
+use crate::intent::document::CloneRecord;
+use crate::shmem::TargetSays;
+use std::time::Duration;
+
+/// Why a clone goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// Its target says that the recovery has ended, or knows of none.
+    RecoveryEnded,
+    /// Made by hand, and nobody has claimed it.
+    Unclaimed,
+    /// This database is no node any more.
+    NoNode,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// None: until something else changes; else until then at most.
+    Keep(Option<Duration>),
+    /// It would soon count as idle.
+    Touch,
+    Drop(Reason),
+    /// The slot is gone: its registration goes too.
+    Forget,
+}
+
+/// The slot behind a clone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotSeen {
+    pub is_active: bool,
+    pub is_invalid: bool,
+    /// How long nobody has had it; None: unknown.
+    pub idle_for: Option<Duration>,
+}
+
+/// The rules that are the same for all clones of a round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    pub is_node: bool,
+    /// spock.rescue_clone_ttl.
+    pub ttl: Duration,
+    /// When an idle slot is touched; None: no time limit on idleness.
+    pub touch_after: Option<Duration>,
+}
+
+/// `age`: since the clone was made, or found.
+pub fn fate(clone: &CloneRecord, slot: Option<SlotSeen>, says: TargetSays, age: Duration, rules: &Rules) -> Fate {
+    let Some(slot) = slot else { return Fate::Forget };
+    if slot.is_active {
+        return Fate::Keep(None);
+    }
+    let left = rules.ttl.checked_sub(age).filter(|left| !left.is_zero());
+    let touch = rules.touch_after.filter(|_| !slot.is_invalid);
+    match (rules.is_node, clone.intent) {
+        (false, _) => Fate::Drop(Reason::NoNode),
+        (true, Some(_)) if says == TargetSays::Ended => Fate::Drop(Reason::RecoveryEnded),
+        (true, None) if left.is_none() => Fate::Drop(Reason::Unclaimed),
+        (true, intent) => match (touch, slot.idle_for) {
+            (Some(limit), Some(idle)) if idle >= limit => Fate::Touch,
+            _ => Fate::Keep(left.filter(|_| intent.is_none()).into_iter().chain(touch).min()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intent::id::IntentId;
+
+    const S: Duration = Duration::from_secs(1);
+    const RULES: Rules = Rules { is_node: true, ttl: Duration::from_secs(100), touch_after: None };
+    const IDLE: SlotSeen = SlotSeen { is_active: false, is_invalid: false, idle_for: Some(Duration::from_secs(50)) };
+    const SAYS: [TargetSays; 3] = [TargetSays::Nothing, TargetSays::Unfinished, TargetSays::Ended];
+
+    fn clone(intent: Option<IntentId>) -> CloneRecord {
+        CloneRecord { slot: "c".to_owned(), created_at: 0, failed: None, target: None, intent }
+    }
+
+    fn claimed() -> CloneRecord {
+        clone(Some(IntentId([7; 16])))
+    }
+
+    #[test]
+    fn a_claimed_clone_goes_only_when_its_target_says_so_however_old_it_is() {
+        for (says, expected) in
+            SAYS.into_iter().zip([Fate::Keep(None), Fate::Keep(None), Fate::Drop(Reason::RecoveryEnded)])
+        {
+            assert_eq!(fate(&claimed(), Some(IDLE), says, 10_000 * S, &RULES), expected, "{says:?}");
+        }
+    }
+
+    #[test]
+    fn an_unclaimed_clone_goes_when_its_time_is_over_and_not_before() {
+        for (age, expected) in [
+            (0, Fate::Keep(Some(100 * S))),
+            (99, Fate::Keep(Some(S))),
+            (100, Fate::Drop(Reason::Unclaimed)),
+            (101, Fate::Drop(Reason::Unclaimed)),
+        ] {
+            assert_eq!(fate(&clone(None), Some(IDLE), TargetSays::Nothing, age * S, &RULES), expected, "{age}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_use_stays_and_what_is_gone_is_forgotten_whatever_else_holds() {
+        let active = SlotSeen { is_active: true, ..IDLE };
+        for is_node in [true, false] {
+            let rules = Rules { is_node, ..RULES };
+            for clone in [clone(None), claimed()] {
+                for says in SAYS {
+                    assert_eq!(fate(&clone, Some(active), says, 10_000 * S, &rules), Fate::Keep(None));
+                    assert_eq!(fate(&clone, None, says, 10_000 * S, &rules), Fate::Forget);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_node_every_clone_goes() {
+        let rules = Rules { is_node: false, ..RULES };
+        for clone in [clone(None), claimed()] {
+            for says in SAYS {
+                assert_eq!(fate(&clone, Some(IDLE), says, S, &rules), Fate::Drop(Reason::NoNode));
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_clone_is_touched_in_time_unless_it_is_lost() {
+        let rules = |limit| Rules { touch_after: Some(limit), ..RULES };
+        let now = |slot, limit| fate(&claimed(), Some(slot), TargetSays::Nothing, S, &rules(limit));
+        assert_eq!(now(IDLE, 51 * S), Fate::Keep(Some(51 * S)));
+        assert_eq!(now(IDLE, 50 * S), Fate::Touch);
+        assert_eq!(now(SlotSeen { is_invalid: true, ..IDLE }, S), Fate::Keep(None));
+        assert_eq!(now(SlotSeen { idle_for: None, ..IDLE }, S), Fate::Keep(Some(S)));
+        // Dropped rather than touched.
+        assert_eq!(fate(&claimed(), Some(IDLE), TargetSays::Ended, S, &rules(S)), Fate::Drop(Reason::RecoveryEnded));
+    }
+}
