@@ -5,6 +5,7 @@
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, ffi_unwind_calls)]
 #![warn(missing_debug_implementations)]
 
+mod apply;
 mod document;
 mod error;
 mod failpoint;

@@ -5,13 +5,17 @@
 
 pub mod catalog;
 pub mod clock;
+pub mod commit_ts;
 pub mod compat;
+pub mod executor;
 pub mod foreign_server;
 mod guarded;
 pub mod hooks;
 pub mod interrupts;
 pub mod latch;
+pub mod logicalrep;
 pub mod lwlock;
+pub mod memory;
 pub mod name;
 pub mod origin;
 pub mod process;
@@ -23,6 +27,9 @@ pub mod slot;
 pub mod text;
 pub mod timeout;
 pub mod transaction;
+pub mod truncate;
+mod tuple;
+mod untrusted_user;
 pub mod wal;
 pub mod walreceiver;
 
