@@ -16,6 +16,7 @@ mod lsn;
 mod node;
 mod pg;
 mod plugin;
+mod recover;
 mod remote;
 mod shmem;
 mod slot;

@@ -24,6 +24,7 @@ pub mod role;
 pub mod seclabel;
 pub mod setting;
 pub mod slot;
+pub mod subscription;
 pub mod text;
 pub mod timeout;
 pub mod transaction;

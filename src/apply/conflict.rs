@@ -24,7 +24,10 @@ pub enum Existing<'a> {
     OfTheFailedNode,
     /// Too old for its age to be known, or commit times are not kept.
     OfUnknownAge,
-    Of { committed_at: Timestamp, node: &'a str },
+    Of {
+        committed_at: Timestamp,
+        node: &'a str,
+    },
 }
 
 /// What comes from the failed node.

@@ -115,7 +115,8 @@ impl Stream {
                     return Ok(Ended::Stopped);
                 }
             }
-            if must_answer || walreceiver::status_interval().is_some_and(|interval| self.told_at.elapsed() >= interval) {
+            if must_answer || walreceiver::status_interval().is_some_and(|interval| self.told_at.elapsed() >= interval)
+            {
                 self.tell(false);
             }
             if let Some(socket) = socket {

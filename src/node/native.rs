@@ -1,9 +1,10 @@
 //! PostgreSQL's own logical replication as an engine (catalog pg_subscription).
 
 use super::label::SubscriptionLabel;
-use super::provider::{LocalNode, Peer, ReplicationProvider, Route, Subscription};
+use super::provider::{ApplyProcess, LocalNode, Peer, ReplicationProvider, Route, Subscription};
 use super::registry::{self, RegistryError, Role};
 use crate::pg::name::Name;
+use crate::pg::subscription;
 use crate::pg::text::Text;
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
@@ -103,6 +104,33 @@ impl ReplicationProvider for NativeProvider {
                 })),
                 None => Ok(None),
             }
+        })
+    }
+
+    fn suspend(&self, subscription: Oid) -> bool {
+        subscription::set_enabled(subscription, false)
+    }
+
+    fn resume(&self, subscription: Oid) -> bool {
+        subscription::set_enabled(subscription, true)
+    }
+
+    fn processes(&self, subscriptions: &[Oid]) -> Result<Vec<ApplyProcess>, RegistryError> {
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT pid, subid FROM pg_catalog.pg_stat_get_subscription(NULL) WHERE pid IS NOT NULL",
+                None,
+                &[],
+            )?;
+            let mut processes = Vec::new();
+            for row in rows {
+                if let (Some(pid), Some(subscription)) = (row.get::<i32>(1)?, row.get::<Oid>(2)?)
+                    && subscriptions.contains(&subscription)
+                {
+                    processes.push(ApplyProcess { pid, subscription });
+                }
+            }
+            Ok(processes)
         })
     }
 }

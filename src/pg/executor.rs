@@ -97,8 +97,7 @@ impl Change {
             let root = new_node::<pg_sys::ResultRelInfo>(pg_sys::NodeTag::T_ResultRelInfo);
             pg_sys::InitResultRelInfo(root, local, 1, std::ptr::null_mut(), 0);
             // Not opened by the executor, yet listed, so that triggers find it.
-            (*estate).es_opened_result_relations =
-                pg_sys::lappend((*estate).es_opened_result_relations, root.cast());
+            (*estate).es_opened_result_relations = pg_sys::lappend((*estate).es_opened_result_relations, root.cast());
             (*estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
             pg_sys::AfterTriggerBeginQuery();
             Change { entry, estate, root, routing: None, operation, user }
@@ -304,8 +303,7 @@ impl Change {
     ) -> Option<pg_sys::ItemPointerData> {
         let mut place = pg_sys::ItemPointerData::default();
         // SAFETY: the caller's promise: unique indexes that are open and prepared.
-        let is_free =
-            unsafe { compat::exec_check_index_constraints(info, row.0, self.estate, &mut place, indexes) };
+        let is_free = unsafe { compat::exec_check_index_constraints(info, row.0, self.estate, &mut place, indexes) };
         (!is_free).then_some(place)
     }
 
@@ -445,7 +443,8 @@ pub unsafe fn require_privilege(table: pg_sys::Relation, privilege: u32) {
             let kind = pg_sys::get_relkind_objtype((*(*table).rd_rel).relkind);
             pg_sys::aclcheck_error(result, kind, pg_sys::get_rel_name(oid));
         }
-        if pg_sys::check_enable_rls(oid, pg_sys::InvalidOid, false) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32 {
+        if pg_sys::check_enable_rls(oid, pg_sys::InvalidOid, false) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+        {
             let user = super::text::to_utf8(CStr::from_ptr(pg_sys::GetUserNameFromId(user, true)));
             let table = logicalrep::name_of(table);
             pgrx::ereport!(
@@ -479,7 +478,8 @@ unsafe fn require_updatable(entry: *mut RelMapEntry) {
 }
 
 fn same_place(one: &pg_sys::ItemPointerData, other: &pg_sys::ItemPointerData) -> bool {
-    (one.ip_blkid.bi_hi, one.ip_blkid.bi_lo, one.ip_posid) == (other.ip_blkid.bi_hi, other.ip_blkid.bi_lo, other.ip_posid)
+    (one.ip_blkid.bi_hi, one.ip_blkid.bi_lo, one.ip_posid)
+        == (other.ip_blkid.bi_hi, other.ip_blkid.bi_lo, other.ip_posid)
 }
 
 /// makeNode, a macro.

@@ -89,14 +89,31 @@ pub struct Tuple(pub pg_sys::LogicalRepTupleData);
 
 /// What a sender tells (replication/logicalproto.h), as far as our output plugin tells it.
 pub enum Message {
-    Begin { committed_at: i64 },
-    Origin { lsn: OriginLsn },
+    Begin {
+        committed_at: i64,
+    },
+    Origin {
+        lsn: OriginLsn,
+    },
     /// Columns of a table; kept by core's map.
     Relation,
-    Insert { relation: u32, new: Tuple },
-    Update { relation: u32, old: Option<Tuple>, new: Tuple },
-    Delete { relation: u32, old: Tuple },
-    Truncate { relations: Vec<u32>, restart_sequences: bool },
+    Insert {
+        relation: u32,
+        new: Tuple,
+    },
+    Update {
+        relation: u32,
+        old: Option<Tuple>,
+        new: Tuple,
+    },
+    Delete {
+        relation: u32,
+        old: Tuple,
+    },
+    Truncate {
+        relations: Vec<u32>,
+        restart_sequences: bool,
+    },
     Commit,
     /// The sender has met the first transaction beyond the stop timestamp: nothing follows.
     Over,
@@ -139,7 +156,8 @@ pub fn read(message: &[u8]) -> Message {
                 Message::Insert { relation, new: Tuple(new) }
             }
             b'U' => {
-                let (mut old, mut new) = (pg_sys::LogicalRepTupleData::default(), pg_sys::LogicalRepTupleData::default());
+                let (mut old, mut new) =
+                    (pg_sys::LogicalRepTupleData::default(), pg_sys::LogicalRepTupleData::default());
                 let mut has_old = false;
                 let relation = pg_sys::logicalrep_read_update(input, &mut has_old, &mut old, &mut new);
                 Message::Update { relation, old: has_old.then_some(Tuple(old)), new: Tuple(new) }

@@ -6,6 +6,7 @@
 use super::clock::Timestamp;
 use crate::lsn::OriginLsn;
 use pgrx::pg_sys;
+use std::cell::Cell;
 
 /// How far an origin has been applied, in memory: it may run ahead of the disk. 0/0 if nothing was.
 pub fn progress(origin_id: u16) -> OriginLsn {
@@ -30,28 +31,46 @@ pub fn latest_commit() -> Option<(u16, Timestamp)> {
     }
 }
 
+thread_local! {
+    static IS_SET_UP: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Makes this process apply under the origin; an ERROR (55006) if another process does. Needs a transaction. Returns how
-/// far it has been applied.
+/// far it has been applied. Once per process.
 pub fn set_up(origin_id: u16) -> OriginLsn {
-    // SAFETY: within a transaction; given back by `reset`, or by the end of the process.
+    // SAFETY: within a transaction; given back by `reset`, or by the end of the process. The callback runs before core's
+    // own, which aborts what is open: it was registered later.
     unsafe {
+        pg_sys::before_shmem_exit(Some(forget_at_exit), pg_sys::Datum::from(0));
         pg_sys::replorigin_session_setup(origin_id, 0);
+        IS_SET_UP.set(true);
         pg_sys::replorigin_session_origin = origin_id;
         OriginLsn(pg_sys::replorigin_session_get_progress(false))
     }
 }
 
-/// Gives the origin back. Also the first thing to do after an ERROR: the abort itself must not advance it.
-pub fn reset() {
-    // SAFETY: variables of this process; resetting is legal only while an origin is set up.
+/// The first thing to do when a transaction will not be committed: its abort would advance the origin to where the commit
+/// should have taken it, and what was not applied would never be (xact.c, RecordTransactionAbort).
+pub fn forget_stamp() {
+    // SAFETY: variables of this process.
     unsafe {
-        let was_set_up = pg_sys::replorigin_session_origin != 0;
-        pg_sys::replorigin_session_origin = 0;
+        pg_sys::replorigin_session_origin = LOCAL;
         pg_sys::replorigin_session_origin_lsn = 0;
         pg_sys::replorigin_session_origin_timestamp = 0;
-        if was_set_up {
-            pg_sys::replorigin_session_reset();
-        }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn forget_at_exit(_code: core::ffi::c_int, _argument: pg_sys::Datum) {
+    forget_stamp();
+}
+
+/// Gives the origin back: what is committed from now on is this server's own.
+pub fn reset() {
+    forget_stamp();
+    if IS_SET_UP.take() {
+        // SAFETY: set up, and not given back since.
+        unsafe { pg_sys::replorigin_session_reset() };
     }
 }
 

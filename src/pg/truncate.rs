@@ -8,11 +8,7 @@ use super::{commit_ts, interrupts};
 use pgrx::pg_sys::{self, Oid};
 
 unsafe extern "C-unwind" {
-    fn find_all_inheritors(
-        parent: Oid,
-        lock: pg_sys::LOCKMODE,
-        counts: *mut *mut pg_sys::List,
-    ) -> *mut pg_sys::List;
+    fn find_all_inheritors(parent: Oid, lock: pg_sys::LOCKMODE, counts: *mut *mut pg_sys::List) -> *mut pg_sys::List;
 }
 
 /// Tables that are to be truncated, locked against everybody.
@@ -76,7 +72,8 @@ impl Truncation {
     /// The tables' names, for messages.
     pub fn names(&self) -> String {
         // SAFETY: open tables.
-        let names: Vec<String> = self.entries.iter().map(|entry| unsafe { logicalrep::name_of((**entry).localrel) }).collect();
+        let names: Vec<String> =
+            self.entries.iter().map(|entry| unsafe { logicalrep::name_of((**entry).localrel) }).collect();
         names.join(", ")
     }
 
@@ -102,8 +99,7 @@ impl Truncation {
     pub fn truncate(&self, restart_sequences: bool) {
         // SAFETY: lists of open relations and their oids, in the current memory context.
         unsafe {
-            let (mut tables, mut oids, mut logged) =
-                (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+            let (mut tables, mut oids, mut logged) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
             for table in &self.tables {
                 tables = pg_sys::lappend(tables, table.cast());
                 oids = pg_sys::lappend_oid(oids, (**table).rd_id);

@@ -3,8 +3,10 @@
 //! It never waits for a peer (pollers do that) nor for a user's transaction (lock_timeout; the next round tries again).
 
 use super::pollers::{self, Wanted};
+use super::rescues::{self, Rescues};
 use crate::failpoint::{self, names};
 use crate::guc;
+use crate::intent::IntentError;
 use crate::node::label::SetBy;
 use crate::node::name::NodeName;
 use crate::node::native::{self, NativeProvider};
@@ -51,8 +53,13 @@ pub fn run(index: usize, database: Oid) -> ! {
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
     failpoint::hit(names::MANAGER_START);
-    let mut manager =
-        Manager { index, said_copy: false, pollers: pollers::Pollers::new(index), keeper: Keeper::new(index) };
+    let mut manager = Manager {
+        index,
+        said_copy: false,
+        pollers: pollers::Pollers::new(index),
+        keeper: Keeper::new(index),
+        rescues: Rescues::new(index),
+    };
     loop {
         if interrupts::shutdown_requested() {
             interrupts::exit(0);
@@ -115,6 +122,7 @@ struct Manager {
     said_copy: bool,
     pollers: pollers::Pollers,
     keeper: Keeper,
+    rescues: Rescues,
 }
 
 impl Manager {
@@ -122,7 +130,7 @@ impl Manager {
     fn round(&mut self) -> Duration {
         let peers: Vec<PeerEntry> = shmem::lock().peers(self.index).to_vec();
         let is_spare = self.index == shmem::spare_entry();
-        let keeper = &mut self.keeper;
+        let (keeper, rescues) = (&mut self.keeper, &mut self.rescues);
         let seen = transaction::attempt(|| {
             let found = look(&peers)?;
             let nodes = match &found {
@@ -130,9 +138,10 @@ impl Manager {
                 Found::NoExtension | Found::NoNode | Found::Copy(_) => None,
             };
             let round = if is_spare { None } else { Some(keeper.look(nodes)?) };
-            Ok::<_, RegistryError>((found, round))
+            let recovery = if nodes.is_some() { rescues.look(&peers)? } else { rescues::Wanted::default() };
+            Ok::<_, IntentError>((found, round, recovery))
         });
-        let (found, round) = match seen {
+        let (found, round, recovery) = match seen {
             Some(Ok(seen)) => seen,
             Some(Err(error)) => {
                 pgrx::warning!("spock_recovery cannot read its catalogs: {error}");
@@ -146,6 +155,7 @@ impl Manager {
         }
         failpoint::hit(names::MANAGER_RECORD_WRITTEN);
         let nap = round.map_or(guc::manager_naptime(), |round| self.keeper.act(round));
+        let nap = if is_spare { nap } else { nap.min(self.rescues.act(&recovery)) };
         match found {
             Found::NoExtension if self.keeper.has_finished() => self.leave(Phase::NoExtension),
             Found::NoExtension => nap,
