@@ -142,7 +142,7 @@ impl ChangeApplier<'_> {
     /// Whether the row that was found is later than the change; a conflict in either case if others have written it.
     fn must_keep(&mut self, change: &Change, found: Row, kind: Kind) -> bool {
         let version = change.version_of(found);
-        if conflict::differs(self.existing(version)) && commit_ts::is_tracked() {
+        if conflict::differs(self.existing(version)) {
             self.note(kind);
         }
         !self.replaces(version)

@@ -45,9 +45,9 @@ pub fn replaces(incoming: Incoming<'_>, existing: Existing<'_>) -> bool {
     }
 }
 
-/// Whether changing the row is a conflict at all: it is not where its last version is the failed node's own.
+/// Whether changing the row is a conflict at all: it is where another node is known to have written its last version.
 pub fn differs(existing: Existing<'_>) -> bool {
-    existing != Existing::OfTheFailedNode
+    matches!(existing, Existing::Of { .. })
 }
 
 #[cfg(test)]
@@ -76,7 +76,8 @@ mod tests {
     fn what_the_failed_node_wrote_itself_follows_its_own_order() {
         assert!(replaces(incoming(i64::MIN), Existing::OfTheFailedNode));
         assert!(!differs(Existing::OfTheFailedNode));
-        assert!(differs(Existing::OfUnknownAge));
+        assert!(!differs(Existing::OfUnknownAge));
+        assert!(differs(of(0, "n3")));
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl Stream {
                     None
                 }
             };
-            if (socket.is_some() || messages >= MESSAGES_BETWEEN_LOOKS) && applier.is_idle() {
+            // Also within a transaction: one that is not finished is rolled back, however large.
+            if socket.is_some() || messages >= MESSAGES_BETWEEN_LOOKS {
                 messages = 0;
                 interrupts::reload_config_if_asked();
                 if !goes_on(applier) {

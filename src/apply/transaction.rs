@@ -24,8 +24,10 @@ struct Incoming {
 
 pub struct Applier {
     setting: Setting,
-    /// Up to where the failed node is applied here.
+    /// Up to where the failed node is applied here, or given up by the caller's word.
     applied: OriginLsn,
+    /// Where the replication origin stands.
+    origin: OriginLsn,
     skips: Vec<OriginLsn>,
     context: MessageContext,
     incoming: Option<Incoming>,
@@ -37,11 +39,12 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// `applied`: what is not beyond it is not applied again.
-    pub fn new(setting: Setting, applied: OriginLsn, skips: Vec<OriginLsn>) -> Applier {
+    /// `origin`: where the replication origin stands. What is not beyond it, nor beyond `skip`, is not applied.
+    pub fn new(setting: Setting, origin: OriginLsn, skip: OriginLsn, skips: Vec<OriginLsn>) -> Applier {
         Applier {
             setting,
-            applied,
+            applied: origin.max(skip),
+            origin,
             skips,
             context: MessageContext::new(),
             incoming: None,
@@ -150,7 +153,7 @@ impl Applier {
         origin::stamp_commit(incoming.origin_lsn, incoming.committed_at.0);
         failpoint::hit(names::RESCUE_BEFORE_COMMIT);
         transaction::commit_applied();
-        self.applied = incoming.origin_lsn;
+        (self.applied, self.origin) = (incoming.origin_lsn, incoming.origin_lsn);
         self.totals.rows += incoming.done.rows;
         self.totals.conflicts += incoming.done.conflicts;
         if incoming.is_skipped {
@@ -167,13 +170,15 @@ impl Applier {
         failpoint::hit(names::RESCUE_AFTER_COMMIT);
     }
 
-    /// Everything wanted is applied: the origin goes to the end of the range, beyond what changed nothing here.
-    pub fn finish(&mut self, end: OriginLsn) {
-        if self.applied < end {
+    /// Everything wanted is applied: the origin goes to the end of the range, beyond what changed nothing here; where the
+    /// stop timestamp has ended it, to the last transaction before that.
+    pub fn finish(&mut self, stop: OriginLsn) {
+        let end = if self.is_over { self.applied } else { self.applied.max(stop) };
+        if self.origin < end {
             transaction::begin_if_none();
             origin::stamp_commit(end, 0);
             transaction::commit_applied();
-            self.applied = end;
         }
+        (self.applied, self.origin) = (end, end);
     }
 }

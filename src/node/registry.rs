@@ -54,6 +54,8 @@ pub enum RegistryError {
     OriginIsLocal { name: NodeName },
     #[error("cannot drop extension spock_recovery because nodes depend on it")]
     NodesExist { names: Vec<String> },
+    #[error("cannot drop the local node because a recovery of node \"{failed}\" is running on it")]
+    RecoveryRuns { failed: String },
     #[error("text must not contain a null byte")]
     NullByte,
     #[error(transparent)]
@@ -222,6 +224,10 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
             drop_server(node)?;
         }
         Role::Local | Role::LocalElsewhere => {
+            // Its subscriptions are suspended, and nobody would resume them.
+            if let Some(intent) = crate::intent::storage::read().unfinished().next() {
+                return Err(RegistryError::RecoveryRuns { failed: intent.request.failed.clone() });
+            }
             for server in &servers {
                 drop_server(server)?;
             }
@@ -328,6 +334,7 @@ impl SqlError for RegistryError {
             RegistryError::UnknownNode { .. } | RegistryError::UnknownSubscription { .. } => {
                 PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
             }
+            RegistryError::RecoveryRuns { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             RegistryError::StillSubscribed { .. } | RegistryError::NodesExist { .. } => {
                 PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST
             }
@@ -354,6 +361,9 @@ impl SqlError for RegistryError {
                 "Subscription \"{subscription}\" comes from it and is {}.",
                 if *is_enabled { "enabled" } else { "disabled" }
             )),
+            RegistryError::RecoveryRuns { .. } => {
+                Some("It has suspended subscriptions, which nobody would resume.".to_owned())
+            }
             RegistryError::NodesExist { names } => Some(format!("Nodes: {}.", names.join(", "))),
             RegistryError::NullArgument { .. }
             | RegistryError::DuplicateNode { .. }
@@ -399,6 +409,9 @@ impl SqlError for RegistryError {
                     "If that node is dead for good: ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET \
                      (slot_name = NONE); DROP SUBSCRIPTION {name};"
                 ))
+            }
+            RegistryError::RecoveryRuns { failed } => {
+                Some(format!("End it with CALL spock.recover_abort({});", pgrx::spi::quote_literal(failed)))
             }
             RegistryError::UnknownSubscription { .. } => {
                 Some("SELECT subname FROM pg_subscription; shows them.".to_owned())

@@ -29,6 +29,9 @@ pub fn connect_worker(database: pg_sys::Oid) {
     set_option(c"lock_timeout", c"1s");
     // What is written down must be on disk here; standbys are not waited for.
     set_option(c"synchronous_commit", c"local");
+    // Whatever ALTER DATABASE … SET says: what is read is to be of now, and our own state is written.
+    set_option(c"default_transaction_isolation", c"read committed");
+    set_option(c"default_transaction_read_only", c"off");
 }
 
 /// While it lives, this process logs nothing: core tells of each start of decoding by LOG, which only a threshold above

@@ -29,6 +29,8 @@ use std::cell::Cell;
 
 thread_local! {
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The attempt has come to an end that is accounted for.
+    static HAS_SETTLED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Why an attempt has ended before the recovery was finished.
@@ -64,7 +66,10 @@ pub fn run(index: usize, database: Oid) -> ! {
         Resumable::One(intent) => Some(intent.clone()),
         Resumable::Nothing | Resumable::Several(_) => None,
     });
-    let Some(intent) = intent else { interrupts::exit(0) };
+    let Some(intent) = intent else {
+        HAS_SETTLED.set(true);
+        interrupts::exit(0)
+    };
     let mut rescue = Rescue { index, done: Totals::default() };
     with_entry(index, |entry| entry.intent = intent.id.0);
     let outcome = if intent.must_abort { Err(Trouble::MustStop) } else { rescue.attempt(&intent) };
@@ -73,6 +78,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         Err(Trouble::MustStop) => rescue.abort(&intent),
         Err(trouble) => rescue.fail(&intent, trouble),
     }
+    HAS_SETTLED.set(true);
     interrupts::exit(0)
 }
 
@@ -99,6 +105,10 @@ fn on_exit() {
         let rescue = &mut shared.databases()[index].rescue;
         rescue.worker_pid = 0;
         rescue.ended_at = Timestamp::now();
+        if !HAS_SETTLED.get() {
+            // By a signal, or an ERROR where none is expected.
+            rescue.failures = rescue.failures.saturating_add(1);
+        }
         shared.call_manager(index)
     };
     latch::wake(manager);
@@ -194,7 +204,7 @@ impl Rescue {
             nodes: nodes_by_origin(&target.local, &target.nodes),
             tables: target.tables.iter().map(|table| (table.oid.to_u32(), table.from)).collect(),
         };
-        let mut applier = Applier::new(setting, applied, intent.skips.clone());
+        let mut applier = Applier::new(setting, progress, skip, intent.skips.clone());
         let index = self.index;
         with_entry(index, |entry| {
             entry.replay_began_at = Timestamp::now();
@@ -219,9 +229,7 @@ impl Rescue {
             };
             if ended == Ended::Complete {
                 failpoint::hit(names::RESCUE_REPLAYED);
-                if !applier.is_over() {
-                    applier.finish(stop);
-                }
+                applier.finish(stop);
             }
             Ok::<_, RecoverError>(ended)
         });

@@ -11,15 +11,18 @@ use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::pg::catalog;
 use crate::pg::clock::Timestamp;
+use crate::pg::{catalog, interrupts};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState, RescueEntry};
 use crate::slot::positions;
 use pgrx::pg_sys::Oid;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A worker that has not come up after this long never will.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a worker may take to stop by itself when its recovery is aborted.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the journal asks of the manager.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -37,11 +40,12 @@ pub struct Rescues {
     /// What users had said of it when they were last listened to.
     heard: usize,
     said_no_worker: bool,
+    asked_to_stop_at: Option<Instant>,
 }
 
 impl Rescues {
     pub fn new(index: usize) -> Rescues {
-        Rescues { index, known: None, heard: 0, said_no_worker: false }
+        Rescues { index, known: None, heard: 0, said_no_worker: false, asked_to_stop_at: None }
     }
 
     /// Reads the journal, in the manager's transaction.
@@ -84,6 +88,12 @@ impl Rescues {
                 };
             }
             rescue.must_stop = wanted.must_stop;
+            if !wanted.must_stop || rescue.worker_pid == 0 {
+                self.asked_to_stop_at = None;
+            } else if self.asked_to_stop_at.get_or_insert_with(Instant::now).elapsed() >= STOP_PATIENCE {
+                // It waits for a lock, or for a host that does not answer; its successor ends the recovery.
+                interrupts::terminate(rescue.worker_pid);
+            }
             if words != self.heard {
                 // A user has said what is to be done: it is not left to wait.
                 rescue.failures = 0;
