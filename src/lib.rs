@@ -15,6 +15,7 @@ mod intent;
 mod lsn;
 mod node;
 mod pg;
+mod plan;
 mod plugin;
 mod recover;
 mod remote;

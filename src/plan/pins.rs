@@ -1,0 +1,58 @@
+//! What a recovery holds so that it cannot vanish meanwhile, and whether it can be had (pure).
+
+use super::Wishes;
+use super::facts::{Limit, NodeFacts};
+use super::outcome::Reason;
+use serde::Serialize;
+
+/// One resource on one node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Pin {
+    pub what: &'static str,
+    pub node: String,
+    /// It can be had.
+    pub is_free: bool,
+    pub finding: String,
+    #[serde(skip)]
+    pub reason: Reason,
+}
+
+/// All that a recovery of `target` from `source` holds.
+pub fn needed(target: &NodeFacts, source: &NodeFacts, wishes: &Wishes<'_>) -> Vec<Pin> {
+    let origin_is_active = target.only_subscription().is_some_and(|subscription| subscription.origin_is_active);
+    vec![
+        pin(
+            "clone of the recovery slot",
+            &source.node,
+            i64::from(!wishes.has_clone),
+            &source.capacity.slots,
+            Reason::NoFreeSlot,
+        ),
+        pin("walsender", &source.node, 1, &source.capacity.walsenders, Reason::NoFreeWalsender),
+        pin(
+            "background worker",
+            &target.node,
+            i64::from(wishes.carries.is_none()),
+            &target.capacity.workers,
+            Reason::NoFreeWorker,
+        ),
+        pin(
+            "replication origin",
+            &target.node,
+            i64::from(!origin_is_active),
+            &target.capacity.origins,
+            Reason::NoFreeOrigin,
+        ),
+    ]
+}
+
+fn pin(what: &'static str, node: &str, count: i64, limit: &Limit, reason: Reason) -> Pin {
+    let Limit { setting, used, limit } = limit;
+    let is_free = count == 0 || used + count <= *limit;
+    let finding = if count == 0 {
+        "it is there".to_owned()
+    } else {
+        format!("{} of {setting} = {limit} on node \"{node}\" are free", (limit - used).max(0))
+    };
+    Pin { what, node: node.to_owned(), is_free, finding, reason }
+}
