@@ -116,7 +116,6 @@ fn clone_slot(failed: Option<String>, target: Option<String>) -> Result<Outcome,
             return Ok(Outcome::Refused { original: Some(original.name), message });
         }
     };
-    failpoint::hit(names::CLONE_COPIED);
     match transaction::nested(|| finish(&name, failed, target)) {
         Ok(Ok((clone, message))) => Ok(Outcome::Made { original: original.name, clone, message }),
         Ok(Err(error)) => {
@@ -226,6 +225,7 @@ fn refusal(cause: &CaughtError) -> Option<String> {
 
 /// Moves the copy forward, and registers it.
 fn finish(name: &str, failed: Option<&NodeServer>, target: Option<&NodeServer>) -> Result<(Slot, String), CloneError> {
+    failpoint::hit(names::CLONE_COPIED);
     let gone = || CloneError::NoSuchClone { slot: name.to_owned() };
     let copied = slot::find_here(name)?.ok_or_else(gone)?;
     let message = match (failed, target) {
