@@ -115,3 +115,9 @@ fn restart_manager(server: &Node) {
         "1",
     );
 }
+
+/// The manager tells the log after its commit: what can be seen by SQL is there a moment before the line.
+fn assert_logged_once(node: &Node, text: &str) {
+    node.wait_log(text);
+    assert_eq!(log_count(node, text), 1, "{text}");
+}

@@ -22,7 +22,8 @@ fn without_a_usable_slot_the_answer_says_why_and_what_to_do() {
     let cluster = quick("rescue_clone_unusable").start();
     let [server] = cluster.all();
     let database = server.db("postgres");
-    server.sql("CREATE EXTENSION spock_recovery; CREATE DATABASE other STRATEGY file_copy");
+    server.sql("CREATE DATABASE other STRATEGY file_copy");
+    server.sql("CREATE EXTENSION spock_recovery");
     assert_not_made(database, "SELECT spock.node_create('n1'");
     let mut open = server.db("other").session();
     open.sql("BEGIN; SELECT pg_current_xact_id()");
