@@ -177,7 +177,7 @@ fn usable_slot() -> Result<Result<Slot, (Option<String>, String)>, CloneError> {
 }
 
 /// Copies the slot under a name that no slot has.
-fn copy(original: &str) -> Result<Result<String, CloneError>, CaughtError> {
+fn copy(original: &str) -> Result<Result<String, CloneError>, Box<CaughtError>> {
     let database = catalog::my_database_name();
     let mut at = Timestamp::now().0;
     loop {
