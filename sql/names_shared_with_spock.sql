@@ -54,10 +54,19 @@ CREATE VIEW subscription AS
     SELECT s.oid AS sub_id, s.subname AS sub_name,
            (SELECT n.node_id FROM @extschema@.node n WHERE n.node_name = @extschema@.subscription_origin(s.oid)) AS sub_origin,
            (SELECT l.node_id FROM @extschema@.local_node l) AS sub_target,
-           s.subenabled AS sub_enabled, s.subslotname AS sub_slot_name
+           s.subenabled AS sub_enabled, s.subslotname AS sub_slot_name,
+           @extschema@.is_suspended(s.oid) AS sub_rescue_suspended, false AS sub_rescue_temporary,
+           NULL::pg_lsn AS sub_rescue_stop_lsn, NULL::timestamptz AS sub_rescue_stop_time,
+           false AS sub_rescue_cleanup_pending, false AS sub_rescue_failed
       FROM pg_catalog.pg_subscription s
-      JOIN pg_catalog.pg_database d ON d.oid = s.subdbid AND d.datname = pg_catalog.current_database();
-COMMENT ON VIEW subscription IS 'the subscriptions of this database and the nodes they come from; sub_origin is null while that is unknown';
+      JOIN pg_catalog.pg_database d ON d.oid = s.subdbid AND d.datname = pg_catalog.current_database()
+    UNION ALL
+    SELECT r.sub_id, r.sub_name, (SELECT n.node_id FROM @extschema@.node n WHERE n.node_name = r.source_node),
+           (SELECT l.node_id FROM @extschema@.local_node l), true, r.slot_name, false, true, r.stop_lsn, r.stop_time,
+           r.cleanup_pending, r.failed
+      FROM @extschema@.rescue_subscriptions() r;
+COMMENT ON VIEW subscription IS
+    'the subscriptions of this database and the nodes they come from (sub_origin is null while that is unknown), and running rescues';
 
 CREATE VIEW lag_tracker AS
     SELECT p.origin_name, p.receiver_name, p.commit_timestamp, p.commit_lsn, p.remote_insert_lsn, p.received_lsn,

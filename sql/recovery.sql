@@ -24,6 +24,68 @@ REVOKE ALL ON FUNCTION ask_to_abort(name) FROM PUBLIC;
 COMMENT ON FUNCTION ask_to_abort(name) IS
     'asks whoever carries the recovery of a failed node to end it; use recover_abort(), which waits until that is done';
 
+CREATE FUNCTION create_rescue_subscription(target_node name, source_node name, cloned_slot text,
+                                           skip_lsn pg_lsn DEFAULT NULL, stop_lsn pg_lsn DEFAULT NULL,
+                                           stop_timestamp timestamptz DEFAULT NULL, failed_node name DEFAULT NULL)
+    RETURNS oid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'create_rescue_subscription_wrapper';
+REVOKE ALL ON FUNCTION create_rescue_subscription(name, name, text, pg_lsn, pg_lsn, timestamptz, name) FROM PUBLIC;
+COMMENT ON FUNCTION create_rescue_subscription(name, name, text, pg_lsn, pg_lsn, timestamptz, name) IS
+    'replays on this node, from a clone on the source, the transactions of the failed node that this node lacks: after skip_lsn, up to stop_lsn, before the first that committed after stop_timestamp; begins when the caller commits, and goes on whatever becomes of the session; returns the oid of the rescue subscription';
+
+CREATE FUNCTION rescue_progress(OUT intent_id uuid, OUT failed_node name, OUT source_node name, OUT target_node name,
+                                OUT phase text, OUT target_lsn pg_lsn, OUT current_lsn pg_lsn, OUT stop_lsn pg_lsn,
+                                OUT transactions bigint, OUT rows bigint, OUT bytes bigint, OUT conflicts bigint,
+                                OUT rows_per_second float8, OUT time_left interval, OUT started_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rescue_progress_wrapper';
+COMMENT ON FUNCTION rescue_progress() IS 'what the view recovery_progress shows';
+
+CREATE VIEW recovery_progress AS SELECT * FROM @extschema@.rescue_progress();
+COMMENT ON VIEW recovery_progress IS
+    'the unfinished recovery of which this node is the target: how far it is and how long it will take; phase waiting: see recovery_intents()';
+REVOKE ALL ON recovery_progress FROM PUBLIC;
+GRANT SELECT ON recovery_progress TO PUBLIC;
+
+CREATE FUNCTION rescue_subscriptions(OUT sub_id oid, OUT sub_name name, OUT source_node name, OUT slot_name name,
+                                     OUT stop_lsn pg_lsn, OUT stop_time timestamptz, OUT cleanup_pending boolean,
+                                     OUT failed boolean)
+    RETURNS SETOF record
+    LANGUAGE c STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rescue_subscriptions_wrapper';
+COMMENT ON FUNCTION rescue_subscriptions() IS 'the running rescues, as the view subscription shows them';
+
+CREATE FUNCTION is_suspended(subscription oid) RETURNS boolean
+    LANGUAGE c STABLE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'is_suspended_wrapper';
+COMMENT ON FUNCTION is_suspended(oid) IS
+    'whether a recovery keeps this subscription disabled: it will be enabled again when all is replayed, or when the failed node is back';
+
+-- Not SECURITY DEFINER and without SET clauses: it commits.
+CREATE PROCEDURE recover_abort(failed_node_name text, target_node_name text DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    asked uuid;
+BEGIN
+    IF target_node_name IS NOT NULL AND NOT EXISTS (
+        SELECT FROM @extschema@.node n WHERE n.is_local AND n.node_name OPERATOR(pg_catalog.=) target_node_name::pg_catalog.name)
+    THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = pg_catalog.format('target node "%s" is not the local node', target_node_name),
+            HINT = pg_catalog.format('Call it on node "%s".', target_node_name);
+    END IF;
+    asked := @extschema@.ask_to_abort(failed_node_name::pg_catalog.name);
+    COMMIT;
+    WHILE @extschema@.recovery_is_open(asked) LOOP
+        PERFORM pg_catalog.pg_sleep(0.05);
+        -- Each look in a transaction of its own: nothing is held meanwhile.
+        COMMIT;
+    END LOOP;
+END
+$$;
+REVOKE ALL ON PROCEDURE recover_abort(text, text) FROM PUBLIC;
+COMMENT ON PROCEDURE recover_abort(text, text) IS
+    'ends the recovery of a failed node on this node where it stands, at a transaction boundary; subscriptions run again, the clone is dropped';
+
 CREATE FUNCTION clone_recovery_slot(failed_node_name name DEFAULT NULL, target_node_name name DEFAULT NULL)
     RETURNS TABLE (cloned_slot_name text, original_slot_name text, restart_lsn pg_lsn, success boolean, message text)
     LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'clone_recovery_slot_wrapper';
@@ -41,3 +103,14 @@ CREATE FUNCTION claim_clone(slot_name text, intent_id uuid, failed_node name, ta
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'claim_clone_wrapper';
 COMMENT ON FUNCTION claim_clone(text, uuid, name, name) IS
     'ties a clone to the recovery on the target that uses it, until that has ended; called by the target (superusers, REPLICATION)';
+
+CREATE FUNCTION clone_for_recovery(intent_id uuid, begun_at bigint, failed_node name, target_node name)
+    RETURNS TABLE (cloned_slot_name text, message text)
+    LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'clone_for_recovery_wrapper';
+COMMENT ON FUNCTION clone_for_recovery(uuid, bigint, name, name) IS
+    'makes the clone of a recovery, the same one when asked again; called by the target (superusers, REPLICATION)';
+
+CREATE FUNCTION release_clone(slot_name text, intent_id uuid) RETURNS boolean
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'release_clone_wrapper';
+COMMENT ON FUNCTION release_clone(text, uuid) IS
+    'drops the clone of a recovery that needs it no more; called by the target (superusers, REPLICATION)';

@@ -9,7 +9,7 @@ pub mod id;
 pub mod journal;
 #[cfg(test)]
 mod journal_tests;
-mod sql;
+pub mod sql;
 pub mod storage;
 pub mod unfinished;
 

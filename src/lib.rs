@@ -5,6 +5,7 @@
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, ffi_unwind_calls)]
 #![warn(missing_debug_implementations)]
 
+mod apply;
 mod document;
 mod error;
 mod failpoint;
@@ -15,6 +16,7 @@ mod lsn;
 mod node;
 mod pg;
 mod plugin;
+mod recover;
 mod remote;
 mod shmem;
 mod slot;

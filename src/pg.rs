@@ -5,13 +5,17 @@
 
 pub mod catalog;
 pub mod clock;
+pub mod commit_ts;
 pub mod compat;
+pub mod executor;
 pub mod foreign_server;
 mod guarded;
 pub mod hooks;
 pub mod interrupts;
 pub mod latch;
+pub mod logicalrep;
 pub mod lwlock;
+pub mod memory;
 pub mod name;
 pub mod origin;
 pub mod process;
@@ -20,9 +24,13 @@ pub mod role;
 pub mod seclabel;
 pub mod setting;
 pub mod slot;
+pub mod subscription;
 pub mod text;
 pub mod timeout;
 pub mod transaction;
+pub mod truncate;
+mod tuple;
+mod untrusted_user;
 pub mod wal;
 pub mod walreceiver;
 

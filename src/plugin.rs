@@ -105,6 +105,12 @@ unsafe extern "C-unwind" fn begin(context: *mut pg_sys::LogicalDecodingContext, 
         if stream.is_wanted && stream.parameters.ends_before((*txn).xact_time.commit_time) {
             stream.is_over = true;
             stream.is_wanted = false;
+            // The receiver must know that something was left out: where to set the origin depends on it.
+            write(context, || {
+                let (xid, lsn) = (pg_sys::InvalidTransactionId, (*txn).final_lsn);
+                let prefix = c"spock_recovery".as_ptr();
+                pg_sys::logicalrep_write_message((*context).out, xid, lsn, false, prefix, 0, c"".as_ptr());
+            });
         }
     }
 }

@@ -315,7 +315,7 @@ impl Shared {
         })
     }
 
-    /// The processes that work in a database: manager, slot worker and pollers.
+    /// The processes that work in a database: manager, slot worker, rescue worker and pollers.
     pub fn workers_of(&mut self, database: pg_sys::Oid) -> Vec<i32> {
         let mut pids = Vec::new();
         for index in 0..entry_count() {
@@ -325,6 +325,7 @@ impl Shared {
             }
             pids.push(entry.manager_pid);
             pids.push(entry.slot.worker_pid);
+            pids.push(entry.rescue.worker_pid);
             pids.extend(self.peers(index).iter().map(|peer| peer.poller_pid));
         }
         pids.retain(|pid| *pid != 0);

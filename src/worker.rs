@@ -10,6 +10,8 @@ pub mod launcher;
 pub mod manager;
 pub mod poller;
 pub mod pollers;
+pub mod rescue;
+pub mod rescues;
 pub mod slot_worker;
 pub mod stand_aside;
 pub mod utility;

@@ -10,6 +10,7 @@ mod pg_tests;
 mod plugin;
 mod registry;
 mod regress;
+mod rescue;
 mod rescue_clone;
 mod slot_keeps;
 mod slot_life;

@@ -87,7 +87,7 @@ fn refused(database: Database<'_>, statement: &str, sqlstate: &str, hint: &str) 
 }
 
 /// A program of the installation, run by the servers' user against a node.
-fn run_program(cluster: &Cluster, node: &Node, program: &str, arguments: &[&str]) -> Output {
+pub fn run_program(cluster: &Cluster, node: &Node, program: &str, arguments: &[&str]) -> Output {
     let path = cluster.installation().bindir.join(program);
     let port = node.value("SHOW port");
     let output = cluster
@@ -103,7 +103,7 @@ fn run_program(cluster: &Cluster, node: &Node, program: &str, arguments: &[&str]
     output
 }
 
-fn restore(cluster: &Cluster, node: &Node, database: &str, script: &Path) {
+pub fn restore(cluster: &Cluster, node: &Node, database: &str, script: &Path) {
     let script = script.display().to_string();
     run_program(cluster, node, "psql", &["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-f", &script]);
 }

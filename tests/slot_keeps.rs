@@ -25,7 +25,7 @@ const INFINITY: &str = "FFFFFFFF/FFFFFFFF";
 
 const FLUSHED: &str = "SELECT pg_current_wal_flush_lsn()";
 
-fn quick(name: &str, nodes: usize) -> Builder {
+pub fn quick(name: &str, nodes: usize) -> Builder {
     QUICK.iter().fold(Cluster::new(name).nodes(nodes), |builder, (name, value)| builder.setting(name, value))
 }
 
@@ -46,7 +46,7 @@ fn start(builder: Builder) -> Cluster {
 
 /// The same with a mesh over the tables, returned when every slot is there and every pair has moved once: the first
 /// transaction of an origin is what `released` becomes finite with.
-fn start_mesh(builder: Builder, tables: &str) -> Cluster {
+pub fn start_mesh(builder: Builder, tables: &str) -> Cluster {
     let cluster = start(builder);
     cluster.sql("CREATE TABLE first (node text PRIMARY KEY)");
     cluster.sql(tables);
@@ -109,7 +109,7 @@ fn released(node: &Node, origin: &str) -> String {
 }
 
 /// The subscription's worker has confirmed to its provider up to where that one's WAL ends now.
-fn wait_confirmed(provider: &Node, slot: &str) {
+pub fn wait_confirmed(provider: &Node, slot: &str) {
     let end = provider.value(FLUSHED);
     provider.wait_until(
         &format!("SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE slot_name = '{slot}'"),

@@ -27,6 +27,7 @@ pub struct Beginning {
     pub id: IntentId,
     pub subscription: u32,
     pub request: Request,
+    pub has_own_dsn: bool,
     pub applied_before: OriginLsn,
     pub passed_before: OriginLsn,
     pub at: i64,
@@ -63,7 +64,7 @@ impl Drop for Operation<'_> {
     fn drop(&mut self) {
         if !self.is_settled {
             // Only an intent that has ended cannot be aborted, and then there is nothing to do.
-            let _ = self.journal.abort(self.id, None, self.at);
+            let _ = self.journal.abort(self.id, Totals::default(), self.at);
         }
     }
 }
@@ -89,6 +90,8 @@ impl Journal {
                     id: beginning.id,
                     subscription: beginning.subscription,
                     request: beginning.request,
+                    clone: None,
+                    has_own_dsn: beginning.has_own_dsn,
                     applied_before: beginning.applied_before,
                     passed_before: beginning.passed_before,
                     begun_at: at,
@@ -127,6 +130,12 @@ impl Journal {
             Some(intent) if !intent.is_unfinished() => Err(IntentError::Ended { id }),
             Some(intent) => Ok(intent),
         }
+    }
+
+    /// The clone that a recovery has made for itself.
+    pub fn note_clone(&mut self, id: IntentId, clone: &str) -> Result<(), IntentError> {
+        self.running(id)?.clone = Some(clone.to_owned());
+        Ok(())
     }
 
     /// The next checkpoint. The range is fixed by the first one, totals only grow.
@@ -183,9 +192,13 @@ impl Journal {
         Ok(())
     }
 
-    pub fn abort(&mut self, id: IntentId, position: Option<OriginLsn>, at: i64) -> Result<(), IntentError> {
+    /// Ends it where it stands; what it had done counts.
+    pub fn abort(&mut self, id: IntentId, done: Totals, at: i64) -> Result<(), IntentError> {
         let intent = self.running(id)?;
-        intent.end = Some(End { outcome: Outcome::Aborted, at, position });
+        if let Some(checkpoint) = &mut intent.checkpoint {
+            checkpoint.totals += done;
+        }
+        intent.end = Some(End { outcome: Outcome::Aborted, at, position: None });
         self.forget_old();
         Ok(())
     }
@@ -220,6 +233,12 @@ impl Journal {
             self.suspensions.iter().filter(|entry| entry.until == until).map(|entry| entry.subscription).collect();
         self.suspensions.retain(|entry| entry.until != until);
         taken
+    }
+
+    /// When the last recovery of a failed node has ended, in microseconds since 2000.
+    pub fn ended_at(&self, failed: &str) -> i64 {
+        let of_node = self.intents.iter().filter(|intent| intent.request.failed == failed);
+        of_node.filter_map(|intent| intent.end.as_ref()).map(|end| end.at).max().unwrap_or(i64::MIN)
     }
 
     pub fn register_clone(&mut self, clone: CloneRecord) {

@@ -26,7 +26,7 @@ fn request(failed: &str) -> Request {
         failed: failed.to_owned(),
         source: "n3".to_owned(),
         target: "n2".to_owned(),
-        clone: "c".to_owned(),
+        clone: Some("c".to_owned()),
         skip: None,
         stop: None,
         stop_timestamp: None,
@@ -38,6 +38,7 @@ fn beginning(number: u8, failed: &str) -> Beginning {
         id: id(number),
         subscription: 7,
         request: request(failed),
+        has_own_dsn: false,
         applied_before: OriginLsn(10),
         passed_before: OriginLsn(12),
         at: 1,
@@ -98,11 +99,13 @@ enum Event {
     AskToAbort,
     /// Of a transaction that has not failed.
     Skip,
+    /// The recovery has made a clone.
+    NoteClone,
     BeginSame,
     BeginOther,
 }
 
-const EVENTS: [Event; 10] = [
+const EVENTS: [Event; 11] = [
     Event::Suspend,
     Event::Replay,
     Event::Resume,
@@ -111,6 +114,7 @@ const EVENTS: [Event; 10] = [
     Event::Abort,
     Event::AskToAbort,
     Event::Skip,
+    Event::NoteClone,
     Event::BeginSame,
     Event::BeginOther,
 ];
@@ -130,17 +134,17 @@ enum Cell {
 }
 
 /// The state machine, by hand: a row per state, its cells in the order of `EVENTS`.
-const TABLE: [[Cell; 10]; 7] = {
+const TABLE: [[Cell; 11]; 7] = {
     use Cell::*;
     use State::{Aborted, Begun, Completed, Replaying, Resuming, Suspending};
-    const GONE: [Cell; 8] = [Unknown, Unknown, Unknown, Unknown, Unknown, Unknown, NotRunning, NotRunning];
-    const OVER: [Cell; 8] = [Ended, Ended, Ended, Ended, Ended, Ended, NotRunning, NotRunning];
-    const fn row(first: [Cell; 8], same: Cell, other: Cell) -> [Cell; 10] {
-        let [a, b, c, d, e, f, g, h] = first;
-        [a, b, c, d, e, f, g, h, same, other]
+    const GONE: [Cell; 9] = [Unknown, Unknown, Unknown, Unknown, Unknown, Unknown, NotRunning, NotRunning, Unknown];
+    const OVER: [Cell; 9] = [Ended, Ended, Ended, Ended, Ended, Ended, NotRunning, NotRunning, Ended];
+    const fn row(first: [Cell; 9], same: Cell, other: Cell) -> [Cell; 11] {
+        let [a, b, c, d, e, f, g, h, i] = first;
+        [a, b, c, d, e, f, g, h, i, same, other]
     }
     [
-        // Suspend, Replay, Resume, Fail, Complete, Abort, AskToAbort, Skip; BeginSame; BeginOther
+        // Suspend, Replay, Resume, Fail, Complete, Abort, AskToAbort, Skip, NoteClone; BeginSame; BeginOther
         row(GONE, Next(Begun), Another),
         row(
             [Next(Suspending), OutOfOrder, OutOfOrder, Next(Begun), OutOfOrder, Next(Aborted), Next(Begun), NotFailing],
@@ -157,6 +161,7 @@ const TABLE: [[Cell; 10]; 7] = {
                 Next(Aborted),
                 Next(Suspending),
                 NotFailing,
+                Next(Suspending),
             ],
             Next(Suspending),
             AlreadyRunning,
@@ -171,6 +176,7 @@ const TABLE: [[Cell; 10]; 7] = {
                 Next(Aborted),
                 Next(Replaying),
                 NotFailing,
+                Next(Replaying),
             ],
             Next(Replaying),
             AlreadyRunning,
@@ -185,6 +191,7 @@ const TABLE: [[Cell; 10]; 7] = {
                 Next(Aborted),
                 Next(Resuming),
                 NotFailing,
+                Next(Resuming),
             ],
             Next(Resuming),
             AlreadyRunning,
@@ -210,7 +217,7 @@ fn journal_in(state: State) -> Journal {
     }
     match state {
         State::Completed => journal.complete(id, RANGE.1, 4).expect("resuming"),
-        State::Aborted => journal.abort(id, None, 4).expect("unfinished"),
+        State::Aborted => journal.abort(id, done(0), 4).expect("unfinished"),
         _ => (),
     }
     journal
@@ -237,9 +244,10 @@ fn happen(journal: &mut Journal, event: Event, number: u8) -> Result<(), IntentE
         Event::Resume => journal.checkpoint(of, Phase::Resuming, RANGE, done(1), 5),
         Event::Fail => journal.fail(of, failure(Some(FAILING)), done(1)),
         Event::Complete => journal.complete(of, RANGE.1, 5),
-        Event::Abort => journal.abort(of, Some(FAILING), 5),
+        Event::Abort => journal.abort(of, done(1), 5),
         Event::AskToAbort => journal.ask_to_abort("n1").map(drop),
         Event::Skip => journal.skip("n1", OriginLsn(FAILING.0 + 1)).map(drop),
+        Event::NoteClone => journal.note_clone(of, "made"),
         // Another id, as every call makes its own.
         Event::BeginSame => {
             let fresh = if journal.intent(of).is_some() { 2 } else { 1 };
@@ -329,9 +337,10 @@ fn an_end_keeps_its_outcome_and_position_and_a_completed_one_has_no_failure() {
     assert_eq!(intent.failure, None);
     let mut journal = journal_in(State::Replaying);
     journal.fail(id(1), failure(None), done(0)).expect("unfinished");
-    journal.abort(id(1), Some(FAILING), 8).expect("unfinished");
+    journal.abort(id(1), done(4), 8).expect("unfinished");
     let intent = journal.intent(id(1)).expect("kept");
-    assert_eq!(intent.end, Some(End { outcome: Outcome::Aborted, at: 8, position: Some(FAILING) }));
+    assert_eq!(intent.end, Some(End { outcome: Outcome::Aborted, at: 8, position: None }));
+    assert_eq!(intent.totals(), done(6), "what the last attempt had done counts");
     assert_eq!(intent.failure, Some(failure(None)), "why it was aborted");
 }
 
@@ -379,7 +388,7 @@ fn the_same_request_joins_and_every_other_one_is_told_which_runs() {
         |request| request.failed = "n4".to_owned(),
         |request| request.source = "n4".to_owned(),
         |request| request.target = "n4".to_owned(),
-        |request| request.clone = "d".to_owned(),
+        |request| request.clone = None,
         |request| request.skip = Some(OriginLsn(1)),
         |request| request.stop = Some(OriginLsn(1)),
         |request| request.stop_timestamp = Some(1),
@@ -398,7 +407,7 @@ fn the_same_request_joins_and_every_other_one_is_told_which_runs() {
     // Nobody joins what is to end.
     journal.ask_to_abort("n1").expect("running");
     assert!(matches!(begin(&mut journal, 2, "n1"), Err(IntentError::AlreadyRunning { .. })));
-    journal.abort(id(1), None, 9).expect("unfinished");
+    journal.abort(id(1), done(0), 9).expect("unfinished");
     assert_eq!(begin(&mut journal, 2, "n1").expect("begun anew"), id(2));
 }
 
@@ -424,7 +433,7 @@ fn of_several_unfinished_ones_none_is_resumed_or_joined_and_each_can_be_ended() 
         assert!(matches!(begin(&mut journal, 3, failed), Err(IntentError::AlreadyRunning { .. })), "{failed}");
     }
     assert_eq!(journal.ask_to_abort("n4").expect("running"), id(2));
-    journal.abort(id(2), None, 9).expect("unfinished");
+    journal.abort(id(2), done(0), 9).expect("unfinished");
     assert!(matches!(journal.resumable(), Resumable::One(one) if one.id == id(1)));
 }
 
@@ -462,12 +471,31 @@ fn the_last_twenty_that_ended_are_kept_and_every_unfinished_one() {
         ended.end = Some(End { outcome: Outcome::Aborted, at: i64::from(number), position: None });
         journal.intents.push(ended);
     }
-    journal.abort(id(2), None, 100).expect("unfinished");
+    journal.abort(id(2), done(0), 100).expect("unfinished");
     let kept: Vec<IntentId> = journal.intents.iter().map(|intent| intent.id).collect();
     // 2 has ended last, though it was begun before the others.
     let expected: Vec<IntentId> = [1, 2].into_iter().chain(12..=30).map(id).collect();
     assert_eq!(kept, expected);
     assert!(matches!(journal.resumable(), Resumable::One(one) if one.id == id(1)));
+}
+
+#[test]
+fn a_clone_that_was_given_counts_and_else_the_one_that_was_made() {
+    let mut journal = journal_in(State::Begun);
+    journal.note_clone(id(1), "made").expect("unfinished");
+    assert_eq!(journal.intents[0].clone_name(), Some("c"));
+    journal.intents[0].request.clone = None;
+    assert_eq!(journal.intents[0].clone_name(), Some("made"));
+}
+
+#[test]
+fn when_the_last_recovery_of_a_node_has_ended_is_known() {
+    let mut journal = journal_in(State::Aborted);
+    let mut later = journal.intents[0].clone();
+    later.end = Some(End { outcome: Outcome::Completed, at: 9, position: None });
+    journal.intents.insert(0, later);
+    assert_eq!((journal.ended_at("n1"), journal.ended_at("n4")), (9, i64::MIN));
+    assert_eq!(journal_in(State::Replaying).ended_at("n1"), i64::MIN);
 }
 
 #[test]
@@ -479,7 +507,7 @@ fn suspended_subscriptions_are_given_back_by_what_they_wait_for() {
     assert_eq!(journal.take_suspended(Until::Replayed), [1, 3]);
     assert_eq!(journal.take_suspended(Until::Replayed), Vec::<u32>::new());
     assert_eq!(journal.take_suspended(Until::Returned), [2]);
-    assert!(journal.is_empty());
+    assert_eq!(journal.suspensions, []);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! PostgreSQL's own logical replication as an engine (catalog pg_subscription).
 
 use super::label::SubscriptionLabel;
-use super::provider::{LocalNode, Peer, ReplicationProvider, Route, Subscription};
+use super::provider::{ApplyProcess, LocalNode, Peer, ReplicationProvider, Route, Subscription};
 use super::registry::{self, RegistryError, Role};
+use crate::pg::foreign_server;
 use crate::pg::name::Name;
+use crate::pg::subscription;
 use crate::pg::text::Text;
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
@@ -105,17 +107,53 @@ impl ReplicationProvider for NativeProvider {
             }
         })
     }
+
+    fn suspend(&self, subscription: Oid) -> bool {
+        subscription::set_enabled(subscription, false)
+    }
+
+    fn resume(&self, subscription: Oid) -> bool {
+        subscription::set_enabled(subscription, true)
+    }
+
+    fn processes(&self, subscriptions: &[Oid]) -> Result<Vec<ApplyProcess>, RegistryError> {
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT pid, subid FROM pg_catalog.pg_stat_get_subscription(NULL) WHERE pid IS NOT NULL",
+                None,
+                &[],
+            )?;
+            let mut processes = Vec::new();
+            for row in rows {
+                if let (Some(pid), Some(subscription)) = (row.get::<i32>(1)?, row.get::<Oid>(2)?)
+                    && subscriptions.contains(&subscription)
+                {
+                    processes.push(ApplyProcess { pid, subscription });
+                }
+            }
+            Ok(processes)
+        })
+    }
 }
 
 /// The connection string in a node's own user mapping. Readable by superusers alone.
 pub fn dsn_of_server(server: Oid) -> Result<Option<Text>, RegistryError> {
+    dsn_of_mapping(server, Oid::INVALID)
+}
+
+/// The connection string that was given for the recovery that runs, if one was.
+pub fn dsn_for_recovery(server: Oid) -> Result<Option<Text>, RegistryError> {
+    dsn_of_mapping(server, foreign_server::BOOTSTRAP_SUPERUSER)
+}
+
+fn dsn_of_mapping(server: Oid, user: Oid) -> Result<Option<Text>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT o.option_value
                FROM pg_catalog.pg_user_mapping m, pg_catalog.pg_options_to_table(m.umoptions) o
-              WHERE m.umserver = $1 AND m.umuser = 0::pg_catalog.oid AND o.option_name = 'dsn'",
+              WHERE m.umserver = $1 AND m.umuser = $2 AND o.option_name = 'dsn'",
             Some(1),
-            &[server.into()],
+            &[server.into(), user.into()],
         )?;
         match rows.into_iter().next() {
             Some(row) => Ok(row.get::<Text>(1)?),

@@ -41,6 +41,13 @@ pub struct Route {
     pub must_use_password: bool,
 }
 
+/// A process that works for a subscription.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ApplyProcess {
+    pub pid: i32,
+    pub subscription: Oid,
+}
+
 pub trait ReplicationProvider {
     type Error: std::error::Error;
 
@@ -52,4 +59,10 @@ pub trait ReplicationProvider {
     fn route_to_peer(&self, peer: Oid) -> Result<Option<Route>, Self::Error>;
     /// How to reach the provider of a subscription.
     fn route_of_subscription(&self, subscription: Oid) -> Result<Option<Route>, Self::Error>;
+    /// Disables a subscription; its processes end a little later. False if it does not exist any more.
+    fn suspend(&self, subscription: Oid) -> bool;
+    /// Enables it again.
+    fn resume(&self, subscription: Oid) -> bool;
+    /// The processes of these subscriptions that still run: leaders, parallel workers and those that copy a table.
+    fn processes(&self, subscriptions: &[Oid]) -> Result<Vec<ApplyProcess>, Self::Error>;
 }

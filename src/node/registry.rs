@@ -11,6 +11,7 @@ use super::native::{self, NativeProvider};
 use super::provider::ReplicationProvider;
 use crate::error::SqlError;
 use crate::failpoint;
+use crate::pg::foreign_server::MappingFor;
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::{self, Text};
@@ -54,6 +55,8 @@ pub enum RegistryError {
     OriginIsLocal { name: NodeName },
     #[error("cannot drop extension spock_recovery because nodes depend on it")]
     NodesExist { names: Vec<String> },
+    #[error("cannot drop the local node because a recovery of node \"{failed}\" is running on it")]
+    RecoveryRuns { failed: String },
     #[error("text must not contain a null byte")]
     NullByte,
     #[error(transparent)]
@@ -139,8 +142,8 @@ pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
         }
         let (server, options) = (text(name.as_str())?, c_options(&options)?);
         foreign_server::set_server_options(&server, &borrowed(&options));
-        foreign_server::drop_public_mapping(&server);
-        foreign_server::create_public_mapping(&server, &[(&text(DSN)?, dsn)]);
+        foreign_server::drop_mapping(&server, MappingFor::Public);
+        foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn)]);
         adopt_labels(copy.identity)?;
         return Ok(copy.id);
     }
@@ -169,11 +172,34 @@ pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     if let Some(known) = servers()?.iter().find(|server| server.name == name) {
         // A peer that was found through a subscription gets a connection string of its own.
         if known.role == Role::Peer && native::dsn_of_server(known.id)?.is_none() {
-            foreign_server::create_public_mapping(&text(name.as_str())?, &[(&text(DSN)?, dsn)]);
+            foreign_server::create_mapping(&text(name.as_str())?, MappingFor::Public, &[(&text(DSN)?, dsn)]);
             return Ok(known.id);
         }
     }
     create_server(&name, &[], Some(dsn))
+}
+
+/// Keeps the connection string that a caller has given for the recovery that begins. A node that was not known becomes
+/// known by it.
+pub fn keep_recovery_dsn(name: &str, dsn: &CStr) -> Result<(), RegistryError> {
+    let name = NodeName::parse(name)?;
+    conninfo::check(dsn)?;
+    if servers()?.iter().all(|server| server.name != name) {
+        return create_server(&name, &[], Some(dsn)).map(|_| ());
+    }
+    forget_recovery_dsn(name.as_str())?;
+    let server = text(name.as_str())?;
+    foreign_server::create_mapping(&server, MappingFor::Workers, &[(&text(DSN)?, dsn)]);
+    Ok(())
+}
+
+/// Removes it when the recovery has ended.
+pub fn forget_recovery_dsn(name: &str) -> Result<(), RegistryError> {
+    let Some(server) = servers()?.into_iter().find(|server| server.name.as_str() == name) else { return Ok(()) };
+    if native::dsn_for_recovery(server.id)?.is_some() {
+        foreign_server::drop_mapping(&text(name)?, MappingFor::Workers);
+    }
+    Ok(())
 }
 
 /// Makes a peer known that a subscription has led to.
@@ -193,7 +219,7 @@ fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>
     let id = foreign_server::create_server(&server, WRAPPER, &borrowed(&options));
     failpoint::hit(failpoint::names::NODE_CREATE_BEFORE_MAPPING);
     if let Some(dsn) = dsn {
-        foreign_server::create_public_mapping(&server, &[(&text(DSN)?, dsn)]);
+        foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn)]);
     }
     Ok(id)
 }
@@ -222,6 +248,10 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
             drop_server(node)?;
         }
         Role::Local | Role::LocalElsewhere => {
+            // Its subscriptions are suspended, and nobody would resume them.
+            if let Some(intent) = crate::intent::storage::read().unfinished().next() {
+                return Err(RegistryError::RecoveryRuns { failed: intent.request.failed.clone() });
+            }
             for server in &servers {
                 drop_server(server)?;
             }
@@ -240,7 +270,7 @@ fn drop_server(server: &NodeServer) -> Result<(), RegistryError> {
     // The mapping first and by itself: dropped along with the server it would be told as a surprise; but core would say
     // also that there is none.
     if native::dsn_of_server(server.id)?.is_some() {
-        foreign_server::drop_public_mapping(&text(server.name.as_str())?);
+        foreign_server::drop_mapping(&text(server.name.as_str())?, MappingFor::Public);
     }
     foreign_server::drop_server(server.id);
     Ok(())
@@ -328,6 +358,7 @@ impl SqlError for RegistryError {
             RegistryError::UnknownNode { .. } | RegistryError::UnknownSubscription { .. } => {
                 PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
             }
+            RegistryError::RecoveryRuns { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             RegistryError::StillSubscribed { .. } | RegistryError::NodesExist { .. } => {
                 PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST
             }
@@ -354,6 +385,9 @@ impl SqlError for RegistryError {
                 "Subscription \"{subscription}\" comes from it and is {}.",
                 if *is_enabled { "enabled" } else { "disabled" }
             )),
+            RegistryError::RecoveryRuns { .. } => {
+                Some("It has suspended subscriptions, which nobody would resume.".to_owned())
+            }
             RegistryError::NodesExist { names } => Some(format!("Nodes: {}.", names.join(", "))),
             RegistryError::NullArgument { .. }
             | RegistryError::DuplicateNode { .. }
@@ -399,6 +433,9 @@ impl SqlError for RegistryError {
                     "If that node is dead for good: ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET \
                      (slot_name = NONE); DROP SUBSCRIPTION {name};"
                 ))
+            }
+            RegistryError::RecoveryRuns { failed } => {
+                Some(format!("End it with CALL spock.recover_abort({});", pgrx::spi::quote_literal(failed)))
             }
             RegistryError::UnknownSubscription { .. } => {
                 Some("SELECT subname FROM pg_subscription; shows them.".to_owned())

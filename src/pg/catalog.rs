@@ -93,3 +93,9 @@ pub fn extension_schema() -> Option<pg_sys::Oid> {
     let oid = unsafe { pg_sys::get_namespace_oid(c"spock".as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
+
+/// An oid that no object has been given lately.
+pub fn new_object_id() -> pg_sys::Oid {
+    // SAFETY: takes the next one from shared memory.
+    unsafe { pg_sys::GetNewObjectId() }
+}

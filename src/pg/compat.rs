@@ -165,3 +165,45 @@ pub unsafe fn logicalrep_write_delete(
         pg_sys::logicalrep_write_delete(out, xid, relation, old, false, all, NO_GENERATED_COLUMNS)
     };
 }
+
+/// # Safety
+/// An executor state and a range table of one entry, with its permissions.
+pub unsafe fn exec_init_range_table(
+    estate: *mut pg_sys::EState,
+    tables: *mut pg_sys::List,
+    permissions: *mut pg_sys::List,
+) {
+    #[cfg(feature = "pg17")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::ExecInitRangeTable(estate, tables, permissions)
+    };
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise; the one entry is not pruned.
+    unsafe {
+        pg_sys::ExecInitRangeTable(estate, tables, permissions, pg_sys::bms_make_singleton(1))
+    };
+}
+
+/// Whether a new row violates none of the given unique indexes; if it does, `conflict` is the row in the way.
+///
+/// # Safety
+/// A row of the table, whose indexes are open and prepared for speculation.
+pub unsafe fn exec_check_index_constraints(
+    info: *mut pg_sys::ResultRelInfo,
+    row: *mut pg_sys::TupleTableSlot,
+    estate: *mut pg_sys::EState,
+    conflict: &mut pg_sys::ItemPointerData,
+    indexes: *mut pg_sys::List,
+) -> bool {
+    #[cfg(feature = "pg17")]
+    // SAFETY: the caller's promise.
+    return unsafe { pg_sys::ExecCheckIndexConstraints(info, row, estate, conflict, indexes) };
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise; no row of the table is left out of the check.
+    unsafe {
+        let mut none = pg_sys::ItemPointerData::default();
+        pg_sys::ItemPointerSetInvalid(&mut none);
+        pg_sys::ExecCheckIndexConstraints(info, row, estate, conflict, &mut none, indexes)
+    }
+}

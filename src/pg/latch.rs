@@ -13,12 +13,14 @@ pub enum WaitEvent {
     PollerMain,
     StandAside,
     SlotRequest,
+    RescueSuspend,
+    RescueReceive,
     #[cfg(feature = "failpoints")]
     Failpoint,
 }
 
 impl WaitEvent {
-    const COUNT: usize = 6;
+    const COUNT: usize = 8;
 
     fn name(self) -> &'static CStr {
         match self {
@@ -27,6 +29,8 @@ impl WaitEvent {
             WaitEvent::PollerMain => c"SpockRecoveryPollerMain",
             WaitEvent::StandAside => c"SpockRecoveryStandAside",
             WaitEvent::SlotRequest => c"SpockRecoverySlotRequest",
+            WaitEvent::RescueSuspend => c"SpockRecoveryRescueSuspend",
+            WaitEvent::RescueReceive => c"SpockRecoveryRescueReceive",
             #[cfg(feature = "failpoints")]
             WaitEvent::Failpoint => c"SpockRecoveryFailpoint",
         }
@@ -61,6 +65,19 @@ pub fn wait(timeout: Option<Duration>, event: WaitEvent) {
     unsafe {
         pg_sys::WaitLatch(pg_sys::MyLatch, wake as i32, milliseconds, event.id());
         pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// Waits until the socket can be read, the latch is set or `timeout` has passed; as [`wait`] otherwise.
+pub fn wait_for_socket(socket: pg_sys::pgsocket, timeout: Duration, event: WaitEvent) {
+    let wake = pg_sys::WL_SOCKET_READABLE | pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH | pg_sys::WL_TIMEOUT;
+    let milliseconds = timeout.as_millis().min(i32::MAX as u128) as core::ffi::c_long;
+    // SAFETY: as in `wait`; an open socket.
+    unsafe {
+        let events = pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, wake as i32, socket, milliseconds, event.id());
+        if events & pg_sys::WL_LATCH_SET as i32 != 0 {
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
     }
 }
 

@@ -1,8 +1,12 @@
 //! Replication origins (replication/origin.h) and commit timestamps by origin (access/commit_ts.h).
+//!
+//! While an origin is set up in this process every transaction of it carries that origin, our own bookkeeping too: it is
+//! given back before anything else is written.
 
 use super::clock::Timestamp;
 use crate::lsn::OriginLsn;
 use pgrx::pg_sys;
+use std::cell::Cell;
 
 /// How far an origin has been applied, in memory: it may run ahead of the disk. 0/0 if nothing was.
 pub fn progress(origin_id: u16) -> OriginLsn {
@@ -26,3 +30,60 @@ pub fn latest_commit() -> Option<(u16, Timestamp)> {
         (xid != pg_sys::InvalidTransactionId).then_some((origin, Timestamp(at)))
     }
 }
+
+thread_local! {
+    static IS_SET_UP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes this process apply under the origin; an ERROR (55006) if another process does. Needs a transaction. Returns how
+/// far it has been applied. Once per process.
+pub fn set_up(origin_id: u16) -> OriginLsn {
+    // SAFETY: within a transaction; given back by `reset`, or by the end of the process. The callback runs before core's
+    // own, which aborts what is open: it was registered later.
+    unsafe {
+        pg_sys::before_shmem_exit(Some(forget_at_exit), pg_sys::Datum::from(0));
+        pg_sys::replorigin_session_setup(origin_id, 0);
+        IS_SET_UP.set(true);
+        pg_sys::replorigin_session_origin = origin_id;
+        OriginLsn(pg_sys::replorigin_session_get_progress(false))
+    }
+}
+
+/// The first thing to do when a transaction will not be committed: its abort would advance the origin to where the commit
+/// should have taken it, and what was not applied would never be (xact.c, RecordTransactionAbort).
+pub fn forget_stamp() {
+    // SAFETY: variables of this process.
+    unsafe {
+        pg_sys::replorigin_session_origin = LOCAL;
+        pg_sys::replorigin_session_origin_lsn = 0;
+        pg_sys::replorigin_session_origin_timestamp = 0;
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn forget_at_exit(_code: core::ffi::c_int, _argument: pg_sys::Datum) {
+    forget_stamp();
+}
+
+/// Gives the origin back: what is committed from now on is this server's own.
+pub fn reset() {
+    forget_stamp();
+    if IS_SET_UP.take() {
+        // SAFETY: set up, and not given back since.
+        unsafe { pg_sys::replorigin_session_reset() };
+    }
+}
+
+/// What the commit of the present transaction will carry: how far the origin is applied with it, and when it was committed
+/// there (zero: now). Gives the transaction an id, without which a commit carries no origin.
+pub fn stamp_commit(lsn: OriginLsn, committed_at: i64) {
+    // SAFETY: an origin is set up; within a transaction.
+    unsafe {
+        pg_sys::GetCurrentTransactionId();
+        pg_sys::replorigin_session_origin_lsn = lsn.0;
+        pg_sys::replorigin_session_origin_timestamp = committed_at;
+    }
+}
+
+/// `InvalidRepOriginId`: what this server's own transactions carry.
+pub const LOCAL: u16 = 0;

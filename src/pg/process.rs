@@ -29,6 +29,9 @@ pub fn connect_worker(database: pg_sys::Oid) {
     set_option(c"lock_timeout", c"1s");
     // What is written down must be on disk here; standbys are not waited for.
     set_option(c"synchronous_commit", c"local");
+    // Whatever ALTER DATABASE … SET says: what is read is to be of now, and our own state is written.
+    set_option(c"default_transaction_isolation", c"read committed");
+    set_option(c"default_transaction_read_only", c"off");
 }
 
 /// While it lives, this process logs nothing: core tells of each start of decoding by LOG, which only a threshold above
@@ -54,6 +57,23 @@ impl Drop for Silence {
 /// For a process whose work is to wait.
 pub fn wait_for_locks_without_limit() {
     set_option(c"lock_timeout", c"0");
+}
+
+/// As core's apply worker: triggers fire as in a replica, names are looked up in no schema, and a commit waits for
+/// nobody: what a crash takes back takes the origin's progress back with it, and is replayed.
+pub fn apply_like_a_replica() {
+    set_option(c"session_replication_role", c"replica");
+    set_option(c"search_path", c"");
+    set_option(c"lock_timeout", c"0");
+    set_option(c"synchronous_commit", c"off");
+}
+
+/// The settings of our own bookkeeping again, as [`connect_worker`] has made them.
+pub fn keep_books() {
+    set_option(c"session_replication_role", c"origin");
+    set_option(c"search_path", c"pg_catalog, pg_temp");
+    set_option(c"lock_timeout", c"1s");
+    set_option(c"synchronous_commit", c"local");
 }
 
 fn set_option(name: &CStr, value: &CStr) {

@@ -45,6 +45,47 @@ pub fn run_without_snapshot<T>(f: impl FnOnce() -> T) -> T {
     value
 }
 
+/// Begins a transaction unless one is open, for a change that is applied.
+pub fn begin_if_none() {
+    // SAFETY: reads and changes this process's transaction state.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        if !pg_sys::IsTransactionState() {
+            pg_sys::StartTransactionCommand();
+        }
+    }
+}
+
+/// Runs one step of an open transaction with a snapshot of its own; later steps see what it has done.
+pub fn step<T>(f: impl FnOnce() -> T) -> T {
+    // SAFETY: within a transaction; nothing is undone while an ERROR unwinds.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let value = f();
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommandCounterIncrement();
+        value
+    }
+}
+
+/// Commits the open transaction, and tells the statistics.
+pub fn commit_applied() {
+    commit();
+    // SAFETY: outside a transaction; it reports at most once a second.
+    unsafe { pg_sys::pgstat_report_stat(false) };
+}
+
+pub fn is_open() -> bool {
+    // SAFETY: reads this process's state.
+    unsafe { pg_sys::IsTransactionState() }
+}
+
+/// After an ERROR that was caught at the top of a worker.
+pub fn abort_current() {
+    // SAFETY: legal in any state of a transaction, also without one.
+    unsafe { pg_sys::AbortCurrentTransaction() };
+}
+
 fn begin() {
     // SAFETY: called by workers outside a transaction.
     unsafe {

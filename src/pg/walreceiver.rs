@@ -9,6 +9,7 @@ use super::text::Text;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 /// A connection to a peer; closed when dropped.
 pub struct WalReceiverConnection {
@@ -48,6 +49,24 @@ impl WalReceiverConnection {
     /// Connects for SQL. Err is libpq's message. Waits without a limit: see [`super::timeout::with_limit`].
     /// On 17 an ERROR in here (a cancel, a time limit) leaks the connection until the process ends.
     pub fn connect(conninfo: &CStr, must_use_password: bool, application_name: &CStr) -> Result<Self, String> {
+        Self::connect_as(conninfo, must_use_password, application_name, false)
+    }
+
+    /// Connects to a database for logical streaming; the connection takes SQL as well, until streaming starts.
+    pub fn connect_for_streaming(
+        conninfo: &CStr,
+        must_use_password: bool,
+        application_name: &CStr,
+    ) -> Result<Self, String> {
+        Self::connect_as(conninfo, must_use_password, application_name, true)
+    }
+
+    fn connect_as(
+        conninfo: &CStr,
+        must_use_password: bool,
+        application_name: &CStr,
+        is_replication: bool,
+    ) -> Result<Self, String> {
         let Some(connect) = functions().walrcv_connect else {
             return Err("no libpqwalreceiver".to_owned());
         };
@@ -58,8 +77,8 @@ impl WalReceiverConnection {
             let connection = PgTryBuilder::new(AssertUnwindSafe(|| {
                 Ok(guarded!(connect(
                     conninfo.as_ptr(),
-                    false,
-                    false,
+                    is_replication,
+                    is_replication,
                     must_use_password,
                     application_name.as_ptr(),
                     &mut error,
@@ -101,6 +120,55 @@ impl WalReceiverConnection {
                 _ => Answer::Error { sqlstate: None, message: "unexpected answer".to_owned() },
             }
         }
+    }
+}
+
+/// What a stream has for us.
+pub enum Received<'a> {
+    Message(&'a [u8]),
+    /// Nothing now; the socket to wait on.
+    Nothing(pg_sys::pgsocket),
+    /// The sender has ended the stream.
+    End,
+}
+
+impl WalReceiverConnection {
+    /// Starts streaming from a logical slot, from where it was confirmed. An ERROR if the sender refuses.
+    pub fn start_streaming(&mut self, slot: &CStr) {
+        let Some(start) = functions().walrcv_startstreaming else { return };
+        let mut options = pg_sys::WalRcvStreamOptions {
+            logical: true,
+            slotname: slot.as_ptr().cast_mut(),
+            startpoint: 0,
+            ..Default::default()
+        };
+        // What pgoutput would need to know: our plugin reads its session's settings instead.
+        options.proto.logical.proto_version = 1;
+        // SAFETY: the connection is open; strings outlive the call; no publication names, no streaming, no origin.
+        unsafe { guarded!(start(self.connection, &options)) };
+    }
+
+    /// The next message, valid until the next call. An ERROR (08006) if the connection is lost.
+    pub fn receive(&mut self) -> Received<'_> {
+        let Some(receive) = functions().walrcv_receive else { return Received::End };
+        let mut buffer: *mut core::ffi::c_char = std::ptr::null_mut();
+        let mut socket: pg_sys::pgsocket = pg_sys::PGINVALID_SOCKET;
+        // SAFETY: streaming was started; libpqwalreceiver owns the buffer until the next call.
+        unsafe {
+            let length = guarded!(receive(self.connection, &mut buffer, &mut socket));
+            match usize::try_from(length) {
+                Err(_) => Received::End,
+                Ok(0) => Received::Nothing(socket),
+                Ok(length) => Received::Message(std::slice::from_raw_parts(buffer.cast(), length)),
+            }
+        }
+    }
+
+    /// Sends a message to the sender.
+    pub fn send(&mut self, message: &[u8]) {
+        let Some(send) = functions().walrcv_send else { return };
+        // SAFETY: streaming was started; the bytes outlive the call.
+        unsafe { guarded!(send(self.connection, message.as_ptr().cast(), message.len() as core::ffi::c_int)) };
     }
 }
 
@@ -157,6 +225,20 @@ unsafe fn take_string(text: *mut core::ffi::c_char) -> Option<String> {
         }
         copy
     }
+}
+
+/// wal_receiver_timeout: a sender that is silent for so long is given up; None: never.
+pub fn receiver_timeout() -> Option<Duration> {
+    // SAFETY: a setting of this process, in milliseconds.
+    let milliseconds = unsafe { pg_sys::wal_receiver_timeout };
+    (milliseconds > 0).then(|| Duration::from_millis(u64::from(milliseconds.unsigned_abs())))
+}
+
+/// wal_receiver_status_interval: how often a sender hears of us; None: only when it asks.
+pub fn status_interval() -> Option<Duration> {
+    // SAFETY: a setting of this process, in seconds.
+    let seconds = unsafe { pg_sys::wal_receiver_status_interval };
+    (seconds > 0).then(|| Duration::from_secs(u64::from(seconds.unsigned_abs())))
 }
 
 /// The name of this database's encoding, for client_encoding at a peer.

@@ -45,7 +45,31 @@ pub struct DatabaseEntry {
     /// lock resets.
     pub calls: u32,
     pub slot: SlotEntry,
+    pub rescue: RescueEntry,
     pub clones: [CloneEntry; MAX_CLONES],
+}
+
+/// The recovery of which a database is the target.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RescueEntry {
+    /// The rescue worker; it claims the place, so that a recovery has one carrier.
+    pub worker_pid: i32,
+    /// When the manager last registered one, and how often one ended without having finished since.
+    pub started_at: Timestamp,
+    pub is_coming_up: bool,
+    pub failures: u32,
+    pub ended_at: Timestamp,
+    /// What the worker carries, by the intent's id, and how far it is; what it has done since it began.
+    pub intent: [u8; 16],
+    pub replay_began_at: Timestamp,
+    pub applied: OriginLsn,
+    pub transactions: u64,
+    pub rows: u64,
+    pub bytes: u64,
+    pub conflicts: u64,
+    /// recover_abort() was called: the worker stops at the next boundary.
+    pub must_stop: bool,
 }
 
 /// What the slot worker of a database is to do.
@@ -342,7 +366,26 @@ impl DatabaseEntry {
         started_at: Timestamp::NEVER,
         calls: 0,
         slot: SlotEntry::FREE,
+        rescue: RescueEntry::FREE,
         clones: [CloneEntry::FREE; MAX_CLONES],
+    };
+}
+
+impl RescueEntry {
+    pub const FREE: RescueEntry = RescueEntry {
+        worker_pid: 0,
+        started_at: Timestamp::NEVER,
+        is_coming_up: false,
+        failures: 0,
+        ended_at: Timestamp::NEVER,
+        intent: [0; 16],
+        replay_began_at: Timestamp::NEVER,
+        applied: OriginLsn::ZERO,
+        transactions: 0,
+        rows: 0,
+        bytes: 0,
+        conflicts: 0,
+        must_stop: false,
     };
 }
 

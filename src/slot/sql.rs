@@ -67,11 +67,19 @@ fn node_positions() -> TableIterator<
     let positions = positions::own_positions().or_raise();
     wal::flush();
     let (system_identifier, timeline) = (process::system_identifier() as i64, wal::timeline() as i32);
+    // While a recovery runs here, peers hear of no more than what was applied before it: nobody is to let go of what it
+    // may still need.
+    let journal = crate::intent::storage::read();
     let rows: Vec<_> = positions
         .into_iter()
         .map(|position| {
-            let applied = position.applied();
-            let passed = applied.unwrap_or(OriginLsn::ZERO).max(confirmed(position.subscription));
+            let mut applied = position.applied();
+            let mut passed = applied.unwrap_or(OriginLsn::ZERO).max(confirmed(position.subscription));
+            let is_of = |failed: &str| position.origin.as_ref().is_some_and(|origin| origin.as_str() == failed);
+            if let Some(intent) = journal.unfinished().find(|intent| is_of(&intent.request.failed)) {
+                applied = applied.map(|applied| applied.min(intent.applied_before));
+                passed = passed.min(intent.passed_before);
+            }
             (
                 position.origin.as_ref().map(|origin| Name(origin.to_string())),
                 applied.map(|applied| applied.0 as i64),

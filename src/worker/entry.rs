@@ -1,7 +1,7 @@
 //! The workers' entry points, and how they are registered with the postmaster.
 #![allow(unsafe_code)] // symbols that the postmaster looks up by name
 
-use super::{launcher, manager, poller, slot_worker};
+use super::{launcher, manager, poller, rescue, slot_worker};
 use crate::pg::interrupts::{self, Termination};
 use crate::pg::process;
 use pgrx::bgworkers::{
@@ -67,6 +67,19 @@ pub fn start_slot_worker(
         .load_dynamic()
 }
 
+/// Asks the postmaster for a rescue worker, for the recovery of the database at `index`.
+pub fn start_rescue_worker(
+    index: usize,
+    name: &str,
+) -> Result<DynamicBackgroundWorker, DynamicBackgroundWorkerLoadError> {
+    builder("rescue", &format!("spock_recovery rescue {name}"))
+        .set_function("spock_recovery_rescue_main")
+        .set_argument((index as i64).into_datum())
+        .set_extra(&process::my_database().to_u32().to_string())
+        .set_notify_pid(process::my_pid())
+        .load_dynamic()
+}
+
 fn builder(role: &str, name: &str) -> BackgroundWorkerBuilder {
     BackgroundWorkerBuilder::new(&name[..name.floor_char_boundary(MAX_NAME)])
         .set_type(&format!("spock_recovery {role}"))
@@ -112,4 +125,13 @@ pub extern "C-unwind" fn spock_recovery_slot_worker_main(argument: pg_sys::Datum
     // SAFETY: an i64 by value, as `start_slot_worker` gave it.
     let index = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
     slot_worker::run(index as usize, database_of_extra())
+}
+
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn spock_recovery_rescue_main(argument: pg_sys::Datum) {
+    interrupts::install_worker_signals(Termination::AtOnce);
+    // SAFETY: an i64 by value, as `start_rescue_worker` gave it.
+    let index = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
+    rescue::run(index as usize, database_of_extra())
 }

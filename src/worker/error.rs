@@ -11,6 +11,8 @@ pub enum NoRoom {
     Poller { peer: String },
     #[error("database \"{database}\" has the extension spock_recovery, but there is no room for it")]
     Database { database: String, max_databases: usize },
+    #[error("no background worker left for a recovery in database \"{database}\"")]
+    Rescue { database: String },
     #[error("some peers are not watched, because there is no room for them")]
     Peers { max_peers: usize },
 }
@@ -28,7 +30,7 @@ impl SqlError for NoRoom {
 
     fn detail(&self) -> Option<String> {
         match self {
-            NoRoom::Manager { .. } | NoRoom::Poller { .. } => {
+            NoRoom::Manager { .. } | NoRoom::Poller { .. } | NoRoom::Rescue { .. } => {
                 Some("It is tried again, and starts as soon as another worker has ended.".to_owned())
             }
             NoRoom::Database { max_databases, .. } => Some(format!("spock.max_databases is {max_databases}.")),
@@ -38,7 +40,7 @@ impl SqlError for NoRoom {
 
     fn hint(&self) -> Option<String> {
         let setting = match self {
-            NoRoom::Manager { .. } | NoRoom::Poller { .. } => "max_worker_processes",
+            NoRoom::Manager { .. } | NoRoom::Poller { .. } | NoRoom::Rescue { .. } => "max_worker_processes",
             NoRoom::Database { .. } => "spock.max_databases",
             NoRoom::Peers { .. } => "spock.max_peers",
         };

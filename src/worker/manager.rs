@@ -3,8 +3,10 @@
 //! It never waits for a peer (pollers do that) nor for a user's transaction (lock_timeout; the next round tries again).
 
 use super::pollers::{self, Wanted};
+use super::rescues::{self, Rescues};
 use crate::failpoint::{self, names};
 use crate::guc;
+use crate::intent::IntentError;
 use crate::node::label::SetBy;
 use crate::node::name::NodeName;
 use crate::node::native::{self, NativeProvider};
@@ -58,6 +60,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         pollers: pollers::Pollers::new(index),
         clones: Clones::new(index),
         keeper: Keeper::new(index),
+        rescues: Rescues::new(index),
     };
     loop {
         if interrupts::shutdown_requested() {
@@ -122,6 +125,7 @@ struct Manager {
     pollers: pollers::Pollers,
     clones: Clones,
     keeper: Keeper,
+    rescues: Rescues,
 }
 
 impl Manager {
@@ -129,7 +133,7 @@ impl Manager {
     fn round(&mut self) -> Duration {
         let peers: Vec<PeerEntry> = shmem::lock().peers(self.index).to_vec();
         let is_spare = self.index == shmem::spare_entry();
-        let (clones, keeper) = (&mut self.clones, &mut self.keeper);
+        let (clones, keeper, rescues) = (&mut self.clones, &mut self.keeper, &mut self.rescues);
         let seen = transaction::attempt(|| {
             let found = look(&peers)?;
             let (nodes, home) = match &found {
@@ -138,9 +142,10 @@ impl Manager {
                 Found::Copy(_) => (None, Home::Elsewhere),
             };
             let round = if is_spare { None } else { Some((clones.look(home)?, keeper.look(nodes)?)) };
-            Ok::<_, RegistryError>((found, round))
+            let recovery = if nodes.is_some() { rescues.look(&peers)? } else { rescues::Wanted::default() };
+            Ok::<_, IntentError>((found, round, recovery))
         });
-        let (found, round) = match seen {
+        let (found, round, recovery) = match seen {
             Some(Ok(seen)) => seen,
             Some(Err(error)) => {
                 pgrx::warning!("spock_recovery cannot read its catalogs: {error}");
@@ -155,6 +160,7 @@ impl Manager {
         failpoint::hit(names::MANAGER_RECORD_WRITTEN);
         let nap =
             round.map_or(guc::manager_naptime(), |(clones, slot)| self.clones.act(clones).min(self.keeper.act(slot)));
+        let nap = if is_spare { nap } else { nap.min(self.rescues.act(&recovery)) };
         match found {
             Found::NoExtension if self.keeper.has_finished() && (is_spare || self.clones.has_finished()) => {
                 self.leave(Phase::NoExtension)

@@ -14,7 +14,7 @@ fn full() -> Journal {
     journal.skip(&failed, FAILING).expect("it fails");
     journal.ask_to_abort(&failed).expect("running");
     let mut ended = journal_in(State::Completed).intents.remove(0);
-    ended.id = id(2);
+    (ended.id, ended.clone, ended.has_own_dsn) = (id(2), Some("made".to_owned()), true);
     journal.intents.push(ended);
     journal.suspensions.push(Suspension { subscription: u32::MAX, origin: failed.clone(), until: Until::Returned });
     journal.register_clone(CloneRecord {
@@ -110,6 +110,7 @@ fn there_is_no_field_that_could_hold_a_secret_and_none_can_be_added() {
         "source",
         "target",
         "clone",
+        "has_own_dsn",
         "skip",
         "stop",
         "stop_timestamp",

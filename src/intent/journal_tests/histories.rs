@@ -37,9 +37,10 @@ fn take(journal: &mut Journal, step: Step, next: &mut u8, at: i64) -> Result<(),
         Event::Resume => journal.checkpoint(of, Phase::Resuming, range, work, at),
         Event::Fail => journal.fail(of, Failure { at, ..failure(Some(lsn)) }, work),
         Event::Complete => journal.complete(of, range.1, at),
-        Event::Abort => journal.abort(of, Some(lsn), at),
+        Event::Abort => journal.abort(of, work, at),
         Event::AskToAbort => journal.ask_to_abort(failed).map(drop),
         Event::Skip => journal.skip(failed, lsn).map(drop),
+        Event::NoteClone => journal.note_clone(of, "made"),
         Event::BeginSame | Event::BeginOther => {
             let operation = journal.begin(Beginning { at, ..beginning(*next, failed) })?;
             *next = next.wrapping_add(u8::from(operation.id() == id(*next)));

@@ -1,0 +1,8 @@
+//! Applying the failed node's transactions on the target of a rescue.
+//!
+//! Pure: conflict. What touches tables does so through src/pg/executor.rs; the receiving end of the stream is in stream.
+
+pub mod change;
+pub mod conflict;
+pub mod stream;
+pub mod transaction;

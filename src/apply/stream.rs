@@ -1,0 +1,167 @@
+//! The receiving end of a rescue's stream: takes what the source sends, answers it, and knows when all has come (the
+//! counterpart of worker.c's LogicalRepApplyLoop).
+//!
+//! The clone's position is never confirmed: a rescue that starts again must find everything there, and skips by origin
+//! position what it has applied.
+
+use super::transaction::Applier;
+use crate::lsn::LocalLsn;
+use crate::node::provider::Route;
+use crate::pg::clock::Timestamp;
+use crate::pg::interrupts;
+use crate::pg::latch::{self, WaitEvent};
+use crate::pg::text::to_server;
+use crate::pg::timeout::{TimedOut, with_limit};
+use crate::pg::transaction;
+use crate::pg::walreceiver::{self, Answer, Received, WalReceiverConnection};
+use crate::remote::connection::RemoteError;
+use std::ffi::{CStr, CString};
+use std::time::{Duration, Instant};
+
+/// How often a source that sends nothing is asked how far it is: the end of the range may hold nothing for us.
+const ASK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Of the bytes of an XLogData message: its kind, where it starts and ends, when it was sent.
+const DATA_HEADER: usize = 25;
+
+/// Messages between two looks at whether to go on.
+const MESSAGES_BETWEEN_LOOKS: u32 = 1_000;
+
+pub struct Stream {
+    connection: WalReceiverConnection,
+    /// Up to where of its WAL the source has sent what there is to send.
+    sent: LocalLsn,
+    heard_at: Instant,
+    told_at: Instant,
+}
+
+/// Why the stream has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// All has come.
+    Complete,
+    /// `goes_on` said no.
+    Stopped,
+}
+
+impl Stream {
+    /// Connects, tells the plugin what to send, and starts. `settings`: name and value of the plugin's session settings.
+    pub fn open(
+        route: &Route,
+        clone: &str,
+        settings: &[(&str, String)],
+        limit: Duration,
+    ) -> Result<Stream, RemoteError> {
+        let mut connection = with_limit(limit, || {
+            WalReceiverConnection::connect_for_streaming(
+                &route.conninfo,
+                route.must_use_password,
+                c"spock_recovery rescue",
+            )
+        })
+        .map_err(|TimedOut| RemoteError::TimedOut(limit))?
+        .map_err(RemoteError::Connect)?;
+        for (name, value) in settings {
+            let command = format!("SET {name} = {}", pgrx::spi::quote_literal(value));
+            let command = to_server(&command).ok_or_else(|| RemoteError::Unexpected("a null byte".to_owned()))?;
+            execute(&mut connection, &command, limit)?;
+        }
+        let clone = CString::new(clone).map_err(|_| RemoteError::Unexpected("a null byte".to_owned()))?;
+        // The source looks for where to begin in the WAL that the clone has kept: bounded by the receiver's own limit.
+        connection.start_streaming(&clone);
+        let now = Instant::now();
+        Ok(Stream { connection, sent: LocalLsn::ZERO, heard_at: now, told_at: now })
+    }
+
+    /// Receives and applies until everything that the source had in its WAL before `until` has come. Loses a source that
+    /// is silent for wal_receiver_timeout. ERRORs of applying pass through.
+    pub fn run(
+        &mut self,
+        applier: &mut Applier,
+        until: LocalLsn,
+        mut is_complete: impl FnMut(&Applier) -> bool,
+        mut goes_on: impl FnMut(&Applier) -> bool,
+    ) -> Result<Ended, RemoteError> {
+        let mut messages = 0;
+        loop {
+            interrupts::check();
+            if applier.is_idle() && (self.sent >= until || is_complete(applier)) {
+                return Ok(Ended::Complete);
+            }
+            let mut must_answer = false;
+            let socket = match self.connection.receive() {
+                Received::End => return Err(RemoteError::Lost("the source has ended the stream".to_owned())),
+                Received::Nothing(socket) => Some(socket),
+                Received::Message(message) => {
+                    match message.first() {
+                        Some(b'w') if message.len() > DATA_HEADER => applier.handle(&message[DATA_HEADER..]),
+                        Some(b'k') => {
+                            if let Some(end) = message.get(1..9).and_then(|bytes| bytes.try_into().ok()) {
+                                self.sent = self.sent.max(LocalLsn(u64::from_be_bytes(end)));
+                            }
+                            must_answer = message.get(17) == Some(&1);
+                        }
+                        _ => (),
+                    }
+                    self.heard_at = Instant::now();
+                    messages += 1;
+                    None
+                }
+            };
+            // Also within a transaction: one that is not finished is rolled back, however large.
+            if socket.is_some() || messages >= MESSAGES_BETWEEN_LOOKS {
+                messages = 0;
+                interrupts::reload_config_if_asked();
+                if !goes_on(applier) {
+                    return Ok(Ended::Stopped);
+                }
+            }
+            if must_answer || walreceiver::status_interval().is_some_and(|interval| self.told_at.elapsed() >= interval)
+            {
+                self.tell(false);
+            }
+            if let Some(socket) = socket {
+                self.wait(socket)?;
+            }
+        }
+    }
+
+    /// Nothing has come: asks how far the source is, and waits for what it says.
+    fn wait(&mut self, socket: pgrx::pg_sys::pgsocket) -> Result<(), RemoteError> {
+        if let Some(limit) = walreceiver::receiver_timeout()
+            && self.heard_at.elapsed() >= limit
+        {
+            return Err(RemoteError::TimedOut(limit));
+        }
+        if self.told_at.elapsed() >= ASK_INTERVAL {
+            self.tell(true);
+        }
+        latch::wait_for_socket(socket, ASK_INTERVAL, WaitEvent::RescueReceive);
+        Ok(())
+    }
+
+    /// Standby status update: what has come is written, nothing is confirmed (flush and apply 0/0). A sender that shuts
+    /// down waits until its last position was written.
+    fn tell(&mut self, asks_for_reply: bool) {
+        let mut message = Vec::with_capacity(34);
+        message.push(b'r');
+        message.extend_from_slice(&self.sent.0.to_be_bytes());
+        message.extend_from_slice(&[0; 16]);
+        message.extend_from_slice(&Timestamp::now().0.to_be_bytes());
+        message.push(u8::from(asks_for_reply));
+        self.connection.send(&message);
+        self.told_at = Instant::now();
+    }
+}
+
+fn execute(connection: &mut WalReceiverConnection, command: &CStr, limit: Duration) -> Result<(), RemoteError> {
+    let answer = transaction::run_without_snapshot(|| with_limit(limit, || connection.execute(command, 0)))
+        .map_err(|TimedOut| RemoteError::TimedOut(limit))?;
+    match answer {
+        Answer::Error { sqlstate: None, message } => Err(RemoteError::Lost(message)),
+        Answer::Error { sqlstate: Some(code), message } => {
+            Err(RemoteError::Peer { sqlstate: String::from_utf8_lossy(&code).into_owned(), message })
+        }
+        _ => Ok(()),
+    }
+}

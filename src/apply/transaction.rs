@@ -1,0 +1,184 @@
+//! The failed node's transactions, one after another: each is committed with its origin, its position there and its commit
+//! time, so that data and progress are one (the counterpart of worker.c's apply_handle_begin and apply_handle_commit).
+
+use super::change::{ChangeApplier, Done, Setting};
+use crate::failpoint::{self, names};
+use crate::intent::document::Totals;
+use crate::lsn::OriginLsn;
+use crate::pg::clock::Timestamp;
+use crate::pg::logicalrep::{self, Message};
+use crate::pg::memory::MessageContext;
+use crate::pg::{origin, transaction};
+use pgrx::PgSqlErrorCode;
+
+/// The transaction that is coming in.
+struct Incoming {
+    committed_at: Timestamp,
+    origin_lsn: OriginLsn,
+    /// Not applied before.
+    is_wanted: bool,
+    /// Given up by recover_skip().
+    is_skipped: bool,
+    done: Done,
+}
+
+pub struct Applier {
+    setting: Setting,
+    /// Up to where the failed node is applied here, or given up by the caller's word.
+    applied: OriginLsn,
+    /// Where the replication origin stands.
+    origin: OriginLsn,
+    skips: Vec<OriginLsn>,
+    context: MessageContext,
+    incoming: Option<Incoming>,
+    is_over: bool,
+    /// The table at hand, for an error's sake.
+    pub relation: Option<String>,
+    /// What this process has committed.
+    pub totals: Totals,
+}
+
+impl Applier {
+    /// `origin`: where the replication origin stands. What is not beyond it, nor beyond `skip`, is not applied.
+    pub fn new(setting: Setting, origin: OriginLsn, skip: OriginLsn, skips: Vec<OriginLsn>) -> Applier {
+        Applier {
+            setting,
+            applied: origin.max(skip),
+            origin,
+            skips,
+            context: MessageContext::new(),
+            incoming: None,
+            is_over: false,
+            relation: None,
+            totals: Totals::default(),
+        }
+    }
+
+    pub fn applied(&self) -> OriginLsn {
+        self.applied
+    }
+
+    /// The transaction at hand, for an error's sake.
+    pub fn at(&self) -> Option<OriginLsn> {
+        self.incoming.as_ref().map(|incoming| incoming.origin_lsn).filter(|lsn| *lsn != OriginLsn::ZERO)
+    }
+
+    /// Between two transactions.
+    pub fn is_idle(&self) -> bool {
+        self.incoming.is_none()
+    }
+
+    /// The source has met a transaction beyond the stop timestamp.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Takes one message of the stream. An ERROR leaves the transaction open: the caller aborts it.
+    pub fn handle(&mut self, message: &[u8]) {
+        self.totals.bytes += message.len() as u64;
+        let is_change = matches!(message.first(), Some(b'I' | b'U' | b'D' | b'T'));
+        let is_wanted = self.incoming.as_ref().is_some_and(|incoming| incoming.is_wanted && !incoming.is_skipped);
+        if is_change && !is_wanted {
+            return;
+        }
+        if is_change {
+            // Before the message's memory context is entered: beginning enters the transaction's.
+            transaction::begin_if_none();
+        }
+        // Taken out for the time of the call, for it needs all of the others as well.
+        let context = std::mem::replace(&mut self.context, MessageContext::NONE);
+        context.run(|| match logicalrep::read(message) {
+            Message::Begin { committed_at } => self.begin(Timestamp(committed_at)),
+            Message::Origin { lsn } => self.note_origin(lsn),
+            Message::Relation => (),
+            Message::Over => self.is_over = true,
+            Message::Commit => self.commit(),
+            // Types are for messages about columns whose type is not there: core's map keeps what it needs.
+            Message::Other(b'Y') => (),
+            Message::Other(kind) => {
+                pgrx::ereport!(
+                    ERROR,
+                    PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+                    format!("unexpected message \"{}\" from the source", char::from(kind).escape_default())
+                );
+            }
+            change => transaction::step(|| self.apply(&change)),
+        });
+        self.context = context;
+    }
+
+    fn begin(&mut self, committed_at: Timestamp) {
+        self.incoming = Some(Incoming {
+            committed_at,
+            origin_lsn: OriginLsn::ZERO,
+            is_wanted: false,
+            is_skipped: false,
+            done: Done::default(),
+        });
+    }
+
+    fn note_origin(&mut self, lsn: OriginLsn) {
+        if let Some(incoming) = &mut self.incoming {
+            incoming.origin_lsn = lsn;
+            incoming.is_wanted = lsn > self.applied;
+            incoming.is_skipped = self.skips.contains(&lsn);
+        }
+    }
+
+    fn apply(&mut self, change: &Message) {
+        let Some(incoming) = &mut self.incoming else { return };
+        let mut applier = ChangeApplier {
+            setting: &self.setting,
+            origin_lsn: incoming.origin_lsn,
+            committed_at: incoming.committed_at,
+            relation: &mut self.relation,
+            done: &mut incoming.done,
+        };
+        match change {
+            Message::Insert { relation, new } => applier.insert(*relation, new),
+            Message::Update { relation, old, new } => applier.update(*relation, old.as_ref(), new),
+            Message::Delete { relation, old } => applier.delete(*relation, old),
+            Message::Truncate { relations, restart_sequences } => applier.truncate(relations, *restart_sequences),
+            _ => (),
+        }
+    }
+
+    /// Commits also what was given up and what had nothing for us: progress is a commit's.
+    fn commit(&mut self) {
+        let Some(incoming) = self.incoming.as_ref().filter(|incoming| incoming.is_wanted) else {
+            self.incoming = None;
+            return;
+        };
+        transaction::begin_if_none();
+        origin::stamp_commit(incoming.origin_lsn, incoming.committed_at.0);
+        failpoint::hit(names::RESCUE_BEFORE_COMMIT);
+        transaction::commit_applied();
+        (self.applied, self.origin) = (incoming.origin_lsn, incoming.origin_lsn);
+        self.totals.rows += incoming.done.rows;
+        self.totals.conflicts += incoming.done.conflicts;
+        if incoming.is_skipped {
+            self.totals.skipped += 1;
+            pgrx::warning!(
+                "the transaction of node \"{}\" that ended at {} was given up",
+                self.setting.failed_node,
+                incoming.origin_lsn
+            );
+        } else if incoming.done.rows > 0 {
+            self.totals.transactions += 1;
+        }
+        self.incoming = None;
+        failpoint::hit(names::RESCUE_AFTER_COMMIT);
+    }
+
+    /// Everything wanted is applied: the origin goes to the end of the range, beyond what changed nothing here; where the
+    /// stop timestamp has ended it, to the last transaction before that.
+    pub fn finish(&mut self, stop: OriginLsn) {
+        let end = if self.is_over { self.applied } else { self.applied.max(stop) };
+        if self.origin < end {
+            transaction::begin_if_none();
+            origin::stamp_commit(end, 0);
+            transaction::commit_applied();
+        }
+        (self.applied, self.origin) = (end, end);
+    }
+}

@@ -1,0 +1,231 @@
+//! Core's half of a logical replication subscriber: the subscription, the messages, the map from the sender's tables to
+//! ours (replication/logicalproto.h, logicalrelation.h; core's counterpart of the whole: worker.c).
+//!
+//! The functions declared here are not in pgrx's bindings: each call stands in guarded!.
+
+use super::guarded;
+use super::text::to_utf8;
+use crate::lsn::OriginLsn;
+use pgrx::pg_sys::{self, Oid};
+use std::ffi::CStr;
+
+/// `Subscription` (catalog/pg_subscription.h), the same in 17 and 18.
+#[repr(C)]
+struct SubscriptionData {
+    oid: Oid,
+    dbid: Oid,
+    skiplsn: pg_sys::XLogRecPtr,
+    name: *mut core::ffi::c_char,
+    owner: Oid,
+    ownersuperuser: bool,
+    enabled: bool,
+    binary: bool,
+    stream: core::ffi::c_char,
+    twophasestate: core::ffi::c_char,
+    disableonerr: bool,
+    passwordrequired: bool,
+    runasowner: bool,
+    failover: bool,
+    conninfo: *mut core::ffi::c_char,
+    slotname: *mut core::ffi::c_char,
+    synccommit: *mut core::ffi::c_char,
+    publications: *mut pg_sys::List,
+    origin: *mut core::ffi::c_char,
+}
+
+/// `LogicalRepRelMapEntry` (replication/logicalrelation.h), the same in 17 and 18.
+#[repr(C)]
+pub struct RelMapEntry {
+    pub remoterel: pg_sys::LogicalRepRelation,
+    localrelvalid: bool,
+    pub localreloid: Oid,
+    pub localrel: pg_sys::Relation,
+    pub attrmap: *mut pg_sys::AttrMap,
+    pub updatable: bool,
+    pub localindexoid: Oid,
+    state: core::ffi::c_char,
+    statelsn: pg_sys::XLogRecPtr,
+}
+
+const _: () = assert!(size_of::<SubscriptionData>() == 80, "catalog/pg_subscription.h must be looked at again");
+const _: () = assert!(size_of::<RelMapEntry>() == 112, "replication/logicalrelation.h must be looked at again");
+
+unsafe extern "C-unwind" {
+    static mut MySubscription: *mut SubscriptionData;
+    fn GetSubscription(subscription: Oid, missing_ok: bool) -> *mut SubscriptionData;
+    fn logicalrep_relmap_update(relation: *mut pg_sys::LogicalRepRelation);
+    fn logicalrep_partmap_reset_relmap(relation: *mut pg_sys::LogicalRepRelation);
+    fn logicalrep_rel_open(relation: u32, lock: pg_sys::LOCKMODE) -> *mut RelMapEntry;
+    fn logicalrep_partition_open(
+        root: *mut RelMapEntry,
+        partition: pg_sys::Relation,
+        map: *mut pg_sys::AttrMap,
+    ) -> *mut RelMapEntry;
+    fn logicalrep_rel_close(relation: *mut RelMapEntry, lock: pg_sys::LOCKMODE);
+}
+
+/// What of a subscription says how its changes are applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApplyAs {
+    pub owner: Oid,
+    pub run_as_owner: bool,
+}
+
+/// Makes this process one that applies for the subscription: core's relation map looks up its tables' states. Needs a
+/// transaction; an ERROR if the subscription is gone.
+pub fn become_applier_of(subscription: Oid) -> ApplyAs {
+    // SAFETY: the result is palloc'd in the context that is current, here one that lives as long as the process.
+    unsafe {
+        let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let data = guarded!(GetSubscription(subscription, false));
+        pg_sys::MemoryContextSwitchTo(previous);
+        MySubscription = data;
+        ApplyAs { owner: (*data).owner, run_as_owner: (*data).runasowner }
+    }
+}
+
+/// A change of one row: columns in the sender's order. The values live as long as the message's memory context.
+pub struct Tuple(pub pg_sys::LogicalRepTupleData);
+
+/// What a sender tells (replication/logicalproto.h), as far as our output plugin tells it.
+pub enum Message {
+    Begin {
+        committed_at: i64,
+    },
+    Origin {
+        lsn: OriginLsn,
+    },
+    /// Columns of a table; kept by core's map.
+    Relation,
+    Insert {
+        relation: u32,
+        new: Tuple,
+    },
+    Update {
+        relation: u32,
+        old: Option<Tuple>,
+        new: Tuple,
+    },
+    Delete {
+        relation: u32,
+        old: Tuple,
+    },
+    Truncate {
+        relations: Vec<u32>,
+        restart_sequences: bool,
+    },
+    Commit,
+    /// The sender has met the first transaction beyond the stop timestamp: nothing follows.
+    Over,
+    Other(u8),
+}
+
+/// Reads one message. A relation message is taken into core's map at once. Allocates in the current memory context; raises
+/// an ERROR where the message is malformed.
+pub fn read(message: &[u8]) -> Message {
+    let Some((kind, body)) = message.split_first() else { return Message::Other(0) };
+    // SAFETY: a read-only buffer, as core's initReadOnlyStringInfo makes it (maxlen 0); the readers bound themselves by len.
+    unsafe {
+        let mut buffer = pg_sys::StringInfoData {
+            data: body.as_ptr().cast_mut().cast(),
+            len: body.len() as core::ffi::c_int,
+            maxlen: 0,
+            cursor: 0,
+        };
+        let input = &raw mut buffer;
+        match kind {
+            b'B' => {
+                let mut begin = pg_sys::LogicalRepBeginData::default();
+                pg_sys::logicalrep_read_begin(input, &mut begin);
+                Message::Begin { committed_at: begin.committime }
+            }
+            b'O' => {
+                let mut lsn = 0;
+                pg_sys::logicalrep_read_origin(input, &mut lsn);
+                Message::Origin { lsn: OriginLsn(lsn) }
+            }
+            b'R' => {
+                let relation = pg_sys::logicalrep_read_rel(input);
+                guarded!(logicalrep_relmap_update(relation));
+                guarded!(logicalrep_partmap_reset_relmap(relation));
+                Message::Relation
+            }
+            b'I' => {
+                let mut new = pg_sys::LogicalRepTupleData::default();
+                let relation = pg_sys::logicalrep_read_insert(input, &mut new);
+                Message::Insert { relation, new: Tuple(new) }
+            }
+            b'U' => {
+                let (mut old, mut new) =
+                    (pg_sys::LogicalRepTupleData::default(), pg_sys::LogicalRepTupleData::default());
+                let mut has_old = false;
+                let relation = pg_sys::logicalrep_read_update(input, &mut has_old, &mut old, &mut new);
+                Message::Update { relation, old: has_old.then_some(Tuple(old)), new: Tuple(new) }
+            }
+            b'D' => {
+                let mut old = pg_sys::LogicalRepTupleData::default();
+                let relation = pg_sys::logicalrep_read_delete(input, &mut old);
+                Message::Delete { relation, old: Tuple(old) }
+            }
+            b'T' => {
+                let (mut cascade, mut restart_sequences) = (false, false);
+                let list = pg_sys::logicalrep_read_truncate(input, &mut cascade, &mut restart_sequences);
+                Message::Truncate { relations: oids(list), restart_sequences }
+            }
+            b'C' => Message::Commit,
+            b'M' => Message::Over,
+            other => Message::Other(*other),
+        }
+    }
+}
+
+unsafe fn oids(list: *mut pg_sys::List) -> Vec<u32> {
+    // SAFETY: a list of oids, or null.
+    unsafe {
+        let count = if list.is_null() { 0 } else { (*list).length };
+        (0..count as usize).map(|index| (*(*list).elements.add(index)).oid_value.to_u32()).collect()
+    }
+}
+
+/// Opens and locks our table for the sender's; an ERROR if it or one of its columns is missing.
+///
+/// # Safety
+/// In a transaction; the entry is valid until [`close`].
+pub unsafe fn open(relation: u32, lock: u32) -> *mut RelMapEntry {
+    // SAFETY: the caller's promise.
+    unsafe { guarded!(logicalrep_rel_open(relation, lock as pg_sys::LOCKMODE)) }
+}
+
+/// # Safety
+/// `root` must be open, `partition` an open partition of it, `map` from the root's columns to its own, or null.
+pub unsafe fn open_partition(
+    root: *mut RelMapEntry,
+    partition: pg_sys::Relation,
+    map: *mut pg_sys::AttrMap,
+) -> *mut RelMapEntry {
+    // SAFETY: the caller's promise.
+    unsafe { guarded!(logicalrep_partition_open(root, partition, map)) }
+}
+
+/// Closes the table; its lock stays until the transaction ends.
+///
+/// # Safety
+/// The entry must be open.
+pub unsafe fn close(entry: *mut RelMapEntry) {
+    // SAFETY: the caller's promise.
+    unsafe { guarded!(logicalrep_rel_close(entry, pg_sys::NoLock as pg_sys::LOCKMODE)) };
+}
+
+/// `schema.table` of an open relation, for messages.
+///
+/// # Safety
+/// The relation must be open.
+pub unsafe fn name_of(relation: pg_sys::Relation) -> String {
+    // SAFETY: the caller's promise; names are NUL-terminated.
+    unsafe {
+        let schema = pg_sys::get_namespace_name((*(*relation).rd_rel).relnamespace);
+        let schema = if schema.is_null() { String::new() } else { to_utf8(CStr::from_ptr(schema)) };
+        let name = to_utf8(CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()));
+        format!("{schema}.{name}")
+    }
+}

@@ -1,0 +1,200 @@
+//! Rows of a table, made of what a sender has told (the counterparts of worker.c's slot_store_data, slot_modify_data and
+//! slot_fill_defaults; executor/tuptable.h).
+
+use super::compat;
+use super::logicalrep::{RelMapEntry, Tuple};
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys;
+
+/// `LOGICALREP_COLUMN_…` (replication/logicalproto.h).
+const UNCHANGED: u8 = b'u';
+const TEXT: u8 = b't';
+const BINARY: u8 = b'b';
+
+/// One column as it was sent.
+enum Column {
+    Null,
+    Unchanged,
+    Value(pg_sys::Datum),
+}
+
+/// Fills `slot` with the columns that were sent; the others are null.
+///
+/// # Safety
+/// `slot` must be of the entry's open table; the tuple's message context must be alive; values go into the current context.
+pub unsafe fn store(slot: *mut pg_sys::TupleTableSlot, entry: *mut RelMapEntry, tuple: &Tuple) {
+    // SAFETY: the caller's promise; `columns` visits the descriptor's attributes only.
+    unsafe {
+        pg_sys::ExecClearTuple(slot);
+        let count = (*(*slot).tts_tupleDescriptor).natts as usize;
+        for index in 0..count {
+            let column = column(slot, entry, tuple, index);
+            let (value, is_null) = match column {
+                Some(Column::Value(value)) => (value, false),
+                // An unchanged column in a tuple that is to be found or inserted would be a fault of the sender.
+                Some(Column::Null | Column::Unchanged) | None => (pg_sys::Datum::from(0), true),
+            };
+            *(*slot).tts_values.add(index) = value;
+            *(*slot).tts_isnull.add(index) = is_null;
+        }
+        pg_sys::ExecStoreVirtualTuple(slot);
+    }
+}
+
+/// Fills `slot` with the row in `existing` and, over it, the columns that were sent. What is not replaced points into
+/// `existing`.
+///
+/// # Safety
+/// As [`store`]; both slots must be of the same table.
+pub unsafe fn modify(
+    slot: *mut pg_sys::TupleTableSlot,
+    existing: *mut pg_sys::TupleTableSlot,
+    entry: *mut RelMapEntry,
+    tuple: &Tuple,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        pg_sys::ExecClearTuple(slot);
+        pg_sys::slot_getallattrs(existing);
+        let count = (*(*slot).tts_tupleDescriptor).natts as usize;
+        for index in 0..count {
+            let (value, is_null) = match column(slot, entry, tuple, index) {
+                Some(Column::Value(value)) => (value, false),
+                Some(Column::Null) => (pg_sys::Datum::from(0), true),
+                Some(Column::Unchanged) | None => {
+                    (*(*existing).tts_values.add(index), *(*existing).tts_isnull.add(index))
+                }
+            };
+            *(*slot).tts_values.add(index) = value;
+            *(*slot).tts_isnull.add(index) = is_null;
+        }
+        pg_sys::ExecStoreVirtualTuple(slot);
+    }
+}
+
+/// Columns that exist here only get their defaults.
+///
+/// # Safety
+/// As [`store`]; `estate` must be alive.
+pub unsafe fn fill_defaults(slot: *mut pg_sys::TupleTableSlot, entry: *mut RelMapEntry, estate: *mut pg_sys::EState) {
+    // SAFETY: the caller's promise; expressions are evaluated in the executor state's per-tuple context.
+    unsafe {
+        let descriptor = (*slot).tts_tupleDescriptor;
+        if (*descriptor).natts == (*entry).remoterel.natts {
+            return;
+        }
+        let context = per_tuple_context(estate);
+        for index in 0..(*descriptor).natts {
+            let attribute = compat::attribute(descriptor, index);
+            let is_sent = *(*(*entry).attrmap).attnums.add(index as usize) >= 0;
+            if is_sent || (*attribute).attisdropped || (*attribute).attgenerated != 0 {
+                continue;
+            }
+            let default = pg_sys::build_column_default((*entry).localrel, index + 1);
+            if default.is_null() {
+                continue;
+            }
+            let expression = pg_sys::expression_planner(default.cast());
+            let state = pg_sys::ExecInitExpr(expression, std::ptr::null_mut());
+            let index = index as usize;
+            let value = pg_sys::ExecEvalExpr(state, context, (*slot).tts_isnull.add(index));
+            *(*slot).tts_values.add(index) = value;
+        }
+    }
+}
+
+/// The columns that an update has changed, in the executor's numbering.
+///
+/// # Safety
+/// As [`store`].
+pub unsafe fn changed_columns(
+    slot: *mut pg_sys::TupleTableSlot,
+    entry: *mut RelMapEntry,
+    tuple: &Tuple,
+) -> *mut pg_sys::Bitmapset {
+    let mut changed = std::ptr::null_mut();
+    // SAFETY: the caller's promise.
+    unsafe {
+        let descriptor = (*slot).tts_tupleDescriptor;
+        for index in 0..(*descriptor).natts {
+            let sent = *(*(*entry).attrmap).attnums.add(index as usize);
+            if (*compat::attribute(descriptor, index)).attisdropped || sent < 0 {
+                continue;
+            }
+            if status(tuple, sent) != UNCHANGED {
+                let number = index + 1 - pg_sys::FirstLowInvalidHeapAttributeNumber;
+                changed = pg_sys::bms_add_member(changed, number);
+            }
+        }
+    }
+    changed
+}
+
+/// `GetPerTupleExprContext`, a macro.
+///
+/// # Safety
+/// `estate` must be alive.
+pub unsafe fn per_tuple_context(estate: *mut pg_sys::EState) -> *mut pg_sys::ExprContext {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*estate).es_per_tuple_exprcontext.is_null() {
+            pg_sys::MakePerTupleExprContext(estate)
+        } else {
+            (*estate).es_per_tuple_exprcontext
+        }
+    }
+}
+
+fn status(tuple: &Tuple, sent: i16) -> u8 {
+    if i32::from(sent) >= tuple.0.ncols {
+        pgrx::ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+            format!("column {} was not sent: only {} columns were received", sent + 1, tuple.0.ncols)
+        );
+    }
+    // SAFETY: below the count of columns.
+    unsafe { *tuple.0.colstatus.add(sent as usize) as u8 }
+}
+
+/// The value that was sent for column `index` of ours; None if none was.
+unsafe fn column(
+    slot: *mut pg_sys::TupleTableSlot,
+    entry: *mut RelMapEntry,
+    tuple: &Tuple,
+    index: usize,
+) -> Option<Column> {
+    // SAFETY: the caller's promise: an attribute of the descriptor, whose map has as many entries.
+    unsafe {
+        let attribute = compat::attribute((*slot).tts_tupleDescriptor, index as i32);
+        let sent = *(*(*entry).attrmap).attnums.add(index);
+        if (*attribute).attisdropped || sent < 0 {
+            return None;
+        }
+        let status = status(tuple, sent);
+        let value = tuple.0.colvalues.add(sent as usize);
+        let (mut function, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        Some(match status {
+            TEXT => {
+                pg_sys::getTypeInputInfo((*attribute).atttypid, &mut function, &mut parameter);
+                Column::Value(pg_sys::OidInputFunctionCall(function, (*value).data, parameter, (*attribute).atttypmod))
+            }
+            BINARY => {
+                // The same tuple may be read twice.
+                (*value).cursor = 0;
+                pg_sys::getTypeBinaryInputInfo((*attribute).atttypid, &mut function, &mut parameter);
+                let datum = pg_sys::OidReceiveFunctionCall(function, value, parameter, (*attribute).atttypmod);
+                if (*value).cursor != (*value).len {
+                    pgrx::ereport!(
+                        ERROR,
+                        PgSqlErrorCode::ERRCODE_INVALID_BINARY_REPRESENTATION,
+                        format!("incorrect binary data in column {}", sent + 1)
+                    );
+                }
+                Column::Value(datum)
+            }
+            UNCHANGED => Column::Unchanged,
+            _ => Column::Null,
+        })
+    }
+}

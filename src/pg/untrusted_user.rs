@@ -1,0 +1,55 @@
+//! Running as another user for the length of a change (utils/usercontext.h, miscadmin.h).
+//!
+//! Nothing is undone while an ERROR unwinds: the abort of the transaction restores user and settings.
+
+use super::guarded;
+use super::logicalrep::ApplyAs;
+use pgrx::pg_sys::{self, Oid};
+
+/// `UserContext` (utils/usercontext.h).
+#[repr(C)]
+struct UserContext {
+    user: Oid,
+    security_context: core::ffi::c_int,
+    nest_level: core::ffi::c_int,
+}
+
+unsafe extern "C-unwind" {
+    fn SwitchToUntrustedUser(user: Oid, context: *mut UserContext);
+    fn RestoreUserContext(context: *mut UserContext);
+}
+
+/// The user to go back to.
+pub struct AppliesAs {
+    before: (Oid, core::ffi::c_int),
+    table_owner: Option<UserContext>,
+}
+
+impl AppliesAs {
+    /// As core's apply worker: as the subscription's owner, and as the table's unless run_as_owner. An ERROR if the one
+    /// may not become the other.
+    pub fn begin(apply_as: ApplyAs, table_owner: Oid) -> AppliesAs {
+        let mut before = (pg_sys::InvalidOid, 0);
+        // SAFETY: within a transaction; both are given back by `end`.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut before.0, &mut before.1);
+            pg_sys::SetUserIdAndSecContext(apply_as.owner, before.1);
+            let table_owner = (!apply_as.run_as_owner).then(|| {
+                let mut context = UserContext { user: pg_sys::InvalidOid, security_context: 0, nest_level: 0 };
+                guarded!(SwitchToUntrustedUser(table_owner, &mut context));
+                context
+            });
+            AppliesAs { before, table_owner }
+        }
+    }
+
+    pub fn end(self) {
+        // SAFETY: what `begin` has saved, in reverse order.
+        unsafe {
+            if let Some(mut context) = self.table_owner {
+                guarded!(RestoreUserContext(&mut context));
+            }
+            pg_sys::SetUserIdAndSecContext(self.before.0, self.before.1);
+        }
+    }
+}

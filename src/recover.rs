@@ -1,0 +1,12 @@
+//! Recovering a node from a peer: what the SQL functions ask for, and what is known of target and source.
+//!
+//! The functions only write an intent down; src/worker/rescue.rs carries it, and nothing depends on the session that called.
+
+mod begin;
+pub mod error;
+pub mod plan;
+mod progress;
+pub mod source;
+mod sql;
+pub mod suspend;
+pub mod target;

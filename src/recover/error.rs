@@ -1,0 +1,208 @@
+//! What can go wrong with a recovery. No variant can hold a row value or a connection string.
+
+use crate::error::SqlError;
+use crate::intent::IntentError;
+use crate::lsn::OriginLsn;
+use crate::node::registry::RegistryError;
+use crate::remote::connection::RemoteError;
+use pgrx::PgSqlErrorCode;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    #[error("permission denied for {function}")]
+    NotSuperuser { function: &'static str },
+    #[error("{argument} must not be null")]
+    NullArgument { argument: &'static str, example: &'static str },
+    #[error("database is not a node")]
+    NoLocalNode,
+    #[error("target node \"{target}\" is not the local node")]
+    TargetElsewhere { target: String, local: String },
+    #[error("node \"{name}\" does not exist")]
+    UnknownNode { name: String },
+    #[error("source node and {other} are both \"{name}\"")]
+    SameNode { name: String, other: &'static str },
+    #[error("target node and failed node are both \"{name}\"")]
+    TargetIsFailed { name: String },
+    #[error("the failed node of clone \"{clone}\" is not known")]
+    FailedNodeUnknown { clone: String },
+    #[error("this node has no subscription that comes from node \"{failed}\"")]
+    NoSubscription { failed: String },
+    #[error("several subscriptions of node \"{node}\" come from node \"{failed}\"")]
+    SeveralSubscriptions { node: String, failed: String },
+    #[error("it is not known how far this node has applied node \"{failed}\"")]
+    ProgressUnknown { failed: String },
+    #[error("initial copy of table \"{table}\" from node \"{failed}\" is not finished")]
+    TableNotReady { table: String, failed: String },
+    #[error("source node \"{source_node}\" has no table \"{table}\"")]
+    TableMissing { source_node: String, table: String },
+    #[error("no connection string is known for node \"{source_node}\"")]
+    NoRoute { source_node: String },
+    #[error("source node \"{source_node}\": {error}")]
+    Remote { source_node: String, error: RemoteError },
+    #[error("source node \"{source_node}\" says that it is node \"{found}\"")]
+    OtherNode { source_node: String, found: String },
+    #[error("source node \"{source_node}\" has version {theirs} of spock_recovery, this node has {ours}")]
+    OtherVersion { source_node: String, theirs: String, ours: &'static str },
+    #[error("source node \"{source_node}\" has applied nothing of node \"{failed}\"")]
+    SourceHasNothing { source_node: String, failed: String },
+    #[error("there is no replication slot \"{clone}\" on source node \"{source_node}\"")]
+    NoClone { source_node: String, clone: String },
+    #[error("replication slot \"{clone}\" on source node \"{source_node}\" is no clone of a recovery slot")]
+    NotAClone { source_node: String, clone: String },
+    #[error("clone \"{clone}\" on source node \"{source_node}\" is not usable: it was invalidated")]
+    CloneInvalid { source_node: String, clone: String },
+    #[error("source node \"{source_node}\" cannot clone its recovery slot: {message}")]
+    CloneRefused { source_node: String, message: String },
+    #[error("source node \"{source_node}\" may have let go of transactions of node \"{failed}\" that this node lacks")]
+    Released { source_node: String, failed: String, released: OriginLsn, passed: OriginLsn },
+    #[error("source node \"{source_node}\" has applied less of node \"{failed}\" than this node")]
+    SourceBehind { source_node: String, failed: String, theirs: OriginLsn, ours: OriginLsn },
+    #[error("skip_lsn {skip} is before {applied}, up to which this node has applied node \"{failed}\"")]
+    SkipBelowApplied { failed: String, skip: OriginLsn, applied: OriginLsn },
+    #[error(
+        "stop_lsn {stop} is beyond {applied}, up to which source node \"{source_node}\" has applied node \"{failed}\""
+    )]
+    StopBeyondSource { source_node: String, failed: String, stop: OriginLsn, applied: OriginLsn },
+    #[error("stop_lsn {stop} is before skip_lsn {skip}")]
+    StopBeforeSkip { skip: OriginLsn, stop: OriginLsn },
+    #[error("processes of subscription \"{subscription}\" have not ended within {seconds} s")]
+    StillApplying { subscription: String, seconds: u64 },
+    #[error(transparent)]
+    Intent(#[from] IntentError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Spi(#[from] pgrx::spi::Error),
+}
+
+const CREATE_CLONE: &str =
+    "SELECT * FROM spock.clone_recovery_slot(failed_node_name := 'n1', target_node_name := 'n2');";
+
+impl SqlError for RecoverError {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        use RecoverError as E;
+        match self {
+            E::NotSuperuser { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            E::NullArgument { .. } => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            E::TargetElsewhere { .. }
+            | E::SameNode { .. }
+            | E::TargetIsFailed { .. }
+            | E::FailedNodeUnknown { .. }
+            | E::SkipBelowApplied { .. }
+            | E::StopBeyondSource { .. }
+            | E::StopBeforeSkip { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            E::UnknownNode { .. } | E::NoSubscription { .. } | E::NoClone { .. } => {
+                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
+            }
+            E::TableMissing { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            E::NotAClone { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            E::NoLocalNode
+            | E::SeveralSubscriptions { .. }
+            | E::ProgressUnknown { .. }
+            | E::TableNotReady { .. }
+            | E::NoRoute { .. }
+            | E::OtherNode { .. }
+            | E::OtherVersion { .. }
+            | E::SourceHasNothing { .. }
+            | E::CloneInvalid { .. }
+            | E::CloneRefused { .. }
+            | E::Released { .. }
+            | E::SourceBehind { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            E::Remote { error, .. } => match error {
+                RemoteError::Connect(_) | RemoteError::TimedOut(_) => {
+                    PgSqlErrorCode::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
+                }
+                RemoteError::Lost(_) => PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
+                RemoteError::Peer { sqlstate, .. } if sqlstate == "42501" => {
+                    PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
+                }
+                RemoteError::Peer { .. } | RemoteError::Unexpected(_) => {
+                    PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+                }
+            },
+            E::StillApplying { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            E::Intent(error) => error.sqlstate(),
+            E::Registry(error) => error.sqlstate(),
+            E::Spi(error) => error.sqlstate(),
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        use RecoverError as E;
+        Some(match self {
+            E::NotSuperuser { .. } => "It changes subscriptions and tables of this node.".to_owned(),
+            E::TargetElsewhere { local, .. } => {
+                format!("This node is \"{local}\"; the target applies, so it is called there.")
+            }
+            E::SameNode { .. } => "A source supplies what another node lacks.".to_owned(),
+            E::FailedNodeUnknown { .. } => "The clone was made without failed_node_name.".to_owned(),
+            E::SeveralSubscriptions { .. } => {
+                "Which of them has applied what cannot be told apart in its WAL.".to_owned()
+            }
+            E::ProgressUnknown { .. } => {
+                "Its subscription has no replication origin, or has applied nothing since it was created.".to_owned()
+            }
+            E::TableNotReady { .. } => "Rows that a copy brings are in nobody's WAL as that node's.".to_owned(),
+            E::Released { released, passed, .. } => {
+                format!("Its recovery slot keeps what is beyond {released}; this node has passed {passed}.")
+            }
+            E::SourceBehind { theirs, ours, .. } => format!("It has applied up to {theirs}, this node up to {ours}."),
+            E::SkipBelowApplied { .. } => "What is applied is never applied again.".to_owned(),
+            E::StillApplying { .. } => "A transaction that is being applied ends first.".to_owned(),
+            E::Intent(error) => return error.detail(),
+            E::Registry(error) => return error.detail(),
+            _ => return None,
+        })
+    }
+
+    fn hint(&self) -> Option<String> {
+        use RecoverError as E;
+        Some(match self {
+            E::NotSuperuser { .. } => "Call it as a superuser.".to_owned(),
+            E::NullArgument { example, .. } => format!("SELECT spock.{example};"),
+            E::NoLocalNode => "Make it one with SELECT spock.node_create('n2', 'host=… port=5432 dbname=…');".to_owned(),
+            E::TargetElsewhere { target, .. } => format!("Call it on node \"{target}\"."),
+            E::UnknownNode { .. } => "SELECT node_name FROM spock.node; lists the nodes.".to_owned(),
+            E::SameNode { .. } | E::TargetIsFailed { .. } => "Name another node.".to_owned(),
+            E::FailedNodeUnknown { .. } => "Add failed_node := 'n1'.".to_owned(),
+            E::NoSubscription { .. } => {
+                "SELECT sub_name, sub_origin FROM spock.subscription; where sub_origin is null, say which node it is: SELECT \
+                 spock.sub_set_origin('sub', 'n1');"
+                    .to_owned()
+            }
+            E::SeveralSubscriptions { .. } | E::ProgressUnknown { .. } => {
+                "Rebuild this node's copy of that node's tables.".to_owned()
+            }
+            E::TableNotReady { .. } | E::TableMissing { .. } => {
+                "Use another source, or rebuild the table from one: DROP SUBSCRIPTION, and CREATE SUBSCRIPTION with \
+                 copy_data."
+                    .to_owned()
+            }
+            E::NoRoute { source_node } => {
+                format!("SELECT spock.peer_create('{}', 'host=… port=5432 dbname=…');", source_node.replace('\'', "''"))
+            }
+            E::Remote { error: RemoteError::Peer { sqlstate, .. }, .. } if sqlstate == "42501" => {
+                "The role of its connection string needs REPLICATION and SELECT on the tables, or SUPERUSER.".to_owned()
+            }
+            E::Remote { .. } | E::SourceHasNothing { .. } | E::SourceBehind { .. } | E::CloneRefused { .. } => {
+                "See SELECT * FROM spock.peer_status(); another survivor may be a source too.".to_owned()
+            }
+            E::OtherNode { .. } => "Its connection string leads elsewhere: correct it with spock.peer_create().".to_owned(),
+            E::OtherVersion { .. } => "Install the same version on both.".to_owned(),
+            E::NoClone { .. } | E::NotAClone { .. } | E::CloneInvalid { .. } => {
+                format!("Make one there: {CREATE_CLONE}")
+            }
+            E::Released { .. } => {
+                "Use another source; if there is none, this node must be rebuilt. With skip_lsn, what is skipped is lost."
+                    .to_owned()
+            }
+            E::SkipBelowApplied { applied, .. } => format!("Leave skip_lsn out, or give {applied} or more."),
+            E::StopBeyondSource { applied, .. } => format!("Leave stop_lsn out, or give {applied} or less."),
+            E::StopBeforeSkip { .. } => "Give a stop_lsn that is not before skip_lsn.".to_owned(),
+            E::StillApplying { .. } => "It is tried again by itself.".to_owned(),
+            E::Intent(error) => return error.hint(),
+            E::Registry(error) => return error.hint(),
+            E::Spi(_) => return None,
+        })
+    }
+}

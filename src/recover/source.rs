@@ -1,0 +1,243 @@
+//! What is asked of the source of a recovery, over a connection for SQL.
+
+use super::error::RecoverError;
+use super::target::TargetTable;
+use crate::guc;
+use crate::intent::id::IntentId;
+use crate::lsn::{LocalLsn, OriginLsn};
+use crate::node::native::{self, NativeProvider};
+use crate::node::provider::{ReplicationProvider, Route};
+use crate::pg::transaction;
+use crate::remote::connection::{Connection, RemoteError};
+use pgrx::spi::quote_literal;
+
+const IDENTITY: &str = "SELECT node_name, version FROM spock.node_identity()";
+
+const FLUSHED: &str = "SELECT (pg_catalog.pg_current_wal_flush_lsn() - '0/0')::pg_catalog.int8";
+
+/// What the source has of the failed node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// The replication origin under which the source has applied the failed node.
+    pub origin_id: u32,
+    pub applied: OriginLsn,
+    /// Up to where its recovery slot may have let go.
+    pub released: OriginLsn,
+    /// Oids of the tables there: those that either node replicates from the failed one.
+    pub tables: Vec<u32>,
+    /// Its WAL holds everything that it has applied before this position.
+    pub until: LocalLsn,
+}
+
+/// A clone as the source has registered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloneFacts {
+    pub failed: Option<String>,
+}
+
+pub struct Source {
+    name: String,
+    connection: Connection,
+}
+
+/// The way to a node by its name. Needs a transaction with a snapshot.
+pub fn route_to(name: &str) -> Result<Route, RecoverError> {
+    let peer = NativeProvider.peers()?.into_iter().find(|peer| peer.name.as_str() == name);
+    let peer = peer.ok_or_else(|| RecoverError::UnknownNode { name: name.to_owned() })?;
+    if let Some(given) = native::dsn_for_recovery(peer.id)? {
+        return Ok(Route { conninfo: given.0, must_use_password: false });
+    }
+    NativeProvider.route_to_peer(peer.id)?.ok_or_else(|| RecoverError::NoRoute { source_node: name.to_owned() })
+}
+
+impl Source {
+    /// Connects, and makes sure that it is the node that it is taken for, with our version.
+    pub fn open(name: &str, route: &Route) -> Result<Source, RecoverError> {
+        let lost = |error| RecoverError::Remote { source_node: name.to_owned(), error };
+        let mut connection = Connection::open(route, "rescue", guc::peer_timeout()).map_err(lost)?;
+        in_transaction(|| connection.prepare()).map_err(lost)?;
+        let mut source = Source { name: name.to_owned(), connection };
+        let rows = source.query(IDENTITY, 2)?;
+        let Some(row) = rows.first() else {
+            return Err(source.error(RemoteError::Unexpected("it is not a node".to_owned())));
+        };
+        let (found, version): (String, String) = (source.read(row.value(0))?, source.read(row.value(1))?);
+        if found != name {
+            return Err(RecoverError::OtherNode { source_node: name.to_owned(), found });
+        }
+        let ours = env!("CARGO_PKG_VERSION");
+        if version != ours {
+            return Err(RecoverError::OtherVersion { source_node: name.to_owned(), theirs: version, ours });
+        }
+        Ok(source)
+    }
+
+    /// What it has of the failed node. The last thing asked is where its WAL ends: all before that is in there.
+    pub fn facts(&mut self, failed: &str, tables: &[TargetTable]) -> Result<SourceFacts, RecoverError> {
+        let failed_literal = quote_literal(failed);
+        let rows = self.query(
+            &format!(
+                "SELECT (applied_lsn - '0/0')::pg_catalog.int8, origin_id, subscription FROM spock.node_positions() \
+                 WHERE origin_node = {failed_literal}"
+            ),
+            3,
+        )?;
+        let nothing = || RecoverError::SourceHasNothing { source_node: self.name.clone(), failed: failed.to_owned() };
+        let row = rows.first().ok_or_else(nothing)?;
+        if rows.len() > 1 {
+            return Err(RecoverError::SeveralSubscriptions { node: self.name.clone(), failed: failed.to_owned() });
+        }
+        let applied = self.read(row.optional(0))?.map(OriginLsn).ok_or_else(nothing)?;
+        let (origin_id, subscription): (u32, u32) = (self.read(row.value(1))?, self.read(row.value(2))?);
+        let rows = self.query(
+            &format!("SELECT released_lsn FROM spock.recovery_horizon() WHERE origin_node = {failed_literal} LIMIT 1"),
+            1,
+        )?;
+        // Before its manager has had its first look nothing is vouched for.
+        let released = match rows.first() {
+            Some(row) => self.read(row.optional(0))?.unwrap_or(OriginLsn::INFINITY),
+            None => OriginLsn::INFINITY,
+        };
+        let tables = self.tables(subscription, tables)?;
+        let rows = self.query(FLUSHED, 1)?;
+        let until = match rows.first() {
+            Some(row) => LocalLsn(self.read(row.value(0))?),
+            None => return Err(self.error(RemoteError::Unexpected("no position".to_owned()))),
+        };
+        Ok(SourceFacts { origin_id, applied, released, tables, until })
+    }
+
+    /// The tables that it replicates from the failed node, and those of the target by name: a table that the target has
+    /// lost is to be an error there, not a gap.
+    fn tables(&mut self, subscription: u32, wanted: &[TargetTable]) -> Result<Vec<u32>, RecoverError> {
+        let rows = self.query(
+            &format!(
+                "SELECT srrelid FROM pg_catalog.pg_subscription_rel WHERE srsubid = {subscription}::pg_catalog.oid"
+            ),
+            1,
+        )?;
+        let mut oids = Vec::new();
+        for row in &rows {
+            oids.push(self.read(row.value(0))?);
+        }
+        if wanted.is_empty() {
+            return Ok(oids);
+        }
+        let names: Vec<String> = wanted
+            .iter()
+            .map(|table| format!("({}, {})", quote_literal(&table.schema), quote_literal(&table.name)))
+            .collect();
+        let rows = self.query(
+            &format!(
+                "SELECT c.oid, w.place FROM (SELECT v.*, row_number() OVER () AS place FROM (VALUES {}) v(s, t)) w \
+                   LEFT JOIN (pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace) \
+                          ON n.nspname = w.s AND c.relname = w.t AND c.relkind IN ('r', 'p') ORDER BY w.place",
+                names.join(", ")
+            ),
+            2,
+        )?;
+        for (row, table) in rows.iter().zip(wanted) {
+            let Some(oid) = self.read(row.optional(0))? else {
+                return Err(RecoverError::TableMissing {
+                    source_node: self.name.clone(),
+                    table: format!("{}.{}", table.schema, table.name),
+                });
+            };
+            oids.push(oid);
+        }
+        oids.sort_unstable();
+        oids.dedup();
+        Ok(oids)
+    }
+
+    /// Makes sure that the clone is there and usable.
+    pub fn clone_facts(&mut self, clone: &str) -> Result<CloneFacts, RecoverError> {
+        let name = quote_literal(clone);
+        let rows = self.query(
+            &format!(
+                "SELECT s.plugin, s.wal_status = 'lost' OR s.invalidation_reason IS NOT NULL, c.failed_node \
+                   FROM pg_catalog.pg_replication_slots s \
+                   LEFT JOIN spock.recovery_clones() c ON c.slot_name = s.slot_name \
+                  WHERE s.slot_name = {name} AND s.database = pg_catalog.current_database()"
+            ),
+            3,
+        )?;
+        let source_node = || self.name.clone();
+        let Some(row) = rows.first() else {
+            return Err(RecoverError::NoClone { source_node: source_node(), clone: clone.to_owned() });
+        };
+        if self.read(row.optional::<String>(0))?.as_deref() != Some("spock_recovery") {
+            return Err(RecoverError::NotAClone { source_node: source_node(), clone: clone.to_owned() });
+        }
+        if self.read(row.optional::<String>(1))?.as_deref() == Some("t") {
+            return Err(RecoverError::CloneInvalid { source_node: source_node(), clone: clone.to_owned() });
+        }
+        Ok(CloneFacts { failed: self.read(row.optional(2))? })
+    }
+
+    /// Ties the clone to the intent: from now on it stays until that has ended here.
+    pub fn claim(&mut self, clone: &str, id: IntentId, failed: &str, target: &str) -> Result<(), RecoverError> {
+        self.begin_writing()?;
+        let question = format!(
+            "SELECT spock.claim_clone({}, '{id}', {}, {})",
+            quote_literal(clone),
+            quote_literal(failed),
+            quote_literal(target)
+        );
+        self.query(&question, 1).map(|_| ())
+    }
+
+    /// Makes a clone for the intent; the same one when asked again.
+    pub fn make_clone(
+        &mut self,
+        id: IntentId,
+        begun_at: i64,
+        failed: &str,
+        target: &str,
+    ) -> Result<String, RecoverError> {
+        self.begin_writing()?;
+        let question = format!(
+            "SELECT cloned_slot_name, message FROM spock.clone_for_recovery('{id}', {begun_at}, {}, {})",
+            quote_literal(failed),
+            quote_literal(target)
+        );
+        let rows = self.query(&question, 2)?;
+        let row = rows.first().ok_or_else(|| self.error(RemoteError::Unexpected("no clone".to_owned())))?;
+        match self.read(row.optional(0))? {
+            Some(clone) => Ok(clone),
+            None => {
+                let message = self.read(row.optional(1))?.unwrap_or_default();
+                Err(RecoverError::CloneRefused { source_node: self.name.clone(), message })
+            }
+        }
+    }
+
+    /// Tells the source that the recovery needs its clone no more.
+    pub fn release_clone(&mut self, clone: &str, id: IntentId) -> Result<(), RecoverError> {
+        self.begin_writing()?;
+        let question = format!("SELECT spock.release_clone({}, '{id}')", quote_literal(clone));
+        self.query(&question, 1).map(|_| ())
+    }
+
+    fn begin_writing(&mut self) -> Result<(), RecoverError> {
+        let writable = "SET default_transaction_read_only = off";
+        in_transaction(|| self.connection.command(writable)).map_err(|error| self.error(error))
+    }
+
+    fn query(&mut self, question: &str, columns: usize) -> Result<Vec<crate::remote::row::Row>, RecoverError> {
+        in_transaction(|| self.connection.query(question, columns)).map_err(|error| self.error(error))
+    }
+
+    fn error(&self, error: RemoteError) -> RecoverError {
+        RecoverError::Remote { source_node: self.name.clone(), error }
+    }
+
+    fn read<T>(&self, value: Result<T, RemoteError>) -> Result<T, RecoverError> {
+        value.map_err(|error| self.error(error))
+    }
+}
+
+/// A session asks within its own transaction; a worker opens one for each question, to hold back no vacuum meanwhile.
+fn in_transaction<T>(f: impl FnOnce() -> T) -> T {
+    if transaction::is_open() { f() } else { transaction::run_without_snapshot(f) }
+}

@@ -1,0 +1,79 @@
+//! Suspending this node's subscriptions for the time of a replay, and resuming exactly those.
+//!
+//! What was enabled is written down with the very transaction that disables it; it is taken out with the one that enables
+//! it. The subscription from the failed node stays, until that node is back and was judged.
+
+use super::error::RecoverError;
+use crate::intent::document::{Journal, Suspension, Until};
+use crate::node::native::NativeProvider;
+use crate::node::provider::{ReplicationProvider, Subscription};
+use crate::pg::latch::{self, WaitEvent};
+use crate::pg::{interrupts, transaction};
+use pgrx::pg_sys::Oid;
+use std::time::{Duration, Instant};
+
+/// How long processes may take to end: one that applies a transaction ends after it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process of the failed node's subscription that still runs after this hangs in connecting to a dead host, with the
+/// origin in its hands.
+const HANGING: Duration = Duration::from_secs(2);
+
+/// Disables every subscription that is enabled, and notes it in the journal of the present transaction.
+pub fn suspend(journal: &mut Journal, failed: &str) -> Result<(), RecoverError> {
+    for subscription in NativeProvider.subscriptions()?.iter().filter(|subscription| subscription.is_enabled) {
+        if !NativeProvider.suspend(subscription.id) {
+            continue;
+        }
+        let origin = origin_of(subscription);
+        let until = if origin == failed { Until::Returned } else { Until::Replayed };
+        journal.suspensions.retain(|known| known.subscription != subscription.id.to_u32());
+        journal.suspensions.push(Suspension { subscription: subscription.id.to_u32(), origin, until });
+    }
+    Ok(())
+}
+
+/// Enables what [`suspend`] has disabled, but for the subscription from the failed node.
+pub fn resume(journal: &mut Journal) {
+    for subscription in journal.take_suspended(Until::Replayed) {
+        NativeProvider.resume(Oid::from_u32(subscription));
+    }
+}
+
+/// Waits until no process works for any subscription of this database: disabling returns before they are gone. A healthy
+/// peer's is never ended by us.
+pub fn wait_until_gone(failed: &str) -> Result<(), RecoverError> {
+    let begun = Instant::now();
+    let mut ended: Vec<i32> = Vec::new();
+    loop {
+        interrupts::check();
+        let (subscriptions, processes) = transaction::run(|| {
+            let subscriptions: Vec<Subscription> =
+                NativeProvider.subscriptions()?.into_iter().filter(|subscription| !subscription.is_enabled).collect();
+            let ids: Vec<Oid> = subscriptions.iter().map(|subscription| subscription.id).collect();
+            let processes = NativeProvider.processes(&ids)?;
+            Ok::<_, RecoverError>((subscriptions, processes))
+        })?;
+        let Some(first) = processes.first() else { return Ok(()) };
+        let of = |id: Oid| subscriptions.iter().find(|subscription| subscription.id == id);
+        if begun.elapsed() >= PATIENCE {
+            return Err(RecoverError::StillApplying {
+                subscription: of(first.subscription).map(|found| found.name.clone()).unwrap_or_default(),
+                seconds: PATIENCE.as_secs(),
+            });
+        }
+        for process in &processes {
+            let is_failed_nodes = of(process.subscription).is_some_and(|found| origin_of(found) == failed);
+            if is_failed_nodes && begun.elapsed() >= HANGING && !ended.contains(&process.pid) {
+                pgrx::log!("ending process {} of the subscription from node \"{failed}\", which hangs", process.pid);
+                interrupts::terminate(process.pid);
+                ended.push(process.pid);
+            }
+        }
+        latch::wait(Some(Duration::from_millis(20)), WaitEvent::RescueSuspend);
+    }
+}
+
+fn origin_of(subscription: &Subscription) -> String {
+    subscription.origin.as_ref().map(|(origin, _)| origin.to_string()).unwrap_or_default()
+}

@@ -1,0 +1,109 @@
+//! What this node, the target of a recovery, knows of itself and the failed node.
+
+use super::error::RecoverError;
+use crate::lsn::OriginLsn;
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
+use crate::pg::name::Name;
+use crate::pg::wal;
+use crate::slot::positions;
+use crate::slot::snapshot::snapshot;
+use pgrx::Spi;
+use pgrx::pg_sys::Oid;
+
+/// A table that the subscription from the failed node replicates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetTable {
+    pub oid: Oid,
+    pub schema: String,
+    pub name: String,
+    pub is_ready: bool,
+    /// Rows up to here came with the initial copy.
+    pub from: OriginLsn,
+}
+
+#[derive(Clone, Debug)]
+pub struct TargetFacts {
+    pub local: String,
+    pub subscription: Oid,
+    pub origin_id: u16,
+    /// Durable.
+    pub applied: OriginLsn,
+    pub passed: OriginLsn,
+    pub tables: Vec<TargetTable>,
+    /// Nodes by the replication origins of this node's subscriptions.
+    pub nodes: Vec<(u16, String)>,
+}
+
+/// Needs a transaction with a snapshot.
+pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
+    let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?.name.to_string();
+    let confirmed = |subscription: Oid| {
+        let seen = snapshot();
+        seen.iter()
+            .flat_map(|snapshot| &snapshot.peers)
+            .find(|(peer, _)| peer.own_subscription == subscription)
+            .map_or(OriginLsn::ZERO, |(peer, _)| peer.own_confirmed)
+    };
+    let all = positions::own_positions()?;
+    let name_of = |position: &positions::OwnPosition| position.origin.as_ref().map(ToString::to_string);
+    let nodes = all.iter().filter_map(|position| Some((position.origin_id, name_of(position)?))).collect();
+    let mut own = all.iter().filter(|position| name_of(position).as_deref() == Some(failed));
+    let position = own.next().ok_or_else(|| RecoverError::NoSubscription { failed: failed.to_owned() })?;
+    if own.next().is_some() {
+        return Err(RecoverError::SeveralSubscriptions { node: local, failed: failed.to_owned() });
+    }
+    let passed = confirmed(position.subscription);
+    wal::flush();
+    let unknown = || RecoverError::ProgressUnknown { failed: failed.to_owned() };
+    if position.origin_id == 0 {
+        return Err(unknown());
+    }
+    let applied = position.applied().ok_or_else(unknown)?;
+    let tables = tables(position.subscription)?;
+    if let Some(table) = tables.iter().find(|table| !table.is_ready) {
+        return Err(RecoverError::TableNotReady {
+            table: format!("{}.{}", table.schema, table.name),
+            failed: failed.to_owned(),
+        });
+    }
+    Ok(TargetFacts {
+        local,
+        subscription: position.subscription,
+        origin_id: position.origin_id,
+        applied,
+        passed: passed.max(applied),
+        tables,
+        nodes,
+    })
+}
+
+fn tables(subscription: Oid) -> Result<Vec<TargetTable>, RecoverError> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT c.oid, n.nspname, c.relname, r.srsubstate = 'r', coalesce(r.srsublsn - '0/0', 0)::pg_catalog.int8
+               FROM pg_catalog.pg_subscription_rel r
+               JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              WHERE r.srsubid = $1
+              ORDER BY c.oid",
+            None,
+            &[subscription.into()],
+        )?;
+        let mut tables = Vec::new();
+        for row in rows {
+            let (Some(oid), Some(schema), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?, row.get::<Name>(3)?)
+            else {
+                continue;
+            };
+            tables.push(TargetTable {
+                oid,
+                schema: schema.0,
+                name: name.0,
+                is_ready: row.get::<bool>(4)?.unwrap_or(false),
+                from: OriginLsn(row.get::<i64>(5)?.unwrap_or(0) as u64),
+            });
+        }
+        Ok(tables)
+    })
+}

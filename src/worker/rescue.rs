@@ -1,0 +1,447 @@
+//! The rescue worker: carries one recovery on its target from where its intent stands to its end.
+//!
+//! The order is the product: what is about to be done is written down and committed, then done. It may be killed between
+//! any two lines; the next one goes on from the intent, and from the origin's progress, which is committed with the data.
+//! An attempt that fails leaves the target at a transaction boundary, resumes the subscriptions to living peers, writes
+//! down why, and ends; the manager starts the next one after a while.
+
+use crate::apply::change::{Setting, nodes_by_origin};
+use crate::apply::stream::{Ended, Stream};
+use crate::apply::transaction::Applier;
+use crate::error::SqlError;
+use crate::failpoint::{self, names};
+use crate::guc;
+use crate::intent::document::{Failure, Intent, Journal, Phase, Request, Totals};
+use crate::intent::id::IntentId;
+use crate::intent::journal::Resumable;
+use crate::intent::storage;
+use crate::lsn::OriginLsn;
+use crate::node::provider::Route;
+use crate::node::registry;
+use crate::pg::clock::Timestamp;
+use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, wal};
+use crate::recover::error::RecoverError;
+use crate::recover::source::{Source, SourceFacts, route_to};
+use crate::recover::target::{self, TargetFacts};
+use crate::recover::{plan, suspend};
+use crate::shmem::{self, RescueEntry};
+use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::panic::ErrorReportWithLevel;
+use std::cell::Cell;
+
+thread_local! {
+    static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The attempt has come to an end that is accounted for.
+    static HAS_SETTLED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Why an attempt has ended before the recovery was finished.
+enum Trouble {
+    /// By our own judgement, or the source's.
+    Recover(RecoverError),
+    /// An ERROR while applying.
+    Raised { report: Box<ErrorReportWithLevel>, relation: Option<String>, origin_lsn: Option<OriginLsn> },
+    /// recover_abort() was called.
+    MustStop,
+}
+
+impl<E: Into<RecoverError>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Trouble::Recover(error.into())
+    }
+}
+
+struct Rescue {
+    index: usize,
+    /// What this attempt has done and no checkpoint has counted yet.
+    done: Totals,
+}
+
+pub fn run(index: usize, database: Oid) -> ! {
+    if !take_entry(index, database) {
+        interrupts::exit(0);
+    }
+    interrupts::at_exit(on_exit);
+    process::connect_worker(database);
+    process::report_activity("looking at the intent");
+    let intent = transaction::run(|| match storage::read().resumable() {
+        Resumable::One(intent) => Some(intent.clone()),
+        Resumable::Nothing | Resumable::Several(_) => None,
+    });
+    let Some(intent) = intent else {
+        HAS_SETTLED.set(true);
+        interrupts::exit(0)
+    };
+    let mut rescue = Rescue { index, done: Totals::default() };
+    with_entry(index, |entry| entry.intent = intent.id.0);
+    let outcome = if intent.must_abort { Err(Trouble::MustStop) } else { rescue.attempt(&intent) };
+    match outcome {
+        Ok(()) => with_entry(index, |entry| *entry = RescueEntry { worker_pid: entry.worker_pid, ..RescueEntry::FREE }),
+        Err(Trouble::MustStop) => rescue.abort(&intent),
+        Err(trouble) => rescue.fail(&intent, trouble),
+    }
+    HAS_SETTLED.set(true);
+    interrupts::exit(0)
+}
+
+fn take_entry(index: usize, database: Oid) -> bool {
+    let mut shared = shmem::lock();
+    let must_leave = shared.must_stand_aside(database);
+    let Some(entry) = shared.databases().get_mut(index) else { return false };
+    if entry.database != database || entry.rescue.worker_pid != 0 {
+        return false;
+    }
+    entry.rescue.is_coming_up = false;
+    if must_leave {
+        return false;
+    }
+    entry.rescue.worker_pid = process::my_pid();
+    ENTRY.set(Some(index));
+    true
+}
+
+fn on_exit() {
+    let Some(index) = ENTRY.take() else { return };
+    let manager = {
+        let mut shared = shmem::lock();
+        let rescue = &mut shared.databases()[index].rescue;
+        rescue.worker_pid = 0;
+        rescue.ended_at = Timestamp::now();
+        if !HAS_SETTLED.get() {
+            // By a signal, or an ERROR where none is expected.
+            rescue.failures = rescue.failures.saturating_add(1);
+        }
+        shared.call_manager(index)
+    };
+    latch::wake(manager);
+}
+
+fn with_entry(index: usize, change: impl FnOnce(&mut RescueEntry)) {
+    change(&mut shmem::lock().databases()[index].rescue);
+}
+
+impl Rescue {
+    /// One attempt, from where the intent stands.
+    fn attempt(&mut self, intent: &Intent) -> Result<(), Trouble> {
+        let request = &intent.request;
+        let is_replayed = intent.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.phase == Phase::Resuming);
+        let position = if is_replayed {
+            let facts = transaction::run(|| target::look(&request.failed))?;
+            facts.applied
+        } else {
+            self.replay(intent)?
+        };
+        self.finish(intent, position)
+    }
+
+    /// Everything up to the origin's final position. Nothing is changed here before the source has been found in order.
+    fn replay(&mut self, intent: &Intent) -> Result<OriginLsn, Trouble> {
+        let request = &intent.request;
+        process::report_activity("asking the source");
+        let (target, route) =
+            transaction::run(|| Ok::<_, RecoverError>((target::look(&request.failed)?, route_to(&request.source)?)))?;
+        let mut source = Source::open(&request.source, &route)?;
+        let (clone, is_new) = self.clone_on(&mut source, intent)?;
+        failpoint::hit(names::RESCUE_CLAIMED);
+        let facts = source.facts(&request.failed, &target.tables)?;
+        drop(source);
+        let possible = || {
+            let positions = plan::Positions {
+                target_applied: target.applied,
+                target_passed: target.passed,
+                source_applied: facts.applied,
+                released: facts.released,
+            };
+            plan::range(request, positions)
+        };
+        let range = match &intent.checkpoint {
+            None => {
+                let range = possible()?;
+                (range.skip, range.stop)
+            }
+            // The range stays what it was; what a clone made later still has is looked at again.
+            Some(checkpoint) => {
+                if is_new {
+                    let rest = Request { skip: None, stop: Some(checkpoint.stop), ..request.clone() };
+                    let positions = plan::Positions {
+                        target_applied: target.applied.max(checkpoint.skip).min(checkpoint.stop),
+                        target_passed: target.passed.max(checkpoint.skip),
+                        source_applied: facts.applied,
+                        released: facts.released,
+                    };
+                    plan::range(&rest, positions)?;
+                }
+                (checkpoint.skip, checkpoint.stop)
+            }
+        };
+        process::report_activity("suspending subscriptions");
+        self.write(|journal, done| {
+            journal.checkpoint(intent.id, Phase::Suspending, range, done, Timestamp::now().0)?;
+            suspend::suspend(journal, &request.failed)
+        })?;
+        failpoint::hit(names::RESCUE_SUSPENDED);
+        suspend::wait_until_gone(&request.failed)?;
+        self.write(|journal, done| {
+            journal.checkpoint(intent.id, Phase::Replaying, range, done, Timestamp::now().0)?;
+            Ok(())
+        })?;
+        let position = self.stream(intent, &clone, &target, &facts, &route, range)?;
+        failpoint::hit(names::RESCUE_ORIGIN_SET);
+        Ok(position)
+    }
+
+    /// The clone to stream from, ours alone, and whether it was made just now.
+    fn clone_on(&mut self, source: &mut Source, intent: &Intent) -> Result<(String, bool), Trouble> {
+        let request = &intent.request;
+        if let Some(clone) = intent.clone_name() {
+            match source.clone_facts(clone) {
+                Ok(_) => {
+                    source.claim(clone, intent.id, &request.failed, &request.target)?;
+                    return Ok((clone.to_owned(), false));
+                }
+                // One of our own making that was lost there (a promoted standby has no slots) is made again.
+                Err(RecoverError::NoClone { .. } | RecoverError::CloneInvalid { .. }) if request.clone.is_none() => (),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let clone = source.make_clone(intent.id, intent.begun_at, &request.failed, &request.target)?;
+        failpoint::hit(names::RESCUE_CLONE_MADE);
+        self.write(|journal, _| Ok(journal.note_clone(intent.id, &clone)?))?;
+        Ok((clone, true))
+    }
+
+    /// Streams and applies under the failed node's origin; the origin's final position.
+    fn stream(
+        &mut self,
+        intent: &Intent,
+        clone: &str,
+        target: &TargetFacts,
+        facts: &SourceFacts,
+        route: &Route,
+        (skip, stop): (OriginLsn, OriginLsn),
+    ) -> Result<OriginLsn, Trouble> {
+        process::report_activity(&format!("replaying node {}", intent.request.failed));
+        process::apply_like_a_replica();
+        let (apply_as, progress) =
+            transaction::run(|| (logicalrep::become_applier_of(target.subscription), origin::set_up(target.origin_id)));
+        // What was copied lies before skip; what an earlier attempt has applied is in the origin's progress.
+        let applied = progress.max(skip);
+        let settings = [
+            ("spock.rescue_origin", facts.origin_id.to_string()),
+            ("spock.rescue_skip_lsn", applied.min(stop).to_string()),
+            ("spock.rescue_stop_lsn", stop.to_string()),
+            ("spock.rescue_stop_timestamp", intent.request.stop_timestamp.map_or(String::new(), |at| at.to_string())),
+            ("spock.rescue_tables", facts.tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+        ];
+        let setting = Setting {
+            apply_as,
+            origin_id: target.origin_id,
+            failed_node: intent.request.failed.clone(),
+            nodes: nodes_by_origin(&target.local, &target.nodes),
+            tables: target.tables.iter().map(|table| (table.oid.to_u32(), table.from)).collect(),
+        };
+        let mut applier = Applier::new(setting, progress, skip, intent.skips.clone());
+        let index = self.index;
+        with_entry(index, |entry| {
+            entry.replay_began_at = Timestamp::now();
+            entry.applied = applied;
+        });
+        let goes_on = |applier: &Applier| {
+            let mut goes_on = true;
+            with_entry(index, |entry| {
+                show_progress(entry, applier);
+                goes_on = !entry.must_stop;
+            });
+            goes_on
+        };
+        let outcome = interrupts::catch(|| {
+            let ended = if applied < stop {
+                let mut stream = Stream::open(route, clone, &settings, guc::peer_timeout())
+                    .map_err(|error| remote(intent, error))?;
+                let is_complete = |applier: &Applier| applier.is_over() || applier.applied() >= stop;
+                stream.run(&mut applier, facts.until, is_complete, goes_on).map_err(|error| remote(intent, error))?
+            } else {
+                Ended::Complete
+            };
+            if ended == Ended::Complete {
+                failpoint::hit(names::RESCUE_REPLAYED);
+                applier.finish(stop);
+            }
+            Ok::<_, RecoverError>(ended)
+        });
+        // First of all: what is written from here on is no transaction of the failed node.
+        let (relation, origin_lsn, position) = (applier.relation.take(), applier.at(), applier.applied());
+        origin::forget_stamp();
+        if outcome.is_err() || transaction::is_open() {
+            // An ERROR, or a stream that broke off within a transaction.
+            transaction::abort_current();
+        }
+        origin::reset();
+        process::keep_books();
+        self.done += applier.totals;
+        with_entry(index, |entry| show_progress(entry, &applier));
+        match outcome {
+            Err(report) => Err(Trouble::Raised { report, relation, origin_lsn }),
+            Ok(Err(error)) => Err(Trouble::Recover(error)),
+            Ok(Ok(Ended::Stopped)) => Err(Trouble::MustStop),
+            Ok(Ok(Ended::Complete)) => Ok(position),
+        }
+    }
+
+    /// Subscriptions run again; then the intent is closed.
+    fn finish(&mut self, intent: &Intent, position: OriginLsn) -> Result<(), Trouble> {
+        process::report_activity("resuming subscriptions");
+        // What was applied with asynchronous commits is on disk before anybody hears that it is done.
+        wal::flush();
+        self.write(|journal, done| {
+            let range = (OriginLsn::ZERO, OriginLsn::ZERO);
+            journal.checkpoint(intent.id, Phase::Resuming, range, done, Timestamp::now().0)?;
+            suspend::resume(journal);
+            Ok(())
+        })?;
+        failpoint::hit(names::RESCUE_RESUMED);
+        self.release(intent);
+        self.write(|journal, _| {
+            forget_dsn(journal, intent.id)?;
+            Ok(journal.complete(intent.id, position, Timestamp::now().0)?)
+        })?;
+        failpoint::hit(names::RESCUE_COMPLETED);
+        pgrx::log!(
+            "recovery of node \"{}\" from node \"{}\" is complete: applied up to {position}",
+            intent.request.failed,
+            intent.request.source
+        );
+        Ok(())
+    }
+
+    /// The source need not wait until it asks us. Where it cannot be told it asks, and drops the clone then.
+    fn release(&self, intent: &Intent) {
+        let id = intent.id;
+        let name =
+            transaction::run(|| storage::read().intent(id).and_then(|intent| intent.clone_name().map(str::to_owned)));
+        let Some(name) = name else { return };
+        let told = interrupts::catch(|| {
+            let route = transaction::run(|| route_to(&intent.request.source))?;
+            Source::open(&intent.request.source, &route)?.release_clone(&name, id)
+        });
+        let reason = match told {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(report) => {
+                transaction::abort_current();
+                report.message().to_owned()
+            }
+        };
+        pgrx::log!("clone \"{name}\" will be dropped when its server asks: {reason}");
+    }
+
+    /// Changes the journal, and gives it what was done since it was last told.
+    fn write(&mut self, change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>) -> Result<(), RecoverError> {
+        let done = self.done;
+        // Somebody may hold the label's lock, or a subscription's: the wait is bounded, and tried again.
+        loop {
+            let written = transaction::attempt(|| storage::update(|journal| change(journal, done)));
+            if let Some(written) = written {
+                written?;
+                self.done = Totals::default();
+                return Ok(());
+            }
+            interrupts::check();
+        }
+    }
+
+    /// Writes down why the attempt has ended, with the subscriptions to living peers running again: they need not wait.
+    fn fail(&mut self, intent: &Intent, trouble: Trouble) {
+        process::report_activity("resuming subscriptions");
+        let (failure, message) = failure_of(trouble);
+        let is_news = intent.failure.as_ref().is_none_or(|known| {
+            (&known.sqlstate, &known.relation, known.origin_lsn)
+                != (&failure.sqlstate, &failure.relation, failure.origin_lsn)
+        });
+        let written = self.write(|journal, done| {
+            journal.fail(intent.id, failure.clone(), done)?;
+            suspend::resume(journal);
+            Ok(())
+        });
+        with_entry(self.index, |entry| entry.failures = entry.failures.saturating_add(1));
+        let text = crate::intent::sql::describe(intent, &failure);
+        if is_news {
+            pgrx::warning!("recovery of node \"{}\" waits: {text}: {message}", intent.request.failed);
+        }
+        if let Err(error) = written {
+            pgrx::warning!("recovery of node \"{}\" cannot write down why it waits: {error}", intent.request.failed);
+        }
+    }
+
+    fn abort(&mut self, intent: &Intent) {
+        let written = self.write(|journal, done| {
+            suspend::resume(journal);
+            forget_dsn(journal, intent.id)?;
+            Ok(journal.abort(intent.id, done, Timestamp::now().0)?)
+        });
+        match written {
+            Ok(()) => {
+                self.release(intent);
+                pgrx::log!("recovery of node \"{}\" was aborted", intent.request.failed)
+            }
+            Err(error) => pgrx::warning!("recovery of node \"{}\" cannot be aborted: {error}", intent.request.failed),
+        }
+    }
+}
+
+/// The connection string that the caller gave goes with the recovery.
+fn forget_dsn(journal: &Journal, id: IntentId) -> Result<(), RecoverError> {
+    match journal.intent(id) {
+        Some(intent) if intent.has_own_dsn => Ok(registry::forget_recovery_dsn(&intent.request.source)?),
+        _ => Ok(()),
+    }
+}
+
+fn show_progress(entry: &mut RescueEntry, applier: &Applier) {
+    entry.applied = applier.applied();
+    entry.transactions = applier.totals.transactions;
+    entry.rows = applier.totals.rows;
+    entry.bytes = applier.totals.bytes;
+    entry.conflicts = applier.totals.conflicts;
+}
+
+fn remote(intent: &Intent, error: crate::remote::connection::RemoteError) -> RecoverError {
+    RecoverError::Remote { source_node: intent.request.source.clone(), error }
+}
+
+/// What is written down of a failure, and what the log says beside it: the server's message may quote a row's value, and
+/// the label can be read by everybody.
+fn failure_of(trouble: Trouble) -> (Failure, String) {
+    let at = Timestamp::now().0;
+    match trouble {
+        Trouble::Recover(error) => {
+            let sqlstate = sqlstate_text(error.sqlstate() as i32);
+            (Failure { sqlstate, reason: error.to_string(), relation: None, origin_lsn: None, at }, String::new())
+        }
+        Trouble::Raised { report, relation, origin_lsn } => {
+            let sqlstate = sqlstate_text(report.sql_error_code() as i32);
+            let reason = if origin_lsn.is_some() {
+                "a transaction could not be applied".to_owned()
+            } else {
+                "the stream could not be read".to_owned()
+            };
+            (Failure { sqlstate, reason, relation, origin_lsn, at }, report.message().to_owned())
+        }
+        // Handled by the caller.
+        Trouble::MustStop => (
+            Failure {
+                sqlstate: "57014".to_owned(),
+                reason: "aborted".to_owned(),
+                relation: None,
+                origin_lsn: None,
+                at,
+            },
+            String::new(),
+        ),
+    }
+}
+
+/// The five characters of a packed SQLSTATE (utils/elog.h, MAKE_SQLSTATE).
+fn sqlstate_text(packed: i32) -> String {
+    (0..5).map(|index| char::from(((packed >> (6 * index)) & 0x3f) as u8 + b'0')).collect()
+}

@@ -1,0 +1,190 @@
+//! Transactions that cannot be applied: n2 stays between two transactions, says why, lives on, and goes on once the cause
+//! is mended.
+
+use super::{
+    applied, assert_identical, assert_replicate, begin, drain, end_gap, fail, hold_back, origin_position, rescue,
+    start, summary, wait_applied_lsn, wait_completed, wait_error, wait_tidy,
+};
+use crate::cluster::{Cluster, Node};
+
+const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY, v text);";
+
+/// Waits until the error of the rescue tells of a transaction that ended there, by node, SQLSTATE and relation; n2 then has
+/// exactly what came before, and lives on with its peer.
+fn assert_waits(n2: &Node, n3: &Node, failed_at: &str, sqlstate: &str, relation: &str, done_until: &str) -> String {
+    let error = wait_error(n2, failed_at);
+    for part in [sqlstate, relation, "n1"] {
+        assert!(error.contains(part), "\"{part}\" is not in: {error}");
+    }
+    assert_eq!(origin_position(n2), done_until, "n2 stands at the end of the transaction before");
+    n2.wait_until("SELECT subenabled FROM pg_subscription WHERE subname = 'sub_n2_n3'", "t");
+    assert_replicate(n2, n3);
+    n2.wait_until("SELECT sub_rescue_failed FROM spock.subscription WHERE sub_rescue_temporary", "t");
+    error
+}
+
+/// Three transactions, of which the second is this one; the ends of all three.
+fn three(n1: &Node, n3: &Node, number: u32, statements: &str) -> [String; 3] {
+    let (before, after) = (1000 + number, 2000 + number);
+    [
+        format!("INSERT INTO t VALUES ({before}, 'before')"),
+        format!("BEGIN; INSERT INTO t VALUES ({number}, 'with it'); {statements}; COMMIT"),
+        format!("INSERT INTO t VALUES ({after}, 'after')"),
+    ]
+    .map(|transaction| {
+        n1.sql(&transaction);
+        wait_applied_lsn(n1, n3)
+    })
+}
+
+#[test]
+fn a_row_that_violates_a_constraint_holds_the_rescue_alone_until_it_is_mended_or_given_up() {
+    let cluster = start("rescue_constraint", TABLES);
+    let [n1, n2, n3] = cluster.all();
+    cluster.node("n2").expect_log("violates check constraint");
+    hold_back(n2);
+    n2.sql("ALTER TABLE u ADD CONSTRAINT is_good CHECK (v <> 'secret')");
+    let mended = three(n1, n3, 1, "INSERT INTO u VALUES (1, 'secret')");
+    let given_up = three(n1, n3, 2, "INSERT INTO u VALUES (2, 'secret'); UPDATE t SET v = 'lost' WHERE id = 1");
+    fail(&cluster);
+
+    begin(n2, n3, &format!(", stop_lsn => '{}'", mended[2]));
+    let error = assert_waits(n2, n3, &mended[1], "23514", "public.u", &mended[0]);
+    assert!(!error.contains("secret"), "a row's value is in {error}");
+    assert_eq!(n2.value("SELECT id FROM t ORDER BY id"), "1001");
+    let refused = n2.try_sql(&format!("SELECT spock.recover_skip('n1', '{}')", mended[0])).expect_err("another");
+    assert_eq!(refused.sqlstate, "22023", "{refused}");
+    let refused = n2.try_sql(&format!("SELECT spock.recover_skip('n3', '{}')", mended[1])).expect_err("another node");
+    assert_eq!(refused.sqlstate, "42704", "{refused}");
+    n2.sql("ALTER TABLE u DROP CONSTRAINT is_good");
+    wait_completed(n2);
+    wait_tidy(n2, n3);
+    assert_eq!(n2.value(&format!("SELECT error IS NULL FROM {}", super::LAST_INTENT)), "t");
+    assert_eq!(n2.value("SELECT id FROM t ORDER BY id"), "1\n1001\n2001");
+    assert_eq!(n2.value("SELECT id FROM u ORDER BY id"), "1");
+    assert_eq!((summary(n2, "transactions"), summary(n2, "skipped_transactions")), ("3".into(), "0".into()));
+
+    n2.sql("ALTER TABLE u ADD CONSTRAINT is_good CHECK (v <> 'secret') NOT VALID");
+    begin(n2, n3, "");
+    assert_waits(n2, n3, &given_up[1], "23514", "public.u", &given_up[0]);
+    n2.sql(&format!("SELECT spock.recover_skip('n1', '{}')", given_up[1]));
+    wait_completed(n2);
+    wait_tidy(n2, n3);
+    assert_eq!(n2.value("SELECT id FROM t ORDER BY id"), "1\n1001\n1002\n2001\n2002", "2 was given up, and all of it");
+    assert_eq!(n2.value("SELECT v FROM t WHERE id = 1"), "with it");
+    assert_eq!(n2.value("SELECT id FROM u ORDER BY id"), "1");
+    assert_eq!((summary(n2, "transactions"), summary(n2, "skipped_transactions")), ("2".into(), "1".into()));
+    assert_eq!(n2.value(&format!("SELECT summary->'skipped_lsns'->>0 FROM {}", super::LAST_INTENT)), given_up[1]);
+    assert_eq!(applied(n2), applied(n3));
+}
+
+/// A cause, where it shows, and what mends it.
+struct Cause {
+    breaks: &'static str,
+    mends: &'static str,
+    sqlstate: &'static str,
+    relation: &'static str,
+}
+
+/// Every cause in turn, each with three transactions of its own.
+fn assert_each_holds_until_mended(cluster: &Cluster, causes: &[Cause]) {
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    let ends: Vec<[String; 3]> = (1..=causes.len() as u32)
+        .map(|number| three(n1, n3, number, &format!("INSERT INTO u VALUES ({number}, 'of n1')")))
+        .collect();
+    end_gap(n1);
+    for (cause, ends) in causes.iter().zip(&ends) {
+        n2.sql(cause.breaks);
+        begin(n2, n3, &format!(", stop_lsn => '{}'", ends[2]));
+        assert_waits(n2, n3, &ends[1], cause.sqlstate, cause.relation, &ends[0]);
+        n2.sql(cause.mends);
+        wait_completed(n2);
+        wait_tidy(n2, n3);
+        assert_eq!(origin_position(n2), ends[2]);
+        assert_eq!(summary(n2, "transactions"), "3", "{}", cause.breaks);
+    }
+    drain(n2, n3);
+    assert_identical(n2, n3);
+}
+
+#[test]
+fn what_is_missing_or_full_on_the_target_holds_the_rescue_until_it_is_there() {
+    let cluster = start("rescue_schema", TABLES);
+    let n2 = cluster.node("n2");
+    for text in ["does not exist", "is missing replicated column", "no space left on the test's device"] {
+        n2.expect_log(text);
+    }
+    n2.sql(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE EXCEPTION 'no space left on the test''s device' USING ERRCODE = 'disk_full'; END $$",
+    );
+    assert_each_holds_until_mended(
+        &cluster,
+        &[
+            Cause {
+                breaks: "ALTER TABLE u RENAME TO gone",
+                mends: "ALTER TABLE gone RENAME TO u",
+                sqlstate: "55000",
+                relation: "public.u",
+            },
+            Cause {
+                breaks: "ALTER TABLE u RENAME COLUMN v TO gone",
+                mends: "ALTER TABLE u RENAME COLUMN gone TO v",
+                sqlstate: "55000",
+                relation: "public.u",
+            },
+            Cause {
+                breaks: "CREATE TRIGGER full_disk BEFORE INSERT ON u FOR EACH ROW EXECUTE FUNCTION full_disk();
+                         ALTER TABLE u ENABLE REPLICA TRIGGER full_disk",
+                mends: "DROP TRIGGER full_disk ON u",
+                sqlstate: "53100",
+                relation: "public.u",
+            },
+        ],
+    );
+}
+
+#[test]
+fn triggers_fire_as_in_cores_apply() {
+    let cluster = start("rescue_triggers", &format!("{TABLES} CREATE TABLE fired (what text, n int)"));
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    n2.sql(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN INSERT INTO fired VALUES (TG_NAME || ' ' || TG_OP || ' ' || TG_LEVEL, NEW.id); RETURN NULL; END $$;
+         CREATE TRIGGER origin_only AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note();
+         CREATE TRIGGER replica AFTER INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION note();
+         CREATE TRIGGER always AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note();
+         ALTER TABLE t ENABLE REPLICA TRIGGER replica; ALTER TABLE t ENABLE ALWAYS TRIGGER always",
+    );
+    n1.sql("INSERT INTO t VALUES (1, NULL)");
+    n1.sql("INSERT INTO t VALUES (2, NULL)");
+    n1.sql("UPDATE t SET v = 'changed' WHERE id = 1");
+    fail(&cluster);
+    rescue(n2, n3, "");
+    assert_eq!(
+        n2.value("SELECT what, string_agg(n::text, ',' ORDER BY n) FROM fired GROUP BY what ORDER BY what"),
+        "always INSERT ROW|1,2\nreplica INSERT ROW|1,2\nreplica UPDATE ROW|1"
+    );
+}
+
+#[test]
+fn a_foreign_key_that_is_checked_nowhere_else_does_not_hold_the_rescue() {
+    // Core's apply checks none, for its session is a replica; a row whose parent n2 has not yet is not lost for that.
+    let tables = "CREATE TABLE parent (id int PRIMARY KEY);
+                  CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent)";
+    let cluster = start("rescue_foreign_key", tables);
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    n3.sql("INSERT INTO parent VALUES (1)");
+    drain(n1, n3);
+    n2.wait_until("SELECT count(*) FROM parent", "1");
+    n1.wait_until("SELECT count(*) FROM parent", "1");
+    n1.sql("INSERT INTO child VALUES (1, 1)");
+    fail(&cluster);
+    n2.sql("SET session_replication_role = replica; DELETE FROM parent");
+    drain(n2, n3);
+    rescue(n2, n3, "");
+    assert_eq!(n2.value("SELECT id, parent FROM child"), "1|1");
+}

@@ -1,0 +1,80 @@
+//! An unfinished rescue is where its database goes on, and nowhere else.
+
+use super::{
+    HELD, applied, begin, clone_slot, create_rescue, enabled, fail, hold, hold_back, insert_each, start, summary,
+    wait_completed, wait_error, wait_held,
+};
+use crate::cluster::Node;
+use crate::registry::{restore, run_program};
+
+const TABLES: &str = "CREATE TABLE serial (n int);";
+
+fn wait_replayed(primary: &Node, standby: &Node) {
+    let end = primary.value("SELECT pg_current_wal_flush_lsn()");
+    standby.wait_until(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"), "t");
+}
+
+#[test]
+fn a_promoted_standby_of_the_target_carries_the_rescue_to_its_end() {
+    let mut cluster = start("rescue_promotion", &format!("{TABLES} {HELD}"));
+    cluster.add_standby("n2b", "n2");
+    let [n1, n2, n3, standby] = cluster.all();
+    hold_back(n2);
+    insert_each(&mut n1.session(), "serial", 1, 30);
+    n1.sql(
+        "BEGIN; INSERT INTO serial VALUES (31); INSERT INTO held VALUES (1); INSERT INTO serial VALUES (32); COMMIT",
+    );
+    insert_each(&mut n1.session(), "serial", 33, 50);
+    fail(&cluster);
+    let held = hold(n2);
+    begin(n2, n3, "");
+    wait_held(n2);
+    n2.sql("SELECT pg_logical_emit_message(true, 'flush', '')");
+    wait_replayed(n2, standby);
+    assert_eq!(standby.value("SELECT phase FROM spock.recovery_intents()"), "replaying", "visible on a standby");
+    n2.kill9();
+    drop(held);
+    // It is n2 now, and peers find it where it is.
+    let dsn = standby.dsn("postgres");
+    standby.promote();
+    standby.sql(&format!("SELECT spock.node_create('n2', '{dsn}')"));
+    wait_completed(standby);
+    assert_eq!(standby.value("SELECT count(*), count(DISTINCT n) FROM serial"), "50|50");
+    assert_eq!(summary(standby, "transactions"), "49");
+    assert_eq!(applied(standby), applied(n3));
+    assert_eq!(enabled(standby), "sub_n2_n1|f\nsub_n2_n3|t");
+}
+
+#[test]
+fn a_copy_of_a_database_with_an_unfinished_rescue_does_nothing_about_it() {
+    let cluster = start("rescue_copy", TABLES);
+    let [n1, n2, n3] = cluster.all();
+    n2.expect_log("violates check constraint");
+    hold_back(n2);
+    n2.sql("ALTER TABLE serial ADD CONSTRAINT is_small CHECK (n <= 10)");
+    insert_each(&mut n1.session(), "serial", 1, 20);
+    fail(&cluster);
+    begin(n2, n3, "");
+    wait_error(n2, "23514");
+    let dump = cluster.folder().join("dump.sql");
+    run_program(&cluster, n2, "pg_dump", &["-d", "postgres", "-f", &dump.display().to_string()]);
+    n2.sql("CREATE DATABASE copy TEMPLATE template0");
+    restore(&cluster, n2, "copy", &dump);
+    let here = n2.db("copy");
+    assert_eq!(here.value("SELECT count(*) FROM spock.recovery_intents()"), "0");
+    assert_eq!(here.value("SELECT count(*) FROM serial"), "10");
+    // The manager there has had its rounds; the rows still are what they were.
+    here.wait_until(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'spock_recovery manager' AND datname = 'copy'",
+        "1",
+    );
+    n2.sql("ALTER TABLE serial DROP CONSTRAINT is_small");
+    wait_completed(n2);
+    assert_eq!(n2.value("SELECT count(*) FROM serial"), "20");
+    assert_eq!(here.value("SELECT count(*) FROM serial"), "10");
+    assert_eq!(here.value("SELECT count(*) FROM pg_subscription WHERE subenabled AND subdbid = (SELECT oid FROM pg_database WHERE datname = 'copy')"), "0");
+    let slot = clone_slot(n3);
+    let error = here.try_sql(&create_rescue(&slot, "")).expect_err("a copy is no node");
+    assert!(error.hint.is_some(), "{error}");
+    n3.sql(&format!("SELECT pg_drop_replication_slot('{slot}')"));
+}
