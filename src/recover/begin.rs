@@ -24,6 +24,9 @@ use std::ffi::CStr;
 pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(IntentId, Oid), RecoverError> {
     let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
     if local.name.as_str() != request.target {
+        if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.target) {
+            return Err(RecoverError::UnknownNode { name: request.target.clone() });
+        }
         return Err(RecoverError::TargetElsewhere { target: request.target.clone(), local: local.name.to_string() });
     }
     if request.source == request.target {
