@@ -58,12 +58,13 @@ pub struct Totals {
 }
 
 impl std::ops::AddAssign for Totals {
+    /// Never less than before, whatever stands in the document.
     fn add_assign(&mut self, other: Totals) {
-        self.transactions += other.transactions;
-        self.rows += other.rows;
-        self.bytes += other.bytes;
-        self.conflicts += other.conflicts;
-        self.skipped += other.skipped;
+        self.transactions = self.transactions.saturating_add(other.transactions);
+        self.rows = self.rows.saturating_add(other.rows);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.conflicts = self.conflicts.saturating_add(other.conflicts);
+        self.skipped = self.skipped.saturating_add(other.skipped);
     }
 }
 
