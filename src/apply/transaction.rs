@@ -10,6 +10,7 @@ use crate::pg::logicalrep::{self, Message};
 use crate::pg::memory::MessageContext;
 use crate::pg::{origin, transaction};
 use pgrx::PgSqlErrorCode;
+use std::collections::HashMap;
 
 /// The transaction that is coming in.
 struct Incoming {
@@ -34,6 +35,8 @@ pub struct Applier {
     is_over: bool,
     /// The table at hand, for an error's sake.
     pub relation: Option<String>,
+    /// The source's tables by its oids.
+    names: HashMap<u32, String>,
     /// What this process has committed.
     pub totals: Totals,
 }
@@ -50,6 +53,7 @@ impl Applier {
             incoming: None,
             is_over: false,
             relation: None,
+            names: HashMap::new(),
             totals: Totals::default(),
         }
     }
@@ -90,7 +94,9 @@ impl Applier {
         context.run(|| match logicalrep::read(message) {
             Message::Begin { committed_at } => self.begin(Timestamp(committed_at)),
             Message::Origin { lsn } => self.note_origin(lsn),
-            Message::Relation => (),
+            Message::Relation { relation, name } => {
+                self.names.insert(relation, name);
+            }
             Message::Over => self.is_over = true,
             Message::Commit => self.commit(),
             // Types are for messages about columns whose type is not there: core's map keeps what it needs.
@@ -127,6 +133,18 @@ impl Applier {
 
     fn apply(&mut self, change: &Message) {
         let Some(incoming) = &mut self.incoming else { return };
+        // The table may not be there, or not be ours to open: then it has no other name than this.
+        self.relation = match change {
+            Message::Insert { relation, .. } | Message::Update { relation, .. } | Message::Delete { relation, .. } => {
+                self.names.get(relation).cloned()
+            }
+            Message::Truncate { relations, .. } => {
+                let names: Vec<&str> =
+                    relations.iter().filter_map(|oid| self.names.get(oid)).map(String::as_str).collect();
+                Some(names.join(", "))
+            }
+            _ => None,
+        };
         let mut applier = ChangeApplier {
             setting: &self.setting,
             origin_lsn: incoming.origin_lsn,

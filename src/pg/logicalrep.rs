@@ -95,8 +95,11 @@ pub enum Message {
     Origin {
         lsn: OriginLsn,
     },
-    /// Columns of a table; kept by core's map.
-    Relation,
+    /// Columns of a table; kept by core's map. Its `schema.table`, for messages.
+    Relation {
+        relation: u32,
+        name: String,
+    },
     Insert {
         relation: u32,
         new: Tuple,
@@ -148,7 +151,9 @@ pub fn read(message: &[u8]) -> Message {
                 let relation = pg_sys::logicalrep_read_rel(input);
                 guarded!(logicalrep_relmap_update(relation));
                 guarded!(logicalrep_partmap_reset_relmap(relation));
-                Message::Relation
+                let [schema, name] =
+                    [(*relation).nspname, (*relation).relname].map(|name| to_utf8(CStr::from_ptr(name)));
+                Message::Relation { relation: (*relation).remoteid, name: format!("{schema}.{name}") }
             }
             b'I' => {
                 let mut new = pg_sys::LogicalRepTupleData::default();

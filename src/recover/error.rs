@@ -43,6 +43,8 @@ pub enum RecoverError {
     OtherNode { source_node: String, found: String },
     #[error("source node \"{source_node}\" has version {theirs} of spock_recovery, this node has {ours}")]
     OtherVersion { source_node: String, theirs: String, ours: &'static str },
+    #[error("no recovery is running on node \"{target}\"")]
+    NotRunningThere { target: String },
     #[error("source node \"{source_node}\" has applied nothing of node \"{failed}\"")]
     SourceHasNothing { source_node: String, failed: String },
     #[error("there is no replication slot \"{clone}\" on source node \"{source_node}\"")]
@@ -51,6 +53,8 @@ pub enum RecoverError {
     NotAClone { source_node: String, clone: String },
     #[error("clone \"{clone}\" on source node \"{source_node}\" is not usable: it was invalidated")]
     CloneInvalid { source_node: String, clone: String },
+    #[error("source node \"{source_node}\" cannot clone its recovery slot: {message}")]
+    CloneRefused { source_node: String, message: String },
     #[error("source node \"{source_node}\" may have let go of transactions of node \"{failed}\" that this node lacks")]
     Released { source_node: String, failed: String, released: OriginLsn, passed: OriginLsn },
     #[error("source node \"{source_node}\" has applied less of node \"{failed}\" than this node")]
@@ -89,7 +93,7 @@ impl SqlError for RecoverError {
             | E::SkipBelowApplied { .. }
             | E::StopBeyondSource { .. }
             | E::StopBeforeSkip { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            E::UnknownNode { .. } | E::NoSubscription { .. } | E::NoClone { .. } => {
+            E::UnknownNode { .. } | E::NotRunningThere { .. } | E::NoSubscription { .. } | E::NoClone { .. } => {
                 PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
             }
             E::TableMissing { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
@@ -103,6 +107,7 @@ impl SqlError for RecoverError {
             | E::OtherVersion { .. }
             | E::SourceHasNothing { .. }
             | E::CloneInvalid { .. }
+            | E::CloneRefused { .. }
             | E::Released { .. }
             | E::SourceBehind { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             E::Remote { error, .. } => match error {
@@ -181,7 +186,7 @@ impl SqlError for RecoverError {
             E::Remote { error: RemoteError::Peer { sqlstate, .. }, .. } if sqlstate == "42501" => {
                 "The role of its connection string needs REPLICATION and SELECT on the tables, or SUPERUSER.".to_owned()
             }
-            E::Remote { .. } | E::SourceHasNothing { .. } | E::SourceBehind { .. } => {
+            E::Remote { .. } | E::SourceHasNothing { .. } | E::SourceBehind { .. } | E::CloneRefused { .. } => {
                 "See SELECT * FROM spock.peer_status(); another survivor may be a source too.".to_owned()
             }
             E::OtherNode { .. } => "Its connection string leads elsewhere: correct it with spock.peer_create().".to_owned(),
@@ -199,6 +204,7 @@ impl SqlError for RecoverError {
             E::StillApplying { .. } => "It is tried again by itself.".to_owned(),
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
+            E::NotRunningThere { .. } => "SELECT * FROM spock.recovery_intents(); on that node.".to_owned(),
             E::Spi(_) => return None,
         })
     }

@@ -85,12 +85,6 @@ fn clashes() -> Vec<Clash> {
             "111, 112",
             "111|n1 later|11",
         ),
-        clash(
-            "update to a key that a later row has",
-            vec![N1("UPDATE t SET u = 13, v = 'n1' WHERE id = 13"), N2("INSERT INTO t VALUES (113, 'n2 later', 13)")],
-            "113",
-            "113|n2 later|13",
-        ),
     ]
 }
 

@@ -2,10 +2,11 @@
 //! is mended.
 
 use super::{
-    applied, assert_identical, assert_replicate, begin, drain, end_gap, fail, hold_back, origin_position, rescue,
-    start, summary, wait_applied_lsn, wait_completed, wait_error, wait_tidy,
+    applied, assert_identical, assert_replicate, begin, clone_slot, create_rescue, drain, end_gap, fail, hold_back,
+    origin_position, rescue, start, summary, wait_applied_lsn, wait_completed, wait_error, wait_tidy,
 };
-use crate::cluster::{Cluster, Node};
+use crate::cluster::{Action, Cluster, Node};
+use crate::failpoint_names as names;
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY, v text);";
 
@@ -78,71 +79,79 @@ fn a_row_that_violates_a_constraint_holds_the_rescue_alone_until_it_is_mended_or
     assert_eq!(applied(n2), applied(n3));
 }
 
-/// A cause, where it shows, and what mends it.
+/// What keeps rows out of u, how that shows, and what mends it.
 struct Cause {
     breaks: &'static str,
     mends: &'static str,
     sqlstate: &'static str,
-    relation: &'static str,
 }
 
-/// Every cause in turn, each with three transactions of its own.
-fn assert_each_holds_until_mended(cluster: &Cluster, causes: &[Cause]) {
+/// n2 lacks three transactions for each number, of which the second writes to u; their ends.
+fn gaps(cluster: &Cluster, count: u32) -> Vec<[String; 3]> {
     let [n1, n2, n3] = cluster.all();
     hold_back(n2);
-    let ends: Vec<[String; 3]> = (1..=causes.len() as u32)
-        .map(|number| three(n1, n3, number, &format!("INSERT INTO u VALUES ({number}, 'of n1')")))
-        .collect();
+    let ends =
+        (1..=count).map(|number| three(n1, n3, number, &format!("INSERT INTO u VALUES ({number}, 'of n1')"))).collect();
     end_gap(n1);
-    for (cause, ends) in causes.iter().zip(&ends) {
-        n2.sql(cause.breaks);
-        begin(n2, n3, &format!(", stop_lsn => '{}'", ends[2]));
-        assert_waits(n2, n3, &ends[1], cause.sqlstate, cause.relation, &ends[0]);
-        n2.sql(cause.mends);
-        wait_completed(n2);
-        wait_tidy(n2, n3);
-        assert_eq!(origin_position(n2), ends[2]);
-        assert_eq!(summary(n2, "transactions"), "3", "{}", cause.breaks);
-    }
-    drain(n2, n3);
-    assert_identical(n2, n3);
+    ends
+}
+
+/// The rescue of three transactions stands before the second until the cause is mended.
+fn assert_holds_until_mended(n2: &Node, n3: &Node, cause: &Cause, ends: &[String; 3]) {
+    n2.sql(cause.breaks);
+    begin(n2, n3, &format!(", stop_lsn => '{}'", ends[2]));
+    assert_waits(n2, n3, &ends[1], cause.sqlstate, "public.u", &ends[0]);
+    n2.sql(cause.mends);
+    assert_completes(n2, n3, ends);
+}
+
+fn assert_completes(n2: &Node, n3: &Node, ends: &[String; 3]) {
+    wait_completed(n2);
+    wait_tidy(n2, n3);
+    assert_eq!((origin_position(n2).as_str(), summary(n2, "transactions").as_str()), (ends[2].as_str(), "3"));
 }
 
 #[test]
 fn what_is_missing_or_full_on_the_target_holds_the_rescue_until_it_is_there() {
     let cluster = start("rescue_schema", TABLES);
-    let n2 = cluster.node("n2");
-    for text in ["does not exist", "is missing replicated column", "no space left on the test's device"] {
-        n2.expect_log(text);
-    }
+    let [_, n2, n3] = cluster.all();
     n2.sql(
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN RAISE EXCEPTION 'no space left on the test''s device' USING ERRCODE = 'disk_full'; END $$",
     );
-    assert_each_holds_until_mended(
-        &cluster,
-        &[
-            Cause {
-                breaks: "ALTER TABLE u RENAME TO gone",
-                mends: "ALTER TABLE gone RENAME TO u",
-                sqlstate: "55000",
-                relation: "public.u",
-            },
-            Cause {
-                breaks: "ALTER TABLE u RENAME COLUMN v TO gone",
-                mends: "ALTER TABLE u RENAME COLUMN gone TO v",
-                sqlstate: "55000",
-                relation: "public.u",
-            },
-            Cause {
-                breaks: "CREATE TRIGGER full_disk BEFORE INSERT ON u FOR EACH ROW EXECUTE FUNCTION full_disk();
-                         ALTER TABLE u ENABLE REPLICA TRIGGER full_disk",
-                mends: "DROP TRIGGER full_disk ON u",
-                sqlstate: "53100",
-                relation: "public.u",
-            },
-        ],
-    );
+    let ends = gaps(&cluster, 3);
+    let column = Cause {
+        breaks: "ALTER TABLE u RENAME COLUMN v TO gone",
+        mends: "ALTER TABLE u RENAME COLUMN gone TO v",
+        sqlstate: "55000",
+    };
+    assert_holds_until_mended(n2, n3, &column, &ends[0]);
+    let disk = Cause {
+        breaks: "CREATE TRIGGER full_disk BEFORE INSERT ON u FOR EACH ROW EXECUTE FUNCTION full_disk();
+                 ALTER TABLE u ENABLE REPLICA TRIGGER full_disk",
+        mends: "DROP TRIGGER full_disk ON u",
+        sqlstate: "53100",
+    };
+    assert_holds_until_mended(n2, n3, &disk, &ends[1]);
+
+    // A table that is missing is missed before anything is suspended; one that goes later is an error, no gap.
+    n2.sql("ALTER TABLE u RENAME TO gone");
+    let refused = n2.try_sql(&create_rescue(&clone_slot(n3), "")).expect_err("a table is missing");
+    assert_eq!((refused.sqlstate.as_str(), refused.message.contains("public.gone")), ("42P01", true), "{refused}");
+    n2.sql("ALTER TABLE gone RENAME TO u");
+    n2.arm(names::RESCUE_SUSPENDED, Action::Wait);
+    begin(n2, n3, "");
+    n2.wait_hit(names::RESCUE_SUSPENDED);
+    n2.sql("ALTER TABLE u RENAME TO gone");
+    n2.disarm(names::RESCUE_SUSPENDED);
+    wait_error(n2, "\"public.gone\" (SQLSTATE 42P01)");
+    assert_eq!(origin_position(n2), ends[2][0]);
+    assert_replicate(n2, n3);
+    n2.sql("ALTER TABLE gone RENAME TO u");
+    n3.sql("SELECT pg_drop_replication_slot(slot_name) FROM spock.recovery_clones() WHERE intent_id IS NULL");
+    assert_completes(n2, n3, &ends[2]);
+    drain(n2, n3);
+    assert_identical(n2, n3);
 }
 
 #[test]
@@ -152,7 +161,7 @@ fn triggers_fire_as_in_cores_apply() {
     hold_back(n2);
     n2.sql(
         "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
-         $$ BEGIN INSERT INTO fired VALUES (TG_NAME || ' ' || TG_OP || ' ' || TG_LEVEL, NEW.id); RETURN NULL; END $$;
+         $$ BEGIN INSERT INTO public.fired VALUES (TG_NAME || ' ' || TG_OP || ' ' || TG_LEVEL, NEW.id); RETURN NULL; END $$;
          CREATE TRIGGER origin_only AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note();
          CREATE TRIGGER replica AFTER INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION note();
          CREATE TRIGGER always AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note();
