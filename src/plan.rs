@@ -29,7 +29,7 @@ use serde::Serialize;
 
 /// What is asked, beyond the nodes' facts.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wishes<'a> {
+pub struct Wishes {
     /// Bounds that the caller has given; None: all that the target lacks of what the source has.
     pub skip: Option<OriginLsn>,
     pub stop: Option<OriginLsn>,
@@ -43,8 +43,6 @@ pub struct Wishes<'a> {
     pub failed_answers: bool,
     /// The clone is there already.
     pub has_clone: bool,
-    /// The intent of who asks, if he carries the recovery: it is none that runs beside.
-    pub carries: Option<&'a str>,
 }
 
 /// What can be done for one target from one source.
@@ -126,18 +124,13 @@ impl Plan {
 }
 
 /// Plans the recovery of `target` from `source`. Err: bounds that the caller has given and that make no sense.
-pub fn from_source(
-    failed: &str,
-    target: &NodeFacts,
-    source: &NodeFacts,
-    wishes: &Wishes<'_>,
-) -> Result<Plan, RangeError> {
+pub fn from_source(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Result<Plan, RangeError> {
     let (ours, theirs) = (target.only_subscription(), source.only_subscription());
     let (target_lsn, passed) = (ours.and_then(|ours| ours.applied), ours.and_then(|ours| ours.passed()));
     let source_lsn = theirs.and_then(|theirs| theirs.applied);
     let released_lsn = theirs.and_then(|theirs| source.slot.released_for(theirs));
     let proof = proof::prove(failed, target, source, wishes);
-    let pins = pins::needed(target, source, wishes);
+    let pins = pins::needed(failed, target, source, wishes);
     let range = match (target_lsn, passed, source_lsn) {
         (Some(target_applied), Some(target_passed), Some(source_applied)) if source_applied >= target_applied => {
             // What may have been let go is a condition of the proof, not an error.
@@ -171,11 +164,17 @@ pub fn from_source(
     Ok(plan)
 }
 
-fn notes(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes<'_>) -> Vec<String> {
+fn notes(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Vec<String> {
     let mut notes = Vec::new();
     let answers = wishes.failed_answers || target.failed_answers || source.failed_answers;
     if answers {
         notes.push(format!("node \"{failed}\" answers: is it really to be recovered from a survivor?"));
+    }
+    if let Some(running) = target.recovery_of(failed) {
+        notes.push(format!(
+            "node \"{}\" is being recovered already, from node \"{}\" (intent {}): calling again joins",
+            target.node, running.source, running.intent
+        ));
     }
     if !target.settings.track_commit_timestamp {
         notes.push(format!(

@@ -42,7 +42,7 @@ impl Survivor {
 }
 
 /// What is asked of a pair of a target and a source, by their names.
-pub type WishesOf<'a> = dyn Fn(&str, &str) -> Wishes<'a> + 'a;
+pub type WishesOf<'a> = dyn Fn(&str, &str) -> Wishes + 'a;
 
 /// The plan for one survivor, from the best source among the others.
 pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &WishesOf<'_>) -> Plan {

@@ -226,7 +226,12 @@ impl NodeFacts {
         }
     }
 
-    /// The subscription to the failed node whose progress counts: the one there is.
+    /// The unfinished recovery from the loss of that node, if there is one.
+    pub fn recovery_of(&self, failed: &str) -> Option<&RecoveryFacts> {
+        self.recoveries.iter().find(|recovery| recovery.failed == failed)
+    }
+
+    /// The progress of the one subscription to the failed node.
     pub fn applied(&self) -> Option<OriginLsn> {
         self.only_subscription().and_then(|subscription| subscription.applied)
     }

@@ -38,7 +38,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All there are.
+            #[cfg(test)]
             pub const ALL: &'static [Reason] = &[$(Reason::$variant,)+];
 
             pub fn as_str(self) -> &'static str {

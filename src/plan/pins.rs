@@ -18,13 +18,16 @@ pub struct Pin {
 }
 
 /// All that a recovery of `target` from `source` holds.
-pub fn needed(target: &NodeFacts, source: &NodeFacts, wishes: &Wishes<'_>) -> Vec<Pin> {
+pub fn needed(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Vec<Pin> {
+    // What a recovery of the same failed node that runs there holds already.
+    let running = target.recovery_of(failed);
+    let has_clone = wishes.has_clone || running.is_some_and(|running| running.source == source.node);
     let origin_is_active = target.only_subscription().is_some_and(|subscription| subscription.origin_is_active);
     vec![
         pin(
             "clone of the recovery slot",
             &source.node,
-            i64::from(!wishes.has_clone),
+            i64::from(!has_clone),
             &source.capacity.slots,
             Reason::NoFreeSlot,
         ),
@@ -32,7 +35,7 @@ pub fn needed(target: &NodeFacts, source: &NodeFacts, wishes: &Wishes<'_>) -> Ve
         pin(
             "background worker",
             &target.node,
-            i64::from(wishes.carries.is_none()),
+            i64::from(running.is_none()),
             &target.capacity.workers,
             Reason::NoFreeWorker,
         ),

@@ -6,7 +6,7 @@ use super::sample::{node, table};
 use super::*;
 use std::collections::HashSet;
 
-type Change = fn(&mut NodeFacts, &mut NodeFacts, &mut Wishes<'static>);
+type Change = fn(&mut NodeFacts, &mut NodeFacts, &mut Wishes);
 
 fn plan_of(change: Change) -> Plan {
     let (mut target, mut source) = (node("n2", 20), node("n3", 90));
@@ -18,7 +18,9 @@ fn plan_of(change: Change) -> Plan {
 /// Each change breaks one condition, by name, and the plan with that reason; conditions that cannot be judged without it
 /// may fail as well, but come later.
 const VIOLATIONS: &[(Reason, &str, Change)] = &[
-    (Reason::RecoveryRunning, "no_recovery_runs_on_target", |target, _, _| target.recoveries.push(recovery("n4"))),
+    (Reason::RecoveryRunning, "no_other_recovery_runs_on_target", |target, _, _| {
+        target.recoveries.push(recovery("n4"))
+    }),
     (Reason::VersionDiffers, "same_version", |_, source, _| source.extension = "1.1".to_owned()),
     (Reason::TargetOriginUnknown, "target_knows_its_origins", |target, _, _| {
         target.unknown_origins.push("sub".to_owned());
@@ -201,10 +203,16 @@ fn a_pin_that_cannot_be_had_fails_the_plan() {
         source.capacity.slots.used = 10;
         target.capacity.workers.used = 10;
         wishes.has_clone = true;
-        wishes.carries = Some("i");
         target.recoveries.push(recovery("n1"));
     });
     assert_eq!(plan.outcome, Some(Outcome::CatchUp), "{plan:#?}");
+}
+
+#[test]
+fn a_recovery_of_the_same_failed_node_is_joined() {
+    let plan = plan_of(|target, _, _| target.recoveries.push(recovery("n1")));
+    assert_eq!(plan.outcome, Some(Outcome::CatchUp), "{plan:#?}");
+    assert!(plan.notes.iter().any(|note| note.contains("joins")), "{plan:#?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! reason. So their order is that of what a person has to mend first. What cannot be judged does not hold.
 
 use super::Wishes;
-use super::facts::{NodeFacts, SlotState, SubscriptionFacts, TableFacts};
+use super::facts::{NodeFacts, RecoveryFacts, SlotState, SubscriptionFacts, TableFacts};
 use super::outcome::Reason;
 use crate::health::judge;
 use crate::lsn::OriginLsn;
@@ -42,10 +42,10 @@ type Found = Result<String, String>;
 const NAMED: usize = 5;
 
 /// All conditions, in the order of their reasons.
-pub fn prove(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes<'_>) -> Vec<Condition> {
+pub fn prove(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Vec<Condition> {
     let case = Case { failed, target, source, wishes };
     let conditions: [(&'static str, Reason, Found); 37] = [
-        ("no_recovery_runs_on_target", Reason::RecoveryRunning, case.no_recovery(target, None)),
+        ("no_other_recovery_runs_on_target", Reason::RecoveryRunning, case.no_other_recovery()),
         ("same_version", Reason::VersionDiffers, case.same_version()),
         ("target_knows_its_origins", Reason::TargetOriginUnknown, knows_its_origins(target)),
         ("target_subscribes", Reason::TargetNotSubscribed, case.subscribes(target)),
@@ -58,7 +58,7 @@ pub fn prove(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wish
         ("source_is_not_behind", Reason::SourceBehindTarget, case.is_not_behind()),
         ("failed_node_does_not_stream_to_target", Reason::FailedStreamsToTarget, case.does_not_stream(target)),
         ("failed_node_does_not_stream_to_source", Reason::FailedStreamsToSource, case.does_not_stream(source)),
-        ("source_is_not_in_recovery", Reason::SourceInRecovery, case.no_recovery(source, Some(failed))),
+        ("source_is_not_in_recovery", Reason::SourceInRecovery, case.source_is_not_in_recovery()),
         ("source_has_applied_all", Reason::SourceStillApplying, case.has_applied_all()),
         ("recovery_slots_are_enabled", Reason::SlotsDisabled, case.slots_are_enabled()),
         ("recovery_slot_exists", Reason::SlotMissing, case.slot_exists()),
@@ -119,11 +119,21 @@ fn knows_its_origins(node: &NodeFacts) -> Found {
     }
 }
 
+fn none_runs(node: &NodeFacts, is_meant: impl Fn(&RecoveryFacts) -> bool) -> Found {
+    match node.recoveries.iter().find(|recovery| is_meant(recovery)) {
+        None => Ok(format!("none stands in the way on node \"{}\"", node.node)),
+        Some(recovery) => Err(format!(
+            "node \"{}\" is being recovered from the loss of node \"{}\" by node \"{}\" (intent {}, at phase {})",
+            node.node, recovery.failed, recovery.source, recovery.intent, recovery.phase
+        )),
+    }
+}
+
 struct Case<'a> {
     failed: &'a str,
     target: &'a NodeFacts,
     source: &'a NodeFacts,
-    wishes: &'a Wishes<'a>,
+    wishes: &'a Wishes,
 }
 
 impl<'a> Case<'a> {
@@ -147,17 +157,14 @@ impl<'a> Case<'a> {
         Ok(passed.max(self.wishes.skip.unwrap_or(OriginLsn::ZERO)))
     }
 
-    fn no_recovery(&self, node: &NodeFacts, of: Option<&str>) -> Found {
-        let running = node.recoveries.iter().find(|recovery| {
-            self.wishes.carries != Some(&recovery.intent) && of.is_none_or(|of| of == recovery.failed)
-        });
-        match running {
-            None => Ok(format!("none is unfinished on node \"{}\"", node.node)),
-            Some(recovery) => Err(format!(
-                "node \"{}\" is being recovered from the loss of node \"{}\" by node \"{}\" (intent {}, at phase {})",
-                node.node, recovery.failed, recovery.source, recovery.intent, recovery.phase
-            )),
-        }
+    /// One of the same failed node is no obstacle: who asks for it again joins it.
+    fn no_other_recovery(&self) -> Found {
+        none_runs(self.target, |recovery| recovery.failed != self.failed)
+    }
+
+    /// Its position moves, and its rows are not yet what they will be.
+    fn source_is_not_in_recovery(&self) -> Found {
+        none_runs(self.source, |recovery| recovery.failed == self.failed)
     }
 
     fn same_version(&self) -> Found {
