@@ -2,6 +2,7 @@
 //!
 //! The functions only write an intent down; src/worker/rescue.rs carries it, and nothing depends on the session that called.
 
+mod begin;
 pub mod error;
 pub mod plan;
 mod progress;

@@ -69,7 +69,7 @@ fn flush_wal(database: Database<'_>) {
 }
 
 /// Returns when the database's manager has done this many more rounds, and so had its chances.
-fn wait_rounds(database: Database<'_>, rounds: u32) {
+pub fn wait_rounds(database: Database<'_>, rounds: u32) {
     for _ in 0..rounds {
         let now = database.value("SELECT clock_timestamp()");
         database.wait_until(

@@ -17,9 +17,10 @@ pub const SLOT_JOB_BEFORE: &str = "slot_job_before";
 pub const SLOT_JOB_AFTER: &str = "slot_job_after";
 /// In a manager, after its transaction with the retention record was committed and before the job is begun.
 pub const MANAGER_RECORD_WRITTEN: &str = "manager_record_written";
-/// In a rescue worker: claimed on the source, nothing written down yet; subscriptions disabled, their processes may still
+/// In a rescue worker: the source has made a clone, which is not written down here; it is claimed on the source, nothing written down yet; subscriptions disabled, their processes may still
 /// run; replaying, before and after a commit; all replayed, before and after the origin is set to its end; subscriptions
 /// enabled again, the intent not yet closed; and after it was closed.
+pub const RESCUE_CLONE_MADE: &str = "rescue_clone_made";
 pub const RESCUE_CLAIMED: &str = "rescue_claimed";
 pub const RESCUE_SUSPENDED: &str = "rescue_suspended";
 pub const RESCUE_BEFORE_COMMIT: &str = "rescue_before_commit";

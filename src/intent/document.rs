@@ -19,8 +19,9 @@ pub struct Request {
     pub failed: String,
     pub source: String,
     pub target: String,
-    /// The clone's name on the source.
-    pub clone: String,
+    /// The clone on the source, made by hand; None: the recovery makes its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone: Option<String>,
     /// Exclusive; None: from what the target has applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip: Option<OriginLsn>,
@@ -120,6 +121,12 @@ pub struct Intent {
     /// The oid of the rescue subscription, which has no row in pg_subscription.
     pub subscription: u32,
     pub request: Request,
+    /// The clone that the recovery has made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone: Option<String>,
+    /// The caller has given a connection string to the source, which goes with the recovery.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_own_dsn: bool,
     /// How far the target had applied and passed the failed node before: it reports no more to its peers meanwhile, so
     /// that nobody lets go of what is still needed.
     pub applied_before: OriginLsn,
@@ -146,6 +153,11 @@ impl Intent {
 
     pub fn totals(&self) -> Totals {
         self.checkpoint.as_ref().map_or_else(Totals::default, |checkpoint| checkpoint.totals)
+    }
+
+    /// The clone on the source, once there is one.
+    pub fn clone_name(&self) -> Option<&str> {
+        self.request.clone.as_deref().or(self.clone.as_deref())
     }
 
     /// The word for it in recovery_intents().

@@ -27,6 +27,7 @@ pub struct Beginning {
     pub id: IntentId,
     pub subscription: u32,
     pub request: Request,
+    pub has_own_dsn: bool,
     pub applied_before: OriginLsn,
     pub passed_before: OriginLsn,
     pub at: i64,
@@ -87,6 +88,8 @@ impl Journal {
                     id: beginning.id,
                     subscription: beginning.subscription,
                     request: beginning.request,
+                    clone: None,
+                    has_own_dsn: beginning.has_own_dsn,
                     applied_before: beginning.applied_before,
                     passed_before: beginning.passed_before,
                     begun_at: at,
@@ -125,6 +128,12 @@ impl Journal {
             Some(intent) if !intent.is_unfinished() => Err(IntentError::Ended { id }),
             Some(intent) => Ok(intent),
         }
+    }
+
+    /// The clone that a recovery has made for itself.
+    pub fn note_clone(&mut self, id: IntentId, clone: &str) -> Result<(), IntentError> {
+        self.running(id)?.clone = Some(clone.to_owned());
+        Ok(())
     }
 
     /// The next checkpoint. The range is fixed by the first one, totals only grow.

@@ -58,7 +58,7 @@ fn summary(intent: &Intent) -> serde_json::Value {
     let totals = intent.totals();
     let checkpoint = intent.checkpoint.as_ref();
     serde_json::json!({
-        "clone": intent.request.clone,
+        "clone": intent.clone_name(),
         "checkpoint": checkpoint.map(|checkpoint| checkpoint.number),
         "skip_lsn": checkpoint.map(|checkpoint| checkpoint.skip).or(intent.request.skip),
         "stop_lsn": checkpoint.map(|checkpoint| checkpoint.stop).or(intent.request.stop),

@@ -3,6 +3,7 @@
 use super::label::SubscriptionLabel;
 use super::provider::{ApplyProcess, LocalNode, Peer, ReplicationProvider, Route, Subscription};
 use super::registry::{self, RegistryError, Role};
+use crate::pg::foreign_server;
 use crate::pg::name::Name;
 use crate::pg::subscription;
 use crate::pg::text::Text;
@@ -137,13 +138,22 @@ impl ReplicationProvider for NativeProvider {
 
 /// The connection string in a node's own user mapping. Readable by superusers alone.
 pub fn dsn_of_server(server: Oid) -> Result<Option<Text>, RegistryError> {
+    dsn_of_mapping(server, Oid::INVALID)
+}
+
+/// The connection string that was given for the recovery that runs, if one was.
+pub fn dsn_for_recovery(server: Oid) -> Result<Option<Text>, RegistryError> {
+    dsn_of_mapping(server, foreign_server::BOOTSTRAP_SUPERUSER)
+}
+
+fn dsn_of_mapping(server: Oid, user: Oid) -> Result<Option<Text>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT o.option_value
                FROM pg_catalog.pg_user_mapping m, pg_catalog.pg_options_to_table(m.umoptions) o
-              WHERE m.umserver = $1 AND m.umuser = 0::pg_catalog.oid AND o.option_name = 'dsn'",
+              WHERE m.umserver = $1 AND m.umuser = $2 AND o.option_name = 'dsn'",
             Some(1),
-            &[server.into()],
+            &[server.into(), user.into()],
         )?;
         match rows.into_iter().next() {
             Some(row) => Ok(row.get::<Text>(1)?),

@@ -11,6 +11,7 @@ use super::native::{self, NativeProvider};
 use super::provider::ReplicationProvider;
 use crate::error::SqlError;
 use crate::failpoint;
+use crate::pg::foreign_server::MappingFor;
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::{self, Text};
@@ -141,8 +142,8 @@ pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
         }
         let (server, options) = (text(name.as_str())?, c_options(&options)?);
         foreign_server::set_server_options(&server, &borrowed(&options));
-        foreign_server::drop_public_mapping(&server);
-        foreign_server::create_public_mapping(&server, &[(&text(DSN)?, dsn)]);
+        foreign_server::drop_mapping(&server, MappingFor::Public);
+        foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn)]);
         adopt_labels(copy.identity)?;
         return Ok(copy.id);
     }
@@ -171,11 +172,34 @@ pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     if let Some(known) = servers()?.iter().find(|server| server.name == name) {
         // A peer that was found through a subscription gets a connection string of its own.
         if known.role == Role::Peer && native::dsn_of_server(known.id)?.is_none() {
-            foreign_server::create_public_mapping(&text(name.as_str())?, &[(&text(DSN)?, dsn)]);
+            foreign_server::create_mapping(&text(name.as_str())?, MappingFor::Public, &[(&text(DSN)?, dsn)]);
             return Ok(known.id);
         }
     }
     create_server(&name, &[], Some(dsn))
+}
+
+/// Keeps the connection string that a caller has given for the recovery that begins. A node that was not known becomes
+/// known by it.
+pub fn keep_recovery_dsn(name: &str, dsn: &CStr) -> Result<(), RegistryError> {
+    let name = NodeName::parse(name)?;
+    conninfo::check(dsn)?;
+    if servers()?.iter().all(|server| server.name != name) {
+        return create_server(&name, &[], Some(dsn)).map(|_| ());
+    }
+    forget_recovery_dsn(name.as_str())?;
+    let server = text(name.as_str())?;
+    foreign_server::create_mapping(&server, MappingFor::Workers, &[(&text(DSN)?, dsn)]);
+    Ok(())
+}
+
+/// Removes it when the recovery has ended.
+pub fn forget_recovery_dsn(name: &str) -> Result<(), RegistryError> {
+    let Some(server) = servers()?.into_iter().find(|server| server.name.as_str() == name) else { return Ok(()) };
+    if native::dsn_for_recovery(server.id)?.is_some() {
+        foreign_server::drop_mapping(&text(name)?, MappingFor::Workers);
+    }
+    Ok(())
 }
 
 /// Makes a peer known that a subscription has led to.
@@ -195,7 +219,7 @@ fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>
     let id = foreign_server::create_server(&server, WRAPPER, &borrowed(&options));
     failpoint::hit(failpoint::names::NODE_CREATE_BEFORE_MAPPING);
     if let Some(dsn) = dsn {
-        foreign_server::create_public_mapping(&server, &[(&text(DSN)?, dsn)]);
+        foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn)]);
     }
     Ok(id)
 }
@@ -246,7 +270,7 @@ fn drop_server(server: &NodeServer) -> Result<(), RegistryError> {
     // The mapping first and by itself: dropped along with the server it would be told as a surprise; but core would say
     // also that there is none.
     if native::dsn_of_server(server.id)?.is_some() {
-        foreign_server::drop_public_mapping(&text(server.name.as_str())?);
+        foreign_server::drop_mapping(&text(server.name.as_str())?, MappingFor::Public);
     }
     foreign_server::drop_server(server.id);
     Ok(())

@@ -6,6 +6,9 @@
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
+/// `BOOTSTRAP_SUPERUSERID` (catalog/pg_authid.dat).
+pub const BOOTSTRAP_SUPERUSER: pg_sys::Oid = pg_sys::Oid::from_u32(10);
+
 /// CREATE SERVER. Needs a superuser. Returns the server's oid.
 pub fn create_server(name: &CStr, wrapper: &CStr, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
     // SAFETY: every string is copied into the current memory context before the command sees it.
@@ -37,13 +40,21 @@ pub fn set_server_options(name: &CStr, options: &[(&CStr, &CStr)]) {
     }
 }
 
-/// CREATE USER MAPPING FOR PUBLIC: readable by superusers and by the server's owner alone (view pg_user_mappings).
-pub fn create_public_mapping(server: &CStr, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
+/// Whose a user mapping is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MappingFor {
+    Public,
+    /// The bootstrap superuser, as whom our workers connect.
+    Workers,
+}
+
+/// CREATE USER MAPPING: readable by superusers and by the server's owner alone (view pg_user_mappings).
+pub fn create_mapping(server: &CStr, whose: MappingFor, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
     // SAFETY: as in `create_server`.
     unsafe {
         let mut statement: pg_sys::CreateUserMappingStmt = std::mem::zeroed();
         statement.type_ = pg_sys::NodeTag::T_CreateUserMappingStmt;
-        statement.user = public_role();
+        statement.user = role(whose);
         statement.servername = pg_sys::pstrdup(server.as_ptr());
         statement.options = option_list(options);
         let address = pg_sys::CreateUserMapping(&mut statement);
@@ -52,13 +63,13 @@ pub fn create_public_mapping(server: &CStr, options: &[(&CStr, &CStr)]) -> pg_sy
     }
 }
 
-/// DROP USER MAPPING IF EXISTS FOR PUBLIC.
-pub fn drop_public_mapping(server: &CStr) {
+/// DROP USER MAPPING IF EXISTS.
+pub fn drop_mapping(server: &CStr, whose: MappingFor) {
     // SAFETY: as in `create_server`.
     unsafe {
         let mut statement: pg_sys::DropUserMappingStmt = std::mem::zeroed();
         statement.type_ = pg_sys::NodeTag::T_DropUserMappingStmt;
-        statement.user = public_role();
+        statement.user = role(whose);
         statement.servername = pg_sys::pstrdup(server.as_ptr());
         statement.missing_ok = true;
         pg_sys::RemoveUserMapping(&mut statement);
@@ -76,12 +87,18 @@ pub fn drop_server(server: pg_sys::Oid) {
     }
 }
 
-unsafe fn public_role() -> *mut pg_sys::RoleSpec {
+unsafe fn role(whose: MappingFor) -> *mut pg_sys::RoleSpec {
     // SAFETY: a node of the right size in the current memory context.
     unsafe {
         let role = pg_sys::palloc0(size_of::<pg_sys::RoleSpec>()).cast::<pg_sys::RoleSpec>();
         (*role).type_ = pg_sys::NodeTag::T_RoleSpec;
-        (*role).roletype = pg_sys::RoleSpecType::ROLESPEC_PUBLIC;
+        match whose {
+            MappingFor::Public => (*role).roletype = pg_sys::RoleSpecType::ROLESPEC_PUBLIC,
+            MappingFor::Workers => {
+                (*role).roletype = pg_sys::RoleSpecType::ROLESPEC_CSTRING;
+                (*role).rolename = pg_sys::GetUserNameFromId(BOOTSTRAP_SUPERUSER, false);
+            }
+        }
         (*role).location = -1;
         role
     }

@@ -51,6 +51,8 @@ pub enum RecoverError {
     NotAClone { source_node: String, clone: String },
     #[error("clone \"{clone}\" on source node \"{source_node}\" is not usable: it was invalidated")]
     CloneInvalid { source_node: String, clone: String },
+    #[error("source node \"{source_node}\" cannot clone its recovery slot: {message}")]
+    CloneRefused { source_node: String, message: String },
     #[error("source node \"{source_node}\" may have let go of transactions of node \"{failed}\" that this node lacks")]
     Released { source_node: String, failed: String, released: OriginLsn, passed: OriginLsn },
     #[error("source node \"{source_node}\" has applied less of node \"{failed}\" than this node")]
@@ -103,6 +105,7 @@ impl SqlError for RecoverError {
             | E::OtherVersion { .. }
             | E::SourceHasNothing { .. }
             | E::CloneInvalid { .. }
+            | E::CloneRefused { .. }
             | E::Released { .. }
             | E::SourceBehind { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             E::Remote { error, .. } => match error {
@@ -181,7 +184,7 @@ impl SqlError for RecoverError {
             E::Remote { error: RemoteError::Peer { sqlstate, .. }, .. } if sqlstate == "42501" => {
                 "The role of its connection string needs REPLICATION and SELECT on the tables, or SUPERUSER.".to_owned()
             }
-            E::Remote { .. } | E::SourceHasNothing { .. } | E::SourceBehind { .. } => {
+            E::Remote { .. } | E::SourceHasNothing { .. } | E::SourceBehind { .. } | E::CloneRefused { .. } => {
                 "See SELECT * FROM spock.peer_status(); another survivor may be a source too.".to_owned()
             }
             E::OtherNode { .. } => "Its connection string leads elsewhere: correct it with spock.peer_create().".to_owned(),

@@ -75,7 +75,7 @@ mod tests {
             failed: "n1".to_owned(),
             source: "n3".to_owned(),
             target: "n2".to_owned(),
-            clone: "c".to_owned(),
+            clone: None,
             skip: skip.map(OriginLsn),
             stop: stop.map(OriginLsn),
             stop_timestamp: None,

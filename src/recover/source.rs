@@ -5,7 +5,7 @@ use super::target::TargetTable;
 use crate::guc;
 use crate::intent::id::IntentId;
 use crate::lsn::{LocalLsn, OriginLsn};
-use crate::node::native::NativeProvider;
+use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::pg::transaction;
 use crate::remote::connection::{Connection, RemoteError};
@@ -44,6 +44,9 @@ pub struct Source {
 pub fn route_to(name: &str) -> Result<Route, RecoverError> {
     let peer = NativeProvider.peers()?.into_iter().find(|peer| peer.name.as_str() == name);
     let peer = peer.ok_or_else(|| RecoverError::UnknownNode { name: name.to_owned() })?;
+    if let Some(given) = native::dsn_for_recovery(peer.id)? {
+        return Ok(Route { conninfo: given.0, must_use_password: false });
+    }
     NativeProvider.route_to_peer(peer.id)?.ok_or_else(|| RecoverError::NoRoute { source_node: name.to_owned() })
 }
 
@@ -174,8 +177,7 @@ impl Source {
 
     /// Ties the clone to the intent: from now on it stays until that has ended here.
     pub fn claim(&mut self, clone: &str, id: IntentId, failed: &str, target: &str) -> Result<(), RecoverError> {
-        let writable = "SET default_transaction_read_only = off";
-        in_transaction(|| self.connection.command(writable)).map_err(|error| self.error(error))?;
+        self.begin_writing()?;
         let question = format!(
             "SELECT spock.claim_clone({}, '{id}', {}, {})",
             quote_literal(clone),
@@ -183,6 +185,43 @@ impl Source {
             quote_literal(target)
         );
         self.query(&question, 1).map(|_| ())
+    }
+
+    /// Makes a clone for the intent; the same one when asked again.
+    pub fn make_clone(
+        &mut self,
+        id: IntentId,
+        begun_at: i64,
+        failed: &str,
+        target: &str,
+    ) -> Result<String, RecoverError> {
+        self.begin_writing()?;
+        let question = format!(
+            "SELECT cloned_slot_name, message FROM spock.clone_for_recovery('{id}', {begun_at}, {}, {})",
+            quote_literal(failed),
+            quote_literal(target)
+        );
+        let rows = self.query(&question, 2)?;
+        let row = rows.first().ok_or_else(|| self.error(RemoteError::Unexpected("no clone".to_owned())))?;
+        match self.read(row.optional(0))? {
+            Some(clone) => Ok(clone),
+            None => {
+                let message = self.read(row.optional(1))?.unwrap_or_default();
+                Err(RecoverError::CloneRefused { source_node: self.name.clone(), message })
+            }
+        }
+    }
+
+    /// Tells the source that the recovery needs its clone no more.
+    pub fn release_clone(&mut self, clone: &str, id: IntentId) -> Result<(), RecoverError> {
+        self.begin_writing()?;
+        let question = format!("SELECT spock.release_clone({}, '{id}')", quote_literal(clone));
+        self.query(&question, 1).map(|_| ())
+    }
+
+    fn begin_writing(&mut self) -> Result<(), RecoverError> {
+        let writable = "SET default_transaction_read_only = off";
+        in_transaction(|| self.connection.command(writable)).map_err(|error| self.error(error))
     }
 
     fn query(&mut self, question: &str, columns: usize) -> Result<Vec<crate::remote::row::Row>, RecoverError> {

@@ -11,11 +11,13 @@ use crate::apply::transaction::Applier;
 use crate::error::SqlError;
 use crate::failpoint::{self, names};
 use crate::guc;
-use crate::intent::document::{Failure, Intent, Phase, Totals};
+use crate::intent::document::{Failure, Intent, Journal, Phase, Request, Totals};
+use crate::intent::id::IntentId;
 use crate::intent::journal::Resumable;
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
+use crate::node::registry;
 use crate::pg::clock::Timestamp;
 use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, wal};
 use crate::recover::error::RecoverError;
@@ -139,24 +141,37 @@ impl Rescue {
         let (target, route) =
             transaction::run(|| Ok::<_, RecoverError>((target::look(&request.failed)?, route_to(&request.source)?)))?;
         let mut source = Source::open(&request.source, &route)?;
-        source.clone_facts(&request.clone)?;
-        source.claim(&request.clone, intent.id, &request.failed, &request.target)?;
+        let (clone, is_new) = self.clone_on(&mut source, intent)?;
         failpoint::hit(names::RESCUE_CLAIMED);
         let facts = source.facts(&request.failed, &target.tables)?;
         drop(source);
+        let possible = || {
+            let positions = plan::Positions {
+                target_applied: target.applied,
+                target_passed: target.passed,
+                source_applied: facts.applied,
+                released: facts.released,
+            };
+            plan::range(request, positions)
+        };
         let range = match &intent.checkpoint {
-            Some(checkpoint) => (checkpoint.skip, checkpoint.stop),
             None => {
-                let range = plan::range(
-                    request,
-                    plan::Positions {
-                        target_applied: target.applied,
-                        target_passed: target.passed,
+                let range = possible()?;
+                (range.skip, range.stop)
+            }
+            // The range stays what it was; what a clone made later still has is looked at again.
+            Some(checkpoint) => {
+                if is_new {
+                    let rest = Request { skip: None, stop: Some(checkpoint.stop), ..request.clone() };
+                    let positions = plan::Positions {
+                        target_applied: target.applied.max(checkpoint.skip).min(checkpoint.stop),
+                        target_passed: target.passed.max(checkpoint.skip),
                         source_applied: facts.applied,
                         released: facts.released,
-                    },
-                )?;
-                (range.skip, range.stop)
+                    };
+                    plan::range(&rest, positions)?;
+                }
+                (checkpoint.skip, checkpoint.stop)
             }
         };
         process::report_activity("suspending subscriptions");
@@ -170,15 +185,36 @@ impl Rescue {
             journal.checkpoint(intent.id, Phase::Replaying, range, done, Timestamp::now().0)?;
             Ok(())
         })?;
-        let position = self.stream(intent, &target, &facts, &route, range)?;
+        let position = self.stream(intent, &clone, &target, &facts, &route, range)?;
         failpoint::hit(names::RESCUE_ORIGIN_SET);
         Ok(position)
+    }
+
+    /// The clone to stream from, ours alone, and whether it was made just now.
+    fn clone_on(&mut self, source: &mut Source, intent: &Intent) -> Result<(String, bool), Trouble> {
+        let request = &intent.request;
+        if let Some(clone) = intent.clone_name() {
+            match source.clone_facts(clone) {
+                Ok(_) => {
+                    source.claim(clone, intent.id, &request.failed, &request.target)?;
+                    return Ok((clone.to_owned(), false));
+                }
+                // One of our own making that was lost there (a promoted standby has no slots) is made again.
+                Err(RecoverError::NoClone { .. } | RecoverError::CloneInvalid { .. }) if request.clone.is_none() => (),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let clone = source.make_clone(intent.id, intent.begun_at, &request.failed, &request.target)?;
+        failpoint::hit(names::RESCUE_CLONE_MADE);
+        self.write(|journal, _| Ok(journal.note_clone(intent.id, &clone)?))?;
+        Ok((clone, true))
     }
 
     /// Streams and applies under the failed node's origin; the origin's final position.
     fn stream(
         &mut self,
         intent: &Intent,
+        clone: &str,
         target: &TargetFacts,
         facts: &SourceFacts,
         route: &Route,
@@ -220,7 +256,7 @@ impl Rescue {
         };
         let outcome = interrupts::catch(|| {
             let ended = if applied < stop {
-                let mut stream = Stream::open(route, &intent.request.clone, &settings, guc::peer_timeout())
+                let mut stream = Stream::open(route, clone, &settings, guc::peer_timeout())
                     .map_err(|error| remote(intent, error))?;
                 let is_complete = |applier: &Applier| applier.is_over() || applier.applied() >= stop;
                 stream.run(&mut applier, facts.until, is_complete, goes_on).map_err(|error| remote(intent, error))?
@@ -264,7 +300,11 @@ impl Rescue {
             Ok(())
         })?;
         failpoint::hit(names::RESCUE_RESUMED);
-        self.write(|journal, _| Ok(journal.complete(intent.id, position, Timestamp::now().0)?))?;
+        self.release(intent);
+        self.write(|journal, _| {
+            forget_dsn(journal, intent.id)?;
+            Ok(journal.complete(intent.id, position, Timestamp::now().0)?)
+        })?;
         failpoint::hit(names::RESCUE_COMPLETED);
         pgrx::log!(
             "recovery of node \"{}\" from node \"{}\" is complete: applied up to {position}",
@@ -274,11 +314,29 @@ impl Rescue {
         Ok(())
     }
 
+    /// The source need not wait until it asks us. Where it cannot be told it asks, and drops the clone then.
+    fn release(&self, intent: &Intent) {
+        let id = intent.id;
+        let name =
+            transaction::run(|| storage::read().intent(id).and_then(|intent| intent.clone_name().map(str::to_owned)));
+        let Some(name) = name else { return };
+        let told = interrupts::catch(|| {
+            let route = transaction::run(|| route_to(&intent.request.source))?;
+            Source::open(&intent.request.source, &route)?.release_clone(&name, id)
+        });
+        let reason = match told {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(report) => {
+                transaction::abort_current();
+                report.message().to_owned()
+            }
+        };
+        pgrx::log!("clone \"{name}\" will be dropped when its server asks: {reason}");
+    }
+
     /// Changes the journal, and gives it what was done since it was last told.
-    fn write(
-        &mut self,
-        change: impl Fn(&mut crate::intent::document::Journal, Totals) -> Result<(), RecoverError>,
-    ) -> Result<(), RecoverError> {
+    fn write(&mut self, change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>) -> Result<(), RecoverError> {
         let done = self.done;
         // Somebody may hold the label's lock, or a subscription's: the wait is bounded, and tried again.
         loop {
@@ -318,12 +376,24 @@ impl Rescue {
     fn abort(&mut self, intent: &Intent) {
         let written = self.write(|journal, done| {
             suspend::resume(journal);
+            forget_dsn(journal, intent.id)?;
             Ok(journal.abort(intent.id, done, Timestamp::now().0)?)
         });
         match written {
-            Ok(()) => pgrx::log!("recovery of node \"{}\" was aborted", intent.request.failed),
+            Ok(()) => {
+                self.release(intent);
+                pgrx::log!("recovery of node \"{}\" was aborted", intent.request.failed)
+            }
             Err(error) => pgrx::warning!("recovery of node \"{}\" cannot be aborted: {error}", intent.request.failed),
         }
+    }
+}
+
+/// The connection string that the caller gave goes with the recovery.
+fn forget_dsn(journal: &Journal, id: IntentId) -> Result<(), RecoverError> {
+    match journal.intent(id) {
+        Some(intent) if intent.has_own_dsn => Ok(registry::forget_recovery_dsn(&intent.request.source)?),
+        _ => Ok(()),
     }
 }
 

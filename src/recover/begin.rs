@@ -1,0 +1,96 @@
+//! The beginning of a recovery on its target: everything is checked, then the intent is written down. Nothing else is
+//! changed; the rescue worker carries it once the caller has committed.
+
+use super::error::RecoverError;
+use super::plan::{self, Positions};
+use super::source::{Source, route_to};
+use super::target;
+use crate::intent::document::Request;
+use crate::intent::id::IntentId;
+use crate::intent::journal::Beginning;
+use crate::intent::storage;
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
+use crate::node::registry;
+use crate::pg::catalog;
+use crate::pg::clock::Timestamp;
+use crate::pg::hooks::Change;
+use crate::worker::wake;
+use pgrx::pg_sys::Oid;
+use std::ffi::CStr;
+
+/// Checks the request against both nodes and writes the intent down, with the caller's transaction. `source_dsn`: how the
+/// source is reached for this recovery. Returns the intent, and the oid of its rescue subscription.
+pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(IntentId, Oid), RecoverError> {
+    let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
+    if local.name.as_str() != request.target {
+        if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.target) {
+            return Err(RecoverError::UnknownNode { name: request.target.clone() });
+        }
+        return Err(RecoverError::TargetElsewhere { target: request.target.clone(), local: local.name.to_string() });
+    }
+    if request.source == request.target {
+        return Err(RecoverError::SameNode { name: request.source.clone(), other: "target node" });
+    }
+    // The same rescue a second time is the first one, wherever that stands now.
+    let known = storage::read();
+    let running = known.unfinished().find(|intent| {
+        let same = Request { failed: intent.request.failed.clone(), ..request.clone() };
+        intent.request == same && (request.failed.is_empty() || request.failed == intent.request.failed)
+    });
+    if let Some(running) = running
+        && !running.must_abort
+    {
+        return Ok((running.id, Oid::from_u32(running.subscription)));
+    }
+    if let Some(dsn) = source_dsn {
+        registry::keep_recovery_dsn(&request.source, dsn)?;
+    }
+    let mut source = Source::open(&request.source, &route_to(&request.source)?)?;
+    if let Some(name) = &request.clone {
+        let clone = source.clone_facts(name)?;
+        if request.failed.is_empty() {
+            let unknown = || RecoverError::FailedNodeUnknown { clone: name.clone() };
+            request.failed = clone.failed.ok_or_else(unknown)?;
+        }
+    }
+    if request.failed == request.source {
+        return Err(RecoverError::SameNode { name: request.source.clone(), other: "failed node" });
+    }
+    if request.failed == request.target {
+        return Err(RecoverError::TargetIsFailed { name: request.failed.clone() });
+    }
+    if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.failed) {
+        return Err(RecoverError::UnknownNode { name: request.failed.clone() });
+    }
+    let target = target::look(&request.failed)?;
+    let facts = source.facts(&request.failed, &target.tables)?;
+    plan::range(
+        request,
+        Positions {
+            target_applied: target.applied,
+            target_passed: target.passed,
+            source_applied: facts.applied,
+            released: facts.released,
+        },
+    )?;
+    let subscription = catalog::new_object_id();
+    let beginning = Beginning {
+        id: storage::new_id(),
+        subscription: subscription.to_u32(),
+        request: request.clone(),
+        has_own_dsn: source_dsn.is_some(),
+        applied_before: target.applied,
+        passed_before: target.passed,
+        at: Timestamp::now().0,
+    };
+    let id = storage::update(|journal| {
+        let operation = journal.begin(beginning)?;
+        let id = operation.id();
+        operation.leave();
+        Ok::<_, RecoverError>(id)
+    })?;
+    wake::note(Change::ThisDatabase);
+    let begun = storage::read();
+    Ok((id, begun.intent(id).map_or(subscription, |intent| Oid::from_u32(intent.subscription))))
+}
