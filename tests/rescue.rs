@@ -51,10 +51,15 @@ fn fail(cluster: &Cluster) {
 
 /// The same, and n2's subscription stays as it is.
 fn end_gap(n1: &Node) {
+    wait_arrived(n1);
+    n1.kill9();
+}
+
+/// n3 has everything of n1, on its disk.
+fn wait_arrived(n1: &Node) {
     // What was written with synchronous_commit = off is written out.
     n1.sql("SELECT pg_logical_emit_message(true, 'flush', '')");
     wait_confirmed(n1, "sub_n3_n1");
-    n1.kill9();
 }
 
 /// A clone of n3's recovery slot, for n2.
@@ -207,13 +212,18 @@ fn assert_identical(one: &Node, other: &Node) {
     let names = tables(one);
     assert_eq!(names, tables(other));
     for table in names {
-        let digest = format!(
-            "SELECT count(*), md5(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\")) FROM ({}) x",
-            stamped(&table)
-        );
-        if one.value(&digest) != other.value(&digest) {
-            panic!("{table} differs:\n{}", differences(one, other, &table));
-        }
+        assert_same(one, other, &table);
+    }
+}
+
+/// The same of one table, or of what is in parentheses.
+fn assert_same(one: &Node, other: &Node, table: &str) {
+    let digest = format!(
+        "SELECT count(*), md5(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\")) FROM ({}) x",
+        stamped(table)
+    );
+    if one.value(&digest) != other.value(&digest) {
+        panic!("{table} differs:\n{}", differences(one, other, table));
     }
 }
 
