@@ -103,3 +103,14 @@ CREATE FUNCTION claim_clone(slot_name text, intent_id uuid, failed_node name, ta
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'claim_clone_wrapper';
 COMMENT ON FUNCTION claim_clone(text, uuid, name, name) IS
     'ties a clone to the recovery on the target that uses it, until that has ended; called by the target (superusers, REPLICATION)';
+
+CREATE FUNCTION clone_for_recovery(intent_id uuid, begun_at bigint, failed_node name, target_node name)
+    RETURNS TABLE (cloned_slot_name text, message text)
+    LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'clone_for_recovery_wrapper';
+COMMENT ON FUNCTION clone_for_recovery(uuid, bigint, name, name) IS
+    'makes the clone of a recovery, the same one when asked again; called by the target (superusers, REPLICATION)';
+
+CREATE FUNCTION release_clone(slot_name text, intent_id uuid) RETURNS boolean
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'release_clone_wrapper';
+COMMENT ON FUNCTION release_clone(text, uuid) IS
+    'drops the clone of a recovery that needs it no more; called by the target (superusers, REPLICATION)';

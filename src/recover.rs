@@ -3,6 +3,7 @@
 //! The functions only write an intent down; src/worker/rescue.rs carries it, and nothing depends on the session that called.
 
 mod begin;
+mod coordinate;
 pub mod error;
 pub mod plan;
 mod progress;

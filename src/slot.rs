@@ -9,6 +9,7 @@ pub mod clone;
 mod clone_error;
 mod clone_fate;
 mod clone_name;
+mod clone_recovery;
 mod clone_sql;
 pub mod clones;
 pub mod decision;

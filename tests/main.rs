@@ -11,6 +11,7 @@ mod plugin;
 mod registry;
 mod regress;
 mod rescue;
+mod rescue_clone;
 mod slot_keeps;
 mod slot_life;
 mod workers;

@@ -61,12 +61,12 @@ impl<'a> Stream<'a> {
     }
 }
 
-fn bytes(hex: &str) -> Vec<u8> {
+pub fn bytes(hex: &str) -> Vec<u8> {
     hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(&String::from_utf8_lossy(pair), 16).expect("hex")).collect()
 }
 
 /// A message of pgoutput's protocol (protocol-logicalrep-message-formats in PostgreSQL's documentation), in words.
-fn decode(message: &[u8]) -> String {
+pub fn decode(message: &[u8]) -> String {
     let mut rest = Reader(&message[1..]);
     match message[0] {
         b'B' => "begin".to_owned(),
@@ -145,7 +145,7 @@ impl Reader<'_> {
 }
 
 /// The rows that were inserted, in order.
-fn inserted(messages: &[String]) -> Vec<&str> {
+pub fn inserted(messages: &[String]) -> Vec<&str> {
     messages.iter().filter_map(|message| message.strip_prefix("insert N(")?.strip_suffix(')')).collect()
 }
 

@@ -18,34 +18,34 @@ mod status;
 use crate::cluster::{Builder, Cluster, Database, Node, wait_for};
 
 /// The slot of the database `postgres`.
-const SLOT: &str = "spk_recovery_postgres";
+pub const SLOT: &str = "spk_recovery_postgres";
 
 /// Managers, pollers and moves follow each other at once.
-fn quick(name: &str) -> Builder {
+pub fn quick(name: &str) -> Builder {
     Cluster::new(name)
         .setting("spock.manager_naptime", "100ms")
         .setting("spock.recovery_poll_interval", "100ms")
         .setting("spock.recovery_slot_advance_interval", "100ms")
 }
 
-fn make_node(database: Database<'_>, name: &str, dsn: &str) {
+pub fn make_node(database: Database<'_>, name: &str, dsn: &str) {
     database.sql(&format!("CREATE EXTENSION spock_recovery; SELECT spock.node_create('{name}', '{dsn}')"));
 }
 
 /// Waits until the database's slot is there, usable, and the first of its generation to be `generation`.
-fn wait_slot(database: Database<'_>, generation: u32) {
+pub fn wait_slot(database: Database<'_>, generation: u32) {
     database.wait_until(
         "SELECT active, recovery_generation FROM spock.get_recovery_slot_status()",
         &format!("t|{generation}"),
     );
 }
 
-fn wait_blocked(database: Database<'_>, reason: &str) {
+pub fn wait_blocked(database: Database<'_>, reason: &str) {
     database.wait_until("SELECT blocked_reason FROM spock.get_recovery_slot_status()", reason);
 }
 
 /// The answer to a check of quick_health_check().
-fn health(database: Database<'_>, check: &str) -> String {
+pub fn health(database: Database<'_>, check: &str) -> String {
     database.value(&format!("SELECT status, details FROM spock.quick_health_check() WHERE check_name = '{check}'"))
 }
 
@@ -56,7 +56,7 @@ fn wait_follows(database: Database<'_>) {
 }
 
 /// Writes so many MB of WAL that mean nothing to anybody.
-fn fill_wal(database: Database<'_>, megabytes: u32) {
+pub fn fill_wal(database: Database<'_>, megabytes: u32) {
     database.sql(&format!(
         "SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1048576)) FROM generate_series(1, {megabytes})"
     ));
@@ -64,7 +64,7 @@ fn fill_wal(database: Database<'_>, megabytes: u32) {
 }
 
 /// What was written before is on disk when this returns: apply workers commit asynchronously, and decoding ends there.
-fn flush_wal(database: Database<'_>) {
+pub fn flush_wal(database: Database<'_>) {
     database.sql("SELECT pg_logical_emit_message(true, 'flush', '')");
 }
 
@@ -83,12 +83,12 @@ pub fn wait_rounds(database: Database<'_>, rounds: u32) {
 }
 
 /// How often the log has a text.
-fn log_count(server: &Node, text: &str) -> usize {
+pub fn log_count(server: &Node, text: &str) -> usize {
     server.log().matches(text).count()
 }
 
 /// Three nodes that replicate table t to each other, each with a slot that follows.
-fn mesh_of_three(name: &str) -> Cluster {
+pub fn mesh_of_three(name: &str) -> Cluster {
     let cluster = quick(name).nodes(3).setting("spock.peer_timeout", "500ms").start();
     // A question to a peer before its CREATE EXTENSION, and a poller that is ended within one.
     cluster.expect_log("schema \"spock\" does not exist");

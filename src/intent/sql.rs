@@ -116,7 +116,12 @@ fn recover_skip(failed_node_name: Option<Name>, origin_lsn: Option<i64>) {
 fn ask_to_abort(failed_node_name: Option<Name>) -> Uuid {
     require_superuser("recover_abort");
     let failed = required(failed_node_name, "failed_node_name", RECOVER_ABORT);
-    let id = storage::update(|journal| journal.ask_to_abort(&failed.0)).or_raise();
+    Uuid::from_bytes(ask_to_abort_here(&failed.0).or_raise().0)
+}
+
+/// Notes that the recovery of a failed node on this node is to be ended.
+pub fn ask_to_abort_here(failed: &str) -> Result<IntentId, IntentError> {
+    let id = storage::update(|journal| journal.ask_to_abort(failed))?;
     wake::note(crate::pg::hooks::Change::ThisDatabase);
-    Uuid::from_bytes(id.0)
+    Ok(id)
 }

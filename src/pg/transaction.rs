@@ -80,6 +80,12 @@ pub fn is_open() -> bool {
     unsafe { pg_sys::IsTransactionState() }
 }
 
+/// Within BEGIN … COMMIT, or in a function: the statement at hand cannot commit by itself.
+pub fn is_block() -> bool {
+    // SAFETY: reads this process's state.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 /// After an ERROR that was caught at the top of a worker.
 pub fn abort_current() {
     // SAFETY: legal in any state of a transaction, also without one.

@@ -43,6 +43,8 @@ pub enum RecoverError {
     OtherNode { source_node: String, found: String },
     #[error("source node \"{source_node}\" has version {theirs} of spock_recovery, this node has {ours}")]
     OtherVersion { source_node: String, theirs: String, ours: &'static str },
+    #[error("no recovery is running on node \"{target}\"")]
+    NotRunningThere { target: String },
     #[error("source node \"{source_node}\" has applied nothing of node \"{failed}\"")]
     SourceHasNothing { source_node: String, failed: String },
     #[error("there is no replication slot \"{clone}\" on source node \"{source_node}\"")]
@@ -91,7 +93,7 @@ impl SqlError for RecoverError {
             | E::SkipBelowApplied { .. }
             | E::StopBeyondSource { .. }
             | E::StopBeforeSkip { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            E::UnknownNode { .. } | E::NoSubscription { .. } | E::NoClone { .. } => {
+            E::UnknownNode { .. } | E::NotRunningThere { .. } | E::NoSubscription { .. } | E::NoClone { .. } => {
                 PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
             }
             E::TableMissing { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
@@ -202,6 +204,7 @@ impl SqlError for RecoverError {
             E::StillApplying { .. } => "It is tried again by itself.".to_owned(),
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
+            E::NotRunningThere { .. } => "SELECT * FROM spock.recovery_intents(); on that node.".to_owned(),
             E::Spi(_) => return None,
         })
     }

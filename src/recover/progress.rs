@@ -15,11 +15,54 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 /// What the carrier of an intent says, if it is at it.
-fn live(intent: &Intent) -> Option<RescueEntry> {
+pub fn live(intent: &Intent) -> Option<RescueEntry> {
     let mut shared = shmem::lock();
     let index = shared.index_of(process::my_database())?;
     let entry = shared.databases()[index].rescue;
     (entry.intent == intent.id.0).then_some(entry)
+}
+
+/// How far a recovery is at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    pub current: OriginLsn,
+    /// What the carrier has done and no checkpoint has counted yet.
+    pub uncounted: Totals,
+    pub is_at_it: bool,
+    pub rows_per_s: Option<f64>,
+    pub seconds_left: Option<f64>,
+}
+
+pub fn figures(intent: &Intent) -> Figures {
+    let entry = live(intent);
+    let is_at_it = entry.is_some_and(|entry| entry.worker_pid != 0);
+    let checkpoint = intent.checkpoint.as_ref();
+    let is_replaying = checkpoint.is_some_and(|checkpoint| checkpoint.phase == Phase::Replaying);
+    let skip = checkpoint.map_or(intent.applied_before, |checkpoint| checkpoint.skip);
+    let Some(entry) = entry.filter(|entry| !entry.replay_began_at.is_never()) else {
+        return Figures { current: skip, uncounted: Totals::default(), is_at_it, rows_per_s: None, seconds_left: None };
+    };
+    if !is_at_it || !is_replaying {
+        let uncounted = Totals::default();
+        return Figures { current: entry.applied, uncounted, is_at_it, rows_per_s: None, seconds_left: None };
+    }
+    let uncounted = Totals {
+        transactions: entry.transactions,
+        rows: entry.rows,
+        bytes: entry.bytes,
+        conflicts: entry.conflicts,
+        skipped: 0,
+    };
+    let seconds = Timestamp::now().since(entry.replay_began_at).as_secs_f64().max(0.001);
+    let bytes_per_s = entry.applied.0.saturating_sub(entry.replay_began_from.0) as f64 / seconds;
+    let left = checkpoint.map_or(0, |checkpoint| checkpoint.stop.0.saturating_sub(entry.applied.0));
+    Figures {
+        current: entry.applied,
+        uncounted,
+        is_at_it,
+        rows_per_s: Some(entry.rows as f64 / seconds),
+        seconds_left: (bytes_per_s >= 1.0).then(|| left as f64 / bytes_per_s),
+    }
 }
 
 /// The unfinished recoveries of this node.
@@ -50,24 +93,11 @@ fn rescue_progress() -> TableIterator<
     let rows: Vec<_> = journal
         .unfinished()
         .map(|intent| {
-            let entry = live(intent).filter(|entry| !entry.replay_began_at.is_never());
-            let is_at_it = live(intent).is_some_and(|entry| entry.worker_pid != 0);
+            let figures = figures(intent);
             let mut totals = intent.totals();
-            let replaying = intent.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.phase == Phase::Replaying);
-            // What the carrier has done since the last checkpoint is not in that yet.
-            if let Some(entry) = entry.filter(|_| replaying && is_at_it) {
-                totals += Totals {
-                    transactions: entry.transactions,
-                    rows: entry.rows,
-                    bytes: entry.bytes,
-                    conflicts: entry.conflicts,
-                    skipped: 0,
-                };
-            }
+            totals += figures.uncounted;
             let stop = intent.checkpoint.as_ref().map(|checkpoint| checkpoint.stop).or(intent.request.stop);
-            let current = entry.map_or(intent.applied_before, |entry| entry.applied);
-            let pace = entry.filter(|_| is_at_it).map(|entry| pace(intent, &entry, current));
-            let phase = if intent.failure.is_some() && !is_at_it { "waiting" } else { intent.phase_name() };
+            let phase = if intent.failure.is_some() && !figures.is_at_it { "waiting" } else { intent.phase_name() };
             (
                 Uuid::from_bytes(intent.id.0),
                 Name(intent.request.failed.clone()),
@@ -75,33 +105,19 @@ fn rescue_progress() -> TableIterator<
                 Name(intent.request.target.clone()),
                 phase.to_owned(),
                 intent.applied_before.0 as i64,
-                Some(current.0 as i64),
+                Some(figures.current.0 as i64),
                 stop.map(|stop| stop.0 as i64),
                 totals.transactions as i64,
                 totals.rows as i64,
                 totals.bytes as i64,
                 totals.conflicts as i64,
-                pace.map(|(rows, _)| rows),
-                pace.and_then(|(_, lsns)| time_left(current, stop?, lsns)),
+                figures.rows_per_s,
+                figures.seconds_left.and_then(|seconds| Interval::from_seconds(seconds.min(3.2e9)).into()),
                 Timestamp(intent.begun_at).into(),
             )
         })
         .collect();
     TableIterator::new(rows)
-}
-
-/// Rows per second, and bytes of the failed node's WAL per second, of the present attempt.
-fn pace(intent: &Intent, entry: &RescueEntry, current: OriginLsn) -> (f64, f64) {
-    let seconds = Timestamp::now().since(entry.replay_began_at).as_secs_f64().max(0.001);
-    let skip = intent.checkpoint.as_ref().map_or(intent.applied_before, |checkpoint| checkpoint.skip);
-    (entry.rows as f64 / seconds, current.0.saturating_sub(skip.0) as f64 / seconds)
-}
-
-fn time_left(current: OriginLsn, stop: OriginLsn, bytes_per_s: f64) -> Option<Interval> {
-    if bytes_per_s < 1.0 {
-        return None;
-    }
-    Interval::from_seconds((stop.0.saturating_sub(current.0) as f64 / bytes_per_s).min(3.2e9)).into()
 }
 
 /// The rescue subscriptions of this node, which have no row in pg_subscription.

@@ -219,6 +219,18 @@ impl Source {
         self.query(&question, 1).map(|_| ())
     }
 
+    /// Runs a question whose answer is one value.
+    pub fn read_one(&mut self, question: &str) -> Result<Option<String>, RecoverError> {
+        let rows = self.query(question, 1)?;
+        rows.first().map_or(Ok(None), |row| self.read(row.optional(0)))
+    }
+
+    /// Runs a call that changes something there, and answers one value.
+    pub fn write_one(&mut self, call: &str) -> Result<Option<String>, RecoverError> {
+        self.begin_writing()?;
+        self.read_one(call)
+    }
+
     fn begin_writing(&mut self) -> Result<(), RecoverError> {
         let writable = "SET default_transaction_read_only = off";
         in_transaction(|| self.connection.command(writable)).map_err(|error| self.error(error))

@@ -63,6 +63,7 @@ pub struct RescueEntry {
     /// What the worker carries, by the intent's id, and how far it is; what it has done since it began.
     pub intent: [u8; 16],
     pub replay_began_at: Timestamp,
+    pub replay_began_from: OriginLsn,
     pub applied: OriginLsn,
     pub transactions: u64,
     pub rows: u64,
@@ -380,6 +381,7 @@ impl RescueEntry {
         ended_at: Timestamp::NEVER,
         intent: [0; 16],
         replay_began_at: Timestamp::NEVER,
+        replay_began_from: OriginLsn::ZERO,
         applied: OriginLsn::ZERO,
         transactions: 0,
         rows: 0,

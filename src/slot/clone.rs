@@ -16,6 +16,7 @@ use crate::guc;
 use crate::health::judge;
 use crate::intent::IntentError;
 use crate::intent::document::CloneRecord;
+use crate::intent::id::IntentId;
 use crate::intent::storage;
 use crate::lsn::LocalLsn;
 use crate::node::registry::{self, NodeServer, Role};
@@ -35,7 +36,7 @@ use pgrx::prelude::*;
 pub const PLUGIN: &str = "spock_recovery";
 
 /// What a call came to.
-enum Outcome {
+pub enum Outcome {
     Made {
         original: String,
         clone: Slot,
@@ -64,7 +65,8 @@ fn clone_recovery_slot(
         name!(message, Text),
     ),
 > {
-    let outcome = clone_slot(failed_node_name.map(|name| name.0), target_node_name.map(|name| name.0)).or_raise();
+    let (failed, target) = (failed_node_name.map(|name| name.0), target_node_name.map(|name| name.0));
+    let outcome = clone_slot("clone_recovery_slot", failed, target, None).or_raise();
     TableIterator::once(match outcome {
         Outcome::Made { original, clone, message } => {
             (Some(clone.name), Some(original), Some(clone.restart.0 as i64), true, Text::of_message(&message))
@@ -78,8 +80,17 @@ pub fn require_slot_user(function: &'static str) -> Result<(), CloneError> {
     if role::may_use_slots() { Ok(()) } else { Err(CloneError::NotPrivileged { function, role: role::current_name() }) }
 }
 
-fn clone_slot(failed: Option<String>, target: Option<String>) -> Result<Outcome, CloneError> {
-    require_slot_user("clone_recovery_slot")?;
+/// The recovery that a clone is made for, and when that was begun.
+pub type ForIntent = Option<(IntentId, Timestamp)>;
+
+/// Makes a clone; for an intent the same one whenever it is asked for again.
+pub fn clone_slot(
+    function: &'static str,
+    failed: Option<String>,
+    target: Option<String>,
+    intent: ForIntent,
+) -> Result<Outcome, CloneError> {
+    require_slot_user(function)?;
     let servers = registry::servers()?;
     let refused = |message: &str| Ok(Outcome::Refused { original: None, message: message.to_owned() });
     if wal::is_in_recovery() {
@@ -98,7 +109,7 @@ fn clone_slot(failed: Option<String>, target: Option<String>) -> Result<Outcome,
         return Err(CloneError::SameNode { name: failed.name.to_string() });
     }
     if process::has_written() {
-        return Err(CloneError::HasWritten { function: "clone_recovery_slot" });
+        return Err(CloneError::HasWritten { function });
     }
     if !guc::enable_recovery_slots() {
         return refused(
@@ -109,15 +120,14 @@ fn clone_slot(failed: Option<String>, target: Option<String>) -> Result<Outcome,
         Ok(original) => original,
         Err((original, message)) => return Ok(Outcome::Refused { original, message }),
     };
-    let name = match copy(&original.name) {
+    let name = match copy(&original.name, intent) {
         Ok(copied) => copied?,
         Err(cause) => {
             let message = refusal(&cause).unwrap_or_else(|| cause.rethrow());
             return Ok(Outcome::Refused { original: Some(original.name), message });
         }
     };
-    failpoint::hit(names::CLONE_COPIED);
-    match transaction::nested(|| finish(&name, failed, target)) {
+    match transaction::nested(|| finish(&name, failed, target, intent)) {
         Ok(Ok((clone, message))) => Ok(Outcome::Made { original: original.name, clone, message }),
         Ok(Err(error)) => {
             discard(&name);
@@ -177,12 +187,20 @@ fn usable_slot() -> Result<Result<Slot, (Option<String>, String)>, CloneError> {
     }
 }
 
-/// Copies the slot under a name that no slot has.
-fn copy(original: &str) -> Result<Result<String, CloneError>, CaughtError> {
+/// Copies the slot under a name that no slot has. A clone for an intent has a name of its own: one that was made before this
+/// server went down, or whose answer was lost, is found again.
+fn copy(original: &str, intent: ForIntent) -> Result<Result<String, CloneError>, CaughtError> {
     let database = catalog::my_database_name();
-    let mut at = Timestamp::now().0;
+    let mut at = intent.map_or_else(|| Timestamp::now().0, |(_, begun_at)| begun_at.0);
     loop {
         let name = clone_name(&database, at);
+        if intent.is_some() {
+            match slot::find_here(&name) {
+                Ok(Some(found)) if found.plugin.as_deref() == Some(PLUGIN) && !found.is_invalid => return Ok(Ok(name)),
+                Ok(_) => (),
+                Err(error) => return Ok(Err(error.into())),
+            }
+        }
         match transaction::nested(|| slot::copy(original, &name, PLUGIN)) {
             Ok(copied) => return Ok(copied.map(|()| name).map_err(CloneError::from)),
             // Somebody else in the same microsecond.
@@ -225,7 +243,13 @@ fn refusal(cause: &CaughtError) -> Option<String> {
 }
 
 /// Moves the copy forward, and registers it.
-fn finish(name: &str, failed: Option<&NodeServer>, target: Option<&NodeServer>) -> Result<(Slot, String), CloneError> {
+fn finish(
+    name: &str,
+    failed: Option<&NodeServer>,
+    target: Option<&NodeServer>,
+    intent: ForIntent,
+) -> Result<(Slot, String), CloneError> {
+    failpoint::hit(names::CLONE_COPIED);
     let gone = || CloneError::NoSuchClone { slot: name.to_owned() };
     let copied = slot::find_here(name)?.ok_or_else(gone)?;
     let message = match (failed, target) {
@@ -246,7 +270,7 @@ fn finish(name: &str, failed: Option<&NodeServer>, target: Option<&NodeServer>) 
         created_at: Timestamp::now().0,
         failed: failed.map(|failed| failed.name.to_string()),
         target: target.map(|target| target.name.to_string()),
-        intent: None,
+        intent: intent.map(|(id, _)| id),
     };
     storage::update(|journal| {
         journal.register_clone(record);

@@ -122,7 +122,10 @@ impl Clones {
             let says = said(&entries, clone);
             match fate(clone, found, says, now.since(Timestamp(clone.created_at)), &rules) {
                 Fate::Keep(until) => round.nap = round.nap.min(until.unwrap_or(round.nap)),
-                Fate::Touch => round.steps.push(Step::Touch(clone.clone())),
+                Fate::Touch => {
+                    round.steps.push(Step::Touch(clone.clone()));
+                    round.nap = round.nap.min(rules.touch_after.unwrap_or(round.nap));
+                }
                 Fate::Drop(reason) => round.steps.push(Step::Drop(clone.clone(), reason)),
                 Fate::Forget => round.steps.push(Step::Forget(clone.clone())),
             }

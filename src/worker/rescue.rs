@@ -244,7 +244,8 @@ impl Rescue {
         let index = self.index;
         with_entry(index, |entry| {
             entry.replay_began_at = Timestamp::now();
-            entry.applied = applied;
+            entry.replay_began_from = applied;
+            show_progress(entry, &applier);
         });
         let goes_on = |applier: &Applier| {
             let mut goes_on = true;

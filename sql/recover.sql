@@ -1,0 +1,369 @@
+-- The main job: recover_run() and its sisters. They begin a recovery on its target and watch it; the target's manager
+-- carries it, whatever becomes of the session that called. None is SECURITY DEFINER or has SET clauses: they commit.
+
+CREATE FUNCTION recovery_state(intent_id uuid DEFAULT NULL) RETURNS jsonb
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_state_wrapper';
+COMMENT ON FUNCTION recovery_state(uuid) IS
+    'the state of a recovery of which this node is the target; without an id, of the unfinished one (superusers, REPLICATION, pg_monitor)';
+
+CREATE FUNCTION begin_recovery(failed_node name, source_node name, target_node name, source_dsn text DEFAULT NULL,
+                               skip_lsn pg_lsn DEFAULT NULL, stop_lsn pg_lsn DEFAULT NULL,
+                               stop_timestamp timestamptz DEFAULT NULL)
+    RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_recovery_wrapper';
+REVOKE ALL ON FUNCTION begin_recovery(name, name, name, text, pg_lsn, pg_lsn, timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION begin_recovery(name, name, name, text, pg_lsn, pg_lsn, timestamptz) IS
+    'begins a recovery of which this node is the target, at the caller''s commit, and returns its id without waiting; what recover_run() calls on the target';
+
+CREATE FUNCTION begin_recovery_at(target_dsn text, failed_node name, source_node name, target_node name, source_dsn text,
+                                  skip_lsn pg_lsn, stop_lsn pg_lsn, stop_timestamp timestamptz)
+    RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_recovery_at_wrapper';
+REVOKE ALL ON FUNCTION begin_recovery_at(text, name, name, name, text, pg_lsn, pg_lsn, timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION begin_recovery_at(text, name, name, name, text, pg_lsn, pg_lsn, timestamptz) IS
+    'begins a recovery on its target, which may be another node';
+
+CREATE FUNCTION recovery_state_at(target_dsn text, target_node name, intent_id uuid) RETURNS jsonb
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_state_at_wrapper';
+REVOKE ALL ON FUNCTION recovery_state_at(text, name, uuid) FROM PUBLIC;
+COMMENT ON FUNCTION recovery_state_at(text, name, uuid) IS 'the state of a recovery on its target, which may be another node';
+
+CREATE FUNCTION abort_recovery_at(target_dsn text, target_node name, failed_node name) RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'abort_recovery_at_wrapper';
+REVOKE ALL ON FUNCTION abort_recovery_at(text, name, name) FROM PUBLIC;
+COMMENT ON FUNCTION abort_recovery_at(text, name, name) IS
+    'asks the target, which may be another node, to end the recovery of a failed node';
+
+CREATE FUNCTION require_top_level(procedure text) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'require_top_level_wrapper';
+COMMENT ON FUNCTION require_top_level(text) IS 'an error where the statement at hand cannot commit by itself';
+
+-- Waits for a while. A cancel ends the watching, not the recovery, and says so.
+CREATE FUNCTION pause_watching(seconds float8, failed_node text, target_node text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_sleep(seconds);
+EXCEPTION WHEN query_canceled THEN
+    RAISE EXCEPTION USING ERRCODE = 'query_canceled',
+        MESSAGE = format('stopped watching the recovery of node "%s" on node "%s"', failed_node, target_node),
+        DETAIL = 'The recovery itself goes on: the target carries it.',
+        HINT = format('Watch it with SELECT * FROM spock.recovery_progress; there, or CALL again. CALL spock.recover_abort(%L); ends it.',
+                      failed_node);
+END
+$$;
+COMMENT ON FUNCTION pause_watching(float8, text, text) IS 'waits between two looks at a recovery';
+
+-- Watches a recovery until it has ended, and tells its story. An error where it waits for something to be mended.
+CREATE PROCEDURE watch_recovery(target_dsn text, target_node text, intent uuid, verb boolean, INOUT report jsonb DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    begun timestamptz := pg_catalog.clock_timestamp();
+    told_at timestamptz := begun;
+    state jsonb;
+    phase text := '';
+    warned text;
+    lost_since timestamptz;
+    nap float8 := 0.01;
+BEGIN
+    LOOP
+        -- For the transaction at hand: a procedure that commits cannot have SET clauses.
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        BEGIN
+            state := @extschema@.recovery_state_at(target_dsn, target_node::name, intent);
+            lost_since := NULL;
+        EXCEPTION WHEN connection_exception OR admin_shutdown OR crash_shutdown OR cannot_connect_now THEN
+            -- The target restarts, perhaps: its manager goes on by itself.
+            lost_since := coalesce(lost_since, clock_timestamp());
+            IF clock_timestamp() - lost_since > interval '60 s' THEN
+                RAISE;
+            END IF;
+        END;
+        IF lost_since IS NULL THEN
+            IF state IS NULL THEN
+                RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+                    MESSAGE = format('node "%s" does not know the recovery any more', target_node),
+                    HINT = 'SELECT * FROM spock.recovery_intents(); there.';
+            END IF;
+            EXIT WHEN (state ->> 'ended')::boolean;
+            IF verb AND state ->> 'phase' IS DISTINCT FROM phase THEN
+                phase := state ->> 'phase';
+                RAISE NOTICE '% s: %', to_char(extract(epoch FROM clock_timestamp() - begun), 'FM999990.000'),
+                    CASE phase WHEN 'begun' THEN 'asking the source, making a clone of its recovery slot'
+                               WHEN 'suspending' THEN 'suspending subscriptions'
+                               WHEN 'replaying' THEN 'replaying from ' || (state ->> 'skip_lsn') || ' to ' || (state ->> 'stop_lsn')
+                               WHEN 'resuming' THEN 'resuming subscriptions, dropping the clone'
+                               ELSE phase END;
+            ELSIF verb AND phase = 'replaying' AND clock_timestamp() - told_at >= interval '1 s' THEN
+                told_at := clock_timestamp();
+                RAISE NOTICE '% s: % transactions, % rows, % rows/s, % left',
+                    to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
+                    state ->> 'transactions', state ->> 'rows', round((state ->> 'rows_per_second')::numeric),
+                    coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
+            END IF;
+            IF (state ->> 'waiting')::boolean AND state ->> 'error' IS DISTINCT FROM warned THEN
+                IF state ->> 'error_lsn' IS NOT NULL THEN
+                    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                        MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
+                                                    state ->> 'failed_node', target_node, state ->> 'error'),
+                        DETAIL = 'What was applied stays, the other subscriptions run again, and the recovery goes on by itself once the cause is mended. The log of the target has the server''s own message.',
+                        HINT = format('Mend the cause and CALL again to watch; or on the target: SELECT spock.recover_skip(%L, %L); gives up that transaction, CALL spock.recover_abort(%L); ends the recovery.',
+                                                 state ->> 'failed_node', state ->> 'error_lsn', state ->> 'failed_node');
+                END IF;
+                warned := state ->> 'error';
+                RAISE WARNING 'the recovery waits: %', warned;
+            END IF;
+            IF (state ->> 'waiting')::boolean AND (state ->> 'failures')::int >= 5 THEN
+                RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                    MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
+                                                state ->> 'failed_node', target_node, state ->> 'error'),
+                    DETAIL = 'It was tried several times, and goes on by itself once that is mended.',
+                    HINT = format('CALL again to watch, or with another source_node_name; CALL spock.recover_abort(%L); on the target ends it.',
+                                             state ->> 'failed_node');
+            END IF;
+        END IF;
+        -- Nothing is held between two looks.
+        COMMIT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.pause_watching(nap, state ->> 'failed_node', target_node);
+        nap := least(nap * 1.2, 0.2);
+        COMMIT;
+    END LOOP;
+    report := state || jsonb_build_object('seconds',
+        round(extract(epoch FROM clock_timestamp() - begun), 3));
+    IF state ->> 'phase' = 'aborted' THEN
+        RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
+            MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
+            DETAIL = format('%s transactions were applied before; they stay.', state ->> 'transactions'),
+            HINT = 'CALL spock.recover_run() again goes on from there.';
+    END IF;
+END
+$$;
+REVOKE ALL ON PROCEDURE watch_recovery(text, text, uuid, boolean, jsonb) FROM PUBLIC;
+COMMENT ON PROCEDURE watch_recovery(text, text, uuid, boolean, jsonb) IS
+    'watches a recovery on its target until it has ended; verb: tells each step, and progress every second';
+
+-- One recovery: chosen by the plan, begun on its target, watched to its end. INOUT report.
+CREATE PROCEDURE recover_run(failed_node_name text, source_node_name text DEFAULT NULL, source_dsn text DEFAULT NULL,
+                             target_node_name text DEFAULT NULL, target_dsn text DEFAULT NULL,
+                             stop_lsn pg_lsn DEFAULT NULL, skip_lsn pg_lsn DEFAULT NULL,
+                             stop_timestamp timestamptz DEFAULT NULL, verb boolean DEFAULT false,
+                             INOUT report jsonb DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    begun timestamptz := pg_catalog.clock_timestamp();
+    chosen record;
+    running jsonb;
+    intent uuid;
+BEGIN
+    PERFORM @extschema@.require_top_level('recover_run');
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    verb := coalesce(verb, false);
+    SELECT * INTO STRICT chosen
+      FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+    IF chosen.target_node IS NOT NULL THEN
+        running := @extschema@.recovery_state_at(target_dsn, chosen.target_node, NULL);
+    END IF;
+    IF running IS NOT NULL AND running ->> 'failed_node' = failed_node_name THEN
+        -- One whose source is lost is ended where it stands, and goes on from another source from there.
+        IF (running ->> 'waiting')::boolean AND running ->> 'error_sqlstate' LIKE '08%' AND chosen.outcome = 'catch_up'
+           AND running ->> 'source_node' <> chosen.source_node
+        THEN
+            RAISE NOTICE 'the recovery from node "%" has lost its source, and goes on from node "%"',
+                running ->> 'source_node', chosen.source_node;
+            intent := @extschema@.abort_recovery_at(target_dsn, chosen.target_node, failed_node_name::name);
+            COMMIT;
+            LOOP
+                PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+                EXIT WHEN (@extschema@.recovery_state_at(target_dsn, chosen.target_node, intent) ->> 'ended')::boolean;
+                PERFORM @extschema@.pause_watching(0.02, failed_node_name, chosen.target_node);
+                COMMIT;
+            END LOOP;
+            intent := NULL;
+            SELECT * INTO STRICT chosen
+              FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+        ELSE
+            intent := (running ->> 'intent_id')::uuid;
+            RAISE NOTICE 'joining the recovery of node "%" on node "%" that is running, from node "%"',
+                failed_node_name, chosen.target_node, running ->> 'source_node';
+        END IF;
+    END IF;
+    IF intent IS NULL THEN
+        IF chosen.outcome = 'zero_gap' THEN
+            RAISE NOTICE 'nothing of node "%" is missing%', failed_node_name,
+                coalesce(format(' on node "%s"', chosen.target_node), ' on any survivor');
+            report := jsonb_build_object('failed_node', failed_node_name, 'target_node', chosen.target_node,
+                'source_node', chosen.source_node, 'outcome', 'zero_gap', 'transactions', 0, 'rows', 0,
+                'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
+            RETURN;
+        ELSIF chosen.outcome <> 'catch_up' THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
+                DETAIL = chosen.finding,
+                HINT = format('SELECT * FROM spock.recover_plan(%L); shows every survivor and the proof; the README says what to do about each reason.',
+                              failed_node_name);
+        END IF;
+        IF verb THEN
+            RAISE NOTICE 'node "%" lacks % bytes of node "%"''s WAL, which node "%" has: % to %', chosen.target_node,
+                chosen.gap_bytes, failed_node_name, chosen.source_node, chosen.target_lsn, chosen.source_lsn;
+        END IF;
+        intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
+                                                source_dsn, skip_lsn, stop_lsn, stop_timestamp);
+    END IF;
+    COMMIT;
+    CALL @extschema@.watch_recovery(target_dsn, chosen.target_node::text, intent, verb, report);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    report := report || jsonb_build_object('outcome', 'catch_up',
+        'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
+    RAISE NOTICE 'node "%" is recovered on node "%": % transactions, % rows from node "%", up to %, in % s',
+        failed_node_name, report ->> 'target_node', report ->> 'transactions', report ->> 'rows', report ->> 'source_node',
+        report ->> 'final_lsn', report ->> 'seconds';
+END
+$$;
+REVOKE ALL ON PROCEDURE recover_run(text, text, text, text, text, pg_lsn, pg_lsn, timestamptz, boolean, jsonb) FROM PUBLIC;
+COMMENT ON PROCEDURE recover_run(text, text, text, text, text, pg_lsn, pg_lsn, timestamptz, boolean, jsonb) IS
+    'recovers on the target what it lacks of the failed node, out of the source''s WAL; without target: this node, or the only one that lags; without source: the best one; verb: tells each step; goes on if the session ends; calling again joins';
+
+-- Every survivor that lags, each from its best source. One that fails does not stop the others.
+CREATE PROCEDURE recover_failed_node(failed_node_name text, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    begun timestamptz := pg_catalog.clock_timestamp();
+    survivor record;
+    survivors jsonb := '[]';
+    intents jsonb := '[]';
+    entry jsonb;
+    one jsonb;
+    state jsonb;
+    failures int := 0;
+    intent uuid;
+BEGIN
+    PERFORM @extschema@.require_top_level('recover_failed_node');
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    verb := coalesce(verb, false);
+    -- All are begun first: they run side by side, each carried by its own node.
+    FOR survivor IN SELECT p.* FROM @extschema@.recover_plan(failed_node_name::name) p ORDER BY p.target_node LOOP
+        one := jsonb_build_object('target_node', survivor.target_node, 'source_node', survivor.source_node,
+                                  'outcome', survivor.outcome, 'reason', survivor.reason);
+        IF survivor.outcome IS NULL THEN
+            RAISE WARNING 'node "%" is left out: %', survivor.target_node, survivor.reason;
+        ELSIF survivor.outcome = 'catch_up' THEN
+            BEGIN
+                intent := @extschema@.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node, survivor.target_node,
+                                                        NULL, NULL, NULL, NULL);
+                one := one || jsonb_build_object('intent_id', intent);
+                intents := intents || one;
+                IF verb THEN
+                    RAISE NOTICE 'node "%" is recovered from node "%"', survivor.target_node, survivor.source_node;
+                END IF;
+            EXCEPTION WHEN OTHERS THEN
+                state := @extschema@.recovery_state_at(NULL, survivor.target_node, NULL);
+                IF state ->> 'failed_node' = failed_node_name THEN
+                    one := one || jsonb_build_object('intent_id', state ->> 'intent_id', 'source_node', state ->> 'source_node');
+                    intents := intents || one;
+                ELSE
+                    failures := failures + 1;
+                    one := one || jsonb_build_object('error', SQLERRM);
+                    RAISE WARNING 'node "%" could not be recovered: %', survivor.target_node, SQLERRM;
+                END IF;
+            END;
+        ELSIF survivor.outcome = 'needs_rebuild' THEN
+            failures := failures + 1;
+            RAISE WARNING 'node "%" cannot be recovered: %', survivor.target_node, survivor.reason;
+        END IF;
+        IF one ->> 'intent_id' IS NULL THEN
+            survivors := survivors || one;
+        END IF;
+    END LOOP;
+    COMMIT;
+    FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        LOOP
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+            state := NULL;
+            BEGIN
+                state := @extschema@.recovery_state_at(NULL, (entry ->> 'target_node')::name, (entry ->> 'intent_id')::uuid);
+            EXCEPTION WHEN connection_exception OR admin_shutdown OR crash_shutdown OR cannot_connect_now THEN
+                RAISE WARNING 'node "%" does not answer: %', entry ->> 'target_node', SQLERRM;
+                entry := entry || jsonb_build_object('error', SQLERRM);
+                EXIT;
+            END;
+            EXIT WHEN state IS NULL OR (state ->> 'ended')::boolean;
+            IF (state ->> 'waiting')::boolean AND (state ->> 'error_lsn' IS NOT NULL OR (state ->> 'failures')::int >= 5) THEN
+                entry := entry || jsonb_build_object('error', state ->> 'error');
+                EXIT;
+            END IF;
+            COMMIT;
+            PERFORM @extschema@.pause_watching(0.05, failed_node_name, entry ->> 'target_node');
+        END LOOP;
+        IF state IS NULL OR state ->> 'phase' <> 'completed' THEN
+            failures := failures + 1;
+            RAISE WARNING 'node "%" is not recovered yet: %', entry ->> 'target_node',
+                coalesce(entry ->> 'error', state ->> 'error', state ->> 'phase', 'its recovery is gone');
+        ELSE
+            entry := entry || state;
+            RAISE NOTICE 'node "%" is recovered: % transactions from node "%", up to %', entry ->> 'target_node',
+                entry ->> 'transactions', entry ->> 'source_node', entry ->> 'final_lsn';
+        END IF;
+        survivors := survivors || entry;
+        COMMIT;
+    END LOOP;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    report := jsonb_build_object('failed_node', failed_node_name, 'survivors', survivors, 'failures', failures,
+        'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
+    IF failures > 0 THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('%s of the survivors of node "%s" could not be recovered', failures, failed_node_name),
+            DETAIL = report::text,
+            HINT = format('The others are. SELECT * FROM spock.recover_plan(%L); says why, and what each still lacks.', failed_node_name);
+    END IF;
+    RAISE NOTICE 'node "%" is recovered on every survivor that answers, in % s', failed_node_name, report ->> 'seconds';
+END
+$$;
+REVOKE ALL ON PROCEDURE recover_failed_node(text, boolean, jsonb) FROM PUBLIC;
+COMMENT ON PROCEDURE recover_failed_node(text, boolean, jsonb) IS
+    'recovers the failed node on every survivor that lags and answers, each from its best source; an error at the end if one of them failed';
+
+-- What recover_run would do, without doing it.
+CREATE PROCEDURE recover_precheck(failed_node_name text, source_node_name text DEFAULT NULL, source_dsn text DEFAULT NULL,
+                                  target_node_name text DEFAULT NULL, target_dsn text DEFAULT NULL, verb boolean DEFAULT false,
+                                  INOUT recovery_needed boolean DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    chosen record;
+    condition jsonb;
+    path text := pg_catalog.current_setting('search_path');
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    SELECT * INTO STRICT chosen
+      FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+    IF coalesce(verb, false) THEN
+        FOR condition IN SELECT c FROM pg_catalog.jsonb_array_elements(chosen.plan -> 'proof') c LOOP
+            RAISE NOTICE '%: % (%)', condition ->> 'name',
+                CASE WHEN (condition ->> 'holds')::boolean THEN 'holds' ELSE 'FAILS' END, condition ->> 'finding';
+        END LOOP;
+    END IF;
+    recovery_needed := chosen.outcome <> 'zero_gap';
+    IF chosen.outcome = 'needs_rebuild' THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
+            DETAIL = chosen.finding,
+            HINT = format('SELECT * FROM spock.recover_plan(%L); shows every survivor and the proof; the README says what to do about each reason.',
+                          failed_node_name);
+    ELSIF recovery_needed THEN
+        RAISE NOTICE 'node "%" can be recovered on node "%" from node "%": % to %', failed_node_name, chosen.target_node,
+            chosen.source_node, chosen.target_lsn, chosen.source_lsn;
+    ELSE
+        RAISE NOTICE 'nothing of node "%" is missing%', failed_node_name,
+            coalesce(format(' on node "%s"', chosen.target_node), ' on any survivor');
+    END IF;
+    PERFORM pg_catalog.set_config('search_path', path, true);
+END
+$$;
+REVOKE ALL ON PROCEDURE recover_precheck(text, text, text, text, text, boolean, boolean) FROM PUBLIC;
+COMMENT ON PROCEDURE recover_precheck(text, text, text, text, text, boolean, boolean) IS
+    'whether the failed node can be recovered, and whether anything is missing; changes nothing; verb: shows every condition and its finding';

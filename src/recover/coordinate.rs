@@ -1,0 +1,262 @@
+//! A recovery seen from the session that asked for it: begun on the target, which may be another node, and then watched.
+//!
+//! What is asked of another node is what its own functions answer: here and there are the same code.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use super::begin;
+use super::error::RecoverError;
+use super::progress;
+use super::source::Source;
+use crate::error::{OrRaise, SqlError, raise};
+use crate::intent::document::{Intent, Request};
+use crate::intent::id::IntentId;
+use crate::intent::sql::describe;
+use crate::intent::storage;
+use crate::lsn::OriginLsn;
+use crate::node::native::NativeProvider;
+use crate::node::provider::{ReplicationProvider, Route};
+use crate::pg::clock::Timestamp;
+use crate::pg::name::Name;
+use crate::pg::text::Text;
+use crate::pg::{process, transaction};
+use pgrx::prelude::*;
+use pgrx::spi::quote_literal;
+use pgrx::{JsonB, Uuid};
+
+/// A recovery's state, as recover_run() and its like tell it.
+fn state_of(intent: &Intent) -> serde_json::Value {
+    let live = progress::live(intent);
+    let is_at_it = live.is_some_and(|entry| entry.worker_pid != 0);
+    let mut totals = intent.totals();
+    let figures = progress::figures(intent);
+    totals += figures.uncounted;
+    let checkpoint = intent.checkpoint.as_ref();
+    serde_json::json!({
+        "intent_id": intent.id.to_string(),
+        "failed_node": intent.request.failed,
+        "source_node": intent.request.source,
+        "target_node": intent.request.target,
+        "phase": intent.phase_name(),
+        "ended": !intent.is_unfinished(),
+        "waiting": intent.is_unfinished() && intent.failure.is_some() && !is_at_it,
+        "clone": intent.clone_name(),
+        "transactions": totals.transactions,
+        "rows": totals.rows,
+        "bytes": totals.bytes,
+        "conflicts": totals.conflicts,
+        "skipped_transactions": totals.skipped,
+        "skip_lsn": checkpoint.map(|checkpoint| checkpoint.skip),
+        "stop_lsn": checkpoint.map(|checkpoint| checkpoint.stop),
+        "current_lsn": figures.current,
+        "final_lsn": intent.end.as_ref().and_then(|end| end.position),
+        "rows_per_second": figures.rows_per_s,
+        "seconds_left": figures.seconds_left,
+        "error": intent.failure.as_ref().map(|failure| describe(intent, failure)),
+        "error_sqlstate": intent.failure.as_ref().map(|failure| failure.sqlstate.clone()),
+        "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
+        "failures": live.map_or(0, |entry| entry.failures),
+    })
+}
+
+/// The state of a recovery of this node; without an id, of the unfinished one. NULL if there is none.
+#[pg_extern(sql = false)]
+fn recovery_state(intent_id: Option<Uuid>) -> Option<JsonB> {
+    crate::slot::snapshot::require_reader("recovery_state");
+    let journal = storage::read();
+    let intent = match intent_id {
+        Some(id) => journal.intent(IntentId(*id.as_bytes())),
+        None => journal.unfinished().next(),
+    };
+    intent.map(|intent| JsonB(state_of(intent)))
+}
+
+/// Begins a recovery of which this node is the target; it is carried when the caller has committed.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)] // as recover_run
+fn begin_recovery(
+    failed_node: Option<Name>,
+    source_node: Option<Name>,
+    target_node: Option<Name>,
+    source_dsn: Option<Text>,
+    skip_lsn: Option<i64>,
+    stop_lsn: Option<i64>,
+    stop_timestamp: Option<TimestampWithTimeZone>,
+) -> Uuid {
+    if !process::is_superuser() {
+        raise(&RecoverError::NotSuperuser { function: "begin_recovery" });
+    }
+    let asked = Asked {
+        failed: required(failed_node, "failed_node"),
+        source: required(source_node, "source_node"),
+        target: required(target_node, "target_node"),
+        source_dsn,
+        skip: skip_lsn.map(|lsn| OriginLsn(lsn as u64)),
+        stop: stop_lsn.map(|lsn| OriginLsn(lsn as u64)),
+        stop_timestamp: stop_timestamp.map(|at| Timestamp::from(at).0),
+    };
+    Uuid::from_bytes(asked.begin_here().or_raise().0)
+}
+
+fn required(name: Option<Name>, argument: &'static str) -> String {
+    let example = "begin_recovery('n1', 'n3', 'n2')";
+    name.ok_or(RecoverError::NullArgument { argument, example }).or_raise().0
+}
+
+struct Asked {
+    failed: String,
+    source: String,
+    target: String,
+    source_dsn: Option<Text>,
+    skip: Option<OriginLsn>,
+    stop: Option<OriginLsn>,
+    stop_timestamp: Option<i64>,
+}
+
+impl Asked {
+    fn begin_here(&self) -> Result<IntentId, RecoverError> {
+        let mut request = Request {
+            failed: self.failed.clone(),
+            source: self.source.clone(),
+            target: self.target.clone(),
+            clone: None,
+            skip: self.skip,
+            stop: self.stop,
+            stop_timestamp: self.stop_timestamp,
+        };
+        let (id, _) = begin::begin(&mut request, self.source_dsn.as_ref().map(|dsn| dsn.0.as_c_str()))?;
+        Ok(id)
+    }
+
+    /// The call that begins it on another node.
+    fn call(&self) -> String {
+        let text = |value: Option<String>| value.map_or("NULL".to_owned(), quote_literal);
+        // Microseconds since 2000, as the clocks of both nodes count.
+        let at = self.stop_timestamp.map_or("NULL".to_owned(), |at| {
+            format!("timestamptz '2000-01-01 00:00:00+00' + interval '1 microsecond' * {at}::pg_catalog.float8")
+        });
+        format!(
+            "SELECT spock.begin_recovery({}, {}, {}, {}, {}, {}, {at})",
+            quote_literal(&self.failed),
+            quote_literal(&self.source),
+            quote_literal(&self.target),
+            text(self.source_dsn.as_ref().map(Text::to_utf8)),
+            text(self.skip.map(|lsn| lsn.to_string())),
+            text(self.stop.map(|lsn| lsn.to_string())),
+        )
+    }
+}
+
+/// The target of a recovery: this node, or another one.
+enum Target {
+    Here,
+    Elsewhere(Box<Source>),
+}
+
+fn target(name: &str, dsn: Option<Text>) -> Result<Target, RecoverError> {
+    let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
+    if local.name.as_str() == name {
+        return Ok(Target::Here);
+    }
+    let route = match dsn {
+        Some(dsn) => Route { conninfo: dsn.0, must_use_password: false },
+        None => super::source::route_to(name)?,
+    };
+    Ok(Target::Elsewhere(Box::new(Source::open(name, &route)?)))
+}
+
+/// Begins a recovery on its target, wherever that is.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)] // as recover_run
+fn begin_recovery_at(
+    target_dsn: Option<Text>,
+    failed_node: Option<Name>,
+    source_node: Option<Name>,
+    target_node: Option<Name>,
+    source_dsn: Option<Text>,
+    skip_lsn: Option<i64>,
+    stop_lsn: Option<i64>,
+    stop_timestamp: Option<TimestampWithTimeZone>,
+) -> Uuid {
+    if !process::is_superuser() {
+        raise(&RecoverError::NotSuperuser { function: "recover_run" });
+    }
+    let asked = Asked {
+        failed: required(failed_node, "failed_node"),
+        source: required(source_node, "source_node"),
+        target: required(target_node, "target_node"),
+        source_dsn,
+        skip: skip_lsn.map(|lsn| OriginLsn(lsn as u64)),
+        stop: stop_lsn.map(|lsn| OriginLsn(lsn as u64)),
+        stop_timestamp: stop_timestamp.map(|at| Timestamp::from(at).0),
+    };
+    let begin = || match target(&asked.target, target_dsn)? {
+        Target::Here => asked.begin_here(),
+        Target::Elsewhere(mut node) => {
+            let id: String = node.write_one(&asked.call())?.unwrap_or_default();
+            id.parse().map_err(|_| RecoverError::NotRunningThere { target: asked.target.clone() })
+        }
+    };
+    Uuid::from_bytes(begin().or_raise().0)
+}
+
+/// The state of a recovery on its target, wherever that is; without an id, of the unfinished one. NULL if there is none.
+#[pg_extern(sql = false)]
+fn recovery_state_at(target_dsn: Option<Text>, target_node: Option<Name>, intent_id: Option<Uuid>) -> Option<JsonB> {
+    let name = required(target_node, "target_node");
+    let ask = || match target(&name, target_dsn)? {
+        Target::Here => Ok(recovery_state(intent_id)),
+        Target::Elsewhere(mut node) => {
+            let id = intent_id.map_or("NULL".to_owned(), |id| quote_literal(IntentId(*id.as_bytes()).to_string()));
+            let text: Option<String> = node.read_one(&format!("SELECT spock.recovery_state({id})"))?;
+            Ok::<_, RecoverError>(text.and_then(|text| serde_json::from_str(&text).ok()).map(JsonB))
+        }
+    };
+    ask().or_raise()
+}
+
+/// Asks the target, wherever that is, to end the recovery of a failed node; its id.
+#[pg_extern(sql = false)]
+fn abort_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>, failed_node: Option<Name>) -> Uuid {
+    if !process::is_superuser() {
+        raise(&RecoverError::NotSuperuser { function: "recover_abort" });
+    }
+    let (name, failed) = (required(target_node, "target_node"), required(failed_node, "failed_node"));
+    let ask = || match target(&name, target_dsn)? {
+        Target::Here => Ok::<_, RecoverError>(crate::intent::sql::ask_to_abort_here(&failed)?),
+        Target::Elsewhere(mut node) => {
+            let call = format!("SELECT spock.ask_to_abort({})", quote_literal(&failed));
+            let id: String = node.write_one(&call)?.unwrap_or_default();
+            id.parse().map_err(|_| RecoverError::NotRunningThere { target: name.clone() })
+        }
+    };
+    Uuid::from_bytes(ask().or_raise().0)
+}
+
+/// Ends the statement if it is part of a larger transaction: a procedure that waits must not hold one, and what it begins
+/// must be committed before anybody can carry it.
+#[pg_extern(sql = false)]
+fn require_top_level(procedure: &str) {
+    if transaction::is_block() {
+        raise(&NotTopLevel { procedure: procedure.to_owned() });
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{procedure} cannot run inside a transaction block")]
+struct NotTopLevel {
+    procedure: String,
+}
+
+impl SqlError for NotTopLevel {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION
+    }
+
+    fn detail(&self) -> Option<String> {
+        Some("It commits what it begins, so that it goes on whatever becomes of this session.".to_owned())
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("COMMIT or ROLLBACK first, then CALL it by itself.".to_owned())
+    }
+}
