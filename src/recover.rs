@@ -11,6 +11,7 @@ pub mod plan;
 mod plan_error;
 mod plan_sql;
 mod progress;
+pub mod returned;
 pub mod source;
 mod sql;
 pub mod suspend;

@@ -42,6 +42,19 @@ fn hold_back(n2: &Node) {
     n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "0");
 }
 
+/// n2 gets nothing of n1, and nobody gets anything of n2: its rows clash with n1's on n2 alone.
+fn apart(n1: &Node, n2: &Node, n3: &Node) {
+    hold_back(n2);
+    n1.sql("ALTER SUBSCRIPTION sub_n1_n2 DISABLE");
+    n3.sql("ALTER SUBSCRIPTION sub_n3_n2 DISABLE");
+    for (node, name) in [(n1, "sub_n1_n2"), (n3, "sub_n3_n2")] {
+        node.wait_until(
+            &format!("SELECT count(*) FROM pg_stat_subscription WHERE subname = '{name}' AND pid IS NOT NULL"),
+            "0",
+        );
+    }
+}
+
 /// n3 has everything of n1, on its disk; then n1 dies. n2's subscription to it is enabled again, and finds nobody.
 fn fail(cluster: &Cluster) {
     let [n1, n2] = ["n1", "n2"].map(|name| cluster.node(name));
@@ -51,10 +64,15 @@ fn fail(cluster: &Cluster) {
 
 /// The same, and n2's subscription stays as it is.
 fn end_gap(n1: &Node) {
+    wait_arrived(n1);
+    n1.kill9();
+}
+
+/// n3 has everything of n1, on its disk.
+fn wait_arrived(n1: &Node) {
     // What was written with synchronous_commit = off is written out.
     n1.sql("SELECT pg_logical_emit_message(true, 'flush', '')");
     wait_confirmed(n1, "sub_n3_n1");
-    n1.kill9();
 }
 
 /// A clone of n3's recovery slot, for n2.
@@ -207,13 +225,18 @@ fn assert_identical(one: &Node, other: &Node) {
     let names = tables(one);
     assert_eq!(names, tables(other));
     for table in names {
-        let digest = format!(
-            "SELECT count(*), md5(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\")) FROM ({}) x",
-            stamped(&table)
-        );
-        if one.value(&digest) != other.value(&digest) {
-            panic!("{table} differs:\n{}", differences(one, other, &table));
-        }
+        assert_same(one, other, &table);
+    }
+}
+
+/// The same of one table, or of what is in parentheses.
+fn assert_same(one: &Node, other: &Node, table: &str) {
+    let digest = format!(
+        "SELECT count(*), md5(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\")) FROM ({}) x",
+        stamped(table)
+    );
+    if one.value(&digest) != other.value(&digest) {
+        panic!("{table} differs:\n{}", differences(one, other, table));
     }
 }
 

@@ -194,6 +194,20 @@ pub struct Suspension {
     /// The node it comes from.
     pub origin: String,
     pub until: Until,
+    /// Of the node that it comes from, as it was last known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_identifier: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<u32>,
+    /// Why the node may not go on; None: it was not judged yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+}
+
+impl Suspension {
+    pub fn new(subscription: u32, origin: String, until: Until) -> Suspension {
+        Suspension { subscription, origin, until, system_identifier: None, timeline: None, verdict: None }
+    }
 }
 
 /// A clone of this node's recovery slot, for a rescue elsewhere.

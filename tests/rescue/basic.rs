@@ -7,7 +7,8 @@ use super::{
 use crate::cluster::Node;
 
 const TABLES: &str = "
-    CREATE TABLE account (id int PRIMARY KEY, owner text NOT NULL, balance numeric(12, 2), note text);
+    CREATE TABLE account (id int PRIMARY KEY, owner text NOT NULL, balance numeric(12, 2), note text,
+        cents bigint GENERATED ALWAYS AS ((balance * 100)::bigint) STORED);
     ALTER TABLE account ALTER COLUMN note SET STORAGE EXTERNAL;
     CREATE TABLE entry (account int, number int, at timestamptz DEFAULT clock_timestamp(), PRIMARY KEY (account, number));
     CREATE TABLE journal (n int, text text); ALTER TABLE journal REPLICA IDENTITY FULL;
@@ -64,7 +65,13 @@ fn the_70_transactions_that_n2_lacks_arrive_with_their_origin_and_their_time() {
     drain(n2, n3);
     hold_back(n2);
     let before = applied(n2);
-    write(&mut n1.session(), 21..=90);
+    write(&mut n1.session(), 21..=55);
+    // A table changes in the midst of it.
+    for node in [n2, n3, n1] {
+        node.sql("ALTER TABLE account ADD COLUMN added text DEFAULT 'by default'");
+    }
+    write(&mut n1.session(), 56..=89);
+    n1.sql("UPDATE account SET added = 'on n1' WHERE id % 5 = 0");
     fail(&cluster);
     assert_ne!(applied(n3), before);
 

@@ -1,8 +1,7 @@
 //! n1's transactions come late: what n2 has of its own meanwhile is compared with them by time of commit, and no clash ever
 //! stops the rescue.
 
-use super::{applied, end_gap, hold_back, rescue, start, summary};
-use crate::cluster::Node;
+use super::{apart, applied, end_gap, rescue, start, summary};
 
 /// Who of the two writes, in the order of the clock.
 enum Write {
@@ -137,17 +136,4 @@ fn a_late_truncate_removes_what_was_committed_before_it_and_nothing_else() {
     assert_eq!(n2.value("SELECT id FROM t ORDER BY id"), "13\n14");
     assert_eq!(n2.value("SELECT id, v FROM kept"), "3|n2 later");
     assert_eq!(summary(n2, "transactions"), "3");
-}
-
-/// n2 gets nothing of n1, and nobody gets anything of n2: its rows clash with n1's on n2 alone.
-fn apart(n1: &Node, n2: &Node, n3: &Node) {
-    hold_back(n2);
-    n1.sql("ALTER SUBSCRIPTION sub_n1_n2 DISABLE");
-    n3.sql("ALTER SUBSCRIPTION sub_n3_n2 DISABLE");
-    for (node, name) in [(n1, "sub_n1_n2"), (n3, "sub_n3_n2")] {
-        node.wait_until(
-            &format!("SELECT count(*) FROM pg_stat_subscription WHERE subname = '{name}' AND pid IS NOT NULL"),
-            "0",
-        );
-    }
 }

@@ -1,8 +1,8 @@
 //! The source goes and comes, the target too, and for longer than anybody waits.
 
 use super::{
-    HELD, Session, applied, assert_identical, begin, drain, fail, hold, hold_back, start, wait_completed, wait_error,
-    wait_held, wait_tidy,
+    HELD, Session, applied, assert_identical, assert_replicate, begin, drain, fail, hold, hold_back, start,
+    wait_completed, wait_error, wait_held, wait_tidy,
 };
 use crate::cluster::{Cluster, Node};
 
@@ -104,4 +104,21 @@ fn a_target_that_is_down_longer_than_any_limit_finds_its_clone_and_completes() {
     );
     n2.start();
     assert_exact(n2, n3);
+}
+
+#[test]
+fn a_failed_node_that_takes_connections_and_never_answers_does_not_hold_the_rescue() {
+    let cluster = start("rescue_hanging", TABLES);
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    super::insert_each(&mut n1.session(), "serial", 1, 10);
+    super::wait_arrived(n1);
+    n1.pause();
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+    // It has the origin in its hands, and waits for an answer without a limit.
+    n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "1");
+    super::rescue(n2, n3, "");
+    assert_eq!(n2.value("SELECT count(*), count(DISTINCT n) FROM serial"), "10|10");
+    assert_replicate(n2, n3);
+    assert_identical(n2, n3);
 }

@@ -1,8 +1,10 @@
 //! The failed node comes back after the rescue, with its own data.
 
 use super::{
-    applied, assert_identical, assert_replicate, drain, enabled, fail, hold_back, insert_each, rescue, start, summary,
+    HELD, applied, assert_identical, assert_replicate, begin, drain, enabled, fail, hold, hold_back, insert_each,
+    rescue, start, summary, wait_completed, wait_held, wait_tidy,
 };
+use crate::slot_life::wait_rounds;
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE serial (n int)";
 
@@ -47,4 +49,37 @@ fn a_failed_node_that_returns_goes_on_where_the_rescue_ended_and_nobody_receives
     assert_eq!(applied(n2), applied(n3));
     assert_replicate(n1, n2);
     assert_replicate(n1, n3);
+}
+
+#[test]
+fn a_failed_node_that_returns_in_the_midst_of_a_rescue_waits_for_its_end_and_sends_what_it_left_out() {
+    let cluster = start("rescue_return_early", &format!("{TABLES}; {HELD}"));
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    insert_each(&mut n1.session(), "serial", 1, 20);
+    n1.sql("BEGIN; INSERT INTO serial VALUES (21); INSERT INTO held VALUES (1); COMMIT");
+    let stop = n1.value("SELECT pg_current_wal_insert_lsn()");
+    insert_each(&mut n1.session(), "serial", 22, 30);
+    fail(&cluster);
+    let mut held = hold(n2);
+    begin(n2, n3, &format!(", stop_lsn => '{stop}'"));
+    wait_held(n2);
+    n1.start();
+    insert_each(&mut n1.session(), "serial", 31, 40);
+    n3.wait_until("SELECT count(*) FROM serial", "40");
+    n2.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "connected");
+    wait_rounds(n2.db("postgres"), 3);
+    assert_eq!(enabled(n2), "sub_n2_n1|f\nsub_n2_n3|f");
+    held.sql("COMMIT");
+    wait_completed(n2);
+    assert_eq!(summary(n2, "transactions"), "21");
+    for (one, other) in [(n1, n2), (n1, n3), (n2, n3)] {
+        drain(one, other);
+    }
+    for node in [n1, n2, n3] {
+        assert_eq!(node.value("SELECT count(*), count(DISTINCT n) FROM serial"), "40|40", "{}", node.name());
+    }
+    assert_identical(n2, n3);
+    assert_eq!(enabled(n2), "sub_n2_n1|t\nsub_n2_n3|t");
+    wait_tidy(n2, n3);
 }

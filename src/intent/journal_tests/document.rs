@@ -16,7 +16,7 @@ fn full() -> Journal {
     let mut ended = journal_in(State::Completed).intents.remove(0);
     (ended.id, ended.clone, ended.has_own_dsn) = (id(2), Some("made".to_owned()), true);
     journal.intents.push(ended);
-    journal.suspensions.push(Suspension { subscription: u32::MAX, origin: failed.clone(), until: Until::Returned });
+    journal.suspensions.push(Suspension::new(u32::MAX, failed.clone(), Until::Returned));
     journal.register_clone(CloneRecord {
         slot: "c".to_owned(),
         created_at: 1,

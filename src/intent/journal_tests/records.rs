@@ -25,7 +25,7 @@ fn when_the_last_recovery_of_a_node_has_ended_is_known() {
 fn suspended_subscriptions_are_given_back_by_what_they_wait_for() {
     let mut journal = Journal::new(HERE);
     for (subscription, until) in [(1, Until::Replayed), (2, Until::Returned), (3, Until::Replayed)] {
-        journal.suspensions.push(Suspension { subscription, origin: "n1".to_owned(), until });
+        journal.suspensions.push(Suspension::new(subscription, "n1".to_owned(), until));
     }
     assert_eq!(journal.take_suspended(Until::Replayed), [1, 3]);
     assert_eq!(journal.take_suspended(Until::Replayed), Vec::<u32>::new());
