@@ -7,6 +7,7 @@ mod failpoint_names;
 mod cluster;
 mod harness;
 mod pg_tests;
+mod plan;
 mod plugin;
 mod registry;
 mod regress;
