@@ -1,10 +1,10 @@
 -- The main job: recover_run() and its sisters. They begin a recovery on its target and watch it; the target's manager
 -- carries it, whatever becomes of the session that called. None is SECURITY DEFINER or has SET clauses: they commit.
 
-CREATE FUNCTION recovery_state(intent_id uuid DEFAULT NULL) RETURNS jsonb
+CREATE FUNCTION recovery_state(intent_id uuid DEFAULT NULL, clone text DEFAULT NULL) RETURNS jsonb
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_state_wrapper';
-COMMENT ON FUNCTION recovery_state(uuid) IS
-    'the state of a recovery of which this node is the target; without an id, of the unfinished one (superusers, REPLICATION, pg_monitor)';
+COMMENT ON FUNCTION recovery_state(uuid, text) IS
+    'the state of a recovery of which this node is the target, by its id or its clone; without either, of the unfinished one (superusers, REPLICATION, pg_monitor)';
 
 CREATE FUNCTION begin_recovery(failed_node name, source_node name, target_node name, source_dsn text DEFAULT NULL,
                                skip_lsn pg_lsn DEFAULT NULL, stop_lsn pg_lsn DEFAULT NULL,
@@ -23,10 +23,11 @@ REVOKE ALL ON FUNCTION begin_recovery_at(text, name, name, name, text, pg_lsn, p
 COMMENT ON FUNCTION begin_recovery_at(text, name, name, name, text, pg_lsn, pg_lsn, timestamptz) IS
     'begins a recovery on its target, which may be another node';
 
-CREATE FUNCTION recovery_state_at(target_dsn text, target_node name, intent_id uuid) RETURNS jsonb
+CREATE FUNCTION recovery_state_at(target_dsn text, target_node name, intent_id uuid DEFAULT NULL, clone text DEFAULT NULL)
+    RETURNS jsonb
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_state_at_wrapper';
-REVOKE ALL ON FUNCTION recovery_state_at(text, name, uuid) FROM PUBLIC;
-COMMENT ON FUNCTION recovery_state_at(text, name, uuid) IS 'the state of a recovery on its target, which may be another node';
+REVOKE ALL ON FUNCTION recovery_state_at(text, name, uuid, text) FROM PUBLIC;
+COMMENT ON FUNCTION recovery_state_at(text, name, uuid, text) IS 'the state of a recovery on its target, which may be another node';
 
 CREATE FUNCTION abort_recovery_at(target_dsn text, target_node name, failed_node name) RETURNS uuid
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'abort_recovery_at_wrapper';
@@ -367,3 +368,129 @@ $$;
 REVOKE ALL ON PROCEDURE recover_precheck(text, text, text, text, text, boolean, boolean) FROM PUBLIC;
 COMMENT ON PROCEDURE recover_precheck(text, text, text, text, text, boolean, boolean) IS
     'whether the failed node can be recovered, and whether anything is missing; changes nothing; verb: shows every condition and its finding';
+
+-- The first step alone: clones the source's recovery slot and begins the replay, without waiting for its end.
+CREATE PROCEDURE recover_phase_clone(failed_node_name text, source_node_name text, source_dsn text, target_node_name text,
+                                     target_dsn text, stop_lsn pg_lsn DEFAULT NULL, skip_lsn pg_lsn DEFAULT NULL,
+                                     stop_timestamp timestamptz DEFAULT NULL, verb boolean DEFAULT false,
+                                     INOUT cloned_slot_name text DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    chosen record;
+    state jsonb;
+    intent uuid;
+BEGIN
+    PERFORM @extschema@.require_top_level('recover_phase_clone');
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    SELECT * INTO STRICT chosen
+      FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+    IF chosen.outcome = 'needs_rebuild' THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
+            DETAIL = chosen.finding,
+            HINT = format('SELECT * FROM spock.recover_plan(%L); shows every survivor and the proof.', failed_node_name);
+    ELSIF chosen.outcome = 'zero_gap' THEN
+        RAISE NOTICE 'nothing of node "%" is missing on node "%"', failed_node_name, chosen.target_node;
+        RETURN;
+    END IF;
+    intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
+                                            source_dsn, skip_lsn, stop_lsn, stop_timestamp);
+    COMMIT;
+    LOOP
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        state := @extschema@.recovery_state_at(target_dsn, chosen.target_node, intent);
+        EXIT WHEN state ->> 'clone' IS NOT NULL OR (state ->> 'ended')::boolean OR (state ->> 'waiting')::boolean;
+        PERFORM @extschema@.pause_watching(0.02, failed_node_name, chosen.target_node);
+        COMMIT;
+    END LOOP;
+    cloned_slot_name := state ->> 'clone';
+    IF cloned_slot_name IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('no clone could be made on node "%s": %s', chosen.source_node, state ->> 'error'),
+            DETAIL = 'It is tried again until it succeeds.',
+            HINT = format('CALL spock.recover_abort(%L); on node "%s" ends it.', failed_node_name, chosen.target_node);
+    END IF;
+    IF coalesce(verb, false) THEN
+        RAISE NOTICE 'node "%" replays from clone "%" on node "%"', chosen.target_node, cloned_slot_name, chosen.source_node;
+    END IF;
+END
+$$;
+REVOKE ALL ON PROCEDURE recover_phase_clone(text, text, text, text, text, pg_lsn, pg_lsn, timestamptz, boolean, text) FROM PUBLIC;
+COMMENT ON PROCEDURE recover_phase_clone(text, text, text, text, text, pg_lsn, pg_lsn, timestamptz, boolean, text) IS
+    'clones the source''s recovery slot and begins the replay on the target, without waiting for its end; recover_finalize() waits';
+
+-- The last step alone: waits until a replay that was begun has ended, with everything put back.
+CREATE PROCEDURE recover_finalize(target_dsn text, target_node_name text, failed_node_name text, source_dsn text,
+                                  cloned_slot_name text, verb boolean DEFAULT false)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    state jsonb;
+    report jsonb;
+BEGIN
+    PERFORM @extschema@.require_top_level('recover_finalize');
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    state := @extschema@.recovery_state_at(target_dsn, target_node_name::name, NULL, cloned_slot_name);
+    IF state IS NULL OR state ->> 'failed_node' <> failed_node_name THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('node "%s" knows no recovery of node "%s" from clone "%s"', target_node_name, failed_node_name, cloned_slot_name),
+            HINT = 'SELECT * FROM spock.recovery_intents(); on that node shows its recoveries.';
+    END IF;
+    COMMIT;
+    CALL @extschema@.watch_recovery(target_dsn, target_node_name, (state ->> 'intent_id')::uuid, coalesce(verb, false), report);
+    RAISE NOTICE 'node "%" is recovered on node "%": % transactions, up to %', failed_node_name, target_node_name,
+        report ->> 'transactions', report ->> 'final_lsn';
+END
+$$;
+REVOKE ALL ON PROCEDURE recover_finalize(text, text, text, text, text, boolean) FROM PUBLIC;
+COMMENT ON PROCEDURE recover_finalize(text, text, text, text, text, boolean) IS
+    'waits until the replay that recover_phase_clone() has begun is over: subscriptions run, the clone is dropped, the intent is closed';
+
+CREATE PROCEDURE recover_abort(failed_node_name text, target_node_name text DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    target name;
+    asked uuid;
+BEGIN
+    PERFORM @extschema@.require_top_level('recover_abort');
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    target := coalesce(target_node_name::name, (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local));
+    asked := @extschema@.abort_recovery_at(NULL, target, failed_node_name::name);
+    COMMIT;
+    LOOP
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        EXIT WHEN (@extschema@.recovery_state_at(NULL, target, asked) ->> 'ended')::boolean;
+        PERFORM @extschema@.pause_watching(0.02, failed_node_name, target);
+        COMMIT;
+    END LOOP;
+END
+$$;
+REVOKE ALL ON PROCEDURE recover_abort(text, text) FROM PUBLIC;
+COMMENT ON PROCEDURE recover_abort(text, text) IS
+    'ends the recovery of a failed node where it stands, at a transaction boundary, on this node or on the target named: subscriptions run again, the clone is dropped';
+
+CREATE FUNCTION recover_status()
+    RETURNS TABLE (intent_id uuid, failed_node name, source_node name, target_node name, step integer, phase text,
+                   state text, details text)
+    LANGUAGE sql VOLATILE ROWS 4 SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT (s.now ->> 'intent_id')::uuid, (s.now ->> 'failed_node')::name, (s.now ->> 'source_node')::name,
+           (s.now ->> 'target_node')::name, p.step, p.phase,
+           CASE WHEN p.step < c.step THEN 'done' WHEN p.step > c.step THEN 'pending'
+                WHEN (s.now ->> 'waiting')::boolean THEN 'waiting' ELSE 'running' END,
+           CASE WHEN p.step <> c.step THEN NULL
+                WHEN (s.now ->> 'waiting')::boolean THEN s.now ->> 'error'
+                WHEN p.phase = 'replaying' THEN format('%s transactions, %s rows, at %s of %s', s.now ->> 'transactions',
+                                                       s.now ->> 'rows', s.now ->> 'current_lsn', s.now ->> 'stop_lsn')
+           END
+      FROM (SELECT @extschema@.recovery_state() AS now) s
+      CROSS JOIN (VALUES (1, 'begun'), (2, 'suspending'), (3, 'replaying'), (4, 'resuming')) p(step, phase)
+      JOIN (VALUES (1, 'begun'), (2, 'suspending'), (3, 'replaying'), (4, 'resuming')) c(step, phase)
+        ON c.phase = s.now ->> 'phase'
+     WHERE s.now IS NOT NULL
+     ORDER BY p.step
+$$;
+COMMENT ON FUNCTION recover_status() IS
+    'the unfinished recovery of which this node is the target, phase by phase: done, running, waiting (details: for what) or pending (superusers, REPLICATION, pg_monitor)';

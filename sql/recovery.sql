@@ -59,33 +59,6 @@ CREATE FUNCTION is_suspended(subscription oid) RETURNS boolean
 COMMENT ON FUNCTION is_suspended(oid) IS
     'whether a recovery keeps this subscription disabled: it will be enabled again when all is replayed, or when the failed node is back';
 
--- Not SECURITY DEFINER and without SET clauses: it commits.
-CREATE PROCEDURE recover_abort(failed_node_name text, target_node_name text DEFAULT NULL)
-    LANGUAGE plpgsql
-AS $$
-DECLARE
-    asked uuid;
-BEGIN
-    IF target_node_name IS NOT NULL AND NOT EXISTS (
-        SELECT FROM @extschema@.node n WHERE n.is_local AND n.node_name OPERATOR(pg_catalog.=) target_node_name::pg_catalog.name)
-    THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = pg_catalog.format('target node "%s" is not the local node', target_node_name),
-            HINT = pg_catalog.format('Call it on node "%s".', target_node_name);
-    END IF;
-    asked := @extschema@.ask_to_abort(failed_node_name::pg_catalog.name);
-    COMMIT;
-    WHILE @extschema@.recovery_is_open(asked) LOOP
-        PERFORM pg_catalog.pg_sleep(0.05);
-        -- Each look in a transaction of its own: nothing is held meanwhile.
-        COMMIT;
-    END LOOP;
-END
-$$;
-REVOKE ALL ON PROCEDURE recover_abort(text, text) FROM PUBLIC;
-COMMENT ON PROCEDURE recover_abort(text, text) IS
-    'ends the recovery of a failed node on this node where it stands, at a transaction boundary; subscriptions run again, the clone is dropped';
-
 CREATE FUNCTION clone_recovery_slot(failed_node_name name DEFAULT NULL, target_node_name name DEFAULT NULL)
     RETURNS TABLE (cloned_slot_name text, original_slot_name text, restart_lsn pg_lsn, success boolean, message text)
     LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'clone_recovery_slot_wrapper';

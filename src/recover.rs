@@ -7,6 +7,7 @@ mod coordinate;
 pub mod error;
 pub mod plan;
 mod progress;
+pub mod returned;
 pub mod source;
 mod sql;
 pub mod suspend;

@@ -13,6 +13,7 @@ pub use clone_entry::*;
 pub use entries::*;
 
 use crate::guc;
+use crate::lsn::LocalLsn;
 use crate::pg::guarded;
 use crate::pg::lwlock::LwLockGuard;
 use crate::pg::process;
@@ -32,6 +33,8 @@ const MAX_STAND_ASIDES: usize = 32;
 #[repr(C)]
 struct Header {
     launcher_pid: i32,
+    /// Where this run of the server began to write; zero before the launcher has looked.
+    started_at: LocalLsn,
     wake_all: bool,
     wake_count: u32,
     wakes: [pg_sys::Oid; MAX_WAKES],
@@ -126,6 +129,7 @@ unsafe extern "C-unwind" fn startup() {
         if !found {
             base.cast::<Header>().write(Header {
                 launcher_pid: 0,
+                started_at: LocalLsn::ZERO,
                 wake_all: false,
                 wake_count: 0,
                 wakes: [pg_sys::InvalidOid; MAX_WAKES],
@@ -251,6 +255,19 @@ impl Shared {
 
     pub fn set_launcher(&mut self, pid: i32) {
         self.header().launcher_pid = pid;
+    }
+
+    /// Notes where this run of the server began to write, by its first launcher.
+    pub fn note_start(&mut self, position: LocalLsn) {
+        let header = self.header();
+        if header.started_at == LocalLsn::ZERO {
+            header.started_at = position;
+        }
+    }
+
+    /// Where this run of the server began to write; zero: not looked yet.
+    pub fn started_at(&mut self) -> LocalLsn {
+        self.header().started_at
     }
 
     pub fn launcher(&mut self) -> i32 {

@@ -12,6 +12,7 @@ pub mod poller;
 pub mod pollers;
 pub mod rescue;
 pub mod rescues;
+mod returns;
 pub mod slot_worker;
 pub mod stand_aside;
 pub mod utility;

@@ -66,7 +66,7 @@ SELECT objtype, objname, label::jsonb - 'system_identifier' - 'database' AS labe
  WHERE provider = 'spock_recovery' AND objtype = 'subscription';
 SECURITY LABEL FOR spock_recovery ON SUBSCRIPTION "Sub" IS 'n2';
 SECURITY LABEL FOR spock_recovery ON SUBSCRIPTION "Sub" IS '{"version": 2, "system_identifier": 1, "database": 1, "origin": "n2", "set_by": "user"}';
-SECURITY LABEL FOR spock_recovery ON SCHEMA spock IS '{}';
+SECURITY LABEL FOR spock_recovery ON SCHEMA public IS '{}';
 
 -- What a role that is no superuser may do.
 CREATE ROLE regress_nobody;

@@ -58,12 +58,13 @@ pub struct Totals {
 }
 
 impl std::ops::AddAssign for Totals {
+    /// Never less than before, whatever stands in the document.
     fn add_assign(&mut self, other: Totals) {
-        self.transactions += other.transactions;
-        self.rows += other.rows;
-        self.bytes += other.bytes;
-        self.conflicts += other.conflicts;
-        self.skipped += other.skipped;
+        self.transactions = self.transactions.saturating_add(other.transactions);
+        self.rows = self.rows.saturating_add(other.rows);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.conflicts = self.conflicts.saturating_add(other.conflicts);
+        self.skipped = self.skipped.saturating_add(other.skipped);
     }
 }
 
@@ -193,6 +194,20 @@ pub struct Suspension {
     /// The node it comes from.
     pub origin: String,
     pub until: Until,
+    /// Of the node that it comes from, as it was last known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_identifier: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<u32>,
+    /// Why the node may not go on; None: it was not judged yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+}
+
+impl Suspension {
+    pub fn new(subscription: u32, origin: String, until: Until) -> Suspension {
+        Suspension { subscription, origin, until, system_identifier: None, timeline: None, verdict: None }
+    }
 }
 
 /// A clone of this node's recovery slot, for a rescue elsewhere.

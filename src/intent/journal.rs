@@ -70,12 +70,14 @@ impl Drop for Operation<'_> {
 }
 
 impl Journal {
-    /// Begins a recovery; the same one a second time is joined. At most one runs per target.
+    /// Begins a recovery; the same one a second time is joined. At most one runs per target: of several nobody knows which
+    /// is right, and none is joined.
     pub fn begin(&mut self, beginning: Beginning) -> Result<Operation<'_>, IntentError> {
         let at = beginning.at;
-        let running = self.intents.iter().find(|intent| intent.is_unfinished());
+        let mut unfinished = self.intents.iter().filter(|intent| intent.is_unfinished());
+        let (running, is_alone) = (unfinished.next(), unfinished.next().is_none());
         let id = match running {
-            Some(running) if running.request == beginning.request && !running.must_abort => running.id,
+            Some(running) if is_alone && running.request == beginning.request && !running.must_abort => running.id,
             Some(running) => {
                 return Err(IntentError::AlreadyRunning {
                     failed: running.request.failed.clone(),
@@ -163,7 +165,7 @@ impl Journal {
         let (skip, stop) = before.map_or((skip, stop), |checkpoint| (checkpoint.skip, checkpoint.stop));
         let mut totals = intent.totals();
         totals += done;
-        let number = before.map_or(1, |checkpoint| checkpoint.number + 1);
+        let number = before.map_or(1, |checkpoint| checkpoint.number.saturating_add(1));
         intent.checkpoint = Some(Checkpoint { number, phase, at, skip, stop, totals });
         Ok(())
     }
@@ -244,12 +246,16 @@ impl Journal {
         self.clones.push(clone);
     }
 
+    /// Those that ended first go first: what has just ended is always there to be looked at.
     fn forget_old(&mut self) {
-        let ended = self.intents.iter().filter(|intent| !intent.is_unfinished()).count();
-        let mut surplus = ended.saturating_sub(KEPT);
+        let mut ends: Vec<i64> = self.intents.iter().filter_map(|intent| Some(intent.end.as_ref()?.at)).collect();
+        let surplus = ends.len().saturating_sub(KEPT);
+        ends.sort_unstable();
+        let Some(last_to_go) = surplus.checked_sub(1).and_then(|index| ends.get(index)).copied() else { return };
+        let mut left = surplus;
         self.intents.retain(|intent| {
-            let goes = surplus > 0 && !intent.is_unfinished();
-            surplus -= usize::from(goes);
+            let goes = left > 0 && intent.end.as_ref().is_some_and(|end| end.at <= last_to_go);
+            left -= usize::from(goes);
             !goes
         });
     }

@@ -1,8 +1,491 @@
-use super::document::Journal;
+//! The state machine of intents: every pair of a state and an event against a table written by hand, and what each event
+//! leaves behind.
+
+mod document;
+mod histories;
+mod records;
+
+use super::document::{
+    Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Suspension, Totals, Until,
+};
+use super::error::IntentError;
+use super::id::IntentId;
+use super::journal::{Beginning, Resumable};
+use crate::lsn::OriginLsn;
+use crate::node::identity::DatabaseIdentity;
+
+const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: u64::MAX, database: 5 };
+const RANGE: (OriginLsn, OriginLsn) = (OriginLsn(10), OriginLsn(90));
+const FAILING: OriginLsn = OriginLsn(50);
+
+fn id(number: u8) -> IntentId {
+    IntentId::from_random([number; 16])
+}
+
+fn request(failed: &str) -> Request {
+    Request {
+        failed: failed.to_owned(),
+        source: "n3".to_owned(),
+        target: "n2".to_owned(),
+        clone: Some("c".to_owned()),
+        skip: None,
+        stop: None,
+        stop_timestamp: None,
+    }
+}
+
+fn beginning(number: u8, failed: &str) -> Beginning {
+    Beginning {
+        id: id(number),
+        subscription: 7,
+        request: request(failed),
+        has_own_dsn: false,
+        applied_before: OriginLsn(10),
+        passed_before: OriginLsn(12),
+        at: 1,
+    }
+}
+
+fn begin(journal: &mut Journal, number: u8, failed: &str) -> Result<IntentId, IntentError> {
+    let operation = journal.begin(beginning(number, failed))?;
+    let id = operation.id();
+    operation.leave();
+    Ok(id)
+}
+
+fn failure(lsn: Option<OriginLsn>) -> Failure {
+    Failure {
+        sqlstate: "23505".to_owned(),
+        reason: "duplicate key".to_owned(),
+        relation: Some("public.t".to_owned()),
+        origin_lsn: lsn,
+        at: 3,
+    }
+}
+
+fn done(transactions: u64) -> Totals {
+    Totals { transactions, rows: 2 * transactions, bytes: 100 * transactions, conflicts: 0, skipped: 0 }
+}
+
+/// What one intent can be in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Unknown,
+    Begun,
+    Suspending,
+    Replaying,
+    Resuming,
+    Completed,
+    Aborted,
+}
+
+const STATES: [State; 7] = [
+    State::Unknown,
+    State::Begun,
+    State::Suspending,
+    State::Replaying,
+    State::Resuming,
+    State::Completed,
+    State::Aborted,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Event {
+    Suspend,
+    Replay,
+    Resume,
+    Fail,
+    Complete,
+    Abort,
+    AskToAbort,
+    /// Of a transaction that has not failed.
+    Skip,
+    /// The recovery has made a clone.
+    NoteClone,
+    BeginSame,
+    BeginOther,
+}
+
+const EVENTS: [Event; 11] = [
+    Event::Suspend,
+    Event::Replay,
+    Event::Resume,
+    Event::Fail,
+    Event::Complete,
+    Event::Abort,
+    Event::AskToAbort,
+    Event::Skip,
+    Event::NoteClone,
+    Event::BeginSame,
+    Event::BeginOther,
+];
+
+/// What becomes of the intent; a refusal changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cell {
+    Next(State),
+    /// A new intent beside it, begun.
+    Another,
+    Unknown,
+    Ended,
+    OutOfOrder,
+    NotRunning,
+    NotFailing,
+    AlreadyRunning,
+}
+
+/// The state machine, by hand: a row per state, its cells in the order of `EVENTS`.
+const TABLE: [[Cell; 11]; 7] = {
+    use Cell::*;
+    use State::{Aborted, Begun, Completed, Replaying, Resuming, Suspending};
+    const GONE: [Cell; 9] = [Unknown, Unknown, Unknown, Unknown, Unknown, Unknown, NotRunning, NotRunning, Unknown];
+    const OVER: [Cell; 9] = [Ended, Ended, Ended, Ended, Ended, Ended, NotRunning, NotRunning, Ended];
+    const fn row(first: [Cell; 9], same: Cell, other: Cell) -> [Cell; 11] {
+        let [a, b, c, d, e, f, g, h, i] = first;
+        [a, b, c, d, e, f, g, h, i, same, other]
+    }
+    [
+        // Suspend, Replay, Resume, Fail, Complete, Abort, AskToAbort, Skip, NoteClone; BeginSame; BeginOther
+        row(GONE, Next(Begun), Another),
+        row(
+            [
+                Next(Suspending),
+                OutOfOrder,
+                OutOfOrder,
+                Next(Begun),
+                OutOfOrder,
+                Next(Aborted),
+                Next(Begun),
+                NotFailing,
+                Next(Begun),
+            ],
+            Next(Begun),
+            AlreadyRunning,
+        ),
+        row(
+            [
+                Next(Suspending),
+                Next(Replaying),
+                OutOfOrder,
+                Next(Suspending),
+                OutOfOrder,
+                Next(Aborted),
+                Next(Suspending),
+                NotFailing,
+                Next(Suspending),
+            ],
+            Next(Suspending),
+            AlreadyRunning,
+        ),
+        row(
+            [
+                Next(Suspending),
+                Next(Replaying),
+                Next(Resuming),
+                Next(Replaying),
+                OutOfOrder,
+                Next(Aborted),
+                Next(Replaying),
+                NotFailing,
+                Next(Replaying),
+            ],
+            Next(Replaying),
+            AlreadyRunning,
+        ),
+        row(
+            [
+                OutOfOrder,
+                OutOfOrder,
+                Next(Resuming),
+                Next(Resuming),
+                Next(Completed),
+                Next(Aborted),
+                Next(Resuming),
+                NotFailing,
+                Next(Resuming),
+            ],
+            Next(Resuming),
+            AlreadyRunning,
+        ),
+        row(OVER, Another, Another),
+        row(OVER, Another, Another),
+    ]
+};
+
+/// A journal whose intent 1, to recover n1, is in that state.
+fn journal_in(state: State) -> Journal {
+    let mut journal = Journal::new(HERE);
+    let phases: &[Phase] = match state {
+        State::Unknown => return journal,
+        State::Begun | State::Aborted => &[],
+        State::Suspending => &[Phase::Suspending],
+        State::Replaying => &[Phase::Suspending, Phase::Replaying],
+        State::Resuming | State::Completed => &[Phase::Suspending, Phase::Replaying, Phase::Resuming],
+    };
+    let id = begin(&mut journal, 1, "n1").expect("an empty journal");
+    for phase in phases {
+        journal.checkpoint(id, *phase, RANGE, done(1), 2).expect("the order of life");
+    }
+    match state {
+        State::Completed => journal.complete(id, RANGE.1, 4).expect("resuming"),
+        State::Aborted => journal.abort(id, done(0), 4).expect("unfinished"),
+        _ => (),
+    }
+    journal
+}
+
+fn state_of(journal: &Journal) -> State {
+    match journal.intent(id(1)).map(Intent::phase_name) {
+        None => State::Unknown,
+        Some("begun") => State::Begun,
+        Some("suspending") => State::Suspending,
+        Some("replaying") => State::Replaying,
+        Some("resuming") => State::Resuming,
+        Some("completed") => State::Completed,
+        Some("aborted") => State::Aborted,
+        Some(other) => panic!("{other}"),
+    }
+}
+
+fn happen(journal: &mut Journal, event: Event, number: u8) -> Result<(), IntentError> {
+    let of = id(number);
+    match event {
+        Event::Suspend => journal.checkpoint(of, Phase::Suspending, RANGE, done(1), 5),
+        Event::Replay => journal.checkpoint(of, Phase::Replaying, RANGE, done(1), 5),
+        Event::Resume => journal.checkpoint(of, Phase::Resuming, RANGE, done(1), 5),
+        Event::Fail => journal.fail(of, failure(Some(FAILING)), done(1)),
+        Event::Complete => journal.complete(of, RANGE.1, 5),
+        Event::Abort => journal.abort(of, done(1), 5),
+        Event::AskToAbort => journal.ask_to_abort("n1").map(drop),
+        Event::Skip => journal.skip("n1", OriginLsn(FAILING.0 + 1)).map(drop),
+        Event::NoteClone => journal.note_clone(of, "made"),
+        // Another id, as every call makes its own.
+        Event::BeginSame => {
+            let fresh = if journal.intent(of).is_some() { 2 } else { 1 };
+            begin(journal, fresh, "n1").map(drop)
+        }
+        Event::BeginOther => begin(journal, 2, "n4").map(drop),
+    }
+}
+
+fn cell_of(error: &IntentError) -> Cell {
+    match error {
+        IntentError::AlreadyRunning { .. } => Cell::AlreadyRunning,
+        IntentError::Unknown { .. } => Cell::Unknown,
+        IntentError::Ended { .. } => Cell::Ended,
+        IntentError::OutOfOrder { .. } => Cell::OutOfOrder,
+        IntentError::NotRunning { .. } => Cell::NotRunning,
+        IntentError::NotFailing { .. } => Cell::NotFailing,
+        IntentError::NotSuperuser { .. }
+        | IntentError::NullArgument { .. }
+        | IntentError::NoSchema
+        | IntentError::Registry(_) => panic!("{error}"),
+    }
+}
 
 #[test]
-fn placeholder_replaced_by_the_state_machine_tests() {
-    let here = crate::node::identity::DatabaseIdentity { system_identifier: 7, database: 5 };
-    let journal = Journal::new(here);
-    assert_eq!(Journal::parse(&journal.to_text()), Ok(journal));
+fn every_event_in_every_state_does_what_the_table_says_and_what_is_refused_changes_nothing() {
+    for (state, row) in STATES.into_iter().zip(TABLE) {
+        for (event, expected) in EVENTS.into_iter().zip(row) {
+            let before = journal_in(state);
+            assert_eq!(state_of(&before), state);
+            let mut journal = before.clone();
+            let cell = match happen(&mut journal, event, 1) {
+                Err(error) => {
+                    assert_eq!(journal, before, "{state:?} × {event:?}: refused, and changed");
+                    cell_of(&error)
+                }
+                Ok(()) if journal.intents.iter().any(|intent| intent.id == id(2)) => {
+                    assert_eq!(state_of(&journal), state, "{state:?} × {event:?}");
+                    assert_eq!(journal.intent(id(2)).map(Intent::phase_name), Some("begun"));
+                    Cell::Another
+                }
+                Ok(()) => Cell::Next(state_of(&journal)),
+            };
+            assert_eq!(cell, expected, "{state:?} × {event:?}");
+        }
+    }
+}
+
+#[test]
+fn the_first_checkpoint_fixes_the_range_and_each_adds_to_the_totals() {
+    let mut journal = journal_in(State::Begun);
+    let later = (OriginLsn(20), OriginLsn(80));
+    journal.checkpoint(id(1), Phase::Suspending, RANGE, done(1), 2).expect("first");
+    journal.checkpoint(id(1), Phase::Replaying, later, done(2), 3).expect("second");
+    journal.fail(id(1), failure(None), done(4)).expect("unfinished");
+    journal.checkpoint(id(1), Phase::Suspending, later, done(8), 5).expect("another attempt");
+    let checkpoint =
+        Checkpoint { number: 3, phase: Phase::Suspending, at: 5, skip: RANGE.0, stop: RANGE.1, totals: done(15) };
+    let intent = journal.intent(id(1)).expect("it is there");
+    assert_eq!(intent.checkpoint, Some(checkpoint));
+    assert_eq!(intent.totals(), done(15));
+    // Of an attempt without a checkpoint nothing was done.
+    let mut journal = journal_in(State::Begun);
+    journal.fail(id(1), failure(None), done(4)).expect("unfinished");
+    let intent = journal.intent(id(1)).expect("it is there");
+    assert_eq!((intent.totals(), &intent.failure), (Totals::default(), &Some(failure(None))));
+}
+
+#[test]
+fn figures_that_cannot_grow_stay() {
+    let mut journal = journal_in(State::Replaying);
+    let checkpoint = journal.intents[0].checkpoint.as_mut().expect("replaying");
+    checkpoint.number = u32::MAX;
+    checkpoint.totals.rows = u64::MAX;
+    journal.checkpoint(id(1), Phase::Replaying, RANGE, done(1), 9).expect("legal");
+    let checkpoint = journal.intents[0].checkpoint.as_ref().expect("replaying");
+    assert_eq!((checkpoint.number, checkpoint.totals.rows), (u32::MAX, u64::MAX));
+}
+
+#[test]
+fn an_end_keeps_its_outcome_and_position_and_a_completed_one_has_no_failure() {
+    let mut journal = journal_in(State::Resuming);
+    journal.fail(id(1), failure(None), done(0)).expect("unfinished");
+    journal.complete(id(1), OriginLsn(90), 8).expect("resuming");
+    let intent = journal.intent(id(1)).expect("kept");
+    assert_eq!(intent.end, Some(End { outcome: Outcome::Completed, at: 8, position: Some(OriginLsn(90)) }));
+    assert_eq!(intent.failure, None);
+    let mut journal = journal_in(State::Replaying);
+    journal.fail(id(1), failure(None), done(0)).expect("unfinished");
+    journal.abort(id(1), done(4), 8).expect("unfinished");
+    let intent = journal.intent(id(1)).expect("kept");
+    assert_eq!(intent.end, Some(End { outcome: Outcome::Aborted, at: 8, position: None }));
+    assert_eq!(intent.totals(), done(6), "what the last attempt had done counts");
+    assert_eq!(intent.failure, Some(failure(None)), "why it was aborted");
+}
+
+#[test]
+fn an_operation_that_is_dropped_is_aborted() {
+    let mut journal = Journal::new(HERE);
+    drop(journal.begin(beginning(1, "n1")).expect("begun"));
+    assert_eq!(state_of(&journal), State::Aborted);
+    assert_eq!(journal.resumable(), Resumable::Nothing);
+    // Also one that an error has ended half-way.
+    let mut journal = journal_in(State::Replaying);
+    let carried = |journal: &mut Journal| -> Result<(), IntentError> {
+        let _operation = journal.begin(beginning(2, "n1"))?;
+        Err(IntentError::NoSchema)
+    };
+    assert!(carried(&mut journal).is_err());
+    assert_eq!(state_of(&journal), State::Aborted);
+}
+
+#[test]
+fn an_operation_that_is_left_stays_unfinished_and_can_be_resumed() {
+    let mut journal = Journal::new(HERE);
+    journal.begin(beginning(1, "n1")).expect("begun").leave();
+    assert_eq!(state_of(&journal), State::Begun);
+    assert_eq!(journal.resumable(), Resumable::One(&journal.intents[0]));
+}
+
+#[test]
+fn an_operation_completes_where_all_is_replayed_and_is_aborted_where_not() {
+    let mut journal = journal_in(State::Resuming);
+    journal.begin(beginning(2, "n1")).expect("joined").complete(RANGE.1).expect("resuming");
+    assert_eq!(state_of(&journal), State::Completed);
+    let mut journal = journal_in(State::Replaying);
+    let outcome = journal.begin(beginning(2, "n1")).expect("joined").complete(RANGE.1);
+    assert!(matches!(outcome, Err(IntentError::OutOfOrder { .. })), "{outcome:?}");
+    assert_eq!(state_of(&journal), State::Aborted);
+}
+
+#[test]
+fn the_same_request_joins_and_every_other_one_is_told_which_runs() {
+    let mut journal = journal_in(State::Replaying);
+    assert_eq!(begin(&mut journal, 2, "n1").expect("joined"), id(1));
+    assert_eq!(journal.intents.len(), 1);
+    let others: [fn(&mut Request); 7] = [
+        |request| request.failed = "n4".to_owned(),
+        |request| request.source = "n4".to_owned(),
+        |request| request.target = "n4".to_owned(),
+        |request| request.clone = None,
+        |request| request.skip = Some(OriginLsn(1)),
+        |request| request.stop = Some(OriginLsn(1)),
+        |request| request.stop_timestamp = Some(1),
+    ];
+    for other in others {
+        let mut wanted = beginning(2, "n1");
+        other(&mut wanted.request);
+        let request = wanted.request.clone();
+        match journal.begin(wanted) {
+            Err(IntentError::AlreadyRunning { failed, source_node, id: running }) => {
+                assert_eq!((failed.as_str(), source_node.as_str(), running), ("n1", "n3", id(1)));
+            }
+            other => panic!("{request:?}: {other:?}"),
+        }
+    }
+    // Nobody joins what is to end.
+    journal.ask_to_abort("n1").expect("running");
+    assert!(matches!(begin(&mut journal, 2, "n1"), Err(IntentError::AlreadyRunning { .. })));
+    journal.abort(id(1), done(0), 9).expect("unfinished");
+    assert_eq!(begin(&mut journal, 2, "n1").expect("begun anew"), id(2));
+}
+
+/// Two unfinished intents, which only a hand can write.
+fn journal_with_two() -> Journal {
+    let mut journal = journal_in(State::Replaying);
+    let mut other = journal_in(State::Begun).intents.remove(0);
+    (other.id, other.request) = (id(2), request("n4"));
+    journal.intents.push(other);
+    journal
+}
+
+#[test]
+fn of_several_unfinished_ones_none_is_resumed_or_joined_and_each_can_be_ended() {
+    let mut journal = Journal::parse(&journal_with_two().to_text()).expect("a document");
+    match journal.resumable() {
+        Resumable::Several(several) => {
+            assert_eq!(several.iter().map(|intent| intent.id).collect::<Vec<_>>(), [id(1), id(2)]);
+        }
+        other => panic!("{other:?}"),
+    }
+    for failed in ["n1", "n4", "n5"] {
+        assert!(matches!(begin(&mut journal, 3, failed), Err(IntentError::AlreadyRunning { .. })), "{failed}");
+    }
+    assert_eq!(journal.ask_to_abort("n4").expect("running"), id(2));
+    journal.abort(id(2), done(0), 9).expect("unfinished");
+    assert!(matches!(journal.resumable(), Resumable::One(one) if one.id == id(1)));
+}
+
+#[test]
+fn only_the_transaction_that_fails_can_be_given_up() {
+    let mut journal = journal_in(State::Replaying);
+    let refused = |journal: &mut Journal, failed: &str, lsn: OriginLsn| journal.skip(failed, lsn).expect_err("refused");
+    assert!(matches!(
+        refused(&mut journal, "n1", FAILING),
+        IntentError::NotFailing { failing: None, asked: FAILING, .. }
+    ));
+    // A failure that is no transaction's.
+    journal.fail(id(1), failure(None), done(0)).expect("unfinished");
+    assert!(matches!(refused(&mut journal, "n1", FAILING), IntentError::NotFailing { failing: None, .. }));
+    journal.fail(id(1), failure(Some(FAILING)), done(0)).expect("unfinished");
+    for lsn in [OriginLsn(FAILING.0 - 1), OriginLsn(FAILING.0 + 1)] {
+        assert!(matches!(refused(&mut journal, "n1", lsn), IntentError::NotFailing { failing: Some(FAILING), .. }));
+    }
+    assert!(matches!(refused(&mut journal, "n4", FAILING), IntentError::NotRunning { .. }));
+    assert_eq!(journal.skip("n1", FAILING).expect("it fails"), id(1));
+    // A second time it is given up already, also when another one fails by now.
+    journal.fail(id(1), failure(Some(OriginLsn(60))), done(0)).expect("unfinished");
+    journal.skip("n1", FAILING).expect("given up before");
+    journal.skip("n1", OriginLsn(60)).expect("it fails");
+    assert_eq!(journal.intents[0].skips, [FAILING, OriginLsn(60)]);
+}
+
+#[test]
+fn the_last_twenty_that_ended_are_kept_and_every_unfinished_one() {
+    let mut journal = journal_with_two();
+    // Begun first, and unfinished while others come and go by hand.
+    for number in 3..=30 {
+        let mut ended = journal_in(State::Aborted).intents.remove(0);
+        ended.id = id(number);
+        ended.end = Some(End { outcome: Outcome::Aborted, at: i64::from(number), position: None });
+        journal.intents.push(ended);
+    }
+    journal.abort(id(2), done(0), 100).expect("unfinished");
+    let kept: Vec<IntentId> = journal.intents.iter().map(|intent| intent.id).collect();
+    // 2 has ended last, though it was begun before the others.
+    let expected: Vec<IntentId> = [1, 2].into_iter().chain(12..=30).map(id).collect();
+    assert_eq!(kept, expected);
+    assert!(matches!(journal.resumable(), Resumable::One(one) if one.id == id(1)));
 }

@@ -146,12 +146,13 @@ pub fn dsn_for_recovery(server: Oid) -> Result<Option<Text>, RegistryError> {
     dsn_of_mapping(server, foreign_server::BOOTSTRAP_SUPERUSER)
 }
 
+/// The invalid oid is PUBLIC's; pgrx hands it over as NULL.
 fn dsn_of_mapping(server: Oid, user: Oid) -> Result<Option<Text>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT o.option_value
                FROM pg_catalog.pg_user_mapping m, pg_catalog.pg_options_to_table(m.umoptions) o
-              WHERE m.umserver = $1 AND m.umuser = $2 AND o.option_name = 'dsn'",
+              WHERE m.umserver = $1 AND m.umuser = coalesce($2, 0::pg_catalog.oid) AND o.option_name = 'dsn'",
             Some(1),
             &[server.into(), user.into()],
         )?;

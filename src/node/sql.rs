@@ -13,6 +13,7 @@ use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, wal};
+use crate::recover::returned;
 use crate::shmem::{self, PeerEntry, PeerKey};
 use crate::slot::record::RetentionRecord;
 use pgrx::pg_sys::Oid;
@@ -64,9 +65,12 @@ fn node_identity() -> TableIterator<
         name!(version, String),
         name!(timeline, i32),
         name!(wal_end, i64),
+        name!(started_at_lsn, Option<i64>),
+        name!(timeline_forks, String),
     ),
 > {
     let local = NativeProvider.local_node().or_raise().filter(|_| !wal::is_in_recovery());
+    let start = shmem::lock().started_at();
     TableIterator::new(local.map(|node| {
         (
             Name(node.name.to_string()),
@@ -75,6 +79,8 @@ fn node_identity() -> TableIterator<
             env!("CARGO_PKG_VERSION").to_owned(),
             wal::timeline() as i32,
             wal::flushed().0 as i64,
+            Some(start.0 as i64).filter(|start| *start != 0),
+            returned::forks_to_text(&wal::timeline_history()),
         )
     }))
 }

@@ -130,14 +130,15 @@ pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Box<ErrorReportWithLevel>> 
 /// Runs `f` in a subtransaction of the caller's transaction. An ERROR rolls back that alone, and gives back a slot that
 /// `f` had acquired (with which a slot that was only half made goes); the Err is to be judged, and thrown on where it is
 /// not understood: a cancel is one of them.
-pub fn nested<T>(f: impl FnOnce() -> T) -> Result<T, CaughtError> {
+pub fn nested<T>(f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
     // SAFETY: as plpgsql does round a block with EXCEPTION (pl_exec.c): memory context and resource owner are those from
     // before on every way out.
     unsafe {
         let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
-        let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok(f()))).catch_others(Err).execute();
+        let outcome =
+            PgTryBuilder::new(AssertUnwindSafe(|| Ok(f()))).catch_others(|cause| Err(Box::new(cause))).execute();
         pg_sys::MemoryContextSwitchTo(context);
         if outcome.is_ok() {
             pg_sys::ReleaseCurrentSubTransaction();

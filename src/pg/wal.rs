@@ -1,5 +1,6 @@
 //! This server's WAL: where it ends, what of it is on disk (access/xlog.h, storage/procarray.h).
 
+use super::guarded;
 use crate::lsn::LocalLsn;
 use pgrx::pg_sys;
 use std::time::{Duration, Instant};
@@ -42,6 +43,49 @@ pub fn flush() {
 pub fn timeline() -> u32 {
     // SAFETY: reads shared memory; only called when recovery is over.
     unsafe { pg_sys::GetWALInsertionTimeLine() }
+}
+
+/// Where this run of the server began to write, while that can still be known: right after its start. After a recovery it is
+/// where the replay ended, else where the checkpoint of the last shutdown is.
+pub fn start_position() -> LocalLsn {
+    let mut is_sound = false;
+    // SAFETY: reads shared memory, and pg_control, whose copy is palloc'd.
+    unsafe {
+        let replayed = pg_sys::GetXLogReplayRecPtr(std::ptr::null_mut());
+        if replayed != 0 {
+            return LocalLsn(replayed);
+        }
+        let control = pg_sys::get_controlfile(pg_sys::DataDir, &mut is_sound);
+        let checkpoint = if is_sound { (*control).checkPoint } else { 0 };
+        pg_sys::pfree(control.cast());
+        LocalLsn(checkpoint)
+    }
+}
+
+/// `TimeLineHistoryEntry` (access/timeline.h).
+#[repr(C)]
+struct TimeLineHistoryEntry {
+    timeline: pg_sys::TimeLineID,
+    begin: pg_sys::XLogRecPtr,
+    end: pg_sys::XLogRecPtr,
+}
+
+unsafe extern "C-unwind" {
+    fn readTimeLineHistory(timeline: pg_sys::TimeLineID) -> *mut pg_sys::List;
+}
+
+/// The timelines that led to the present one, itself first, and where each forked from its parent.
+pub fn timeline_history() -> Vec<(u32, LocalLsn)> {
+    // SAFETY: a list of palloc'd entries, never empty.
+    unsafe {
+        let history = guarded!(readTimeLineHistory(timeline()));
+        (0..(*history).length as usize)
+            .map(|index| {
+                let entry = (*(*history).elements.add(index)).ptr_value.cast::<TimeLineHistoryEntry>();
+                ((*entry).timeline, LocalLsn((*entry).begin))
+            })
+            .collect()
+    }
 }
 
 pub fn is_in_recovery() -> bool {

@@ -58,14 +58,19 @@ fn state_of(intent: &Intent) -> serde_json::Value {
     })
 }
 
-/// The state of a recovery of this node; without an id, of the unfinished one. NULL if there is none.
+/// The state of a recovery of this node, by its id or by its clone; without either, of the unfinished one. NULL if there is
+/// none.
 #[pg_extern(sql = false)]
-fn recovery_state(intent_id: Option<Uuid>) -> Option<JsonB> {
+fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<JsonB> {
     crate::slot::snapshot::require_reader("recovery_state");
     let journal = storage::read();
-    let intent = match intent_id {
-        Some(id) => journal.intent(IntentId(*id.as_bytes())),
-        None => journal.unfinished().next(),
+    let intent = match (intent_id, clone) {
+        (Some(id), _) => journal.intent(IntentId(*id.as_bytes())),
+        (None, Some(clone)) => {
+            let clone = clone.to_utf8();
+            journal.intents.iter().find(|intent| intent.clone_name() == Some(&clone))
+        }
+        (None, None) => journal.unfinished().next(),
     };
     intent.map(|intent| JsonB(state_of(intent)))
 }
@@ -199,15 +204,21 @@ fn begin_recovery_at(
     Uuid::from_bytes(begin().or_raise().0)
 }
 
-/// The state of a recovery on its target, wherever that is; without an id, of the unfinished one. NULL if there is none.
+/// [`recovery_state`] on the target, wherever that is.
 #[pg_extern(sql = false)]
-fn recovery_state_at(target_dsn: Option<Text>, target_node: Option<Name>, intent_id: Option<Uuid>) -> Option<JsonB> {
+fn recovery_state_at(
+    target_dsn: Option<Text>,
+    target_node: Option<Name>,
+    intent_id: Option<Uuid>,
+    clone: Option<Text>,
+) -> Option<JsonB> {
     let name = required(target_node, "target_node");
     let ask = || match target(&name, target_dsn)? {
-        Target::Here => Ok(recovery_state(intent_id)),
+        Target::Here => Ok(recovery_state(intent_id, clone)),
         Target::Elsewhere(mut node) => {
             let id = intent_id.map_or("NULL".to_owned(), |id| quote_literal(IntentId(*id.as_bytes()).to_string()));
-            let text: Option<String> = node.read_one(&format!("SELECT spock.recovery_state({id})"))?;
+            let clone = clone.map_or("NULL".to_owned(), |clone| quote_literal(clone.to_utf8()));
+            let text: Option<String> = node.read_one(&format!("SELECT spock.recovery_state({id}, {clone})"))?;
             Ok::<_, RecoverError>(text.and_then(|text| serde_json::from_str(&text).ok()).map(JsonB))
         }
     };

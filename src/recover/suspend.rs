@@ -7,8 +7,11 @@ use super::error::RecoverError;
 use crate::intent::document::{Journal, Suspension, Until};
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
+use crate::node::registry;
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::{interrupts, transaction};
+use crate::pg::seclabel::{self, LabelTarget};
+use crate::pg::{interrupts, process, transaction};
+use crate::slot::record::RetentionRecord;
 use pgrx::pg_sys::Oid;
 use std::time::{Duration, Instant};
 
@@ -21,6 +24,9 @@ const HANGING: Duration = Duration::from_secs(2);
 
 /// Disables every subscription that is enabled, and notes it in the journal of the present transaction.
 pub fn suspend(journal: &mut Journal, failed: &str) -> Result<(), RecoverError> {
+    // What the peers were when they last reported stands in the retention record.
+    let text = seclabel::label(LabelTarget::Database(process::my_database()));
+    let record = text.and_then(|text| RetentionRecord::parse_local(&text, registry::here()));
     for subscription in NativeProvider.subscriptions()?.iter().filter(|subscription| subscription.is_enabled) {
         if !NativeProvider.suspend(subscription.id) {
             continue;
@@ -28,7 +34,12 @@ pub fn suspend(journal: &mut Journal, failed: &str) -> Result<(), RecoverError> 
         let origin = origin_of(subscription);
         let until = if origin == failed { Until::Returned } else { Until::Replayed };
         journal.suspensions.retain(|known| known.subscription != subscription.id.to_u32());
-        journal.suspensions.push(Suspension { subscription: subscription.id.to_u32(), origin, until });
+        let peer = record.as_ref().and_then(|record| record.peer(&origin));
+        journal.suspensions.push(Suspension {
+            system_identifier: peer.map(|peer| peer.system_identifier),
+            timeline: peer.map(|peer| peer.timeline),
+            ..Suspension::new(subscription.id.to_u32(), origin, until)
+        });
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::{CloneEntry, MAX_CLONES};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
+use crate::recover::returned::{Known, MAX_FORKS};
 use pgrx::pg_sys;
 
 /// Bytes of an error message that are kept for a peer.
@@ -249,6 +250,11 @@ pub struct PeerEntry {
     pub timeline: u32,
     /// The end of its WAL.
     pub wal_end: OriginLsn,
+    /// Where its present run began to write (zero: not told), and where its timelines forked, the present one first.
+    pub start: OriginLsn,
+    pub forks: [(u32, OriginLsn); MAX_FORKS],
+    /// It was restarted while it was watched, and is to be judged: what was known of it before.
+    pub to_judge: Option<Known>,
     /// When it last told its positions; what follows is of that moment.
     pub reported_at: Timestamp,
     /// It has a subscription of which it does not know the origin: anything may still be needed.
@@ -408,6 +414,9 @@ impl PeerEntry {
         error: ShortText::EMPTY,
         timeline: 0,
         wal_end: OriginLsn::ZERO,
+        start: OriginLsn::ZERO,
+        forks: [(0, OriginLsn::ZERO); MAX_FORKS],
+        to_judge: None,
         reported_at: Timestamp::NEVER,
         has_unknown_origin: false,
         own_subscription: pg_sys::InvalidOid,

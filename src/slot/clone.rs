@@ -189,7 +189,7 @@ fn usable_slot() -> Result<Result<Slot, (Option<String>, String)>, CloneError> {
 
 /// Copies the slot under a name that no slot has. A clone for an intent has a name of its own: one that was made before this
 /// server went down, or whose answer was lost, is found again.
-fn copy(original: &str, intent: ForIntent) -> Result<Result<String, CloneError>, CaughtError> {
+fn copy(original: &str, intent: ForIntent) -> Result<Result<String, CloneError>, Box<CaughtError>> {
     let database = catalog::my_database_name();
     let mut at = intent.map_or_else(|| Timestamp::now().0, |(_, begun_at)| begun_at.0);
     loop {

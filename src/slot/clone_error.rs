@@ -76,7 +76,11 @@ impl SqlError for CloneError {
                 "PostgreSQL creates no logical slot in such a transaction, and a slot does not go when it is rolled back."
                     .to_owned(),
             ),
-            CloneError::NullArgument { .. } | CloneError::NoSuchClone { .. } => None,
+            CloneError::NullArgument { .. } => None,
+            CloneError::NoSuchClone { .. } => {
+                Some("No slot has that name, or it is still being made; one that nobody has claimed is dropped after \
+                      spock.rescue_clone_ttl.".to_owned())
+            }
             CloneError::UnknownNode { argument, .. } => Some(format!("It was given as {argument}.")),
             CloneError::IsLocal { argument, .. } => Some(format!(
                 "It was given as {argument}; a clone that is made on this node serves to recover another node's \

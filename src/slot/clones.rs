@@ -154,7 +154,10 @@ impl Clones {
             let name = clone.slot.clone();
             let outcome = match step {
                 Step::Adopt(clone) => adopt(clone),
-                Step::Touch(clone) => flat(transaction::caught(|| Ok(Some(slot::touch(&clone.slot))))),
+                Step::Touch(clone) => flat(transaction::caught(|| {
+                    slot::touch(&clone.slot);
+                    Ok(Some(()))
+                })),
                 Step::Drop(clone, reason) => drop_clone(&clone, reason),
                 Step::Forget(clone) => forget(&clone),
             };

@@ -10,7 +10,7 @@ use crate::guc;
 use crate::pg::catalog::{self, Database};
 use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::{interrupts, process, transaction};
+use crate::pg::{interrupts, process, transaction, wal};
 use crate::shmem::{self, Phase};
 use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys::Oid;
@@ -43,7 +43,12 @@ struct Launcher {
 
 pub fn run() -> ! {
     process::connect_worker_to_shared_catalogs();
-    shmem::lock().set_launcher(process::my_pid());
+    let start = wal::start_position();
+    {
+        let mut shared = shmem::lock();
+        shared.note_start(start);
+        shared.set_launcher(process::my_pid());
+    }
     interrupts::at_exit(on_exit);
     pgrx::log!("spock_recovery launcher started");
     let mut launcher = Launcher::default();

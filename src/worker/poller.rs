@@ -12,6 +12,7 @@ use crate::node::registry::{self, NodeServer, RegistryError};
 use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
+use crate::recover::returned::{Known, MAX_FORKS, forks_from_text};
 use crate::remote::connection::{Connection, RemoteError};
 use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, TargetSays};
 use crate::slot::{positions, view};
@@ -26,8 +27,8 @@ const ORPHAN_LIMIT: Duration = Duration::from_secs(90);
 /// One row, and no error in the peer's log where it has no extension.
 const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
 
-const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, (wal_end - '0/0')::pg_catalog.int8 \
-                        FROM spock.node_identity()";
+const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, (wal_end - '0/0')::pg_catalog.int8, \
+                        (started_at_lsn - '0/0')::pg_catalog.int8, timeline_forks FROM spock.node_identity()";
 
 const POSITIONS: &str = "SELECT origin_node, (applied_lsn - '0/0')::pg_catalog.int8, (passed_lsn - '0/0')::pg_catalog.int8, \
                          (extract(epoch FROM commit_timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, ready, \
@@ -45,6 +46,8 @@ struct Answer {
     database: u32,
     timeline: u32,
     wal_end: OriginLsn,
+    start: OriginLsn,
+    forks: Vec<(u32, OriginLsn)>,
     positions: Vec<Position>,
     /// The subscription here that comes from it, and how far its slot at the peer is confirmed.
     own: Option<(Oid, OriginLsn)>,
@@ -69,6 +72,8 @@ struct Question {
     expected: Option<String>,
     /// The subscription that comes from the peer, and its slot there.
     own: Option<(Oid, String)>,
+    /// How far the peer is applied here.
+    applied: OriginLsn,
     /// All nodes, to know the origins that the peer names.
     nodes: Vec<NodeServer>,
     /// The clones here that were made for it: seen before it is asked, so that what it says is later than their claims.
@@ -80,6 +85,8 @@ struct Poller {
     peer: usize,
     key: PeerKey,
     connection: Option<(Route, Connection)>,
+    /// How far the peer was applied here when its former run was last seen, or when it did not answer.
+    applied_before: OriginLsn,
     manager_seen: Instant,
 }
 
@@ -87,7 +94,8 @@ pub fn run(index: usize, peer: usize, database: Oid) -> ! {
     let Some(key) = take_entry(index, peer, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
-    let mut poller = Poller { index, peer, key, connection: None, manager_seen: Instant::now() };
+    let mut poller =
+        Poller { index, peer, key, connection: None, applied_before: OriginLsn::ZERO, manager_seen: Instant::now() };
     loop {
         if interrupts::shutdown_requested() || !poller.is_wanted(database) {
             interrupts::exit(0);
@@ -167,9 +175,13 @@ impl Poller {
             Err(error) => return self.note(PeerState::Unreachable, &error.to_string()),
         };
         match self.ask(&question) {
-            Ok(answer) => self.judge(&question, &answer),
+            Ok(answer) => {
+                self.judge(&question, &answer);
+                self.applied_before = question.applied;
+            }
             Err(error) => {
                 self.connection = None;
+                self.applied_before = question.applied;
                 self.note(state_after(&error), &error.to_string());
                 if matches!(error, RemoteError::TimedOut(_)) {
                     // On 17 the attempt has leaked its socket: the process goes, and takes it with it.
@@ -190,15 +202,16 @@ impl Poller {
             PeerKey::Subscription(id) => (NativeProvider.route_of_subscription(id)?, None),
             PeerKey::None => (None, None),
         };
-        let own = match &expected {
+        let position = match &expected {
             Some(expected) => positions::own_positions()?
                 .into_iter()
-                .find(|position| position.origin.as_ref().is_some_and(|origin| origin.as_str() == expected))
-                .and_then(|position| Some((position.subscription, position.slot?))),
+                .find(|position| position.origin.as_ref().is_some_and(|origin| origin.as_str() == expected)),
             None => None,
         };
+        let applied = position.as_ref().and_then(positions::OwnPosition::applied).unwrap_or(OriginLsn::ZERO);
+        let own = position.and_then(|position| Some((position.subscription, position.slot?)));
         let clones = self.clones();
-        Ok(route.map(|route| Question { route, expected, own, nodes, clones }))
+        Ok(route.map(|route| Question { route, expected, own, applied, nodes, clones }))
     }
 
     /// The clones whose target the peer is.
@@ -252,9 +265,25 @@ impl Poller {
             };
             entry.last_contact_at = Timestamp::now();
             entry.node_name.set(&answer.node_name);
+            let before = Known {
+                applied: self.applied_before,
+                system_identifier: Some(entry.system_identifier),
+                timeline: Some(entry.timeline),
+            };
             entry.system_identifier = answer.system_identifier;
             entry.database = answer.database;
             if !is_other {
+                // Another run than the one that was watched: the manager judges whether it may go on.
+                let is_new_run = entry.start != OriginLsn::ZERO
+                    && (entry.start != answer.start || before.system_identifier != Some(answer.system_identifier));
+                if is_new_run && answer.start != OriginLsn::ZERO && self.applied_before != OriginLsn::ZERO {
+                    entry.to_judge = Some(before);
+                }
+                entry.start = answer.start;
+                entry.forks = [(0, OriginLsn::ZERO); MAX_FORKS];
+                for (place, fork) in entry.forks.iter_mut().zip(&answer.forks) {
+                    *place = *fork;
+                }
                 entry.timeline = answer.timeline;
                 entry.wal_end = answer.wal_end;
                 entry.has_unknown_origin = answer.positions.iter().any(|position| position.origin.is_none());
@@ -314,7 +343,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
     if connection.query(HAS_EXTENSION, 0)?.is_empty() {
         return Err(RemoteError::Unexpected("the extension spock_recovery is not there".to_owned()));
     }
-    let rows = connection.query(IDENTITY, 5)?;
+    let rows = connection.query(IDENTITY, 7)?;
     let Some(row) = rows.first() else {
         return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));
     };
@@ -370,6 +399,9 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
         database: row.value(2)?,
         timeline: row.value(3)?,
         wal_end: OriginLsn(row.optional(4)?.unwrap_or(0)),
+        start: OriginLsn(row.optional(5)?.unwrap_or(0)),
+        forks: forks_from_text(&row.value::<String>(6)?)
+            .ok_or_else(|| RemoteError::Unexpected("timelines in another form".to_owned()))?,
         positions,
         own,
         clones,

@@ -2,20 +2,14 @@
 //! ended before its time, and brings the failed node's subscription back when that node is.
 
 use super::error::NoRoom;
-use super::{backoff, entry};
+use super::{backoff, entry, returns};
 use crate::guc;
 use crate::intent::IntentError;
-use crate::intent::document::{Journal, Until};
 use crate::intent::journal::Resumable;
 use crate::intent::storage;
-use crate::lsn::OriginLsn;
-use crate::node::native::NativeProvider;
-use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::Timestamp;
 use crate::pg::{catalog, interrupts};
-use crate::shmem::{self, PeerEntry, PeerKey, PeerState, RescueEntry};
-use crate::slot::positions;
-use pgrx::pg_sys::Oid;
+use crate::shmem::{self, PeerEntry, RescueEntry};
 use std::time::{Duration, Instant};
 
 /// A worker that has not come up after this long never will.
@@ -51,7 +45,7 @@ impl Rescues {
     /// Reads the journal, in the manager's transaction.
     pub fn look(&mut self, peers: &[PeerEntry]) -> Result<Wanted, IntentError> {
         let journal = storage::read();
-        resume_returned(&journal, peers)?;
+        returns::look(&journal, peers)?;
         Ok(match journal.resumable() {
             Resumable::Nothing | Resumable::Several(_) => Wanted::default(),
             Resumable::One(intent) => {
@@ -121,44 +115,4 @@ impl Rescues {
         }
         nap
     }
-}
-
-/// The failed node answers again: its subscription gets its earlier state back, unless the node has less than what was
-/// applied here, for then its new transactions would be taken for old ones.
-fn resume_returned(journal: &Journal, peers: &[PeerEntry]) -> Result<(), IntentError> {
-    // While a recovery runs the origin is its worker's.
-    if journal.unfinished().next().is_some() {
-        return Ok(());
-    }
-    let waiting: Vec<_> = journal.suspensions.iter().filter(|entry| entry.until == Until::Returned).collect();
-    if waiting.is_empty() {
-        return Ok(());
-    }
-    let nodes = NativeProvider.peers()?;
-    let positions = positions::own_positions()?;
-    for suspension in waiting {
-        let position = positions.iter().find(|position| position.subscription.to_u32() == suspension.subscription);
-        let applied = position.and_then(positions::OwnPosition::applied).unwrap_or(OriginLsn::ZERO);
-        let node = nodes.iter().find(|node| node.name.as_str() == suspension.origin).map(|node| node.id);
-        // What it said before the recovery ended may have been its last words.
-        let since = journal.ended_at(&suspension.origin);
-        let has_returned = peers.iter().any(|peer| {
-            node.is_some_and(|node| peer.key == PeerKey::Node(node))
-                && peer.state == PeerState::Connected
-                && peer.reported_at.0 > since
-                && peer.wal_end >= applied
-        });
-        // One that was dropped meanwhile is forgotten.
-        if position.is_some() && !has_returned {
-            continue;
-        }
-        storage::update(|journal| {
-            journal.suspensions.retain(|known| known != suspension);
-            Ok::<_, IntentError>(())
-        })?;
-        if NativeProvider.resume(Oid::from_u32(suspension.subscription)) {
-            pgrx::log!("node \"{}\" is back: its subscription is enabled again", suspension.origin);
-        }
-    }
-    Ok(())
 }

@@ -61,10 +61,10 @@ fn an_error_or_a_cancel_after_the_copy_leaves_no_slot_behind() {
     // Where the caller catches it, the session goes on, and holds no slot.
     n3.arm(names::CLONE_COPIED, Action::Error);
     let mut session = n3.session();
-    session.sql(&format!(
+    session.sql(
         "DO $$ BEGIN PERFORM * FROM spock.clone_recovery_slot(); RAISE 'not reached';
-               EXCEPTION WHEN internal_error THEN NULL; END $$; SELECT 1"
-    ));
+               EXCEPTION WHEN internal_error THEN NULL; END $$; SELECT 1",
+    );
     assert_eq!(session.value(CLONES), "0");
     assert!(answer(&session.rows(&call(""))[0]).success);
     assert_eq!(session.value(CLONES), "1");

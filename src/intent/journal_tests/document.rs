@@ -1,0 +1,156 @@
+//! The journal as a document: it gives back what was written, is nobody else's, and has no place for a secret.
+
+use super::*;
+use std::collections::BTreeSet;
+
+/// A journal with everything in it.
+fn full() -> Journal {
+    let mut journal = journal_in(State::Replaying);
+    let request = &mut journal.intents[0].request;
+    request.failed = "größe \"n1\" 😀".to_owned();
+    (request.skip, request.stop, request.stop_timestamp) = (Some(RANGE.0), Some(OriginLsn(u64::MAX)), Some(i64::MIN));
+    let failed = request.failed.clone();
+    journal.fail(id(1), failure(Some(FAILING)), done(3)).expect("unfinished");
+    journal.skip(&failed, FAILING).expect("it fails");
+    journal.ask_to_abort(&failed).expect("running");
+    let mut ended = journal_in(State::Completed).intents.remove(0);
+    (ended.id, ended.clone, ended.has_own_dsn) = (id(2), Some("made".to_owned()), true);
+    journal.intents.push(ended);
+    journal.suspensions.push(Suspension::new(u32::MAX, failed.clone(), Until::Returned));
+    journal.register_clone(CloneRecord {
+        slot: "c".to_owned(),
+        created_at: 1,
+        failed: Some(failed),
+        target: Some("n2".to_owned()),
+        intent: Some(id(1)),
+    });
+    journal
+}
+
+#[test]
+fn the_document_gives_back_the_journal_and_is_ascii() {
+    for journal in STATES.map(journal_in).into_iter().chain([full(), journal_with_two()]) {
+        let text = journal.to_text();
+        assert!(text.is_ascii(), "{text}");
+        assert_eq!(Journal::parse(&text).as_ref(), Ok(&journal), "{text}");
+        assert_eq!(Journal::parse_local(&text, HERE), journal);
+    }
+}
+
+#[test]
+fn a_document_from_elsewhere_is_inert_and_one_of_another_version_or_shape_is_refused() {
+    let text = full().to_text();
+    for elsewhere in [DatabaseIdentity { system_identifier: 1, ..HERE }, DatabaseIdentity { database: 6, ..HERE }] {
+        assert_eq!(Journal::parse_local(&text, elsewhere), Journal::new(elsewhere));
+        assert!(Journal::parse(&text).is_ok_and(|journal| journal.belongs_to(HERE) && !journal.belongs_to(elsewhere)));
+    }
+    for wrong in [
+        String::new(),
+        "{}".to_owned(),
+        "null".to_owned(),
+        text.replace("\"version\":1", "\"version\":0"),
+        text.replace("\"version\":1", "\"version\":2"),
+        text.replace("\"replaying\"", "\"dreaming\""),
+        text.replace(&id(1).to_string(), "1"),
+        text.replace("\"clones\"", "\"klones\""),
+        text.replace("\\u00f6", "ö"),
+        format!("{text}x"),
+    ] {
+        assert_ne!(wrong, text);
+        assert!(Journal::parse(&wrong).is_err(), "{wrong}");
+        assert_eq!(Journal::parse_local(&wrong, HERE), Journal::new(HERE));
+    }
+}
+
+/// Every name in a document, at any depth.
+fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (name, inner) in map {
+                found.insert(name.clone());
+                names(inner, found);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+        _ => (),
+    }
+}
+
+/// The paths to every object in a document.
+fn objects(value: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            found.push(path.to_owned());
+            map.iter().for_each(|(name, inner)| objects(inner, &format!("{path}/{name}"), found));
+        }
+        serde_json::Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, inner)| objects(inner, &format!("{path}/{index}"), found));
+        }
+        _ => (),
+    }
+}
+
+#[test]
+fn there_is_no_field_that_could_hold_a_secret_and_none_can_be_added() {
+    let document: serde_json::Value = serde_json::from_str(&full().to_text()).expect("JSON");
+    let mut found = BTreeSet::new();
+    names(&document, &mut found);
+    // The whole list: labels are read by everybody, so what is added here must be fit for that.
+    let known = [
+        "version",
+        "system_identifier",
+        "database",
+        "intents",
+        "suspensions",
+        "clones",
+        "id",
+        "subscription",
+        "request",
+        "failed",
+        "source",
+        "target",
+        "clone",
+        "has_own_dsn",
+        "skip",
+        "stop",
+        "stop_timestamp",
+        "applied_before",
+        "passed_before",
+        "begun_at",
+        "checkpoint",
+        "number",
+        "phase",
+        "at",
+        "totals",
+        "transactions",
+        "rows",
+        "bytes",
+        "conflicts",
+        "skipped",
+        "failure",
+        "sqlstate",
+        "reason",
+        "relation",
+        "origin_lsn",
+        "skips",
+        "must_abort",
+        "end",
+        "outcome",
+        "position",
+        "origin",
+        "until",
+        "slot",
+        "created_at",
+        "intent",
+    ];
+    assert_eq!(found, known.map(str::to_owned).into());
+    let mut places = Vec::new();
+    objects(&document, "", &mut places);
+    assert!(places.len() >= 10, "{places:?}");
+    for place in places {
+        let mut changed = document.clone();
+        let object = changed.pointer_mut(&place).and_then(serde_json::Value::as_object_mut).expect("an object");
+        object.insert("dsn".to_owned(), "host=h password=sesame".into());
+        assert!(Journal::parse(&changed.to_string()).is_err(), "{place}");
+    }
+}

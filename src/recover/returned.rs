@@ -1,0 +1,169 @@
+//! Whether a node that is back may go on where it was (pure).
+//!
+//! It may if it kept its WAL: what it writes now lies beyond everything that was applied of it here. One that was restored
+//! from an older copy, or promoted on a timeline that forked too early, writes its new transactions at positions that were
+//! passed long ago, and they would be skipped without a word.
+
+use crate::lsn::{LocalLsn, OriginLsn};
+
+/// Timelines that are told: forks further back lie below any others.
+pub const MAX_FORKS: usize = 8;
+
+/// What was known of the node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// How far it was applied here before it came back.
+    pub applied: OriginLsn,
+    /// None: it has never told.
+    pub system_identifier: Option<u64>,
+    pub timeline: Option<u32>,
+}
+
+/// What the node says of itself now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Now {
+    pub system_identifier: u64,
+    /// Where its present run began to write.
+    pub start: OriginLsn,
+    /// Its timelines and where each forked, the present one first.
+    pub forks: Vec<(u32, OriginLsn)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    GoesOn,
+    /// Another server under the old name.
+    OtherServer,
+    /// Restored from an older copy.
+    HasLess {
+        start: OriginLsn,
+        applied: OriginLsn,
+    },
+    /// A standby that had not received everything was promoted.
+    ForkedBelow {
+        timeline: u32,
+        fork: OriginLsn,
+        applied: OriginLsn,
+    },
+}
+
+pub fn judge(known: Known, now: &Now) -> Verdict {
+    if known.system_identifier.is_some_and(|known| known != now.system_identifier) {
+        return Verdict::OtherServer;
+    }
+    let applied = known.applied;
+    // A timeline that is not in its history was left somewhere: by the earliest fork that it tells of, at the latest.
+    let is_new = |timeline: u32| {
+        known.timeline.is_some_and(|known| timeline > known || !now.forks.iter().any(|(told, _)| *told == known))
+    };
+    let forks = now.forks.iter().filter(|(timeline, fork)| is_new(*timeline) && *fork != OriginLsn::ZERO);
+    if let Some((timeline, fork)) = forks.min_by_key(|(_, fork)| *fork)
+        && *fork < applied
+    {
+        return Verdict::ForkedBelow { timeline: *timeline, fork: *fork, applied };
+    }
+    if now.start < applied { Verdict::HasLess { start: now.start, applied } } else { Verdict::GoesOn }
+}
+
+impl Verdict {
+    /// Why it may not go on, for a log and the health check; None if it may.
+    pub fn reason(self, node: &str) -> Option<String> {
+        match self {
+            Verdict::GoesOn => None,
+            Verdict::OtherServer => {
+                Some(format!("node \"{node}\" is back as another server (its system identifier is not the one it had)"))
+            }
+            Verdict::HasLess { start, applied } => Some(format!(
+                "node \"{node}\" is back from an older copy: it began to write at {start}, and this node has applied it up \
+                 to {applied}"
+            )),
+            Verdict::ForkedBelow { timeline, fork, applied } => Some(format!(
+                "node \"{node}\" is back on timeline {timeline}, which forked at {fork}, and this node has applied it up to \
+                 {applied}"
+            )),
+        }
+    }
+}
+
+/// `timeline@position`, separated by commas: how node_identity() tells it.
+pub fn forks_to_text(forks: &[(u32, LocalLsn)]) -> String {
+    let told: Vec<String> = forks.iter().map(|(timeline, begin)| format!("{timeline}@{begin}")).collect();
+    told.join(",")
+}
+
+/// None where it is not in that form.
+pub fn forks_from_text(text: &str) -> Option<Vec<(u32, OriginLsn)>> {
+    text.split(',')
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let (timeline, begin) = part.split_once('@')?;
+            Some((timeline.parse().ok()?, begin.parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(applied: u64, timeline: Option<u32>) -> Known {
+        Known { applied: OriginLsn(applied), system_identifier: Some(7), timeline }
+    }
+
+    fn now(start: u64, forks: &[(u32, u64)]) -> Now {
+        let forks = forks.iter().map(|(timeline, begin)| (*timeline, OriginLsn(*begin))).collect();
+        Now { system_identifier: 7, start: OriginLsn(start), forks }
+    }
+
+    #[test]
+    fn a_node_with_its_own_wal_goes_on() {
+        for start in [100, 101, 5000] {
+            assert_eq!(judge(known(100, Some(1)), &now(start, &[(1, 0)])), Verdict::GoesOn, "{start}");
+        }
+    }
+
+    #[test]
+    fn one_byte_less_is_an_older_copy() {
+        let verdict = judge(known(100, Some(1)), &now(99, &[(1, 0)]));
+        assert_eq!(verdict, Verdict::HasLess { start: OriginLsn(99), applied: OriginLsn(100) });
+        assert!(verdict.reason("n1").is_some_and(|reason| reason.contains("older copy")));
+    }
+
+    #[test]
+    fn a_promoted_standby_goes_on_if_its_fork_is_not_below() {
+        assert_eq!(judge(known(100, Some(1)), &now(100, &[(2, 100), (1, 0)])), Verdict::GoesOn);
+        let below = Verdict::ForkedBelow { timeline: 2, fork: OriginLsn(99), applied: OriginLsn(100) };
+        assert_eq!(judge(known(100, Some(1)), &now(300, &[(2, 99), (1, 0)])), below);
+    }
+
+    #[test]
+    fn of_several_forks_since_the_known_timeline_the_earliest_counts() {
+        let history = [(4, 500), (3, 50), (2, 40), (1, 0)];
+        let below = Verdict::ForkedBelow { timeline: 3, fork: OriginLsn(50), applied: OriginLsn(100) };
+        assert_eq!(judge(known(100, Some(2)), &now(600, &history)), below);
+        // Forks that were known before are part of what was applied.
+        assert_eq!(judge(known(100, Some(3)), &now(600, &history)), Verdict::GoesOn);
+    }
+
+    #[test]
+    fn a_history_without_the_known_timeline_is_another_branch() {
+        let below = Verdict::ForkedBelow { timeline: 2, fork: OriginLsn(60), applied: OriginLsn(100) };
+        assert_eq!(judge(known(100, Some(3)), &now(600, &[(4, 500), (2, 60), (1, 0)])), below);
+    }
+
+    #[test]
+    fn another_server_under_the_old_name_never_goes_on() {
+        let other = Now { system_identifier: 8, ..now(500, &[(1, 0)]) };
+        assert_eq!(judge(known(100, Some(1)), &other), Verdict::OtherServer);
+        assert_eq!(judge(Known { system_identifier: None, ..known(100, None) }, &other), Verdict::GoesOn);
+    }
+
+    #[test]
+    fn forks_survive_being_written_and_read() {
+        let text = forks_to_text(&[(2, LocalLsn(0x1_0000_0060)), (1, LocalLsn::ZERO)]);
+        assert_eq!(text, "2@1/60,1@0/0");
+        assert_eq!(forks_from_text(&text), Some(vec![(2, OriginLsn(0x1_0000_0060)), (1, OriginLsn::ZERO)]));
+        assert_eq!(forks_from_text("2@x"), None);
+        assert_eq!(forks_from_text(""), Some(Vec::new()));
+    }
+}

@@ -1,0 +1,169 @@
+//! The manager's part when a node is back: it is judged (src/recover/returned.rs), and its subscription goes on or stays.
+//!
+//! A subscription that a recovery has suspended waits for the judgement. One that runs is suspended when its provider was
+//! restarted from less than what was applied here: every survivor judges by itself.
+
+use crate::intent::IntentError;
+use crate::intent::document::{Journal, Suspension, Until};
+use crate::intent::storage;
+use crate::lsn::OriginLsn;
+use crate::node::native::NativeProvider;
+use crate::node::provider::{Peer, ReplicationProvider};
+use crate::pg::process;
+use crate::recover::returned::{Known, Now, Verdict, judge};
+use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
+use crate::slot::positions::{self, OwnPosition};
+use pgrx::pg_sys::Oid;
+
+/// Looks at who is back. Runs in the manager's transaction.
+pub fn look(journal: &Journal, peers: &[PeerEntry]) -> Result<(), IntentError> {
+    // While a recovery runs the origins are its worker's.
+    if journal.unfinished().next().is_some() {
+        return Ok(());
+    }
+    let restarted: Vec<&PeerEntry> =
+        peers.iter().filter(|peer| peer.state == PeerState::Connected && peer.to_judge.is_some()).collect();
+    let waiting: Vec<&Suspension> = journal.suspensions.iter().filter(|entry| entry.until == Until::Returned).collect();
+    if restarted.is_empty() && waiting.is_empty() {
+        return Ok(());
+    }
+    let nodes = NativeProvider.peers()?;
+    let positions = positions::own_positions()?;
+    for peer in restarted {
+        judge_restarted(journal, peer, &nodes, &positions)?;
+    }
+    for suspension in waiting {
+        judge_suspended(journal, suspension, peers, &nodes, &positions)?;
+    }
+    Ok(())
+}
+
+/// The provider of a subscription that runs was restarted.
+fn judge_restarted(
+    journal: &Journal,
+    peer: &PeerEntry,
+    nodes: &[Peer],
+    positions: &[OwnPosition],
+) -> Result<(), IntentError> {
+    let Some(node) = nodes.iter().find(|node| peer.key == PeerKey::Node(node.id)) else { return Ok(()) };
+    let verdict = peer.to_judge.map_or(Verdict::GoesOn, |known| judge(known, &now(peer)));
+    let is_of = |position: &&OwnPosition| position.origin.as_ref() == Some(&node.name);
+    let mut has_written = false;
+    if let Some(reason) = verdict.reason(node.name.as_str()) {
+        for position in positions.iter().filter(is_of) {
+            let subscription = position.subscription.to_u32();
+            if journal.suspensions.iter().any(|known| known.subscription == subscription) {
+                continue;
+            }
+            let is_enabled = NativeProvider
+                .subscriptions()?
+                .iter()
+                .any(|known| known.id == position.subscription && known.is_enabled);
+            if is_enabled && NativeProvider.suspend(position.subscription) {
+                let suspension = Suspension {
+                    system_identifier: peer.to_judge.and_then(|known| known.system_identifier),
+                    timeline: peer.to_judge.and_then(|known| known.timeline),
+                    verdict: Some(reason.clone()),
+                    ..Suspension::new(subscription, node.name.to_string(), Until::Returned)
+                };
+                storage::update(|journal| {
+                    journal.suspensions.push(suspension);
+                    Ok::<_, IntentError>(())
+                })?;
+                tell(node.name.as_str(), &reason);
+                has_written = true;
+            }
+        }
+    }
+    // What was written may still be rolled back: then it is judged again.
+    if !has_written {
+        forget(peer);
+    }
+    Ok(())
+}
+
+/// The failed node of a recovery, or one that was judged before, answers (again).
+fn judge_suspended(
+    journal: &Journal,
+    suspension: &Suspension,
+    peers: &[PeerEntry],
+    nodes: &[Peer],
+    positions: &[OwnPosition],
+) -> Result<(), IntentError> {
+    let Some(position) = positions.iter().find(|position| position.subscription.to_u32() == suspension.subscription)
+    else {
+        // Dropped meanwhile.
+        return change(suspension, None);
+    };
+    let id = Oid::from_u32(suspension.subscription);
+    if NativeProvider.subscriptions()?.iter().any(|known| known.id == id && known.is_enabled) {
+        // Somebody has enabled it by hand: his word.
+        return change(suspension, None);
+    }
+    if suspension.verdict.is_some() {
+        // A later start of the same copy looks sound: only a person can say that it is another one now.
+        return Ok(());
+    }
+    let node = nodes.iter().find(|node| node.name.as_str() == suspension.origin).map(|node| node.id);
+    // What it said before the recovery ended may have been its last words.
+    let since = journal.ended_at(&suspension.origin);
+    let answering = peers.iter().find(|peer| {
+        node.is_some_and(|node| peer.key == PeerKey::Node(node))
+            && peer.state == PeerState::Connected
+            && peer.reported_at.0 > since
+            && peer.start != OriginLsn::ZERO
+    });
+    let Some(peer) = answering else { return Ok(()) };
+    let known = Known {
+        applied: position.applied().unwrap_or(OriginLsn::ZERO),
+        system_identifier: suspension.system_identifier,
+        timeline: suspension.timeline,
+    };
+    match judge(known, &now(peer)).reason(&suspension.origin) {
+        None => {
+            change(suspension, None)?;
+            if NativeProvider.resume(id) {
+                pgrx::log!("node \"{}\" is back: its subscription is enabled again", suspension.origin);
+            }
+            Ok(())
+        }
+        Some(reason) => {
+            tell(&suspension.origin, &reason);
+            change(suspension, Some(Suspension { verdict: Some(reason), ..suspension.clone() }))
+        }
+    }
+}
+
+fn now(peer: &PeerEntry) -> Now {
+    Now {
+        system_identifier: peer.system_identifier,
+        start: peer.start,
+        forks: peer.forks.iter().filter(|(timeline, _)| *timeline != 0).copied().collect(),
+    }
+}
+
+/// Takes a suspension out of the journal, or puts another one in its place.
+fn change(suspension: &Suspension, other: Option<Suspension>) -> Result<(), IntentError> {
+    storage::update(|journal| {
+        journal.suspensions.retain(|known| known != suspension);
+        journal.suspensions.extend(other);
+        Ok(())
+    })
+}
+
+fn tell(node: &str, reason: &str) {
+    pgrx::warning!(
+        "{reason}: its subscription stays disabled, for its new transactions would be skipped; rebuild node \"{node}\" from a \
+         survivor (if it is a complete copy after all, ALTER SUBSCRIPTION … ENABLE)"
+    );
+}
+
+/// It is judged, until it is restarted again.
+fn forget(peer: &PeerEntry) {
+    let mut shared = shmem::lock();
+    let Some(index) = shared.index_of(process::my_database()) else { return };
+    if let Some(entry) = shared.peers(index).iter_mut().find(|entry| entry.key == peer.key && entry.start == peer.start)
+    {
+        entry.to_judge = None;
+    }
+}
