@@ -203,8 +203,7 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                 MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
                 DETAIL = chosen.finding,
-                HINT = format('SELECT * FROM spock.recover_plan(%L); shows every survivor and the proof; the README says what to do about each reason.',
-                              failed_node_name);
+                HINT = chosen.advice;
         END IF;
         IF verb THEN
             RAISE NOTICE 'node "%" lacks % bytes of node "%"''s WAL, which node "%" has: % to %', chosen.target_node,
@@ -353,8 +352,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
             DETAIL = chosen.finding,
-            HINT = format('SELECT * FROM spock.recover_plan(%L); shows every survivor and the proof; the README says what to do about each reason.',
-                          failed_node_name);
+            HINT = chosen.advice;
     ELSIF recovery_needed THEN
         RAISE NOTICE 'node "%" can be recovered on node "%" from node "%": % to %', failed_node_name, chosen.target_node,
             chosen.source_node, chosen.target_lsn, chosen.source_lsn;
@@ -389,7 +387,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
             DETAIL = chosen.finding,
-            HINT = format('SELECT * FROM spock.recover_plan(%L); shows every survivor and the proof.', failed_node_name);
+            HINT = chosen.advice;
     ELSIF chosen.outcome = 'zero_gap' THEN
         RAISE NOTICE 'nothing of node "%" is missing on node "%"', failed_node_name, chosen.target_node;
         RETURN;
