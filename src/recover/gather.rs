@@ -136,7 +136,7 @@ pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
         survivors: Vec::new(),
         errors: HashMap::new(),
         // First: if it hangs, the others' pollers have meanwhile noticed that too.
-        failed_answers: facts::known_to_be_silent(failed)?.is_none() && connect(failed, &Ways::new()).is_ok(),
+        failed_answers: answers(failed)?,
         ways,
         accepts_replica_triggers: false,
     };
@@ -156,6 +156,11 @@ pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
     }
     gathered.survivors.sort_by(|one, other| one.node.cmp(&other.node));
     Ok(gathered)
+}
+
+/// Whether a node answers now, within spock.peer_timeout; one whose poller has asked in vain is not asked.
+pub fn answers(node: &str) -> Result<bool, RecoverError> {
+    Ok(facts::known_to_be_silent(node)?.is_none() && connect(node, &Ways::new()).is_ok())
 }
 
 fn ask(node: &str, failed: &str, ways: &Ways) -> Result<NodeFacts, RecoverError> {

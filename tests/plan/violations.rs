@@ -125,8 +125,10 @@ fn a_source_whose_subscription_was_made_anew_and_has_copied_rows_is_none() {
     let [n1, n2, n3] = cluster.all();
     make_gap(&cluster);
     n3.sql("DROP SUBSCRIPTION sub_n3_n1");
-    n3.sql("SET session_replication_role = replica; TRUNCATE t");
-    n3.sql("TRUNCATE first, held");
+    // Under an origin, so that the mesh does not replicate it.
+    n3.sql(
+        "SELECT pg_replication_origin_create('hand'), pg_replication_origin_session_setup('hand'); TRUNCATE first, t, held",
+    );
     n3.sql(&format!(
         "CREATE SUBSCRIPTION sub_n3_n1 CONNECTION '{}' PUBLICATION mesh WITH (origin = any)",
         n1.dsn("postgres")
