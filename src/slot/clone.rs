@@ -120,24 +120,21 @@ pub fn clone_slot(
         Ok(original) => original,
         Err((original, message)) => return Ok(Outcome::Refused { original, message }),
     };
-    let name = match copy(&original.name, intent) {
+    let copy = match copy(&original.name, intent) {
         Ok(copied) => copied?,
         Err(cause) => {
             let message = refusal(&cause).unwrap_or_else(|| cause.rethrow());
             return Ok(Outcome::Refused { original: Some(original.name), message });
         }
     };
-    match transaction::nested(|| finish(&name, failed, target, intent)) {
-        Ok(Ok((clone, message))) => Ok(Outcome::Made { original: original.name, clone, message }),
-        Ok(Err(error)) => {
-            discard(&name);
-            Err(error)
-        }
+    let finished = transaction::nested(|| finish(&copy, failed, target, intent));
+    if copy.is_new && !matches!(finished, Ok(Ok(_))) {
+        discard(&copy.name);
+    }
+    match finished {
+        Ok(finished) => finished.map(|(clone, message)| Outcome::Made { original: original.name, clone, message }),
         // A cancel, for one: moving the clone forward may take its time.
-        Err(cause) => {
-            discard(&name);
-            cause.rethrow()
-        }
+        Err(cause) => cause.rethrow(),
     }
 }
 
@@ -187,27 +184,41 @@ fn usable_slot() -> Result<Result<Slot, (Option<String>, String)>, CloneError> {
     }
 }
 
+/// A copy of the slot.
+struct Copied {
+    name: String,
+    /// False: it was there before.
+    is_new: bool,
+}
+
 /// Copies the slot under a name that no slot has. A clone for an intent has a name of its own: one that was made before this
 /// server went down, or whose answer was lost, is found again.
-fn copy(original: &str, intent: ForIntent) -> Result<Result<String, CloneError>, Box<CaughtError>> {
+fn copy(original: &str, intent: ForIntent) -> Result<Result<Copied, CloneError>, Box<CaughtError>> {
     let database = catalog::my_database_name();
     let mut at = intent.map_or_else(|| Timestamp::now().0, |(_, begun_at)| begun_at.0);
     loop {
         let name = clone_name(&database, at);
-        if intent.is_some() {
-            match slot::find_here(&name) {
-                Ok(Some(found)) if found.plugin.as_deref() == Some(PLUGIN) && !found.is_invalid => return Ok(Ok(name)),
-                Ok(_) => (),
-                Err(error) => return Ok(Err(error.into())),
+        if let Some((id, _)) = intent {
+            match is_of(&name, id) {
+                Ok(true) => return Ok(Ok(Copied { name, is_new: false })),
+                Ok(false) => (),
+                Err(error) => return Ok(Err(error)),
             }
         }
         match transaction::nested(|| slot::copy(original, &name, PLUGIN)) {
-            Ok(copied) => return Ok(copied.map(|()| name).map_err(CloneError::from)),
+            Ok(copied) => return Ok(copied.map(|()| Copied { name, is_new: true }).map_err(CloneError::from)),
             // Somebody else in the same microsecond.
             Err(cause) if code_of(&cause) == Some(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT) => at += 1,
             Err(cause) => return Err(cause),
         }
     }
+}
+
+/// Whether there is a usable clone of that name which is this recovery's: registered for it, or for nobody.
+fn is_of(name: &str, intent: IntentId) -> Result<bool, CloneError> {
+    let found = slot::find_here(name)?.filter(|found| found.plugin.as_deref() == Some(PLUGIN) && !found.is_invalid);
+    let is_anothers = |clone: &CloneRecord| clone.slot == name && clone.intent.is_some_and(|known| known != intent);
+    Ok(found.is_some() && !storage::read().clones.iter().any(is_anothers))
 }
 
 fn code_of(cause: &CaughtError) -> Option<PgSqlErrorCode> {
@@ -242,17 +253,20 @@ fn refusal(cause: &CaughtError) -> Option<String> {
     }
 }
 
-/// Moves the copy forward, and registers it.
+/// Moves a new copy forward, and registers it.
 fn finish(
-    name: &str,
+    copy: &Copied,
     failed: Option<&NodeServer>,
     target: Option<&NodeServer>,
     intent: ForIntent,
 ) -> Result<(Slot, String), CloneError> {
     failpoint::hit(names::CLONE_COPIED);
+    let name = copy.name.as_str();
     let gone = || CloneError::NoSuchClone { slot: name.to_owned() };
     let copied = slot::find_here(name)?.ok_or_else(gone)?;
     let message = match (failed, target) {
+        // What was streamed from it may be needed again.
+        _ if !copy.is_new => format!("was made before, and starts at {}", copied.confirmed),
         (Some(failed), Some(target)) => match horizon(failed, target).filter(|local| *local > copied.confirmed) {
             Some(local) => {
                 slot::advance(name, local)?;
@@ -285,7 +299,7 @@ fn finish(
 ///
 /// It is the newest sample (o, l) with o at or before what counts as passed by the target, as recovery_horizon() shows it:
 /// every transaction of the failed node that stands before l has an origin position up to o, and the target is durably
-/// past o. So the clone loses nothing that this target could ask for: its skip is never below what it has passed. What
+/// past o. So the clone loses nothing that this target could ask for: what it lacks lies beyond what it has passed. What
 /// counts as passed is no more than what the recovery slot itself may be moved by on this target's account at any moment,
 /// and other targets are not served by this clone (claim_clone refuses them). Both figures are facts about what is
 /// written and durable, so they do not get worse while they are used: a target that is rebuilt meanwhile has another

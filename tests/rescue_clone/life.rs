@@ -3,6 +3,8 @@
 use std::process::{Child, Stdio};
 
 use super::*;
+use crate::cluster::Action;
+use crate::failpoint_names as names;
 
 /// n3 on the first server, n2 on the second; n2 has an unfinished intent.
 fn pair(name: &str) -> Cluster {
@@ -183,16 +185,41 @@ fn a_claim_wins_over_a_drop_that_was_decided_before_it() {
     let cluster = source("rescue_clone_race");
     let [n3] = cluster.all();
     let clone = made(n3.db("postgres"), "'n1', 'n2'");
+    let (head, decided) = (names::MANAGER_TICK, names::MANAGER_RECORD_WRITTEN);
+    let go_on = |from: &str, to: &str| {
+        n3.arm(to, Action::Wait);
+        n3.disarm(from);
+        n3.wait_hit(to);
+    };
+    n3.arm(head, Action::Wait);
+    n3.wait_hit(head);
+    n3.set(&[("spock.rescue_clone_ttl", "100ms")]);
+    // A round reads the setting before it comes to its head: the one under way still has the old one.
+    go_on(head, decided);
+    go_on(decided, head);
+    go_on(head, decided);
+    n3.sql(&claim(&clone, INTENT));
+    n3.disarm(decided);
+    wait_rounds(n3.db("postgres"), 5);
+    assert_eq!(n3.value("SELECT slot_name, intent_id FROM spock.recovery_clones()"), format!("{clone}|{INTENT}"));
+    assert_eq!(n3.value(CLONES), "1");
+    assert_eq!(log_count(n3, "dropped clone"), 0);
+}
+
+#[test]
+fn what_is_being_claimed_is_not_waited_for_and_a_claim_that_is_rolled_back_is_none() {
+    let cluster = source("rescue_clone_held");
+    let [n3] = cluster.all();
+    let clone = made(n3.db("postgres"), "'n1', 'n2'");
     let other = made(n3.db("postgres"), "'n1', 'n2'");
-    // The session holds the journal: the manager's drop must not wait for it, and look again.
     let mut session = n3.session();
     session.sql("BEGIN");
     session.sql(&claim(&clone, INTENT));
-    // Rolled back, it has claimed nothing.
     session.sql("SAVEPOINT before");
     session.sql(&claim(&other, OTHER_INTENT));
     session.sql("ROLLBACK TO before");
     n3.set(&[("spock.rescue_clone_ttl", "100ms")]);
+    // The session holds the journal; the manager goes round and round.
     wait_rounds(n3.db("postgres"), 5);
     assert_eq!(n3.value(CLONES), "2");
     session.sql("COMMIT");

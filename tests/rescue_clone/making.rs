@@ -1,6 +1,8 @@
 //! A clone streams what its target lacks, from where the target needs it.
 
 use super::*;
+use crate::cluster::Action;
+use crate::failpoint_names as names;
 use crate::plugin::{bytes, decode, inserted};
 
 const ORIGIN: &str = "SELECT roident FROM pg_replication_origin o JOIN pg_subscription s ON o.roname = 'pg_' || s.oid
@@ -141,4 +143,28 @@ fn whatever_a_database_is_called_its_clones_have_legal_names_and_are_known() {
         let clone = made(database, "");
         assert_eq!(database.value("SELECT slot_name, usable FROM spock.recovery_clones()"), format!("{clone}|t"));
     }
+}
+
+#[test]
+fn a_recovery_that_asks_again_gets_the_same_clone_where_it_was() {
+    let cluster = source("rescue_clone_again");
+    let [n3] = cluster.all();
+    let ask =
+        |intent: &str| format!("SELECT cloned_slot_name FROM spock.clone_for_recovery('{intent}', 5, 'n1', 'n2')");
+    let clone = n3.value(&ask(INTENT));
+    let position = confirmed(n3, &clone);
+    assert_eq!(n3.value(&ask(INTENT)), clone);
+    assert_eq!(confirmed(n3, &clone), position);
+    // What goes wrong while it is found again does not cost it.
+    n3.arm(names::CLONE_COPIED, Action::Error);
+    refused(n3.db("postgres"), &ask(INTENT));
+    assert_eq!(n3.value(&ask(INTENT)), clone);
+    // Nor does one that was begun elsewhere in the same microsecond.
+    let other = n3.value(&ask(OTHER_INTENT));
+    assert_ne!(other, clone);
+    assert_eq!(
+        n3.value("SELECT slot_name, intent_id FROM spock.recovery_clones() ORDER BY 1"),
+        format!("{clone}|{INTENT}\n{other}|{OTHER_INTENT}")
+    );
+    assert_eq!(n3.value(CLONES), "2");
 }
