@@ -135,10 +135,9 @@ fn down(screen: &Screen) -> Result<()> {
         screen.line("there is no cluster");
         return Ok(());
     }
-    let user = ServerUser::find()?;
     for kept in there {
         let step = screen.spinner("stopping servers");
-        kept.remove(&user)?;
+        kept.remove()?;
         drop(step);
         screen.line(format!("removed the cluster in {}", kept.folder.display()));
     }
