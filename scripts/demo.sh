@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the extension as users get it into the newest wanted server and runs `spockctl demo` there.
-# KEEP=1 leaves the servers running.
+# Installs the extension as users get it into the newest wanted server, and runs `spockctl demo --crash` there: a node is lost and
+# recovered. KEEP=1 leaves the servers running.
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
@@ -10,6 +10,6 @@ PG_CONFIG=$pg_config scripts/install.sh release
 say "building spockctl"
 cargo build --quiet --release --package spockctl
 say "the demo"
-options=(--pg-config "$pg_config")
+options=(--crash --pg-config "$pg_config")
 if [ "${KEEP:-0}" = 1 ]; then options+=(--keep); fi
 exec "${CARGO_TARGET_DIR:-target}/release/spockctl" demo "${options[@]}"

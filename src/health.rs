@@ -2,5 +2,6 @@
 //!
 //! What is judged is gathered in one place (sql); judging is pure.
 
+pub mod capacity;
 pub mod judge;
 mod sql;

@@ -15,6 +15,7 @@ mod intent;
 mod lsn;
 mod node;
 mod pg;
+mod plan;
 mod plugin;
 mod recover;
 mod remote;
@@ -30,10 +31,12 @@ mod pg_tests;
 pgrx::extension_sql_file!("../sql/registry.sql", name = "registry");
 pgrx::extension_sql_file!("../sql/slot.sql", name = "slot", requires = ["registry"]);
 pgrx::extension_sql_file!("../sql/recovery.sql", name = "recovery", requires = ["slot"]);
+pgrx::extension_sql_file!("../sql/plan.sql", name = "plan", requires = ["recovery"]);
+pgrx::extension_sql_file!("../sql/recover.sql", name = "recover", requires = ["plan"]);
 pgrx::extension_sql_file!(
     "../sql/names_shared_with_spock.sql",
     name = "names_shared_with_spock",
-    requires = ["registry", "slot", "recovery"]
+    requires = ["registry", "slot", "recovery", "plan", "recover"]
 );
 
 /// What PostgreSQL calls when it loads the library.

@@ -12,6 +12,7 @@ pub mod foreign_server;
 mod guarded;
 pub mod hooks;
 pub mod interrupts;
+pub mod json;
 pub mod latch;
 pub mod logicalrep;
 pub mod lwlock;

@@ -5,7 +5,11 @@
 mod begin;
 mod coordinate;
 pub mod error;
+pub mod facts;
+pub mod gather;
 pub mod plan;
+mod plan_error;
+mod plan_sql;
 mod progress;
 pub mod returned;
 pub mod source;

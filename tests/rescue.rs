@@ -33,7 +33,7 @@ const HELD: &str = "CREATE TABLE held (id int PRIMARY KEY);";
 
 /// Three nodes in a mesh, whose slots follow; a peer that is dead is noticed soon.
 fn start(name: &str, tables: &str) -> Cluster {
-    start_mesh(quick(name, 3).setting("spock.peer_timeout", "500ms"), tables)
+    start_mesh(quick(name, 3), tables)
 }
 
 /// From here on n2 gets nothing of n1.

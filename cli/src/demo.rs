@@ -1,178 +1,116 @@
-//! Three nodes that replicate to each other, and a row from each arriving everywhere.
+//! The loss of a node and the recovery from it, from crash to verified, on real servers.
+//!
+//! n1, n2, n3 on neighbouring ports; n1→n2, n1→n3, n2↔n3 (the other way round of n1's there is nothing, so that nothing holds
+//! the picture but what is lost). n2 misses what n1 writes last, n1 is killed, and n2 gets it out of n3's WAL.
 
-use std::net::TcpListener;
+mod crash;
+mod recovery;
+mod verify;
+
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
-use crate::client::{Rows, literal};
-use crate::configuration::ServerOptions;
-use crate::deadline;
+use crate::cluster::{Cluster, ClusterOptions, DATABASE};
 use crate::error::{Error, Result};
-use crate::installation::Installation;
 use crate::mesh::{self, MeshOptions};
-use crate::run_folder::RunFolder;
-use crate::server::{Server, Shutdown};
-use crate::user::ServerUser;
+use crate::screen::Screen;
 
-const NAMES: [&str; 3] = ["n1", "n2", "n3"];
-const DATABASE: &str = "demo";
-/// Replication of a row takes milliseconds; a minute passes only where something is broken.
-const LIMIT: Duration = Duration::from_secs(60);
+pub use crash::{Scenario, TABLE};
+
+/// The node that dies, the one that lacks what it wrote last, and the one that supplies it.
+const FAILED: &str = "n1";
+const TARGET: &str = "n2";
+const SOURCE: &str = "n3";
+
+/// Rows that every node has before the gap.
+const EVERYWHERE: u64 = 20;
 
 #[derive(Debug, Clone)]
 pub struct Options {
     pub pg_config: Option<PathBuf>,
-    pub port: u16,
+    pub first_port: u16,
+    /// Three or more; those beyond n3 are further survivors.
+    pub nodes: usize,
+    /// Transactions of one row each that the target lacks when n1 dies.
+    pub rows: u64,
+    pub scenario: Scenario,
     pub keep: bool,
-    pub with_extension: bool,
 }
 
-/// Ok only if every row was seen on every node.
-pub fn run(options: &Options) -> Result<()> {
-    let user = ServerUser::find()?;
-    let installation = Installation::find_default(options.pg_config.as_deref(), &user)?;
-    // Declared before the servers, so that it is removed after they have ended.
-    let mut folder = RunFolder::create(&user)?;
+impl Default for Options {
+    fn default() -> Options {
+        Options { pg_config: None, first_port: 5451, nodes: 3, rows: 70, scenario: Scenario::Crash, keep: false }
+    }
+}
 
-    println!(
-        "Three nodes of {}, run by the user \"{}\" in {}:",
-        installation.version,
-        user.name(),
-        folder.path().display()
-    );
-    let mut servers = start(options, &installation, &user, &folder)?;
-    let nodes: Vec<&Server> = servers.iter().collect();
-    for node in &nodes {
-        println!("  {} on port {}", node.name(), node.port());
+impl Options {
+    fn total(&self) -> u64 {
+        EVERYWHERE + self.rows
     }
-    let mesh = MeshOptions { database: DATABASE.into(), ..MeshOptions::default() };
-    if options.with_extension {
-        for node in &nodes {
-            register(node)?;
-        }
-        println!("Each has the extension spock_recovery and a name (spock.node_create).");
-    }
-    for node in &nodes {
-        node.query(DATABASE, "CREATE TABLE guest (name text PRIMARY KEY, written_on text NOT NULL)")?;
-    }
-    mesh::wire(&nodes, &mesh)?;
-    mesh::refresh(&nodes, &mesh, LIMIT)?;
-    println!(
-        "Each publishes all tables and subscribes to the two others ({} subscriptions).",
-        nodes.len() * (nodes.len() - 1)
-    );
-    let elapsed = write_and_wait(&nodes)?;
-    println!("Each wrote one row; all rows were on all nodes after {} ms:\n", elapsed.as_millis());
-    print_table(&nodes)?;
+}
 
+/// Ok only if everything was verified. The last line then is `demo: n2=90 n3=90 transactions=70 seconds=S`.
+pub fn run(options: &Options, screen: &Screen) -> Result<()> {
+    if options.nodes < 3 {
+        let reason = "one dies, one lacks something, one has it";
+        return Err(Error::TooFewNodes { nodes: options.nodes, reason });
+    }
+    let mut cluster = Cluster::start(
+        &ClusterOptions {
+            pg_config: options.pg_config.clone(),
+            first_port: options.first_port,
+            nodes: options.nodes,
+            stays: options.keep,
+        },
+        screen,
+    )?;
+    let played = play(&mut cluster, options, screen);
+    match &played {
+        Err(error) if options.keep => screen.line(format!("failed, the servers are kept to be looked at: {error}")),
+        Err(_) => screen.line("failed; with --keep the servers stay to be looked at"),
+        Ok(_) => {}
+    }
     if options.keep {
-        folder.keep()?;
-        println!("\nThe servers go on running.");
-        let psql = installation.bindir.join("psql");
-        for node in &nodes {
-            println!(
-                "  connect to {}:  {} -h 127.0.0.1 -p {} -U postgres {DATABASE}",
-                node.name(),
-                psql.display(),
-                node.port()
-            );
-        }
-        let pids: Vec<String> = nodes.iter().filter_map(|node| node.pid()).map(|pid| pid.to_string()).collect();
-        println!("  stop them:      kill -INT {} && sleep 2 && rm -rf {}", pids.join(" "), folder.path().display());
-        servers.into_iter().for_each(Server::release);
+        cluster.keep(screen)?;
     } else {
-        for server in &mut servers {
-            server.stop(Shutdown::Fast)?;
-        }
-        println!("\nAll servers are stopped. (`make demo KEEP=1` leaves them running.)");
+        cluster.stop()?;
     }
+    screen.line(played?);
     Ok(())
 }
 
-fn start(options: &Options, installation: &Installation, user: &ServerUser, folder: &RunFolder) -> Result<Vec<Server>> {
-    let mut servers = Vec::new();
-    let mut port = options.port;
-    for name in NAMES {
-        port = free_port(port)?;
-        let settings = ServerOptions {
-            listens_on_localhost: true,
-            preloads_extension: options.with_extension,
-            detached: options.keep,
-            ..ServerOptions::new(name, port)
-        };
-        servers.push(Server::create(installation, user, folder.path(), settings)?);
-        port = port.saturating_add(1);
-    }
-    for server in &mut servers {
-        server.launch()?;
-    }
-    for server in &mut servers {
-        server.wait_ready()?;
-        server.query("postgres", &format!("CREATE DATABASE {DATABASE}"))?;
-    }
-    Ok(servers)
+/// The last line.
+fn play(cluster: &mut Cluster, options: &Options, screen: &Screen) -> Result<String> {
+    wire(cluster, screen)?;
+    crash::write_everywhere(cluster, screen)?;
+    crash::open_gap(cluster, options, screen)?;
+    let truth = verify::of_failed_node(cluster)?;
+    crash::kill(cluster, options, screen)?;
+    let before = verify::subscriptions(cluster.node(TARGET)?)?;
+    let seconds = recovery::call(cluster.node(TARGET)?, screen)?;
+    crash::show_rows(cluster, screen)?;
+    let transactions = verify::all(cluster, options, &truth, &before, screen)?;
+    let counts = [TARGET, SOURCE].map(|name| Ok(format!("{name}={}", crash::rows(cluster.node(name)?)?)));
+    let [target, source] = counts;
+    Ok(format!("demo: {} {} transactions={transactions} seconds={:.3}", target?, source?, seconds.as_secs_f64()))
 }
 
-/// The first port at or after `port` that nobody listens on.
-fn free_port(port: u16) -> Result<u16> {
-    (port..=port.saturating_add(100)).find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).ok_or_else(|| {
-        Error::Io { action: format!("find a free port after {port}"), source: std::io::ErrorKind::AddrInUse.into() }
-    })
-}
-
-fn register(node: &Server) -> Result<()> {
-    let dsn = literal(&node.dsn(DATABASE));
-    node.query(DATABASE, "CREATE EXTENSION spock_recovery")?;
-    node.query(DATABASE, &format!("SELECT spock.node_create({}, {dsn})", literal(node.name()))).map(drop)
-}
-
-/// Writes a row on each node; how long it took until every node had all of them.
-fn write_and_wait(nodes: &[&Server]) -> Result<Duration> {
-    let begun = Instant::now();
-    for node in nodes {
-        let name = literal(&format!("guest of {}", node.name()));
-        node.query(DATABASE, &format!("INSERT INTO guest VALUES ({name}, {})", literal(node.name())))?;
+/// From n1 to every other node, and between those.
+fn wire(cluster: &Cluster, screen: &Screen) -> Result<()> {
+    let nodes = cluster.nodes();
+    let options = MeshOptions { database: DATABASE.into(), ..MeshOptions::default() };
+    for node in &nodes {
+        node.query(DATABASE, crash::TABLE)?;
+        mesh::publish(node, &options)?;
     }
-    for node in nodes {
-        let mut last = 0;
-        deadline::poll(LIMIT, || match guests(node) {
-            Ok(rows) => {
-                last = rows.len();
-                (last == nodes.len()).then_some(Ok(()))
-            }
-            Err(error) => Some(Err(error)),
-        })
-        .unwrap_or_else(|| {
-            let what = format!("all rows on \"{}\"", node.name());
-            Err(Error::Timeout { what, waited: LIMIT, last: format!("{last} of {} rows", nodes.len()) })
-        })?;
-    }
-    Ok(begun.elapsed())
-}
-
-fn guests(node: &Server) -> Result<Rows> {
-    node.query(DATABASE, "SELECT written_on FROM guest ORDER BY written_on")
-}
-
-fn print_table(nodes: &[&Server]) -> Result<()> {
-    print!("  {:<16}", "row written on");
-    nodes.iter().for_each(|node| print!("{:>8}", node.name()));
-    println!();
-    for writer in nodes {
-        print!("  {:<16}", writer.name());
-        for reader in nodes {
-            let has = guests(reader)?.into_iter().flatten().flatten().any(|written_on| written_on == writer.name());
-            if !has {
-                println!();
-                return Err(Error::Verification(format!(
-                    "the row of \"{}\" is not on \"{}\"",
-                    writer.name(),
-                    reader.name()
-                )));
-            }
-            print!("{:>8}", "has it");
+    for target in nodes.iter().filter(|node| node.name() != FAILED) {
+        for source in nodes.iter().filter(|source| source.name() != target.name()) {
+            mesh::subscribe(target, source, &options)?;
         }
-        println!();
     }
+    mesh::wait_ready(&nodes, &options, crate::cluster::LIMIT)?;
+    let survivors: Vec<&str> = nodes.iter().map(|node| node.name()).filter(|&name| name != FAILED).collect();
+    let from_failed: Vec<String> = survivors.iter().map(|name| format!("{FAILED}→{name}")).collect();
+    let among = survivors.join("↔");
+    screen.line(format!("  subscriptions {}, {among}, with origin = none; autovacuum is on", from_failed.join(", ")));
     Ok(())
 }

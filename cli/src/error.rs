@@ -37,6 +37,14 @@ pub enum Error {
     Sql { server: String, statement: String, source: postgres::Error },
     #[error("waited {} s in vain for {what}; last seen: {last}", .waited.as_secs())]
     Timeout { what: String, waited: Duration, last: String },
+    #[error("no {count} free ports next to each other at or after {from}")]
+    NoPorts { from: u16, count: usize },
+    #[error("{nodes} nodes are too few: {reason}")]
+    TooFewNodes { nodes: usize, reason: &'static str },
+    #[error("node \"{0}\" is not among the nodes")]
+    NoNode(String),
+    #[error("\"{path}\" is no record of a cluster: {reason}")]
+    Record { path: PathBuf, reason: String },
     #[error("verification failed: {0}")]
     Verification(String),
 }

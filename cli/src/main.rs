@@ -4,7 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use spockctl::demo;
+use spockctl::cluster::{self, Cluster, ClusterOptions};
+use spockctl::demo::{self, Scenario};
+use spockctl::error::Result;
+use spockctl::mesh::{self, MeshOptions};
+use spockctl::record::Kept;
+use spockctl::{Screen, ServerUser, interrupt, status};
 
 #[derive(Parser)]
 #[command(name = "spockctl", version, about = "Starts and wires PostgreSQL servers, and shows spock_recovery at work")]
@@ -15,39 +20,126 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Starts three servers that replicate to each other and shows that a row written on any of them arrives on all
+    /// Starts servers that replicate, kills n1 when n2 lacks some of its rows, recovers n2, and verifies the result
     Demo(DemoArguments),
+    /// Servers that stay: a mesh of nodes to try things with
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+}
+
+#[derive(Args)]
+struct ServerArguments {
+    /// The server to use; without it SPOCK_RECOVERY_PG_CONFIG, else PostgreSQL 17 from the cache
+    #[arg(long, value_name = "PATH")]
+    pg_config: Option<PathBuf>,
+    /// The port of n1; n2 and the others take those after it. If one is taken, the next block ten further on
+    #[arg(long, default_value_t = 5451, value_name = "PORT")]
+    port: u16,
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=9))]
+    nodes: u8,
 }
 
 #[derive(Args)]
 struct DemoArguments {
-    /// The server to use; without it SPOCK_RECOVERY_PG_CONFIG, else PostgreSQL 17 from the cache
-    #[arg(long, value_name = "PATH")]
-    pg_config: Option<PathBuf>,
-    /// The port of the first server; the others take the ports after it
-    #[arg(long, default_value_t = 5451)]
-    port: u16,
+    #[command(flatten)]
+    server: ServerArguments,
+    /// All subscriptions are enabled when n1 dies (this is the default)
+    #[arg(long, conflicts_with = "crash2")]
+    crash: bool,
+    /// Every subscription but that of n3 to n2 is suspended once n1 is dead
+    #[arg(long)]
+    crash2: bool,
+    /// Transactions, of one row each, that n2 lacks when n1 dies
+    #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u64).range(1..))]
+    rows: u64,
     /// Leaves the servers running and says how to connect and how to stop them
     #[arg(long)]
     keep: bool,
-    /// Native replication alone, without the extension
-    #[arg(long, hide = true)]
-    plain: bool,
+}
+
+#[derive(Subcommand)]
+enum ClusterCommand {
+    /// Starts a mesh, or the stopped nodes of the one that is there
+    Up(ServerArguments),
+    /// Shows who has how much of whom
+    Status,
+    /// Stops and removes it
+    Down,
 }
 
 fn main() -> ExitCode {
-    let Command::Demo(arguments) = Cli::parse().command;
-    let options = demo::Options {
-        pg_config: arguments.pg_config,
-        port: arguments.port,
-        keep: arguments.keep,
-        with_extension: !arguments.plain,
-    };
-    match demo::run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("spockctl: {error}");
-            ExitCode::FAILURE
+    let command = Cli::parse().command;
+    interrupt::conclude(interrupt::watch().and_then(|()| run(command)))
+}
+
+fn run(command: Command) -> Result<()> {
+    let screen = Screen::stdout();
+    match command {
+        Command::Demo(arguments) => demo::run(
+            &demo::Options {
+                pg_config: arguments.server.pg_config,
+                first_port: arguments.server.port,
+                nodes: usize::from(arguments.server.nodes),
+                rows: arguments.rows,
+                scenario: if arguments.crash2 { Scenario::Crash2 } else { Scenario::Crash },
+                keep: arguments.keep,
+            },
+            &screen,
+        ),
+        Command::Cluster(ClusterCommand::Up(arguments)) => up(arguments, &screen),
+        Command::Cluster(ClusterCommand::Status) => {
+            if !status::show(&screen)? {
+                screen.line("there is no cluster; spockctl cluster up starts one");
+            }
+            Ok(())
         }
+        Command::Cluster(ClusterCommand::Down) => down(&screen),
     }
+}
+
+fn up(arguments: ServerArguments, screen: &Screen) -> Result<()> {
+    let there = Kept::all()?;
+    if !there.is_empty() {
+        let user = ServerUser::find()?;
+        for kept in there {
+            let started = kept.start_stopped(&user)?;
+            let what =
+                if started.is_empty() { "all its nodes run".into() } else { format!("started {}", started.join(", ")) };
+            screen.line(format!("the cluster in {} is there: {what}", kept.folder.display()));
+        }
+        return Ok(());
+    }
+    let cluster = Cluster::start(
+        &ClusterOptions {
+            pg_config: arguments.pg_config,
+            first_port: arguments.port,
+            nodes: usize::from(arguments.nodes),
+            stays: true,
+        },
+        screen,
+    )?;
+    let options = MeshOptions { database: cluster::DATABASE.into(), ..MeshOptions::default() };
+    for node in cluster.nodes() {
+        node.query(cluster::DATABASE, demo::TABLE)?;
+    }
+    mesh::wire(&cluster.nodes(), &options)?;
+    mesh::wait_ready(&cluster.nodes(), &options, cluster::LIMIT)?;
+    screen.line("  each is subscribed to all others, with origin = none; table crash_test is replicated");
+    cluster.keep(screen)
+}
+
+fn down(screen: &Screen) -> Result<()> {
+    let there = Kept::all()?;
+    if there.is_empty() {
+        screen.line("there is no cluster");
+        return Ok(());
+    }
+    for kept in there {
+        let step = screen.spinner("stopping servers");
+        kept.remove()?;
+        drop(step);
+        screen.line(format!("removed the cluster in {}", kept.folder.display()));
+    }
+    Ok(())
 }

@@ -68,6 +68,11 @@ pub fn refresh(servers: &[&Server], options: &MeshOptions, limit: Duration) -> R
             target.query(&options.database, &statement)?;
         }
     }
+    wait_ready(servers, options, limit)
+}
+
+/// Waits until each table of each subscription is ready.
+pub fn wait_ready(servers: &[&Server], options: &MeshOptions, limit: Duration) -> Result<()> {
     for server in servers {
         let mut client = server.connect(&options.database)?;
         let unready = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'";

@@ -29,7 +29,7 @@ impl RunFolder {
     /// Below SPOCK_RECOVERY_TMP, else /tmp: TMPDIR may lead where only its owner may enter, and paths of sockets must be short.
     pub fn create(user: &ServerUser) -> Result<RunFolder> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let base = PathBuf::from(env::var_os("SPOCK_RECOVERY_TMP").unwrap_or_else(|| "/tmp".into()));
+        let base = base();
         sweep(&base);
         loop {
             let count = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -59,6 +59,35 @@ impl RunFolder {
         fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         self.lock = None;
         Ok(())
+    }
+}
+
+/// Where run folders are.
+pub fn base() -> PathBuf {
+    PathBuf::from(env::var_os("SPOCK_RECOVERY_TMP").unwrap_or_else(|| "/tmp".into()))
+}
+
+/// The folders that `keep` has left, of whomever.
+pub fn kept() -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(base()) else { return Vec::new() };
+    let mut found: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)))
+        .map(|entry| entry.path())
+        .filter(|path| !path.join(LOCK).exists())
+        .collect();
+    found.sort();
+    found
+}
+
+/// Removes what this process would remove at its end, for one that ends before it comes to that.
+pub fn remove_own() {
+    let own = format!("{PREFIX}{}-", std::process::id());
+    let Ok(entries) = fs::read_dir(base()) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&own)) && entry.path().join(LOCK).exists() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -59,6 +59,11 @@ impl Server {
         Ok(server)
     }
 
+    /// A server whose data folder and configuration are there already, made by another process.
+    pub fn existing(installation: &Installation, user: &ServerUser, folder: &Path, options: ServerOptions) -> Server {
+        Server::named(installation, user, folder, options)
+    }
+
     /// As `create`, with a copy of a running server, whose physical standby it becomes, on a slot there of its own name.
     pub fn create_standby(primary: &Server, folder: &Path, options: ServerOptions) -> Result<Server> {
         let server = Server::named(&primary.installation, &primary.user, folder, options);

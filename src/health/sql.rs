@@ -1,7 +1,8 @@
 //! Gathers what is judged, and quick_health_check() itself.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::judge::{self, Capacity, Check, CloneFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts};
+use super::capacity;
+use super::judge::{self, Check, CloneFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts};
 use crate::error::OrRaise;
 use crate::guc;
 use crate::intent::{self, storage};
@@ -10,7 +11,7 @@ use crate::node::provider::ReplicationProvider;
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
 use crate::pg::text::Text;
-use crate::pg::{setting, slot};
+use crate::pg::{role, setting, slot};
 use crate::shmem::{PeerKey, PeerState};
 use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
@@ -137,33 +138,7 @@ fn clones() -> Vec<CloneFacts> {
 }
 
 /// Limits of the server, and how much of each is in use.
-fn capacities() -> Vec<Capacity> {
-    // Not Spi::get_one, which is ready to write and would take a transaction id: impossible on a standby, and in the way of
-    // create_recovery_slot() in the same transaction.
-    let count = |query: &str| {
-        let counted = Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<i64>());
-        counted.or_raise().unwrap_or(0)
-    };
-    let limit = |name| setting::value(name).and_then(|value| value.parse().ok()).unwrap_or(0);
-    vec![
-        Capacity {
-            setting: "max_replication_slots",
-            used: count("SELECT count(*) FROM pg_catalog.pg_replication_slots"),
-            limit: limit(c"max_replication_slots"),
-        },
-        Capacity {
-            setting: "max_wal_senders",
-            used: count("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'walsender'"),
-            limit: limit(c"max_wal_senders"),
-        },
-        Capacity {
-            setting: "max_worker_processes",
-            used: count(
-                "SELECT count(*) FROM pg_catalog.pg_stat_activity
-                  WHERE backend_type LIKE 'logical replication%' OR backend_type LIKE 'spock_recovery%'
-                     OR backend_type = 'parallel worker'",
-            ),
-            limit: limit(c"max_worker_processes"),
-        },
-    ]
+fn capacities() -> Vec<judge::Capacity> {
+    let server = role::as_superuser(capacity::of_server).or_raise();
+    vec![server.slots, server.walsenders, server.workers]
 }

@@ -15,6 +15,8 @@ pub enum RecoverError {
     NullArgument { argument: &'static str, example: &'static str },
     #[error("database is not a node")]
     NoLocalNode,
+    #[error("this server is a standby")]
+    Standby,
     #[error("target node \"{target}\" is not the local node")]
     TargetElsewhere { target: String, local: String },
     #[error("node \"{name}\" does not exist")]
@@ -37,11 +39,11 @@ pub enum RecoverError {
     TableMissing { source_node: String, table: String },
     #[error("no connection string is known for node \"{source_node}\"")]
     NoRoute { source_node: String },
-    #[error("source node \"{source_node}\": {error}")]
+    #[error("node \"{source_node}\": {error}")]
     Remote { source_node: String, error: RemoteError },
-    #[error("source node \"{source_node}\" says that it is node \"{found}\"")]
+    #[error("node \"{source_node}\" says that it is node \"{found}\"")]
     OtherNode { source_node: String, found: String },
-    #[error("source node \"{source_node}\" has version {theirs} of spock_recovery, this node has {ours}")]
+    #[error("node \"{source_node}\" has version {theirs} of spock_recovery, this node has {ours}")]
     OtherVersion { source_node: String, theirs: String, ours: &'static str },
     #[error("no recovery is running on node \"{target}\"")]
     NotRunningThere { target: String },
@@ -99,6 +101,7 @@ impl SqlError for RecoverError {
             E::TableMissing { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             E::NotAClone { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             E::NoLocalNode
+            | E::Standby
             | E::SeveralSubscriptions { .. }
             | E::ProgressUnknown { .. }
             | E::TableNotReady { .. }
@@ -163,6 +166,7 @@ impl SqlError for RecoverError {
             E::NotSuperuser { .. } => "Call it as a superuser.".to_owned(),
             E::NullArgument { example, .. } => format!("SELECT spock.{example};"),
             E::NoLocalNode => "Make it one with SELECT spock.node_create('n2', 'host=… port=5432 dbname=…');".to_owned(),
+            E::Standby => "Ask its primary, or SELECT pg_promote();".to_owned(),
             E::TargetElsewhere { target, .. } => format!("Call it on node \"{target}\"."),
             E::UnknownNode { .. } => "SELECT node_name FROM spock.node; lists the nodes.".to_owned(),
             E::SameNode { .. } | E::TargetIsFailed { .. } => "Name another node.".to_owned(),

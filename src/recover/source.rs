@@ -8,8 +8,12 @@ use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::pg::transaction;
+use crate::plan::facts::NodeFacts;
 use crate::remote::connection::{Connection, RemoteError};
 use pgrx::spi::quote_literal;
+
+/// One row, and no error in the peer's log where it has no extension.
+const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
 
 const IDENTITY: &str = "SELECT node_name, version FROM spock.node_identity()";
 
@@ -57,6 +61,9 @@ impl Source {
         let mut connection = Connection::open(route, "rescue", guc::peer_timeout()).map_err(lost)?;
         in_transaction(|| connection.prepare()).map_err(lost)?;
         let mut source = Source { name: name.to_owned(), connection };
+        if source.query(HAS_EXTENSION, 0)?.is_empty() {
+            return Err(source.error(RemoteError::Unexpected("the extension spock_recovery is not there".to_owned())));
+        }
         let rows = source.query(IDENTITY, 2)?;
         let Some(row) = rows.first() else {
             return Err(source.error(RemoteError::Unexpected("it is not a node".to_owned())));
@@ -70,6 +77,22 @@ impl Source {
             return Err(RecoverError::OtherVersion { source_node: name.to_owned(), theirs: version, ours });
         }
         Ok(source)
+    }
+
+    /// The name of the node that a connection string leads to. `argument`: what to call it before that is known.
+    pub fn name_behind(argument: &'static str, route: &Route) -> Result<String, RecoverError> {
+        match Source::open(argument, route) {
+            Err(RecoverError::OtherNode { found, .. }) => Ok(found),
+            Err(error) => Err(error),
+            Ok(_) => Ok(argument.to_owned()),
+        }
+    }
+
+    /// What it says of itself and of the failed node, for a plan.
+    pub fn node_facts(&mut self, failed: &str) -> Result<NodeFacts, RecoverError> {
+        let text = self.read_one(&format!("SELECT spock.recovery_facts({})", quote_literal(failed)))?;
+        let unexpected = |message| self.error(RemoteError::Unexpected(message));
+        NodeFacts::parse(&text.unwrap_or_default()).map_err(unexpected)
     }
 
     /// What it has of the failed node. The last thing asked is where its WAL ends: all before that is in there.

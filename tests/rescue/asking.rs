@@ -12,7 +12,7 @@ const TABLES: &str = "CREATE TABLE serial (n int);";
 
 #[test]
 fn a_rescue_that_is_asked_for_twice_runs_once_and_another_one_is_refused_meanwhile() {
-    let builder = quick("rescue_twice", 4).setting("spock.peer_timeout", "500ms");
+    let builder = quick("rescue_twice", 4);
     let cluster = start_mesh(builder, &format!("{TABLES} {HELD}"));
     let [n1, n2, n3, n4] = cluster.all();
     hold_back(n2);

@@ -104,7 +104,7 @@ fn the_memory_of_the_rescue_worker_does_not_grow_with_a_transactions_size() {
     const GROWTH_KB: u64 = 8 * 1024;
     let tables = format!("{HELD} CREATE TABLE wide (id int PRIMARY KEY, v text)");
     // Shared buffers count once they are touched: few of them, so that what grows is the worker's own.
-    let builder = quick("rescue_memory", 3).setting("spock.peer_timeout", "500ms").setting("shared_buffers", "2MB");
+    let builder = quick("rescue_memory", 3).setting("shared_buffers", "2MB");
     let cluster = start_mesh(builder, &tables);
     let [n1, n2, n3] = cluster.all();
     hold_back(n2);

@@ -5,6 +5,7 @@ use super::{
     wait_completed, wait_error, wait_held, wait_tidy,
 };
 use crate::cluster::{Cluster, Node};
+use crate::slot_life::wait_rounds;
 
 const TABLES: &str = "CREATE TABLE serial (n int); CREATE TABLE t (id int PRIMARY KEY);";
 
@@ -121,4 +122,21 @@ fn a_failed_node_that_takes_connections_and_never_answers_does_not_hold_the_resc
     assert_eq!(n2.value("SELECT count(*), count(DISTINCT n) FROM serial"), "10|10");
     assert_replicate(n2, n3);
     assert_identical(n2, n3);
+}
+
+#[test]
+fn a_manager_and_a_worker_that_are_ended_in_the_midst_have_successors_and_one_worker_carries_on() {
+    let cluster = gap("rescue_ended");
+    let [_, n2, n3] = cluster.all();
+    let (mut held, _) = begin_and_stand(n2, n3);
+    let worker = wait_held(n2);
+    let manager = n2.wait_process("spock_recovery manager postgres").pid;
+    n2.sigterm(manager);
+    crate::cluster::wait_for("another manager", || n2.wait_process("spock_recovery manager postgres").pid != manager);
+    wait_rounds(n2.db("postgres"), 5);
+    assert_eq!(wait_held(n2), worker, "it is left alone");
+    n2.sigterm(worker);
+    crate::cluster::wait_for("another worker", || wait_held(n2) != worker);
+    held.sql("COMMIT");
+    assert_exact(n2, n3);
 }

@@ -3,7 +3,7 @@
 
 use super::{
     applied, assert_identical, assert_replicate, begin, clone_slot, create_rescue, drain, end_gap, fail, hold_back,
-    origin_position, rescue, start, summary, wait_applied_lsn, wait_completed, wait_error, wait_tidy,
+    origin_position, rescue, start, summary, wait_applied_lsn, wait_completed, wait_error, wait_held, wait_tidy,
 };
 use crate::cluster::{Action, Cluster, Node};
 use crate::failpoint_names as names;
@@ -196,4 +196,30 @@ fn a_foreign_key_that_is_checked_nowhere_else_does_not_hold_the_rescue() {
     drain(n2, n3);
     rescue(n2, n3, "");
     assert_eq!(n2.value("SELECT id, parent FROM child"), "1|1");
+}
+
+#[test]
+fn a_deadlock_with_a_users_transaction_is_tried_again() {
+    let cluster = start("rescue_deadlock", TABLES);
+    let [n1, n2, n3] = cluster.all();
+    n1.sql("INSERT INTO t VALUES (1, 'before'), (2, 'before'), (3, 'before')");
+    drain(n1, n2);
+    hold_back(n2);
+    n1.sql("BEGIN; UPDATE t SET v = 'of n1' WHERE id = 1; UPDATE t SET v = 'of n1' WHERE id = 2; COMMIT");
+    n1.sql("UPDATE t SET v = 'of n1' WHERE id = 3");
+    fail(&cluster);
+    // Who waits first looks for a deadlock first: the rescue has n2's shorter patience.
+    n2.set(&[("deadlock_timeout", "300ms")]);
+    let mut user = n2.session();
+    user.sql("SET deadlock_timeout = '1min'; BEGIN; UPDATE t SET v = 'of n2, later' WHERE id = 2");
+    begin(n2, n3, "");
+    wait_held(n2);
+    user.sql("UPDATE t SET v = 'of n2, later' WHERE id = 1");
+    wait_error(n2, "40P01");
+    user.sql("COMMIT");
+    wait_completed(n2);
+    wait_tidy(n2, n3);
+    drain(n2, n3);
+    assert_eq!(n2.value("SELECT v FROM t ORDER BY id"), "of n2, later\nof n2, later\nof n1");
+    assert_identical(n2, n3);
 }

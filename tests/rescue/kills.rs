@@ -25,7 +25,7 @@ const TABLES: &str = "CREATE TABLE serial (n bigint, slice int);
 
 /// A cluster whose n2 lacks so many slices of n1; where each ends there.
 fn sliced(name: &str, slices: usize, transactions: u32) -> (Cluster, Slices) {
-    let builder = quick(name, 3).setting("spock.peer_timeout", "500ms").durable();
+    let builder = quick(name, 3).durable();
     let cluster = start_mesh(builder, TABLES);
     let [n1, n2, _] = cluster.all();
     n1.sql("INSERT INTO counter VALUES (1, 0)");

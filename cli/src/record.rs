@@ -1,0 +1,170 @@
+//! The record of a cluster that stays, in its folder: what a later process needs to find its servers.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Uid;
+
+use crate::client;
+use crate::cluster::{DATABASE, server_options};
+use crate::deadline;
+use crate::error::{Error, Result};
+use crate::installation::Installation;
+use crate::process;
+use crate::run_folder;
+use crate::server::Server;
+use crate::user::ServerUser;
+
+const FILE: &str = "cluster";
+
+/// How long a fast shutdown may take before the server is killed, which loses nothing that is still wanted.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// A file of lines `<key> <value>`: version and bindir of the installation, `node <name> <port>` for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub version: String,
+    pub bindir: PathBuf,
+    pub nodes: Vec<(String, u16)>,
+}
+
+/// A cluster that a process before this one has left running.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub folder: PathBuf,
+    pub record: Record,
+}
+
+impl Record {
+    pub fn new(installation: &Installation, servers: &[Server]) -> Record {
+        Record {
+            version: installation.version.clone(),
+            bindir: installation.bindir.clone(),
+            nodes: servers.iter().map(|server| (server.name().to_owned(), server.port())).collect(),
+        }
+    }
+
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(FILE);
+        fs::write(&path, self.text()).map_err(Error::io("write", &path))
+    }
+
+    fn text(&self) -> String {
+        let nodes: String = self.nodes.iter().map(|(name, port)| format!("node {name} {port}\n")).collect();
+        format!("version {}\nbindir {}\n{nodes}", self.version, self.bindir.display())
+    }
+
+    fn parse(text: &str) -> std::result::Result<Record, String> {
+        let mut record = Record { version: String::new(), bindir: PathBuf::new(), nodes: Vec::new() };
+        for line in text.lines() {
+            let node = |value: &str| {
+                let (name, port) = value.split_once(' ')?;
+                Some((name.to_owned(), port.parse().ok()?))
+            };
+            match line.split_once(' ') {
+                Some(("version", value)) => record.version = value.to_owned(),
+                Some(("bindir", value)) => record.bindir = PathBuf::from(value),
+                Some(("node", value)) => {
+                    record.nodes.push(node(value).ok_or_else(|| format!("unknown line \"{line}\""))?);
+                }
+                _ => return Err(format!("unknown line \"{line}\"")),
+            }
+        }
+        match record {
+            Record { ref nodes, ref bindir, .. } if nodes.is_empty() || bindir.as_os_str().is_empty() => {
+                Err("it is not complete".into())
+            }
+            complete => Ok(complete),
+        }
+    }
+}
+
+impl Kept {
+    /// Those of this user: whoever else may write to the folder for temporary files could name any program here.
+    pub fn all() -> Result<Vec<Kept>> {
+        let mut found = Vec::new();
+        for folder in run_folder::kept() {
+            let path = folder.join(FILE);
+            if !fs::symlink_metadata(&path).is_ok_and(|file| file.is_file() && file.uid() == Uid::effective().as_raw())
+            {
+                continue;
+            }
+            let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+            let record = Record::parse(&text).map_err(|reason| Error::Record { path, reason })?;
+            found.push(Kept { folder, record });
+        }
+        Ok(found)
+    }
+
+    pub fn config(&self, port: u16) -> postgres::Config {
+        client::config(&self.folder, port, DATABASE)
+    }
+
+    /// The postmaster of a node, if it lives: one that was killed leaves its file behind, and its id may be another's by now.
+    pub fn postmaster(&self, name: &str) -> Option<i32> {
+        let data = self.folder.join(name);
+        let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+        let pid = file.lines().next()?.trim().parse().ok()?;
+        let command = process::command_line(pid)?;
+        (process::is_alive(pid) && command.ends_with(&format!("-D {}", data.display()))).then_some(pid)
+    }
+
+    /// A killed postmaster whose parent has not taken note of its end yet still holds the lock on its data folder.
+    fn wait_gone(&self, name: &str) {
+        let file = fs::read_to_string(self.folder.join(name).join("postmaster.pid")).unwrap_or_default();
+        if let Some(pid) = file.lines().next().and_then(|line| line.trim().parse().ok()) {
+            deadline::poll(STOP_LIMIT, || process::command_line(pid).is_none().then_some(()));
+        }
+    }
+
+    /// Starts the nodes that do not run; their names.
+    pub fn start_stopped(&self, user: &ServerUser) -> Result<Vec<String>> {
+        let installation = Installation::find(&self.record.bindir.join("pg_config"), user)?;
+        let mut started = Vec::new();
+        for (name, port) in &self.record.nodes {
+            if self.postmaster(name).is_none() {
+                self.wait_gone(name);
+                let options = server_options(name, *port, true);
+                let mut server = Server::existing(&installation, user, &self.folder, options);
+                server.start()?;
+                server.release();
+                started.push(name.clone());
+            }
+        }
+        Ok(started)
+    }
+
+    /// Stops every node that runs, and removes the folder.
+    pub fn remove(&self) -> Result<()> {
+        for (name, _) in &self.record.nodes {
+            let Some(pid) = self.postmaster(name) else { continue };
+            let failed = |source| Error::Io { action: format!("stop server \"{name}\""), source };
+            process::send(pid, Signal::SIGINT).and_then(|()| process::thaw(pid)).map_err(failed)?;
+            if deadline::poll(STOP_LIMIT, || (!process::is_alive(pid)).then_some(())).is_none() {
+                process::kill_all(pid).map_err(failed)?;
+            }
+        }
+        fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Record;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let record = Record {
+            version: "PostgreSQL 17.11 (Debian 17.11-1)".into(),
+            bindir: "/usr/lib/post gres/bin".into(),
+            nodes: vec![("n1".into(), 5451), ("n2".into(), 5452)],
+        };
+        assert_eq!(Record::parse(&record.text()), Ok(record));
+        for broken in ["", "node n1 5451", "bindir /b", "bindir /b\nnode n1 x", "bindir /b\nnode n1 5451\nelse"] {
+            assert!(Record::parse(broken).is_err(), "{broken}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What can be done for a survivor that lacks transactions of a failed node, from whom, why, and what it takes (pure).
+//!
+//! From what each node says of itself (facts) follow the proof, condition by condition, the range to replay and the
+//! resources to hold. It fails closed: what is not known counts as not holding, and no step is taken on a plan that does
+//! not say catch_up.
+
+pub mod advice;
+pub mod choice;
+pub mod facts;
+pub mod outcome;
+pub mod pins;
+pub mod proof;
+pub mod range;
+
+#[cfg(test)]
+mod choice_tests;
+#[cfg(test)]
+mod plan_tests;
+#[cfg(test)]
+mod sample;
+
+use crate::lsn::OriginLsn;
+use facts::NodeFacts;
+use outcome::{Outcome, Reason};
+use pins::Pin;
+use proof::Condition;
+use range::{Positions, Range, RangeError};
+use serde::Serialize;
+
+/// What is asked, beyond the nodes' facts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes {
+    /// Bounds that the caller has given; None: all that the target lacks of what the source has.
+    pub skip: Option<OriginLsn>,
+    pub stop: Option<OriginLsn>,
+    /// Rows that triggers of the source have written while it applied are replayed on the target as the failed node's.
+    pub accepts_replica_triggers: bool,
+    /// The target will be told how to reach the source, or was the one to ask it: what its poller says does not count.
+    pub knows_the_way: bool,
+    /// The source was asked by the target, by the connection string that the rescue will use: that role's rights count.
+    pub asked_by_target: bool,
+    /// The failed node has just answered to who plans.
+    pub failed_answers: bool,
+    /// The clone is there already.
+    pub has_clone: bool,
+}
+
+/// What can be done for one target from one source.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Plan {
+    pub failed: String,
+    pub target: String,
+    /// None: there is nobody to ask.
+    pub source: Option<String>,
+    /// None: nothing can be said of the target, for it does not answer, or it is no subscriber of the failed node.
+    pub outcome: Option<Outcome>,
+    pub reason: Reason,
+    /// What to do about it.
+    pub advice: String,
+    /// How far the target has applied the failed node, and how far it is past it.
+    pub target_lsn: Option<OriginLsn>,
+    pub target_passed_lsn: Option<OriginLsn>,
+    pub source_lsn: Option<OriginLsn>,
+    /// Up to where the source may have let go.
+    pub released_lsn: Option<OriginLsn>,
+    /// What is to be replayed.
+    pub range: Option<Range>,
+    /// Bytes of the failed node's WAL between the two.
+    pub gap_bytes: Option<u64>,
+    pub proof: Vec<Condition>,
+    pub pins: Vec<Pin>,
+    /// What does not stand in the way, and should be known.
+    pub notes: Vec<String>,
+    /// The other survivors that were looked at as a source.
+    pub others: Vec<Other>,
+}
+
+/// A survivor that was not chosen as the source.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Other {
+    pub source: String,
+    pub source_lsn: Option<OriginLsn>,
+    /// Why it cannot serve; gap_covered where it could, but has less.
+    pub reason: Reason,
+    pub finding: String,
+}
+
+impl Plan {
+    /// The first condition or pin that does not hold, in words.
+    pub fn finding(&self) -> Option<&str> {
+        let condition = self.proof.iter().find(|condition| !condition.holds);
+        let pin = self.pins.iter().find(|pin| !pin.is_free);
+        match self.outcome {
+            Some(Outcome::NeedsRebuild) | None => {
+                condition.map(|condition| condition.finding.as_str()).or(pin.map(|pin| pin.finding.as_str()))
+            }
+            Some(Outcome::ZeroGap | Outcome::CatchUp) => None,
+        }
+    }
+
+    /// A plan of which nothing is known but why.
+    pub fn without_source(failed: &str, target: &str, outcome: Option<Outcome>, reason: Reason) -> Plan {
+        let mut plan = Plan {
+            failed: failed.to_owned(),
+            target: target.to_owned(),
+            source: None,
+            outcome,
+            reason,
+            advice: String::new(),
+            target_lsn: None,
+            target_passed_lsn: None,
+            source_lsn: None,
+            released_lsn: None,
+            range: None,
+            gap_bytes: None,
+            proof: Vec::new(),
+            pins: Vec::new(),
+            notes: Vec::new(),
+            others: Vec::new(),
+        };
+        plan.advice = advice::of(&plan);
+        plan
+    }
+}
+
+/// Plans the recovery of `target` from `source`. Err: bounds that the caller has given and that make no sense.
+pub fn from_source(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Result<Plan, RangeError> {
+    let (ours, theirs) = (target.only_subscription(), source.only_subscription());
+    let (target_lsn, passed) = (ours.and_then(|ours| ours.applied), ours.and_then(|ours| ours.passed()));
+    let source_lsn = theirs.and_then(|theirs| theirs.applied);
+    let released_lsn = theirs.and_then(|theirs| source.slot.released_for(theirs));
+    let proof = proof::prove(failed, target, source, wishes);
+    let pins = pins::needed(failed, target, source, wishes);
+    let range = match (target_lsn, passed, source_lsn) {
+        (Some(target_applied), Some(target_passed), Some(source_applied)) if source_applied >= target_applied => {
+            // What may have been let go is a condition of the proof, not an error.
+            let positions = Positions { target_applied, target_passed, source_applied, released: OriginLsn::ZERO };
+            Some(range::range(wishes.skip, wishes.stop, positions)?)
+        }
+        _ => None,
+    };
+    let is_equal = target_lsn.is_some() && target_lsn == source_lsn;
+    let failing = proof.iter().find(|condition| !condition.holds).map(|condition| condition.reason);
+    let failing = failing.or(pins.iter().find(|pin| !pin.is_free).map(|pin| pin.reason));
+    let (outcome, reason) = match failing {
+        _ if is_equal => (Outcome::ZeroGap, Reason::NothingMissing),
+        None => (Outcome::CatchUp, Reason::GapCovered),
+        Some(reason) => (Outcome::NeedsRebuild, reason),
+    };
+    let mut plan = Plan {
+        source: Some(source.node.clone()),
+        target_lsn,
+        target_passed_lsn: passed,
+        source_lsn,
+        released_lsn,
+        range: range.filter(|_| outcome != Outcome::NeedsRebuild),
+        gap_bytes: target_lsn.zip(source_lsn).map(|(ours, theirs)| theirs.0.saturating_sub(ours.0)),
+        proof,
+        pins,
+        notes: notes(failed, target, source, wishes),
+        ..Plan::without_source(failed, &target.node, Some(outcome), reason)
+    };
+    plan.advice = advice::of(&plan);
+    Ok(plan)
+}
+
+fn notes(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Vec<String> {
+    let mut notes = Vec::new();
+    let answers = wishes.failed_answers || target.failed_answers || source.failed_answers;
+    if answers {
+        notes.push(format!("node \"{failed}\" answers: is it really to be recovered from a survivor?"));
+    }
+    if let Some(running) = target.recovery_of(failed) {
+        notes.push(format!(
+            "node \"{}\" is being recovered already, from node \"{}\" (intent {}): calling again joins",
+            target.node, running.source, running.intent
+        ));
+    }
+    if !target.settings.track_commit_timestamp {
+        notes.push(format!(
+            "track_commit_timestamp is off on node \"{}\": which of two versions of a row is the later one cannot be told",
+            target.node
+        ));
+    }
+    let errors: i64 = source.subscriptions.iter().map(|subscription| subscription.apply_errors).sum();
+    if errors > 0 {
+        notes.push(format!(
+            "node \"{}\" has counted {errors} errors in applying node \"{failed}\"; whether somebody moved its origin past a \
+             transaction by hand cannot be seen",
+            source.node
+        ));
+    }
+    notes
+}

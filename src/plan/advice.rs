@@ -1,0 +1,134 @@
+//! What to do about each reason: the next command (pure).
+
+use super::Plan;
+use super::outcome::Reason;
+
+/// One or two sentences, as a hint has them.
+pub fn of(plan: &Plan) -> String {
+    let failed = literal(&plan.failed);
+    let target = &plan.target;
+    let source = plan.source.as_deref().unwrap_or_default();
+    let on_source = format!("On node \"{source}\": ");
+    match plan.reason {
+        Reason::GapCovered => format!(
+            "CALL spock.recover_run(failed_node_name := {failed}, source_node_name := {}, target_node_name := {});",
+            literal(source),
+            literal(target)
+        ),
+        Reason::NothingMissing => "Nothing is to be done.".to_owned(),
+        Reason::NoSource => format!(
+            "Make the other survivors known with SELECT spock.peer_create('n3', 'host=… port=5432 dbname=…'); if there is \
+             none, what node \"{target}\" has is all there is."
+        ),
+        Reason::NodeUnreachable => {
+            "Start it, or correct its connection string (SELECT * FROM spock.peer_status();), and ask again.".to_owned()
+        }
+        Reason::NotANode => "On that node: CREATE EXTENSION spock_recovery; SELECT spock.node_create('n3', 'host=… port=5432 \
+                             dbname=…');"
+            .to_owned(),
+        Reason::OtherNode => {
+            "Its connection string leads elsewhere: SELECT spock.node_drop('n3'); SELECT spock.peer_create('n3', 'host=… \
+             port=5432 dbname=…');"
+                .to_owned()
+        }
+        Reason::PermissionDenied => {
+            "The role of its connection string needs REPLICATION, pg_monitor or SUPERUSER there.".to_owned()
+        }
+        Reason::VersionDiffers => {
+            "Install the same version on both nodes, and ALTER EXTENSION spock_recovery UPDATE; restart.".to_owned()
+        }
+        Reason::RecoveryRunning => format!(
+            "Wait for it: SELECT * FROM spock.recovery_progress; on node \"{target}\"; or end it there with CALL \
+             spock.recover_abort('…');"
+        ),
+        Reason::TargetOriginUnknown => {
+            format!("On node \"{target}\": SELECT spock.sub_set_origin('sub', {failed}); with the subscription's node.")
+        }
+        Reason::TargetNotSubscribed => format!(
+            "If node \"{target}\" never subscribed to it, nothing is to be done; if its subscription was dropped, rebuild the \
+             tables from another survivor."
+        ),
+        Reason::TargetSubscribesTwice | Reason::SourceSubscribesTwice => {
+            "What two subscriptions have applied cannot be told apart in WAL: use another source, or rebuild the tables."
+                .to_owned()
+        }
+        Reason::TargetProgressUnknown => format!("Rebuild the tables of node \"{target}\" from another survivor."),
+        Reason::TargetTableNotReady => format!(
+            "The copy came from the failed node and cannot be finished: on node \"{target}\", rebuild that table from \
+             another survivor."
+        ),
+        Reason::TargetPreparedTransaction => format!(
+            "On node \"{target}\": COMMIT PREPARED or ROLLBACK PREPARED each, as the failed node has decided (SELECT * FROM \
+             pg_prepared_xacts;), and ask again."
+        ),
+        Reason::FailedStreamsToTarget | Reason::FailedStreamsToSource => {
+            "It has not failed: let replication catch up. If it is to be given up, stop it first, and ask again."
+                .to_owned()
+        }
+        Reason::SourceOriginUnknown => {
+            format!("{on_source}SELECT spock.sub_set_origin('sub', {failed}); with the subscription's node.")
+        }
+        Reason::SourceNotSubscribed | Reason::SourceProgressUnknown | Reason::SourceBehindTarget => {
+            "Use another source: one that is behind the target is never used to take something back.".to_owned()
+        }
+        Reason::SourceInRecovery => {
+            format!("{on_source}wait for the end of its own recovery (SELECT * FROM spock.recovery_progress;), and ask again.")
+        }
+        Reason::SourceStillApplying => "Ask again in a moment.".to_owned(),
+        Reason::SourcePreparedTransaction => format!(
+            "{on_source}COMMIT PREPARED or ROLLBACK PREPARED each, as the failed node has decided (SELECT * FROM \
+             pg_prepared_xacts;), and ask again."
+        ),
+        Reason::SourceSkippedTransaction => {
+            "Its copy is not complete: use another source, or rebuild the tables from a survivor that skipped nothing."
+                .to_owned()
+        }
+        Reason::SourceReplicaTrigger => format!(
+            "{on_source}if its triggers wrote to no replicated table, drop them or make them ordinary (ALTER TABLE … ENABLE \
+             TRIGGER …); else use another source."
+        ),
+        Reason::SlotsDisabled => format!(
+            "Use another source. For the next time, {}ALTER SYSTEM SET spock.enable_recovery_slots = on; SELECT \
+             pg_reload_conf();",
+            on_source.to_lowercase()
+        ),
+        Reason::SlotMissing | Reason::SlotInvalid => format!(
+            "Use another source, or rebuild the tables of node \"{target}\"; {}SELECT * FROM spock.quick_health_check();",
+            on_source.to_lowercase()
+        ),
+        Reason::SlotNotInUse | Reason::SlotMoved => "Ask again in a moment: its manager is looking at the slot.".to_owned(),
+        Reason::SourceSubscriptionChanged | Reason::ReleasedUnknown | Reason::ReleasedBeyondTarget => {
+            format!("Use another source; if there is none, rebuild the tables of node \"{target}\".")
+        }
+        Reason::SourceLacksTable | Reason::SourceTableNotReady | Reason::SourceTableCopiedLater => {
+            format!("Use another source; if there is none, rebuild that table of node \"{target}\".")
+        }
+        Reason::PublicationsDiffer => "Use another source, with the same publications of the failed node.".to_owned(),
+        Reason::WalLevel => format!("{on_source}ALTER SYSTEM SET wal_level = logical; and restart."),
+        Reason::PluginNotListed => format!(
+            "{on_source}add spock_recovery to output_plugin_libraries, as SELECT * FROM spock.quick_health_check(); says."
+        ),
+        Reason::SourceUnreachableFromTarget => format!(
+            "On node \"{target}\": SELECT spock.peer_create({}, 'host=… port=5432 dbname=…'); or give source_dsn.",
+            literal(source)
+        ),
+        Reason::SourceRoleLacksRights => format!(
+            "{on_source}ALTER ROLE … REPLICATION; GRANT SELECT ON ALL TABLES IN SCHEMA … TO …; or use another connection \
+             string."
+        ),
+        Reason::NoFreeSlot => {
+            format!("{on_source}drop a slot that is not needed (SELECT * FROM pg_replication_slots;), or raise \
+                     max_replication_slots and restart.")
+        }
+        Reason::NoFreeWalsender => format!("{on_source}raise max_wal_senders and restart, or end a walsender."),
+        Reason::NoFreeWorker => format!("On node \"{target}\": raise max_worker_processes and restart."),
+        Reason::NoFreeOrigin => format!(
+            "On node \"{target}\": raise max_active_replication_origins (before PostgreSQL 18: max_replication_slots) and \
+             restart."
+        ),
+    }
+}
+
+fn literal(name: &str) -> String {
+    format!("'{}'", name.replace('\'', "''"))
+}

@@ -1,0 +1,220 @@
+//! Which source serves a target best, and how sure one can be (pure).
+//!
+//! The best source is the one that has the most among those whose proof holds; of equals, the first by name. A survivor
+//! that does not answer is no source, and may have more than anybody else: that is said, and lowers the confidence.
+
+use super::facts::NodeFacts;
+use super::outcome::{Outcome, Reason};
+use super::proof::Condition;
+use super::{Other, Plan, Wishes, from_source};
+use crate::lsn::OriginLsn;
+use std::cmp::Reverse;
+
+/// What a survivor has answered.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Facts(Box<NodeFacts>),
+    /// It could not be asked, or cannot be believed.
+    Silent {
+        reason: Reason,
+        finding: String,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct Survivor {
+    pub node: String,
+    pub answer: Answer,
+}
+
+impl Survivor {
+    pub fn facts(&self) -> Option<&NodeFacts> {
+        match &self.answer {
+            Answer::Facts(facts) => Some(facts),
+            Answer::Silent { .. } => None,
+        }
+    }
+
+    /// It receives the failed node's transactions, as far as is known.
+    fn is_concerned(&self) -> bool {
+        self.facts().is_some_and(|facts| !facts.subscriptions.is_empty() || !facts.unknown_origins.is_empty())
+    }
+}
+
+/// What is asked of a pair of a target and a source, by their names.
+pub type WishesOf<'a> = dyn Fn(&str, &str) -> Wishes + 'a;
+
+/// The plan for one survivor, from the best source among the others.
+pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &WishesOf<'_>) -> Plan {
+    let facts = match &target.answer {
+        Answer::Facts(facts) => facts,
+        Answer::Silent { reason, finding } => {
+            return unanswered(failed, &target.node, None, "target_answers", *reason, finding);
+        }
+    };
+    if !target.is_concerned() {
+        let finding = format!("node \"{}\" has no subscription from node \"{failed}\"", target.node);
+        return unanswered(failed, &target.node, None, "target_subscribes", Reason::TargetNotSubscribed, &finding);
+    }
+    let others: Vec<&Survivor> = survivors.iter().filter(|survivor| survivor.node != target.node).collect();
+    // Without bounds there is always a range.
+    let mut plans: Vec<Plan> = others
+        .iter()
+        .filter(|survivor| survivor.is_concerned())
+        .filter_map(|survivor| survivor.facts())
+        .filter_map(|source| {
+            let wishes = Wishes { skip: None, stop: None, ..wishes(&target.node, &source.node) };
+            from_source(failed, facts, source, &wishes).ok()
+        })
+        .collect();
+    plans.sort_by(|one, other| (Reverse(one.source_lsn), &one.source).cmp(&(Reverse(other.source_lsn), &other.source)));
+    let mut plan = match chosen(&plans) {
+        Some(index) => {
+            let mut plan = plans.remove(index);
+            plan.others = plans.iter().map(other).collect();
+            plan
+        }
+        None => nobody(failed, target, &others),
+    };
+    if plan.source_lsn.is_some() && plan.source_lsn < plan.target_lsn {
+        // Nobody has more than the target.
+        plan = Plan {
+            source: None,
+            outcome: Some(Outcome::ZeroGap),
+            reason: Reason::NothingMissing,
+            gap_bytes: Some(0),
+            ..plan
+        };
+        plan.advice = super::advice::of(&plan);
+    }
+    for survivor in others {
+        if let Answer::Silent { finding, .. } = &survivor.answer {
+            plan.notes.push(format!("node \"{}\" may have more: {finding}", survivor.node));
+        }
+    }
+    plan
+}
+
+/// Of plans whose sources have the most first: the one that works, else the one that would help most.
+fn chosen(plans: &[Plan]) -> Option<usize> {
+    let is = |outcome| move |plan: &Plan| plan.outcome == Some(outcome);
+    let lacks = |plan: &Plan| plan.target_lsn.is_none() || plan.source_lsn > plan.target_lsn;
+    plans
+        .iter()
+        .position(is(Outcome::CatchUp))
+        .or_else(|| plans.iter().position(lacks))
+        .or_else(|| plans.iter().position(is(Outcome::ZeroGap)))
+        // One of unknown progress may have more; one that is behind has not.
+        .or_else(|| plans.iter().position(|plan| plan.source_lsn.is_none()))
+        .or((!plans.is_empty()).then_some(0))
+}
+
+/// There is no source to look at.
+fn nobody(failed: &str, target: &Survivor, others: &[&Survivor]) -> Plan {
+    let silent = others.iter().find_map(|survivor| match &survivor.answer {
+        Answer::Silent { reason, finding } => Some((*reason, finding.clone())),
+        Answer::Facts(_) => None,
+    });
+    let mut plan = match silent {
+        Some((reason, finding)) => {
+            unanswered(failed, &target.node, Some(Outcome::NeedsRebuild), "source_answers", reason, &finding)
+        }
+        None => {
+            let finding = format!("no other survivor that subscribes to node \"{failed}\" is known here");
+            unanswered(failed, &target.node, None, "a_source_is_known", Reason::NoSource, &finding)
+        }
+    };
+    let ours = target.facts().and_then(NodeFacts::only_subscription);
+    plan.target_lsn = ours.and_then(|ours| ours.applied);
+    plan.target_passed_lsn = ours.and_then(|ours| ours.passed());
+    plan
+}
+
+fn unanswered(
+    failed: &str,
+    target: &str,
+    outcome: Option<Outcome>,
+    name: &'static str,
+    reason: Reason,
+    finding: &str,
+) -> Plan {
+    let mut plan = Plan::without_source(failed, target, outcome, reason);
+    plan.proof.push(Condition { name, holds: false, finding: finding.to_owned(), reason });
+    plan
+}
+
+fn other(plan: &Plan) -> Other {
+    Other {
+        source: plan.source.clone().unwrap_or_default(),
+        source_lsn: plan.source_lsn,
+        reason: plan.reason,
+        finding: plan.finding().unwrap_or_default().to_owned(),
+    }
+}
+
+/// How sure it is that nobody has more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Confidence {
+    /// Every survivor has answered.
+    High,
+    /// Some have not.
+    Medium,
+    /// Only one could be asked.
+    Low,
+}
+
+impl Confidence {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Confidence::High => "HIGH",
+            Confidence::Medium => "MEDIUM",
+            Confidence::Low => "LOW",
+        }
+    }
+}
+
+/// The survivor that can serve.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Best {
+    pub node: String,
+    pub applied: OriginLsn,
+    /// Microseconds since 2000.
+    pub committed_at: Option<i64>,
+    pub confidence: Confidence,
+}
+
+/// The best source whoever the target is: of those that can serve somebody who lags, or, where nobody lags, of all. None:
+/// nobody can.
+pub fn best_source(failed: &str, survivors: &[Survivor], wishes: &WishesOf<'_>) -> Option<Best> {
+    let concerned: Vec<&NodeFacts> =
+        survivors.iter().filter(|survivor| survivor.is_concerned()).filter_map(Survivor::facts).collect();
+    let most = concerned.iter().filter_map(|facts| facts.applied()).max()?;
+    let lagging: Vec<&&NodeFacts> = concerned.iter().filter(|facts| facts.applied() != Some(most)).collect();
+    let serves = |source: &NodeFacts| {
+        lagging.iter().any(|target| {
+            let wishes = Wishes { skip: None, stop: None, ..wishes(&target.node, &source.node) };
+            from_source(failed, target, source, &wishes).is_ok_and(|plan| plan.outcome == Some(Outcome::CatchUp))
+        })
+    };
+    let mut candidates: Vec<&&NodeFacts> = concerned
+        .iter()
+        .filter(|facts| facts.applied().is_some())
+        .filter(|facts| if lagging.is_empty() { true } else { serves(facts) })
+        .collect();
+    candidates.sort_by_key(|facts| (Reverse(facts.applied()), &facts.node));
+    let source = candidates.first()?;
+    let is_silent = |survivor: &Survivor| matches!(survivor.answer, Answer::Silent { .. });
+    let confidence = if concerned.len() == 1 {
+        Confidence::Low
+    } else if survivors.iter().any(is_silent) {
+        Confidence::Medium
+    } else {
+        Confidence::High
+    };
+    Some(Best {
+        node: source.node.clone(),
+        applied: source.applied()?,
+        committed_at: source.only_subscription().and_then(|subscription| subscription.committed_at),
+        confidence,
+    })
+}

@@ -1,0 +1,141 @@
+//! The choice of the source, and the confidence in it.
+
+use super::choice::*;
+use super::outcome::{Outcome, Reason};
+use super::sample::node;
+use super::{Plan, Wishes};
+use crate::lsn::OriginLsn;
+use std::collections::HashSet;
+
+fn survivor(name: &str, applied: u64) -> Survivor {
+    Survivor { node: name.to_owned(), answer: Answer::Facts(Box::new(node(name, applied))) }
+}
+
+fn silent(name: &str, reason: Reason) -> Survivor {
+    Survivor { node: name.to_owned(), answer: Answer::Silent { reason, finding: format!("{name} is silent") } }
+}
+
+/// One whose slot has let everything go.
+fn empty(name: &str, applied: u64) -> Survivor {
+    let mut facts = node(name, applied);
+    facts.slot.released[0].released = OriginLsn(applied);
+    Survivor { node: name.to_owned(), answer: Answer::Facts(Box::new(facts)) }
+}
+
+/// One that has nothing to do with the failed node.
+fn stranger(name: &str) -> Survivor {
+    let mut facts = node(name, 0);
+    facts.subscriptions.clear();
+    Survivor { node: name.to_owned(), answer: Answer::Facts(Box::new(facts)) }
+}
+
+fn plan(survivors: &[Survivor]) -> Plan {
+    best("n1", &survivors[0], survivors, &|_, _| Wishes::default())
+}
+
+fn outcome(survivors: &[Survivor]) -> (Option<&'static str>, &'static str, Option<String>) {
+    let plan = plan(survivors);
+    (plan.outcome.map(Outcome::as_str), plan.reason.as_str(), plan.source)
+}
+
+/// The reasons that only a choice can have.
+pub fn reasons() -> HashSet<Reason> {
+    let mut reasons = HashSet::new();
+    for reason in [Reason::NodeUnreachable, Reason::NotANode, Reason::OtherNode, Reason::PermissionDenied] {
+        reasons.insert(plan(&[silent("n2", reason)]).reason);
+    }
+    reasons.insert(plan(&[survivor("n2", 20)]).reason);
+    reasons.insert(plan(&[survivor("n2", 20), survivor("n3", 20)]).reason);
+    reasons
+}
+
+#[test]
+fn the_source_that_has_the_most_is_chosen_and_of_equals_the_first_by_name() {
+    let n3 = Some("n3".to_owned());
+    assert_eq!(
+        outcome(&[survivor("n2", 20), survivor("n4", 89), survivor("n3", 90)]),
+        (Some("catch_up"), "gap_covered", n3.clone())
+    );
+    let equals = [survivor("n2", 20), survivor("n4", 90), survivor("n3", 90)];
+    assert_eq!(outcome(&equals), (Some("catch_up"), "gap_covered", n3));
+    let plan = plan(&equals);
+    assert_eq!(plan.others.len(), 1);
+    assert_eq!((plan.others[0].source.as_str(), plan.others[0].reason), ("n4", Reason::GapCovered));
+}
+
+#[test]
+fn one_that_has_more_but_cannot_serve_is_passed_over_and_said() {
+    let survivors = [survivor("n2", 20), empty("n3", 90), survivor("n4", 80)];
+    assert_eq!(outcome(&survivors), (Some("catch_up"), "gap_covered", Some("n4".to_owned())));
+    let plan = plan(&survivors);
+    assert_eq!(plan.others[0].reason, Reason::ReleasedBeyondTarget);
+    assert!(!plan.others[0].finding.is_empty());
+    // If nobody can: the reason of the one that would help most.
+    assert_eq!(
+        outcome(&[survivor("n2", 20), empty("n4", 80), empty("n3", 90)]),
+        (Some("needs_rebuild"), "released_beyond_target", Some("n3".to_owned()))
+    );
+}
+
+#[test]
+fn nothing_is_missing_where_nobody_has_more() {
+    assert_eq!(
+        outcome(&[survivor("n2", 90), survivor("n3", 90), survivor("n4", 20)]),
+        (Some("zero_gap"), "nothing_missing", Some("n3".to_owned()))
+    );
+    // A source that is behind is never used to take something back.
+    assert_eq!(outcome(&[survivor("n2", 90), survivor("n3", 20)]), (Some("zero_gap"), "nothing_missing", None));
+    assert_eq!(plan(&[survivor("n2", 90), survivor("n3", 20)]).gap_bytes, Some(0));
+}
+
+#[test]
+fn what_does_not_answer_is_no_source_and_is_said() {
+    let down = || silent("n4", Reason::NodeUnreachable);
+    let plan = plan(&[survivor("n2", 20), survivor("n3", 90), down()]);
+    assert_eq!(plan.outcome, Some(Outcome::CatchUp));
+    assert!(plan.notes.iter().any(|note| note.contains("n4 is silent")), "{plan:#?}");
+    assert_eq!(outcome(&[survivor("n2", 20), down()]), (Some("needs_rebuild"), "node_unreachable", None));
+    assert_eq!(outcome(&[down(), survivor("n2", 20)]), (None, "node_unreachable", None));
+}
+
+#[test]
+fn who_does_not_subscribe_to_the_failed_node_is_neither_target_nor_source() {
+    assert_eq!(outcome(&[stranger("n2"), survivor("n3", 90)]), (None, "target_not_subscribed", None));
+    assert_eq!(outcome(&[survivor("n2", 20), stranger("n3")]), (None, "no_source", None));
+    assert_eq!(outcome(&[survivor("n2", 20)]), (None, "no_source", None));
+    let survivors = [survivor("n2", 20), stranger("n3"), survivor("n4", 90)];
+    assert_eq!(outcome(&survivors).2, Some("n4".to_owned()));
+}
+
+#[test]
+fn a_source_of_unknown_progress_may_have_more() {
+    let mut facts = node("n3", 90);
+    facts.subscriptions[0].applied = None;
+    let unknown = Survivor { node: "n3".to_owned(), answer: Answer::Facts(Box::new(facts)) };
+    assert_eq!(
+        outcome(&[survivor("n2", 20), unknown]),
+        (Some("needs_rebuild"), "source_progress_unknown", Some("n3".to_owned()))
+    );
+}
+
+fn confidence(survivors: &[Survivor]) -> Option<(String, u64, &'static str)> {
+    best_source("n1", survivors, &|_, _| Wishes::default())
+        .map(|best| (best.node, best.applied.0, best.confidence.as_str()))
+}
+
+#[test]
+fn confidence_is_by_how_many_have_answered() {
+    let down = || silent("n4", Reason::NodeUnreachable);
+    let n3 = |confidence| Some(("n3".to_owned(), 90, confidence));
+    assert_eq!(confidence(&[survivor("n2", 20), survivor("n3", 90)]), n3("HIGH"));
+    assert_eq!(confidence(&[survivor("n4", 90), survivor("n3", 90)]), n3("HIGH"));
+    assert_eq!(confidence(&[survivor("n2", 20), survivor("n3", 90), down()]), n3("MEDIUM"));
+    assert_eq!(confidence(&[survivor("n3", 90), down()]), n3("LOW"));
+    assert_eq!(confidence(&[survivor("n3", 90)]), n3("LOW"));
+    // Who does not subscribe has nothing to say.
+    assert_eq!(confidence(&[survivor("n3", 90), stranger("n4")]), n3("LOW"));
+    assert_eq!(confidence(&[stranger("n4"), down()]), None);
+    // Nobody can serve who lags.
+    assert_eq!(confidence(&[survivor("n2", 20), empty("n3", 90)]), None);
+    assert_eq!(confidence(&[survivor("n2", 20), empty("n4", 95), survivor("n3", 90)]), n3("HIGH"));
+}

@@ -1,0 +1,238 @@
+//! What a node says of itself and of a failed node: all that a plan needs to know of it (pure).
+//!
+//! It travels as JSON between nodes, by recovery_facts(). It holds no connection string and no row value.
+
+use crate::lsn::OriginLsn;
+use serde::{Deserialize, Serialize};
+
+/// The only version there is.
+pub const VERSION: u32 = 1;
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeFacts {
+    pub version: u32,
+    pub node: String,
+    /// The extension's.
+    pub extension: String,
+    /// Those that come from the failed node.
+    pub subscriptions: Vec<SubscriptionFacts>,
+    /// Subscriptions of which nobody knows where they come from: any of them may come from the failed node.
+    pub unknown_origins: Vec<String>,
+    pub slot: SlotFacts,
+    /// The failed node answers to this node's poller.
+    pub failed_answers: bool,
+    /// How this node's pollers find the others.
+    pub peers: Vec<PeerFacts>,
+    pub settings: SettingsFacts,
+    pub capacity: CapacityFacts,
+    /// Unfinished recoveries of which it is the target.
+    pub recoveries: Vec<RecoveryFacts>,
+    pub asked_by: AskerFacts,
+}
+
+/// A subscription to the failed node.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubscriptionFacts {
+    pub subscription: u32,
+    pub name: String,
+    /// 0: the replication origin is gone.
+    pub origin_id: u16,
+    /// Its progress is in memory, and takes no further place there.
+    pub origin_is_active: bool,
+    pub publications: Vec<String>,
+    /// Durable. None: unknown.
+    pub applied: Option<OriginLsn>,
+    /// How far its slot at the failed node was confirmed, by this node's own reading; durable.
+    pub confirmed: Option<OriginLsn>,
+    /// When the last transaction of it was committed, as far as commit timestamps tell; microseconds since 2000.
+    pub committed_at: Option<i64>,
+    /// A worker of it has received something from the failed node, and is still there.
+    pub is_attached: bool,
+    /// A worker of it is applying.
+    pub is_applying: bool,
+    /// What ALTER SUBSCRIPTION SKIP has asked for and was not met yet.
+    pub pending_skip: Option<OriginLsn>,
+    /// The catalog shows that a transaction was skipped.
+    pub has_skipped: bool,
+    pub apply_errors: i64,
+    /// Digest of the tables and their states, as in the retention record.
+    pub tables_digest: i64,
+    pub tables: Vec<TableFacts>,
+    /// Transactions that are prepared and not yet committed, by their gid.
+    pub prepared: Vec<String>,
+}
+
+impl SubscriptionFacts {
+    /// How far this node is durably past the failed node's WAL.
+    pub fn passed(&self) -> Option<OriginLsn> {
+        self.applied.map(|applied| applied.max(self.confirmed.unwrap_or(OriginLsn::ZERO)))
+    }
+
+    pub fn table(&self, schema: &str, name: &str) -> Option<&TableFacts> {
+        self.tables.iter().find(|table| table.schema == schema && table.name == name)
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableFacts {
+    pub schema: String,
+    pub name: String,
+    /// pg_subscription_rel.srsubstate; `r`: ready.
+    pub state: String,
+    /// Rows up to here came with the initial copy.
+    pub copied: Option<OriginLsn>,
+    /// Triggers that fire when the failed node's changes are applied, those of its partitions included.
+    pub triggers: Vec<String>,
+    /// The asking role may read it.
+    pub is_readable: bool,
+}
+
+impl TableFacts {
+    pub fn is_ready(&self) -> bool {
+        self.state == "r"
+    }
+
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotState {
+    Missing,
+    BeingCreated,
+    Invalid,
+    /// It was created just now, and nothing is written down of it.
+    NotInUse,
+    Usable,
+}
+
+/// The recovery slot, and what the retention record says of the failed node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotFacts {
+    pub is_enabled: bool,
+    pub name: Option<String>,
+    pub state: SlotState,
+    /// It is not beyond the position that the record covers.
+    pub is_covered: bool,
+    pub generation: u64,
+    pub released: Vec<ReleasedFacts>,
+    /// Peers that were given up for the retention budget.
+    pub unprotected: Vec<String>,
+}
+
+impl SlotFacts {
+    /// What was recorded for this very subscription, replication origin and state of tables.
+    pub fn record_for(&self, subscription: &SubscriptionFacts) -> Option<&ReleasedFacts> {
+        self.released.iter().find(|record| {
+            record.subscription == subscription.subscription
+                && record.origin_id == subscription.origin_id
+                && record.tables_digest == subscription.tables_digest
+        })
+    }
+
+    /// Up to where the slot may have let go. None: unknown.
+    pub fn released_for(&self, subscription: &SubscriptionFacts) -> Option<OriginLsn> {
+        self.record_for(subscription).map(|record| record.released).filter(|released| *released != OriginLsn::INFINITY)
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleasedFacts {
+    pub subscription: u32,
+    pub origin_id: u16,
+    pub tables_digest: i64,
+    /// Infinite: everything may have been let go.
+    pub released: OriginLsn,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerFacts {
+    pub node: String,
+    /// As peer_status() shows it.
+    pub state: String,
+    /// It has been asked, in vain.
+    pub is_unreachable: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettingsFacts {
+    pub wal_level: String,
+    pub track_commit_timestamp: bool,
+    /// None: the server does not know the setting, and refuses no plugin.
+    pub output_plugin_libraries: Option<String>,
+}
+
+/// A limit of the server, and how much of it is in use.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    pub setting: String,
+    pub used: i64,
+    pub limit: i64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CapacityFacts {
+    pub slots: Limit,
+    pub walsenders: Limit,
+    pub workers: Limit,
+    pub origins: Limit,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveryFacts {
+    pub intent: String,
+    pub failed: String,
+    pub source: String,
+    pub phase: String,
+}
+
+/// The role that has asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskerFacts {
+    pub role: String,
+    pub is_superuser: bool,
+    /// It may stream.
+    pub may_replicate: bool,
+}
+
+impl NodeFacts {
+    /// The document of another node. Err: it has another version, or is none.
+    pub fn parse(text: &str) -> Result<NodeFacts, String> {
+        let facts: NodeFacts = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if facts.version != VERSION {
+            return Err(format!("facts of version {}, not {VERSION}", facts.version));
+        }
+        Ok(facts)
+    }
+
+    /// The subscription to the failed node, if there is exactly one.
+    pub fn only_subscription(&self) -> Option<&SubscriptionFacts> {
+        match self.subscriptions.as_slice() {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+
+    /// The unfinished recovery from the loss of that node, if there is one.
+    pub fn recovery_of(&self, failed: &str) -> Option<&RecoveryFacts> {
+        self.recoveries.iter().find(|recovery| recovery.failed == failed)
+    }
+
+    /// The progress of the one subscription to the failed node.
+    pub fn applied(&self) -> Option<OriginLsn> {
+        self.only_subscription().and_then(|subscription| subscription.applied)
+    }
+}

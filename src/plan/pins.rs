@@ -1,0 +1,61 @@
+//! What a recovery holds so that it cannot vanish meanwhile, and whether it can be had (pure).
+
+use super::Wishes;
+use super::facts::{Limit, NodeFacts};
+use super::outcome::Reason;
+use serde::Serialize;
+
+/// One resource on one node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Pin {
+    pub what: &'static str,
+    pub node: String,
+    /// It can be had.
+    pub is_free: bool,
+    pub finding: String,
+    #[serde(skip)]
+    pub reason: Reason,
+}
+
+/// All that a recovery of `target` from `source` holds.
+pub fn needed(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Vec<Pin> {
+    // What a recovery of the same failed node that runs there holds already.
+    let running = target.recovery_of(failed);
+    let has_clone = wishes.has_clone || running.is_some_and(|running| running.source == source.node);
+    let origin_is_active = target.only_subscription().is_some_and(|subscription| subscription.origin_is_active);
+    vec![
+        pin(
+            "clone of the recovery slot",
+            &source.node,
+            i64::from(!has_clone),
+            &source.capacity.slots,
+            Reason::NoFreeSlot,
+        ),
+        pin("walsender", &source.node, 1, &source.capacity.walsenders, Reason::NoFreeWalsender),
+        pin(
+            "background worker",
+            &target.node,
+            i64::from(running.is_none()),
+            &target.capacity.workers,
+            Reason::NoFreeWorker,
+        ),
+        pin(
+            "replication origin",
+            &target.node,
+            i64::from(!origin_is_active),
+            &target.capacity.origins,
+            Reason::NoFreeOrigin,
+        ),
+    ]
+}
+
+fn pin(what: &'static str, node: &str, count: i64, limit: &Limit, reason: Reason) -> Pin {
+    let Limit { setting, used, limit } = limit;
+    let is_free = count == 0 || used + count <= *limit;
+    let finding = if count == 0 {
+        "it is there".to_owned()
+    } else {
+        format!("{} of {setting} = {limit} on node \"{node}\" are free", (limit - used).max(0))
+    };
+    Pin { what, node: node.to_owned(), is_free, finding, reason }
+}

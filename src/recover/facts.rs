@@ -1,0 +1,368 @@
+//! recovery_facts(): what this node says of itself and of a failed node, for a plan.
+//!
+//! Durable: positions are read first, WAL is flushed after, then they are told. The slot is read before the retention
+//! record, which is written before the slot moves: so what is told was never let go by more.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use super::error::RecoverError;
+use crate::error::OrRaise;
+use crate::guc;
+use crate::health::capacity;
+use crate::health::judge;
+use crate::intent::storage;
+use crate::lsn::{LocalLsn, OriginLsn};
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
+use crate::node::registry::{self, NodeServer, Role};
+use crate::pg::clock::Timestamp;
+use crate::pg::json::Json;
+use crate::pg::name::Name;
+use crate::pg::seclabel::{self, LabelTarget};
+use crate::pg::text::Text;
+use crate::pg::{process, role, setting, slot, wal};
+use crate::plan::facts::{
+    AskerFacts, CapacityFacts, Limit, NodeFacts, PeerFacts, RecoveryFacts, ReleasedFacts, SettingsFacts, SlotFacts,
+    SlotState, SubscriptionFacts, TableFacts, VERSION,
+};
+use crate::shmem::{PeerEntry, PeerKey, PeerState};
+use crate::slot::positions::{self, OwnPosition};
+use crate::slot::record::RetentionRecord;
+use crate::slot::snapshot::{Snapshot, require_reader, snapshot};
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use std::time::Duration;
+
+/// A question that has been open for this part of spock.peer_timeout is taken for one that gets no answer: a healthy peer
+/// answers in a small part of the limit, and a node that hangs is noticed before its poller gives up.
+const OVERDUE_FRACTION: u32 = 5;
+
+/// What a plan needs to know of this node with regard to a failed one.
+#[pg_extern(sql = false)]
+fn recovery_facts(failed_node_name: Option<Name>) -> Json {
+    require_reader("recovery_facts");
+    let example = "recovery_facts('n1')";
+    let failed =
+        failed_node_name.ok_or(RecoverError::NullArgument { argument: "failed_node_name", example }).or_raise();
+    Json::of(&gather(&failed.0).or_raise())
+}
+
+/// The facts of this node. Needs a transaction with a snapshot.
+pub fn gather(failed: &str) -> Result<NodeFacts, RecoverError> {
+    if wal::is_in_recovery() {
+        return Err(RecoverError::Standby);
+    }
+    let asked_by = AskerFacts {
+        role: role::current_name(),
+        is_superuser: process::is_superuser(),
+        may_replicate: role::may_use_slots(),
+    };
+    // What processes do is hidden from others.
+    role::as_superuser(|| look(failed, asked_by))
+}
+
+fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
+    let servers = registry::servers()?;
+    let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RecoverError::NoLocalNode)?;
+    // Before anything else is read: the flush below covers what a poller has read as confirmed.
+    let seen = snapshot();
+    let slot_found = slot_facts()?;
+    let positions = positions::own_positions()?;
+    let mut subscriptions = Vec::new();
+    let mut unknown_origins = Vec::new();
+    let known = NativeProvider.subscriptions()?;
+    for position in &positions {
+        let Some(subscription) = known.iter().find(|known| known.id == position.subscription) else { continue };
+        match &position.origin {
+            None => unknown_origins.push(subscription.name.clone()),
+            Some(origin) if origin.as_str() == failed => {
+                let mut facts = SubscriptionFacts {
+                    name: subscription.name.clone(),
+                    publications: subscription.publications.clone(),
+                    ..of_position(position, seen.as_ref())
+                };
+                look_closer(&mut facts, &asked_by.role)?;
+                subscriptions.push(facts);
+            }
+            Some(_) => (),
+        }
+    }
+    let server = capacity::of_server()?;
+    let recoveries = storage::read()
+        .unfinished()
+        .map(|intent| RecoveryFacts {
+            intent: intent.id.to_string(),
+            failed: intent.request.failed.clone(),
+            source: intent.request.source.clone(),
+            phase: intent.phase_name().to_owned(),
+        })
+        .collect();
+    let peers = peers(&servers, seen.as_ref());
+    let failed_answers =
+        entry_of(&servers, seen.as_ref(), failed).is_some_and(|entry| answers(entry, Timestamp::now()));
+    wal::flush();
+    Ok(NodeFacts {
+        version: VERSION,
+        node: local.name.to_string(),
+        extension: env!("CARGO_PKG_VERSION").to_owned(),
+        subscriptions,
+        unknown_origins,
+        slot: slot_found.with_record(),
+        failed_answers,
+        peers,
+        settings: SettingsFacts {
+            wal_level: setting::value(c"wal_level").unwrap_or_default(),
+            track_commit_timestamp: setting::value(c"track_commit_timestamp").as_deref() == Some("on"),
+            output_plugin_libraries: setting::value(c"output_plugin_libraries"),
+        },
+        capacity: CapacityFacts {
+            slots: limit(&server.slots),
+            walsenders: limit(&server.walsenders),
+            workers: limit(&server.workers),
+            origins: limit(&server.origins),
+        },
+        recoveries,
+        asked_by,
+    })
+}
+
+fn limit(capacity: &judge::Capacity) -> Limit {
+    Limit { setting: capacity.setting.to_owned(), used: capacity.used, limit: capacity.limit }
+}
+
+fn of_position(position: &OwnPosition, seen: Option<&Snapshot>) -> SubscriptionFacts {
+    let peers = seen.iter().flat_map(|seen| &seen.peers);
+    let confirmed = peers
+        .map(|(peer, _)| peer)
+        .find(|peer| peer.own_subscription == position.subscription)
+        .and_then(|peer| peer.own_confirmed.known());
+    let origins = seen.iter().flat_map(|seen| &seen.origins);
+    let committed_at = origins
+        .filter(|origin| origin.subscription == position.subscription && !origin.committed_at.is_never())
+        .map(|origin| origin.committed_at.0)
+        .next();
+    SubscriptionFacts {
+        subscription: position.subscription.to_u32(),
+        origin_id: position.origin_id,
+        // One without progress has no place in memory yet.
+        origin_is_active: position.remote != OriginLsn::ZERO,
+        applied: position.applied(),
+        confirmed,
+        committed_at,
+        tables_digest: position.tables,
+        ..SubscriptionFacts::default()
+    }
+}
+
+/// What is known of the slot before the retention record is read.
+struct SlotFound {
+    facts: SlotFacts,
+    name: Option<String>,
+    confirmed: LocalLsn,
+}
+
+fn record() -> Option<RetentionRecord> {
+    let text = seclabel::label(LabelTarget::Database(process::my_database()))?;
+    RetentionRecord::parse_local(&text, registry::here())
+}
+
+fn slot_facts() -> Result<SlotFound, RecoverError> {
+    let name = record().map(|record| record.slot);
+    let found = match &name {
+        Some(name) => slot::find(name)?.filter(|found| found.database == Some(process::my_database())),
+        None => None,
+    };
+    let state = match &found {
+        None => SlotState::Missing,
+        Some(found) if found.is_invalid => SlotState::Invalid,
+        Some(found) if found.is_unfinished => SlotState::BeingCreated,
+        Some(_) => SlotState::Usable,
+    };
+    let facts = SlotFacts {
+        is_enabled: guc::enable_recovery_slots(),
+        name: name.clone(),
+        state,
+        is_covered: false,
+        generation: 0,
+        released: Vec::new(),
+        unprotected: Vec::new(),
+    };
+    Ok(SlotFound { facts, name, confirmed: found.map_or(LocalLsn::ZERO, |found| found.confirmed) })
+}
+
+impl SlotFound {
+    /// The slot, with what its record says. A record that is missing, or is of another slot, vouches for nothing.
+    fn with_record(self) -> SlotFacts {
+        let mut facts = self.facts;
+        let Some(record) = record().filter(|record| Some(&record.slot) == self.name.as_ref()) else { return facts };
+        match record.position {
+            None if facts.state == SlotState::Usable => facts.state = SlotState::NotInUse,
+            None => (),
+            Some(position) => facts.is_covered = self.confirmed <= position,
+        }
+        facts.generation = record.generation;
+        facts.unprotected = record.unprotected;
+        facts.released = record
+            .origins
+            .into_iter()
+            .map(|origin| ReleasedFacts {
+                subscription: origin.subscription,
+                origin_id: origin.origin_id,
+                tables_digest: origin.tables,
+                released: origin.released,
+            })
+            .collect();
+        facts
+    }
+}
+
+fn entry_of<'a>(servers: &[NodeServer], seen: Option<&'a Snapshot>, name: &str) -> Option<&'a PeerEntry> {
+    let server = servers.iter().find(|server| server.name.as_str() == name)?;
+    seen?.peers.iter().map(|(peer, _)| peer).find(|peer| peer.key == PeerKey::Node(server.id))
+}
+
+/// The peer answers to its poller, and no question to it is overdue.
+fn answers(entry: &PeerEntry, now: Timestamp) -> bool {
+    let open_for = if entry.asked_at.0 > entry.answered_at.0 { now.since(entry.asked_at) } else { Duration::ZERO };
+    entry.state == PeerState::Connected && open_for < guc::peer_timeout() / OVERDUE_FRACTION
+}
+
+fn peers(servers: &[NodeServer], seen: Option<&Snapshot>) -> Vec<PeerFacts> {
+    let state_of = |server: &NodeServer| {
+        entry_of(servers, seen, server.name.as_str()).map_or(PeerState::Unknown, |entry| entry.state)
+    };
+    let peers = servers.iter().filter(|server| server.role == Role::Peer);
+    peers
+        .map(|server| {
+            let state = state_of(server);
+            PeerFacts {
+                node: server.name.to_string(),
+                state: state.as_str().to_owned(),
+                is_unreachable: matches!(state, PeerState::Unreachable | PeerState::NotANode | PeerState::OtherNode),
+            }
+        })
+        .collect()
+}
+
+/// Whether the poller of a peer has asked in vain; the reason it gives. For who would otherwise wait for it.
+pub fn known_to_be_silent(name: &str) -> Result<Option<String>, RecoverError> {
+    let (servers, seen) = (registry::servers()?, snapshot());
+    let entry = entry_of(&servers, seen.as_ref(), name);
+    Ok(entry.filter(|entry| entry.state == PeerState::Unreachable).map(|entry| entry.error.as_str().to_owned()))
+}
+
+fn look_closer(facts: &mut SubscriptionFacts, asker: &str) -> Result<(), RecoverError> {
+    let subscription = pg_sys::Oid::from_u32(facts.subscription);
+    let tracks = setting::value(c"track_commit_timestamp").as_deref() == Some("on");
+    Spi::connect(|client| {
+        // The leader has received something: it is connected, or was a moment ago. Applying: one works on a change.
+        let rows = client.select(
+            "SELECT coalesce(bool_or(s.relid IS NULL AND s.leader_pid IS NULL AND s.received_lsn IS NOT NULL), false),
+                    coalesce(bool_or(a.state = 'active'), false)
+               FROM pg_catalog.pg_stat_get_subscription($1) s
+               LEFT JOIN pg_catalog.pg_stat_get_activity(NULL) a ON a.pid = s.pid
+              WHERE s.pid IS NOT NULL",
+            Some(1),
+            &[subscription.into()],
+        )?;
+        if let Some(row) = rows.into_iter().next() {
+            facts.is_attached = row.get::<bool>(1)?.unwrap_or(false);
+            facts.is_applying = row.get::<bool>(2)?.unwrap_or(false);
+        }
+        let rows = client.select(
+            "SELECT (s.subskiplsn - '0/0')::pg_catalog.int8, c.apply_error_count
+               FROM pg_catalog.pg_subscription s
+               LEFT JOIN LATERAL pg_catalog.pg_stat_get_subscription_stats(s.oid) c ON true
+              WHERE s.oid = $1",
+            Some(1),
+            &[subscription.into()],
+        )?;
+        if let Some(row) = rows.into_iter().next() {
+            facts.pending_skip = row.get::<i64>(1)?.and_then(|lsn| OriginLsn(lsn as u64).known());
+            facts.apply_errors = row.get::<i64>(2)?.unwrap_or(0);
+        }
+        if tracks {
+            facts.has_skipped = has_skipped(client, facts)?;
+        }
+        let rows = client.select(
+            "SELECT p.gid FROM pg_catalog.pg_prepared_xact() p
+              WHERE p.dbid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+                AND pg_catalog.starts_with(p.gid, 'pg_gid_' || $1::pg_catalog.text || '_')
+              ORDER BY p.gid",
+            None,
+            &[subscription.into()],
+        )?;
+        for row in rows {
+            facts.prepared.extend(row.get::<Text>(1)?.map(|gid| gid.to_utf8()));
+        }
+        facts.tables = tables(client, subscription, asker)?;
+        Ok(())
+    })
+}
+
+/// When a transaction was skipped, the worker clears the subscription's subskiplsn in a commit with the failed node's
+/// origin (worker.c, clear_subscription_skip_lsn). Other updates of the row under that origin are those that disable the
+/// subscription after an error, and that of two_phase. Any later ALTER SUBSCRIPTION hides it.
+fn has_skipped(client: &SpiClient<'_>, facts: &SubscriptionFacts) -> Result<bool, spi::Error> {
+    let rows = client.select(
+        "SELECT x.roident = $2::pg_catalog.oid AND s.subenabled AND s.subtwophasestate <> 'e'
+           FROM pg_catalog.pg_subscription s, pg_catalog.pg_xact_commit_timestamp_origin(s.xmin) x
+          WHERE s.oid = $1 AND s.xmin::pg_catalog.text::pg_catalog.int8 >= 3",
+        Some(1),
+        &[pg_sys::Oid::from_u32(facts.subscription).into(), i32::from(facts.origin_id).into()],
+    )?;
+    match rows.into_iter().next() {
+        Some(row) => Ok(facts.origin_id != 0 && row.get::<bool>(1)?.unwrap_or(false)),
+        None => Ok(false),
+    }
+}
+
+fn tables(client: &SpiClient<'_>, subscription: pg_sys::Oid, asker: &str) -> Result<Vec<TableFacts>, spi::Error> {
+    let rows = client.select(
+        "SELECT c.oid, n.nspname, c.relname, r.srsubstate::pg_catalog.text, (r.srsublsn - '0/0')::pg_catalog.int8,
+                pg_catalog.has_schema_privilege($2, n.oid, 'USAGE')
+                AND pg_catalog.has_table_privilege($2, c.oid, 'SELECT')
+           FROM pg_catalog.pg_subscription_rel r
+           JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          WHERE r.srsubid = $1
+          ORDER BY n.nspname, c.relname",
+        None,
+        &[subscription.into(), Name(asker.to_owned()).into()],
+    )?;
+    let mut tables = Vec::new();
+    for row in rows {
+        let (Some(oid), Some(schema), Some(name)) =
+            (row.get::<pg_sys::Oid>(1)?, row.get::<Name>(2)?, row.get::<Name>(3)?)
+        else {
+            continue;
+        };
+        let table = TableFacts {
+            schema: schema.0,
+            name: name.0,
+            state: row.get::<String>(4)?.unwrap_or_default(),
+            copied: row.get::<i64>(5)?.and_then(|lsn| OriginLsn(lsn as u64).known()),
+            triggers: Vec::new(),
+            is_readable: row.get::<bool>(6)?.unwrap_or(false),
+        };
+        tables.push((oid, table));
+    }
+    // Triggers of this kind are rare: found first, and then given to their table, or to that which theirs is a part of.
+    let rows = client.select(
+        "SELECT a.relid, t.tgname
+           FROM pg_catalog.pg_trigger t
+           CROSS JOIN LATERAL (SELECT t.tgrelid AS relid
+                               UNION SELECT p.relid::pg_catalog.oid
+                                 FROM pg_catalog.pg_partition_ancestors(t.tgrelid) p(relid)) a
+          WHERE t.tgenabled IN ('R', 'A')
+          ORDER BY t.tgname",
+        None,
+        &[],
+    )?;
+    for row in rows {
+        let (Some(relation), Some(trigger)) = (row.get::<pg_sys::Oid>(1)?, row.get::<Name>(2)?) else { continue };
+        if let Some((_, table)) = tables.iter_mut().find(|(oid, _)| *oid == relation) {
+            table.triggers.push(trigger.0);
+        }
+    }
+    Ok(tables.into_iter().map(|(_, table)| table).collect())
+}

@@ -1,0 +1,273 @@
+//! Asks every node that this one knows what a plan needs to know, and plans.
+//!
+//! This node is asked by a direct call, the others over connections of this session, each with spock.peer_timeout; one
+//! whose poller has asked in vain is not waited for. Whoever does not answer holds up nobody else.
+
+use super::error::RecoverError;
+use super::facts;
+use super::plan_error::PlanError;
+use super::source::{Source, route_to};
+use crate::lsn::OriginLsn;
+use crate::node::native::NativeProvider;
+use crate::node::provider::{ReplicationProvider, Route};
+use crate::node::registry::{self, Role};
+use crate::pg::role;
+use crate::plan::choice::{self, Answer, Survivor};
+use crate::plan::facts::NodeFacts;
+use crate::plan::outcome::{Outcome, Reason};
+use crate::plan::{Plan, Wishes, from_source};
+use crate::remote::connection::RemoteError;
+use std::collections::HashMap;
+use std::ffi::CString;
+
+/// Connection strings that the caller has given, by node: instead of those that are known here.
+pub type Ways = HashMap<String, CString>;
+
+/// What all nodes have said.
+pub struct Gathered {
+    pub failed: String,
+    /// The node that this database is.
+    pub local: String,
+    /// All but the failed node, this one among them, by name.
+    pub survivors: Vec<Survivor>,
+    /// Why a survivor could not be asked.
+    errors: HashMap<String, RecoverError>,
+    /// The failed node has answered just now.
+    pub failed_answers: bool,
+    ways: Ways,
+    /// What was given for the source goes with the recovery to the target.
+    pub accepts_replica_triggers: bool,
+}
+
+/// A target, a source for it, and the plan.
+pub struct Chosen {
+    /// None: nobody lags.
+    pub target: Option<String>,
+    pub source: Option<String>,
+    pub plan: Plan,
+    /// Survivors that could not be asked, and why.
+    pub silent: Vec<(String, String)>,
+}
+
+/// What a caller asks for.
+#[derive(Debug, Default)]
+pub struct Request<'a> {
+    pub failed: &'a str,
+    pub source: Option<&'a str>,
+    pub target: Option<&'a str>,
+    pub skip: Option<OriginLsn>,
+    pub stop: Option<OriginLsn>,
+    pub accepts_replica_triggers: bool,
+    pub ways: Ways,
+}
+
+/// The plan for a recovery as recover_run() chooses it. Without a target: this node if it lags; else the only survivor that
+/// does. Without a source: the best one. Err: what is asked makes no sense, or nothing can be said of the target. A plan
+/// that says needs_rebuild is no Err.
+pub fn plan_for(request: Request<'_>) -> Result<Chosen, PlanError> {
+    let Request { failed, source, target, skip, stop, .. } = request;
+    let same = |one, name: &str, other| PlanError::SameNode { name: name.to_owned(), one, other };
+    match (source, target) {
+        (Some(source), Some(target)) if source == target => return Err(same("source node", source, "target node")),
+        (Some(source), _) if source == failed => return Err(same("source node", source, "failed node")),
+        (_, Some(target)) if target == failed => return Err(same("target node", target, "failed node")),
+        _ => (),
+    }
+    let mut gathered = gather(failed, request.ways)?;
+    gathered.accepts_replica_triggers = request.accepts_replica_triggers;
+    let target = match target {
+        Some(target) => Some(gathered.survivor(target)?),
+        None => gathered.lagging()?,
+    };
+    let silent = gathered.silent();
+    let Some(target) = target else {
+        let local = gathered.survivor(&gathered.local)?;
+        let plan = gathered.best(local);
+        return match plan.outcome {
+            None if plan.reason != Reason::TargetNotSubscribed => Err(nothing_known(plan)),
+            _ => Ok(Chosen { target: None, source: None, plan: nobody_lags(plan), silent }),
+        };
+    };
+    let facts = gathered.answer_of(target)?;
+    let plan = match source {
+        None => {
+            let best = gathered.best(target);
+            match (best.outcome, &best.source) {
+                (None, _) => return Err(nothing_known(best)),
+                // Bounds count from here on.
+                (Some(Outcome::CatchUp), Some(source)) if skip.is_some() || stop.is_some() => {
+                    let others = best.others.clone();
+                    let bounded = gathered.between(facts, source, skip, stop)?;
+                    Plan { others, ..bounded }
+                }
+                _ => best,
+            }
+        }
+        Some(source) => gathered.between(facts, source, skip, stop)?,
+    };
+    Ok(Chosen { target: Some(target.node.clone()), source: plan.source.clone(), plan, silent })
+}
+
+fn nothing_known(plan: Plan) -> PlanError {
+    let finding = plan.proof.first().map(|condition| condition.finding.clone()).unwrap_or_default();
+    PlanError::NothingKnown { target: plan.target, reason: plan.reason, finding, advice: plan.advice }
+}
+
+/// This node's plan, if it has one, where nobody needs one.
+fn nobody_lags(plan: Plan) -> Plan {
+    Plan { outcome: Some(Outcome::ZeroGap), reason: Reason::NothingMissing, ..plan }
+}
+
+/// Asks all nodes. Needs a transaction with a snapshot.
+pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
+    let servers = registry::servers()?;
+    let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RecoverError::NoLocalNode)?;
+    let local = local.name.to_string();
+    if failed == local {
+        return Err(PlanError::FailedIsLocal { name: local });
+    }
+    let peers = NativeProvider.peers()?;
+    if !peers.iter().any(|peer| peer.name.as_str() == failed) {
+        return Err(PlanError::UnknownNode { name: failed.to_owned() });
+    }
+    let mut gathered = Gathered {
+        failed: failed.to_owned(),
+        local,
+        survivors: Vec::new(),
+        errors: HashMap::new(),
+        // First: if it hangs, the others' pollers have meanwhile noticed that too.
+        failed_answers: facts::known_to_be_silent(failed)?.is_none() && connect(failed, &Ways::new()).is_ok(),
+        ways,
+        accepts_replica_triggers: false,
+    };
+    let own = facts::gather(failed)?;
+    gathered.survivors.push(Survivor { node: gathered.local.clone(), answer: Answer::Facts(Box::new(own)) });
+    for peer in peers.iter().filter(|peer| peer.name.as_str() != failed) {
+        let node = peer.name.to_string();
+        let answer = match ask(&node, failed, &gathered.ways) {
+            Ok(facts) => Answer::Facts(Box::new(facts)),
+            Err(error) => {
+                let answer = Answer::Silent { reason: reason_of(&error), finding: error.to_string() };
+                gathered.errors.insert(node.clone(), error);
+                answer
+            }
+        };
+        gathered.survivors.push(Survivor { node, answer });
+    }
+    gathered.survivors.sort_by(|one, other| one.node.cmp(&other.node));
+    Ok(gathered)
+}
+
+fn ask(node: &str, failed: &str, ways: &Ways) -> Result<NodeFacts, RecoverError> {
+    if !ways.contains_key(node)
+        && let Some(error) = facts::known_to_be_silent(node)?
+    {
+        let error = RemoteError::Connect(format!("its poller says: {error}"));
+        return Err(RecoverError::Remote { source_node: node.to_owned(), error });
+    }
+    connect(node, ways)?.node_facts(failed)
+}
+
+fn connect(node: &str, ways: &Ways) -> Result<Source, RecoverError> {
+    let route = match ways.get(node) {
+        Some(given) => Route { conninfo: given.clone(), must_use_password: false },
+        // The way is read for the caller, who does not see it.
+        None => role::as_superuser(|| route_to(node))?,
+    };
+    Source::open(node, &route)
+}
+
+/// The name of the node at the other end of a connection string.
+pub fn name_behind(argument: &'static str, dsn: &CString) -> Result<String, PlanError> {
+    let route = Route { conninfo: dsn.clone(), must_use_password: false };
+    Source::name_behind(argument, &route).map_err(PlanError::Node)
+}
+
+fn reason_of(error: &RecoverError) -> Reason {
+    match error {
+        RecoverError::OtherNode { .. } => Reason::OtherNode,
+        RecoverError::OtherVersion { .. } => Reason::VersionDiffers,
+        RecoverError::Remote { error: RemoteError::Peer { sqlstate, .. }, .. } if sqlstate == "42501" => {
+            Reason::PermissionDenied
+        }
+        RecoverError::Remote { error: RemoteError::Peer { .. } | RemoteError::Unexpected(_), .. } => Reason::NotANode,
+        _ => Reason::NodeUnreachable,
+    }
+}
+
+impl Gathered {
+    /// What holds for a pair of nodes beside their facts.
+    fn wishes(&self, target: &str, source: &str) -> Wishes {
+        // This node has just asked the source by the way that it will stream by.
+        let is_local = target == self.local && source != self.local;
+        Wishes {
+            skip: None,
+            stop: None,
+            accepts_replica_triggers: self.accepts_replica_triggers,
+            knows_the_way: is_local || self.ways.contains_key(source),
+            asked_by_target: is_local,
+            failed_answers: self.failed_answers,
+            has_clone: false,
+        }
+    }
+
+    pub fn best(&self, target: &Survivor) -> Plan {
+        choice::best(&self.failed, target, &self.survivors, &|target, source| self.wishes(target, source))
+    }
+
+    pub fn best_source(&self) -> Option<choice::Best> {
+        choice::best_source(&self.failed, &self.survivors, &|target, source| self.wishes(target, source))
+    }
+
+    pub fn survivor(&self, name: &str) -> Result<&Survivor, PlanError> {
+        let found = self.survivors.iter().find(|survivor| survivor.node == name);
+        found.ok_or_else(|| PlanError::UnknownNode { name: name.to_owned() })
+    }
+
+    /// The facts of a survivor that must have answered.
+    fn answer_of<'a>(&'a self, survivor: &'a Survivor) -> Result<&'a NodeFacts, PlanError> {
+        match &survivor.answer {
+            Answer::Facts(facts) => Ok(facts),
+            Answer::Silent { .. } => Err(nothing_known(self.best(survivor))),
+        }
+    }
+
+    /// The plan from a source that was named.
+    fn between(
+        &self,
+        target: &NodeFacts,
+        source: &str,
+        skip: Option<OriginLsn>,
+        stop: Option<OriginLsn>,
+    ) -> Result<Plan, PlanError> {
+        let survivor = self.survivor(source)?;
+        let facts = self.answer_of(survivor)?;
+        let wishes = Wishes { skip, stop, ..self.wishes(&target.node, source) };
+        from_source(&self.failed, target, facts, &wishes)
+            .map_err(|error| PlanError::bounds(error, &self.failed, source))
+    }
+
+    /// The survivor to recover where none was named; None: nobody lags.
+    fn lagging(&self) -> Result<Option<&Survivor>, PlanError> {
+        let lags = |survivor: &&Survivor| {
+            matches!(self.best(survivor).outcome, Some(Outcome::CatchUp | Outcome::NeedsRebuild))
+        };
+        let mut lagging: Vec<&Survivor> = self.survivors.iter().filter(lags).collect();
+        if let Some(local) = lagging.iter().position(|survivor| survivor.node == self.local) {
+            return Ok(Some(lagging.swap_remove(local)));
+        }
+        if lagging.len() > 1 {
+            let names = lagging.iter().map(|survivor| survivor.node.clone()).collect();
+            return Err(PlanError::SeveralLag { failed: self.failed.clone(), names });
+        }
+        Ok(lagging.pop())
+    }
+
+    fn silent(&self) -> Vec<(String, String)> {
+        let of = |survivor: &Survivor| match &survivor.answer {
+            Answer::Silent { finding, .. } => Some((survivor.node.clone(), finding.clone())),
+            Answer::Facts(_) => None,
+        };
+        self.survivors.iter().filter_map(of).collect()
+    }
+}
