@@ -156,6 +156,7 @@ AS $$
 DECLARE
     begun timestamptz := pg_catalog.clock_timestamp();
     chosen record;
+    target name;
     running jsonb;
     intent uuid;
 BEGIN
@@ -164,22 +165,28 @@ BEGIN
     verb := coalesce(verb, false);
     SELECT * INTO STRICT chosen
       FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
-    IF chosen.target_node IS NOT NULL THEN
-        running := @extschema@.recovery_state_at(target_dsn, chosen.target_node, NULL);
+    -- One that has replayed all lags no more, and may not have ended yet.
+    target := coalesce(chosen.target_node, target_node_name::name, (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local));
+    running := @extschema@.recovery_state_at(target_dsn, target, NULL);
+    IF running ->> 'failed_node' <> failed_node_name THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use',
+            MESSAGE = format('a recovery of node "%s" is running on node "%s"', running ->> 'failed_node', target),
+            DETAIL = format('It is intent %s, with source node "%s"; one recovery runs at a time.', running ->> 'intent_id', running ->> 'source_node'),
+            HINT = format('CALL spock.recover_run(%L); joins it; wait until it has ended.', running ->> 'failed_node');
     END IF;
-    IF running IS NOT NULL AND running ->> 'failed_node' = failed_node_name THEN
+    IF running IS NOT NULL THEN
         -- One whose source is lost is ended where it stands, and goes on from another source from there.
         IF (running ->> 'waiting')::boolean AND running ->> 'error_sqlstate' LIKE '08%' AND chosen.outcome = 'catch_up'
            AND running ->> 'source_node' <> chosen.source_node
         THEN
             RAISE NOTICE 'the recovery from node "%" has lost its source, and goes on from node "%"',
                 running ->> 'source_node', chosen.source_node;
-            intent := @extschema@.abort_recovery_at(target_dsn, chosen.target_node, failed_node_name::name);
+            intent := @extschema@.abort_recovery_at(target_dsn, target, failed_node_name::name);
             COMMIT;
             LOOP
                 PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-                EXIT WHEN (@extschema@.recovery_state_at(target_dsn, chosen.target_node, intent) ->> 'ended')::boolean;
-                PERFORM @extschema@.pause_watching(0.02, failed_node_name, chosen.target_node);
+                EXIT WHEN (@extschema@.recovery_state_at(target_dsn, target, intent) ->> 'ended')::boolean;
+                PERFORM @extschema@.pause_watching(0.02, failed_node_name, target);
                 COMMIT;
             END LOOP;
             intent := NULL;
@@ -188,7 +195,7 @@ BEGIN
         ELSE
             intent := (running ->> 'intent_id')::uuid;
             RAISE NOTICE 'joining the recovery of node "%" on node "%" that is running, from node "%"',
-                failed_node_name, chosen.target_node, running ->> 'source_node';
+                failed_node_name, target, running ->> 'source_node';
         END IF;
     END IF;
     IF intent IS NULL THEN
@@ -203,8 +210,7 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                 MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
                 DETAIL = chosen.finding,
-                HINT = format('SELECT * FROM spock.recover_plan(%L); shows every survivor and the proof; the README says what to do about each reason.',
-                              failed_node_name);
+                HINT = chosen.advice;
         END IF;
         IF verb THEN
             RAISE NOTICE 'node "%" lacks % bytes of node "%"''s WAL, which node "%" has: % to %', chosen.target_node,
@@ -214,7 +220,7 @@ BEGIN
                                                 source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     END IF;
     COMMIT;
-    CALL @extschema@.watch_recovery(target_dsn, chosen.target_node::text, intent, verb, report);
+    CALL @extschema@.watch_recovery(target_dsn, target::text, intent, verb, report);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     report := report || jsonb_build_object('outcome', 'catch_up',
         'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
@@ -353,8 +359,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
             DETAIL = chosen.finding,
-            HINT = format('SELECT * FROM spock.recover_plan(%L); shows every survivor and the proof; the README says what to do about each reason.',
-                          failed_node_name);
+            HINT = chosen.advice;
     ELSIF recovery_needed THEN
         RAISE NOTICE 'node "%" can be recovered on node "%" from node "%": % to %', failed_node_name, chosen.target_node,
             chosen.source_node, chosen.target_lsn, chosen.source_lsn;
@@ -389,7 +394,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
             DETAIL = chosen.finding,
-            HINT = format('SELECT * FROM spock.recover_plan(%L); shows every survivor and the proof.', failed_node_name);
+            HINT = chosen.advice;
     ELSIF chosen.outcome = 'zero_gap' THEN
         RAISE NOTICE 'nothing of node "%" is missing on node "%"', failed_node_name, chosen.target_node;
         RETURN;
