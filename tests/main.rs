@@ -5,6 +5,7 @@
 mod failpoint_names;
 
 mod cluster;
+mod demo;
 mod harness;
 mod pg_tests;
 mod plugin;
