@@ -5,10 +5,12 @@
 mod failpoint_names;
 
 mod cluster;
+mod demo;
 mod harness;
 mod pg_tests;
 mod plan;
 mod plugin;
+mod recover;
 mod registry;
 mod regress;
 mod rescue;

@@ -89,7 +89,9 @@ fn run(command: Command) -> Result<()> {
         ),
         Command::Cluster(ClusterCommand::Up(arguments)) => up(arguments, &screen),
         Command::Cluster(ClusterCommand::Status) => {
-            if !status::show(&screen)? {
+            let there = Kept::all()?;
+            there.iter().for_each(|kept| status::show(&screen, kept));
+            if there.is_empty() {
                 screen.line("there is no cluster; spockctl cluster up starts one");
             }
             Ok(())

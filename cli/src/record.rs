@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use nix::unistd::Uid;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, Uid};
 
 use crate::client;
 use crate::cluster::{DATABASE, server_options};
@@ -116,7 +117,11 @@ impl Kept {
     fn wait_gone(&self, name: &str) {
         let file = fs::read_to_string(self.folder.join(name).join("postmaster.pid")).unwrap_or_default();
         if let Some(pid) = file.lines().next().and_then(|line| line.trim().parse().ok()) {
-            deadline::poll(STOP_LIMIT, || process::command_line(pid).is_none().then_some(()));
+            deadline::poll(STOP_LIMIT, || {
+                // Where it was this process that started it.
+                let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+                process::command_line(pid).is_none().then_some(())
+            });
         }
     }
 

@@ -42,17 +42,8 @@ struct Answer {
     stories: Vec<String>,
 }
 
-/// Every cluster that stays; true if there is one.
-pub fn show(screen: &Screen) -> Result<bool> {
-    let clusters = Kept::all()?;
-    for kept in &clusters {
-        screen.line(format!("{} in {}, database {DATABASE}", kept.record.version, kept.folder.display()));
-        show_one(screen, kept);
-    }
-    Ok(!clusters.is_empty())
-}
-
-fn show_one(screen: &Screen, kept: &Kept) {
+pub fn show(screen: &Screen, kept: &Kept) {
+    screen.line(format!("{} in {}, database {DATABASE}", kept.record.version, kept.folder.display()));
     let mut nodes = vec![row(["node", "port", "state", "its slot keeps", "held by", "health findings"])];
     let mut positions = Positions::new();
     let mut stories = Vec::new();
