@@ -5,9 +5,11 @@
 mod failpoint_names;
 
 mod cluster;
+mod demo;
 mod harness;
 mod pg_tests;
 mod plugin;
+mod recover;
 mod registry;
 mod regress;
 mod rescue;

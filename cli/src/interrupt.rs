@@ -64,7 +64,8 @@ pub fn conclude(ended: Result<()>) -> ExitCode {
     }
 }
 
-/// All our children are servers, or make one.
+/// All our children are servers, or make one. The main thread may be starting another at this moment, until it fails for
+/// lack of its folder.
 fn end_everything() {
     eprintln!("spockctl: interrupted, ending the servers");
     let own = std::process::id().cast_signed();
@@ -73,12 +74,12 @@ fn end_everything() {
         for child in &children {
             let _ = process::send(child.pid, Signal::SIGQUIT);
         }
-        children.is_empty().then_some(())
+        (children.is_empty() && run_folder::remove_own()).then_some(())
     });
     if ended.is_none() {
         for child in process::children(own) {
             let _ = process::kill_all(child.pid);
         }
+        run_folder::remove_own();
     }
-    run_folder::remove_own();
 }

@@ -89,7 +89,9 @@ fn run(command: Command) -> Result<()> {
         ),
         Command::Cluster(ClusterCommand::Up(arguments)) => up(arguments, &screen),
         Command::Cluster(ClusterCommand::Status) => {
-            if !status::show(&screen)? {
+            let there = Kept::all()?;
+            there.iter().for_each(|kept| status::show(&screen, kept));
+            if there.is_empty() {
                 screen.line("there is no cluster; spockctl cluster up starts one");
             }
             Ok(())
@@ -135,10 +137,9 @@ fn down(screen: &Screen) -> Result<()> {
         screen.line("there is no cluster");
         return Ok(());
     }
-    let user = ServerUser::find()?;
     for kept in there {
         let step = screen.spinner("stopping servers");
-        kept.remove(&user)?;
+        kept.remove()?;
         drop(step);
         screen.line(format!("removed the cluster in {}", kept.folder.display()));
     }

@@ -76,6 +76,11 @@ pub fn kill_all(postmaster: i32) -> io::Result<()> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "killed processes did not end"))
 }
 
+/// With which program and arguments a process was started, or what it shows in their place.
+pub fn command_line(pid: i32) -> Option<String> {
+    stat(pid).map(|_| title(pid))
+}
+
 struct Stat {
     parent: i32,
     alive: bool,

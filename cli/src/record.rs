@@ -3,18 +3,26 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nix::unistd::Uid;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, Uid};
 
 use crate::client;
 use crate::cluster::{DATABASE, server_options};
+use crate::deadline;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
+use crate::process;
 use crate::run_folder;
 use crate::server::Server;
 use crate::user::ServerUser;
 
 const FILE: &str = "cluster";
+
+/// How long a fast shutdown may take before the server is killed, which loses nothing that is still wanted.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A file of lines `<key> <value>`: version and bindir of the installation, `node <name> <port>` for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,11 +104,25 @@ impl Kept {
         client::config(&self.folder, port, DATABASE)
     }
 
-    /// pg_ctl knows a dead postmaster's file from a living one's.
-    pub fn is_running(&self, user: &ServerUser, name: &str) -> Result<bool> {
-        let program = self.record.bindir.join("pg_ctl");
-        let status = user.command(&program).arg("status").arg("-D").arg(self.folder.join(name)).output();
-        status.map(|output| output.status.success()).map_err(Error::io("run", &program))
+    /// The postmaster of a node, if it lives: one that was killed leaves its file behind, and its id may be another's by now.
+    pub fn postmaster(&self, name: &str) -> Option<i32> {
+        let data = self.folder.join(name);
+        let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+        let pid = file.lines().next()?.trim().parse().ok()?;
+        let command = process::command_line(pid)?;
+        (process::is_alive(pid) && command.ends_with(&format!("-D {}", data.display()))).then_some(pid)
+    }
+
+    /// A killed postmaster whose parent has not taken note of its end yet still holds the lock on its data folder.
+    fn wait_gone(&self, name: &str) {
+        let file = fs::read_to_string(self.folder.join(name).join("postmaster.pid")).unwrap_or_default();
+        if let Some(pid) = file.lines().next().and_then(|line| line.trim().parse().ok()) {
+            deadline::poll(STOP_LIMIT, || {
+                // Where it was this process that started it.
+                let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+                process::command_line(pid).is_none().then_some(())
+            });
+        }
     }
 
     /// Starts the nodes that do not run; their names.
@@ -108,7 +130,8 @@ impl Kept {
         let installation = Installation::find(&self.record.bindir.join("pg_config"), user)?;
         let mut started = Vec::new();
         for (name, port) in &self.record.nodes {
-            if !self.is_running(user, name)? {
+            if self.postmaster(name).is_none() {
+                self.wait_gone(name);
                 let options = server_options(name, *port, true);
                 let mut server = Server::existing(&installation, user, &self.folder, options);
                 server.start()?;
@@ -120,11 +143,13 @@ impl Kept {
     }
 
     /// Stops every node that runs, and removes the folder.
-    pub fn remove(&self, user: &ServerUser) -> Result<()> {
-        let program = self.record.bindir.join("pg_ctl");
+    pub fn remove(&self) -> Result<()> {
         for (name, _) in &self.record.nodes {
-            if self.is_running(user, name)? {
-                user.run(&program, [&"stop", &"-D", &self.folder.join(name), &"-m", &"fast", &"-s"])?;
+            let Some(pid) = self.postmaster(name) else { continue };
+            let failed = |source| Error::Io { action: format!("stop server \"{name}\""), source };
+            process::send(pid, Signal::SIGINT).and_then(|()| process::thaw(pid)).map_err(failed)?;
+            if deadline::poll(STOP_LIMIT, || (!process::is_alive(pid)).then_some(())).is_none() {
+                process::kill_all(pid).map_err(failed)?;
             }
         }
         fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))

@@ -80,15 +80,15 @@ pub fn kept() -> Vec<PathBuf> {
     found
 }
 
-/// Removes what this process would remove at its end, for one that ends before it comes to that.
-pub fn remove_own() {
+/// Removes the folders of this process, for one that ends before it comes to that; true if none is left. What is being
+/// written to cannot be removed at once.
+pub fn remove_own() -> bool {
     let own = format!("{PREFIX}{}-", std::process::id());
-    let Ok(entries) = fs::read_dir(base()) else { return };
-    for entry in entries.flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&own)) && entry.path().join(LOCK).exists() {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
+    let Ok(entries) = fs::read_dir(base()) else { return true };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(&own)))
+        .all(|entry| fs::remove_dir_all(entry.path()).is_ok())
 }
 
 impl Drop for RunFolder {

@@ -8,7 +8,6 @@ use crate::error::Result;
 use crate::record::Kept;
 use crate::screen::Screen;
 use crate::table;
-use crate::user::ServerUser;
 
 /// A node that hangs keeps nobody waiting longer.
 const PATIENCE: &str = "-c statement_timeout=5s";
@@ -43,24 +42,14 @@ struct Answer {
     stories: Vec<String>,
 }
 
-/// Every cluster that stays; true if there is one.
-pub fn show(screen: &Screen) -> Result<bool> {
-    let user = ServerUser::find()?;
-    let clusters = Kept::all()?;
-    for kept in &clusters {
-        screen.line(format!("{} in {}, database {DATABASE}", kept.record.version, kept.folder.display()));
-        show_one(screen, &user, kept)?;
-    }
-    Ok(!clusters.is_empty())
-}
-
-fn show_one(screen: &Screen, user: &ServerUser, kept: &Kept) -> Result<()> {
+pub fn show(screen: &Screen, kept: &Kept) {
+    screen.line(format!("{} in {}, database {DATABASE}", kept.record.version, kept.folder.display()));
     let mut nodes = vec![row(["node", "port", "state", "its slot keeps", "held by", "health findings"])];
     let mut positions = Positions::new();
     let mut stories = Vec::new();
     for (name, port) in &kept.record.nodes {
         let port_text = port.to_string();
-        if !kept.is_running(user, name)? {
+        if kept.postmaster(name).is_none() {
             nodes.push(row([name.as_str(), &port_text, "down", "-", "-", "-"]));
             continue;
         }
@@ -91,7 +80,6 @@ fn show_one(screen: &Screen, user: &ServerUser, kept: &Kept) -> Result<()> {
         screen.line("  ( ): the node does not answer; what another one last heard of it");
     }
     stories.into_iter().for_each(|story| screen.line(story));
-    Ok(())
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {

@@ -26,14 +26,22 @@ use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::slot::{self, Slot};
 use crate::pg::text::Text;
+use crate::pg::timeout::{TimedOut, with_limit};
 use crate::pg::{catalog, process, role, setting, transaction, wal};
 use crate::shmem::PeerKey;
 use crate::worker::wake;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
+use std::time::Instant;
 
 /// The output plugin of a clone: this library.
 pub const PLUGIN: &str = "spock_recovery";
+
+/// The target waits for the clone for spock.peer_timeout; a part of it is for moving the clone forward.
+const ADVANCE_FRACTION: u32 = 2;
+
+/// Bytes of WAL between two looks at the clock: a fraction of a second of decoding.
+const ADVANCE_STEP: u64 = 64 << 20;
 
 /// What a call came to.
 pub enum Outcome {
@@ -269,9 +277,9 @@ fn finish(
         _ if !copy.is_new => format!("was made before, and starts at {}", copied.confirmed),
         (Some(failed), Some(target)) => match horizon(failed, target).filter(|local| *local > copied.confirmed) {
             Some(local) => {
-                slot::advance(name, local)?;
+                let reached = advance_for_a_while(name, copied.confirmed, local)?;
                 format!(
-                    "starts at {local}: what node \"{}\" has passed of node \"{}\" before is left out",
+                    "starts at {reached}: what node \"{}\" has passed of node \"{}\" before is left out",
                     target.name, failed.name
                 )
             }
@@ -293,6 +301,27 @@ fn finish(
     transaction::commit_durably();
     wake::note(Change::ThisDatabase);
     Ok((slot::find_here(name)?.ok_or_else(gone)?, message))
+}
+
+/// Moves the clone forward in steps, for as long as a caller that waits can wait; what is not passed now is skipped in the
+/// stream. Each step decodes from restart_lsn, which an open transaction may hold far back. Returns where it is.
+fn advance_for_a_while(name: &str, from: LocalLsn, to: LocalLsn) -> Result<LocalLsn, CloneError> {
+    let deadline = Instant::now() + guc::peer_timeout() / ADVANCE_FRACTION;
+    let mut at = from;
+    while at < to {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        let next = LocalLsn(at.0.saturating_add(ADVANCE_STEP)).min(to);
+        let step = || transaction::nested(|| slot::advance(name, next)).unwrap_or_else(|cause| cause.rethrow());
+        match with_limit(left, step) {
+            Ok(moved) => moved?,
+            Err(TimedOut) => break,
+        }
+        at = next;
+    }
+    Ok(at)
 }
 
 /// Up to where this server's WAL holds nothing of the failed node that the target lacks; None: not known.
