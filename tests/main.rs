@@ -9,6 +9,7 @@ mod demo;
 mod harness;
 mod pg_tests;
 mod plugin;
+mod recover;
 mod registry;
 mod regress;
 mod rescue;

@@ -32,12 +32,12 @@ const LIMIT: Duration = Duration::from_secs(150);
 const HELD: &str = "CREATE TABLE held (id int PRIMARY KEY);";
 
 /// Three nodes in a mesh, whose slots follow; a peer that is dead is noticed soon.
-fn start(name: &str, tables: &str) -> Cluster {
+pub fn start(name: &str, tables: &str) -> Cluster {
     start_mesh(quick(name, 3), tables)
 }
 
 /// From here on n2 gets nothing of n1.
-fn hold_back(n2: &Node) {
+pub fn hold_back(n2: &Node) {
     n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
     n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "0");
 }
@@ -69,7 +69,7 @@ fn end_gap(n1: &Node) {
 }
 
 /// n3 has everything of n1, on its disk.
-fn wait_arrived(n1: &Node) {
+pub fn wait_arrived(n1: &Node) {
     // What was written with synchronous_commit = off is written out.
     n1.sql("SELECT pg_logical_emit_message(true, 'flush', '')");
     wait_confirmed(n1, "sub_n3_n1");
@@ -150,8 +150,12 @@ fn wait_tidy(target: &Node, source: &Node) {
 }
 
 /// How far a node has durably applied n1.
-fn applied(node: &Node) -> String {
-    node.value("SELECT applied_lsn FROM spock.node_positions() WHERE origin_node = 'n1'")
+pub fn applied(node: &Node) -> String {
+    applied_of(node, "n1")
+}
+
+pub fn applied_of(node: &Node, origin: &str) -> String {
+    node.value(&format!("SELECT applied_lsn FROM spock.node_positions() WHERE origin_node = '{origin}'"))
 }
 
 /// Where its origin for n1 stands, whatever it tells its peers.
@@ -163,7 +167,7 @@ fn origin_position(node: &Node) -> String {
 }
 
 /// Its native subscriptions, and whether they are enabled.
-fn enabled(node: &Node) -> String {
+pub fn enabled(node: &Node) -> String {
     node.value("SELECT subname, subenabled FROM pg_subscription ORDER BY subname")
 }
 
@@ -184,7 +188,7 @@ fn wait_held(node: &Node) -> i32 {
 }
 
 /// Both receive from each other.
-fn assert_replicate(one: &Node, other: &Node) {
+pub fn assert_replicate(one: &Node, other: &Node) {
     for (from, to) in [(one, other), (other, one)] {
         let row = format!("{} {}", from.name(), from.value("SELECT clock_timestamp()"));
         from.sql(&format!("INSERT INTO first VALUES ('{row}')"));
@@ -193,7 +197,7 @@ fn assert_replicate(one: &Node, other: &Node) {
 }
 
 /// Each has what the other wrote until now.
-fn drain(one: &Node, other: &Node) {
+pub fn drain(one: &Node, other: &Node) {
     for (from, to) in [(one, other), (other, one)] {
         from.sql("SELECT pg_logical_emit_message(true, 'flush', '')");
         wait_confirmed(from, &format!("sub_{}_{}", to.name(), from.name()));
@@ -221,7 +225,7 @@ fn tables(node: &Node) -> Vec<String> {
 }
 
 /// All tables of both hold the same rows, equally often, each committed by the same node at the same microsecond.
-fn assert_identical(one: &Node, other: &Node) {
+pub fn assert_identical(one: &Node, other: &Node) {
     let names = tables(one);
     assert_eq!(names, tables(other));
     for table in names {
@@ -263,7 +267,7 @@ fn rows_of_n1(node: &Node, table: &str) -> usize {
 }
 
 /// One transaction for each number.
-fn insert_each(session: &mut Session<'_>, table: &str, from: u32, to: u32) {
+pub fn insert_each(session: &mut Session<'_>, table: &str, from: u32, to: u32) {
     session.sql(&format!(
         "DO $$ BEGIN FOR n IN {from} .. {to} LOOP INSERT INTO {table} VALUES (n); COMMIT; END LOOP; END $$"
     ));

@@ -306,6 +306,18 @@ pub fn clone(facts: &CloneFacts) -> Option<Check> {
     Some(check(&format!("clone {}", facts.slot), Status::Warning, details))
 }
 
+/// A node that is back and may not go on.
+pub fn returned(node: &str, verdict: &str, subscription: u32) -> Check {
+    check(
+        &format!("returned {node}"),
+        Status::Critical,
+        format!(
+            "{verdict}; its subscription (oid {subscription}) stays disabled, for its new transactions would be skipped: rebuild \
+             node \"{node}\" from a survivor; only if it is a complete copy after all, ALTER SUBSCRIPTION … ENABLE"
+        ),
+    )
+}
+
 /// An unfinished recovery of which this node is the target.
 #[derive(Clone, Debug)]
 pub struct RecoveryFacts {

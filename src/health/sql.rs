@@ -5,6 +5,7 @@ use super::capacity;
 use super::judge::{self, Check, CloneFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts};
 use crate::error::OrRaise;
 use crate::guc;
+use crate::intent::document::Suspension;
 use crate::intent::{self, storage};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
@@ -49,6 +50,7 @@ fn gather() -> Vec<Check> {
         judge::recovery(&recoveries()),
     ];
     checks.extend(clones().iter().filter_map(judge::clone));
+    checks.extend(returned());
     let now = Timestamp::now();
     for server in servers.iter().filter(|server| server.role == registry::Role::Peer) {
         let entry = snapshot
@@ -120,6 +122,14 @@ fn recoveries() -> Vec<RecoveryFacts> {
             failure: intent.failure.as_ref().map(|failure| intent::describe(intent, failure)),
         })
         .collect()
+}
+
+/// Nodes that are back and may not go on.
+fn returned() -> Vec<Check> {
+    let judged = |entry: &Suspension| {
+        entry.verdict.as_ref().map(|verdict| judge::returned(&entry.origin, verdict, entry.subscription))
+    };
+    storage::read().suspensions.iter().filter_map(judged).collect()
 }
 
 /// The clones on this node.

@@ -1,0 +1,126 @@
+//! The failed node comes back: with what it had, or with less.
+
+use super::{run, with_gap, write};
+use crate::cluster::{Cluster, Node};
+use crate::rescue::{drain, enabled, hold_back, start, wait_arrived};
+use std::process::Command;
+
+/// Copies a folder as it is, with its owners.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let done = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp can be run");
+    assert!(done.success(), "cp -a {} {}", from.display(), to.display());
+}
+
+/// Puts an older copy of the data in place of what the node has.
+fn restore(cluster: &Cluster, node: &Node, copied: &std::path::Path) {
+    let _ = cluster;
+    std::fs::remove_dir_all(node.data()).expect("the old data can be removed");
+    copy(copied, &node.data());
+}
+
+#[test]
+fn a_node_that_kept_its_wal_goes_on_by_itself() {
+    let cluster = with_gap("returned_whole");
+    let [n1, n2, n3] = cluster.all();
+    assert_eq!(run(n2, "'n1'", "transactions"), "50");
+    n1.start();
+    n2.wait_until("SELECT subenabled FROM pg_subscription WHERE subname = 'sub_n2_n1'", "t");
+    write(n1, 71, 80);
+    for node in [n2, n3] {
+        drain(n1, node);
+        assert_eq!(node.value("SELECT count(*) FROM t"), "80", "{}", node.name());
+    }
+    assert_eq!(n2.value("SELECT count(*) FROM spock.subscription WHERE sub_rescue_suspended"), "0");
+}
+
+#[test]
+fn a_node_restored_from_an_older_copy_is_kept_out_by_every_survivor() {
+    let cluster = start("returned_older", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3] = cluster.all();
+    write(n1, 1, 10);
+    for node in [n2, n3] {
+        drain(n1, node);
+    }
+    n1.stop_fast();
+    let copied = cluster.folder().join("older");
+    copy(&n1.data(), &copied);
+    n1.start();
+    hold_back(n2);
+    write(n1, 11, 60);
+    wait_arrived(n1);
+    n1.kill9();
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+    assert_eq!(run(n2, "'n1'", "transactions"), "50");
+    for node in [n2, n3] {
+        node.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "unreachable");
+    }
+    restore(&cluster, n1, &copied);
+    n1.start();
+    // Busy from its first second, far beyond what it had.
+    n1.sql("INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1001, 5000) g");
+    for node in [n2, n3] {
+        node.wait_until(
+            "SELECT subenabled || '|' || (SELECT sub_rescue_suspended FROM spock.subscription WHERE sub_name = subname)
+               FROM pg_subscription WHERE subname LIKE 'sub_%_n1'",
+            "false|true",
+        );
+        node.wait_log("is back from an older copy");
+        let details =
+            "SELECT status || ': ' || details FROM spock.quick_health_check() WHERE check_name LIKE 'returned%'";
+        assert!(node.value(details).contains("older copy"), "{}", node.value(details));
+    }
+    // Another start of the same copy looks sound, and is not.
+    n1.restart();
+    for node in [n2, n3] {
+        node.wait_until(
+            "SELECT last_contact > now() - interval '1 s' FROM spock.peer_status() WHERE node_name = 'n1'",
+            "t",
+        );
+    }
+    assert_eq!(enabled(n2), "sub_n2_n1|f\nsub_n2_n3|t");
+    // A person's word counts.
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+    n2.wait_until("SELECT count(*) FROM spock.subscription WHERE sub_rescue_suspended", "0");
+}
+
+#[test]
+fn a_promoted_standby_resumes_if_it_has_everything_and_stays_out_if_not() {
+    for has_all in [true, false] {
+        let name = if has_all { "returned_standby" } else { "returned_fork" };
+        let mut cluster = start(name, "CREATE TABLE t (id int PRIMARY KEY, v text)");
+        cluster.add_standby("n1b", "n1");
+        let [n1, n2, n3, standby] = cluster.all();
+        write(n1, 1, 10);
+        for node in [n2, n3] {
+            drain(n1, node);
+        }
+        if !has_all {
+            let end = n1.value("SELECT pg_current_wal_flush_lsn()");
+            standby.wait_until(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"), "t");
+            standby.stop_fast();
+        }
+        hold_back(n2);
+        write(n1, 11, 40);
+        wait_arrived(n1);
+        if has_all {
+            let end = n1.value("SELECT pg_current_wal_flush_lsn()");
+            standby.wait_until(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"), "t");
+        }
+        n1.kill9();
+        n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+        assert_eq!(run(n2, "'n1'", "transactions"), "30");
+        if !has_all {
+            standby.start();
+        }
+        standby.promote();
+        // The survivors learn where n1 is now.
+        n2.expect_log("does not exist");
+        n2.sql(&format!("ALTER SUBSCRIPTION sub_n2_n1 CONNECTION '{}'", standby.dsn("postgres")));
+        if has_all {
+            n2.wait_until("SELECT subenabled FROM pg_subscription WHERE subname = 'sub_n2_n1'", "t");
+        } else {
+            n2.wait_log("which forked at");
+            assert_eq!(enabled(n2), "sub_n2_n1|f\nsub_n2_n3|t");
+        }
+    }
+}
