@@ -201,7 +201,7 @@ BEGIN
     IF intent IS NULL THEN
         IF chosen.outcome = 'zero_gap' THEN
             RAISE NOTICE 'nothing of node "%" is missing%', failed_node_name,
-                coalesce(format(' on node "%s"', chosen.target_node), ' on any survivor');
+                coalesce(' on node "' || chosen.target_node || '"', ' on any survivor');
             report := jsonb_build_object('failed_node', failed_node_name, 'target_node', chosen.target_node,
                 'source_node', chosen.source_node, 'outcome', 'zero_gap', 'transactions', 0, 'rows', 0,
                 'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
@@ -365,7 +365,7 @@ BEGIN
             chosen.source_node, chosen.target_lsn, chosen.source_lsn;
     ELSE
         RAISE NOTICE 'nothing of node "%" is missing%', failed_node_name,
-            coalesce(format(' on node "%s"', chosen.target_node), ' on any survivor');
+            coalesce(' on node "' || chosen.target_node || '"', ' on any survivor');
     END IF;
     PERFORM pg_catalog.set_config('search_path', path, true);
 END

@@ -182,13 +182,5 @@ fn notes(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) 
             target.node
         ));
     }
-    let errors: i64 = source.subscriptions.iter().map(|subscription| subscription.apply_errors).sum();
-    if errors > 0 {
-        notes.push(format!(
-            "node \"{}\" has counted {errors} errors in applying node \"{failed}\"; whether somebody moved its origin past a \
-             transaction by hand cannot be seen",
-            source.node
-        ));
-    }
     notes
 }

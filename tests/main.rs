@@ -8,6 +8,7 @@ mod cluster;
 mod demo;
 mod harness;
 mod pg_tests;
+mod plan;
 mod plugin;
 mod recover;
 mod registry;

@@ -421,7 +421,10 @@ impl<'a> Case<'a> {
             None if subscription.has_skipped => {
                 Err(format!("subscription \"{name}\" of node \"{}\" has skipped a transaction", self.source.node))
             }
-            None => Ok(format!("nothing shows that subscription \"{name}\" did")),
+            None => Ok(format!(
+                "nothing shows that subscription \"{name}\" did; {} errors were counted",
+                subscription.apply_errors
+            )),
         }
     }
 

@@ -2,7 +2,9 @@
 //! changed; the rescue worker carries it once the caller has committed.
 
 use super::error::RecoverError;
-use super::plan::{self, Positions};
+use super::facts;
+use super::gather;
+use super::prove::prove;
 use super::source::{Source, route_to};
 use super::target;
 use crate::intent::document::Request;
@@ -15,6 +17,7 @@ use crate::node::registry;
 use crate::pg::catalog;
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
+use crate::plan::Wishes;
 use crate::worker::wake;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
@@ -63,17 +66,20 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
     if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.failed) {
         return Err(RecoverError::UnknownNode { name: request.failed.clone() });
     }
+    // First: if it hangs, the source's poller has meanwhile noticed that too.
+    let failed_answers = gather::answers(&request.failed)?;
+    let (ours, theirs) = (facts::gather(&request.failed)?, source.node_facts(&request.failed)?);
+    let wishes = Wishes {
+        skip: request.skip,
+        stop: request.stop,
+        has_clone: request.clone.is_some(),
+        failed_answers,
+        ..Wishes::default()
+    };
+    prove(request, &ours, &theirs, wishes)?;
     let target = target::look(&request.failed)?;
-    let facts = source.facts(&request.failed, &target.tables)?;
-    plan::range(
-        request,
-        Positions {
-            target_applied: target.applied,
-            target_passed: target.passed,
-            source_applied: facts.applied,
-            released: facts.released,
-        },
-    )?;
+    // That the tables are there, by their names.
+    source.facts(&request.failed, &target.tables)?;
     let subscription = catalog::new_object_id();
     let beginning = Beginning {
         id: storage::new_id(),

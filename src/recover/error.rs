@@ -4,6 +4,7 @@ use crate::error::SqlError;
 use crate::intent::IntentError;
 use crate::lsn::OriginLsn;
 use crate::node::registry::RegistryError;
+use crate::plan::outcome::Reason;
 use crate::remote::connection::RemoteError;
 use pgrx::PgSqlErrorCode;
 
@@ -69,6 +70,8 @@ pub enum RecoverError {
     StopBeyondSource { source_node: String, failed: String, stop: OriginLsn, applied: OriginLsn },
     #[error("stop_lsn {stop} is before skip_lsn {skip}")]
     StopBeforeSkip { skip: OriginLsn, stop: OriginLsn },
+    #[error("node \"{failed}\" cannot be recovered on node \"{target}\": {}", .reason.as_str())]
+    NotProved { failed: String, target: String, reason: Reason, finding: String, advice: String },
     #[error("processes of subscription \"{subscription}\" have not ended within {seconds} s")]
     StillApplying { subscription: String, seconds: u64 },
     #[error(transparent)]
@@ -125,6 +128,16 @@ impl SqlError for RecoverError {
                     PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
                 }
             },
+            E::NotProved { reason, .. } => match reason {
+                Reason::RecoveryRunning => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+                Reason::TargetNotSubscribed => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                Reason::SourceLacksTable => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                Reason::SourceRoleLacksRights => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                Reason::NoFreeSlot | Reason::NoFreeWalsender | Reason::NoFreeWorker | Reason::NoFreeOrigin => {
+                    PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED
+                }
+                _ => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            },
             E::StillApplying { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             E::Intent(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
@@ -153,6 +166,7 @@ impl SqlError for RecoverError {
             }
             E::SourceBehind { theirs, ours, .. } => format!("It has applied up to {theirs}, this node up to {ours}."),
             E::SkipBelowApplied { .. } => "What is applied is never applied again.".to_owned(),
+            E::NotProved { finding, .. } => format!("{}.", sentence(finding)),
             E::StillApplying { .. } => "A transaction that is being applied ends first.".to_owned(),
             E::Intent(error) => return error.detail(),
             E::Registry(error) => return error.detail(),
@@ -205,11 +219,21 @@ impl SqlError for RecoverError {
             E::SkipBelowApplied { applied, .. } => format!("Leave skip_lsn out, or give {applied} or more."),
             E::StopBeyondSource { applied, .. } => format!("Leave stop_lsn out, or give {applied} or less."),
             E::StopBeforeSkip { .. } => "Give a stop_lsn that is not before skip_lsn.".to_owned(),
+            E::NotProved { advice, .. } => advice.clone(),
             E::StillApplying { .. } => "It is tried again by itself.".to_owned(),
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
             E::NotRunningThere { .. } => "SELECT * FROM spock.recovery_intents(); on that node.".to_owned(),
             E::Spi(_) => return None,
         })
+    }
+}
+
+/// A finding as a detail.
+pub fn sentence(finding: &str) -> String {
+    let mut characters = finding.chars();
+    match characters.next() {
+        Some(first) => first.to_uppercase().chain(characters).collect(),
+        None => String::new(),
     }
 }

@@ -81,12 +81,8 @@ pub fn plan_for(request: Request<'_>) -> Result<Chosen, PlanError> {
     };
     let silent = gathered.silent();
     let Some(target) = target else {
-        let local = gathered.survivor(&gathered.local)?;
-        let plan = gathered.best(local);
-        return match plan.outcome {
-            None if plan.reason != Reason::TargetNotSubscribed => Err(nothing_known(plan)),
-            _ => Ok(Chosen { target: None, source: None, plan: nobody_lags(plan), silent }),
-        };
+        let plan = gathered.nobody_lags()?;
+        return Ok(Chosen { target: None, source: None, plan, silent });
     };
     let facts = gathered.answer_of(target)?;
     let plan = match source {
@@ -113,11 +109,6 @@ fn nothing_known(plan: Plan) -> PlanError {
     PlanError::NothingKnown { target: plan.target, reason: plan.reason, finding, advice: plan.advice }
 }
 
-/// This node's plan, if it has one, where nobody needs one.
-fn nobody_lags(plan: Plan) -> Plan {
-    Plan { outcome: Some(Outcome::ZeroGap), reason: Reason::NothingMissing, ..plan }
-}
-
 /// Asks all nodes. Needs a transaction with a snapshot.
 pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
     let servers = registry::servers()?;
@@ -136,7 +127,7 @@ pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
         survivors: Vec::new(),
         errors: HashMap::new(),
         // First: if it hangs, the others' pollers have meanwhile noticed that too.
-        failed_answers: facts::known_to_be_silent(failed)?.is_none() && connect(failed, &Ways::new()).is_ok(),
+        failed_answers: answers(failed)?,
         ways,
         accepts_replica_triggers: false,
     };
@@ -156,6 +147,11 @@ pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
     }
     gathered.survivors.sort_by(|one, other| one.node.cmp(&other.node));
     Ok(gathered)
+}
+
+/// Whether a node answers now, within spock.peer_timeout; one whose poller has asked in vain is not asked.
+pub fn answers(node: &str) -> Result<bool, RecoverError> {
+    Ok(facts::known_to_be_silent(node)?.is_none() && connect(node, &Ways::new()).is_ok())
 }
 
 fn ask(node: &str, failed: &str, ways: &Ways) -> Result<NodeFacts, RecoverError> {
@@ -261,6 +257,17 @@ impl Gathered {
             return Err(PlanError::SeveralLag { failed: self.failed.clone(), names });
         }
         Ok(lagging.pop())
+    }
+
+    /// The plan of a survivor that lacks nothing, this node's before others'. Err: of no survivor anything can be said.
+    fn nobody_lags(&self) -> Result<Plan, PlanError> {
+        let own = self.best(self.survivor(&self.local)?);
+        let is_complete = |plan: &Plan| plan.outcome == Some(Outcome::ZeroGap);
+        if is_complete(&own) {
+            return Ok(own);
+        }
+        let others = self.survivors.iter().filter(|survivor| survivor.node != self.local);
+        others.map(|survivor| self.best(survivor)).find(is_complete).ok_or_else(|| nothing_known(own))
     }
 
     fn silent(&self) -> Vec<(String, String)> {

@@ -1,7 +1,7 @@
 //! What can go wrong before there is a plan, and a plan that does not let the recovery begin. No variant can hold a
 //! connection string.
 
-use super::error::RecoverError;
+use super::error::{RecoverError, sentence};
 use crate::error::SqlError;
 use crate::node::registry::RegistryError;
 use crate::plan::outcome::Reason;
@@ -108,13 +108,5 @@ impl SqlError for PlanError {
             PlanError::NothingKnown { advice, .. } => Some(advice.clone()),
             PlanError::Bounds(error) | PlanError::Node(error) | PlanError::Recover(error) => error.hint(),
         }
-    }
-}
-
-fn sentence(text: &str) -> String {
-    let mut characters = text.chars();
-    match characters.next() {
-        Some(first) => first.to_uppercase().chain(characters).collect(),
-        None => String::new(),
     }
 }

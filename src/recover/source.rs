@@ -4,7 +4,7 @@ use super::error::RecoverError;
 use super::target::TargetTable;
 use crate::guc;
 use crate::intent::id::IntentId;
-use crate::lsn::{LocalLsn, OriginLsn};
+use crate::lsn::LocalLsn;
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::pg::transaction;
@@ -24,9 +24,6 @@ const FLUSHED: &str = "SELECT (pg_catalog.pg_current_wal_flush_lsn() - '0/0')::p
 pub struct SourceFacts {
     /// The replication origin under which the source has applied the failed node.
     pub origin_id: u32,
-    pub applied: OriginLsn,
-    /// Up to where its recovery slot may have let go.
-    pub released: OriginLsn,
     /// Oids of the tables there: those that either node replicates from the failed one.
     pub tables: Vec<u32>,
     /// Its WAL holds everything that it has applied before this position.
@@ -99,35 +96,22 @@ impl Source {
     pub fn facts(&mut self, failed: &str, tables: &[TargetTable]) -> Result<SourceFacts, RecoverError> {
         let failed_literal = quote_literal(failed);
         let rows = self.query(
-            &format!(
-                "SELECT (applied_lsn - '0/0')::pg_catalog.int8, origin_id, subscription FROM spock.node_positions() \
-                 WHERE origin_node = {failed_literal}"
-            ),
-            3,
+            &format!("SELECT origin_id, subscription FROM spock.node_positions() WHERE origin_node = {failed_literal}"),
+            2,
         )?;
         let nothing = || RecoverError::SourceHasNothing { source_node: self.name.clone(), failed: failed.to_owned() };
         let row = rows.first().ok_or_else(nothing)?;
         if rows.len() > 1 {
             return Err(RecoverError::SeveralSubscriptions { node: self.name.clone(), failed: failed.to_owned() });
         }
-        let applied = self.read(row.optional(0))?.map(OriginLsn).ok_or_else(nothing)?;
-        let (origin_id, subscription): (u32, u32) = (self.read(row.value(1))?, self.read(row.value(2))?);
-        let rows = self.query(
-            &format!("SELECT released_lsn FROM spock.recovery_horizon() WHERE origin_node = {failed_literal} LIMIT 1"),
-            1,
-        )?;
-        // Before its manager has had its first look nothing is vouched for.
-        let released = match rows.first() {
-            Some(row) => self.read(row.optional(0))?.unwrap_or(OriginLsn::INFINITY),
-            None => OriginLsn::INFINITY,
-        };
+        let (origin_id, subscription): (u32, u32) = (self.read(row.value(0))?, self.read(row.value(1))?);
         let tables = self.tables(subscription, tables)?;
         let rows = self.query(FLUSHED, 1)?;
         let until = match rows.first() {
             Some(row) => LocalLsn(self.read(row.value(0))?),
             None => return Err(self.error(RemoteError::Unexpected("no position".to_owned()))),
         };
-        Ok(SourceFacts { origin_id, applied, released, tables, until })
+        Ok(SourceFacts { origin_id, tables, until })
     }
 
     /// The tables that it replicates from the failed node, and those of the target by name: a table that the target has

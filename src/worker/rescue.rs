@@ -11,7 +11,7 @@ use crate::apply::transaction::Applier;
 use crate::error::SqlError;
 use crate::failpoint::{self, names};
 use crate::guc;
-use crate::intent::document::{Failure, Intent, Journal, Phase, Request, Totals};
+use crate::intent::document::{Failure, Intent, Journal, Phase, Totals};
 use crate::intent::id::IntentId;
 use crate::intent::journal::Resumable;
 use crate::intent::storage;
@@ -20,10 +20,12 @@ use crate::node::provider::Route;
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
 use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, wal};
+use crate::plan::Wishes;
 use crate::recover::error::RecoverError;
+use crate::recover::prove::prove;
 use crate::recover::source::{Source, SourceFacts, route_to};
 use crate::recover::target::{self, TargetFacts};
-use crate::recover::{plan, suspend};
+use crate::recover::{facts, suspend};
 use crate::shmem::{self, RescueEntry};
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
@@ -143,33 +145,21 @@ impl Rescue {
         let mut source = Source::open(&request.source, &route)?;
         let (clone, is_new) = self.clone_on(&mut source, intent)?;
         failpoint::hit(names::RESCUE_CLAIMED);
-        let facts = source.facts(&request.failed, &target.tables)?;
+        let streamed = source.facts(&request.failed, &target.tables)?;
+        let theirs = source.node_facts(&request.failed)?;
         drop(source);
-        let possible = || {
-            let positions = plan::Positions {
-                target_applied: target.applied,
-                target_passed: target.passed,
-                source_applied: facts.applied,
-                released: facts.released,
-            };
-            plan::range(request, positions)
-        };
+        let ours = transaction::run(|| facts::gather(&request.failed))?;
+        let bounded = |skip, stop| Wishes { skip, stop, has_clone: true, ..Wishes::default() };
         let range = match &intent.checkpoint {
             None => {
-                let range = possible()?;
+                let range = prove(request, &ours, &theirs, bounded(request.skip, request.stop))?;
                 (range.skip, range.stop)
             }
             // The range stays what it was; what a clone made later still has is looked at again.
             Some(checkpoint) => {
-                if is_new {
-                    let rest = Request { skip: None, stop: Some(checkpoint.stop), ..request.clone() };
-                    let positions = plan::Positions {
-                        target_applied: target.applied.max(checkpoint.skip).min(checkpoint.stop),
-                        target_passed: target.passed.max(checkpoint.skip),
-                        source_applied: facts.applied,
-                        released: facts.released,
-                    };
-                    plan::range(&rest, positions)?;
+                let skip = ours.applied().unwrap_or(target.applied).max(checkpoint.skip);
+                if is_new && skip < checkpoint.stop {
+                    prove(request, &ours, &theirs, bounded(Some(skip), Some(checkpoint.stop)))?;
                 }
                 (checkpoint.skip, checkpoint.stop)
             }
@@ -185,7 +175,7 @@ impl Rescue {
             journal.checkpoint(intent.id, Phase::Replaying, range, done, Timestamp::now().0)?;
             Ok(())
         })?;
-        let position = self.stream(intent, &clone, &target, &facts, &route, range)?;
+        let position = self.stream(intent, &clone, &target, &streamed, &route, range)?;
         failpoint::hit(names::RESCUE_ORIGIN_SET);
         Ok(position)
     }

@@ -55,11 +55,12 @@ fn rows_of_the_initial_copy_come_no_second_time_and_tables_that_are_not_replicat
     let cluster = start("rescue_initial_copy", &format!("{TABLES} CREATE TABLE serial (n int)"));
     let [n1, n2, n3] = cluster.all();
     n2.sql("DROP SUBSCRIPTION sub_n2_n1");
-    n1.sql("CREATE PUBLICATION only_serial FOR TABLE serial");
+    n1.sql("CREATE PUBLICATION part FOR TABLE serial");
     insert_each(&mut n1.session(), "serial", 1, 10);
     drain(n1, n3);
+    n3.sql("ALTER SUBSCRIPTION sub_n3_n1 SET PUBLICATION part WITH (copy_data = false)");
     n2.sql(&format!(
-        "CREATE SUBSCRIPTION sub_n2_n1 CONNECTION '{}' PUBLICATION only_serial WITH (origin = none, copy_data = true)",
+        "CREATE SUBSCRIPTION sub_n2_n1 CONNECTION '{}' PUBLICATION part WITH (origin = none, copy_data = true)",
         n1.dsn("postgres")
     ));
     n2.wait_until(
@@ -68,6 +69,15 @@ fn rows_of_the_initial_copy_come_no_second_time_and_tables_that_are_not_replicat
         "r|t",
     );
     n2.wait_until("SELECT ready, applied_lsn IS NOT NULL FROM spock.node_positions() WHERE origin_node = 'n1'", "t|t");
+    // A table that is added later is one of n3's alone, until n2 refreshes too.
+    n1.sql("ALTER PUBLICATION part ADD TABLE u");
+    n3.sql("ALTER SUBSCRIPTION sub_n3_n1 REFRESH PUBLICATION WITH (copy_data = false)");
+    n1.sql("INSERT INTO u VALUES (100)");
+    n3.wait_until("SELECT count(*) FROM u", "1");
+    drain(n1, n2);
+    let released = "SELECT NOT (plan->'proof') @? '$[*] ? (@.name starts with \"released\" && @.holds == false)'
+                      FROM spock.recover_plan('n1', 'n2')";
+    n2.wait_until(released, "t");
     assert_eq!(super::origin_position(n2), "", "all that n2 has of n1 is by the copy");
     hold_back(n2);
     insert_each(&mut n1.session(), "serial", 11, 20);

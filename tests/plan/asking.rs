@@ -1,0 +1,108 @@
+//! Who may ask for a plan, what about, and what recover_run() makes of it.
+
+use super::{fail, make_gap, start};
+use crate::cluster::Node;
+
+fn choose(node: &Node, source: &str, target: &str) -> String {
+    node.value(&format!(
+        "SELECT target_node, source_node, outcome, reason FROM spock.choose_recovery('n1', {source}, NULL, {target}, NULL)"
+    ))
+}
+
+fn assert_refused(node: &Node, statement: &str, sqlstate: &str, hint: &str) {
+    let error = node.try_sql(statement).expect_err(statement);
+    assert_eq!(error.sqlstate, sqlstate, "{statement}: {error}");
+    let told = error.hint.clone().unwrap_or_default();
+    assert!(told.contains(hint) && !told.is_empty(), "{statement}: {error}");
+}
+
+#[test]
+fn targets_and_sources_are_chosen_where_none_is_named_and_nonsense_is_refused() {
+    let cluster = start("plan_asking", 3);
+    let [_, n2, n3] = cluster.all();
+    make_gap(&cluster);
+    fail(&cluster);
+    let catch_up = "n2|n3|catch_up|gap_covered";
+    for node in [n2, n3] {
+        assert_eq!(choose(node, "NULL", "NULL"), catch_up);
+        assert_eq!(choose(node, "'n3'", "NULL"), catch_up);
+        assert_eq!(choose(node, "'n3'", "'n2'"), catch_up);
+        assert_eq!(choose(node, "NULL", "'n3'"), "n3||zero_gap|nothing_missing");
+        // A source that is behind is never used to take something back.
+        assert_eq!(choose(node, "'n2'", "'n3'"), "n3|n2|needs_rebuild|source_behind_target");
+    }
+    // By the connection string alone.
+    let by_dsn = format!(
+        "SELECT target_node, source_node, outcome FROM spock.choose_recovery('n1', NULL, '{}', NULL, '{}')",
+        n3.dsn("postgres"),
+        n2.dsn("postgres")
+    );
+    assert_eq!(n3.value(&by_dsn), "n2|n3|catch_up");
+    for (statement, sqlstate, hint) in [
+        ("SELECT spock.recover_plan('n9')", "42704", "spock.node"),
+        ("SELECT spock.recover_plan('n1', 'n9')", "42704", "spock.node"),
+        ("SELECT spock.recover_plan('n1', 'n1')", "22023", ""),
+        ("SELECT spock.recover_plan('n2')", "22023", "lost"),
+        ("SELECT spock.recover_plan(NULL)", "22004", "recover_plan"),
+        ("SELECT spock.find_rescue_source(NULL)", "22004", "find_rescue_source"),
+        ("SELECT spock.recovery_facts(NULL)", "22004", "recovery_facts"),
+        ("SELECT spock.choose_recovery('n1', 'n2', NULL, 'n2', NULL)", "22023", ""),
+        ("SELECT spock.choose_recovery('n1', 'n1', NULL, 'n2', NULL)", "22023", ""),
+        ("SELECT spock.choose_recovery('n1', 'n9', NULL, 'n2', NULL)", "42704", "spock.node"),
+    ] {
+        assert_refused(n2, statement, sqlstate, hint);
+    }
+    assert_eq!(n2.value("SELECT x IS NULL FROM spock.find_rescue_source('n9') x"), "t");
+    only_who_may_read_positions_may_ask(n2, n3);
+}
+
+fn only_who_may_read_positions_may_ask(n2: &Node, n3: &Node) {
+    n2.sql("CREATE ROLE app LOGIN; CREATE ROLE watcher LOGIN IN ROLE pg_monitor; CREATE ROLE sender LOGIN REPLICATION");
+    let as_role = |role| n2.db("postgres").role(role);
+    for call in ["recover_plan('n1')", "find_rescue_source('n1')", "recovery_facts('n1')"] {
+        let error = as_role("app").try_sql(&format!("SELECT * FROM spock.{call}")).expect_err("no right");
+        assert_eq!(error.sqlstate, "42501", "{error}");
+    }
+    for role in ["watcher", "sender"] {
+        let plan = "SELECT outcome, source_node FROM spock.recover_plan('n1', 'n2')";
+        assert_eq!(as_role(role).value(plan), "catch_up|n3", "{role}");
+        let error = as_role(role).try_sql("SELECT spock.choose_recovery('n1', NULL, NULL, NULL, NULL)");
+        assert_eq!(error.expect_err("no superuser").sqlstate, "42501");
+    }
+    // What others' processes do counts, whoever asks.
+    let workers = "SELECT (spock.recovery_facts('n1')->'capacity'->'workers'->>'used')::int > 2";
+    assert_eq!(as_role("sender").value(workers), "t");
+    let role = n3.value("SELECT spock.recovery_facts('n1')->'asked_by'->>'role'");
+    assert_eq!(role, "postgres");
+}
+
+#[test]
+fn several_that_lag_are_named_and_one_that_is_being_recovered_is_joined() {
+    let cluster = start("plan_several", 4);
+    let [n1, n2, n3, n4] = cluster.all();
+    n4.sql("ALTER SUBSCRIPTION sub_n4_n1 DISABLE");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
+    for node in [n2, n4] {
+        node.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname LIKE '%_n1' AND pid IS NOT NULL", "0");
+    }
+    n1.sql("INSERT INTO held VALUES (1)");
+    n3.wait_until("SELECT count(*) FROM held", "1");
+    n1.kill9();
+    assert_eq!(choose(n2, "NULL", "NULL"), "n2|n3|catch_up|gap_covered");
+    let error = n3.try_sql("SELECT spock.choose_recovery('n1', NULL, NULL, NULL, NULL)").expect_err("two lag");
+    assert_eq!(error.sqlstate, "22023", "{error}");
+    assert!(error.message.contains("n2, n4"), "{error}");
+    assert!(error.hint.is_some_and(|hint| hint.contains("recover_failed_node('n1')")));
+
+    let mut held = n2.session();
+    held.sql("BEGIN; LOCK TABLE held IN EXCLUSIVE MODE");
+    n2.sql("SELECT spock.begin_recovery('n1', 'n3', 'n2')");
+    n2.wait_until("SELECT phase FROM spock.recovery_progress", "replaying");
+    let joined = "SELECT outcome, plan->>'notes' LIKE '%joins%' FROM spock.recover_plan('n1', 'n2')";
+    for node in [n2, n3, n4] {
+        assert_eq!(node.value(joined), "catch_up|t", "{}", node.name());
+    }
+    held.sql("COMMIT");
+    n2.wait_until("SELECT phase FROM spock.recovery_intents()", "completed");
+    n3.wait_until("SELECT outcome FROM spock.recover_plan('n1', 'n2')", "zero_gap");
+}
