@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo      set everything up and show nodes at work (KEEP=1 leaves them running)'
+	@echo 'make demo      set everything up, lose a node, recover it and verify the result (KEEP=1 leaves the servers running)'
 	@echo 'make test      set everything up and run every test on each supported PostgreSQL'
 	@echo 'make lint      rustfmt, clippy, rustdoc and the pure unit tests'
 	@echo 'make soak      the multi-node tests again and again (SOAK_ROUNDS=5)'

@@ -1,5 +1,6 @@
 //! Several servers that are nodes of one cluster, in one folder, on neighbouring ports.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -135,9 +136,10 @@ impl Cluster {
             let port = node.port();
             screen.line(format!("  {}: {} -h 127.0.0.1 -p {port} -U postgres {DATABASE}", node.name(), psql.display()));
         }
-        screen.line("  spockctl cluster status   shows who has how much of whom");
-        screen.line("  spockctl cluster up       starts those again that have been killed");
-        screen.line("  spockctl cluster down     stops and removes them");
+        let program = env::args().next().unwrap_or_else(|| "spockctl".into());
+        screen.line(format!("  {program} cluster status   shows who has how much of whom"));
+        screen.line(format!("  {program} cluster up       starts those again that have been killed"));
+        screen.line(format!("  {program} cluster down     stops and removes them"));
         self.servers.into_iter().for_each(Server::release);
         Ok(())
     }

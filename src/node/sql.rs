@@ -9,6 +9,7 @@ use super::provider::ReplicationProvider;
 use super::registry::{self, RegistryError};
 use crate::error::{OrRaise, raise};
 use crate::intent::document::Journal;
+use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::Text;
@@ -67,6 +68,7 @@ fn node_identity() -> TableIterator<
         name!(wal_end, i64),
         name!(started_at_lsn, Option<i64>),
         name!(timeline_forks, String),
+        name!(started_at, TimestampWithTimeZone),
     ),
 > {
     let local = NativeProvider.local_node().or_raise().filter(|_| !wal::is_in_recovery());
@@ -81,6 +83,7 @@ fn node_identity() -> TableIterator<
             wal::flushed().0 as i64,
             Some(start.0 as i64).filter(|start| *start != 0),
             returned::forks_to_text(&wal::timeline_history()),
+            Timestamp::of_server_start().into(),
         )
     }))
 }

@@ -16,6 +16,12 @@ impl Timestamp {
         Timestamp(unsafe { pg_sys::GetCurrentTimestamp() })
     }
 
+    /// When the postmaster was started.
+    pub fn of_server_start() -> Timestamp {
+        // SAFETY: set before any of our code runs.
+        Timestamp(unsafe { pg_sys::PgStartTime })
+    }
+
     /// Time from `earlier` to `self`; zero if the clock was set back.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

@@ -252,6 +252,7 @@ pub struct PeerEntry {
     pub wal_end: OriginLsn,
     /// Where its present run began to write (zero: not told), and where its timelines forked, the present one first.
     pub start: OriginLsn,
+    pub server_started_at: Timestamp,
     pub forks: [(u32, OriginLsn); MAX_FORKS],
     /// It was restarted while it was watched, and is to be judged: what was known of it before.
     pub to_judge: Option<Known>,
@@ -415,6 +416,7 @@ impl PeerEntry {
         timeline: 0,
         wal_end: OriginLsn::ZERO,
         start: OriginLsn::ZERO,
+        server_started_at: Timestamp::NEVER,
         forks: [(0, OriginLsn::ZERO); MAX_FORKS],
         to_judge: None,
         reported_at: Timestamp::NEVER,

@@ -28,7 +28,8 @@ const ORPHAN_LIMIT: Duration = Duration::from_secs(90);
 const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
 
 const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, (wal_end - '0/0')::pg_catalog.int8, \
-                        (started_at_lsn - '0/0')::pg_catalog.int8, timeline_forks FROM spock.node_identity()";
+                        (started_at_lsn - '0/0')::pg_catalog.int8, timeline_forks, \
+                        (extract(epoch FROM started_at - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8 FROM spock.node_identity()";
 
 const POSITIONS: &str = "SELECT origin_node, (applied_lsn - '0/0')::pg_catalog.int8, (passed_lsn - '0/0')::pg_catalog.int8, \
                          (extract(epoch FROM commit_timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, ready, \
@@ -48,6 +49,7 @@ struct Answer {
     wal_end: OriginLsn,
     start: OriginLsn,
     forks: Vec<(u32, OriginLsn)>,
+    started_at: Timestamp,
     positions: Vec<Position>,
     /// The subscription here that comes from it, and how far its slot at the peer is confirmed.
     own: Option<(Oid, OriginLsn)>,
@@ -275,11 +277,12 @@ impl Poller {
             if !is_other {
                 // Another run than the one that was watched: the manager judges whether it may go on.
                 let is_new_run = entry.start != OriginLsn::ZERO
-                    && (entry.start != answer.start || before.system_identifier != Some(answer.system_identifier));
+                    && ((entry.start, entry.server_started_at) != (answer.start, answer.started_at)
+                        || before.system_identifier != Some(answer.system_identifier));
                 if is_new_run && answer.start != OriginLsn::ZERO && self.applied_before != OriginLsn::ZERO {
                     entry.to_judge = Some(before);
                 }
-                entry.start = answer.start;
+                (entry.start, entry.server_started_at) = (answer.start, answer.started_at);
                 entry.forks = [(0, OriginLsn::ZERO); MAX_FORKS];
                 for (place, fork) in entry.forks.iter_mut().zip(&answer.forks) {
                     *place = *fork;
@@ -343,7 +346,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
     if connection.query(HAS_EXTENSION, 0)?.is_empty() {
         return Err(RemoteError::Unexpected("the extension spock_recovery is not there".to_owned()));
     }
-    let rows = connection.query(IDENTITY, 7)?;
+    let rows = connection.query(IDENTITY, 8)?;
     let Some(row) = rows.first() else {
         return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));
     };
@@ -402,6 +405,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
         start: OriginLsn(row.optional(5)?.unwrap_or(0)),
         forks: forks_from_text(&row.value::<String>(6)?)
             .ok_or_else(|| RemoteError::Unexpected("timelines in another form".to_owned()))?,
+        started_at: Timestamp(row.value(7)?),
         positions,
         own,
         clones,

@@ -162,8 +162,9 @@ fn tell(node: &str, reason: &str) {
 fn forget(peer: &PeerEntry) {
     let mut shared = shmem::lock();
     let Some(index) = shared.index_of(process::my_database()) else { return };
-    if let Some(entry) = shared.peers(index).iter_mut().find(|entry| entry.key == peer.key && entry.start == peer.start)
-    {
+    if let Some(entry) = shared.peers(index).iter_mut().find(|entry| {
+        entry.key == peer.key && (entry.start, entry.server_started_at) == (peer.start, peer.server_started_at)
+    }) {
         entry.to_judge = None;
     }
 }

@@ -95,7 +95,12 @@ fn a_source_that_dies_is_replaced_by_another_survivor_at_the_position_reached() 
     }
     n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
     n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "0");
-    write(n1, 1, 30);
+    // More than fits on the way between two nodes.
+    n1.sql(
+        "DO $$ BEGIN FOR i IN 1 .. 30 LOOP
+             INSERT INTO t SELECT i * 10000 + g, repeat('x', 400) FROM generate_series(1, 2000) g; COMMIT;
+         END LOOP; END $$",
+    );
     for node in [n3, n4] {
         drain(n1, node);
     }
@@ -107,7 +112,7 @@ fn a_source_that_dies_is_replaced_by_another_survivor_at_the_position_reached() 
     n2.disarm(crate::failpoint_names::RESCUE_AFTER_COMMIT);
     n2.wait_until("SELECT count(*) FROM spock.recovery_intents() WHERE ended_at IS NULL AND error IS NOT NULL", "1");
     n2.sql("CALL spock.recover_run('n1')");
-    assert_eq!(n2.value("SELECT count(*) FROM t"), "30");
+    assert_eq!(n2.value("SELECT count(*) FROM t"), "60000");
     let total = "SELECT sum((summary->>'transactions')::int) FROM spock.recovery_intents()";
     assert_eq!(n2.value(total), "30", "each once, from two sources");
     assert_identical(n2, n4);

@@ -57,3 +57,24 @@ fn an_aborted_rescue_ends_between_two_transactions_and_the_next_one_goes_on_from
     assert_identical(n2, n3);
     assert_eq!(applied(n2), applied(n3));
 }
+
+#[test]
+fn a_rescue_whose_subscription_was_dropped_waits_and_can_be_aborted() {
+    let cluster = start("rescue_abort_dropped", TABLES);
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    n2.sql("ALTER TABLE serial ADD CONSTRAINT is_small CHECK (n <= 10)");
+    insert_each(&mut n1.session(), "serial", 1, 20);
+    fail(&cluster);
+    begin(n2, n3, "");
+    wait_error(n2, "23514");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE; ALTER SUBSCRIPTION sub_n2_n1 SET (slot_name = NONE)");
+    n2.sql("DROP SUBSCRIPTION sub_n2_n1");
+    wait_error(n2, "no subscription that comes from node \"n1\" (SQLSTATE 42704)");
+    n2.sql("CALL spock.recover_abort('n1')");
+    wait_phase(n2, "aborted");
+    wait_tidy(n2, n3);
+    assert_eq!(n2.value("SELECT count(*), count(DISTINCT n) FROM serial"), "10|10");
+    assert_eq!(enabled(n2), "sub_n2_n3|t");
+    assert_replicate(n2, n3);
+}

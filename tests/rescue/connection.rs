@@ -108,6 +108,24 @@ fn a_target_that_is_down_longer_than_any_limit_finds_its_clone_and_completes() {
 }
 
 #[test]
+fn a_clone_of_its_own_that_was_lost_is_made_again_from_what_the_slot_still_keeps() {
+    let cluster = gap("rescue_clone_lost");
+    let [_, n2, n3] = cluster.all();
+    let held = hold(n2);
+    n2.sql("SELECT spock.begin_recovery('n1', 'n3', 'n2')");
+    wait_held(n2);
+    n2.stop_immediate();
+    drop(held);
+    n3.wait_until(
+        "SELECT active, count(*) FROM pg_replication_slots WHERE plugin = 'spock_recovery' GROUP BY active",
+        "f|1",
+    );
+    n3.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE plugin = 'spock_recovery'");
+    n2.start();
+    assert_exact(n2, n3);
+}
+
+#[test]
 fn a_failed_node_that_takes_connections_and_never_answers_does_not_hold_the_rescue() {
     let cluster = start("rescue_hanging", TABLES);
     let [n1, n2, n3] = cluster.all();

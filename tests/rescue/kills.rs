@@ -56,10 +56,26 @@ struct Slices {
 }
 
 impl Slices {
-    /// Begins the rescue of the next slice; who calls may be killed in it, and then calls again.
+    /// Begins the rescue of the next slice, from a clone that is made for it beforehand.
     fn begin(&mut self, n2: &Node, n3: &Node) {
         let statement = create_rescue(&clone_slot(n3), &self.stop());
-        let begun = deadline::poll(LIMIT, || match n2.try_sql(&statement) {
+        self.begin_by(n2, &statement);
+    }
+
+    /// The same, so that it comes to the failpoint: the recovery may have to make its clone itself.
+    fn begin_towards(&mut self, failpoint: &str, n2: &Node, n3: &Node) {
+        match failpoint {
+            names::RESCUE_CLONE_MADE => {
+                let statement = format!("SELECT spock.begin_recovery('n1', 'n3', 'n2'{})", self.stop());
+                self.begin_by(n2, &statement);
+            }
+            _ => self.begin(n2, n3),
+        }
+    }
+
+    /// Who calls may be killed in it, and then calls again.
+    fn begin_by(&mut self, n2: &Node, statement: &str) {
+        let begun = deadline::poll(LIMIT, || match n2.try_sql(statement) {
             Ok(_) => Some(()),
             Err(error) if error.is_disconnection() => None,
             Err(error) => panic!("{error}"),
@@ -96,14 +112,12 @@ impl Slices {
     }
 }
 
-/// The failpoints of a rescue on its target, whatever they are: a new one has its kills at once. These rescues are given
-/// their clones, and make none.
+/// The failpoints of a rescue on its target, whatever they are: a new one has its kills at once.
 fn failpoints() -> Vec<&'static str> {
     let constants = include_str!("../../src/failpoint/names.rs").lines();
     let names: Vec<&str> = constants
         .filter(|line| line.starts_with("pub const RESCUE_"))
         .map(|line| line.split('"').nth(1).expect("a constant with its name"))
-        .filter(|name| *name != names::RESCUE_CLONE_MADE)
         .collect();
     assert!(!names.is_empty(), "no failpoint of the rescue");
     names
@@ -116,7 +130,7 @@ fn a_rescue_whose_worker_is_killed_at_any_failpoint_loses_nothing_and_repeats_no
     let [_, n2, n3] = cluster.all();
     for failpoint in failpoints {
         n2.arm(failpoint, Action::Crash);
-        slices.begin(n2, n3);
+        slices.begin_towards(failpoint, n2, n3);
         n2.wait_hit(failpoint);
         slices.assert_exact(n2, n3, failpoint);
     }
@@ -130,7 +144,7 @@ fn a_rescue_whose_target_is_killed_at_any_failpoint_loses_nothing_and_repeats_no
     let [_, n2, n3] = cluster.all();
     for failpoint in failpoints {
         n2.arm(failpoint, Action::Wait);
-        slices.begin(n2, n3);
+        slices.begin_towards(failpoint, n2, n3);
         n2.wait_hit(failpoint);
         n2.kill9();
         n2.disarm(failpoint);
@@ -147,7 +161,7 @@ fn a_rescue_whose_source_is_killed_at_any_failpoint_loses_nothing_and_repeats_no
     let [_, n2, n3] = cluster.all();
     for failpoint in failpoints {
         n2.arm(failpoint, Action::Wait);
-        slices.begin(n2, n3);
+        slices.begin_towards(failpoint, n2, n3);
         n2.wait_hit(failpoint);
         n3.kill9();
         n2.disarm(failpoint);
@@ -191,20 +205,25 @@ fn a_rescue_killed_at_random_moments_loses_nothing_and_repeats_nothing() {
         // The moment is what is tested: no condition stands for it.
         thread::sleep(Duration::from_millis(moment));
         let worker = n2.processes().into_iter().find(|process| process.title.contains("spock_recovery rescue"));
-        let victim = match (number % 3, worker) {
+        hit += usize::from(worker.is_some());
+        let victim = match (number % 4, worker) {
             (0, Some(worker)) => {
-                hit += 1;
                 n2.kill9_process(worker.pid);
                 "rescue worker"
             }
-            (1, worker) => {
-                hit += usize::from(worker.is_some());
+            (1, _) => {
                 n3.kill9();
                 n3.start();
                 "source"
             }
-            (_, worker) => {
-                hit += usize::from(worker.is_some());
+            (2, _) => {
+                n3.kill9();
+                n2.kill9();
+                n2.start();
+                n3.start();
+                "both"
+            }
+            _ => {
                 n2.kill9();
                 n2.start();
                 "target"
