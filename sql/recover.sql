@@ -63,6 +63,8 @@ DECLARE
     begun timestamptz := pg_catalog.clock_timestamp();
     told_at timestamptz := begun;
     state jsonb;
+    step jsonb;
+    told int := 0;
     phase text := '';
     warned text;
     lost_since timestamptz;
@@ -87,16 +89,20 @@ BEGIN
                     MESSAGE = format('node "%s" does not know the recovery any more', target_node),
                     HINT = 'SELECT * FROM spock.recovery_intents(); there.';
             END IF;
+            IF verb THEN
+                -- As the target has written them down: none is missed between two looks.
+                FOR step IN SELECT e FROM jsonb_array_elements(state -> 'steps') WITH ORDINALITY o(e, n) WHERE n > told LOOP
+                    told := told + 1;
+                    phase := step ->> 'phase';
+                    RAISE NOTICE '% s: %', to_char((step ->> 'seconds')::numeric, 'FM999990.000'),
+                        CASE phase WHEN 'suspending' THEN format('clone "%s" is made; suspending subscriptions', state ->> 'clone')
+                                   WHEN 'replaying' THEN format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn')
+                                   WHEN 'resuming' THEN 'all is replayed; resuming subscriptions, dropping the clone'
+                                   ELSE phase END;
+                END LOOP;
+            END IF;
             EXIT WHEN (state ->> 'ended')::boolean;
-            IF verb AND state ->> 'phase' IS DISTINCT FROM phase THEN
-                phase := state ->> 'phase';
-                RAISE NOTICE '% s: %', to_char(extract(epoch FROM clock_timestamp() - begun), 'FM999990.000'),
-                    CASE phase WHEN 'begun' THEN 'asking the source, making a clone of its recovery slot'
-                               WHEN 'suspending' THEN 'suspending subscriptions'
-                               WHEN 'replaying' THEN 'replaying from ' || (state ->> 'skip_lsn') || ' to ' || (state ->> 'stop_lsn')
-                               WHEN 'resuming' THEN 'resuming subscriptions, dropping the clone'
-                               ELSE phase END;
-            ELSIF verb AND phase = 'replaying' AND clock_timestamp() - told_at >= interval '1 s' THEN
+            IF verb AND phase = 'replaying' AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
                 RAISE NOTICE '% s: % transactions, % rows, % rows/s, % left',
                     to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),

@@ -26,7 +26,7 @@ use crate::cluster::{Cluster, Node, Session};
 use crate::slot_keeps::{quick, start_mesh, wait_confirmed};
 
 /// How long a rescue may take. Only a failing test waits that long.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// A table that nobody writes to but the transactions at which a test wants the rescue to stand still.
 const HELD: &str = "CREATE TABLE held (id int PRIMARY KEY);";
@@ -72,7 +72,23 @@ fn end_gap(n1: &Node) {
 pub fn wait_arrived(n1: &Node) {
     // What was written with synchronous_commit = off is written out.
     n1.sql("SELECT pg_logical_emit_message(true, 'flush', '')");
-    wait_confirmed(n1, "sub_n3_n1");
+    let end = n1.value("SELECT pg_current_wal_flush_lsn()");
+    wait_long(
+        n1,
+        &format!("SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE slot_name = 'sub_n3_n1'"),
+        "t",
+    );
+}
+
+/// As `wait_until`, as long as a rescue may take.
+fn wait_long(node: &Node, statement: &str, expected: &str) {
+    let mut session = node.session();
+    let mut last = String::new();
+    let reached = deadline::poll(LIMIT, || {
+        last = session.value(statement);
+        (last == expected).then_some(())
+    });
+    assert!(reached.is_some(), "{}: not \"{expected}\" but \"{last}\": {statement}", node.name());
 }
 
 /// A clone of n3's recovery slot, for n2.
@@ -183,7 +199,7 @@ const STANDS: &str =
 
 /// The rescue worker, which has come to what `hold` holds.
 fn wait_held(node: &Node) -> i32 {
-    node.wait_until(&format!("SELECT count(*) FROM ({STANDS}) stands"), "1");
+    wait_long(node, &format!("SELECT count(*) FROM ({STANDS}) stands"), "1");
     node.value(STANDS).parse().expect("a process id")
 }
 

@@ -45,6 +45,16 @@ pub enum Phase {
     Resuming,
 }
 
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Suspending => "suspending",
+            Phase::Replaying => "replaying",
+            Phase::Resuming => "resuming",
+        }
+    }
+}
+
 /// What was done until now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,6 +90,15 @@ pub struct Checkpoint {
     pub skip: OriginLsn,
     pub stop: OriginLsn,
     pub totals: Totals,
+}
+
+/// When a phase was first come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    pub phase: Phase,
+    /// Microseconds since 2000.
+    pub at: i64,
 }
 
 /// Why the last attempt ended.
@@ -135,6 +154,9 @@ pub struct Intent {
     pub begun_at: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Checkpoint>,
+    /// At most one of each phase.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
     /// Transactions to give up, by recover_skip().
@@ -167,11 +189,7 @@ impl Intent {
             (Some(End { outcome: Outcome::Completed, .. }), _) => "completed",
             (Some(End { outcome: Outcome::Aborted, .. }), _) => "aborted",
             (None, None) => "begun",
-            (None, Some(checkpoint)) => match checkpoint.phase {
-                Phase::Suspending => "suspending",
-                Phase::Replaying => "replaying",
-                Phase::Resuming => "resuming",
-            },
+            (None, Some(checkpoint)) => checkpoint.phase.name(),
         }
     }
 }

@@ -4,7 +4,9 @@
 //! subscriptions to living peers run; abort ends it from anywhere. An intent that is not ended is resumed by whoever
 //! carries recoveries, one at a time.
 
-use super::document::{Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Totals, Until};
+use super::document::{
+    Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Step, Totals, Until,
+};
 use super::error::IntentError;
 use super::id::IntentId;
 use crate::lsn::OriginLsn;
@@ -97,6 +99,7 @@ impl Journal {
                     passed_before: beginning.passed_before,
                     begun_at: at,
                     checkpoint: None,
+                    steps: Vec::new(),
                     failure: None,
                     skips: Vec::new(),
                     must_abort: false,
@@ -167,6 +170,9 @@ impl Journal {
         let mut totals = intent.totals();
         totals += done;
         let number = before.map_or(1, |checkpoint| checkpoint.number.saturating_add(1));
+        if intent.steps.iter().all(|step| step.phase != phase) {
+            intent.steps.push(Step { phase, at });
+        }
         intent.checkpoint = Some(Checkpoint { number, phase, at, skip, stop, totals });
         Ok(())
     }

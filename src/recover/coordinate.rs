@@ -39,6 +39,10 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "phase": intent.phase_name(),
         "ended": !intent.is_unfinished(),
         "waiting": intent.is_unfinished() && intent.failure.is_some() && !is_at_it,
+        "steps": intent.steps.iter().map(|step| serde_json::json!({
+            "phase": step.phase.name(),
+            "seconds": step.at.saturating_sub(intent.begun_at) as f64 / 1e6,
+        })).collect::<Vec<_>>(),
         "clone": intent.clone_name(),
         "transactions": totals.transactions,
         "rows": totals.rows,

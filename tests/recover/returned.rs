@@ -114,7 +114,7 @@ fn a_promoted_standby_resumes_if_it_has_everything_and_stays_out_if_not() {
         }
         standby.promote();
         // The survivors learn where n1 is now.
-        n2.expect_log("does not exist");
+        cluster.expect_log("does not exist");
         n2.sql(&format!("ALTER SUBSCRIPTION sub_n2_n1 CONNECTION '{}'", standby.dsn("postgres")));
         if has_all {
             n2.wait_until("SELECT subenabled FROM pg_subscription WHERE subname = 'sub_n2_n1'", "t");
