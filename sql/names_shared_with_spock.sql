@@ -72,7 +72,9 @@ CREATE VIEW lag_tracker AS
     SELECT p.origin_name, p.receiver_name, p.commit_timestamp, p.commit_lsn, p.remote_insert_lsn, p.received_lsn,
            greatest(p.remote_insert_lsn - p.passed_lsn, 0)::bigint AS replication_lag_bytes,
            CASE WHEN p.passed_lsn >= p.remote_insert_lsn THEN interval '0'
-                ELSE greatest(pg_catalog.clock_timestamp() - p.commit_timestamp, interval '0') END AS replication_lag
+                -- greatest() passes over NULL, and an unknown lag is not none.
+                WHEN p.commit_timestamp IS NOT NULL
+                THEN greatest(pg_catalog.clock_timestamp() - p.commit_timestamp, interval '0') END AS replication_lag
       FROM @extschema@.lag_positions() p;
 COMMENT ON VIEW lag_tracker IS
     'how far each node is behind each origin: this node''s own pairs first, then what its peers have last reported';

@@ -8,6 +8,9 @@ use std::process::Command;
 use crate::error::{Error, Result};
 use crate::user::ServerUser;
 
+/// Supported, the newest first.
+const MAJORS: [u32; 2] = [18, 17];
+
 #[derive(Debug, Clone)]
 pub struct Installation {
     pub bindir: PathBuf,
@@ -46,7 +49,7 @@ impl Installation {
         })
     }
 
-    /// The caller's pg_config, else SPOCK_RECOVERY_PG_CONFIG, else PostgreSQL 17.
+    /// The caller's pg_config, else SPOCK_RECOVERY_PG_CONFIG, else the newest server that has the extension, else PostgreSQL 17.
     pub fn find_default(pg_config: Option<&Path>, user: &ServerUser) -> Result<Installation> {
         if let Some(path) = pg_config {
             return Installation::find(path, user);
@@ -54,7 +57,15 @@ impl Installation {
         if let Some(path) = env::var_os("SPOCK_RECOVERY_PG_CONFIG") {
             return Installation::find(Path::new(&path), user);
         }
-        Installation::find_major(17, user)
+        let newest = MAJORS.iter().filter_map(|&major| Installation::find_major(major, user).ok());
+        match newest.into_iter().find(Installation::has_extension) {
+            Some(installation) => Ok(installation),
+            None => Installation::find_major(17, user),
+        }
+    }
+
+    fn has_extension(&self) -> bool {
+        self.sharedir.join("extension/spock_recovery.control").is_file()
     }
 
     /// The system's own server of a major, else the cache's; scripts/lib.sh looks in the same places.

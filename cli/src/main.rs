@@ -29,7 +29,7 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArguments {
-    /// The server to use; without it SPOCK_RECOVERY_PG_CONFIG, else PostgreSQL 17 from the cache
+    /// The server to use; without it SPOCK_RECOVERY_PG_CONFIG, else the newest that has the extension
     #[arg(long, value_name = "PATH")]
     pg_config: Option<PathBuf>,
     /// The port of n1; n2 and the others take those after it. If one is taken, the next block ten further on
