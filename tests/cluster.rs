@@ -206,6 +206,20 @@ impl Cluster {
         self.mesh_with(&MeshOptions::default());
     }
 
+    /// The same for these pairs alone, each the target and the source of a subscription.
+    pub fn wire(&self, pairs: &[(&str, &str)], options: &MeshOptions) {
+        self.with_servers(|servers| {
+            let of = |name: &str| *servers.iter().find(|server| server.name() == name).expect("a node of the cluster");
+            for server in servers {
+                mesh::publish(server, options)?;
+            }
+            for (target, source) in pairs {
+                mesh::subscribe(of(target), of(source), options)?;
+            }
+            mesh::wait_ready(servers, options, LIMIT)
+        });
+    }
+
     pub fn mesh_with(&self, options: &MeshOptions) {
         self.with_servers(|servers| {
             mesh::wire(servers, options)?;

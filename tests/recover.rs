@@ -1,9 +1,11 @@
 //! recover_run and its sisters on real servers: what a DBA types, from any node, and what he can rely on.
 
 mod everybody;
+mod kills;
 mod refusals;
 mod returned;
 mod run;
+mod surroundings;
 
 use crate::cluster::{Cluster, Node};
 use crate::rescue::{drain, hold_back, insert_each, start, wait_arrived};

@@ -30,7 +30,7 @@ pub fn quick(name: &str, nodes: usize) -> Builder {
 }
 
 /// Starts the cluster and makes its databases `postgres` nodes; nobody replicates yet.
-fn start(builder: Builder) -> Cluster {
+pub fn start(builder: Builder) -> Cluster {
     let cluster = builder.start();
     // A poller that is not wanted any more and is ended in the middle of a question.
     cluster.expect_log("terminating background worker \"spock_recovery poller\" due to administrator command");
