@@ -1,0 +1,162 @@
+//! What is asked of the two nodes and of the failed one: who they are, how far they are, what they are doing (pure).
+
+use super::super::facts::{NodeFacts, RecoveryFacts, TableFacts};
+use super::{Case, Found, found, named};
+use crate::health::judge;
+
+fn none_runs(node: &NodeFacts, is_meant: impl Fn(&RecoveryFacts) -> bool) -> Found {
+    match node.recoveries.iter().find(|recovery| is_meant(recovery)) {
+        None => Ok(format!("none stands in the way on node \"{}\"", node.node)),
+        Some(recovery) => Err(format!(
+            "node \"{}\" is being recovered from the loss of node \"{}\" by node \"{}\" (intent {}, at phase {})",
+            node.node, recovery.failed, recovery.source, recovery.intent, recovery.phase
+        )),
+    }
+}
+
+impl<'a> Case<'a> {
+    /// One of the same failed node is no obstacle: who asks for it again joins it.
+    pub(super) fn no_other_recovery(&self) -> Found {
+        none_runs(self.target, |recovery| recovery.failed != self.failed)
+    }
+
+    /// Its position moves, and its rows are not yet what they will be.
+    pub(super) fn source_is_not_in_recovery(&self) -> Found {
+        none_runs(self.source, |recovery| recovery.failed == self.failed)
+    }
+
+    pub(super) fn same_version(&self) -> Found {
+        let (ours, theirs) = (&self.target.extension, &self.source.extension);
+        found(
+            ours == theirs,
+            format!("version {ours} on node \"{}\", {theirs} on node \"{}\"", self.target.node, self.source.node),
+        )
+    }
+
+    pub(super) fn subscribes(&self, node: &NodeFacts) -> Found {
+        let names: Vec<String> = node.subscriptions.iter().map(|subscription| subscription.name.clone()).collect();
+        if names.is_empty() {
+            return Err(format!("node \"{}\" has no subscription from node \"{}\"", node.node, self.failed));
+        }
+        Ok(format!("node \"{}\" by subscription {}", node.node, named(&names)))
+    }
+
+    pub(super) fn subscribes_once(&self, node: &NodeFacts) -> Found {
+        let count = node.subscriptions.len();
+        let finding = format!("node \"{}\" has {count} subscriptions from node \"{}\"", node.node, self.failed);
+        found(count == 1, finding)
+    }
+
+    pub(super) fn progress_is_known(&self, node: &'a NodeFacts) -> Found {
+        let subscription = self.subscription(node)?;
+        match subscription.applied {
+            // Without its origin nothing could be applied under it, nor told apart in WAL.
+            _ if subscription.origin_id == 0 => Err(format!(
+                "subscription \"{}\" of node \"{}\" has no replication origin",
+                subscription.name, node.node
+            )),
+            Some(applied) => Ok(format!("node \"{}\" has applied up to {applied}", node.node)),
+            None => Err(format!(
+                "subscription \"{}\" of node \"{}\" has applied nothing since it was created",
+                subscription.name, node.node
+            )),
+        }
+    }
+
+    pub(super) fn is_not_behind(&self) -> Found {
+        let (ours, theirs) = (self.applied(self.target)?, self.applied(self.source)?);
+        found(
+            theirs >= ours,
+            format!("node \"{}\" up to {theirs}, node \"{}\" up to {ours}", self.source.node, self.target.node),
+        )
+    }
+
+    /// Attached alone is not streaming: a node that hangs keeps its connections for a minute.
+    pub(super) fn does_not_stream(&self, node: &NodeFacts) -> Found {
+        let is_attached = node.subscriptions.iter().any(|subscription| subscription.is_attached);
+        let answers = self.wishes.failed_answers || node.failed_answers;
+        let finding = match (is_attached, answers) {
+            (true, true) => "is attached and answers: it has not failed",
+            (true, false) => "is attached, but does not answer",
+            (false, true) => "answers, but is not attached",
+            (false, false) => "is not attached, and does not answer",
+        };
+        found(!(is_attached && answers), format!("to node \"{}\" it {finding}", node.node))
+    }
+
+    pub(super) fn has_applied_all(&self) -> Found {
+        let subscription = self.subscription(self.source)?;
+        found(
+            !subscription.is_applying,
+            format!(
+                "node \"{}\" {} node \"{}\"",
+                self.source.node,
+                if subscription.is_applying { "is just applying a change of" } else { "is applying nothing of" },
+                self.failed
+            ),
+        )
+    }
+
+    pub(super) fn wal_level_is_logical(&self) -> Found {
+        let wal_level = &self.source.settings.wal_level;
+        found(wal_level == "logical", format!("wal_level = {wal_level} on node \"{}\"", self.source.node))
+    }
+
+    pub(super) fn plugin_is_listed(&self) -> Found {
+        let settings = judge::Settings {
+            output_plugin_libraries: self.source.settings.output_plugin_libraries.clone(),
+            ..judge::Settings::default()
+        };
+        let verdict = judge::output_plugin(&settings);
+        let finding = format!("output_plugin_libraries of node \"{}\": {}", self.source.node, verdict.details);
+        found(verdict.status == judge::Status::Healthy, finding)
+    }
+
+    pub(super) fn target_reaches_source(&self) -> Found {
+        let (target, source) = (&self.target.node, &self.source.node);
+        if self.wishes.knows_the_way {
+            return Ok(format!("node \"{target}\" has a connection string"));
+        }
+        match self.target.peers.iter().find(|peer| peer.node == *source) {
+            None => Err(format!("node \"{target}\" does not know node \"{source}\"")),
+            Some(peer) if peer.is_unreachable => {
+                Err(format!("to node \"{target}\", node \"{source}\" is: {}", peer.state))
+            }
+            Some(peer) => Ok(format!("to node \"{target}\", node \"{source}\" is: {}", peer.state)),
+        }
+    }
+
+    pub(super) fn role_may_replicate(&self) -> Found {
+        let asker = &self.source.asked_by;
+        if !self.wishes.asked_by_target {
+            return Ok("the role is known when the target asks".to_owned());
+        }
+        found(
+            asker.may_replicate,
+            format!(
+                "role \"{}\" on node \"{}\" {} REPLICATION",
+                asker.role,
+                self.source.node,
+                if asker.may_replicate { "has" } else { "has not" }
+            ),
+        )
+    }
+
+    pub(super) fn role_may_read(&self) -> Found {
+        if !self.wishes.asked_by_target {
+            return Ok("the role is known when the target asks".to_owned());
+        }
+        let role = &self.source.asked_by.role;
+        let hidden: Vec<String> = self
+            .pairs()?
+            .iter()
+            .filter_map(|(_, theirs)| *theirs)
+            .filter(|table| !table.is_readable)
+            .map(TableFacts::full_name)
+            .collect();
+        if hidden.is_empty() {
+            return Ok(format!("role \"{role}\" may read the tables on node \"{}\"", self.source.node));
+        }
+        Err(format!("role \"{role}\" has no SELECT on {} on node \"{}\"", named(&hidden), self.source.node))
+    }
+}

@@ -1,0 +1,101 @@
+//! What is asked of the source's recovery slot: that it is there, and what it may have let go (pure).
+
+use super::super::facts::SlotState;
+use super::{Case, Found, found};
+use crate::lsn::OriginLsn;
+
+impl<'a> Case<'a> {
+    pub(super) fn slots_are_enabled(&self) -> Found {
+        let is_enabled = self.source.slot.is_enabled;
+        let finding = format!(
+            "spock.enable_recovery_slots is {} on node \"{}\"",
+            if is_enabled { "on" } else { "off" },
+            self.source.node
+        );
+        found(is_enabled, finding)
+    }
+
+    pub(super) fn slot_name(&self) -> &str {
+        self.source.slot.name.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn slot_exists(&self) -> Found {
+        match self.source.slot.state {
+            SlotState::Missing => Err(format!("node \"{}\" has no recovery slot", self.source.node)),
+            SlotState::BeingCreated => {
+                Err(format!("slot \"{}\" is still being created: it waits for running transactions", self.slot_name()))
+            }
+            SlotState::Invalid | SlotState::NotInUse | SlotState::Usable => {
+                Ok(format!("slot \"{}\", generation {}", self.slot_name(), self.source.slot.generation))
+            }
+        }
+    }
+
+    pub(super) fn slot_is_valid(&self) -> Found {
+        match self.source.slot.state {
+            SlotState::Usable | SlotState::NotInUse => Ok("all its WAL is there".to_owned()),
+            SlotState::Invalid => Err(format!("slot \"{}\" was invalidated: its WAL is gone", self.slot_name())),
+            SlotState::Missing | SlotState::BeingCreated => Err("cannot be judged: there is no slot".to_owned()),
+        }
+    }
+
+    pub(super) fn slot_is_in_use(&self) -> Found {
+        match self.source.slot.state {
+            SlotState::Usable => Ok("what it has let go is written down".to_owned()),
+            SlotState::NotInUse => Err("it was created just now, and nothing is written down of it yet".to_owned()),
+            _ => Err("cannot be judged: there is no usable slot".to_owned()),
+        }
+    }
+
+    pub(super) fn slot_is_covered(&self) -> Found {
+        if !matches!(self.source.slot.state, SlotState::Usable) {
+            return Err("cannot be judged: there is no usable slot".to_owned());
+        }
+        if self.source.slot.is_covered {
+            return Ok("it is where the retention record says, or before".to_owned());
+        }
+        Err("it is beyond the position that the retention record covers: somebody else has moved it".to_owned())
+    }
+
+    pub(super) fn released_is_of_this_pair(&self) -> Found {
+        let subscription = self.subscription(self.source)?;
+        let pair = format!("subscription {} with origin {}", subscription.subscription, subscription.origin_id);
+        match self.source.slot.record_for(subscription) {
+            Some(_) => Ok(format!("recorded for {pair}")),
+            None => Err(format!(
+                "nothing is recorded for {pair} with its present tables: it was created or changed just now, or before the \
+                 slot was"
+            )),
+        }
+    }
+
+    pub(super) fn released_is_known(&self) -> Found {
+        let subscription = self.subscription(self.source)?;
+        match self.source.slot.released_for(subscription) {
+            Some(released) => Ok(format!("node \"{}\" may have let go up to {released}", self.source.node)),
+            None => Err(format!(
+                "node \"{}\" cannot vouch for anything of node \"{}\" before its subscription has moved again",
+                self.source.node, self.failed
+            )),
+        }
+    }
+
+    pub(super) fn released_is_passed(&self) -> Found {
+        let needed_from = self.needed_from()?;
+        let subscription = self.subscription(self.source)?;
+        let unknown = || "cannot be judged: what was let go is unknown".to_owned();
+        let released = self.source.slot.released_for(subscription).ok_or_else(unknown)?;
+        let stop = self.wishes.stop.or(subscription.applied).unwrap_or(OriginLsn::INFINITY);
+        let given_up = if self.source.slot.unprotected.contains(&self.target.node) {
+            "; it was given up for the retention budget"
+        } else {
+            ""
+        };
+        let finding = format!(
+            "let go up to {released}; node \"{}\" needs what is beyond {needed_from}{given_up}",
+            self.target.node
+        );
+        // Where nothing is wanted nothing need be there.
+        found(released <= needed_from || needed_from >= stop, finding)
+    }
+}

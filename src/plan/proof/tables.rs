@@ -1,0 +1,128 @@
+//! What is asked of tables and subscriptions: that what the target lacks is in the source's WAL as it was committed (pure).
+
+use super::super::facts::{NodeFacts, TableFacts};
+use super::{Case, Found, found, named};
+
+impl<'a> Case<'a> {
+    pub(super) fn target_tables_are_ready(&self) -> Found {
+        let tables = &self.subscription(self.target)?.tables;
+        let copying: Vec<String> = tables.iter().filter(|table| !table.is_ready()).map(TableFacts::full_name).collect();
+        if copying.is_empty() {
+            return Ok(format!("{} tables are ready on node \"{}\"", tables.len(), self.target.node));
+        }
+        Err(format!("the initial copy of {} on node \"{}\" is not finished", named(&copying), self.target.node))
+    }
+
+    /// Each table of the target beside the source's of that name.
+    pub(super) fn pairs(&self) -> Result<Vec<(&'a TableFacts, Option<&'a TableFacts>)>, String> {
+        let (ours, theirs) = (self.subscription(self.target)?, self.subscription(self.source)?);
+        Ok(ours.tables.iter().map(|table| (table, theirs.table(&table.schema, &table.name))).collect())
+    }
+
+    pub(super) fn source_has_the_tables(&self) -> Found {
+        let pairs = self.pairs()?;
+        let lacking: Vec<String> =
+            pairs.iter().filter(|(_, theirs)| theirs.is_none()).map(|(ours, _)| ours.full_name()).collect();
+        if lacking.is_empty() {
+            return Ok(format!("node \"{}\" replicates the same {} tables", self.source.node, pairs.len()));
+        }
+        Err(format!("node \"{}\" does not replicate {}", self.source.node, named(&lacking)))
+    }
+
+    pub(super) fn source_tables_are_ready(&self) -> Found {
+        let pairs = self.pairs()?;
+        let copying: Vec<String> = pairs
+            .iter()
+            .filter_map(|(_, theirs)| *theirs)
+            .filter(|table| !table.is_ready())
+            .map(TableFacts::full_name)
+            .collect();
+        if copying.is_empty() {
+            return Ok(format!("they are on node \"{}\"", self.source.node));
+        }
+        Err(format!("the initial copy of {} on node \"{}\" is not finished", named(&copying), self.source.node))
+    }
+
+    /// Rows that the source has got by an initial copy are not in its WAL as the failed node's transactions.
+    pub(super) fn source_tables_were_copied_before(&self) -> Found {
+        let passed = self.needed_from()?;
+        let pairs = self.pairs()?;
+        let later: Vec<String> = pairs
+            .iter()
+            .filter_map(|(_, theirs)| *theirs)
+            .filter(|table| table.copied.is_some_and(|copied| copied > passed))
+            .map(TableFacts::full_name)
+            .collect();
+        if later.is_empty() {
+            return Ok(format!("what node \"{}\" lacks came by changes, not by a copy", self.target.node));
+        }
+        Err(format!(
+            "node \"{}\" has got rows of {} that node \"{}\" lacks by an initial copy",
+            self.source.node,
+            named(&later),
+            self.target.node
+        ))
+    }
+
+    pub(super) fn same_publications(&self) -> Found {
+        let sorted = |node| {
+            let mut names = self.subscription(node)?.publications.clone();
+            names.sort();
+            names.dedup();
+            Ok::<_, String>(names)
+        };
+        let (ours, theirs) = (sorted(self.target)?, sorted(self.source)?);
+        if ours == theirs {
+            return Ok(format!("both: {}", named(&ours)));
+        }
+        Err(format!(
+            "node \"{}\" subscribes to {}, node \"{}\" to {}",
+            self.target.node,
+            named(&ours),
+            self.source.node,
+            named(&theirs)
+        ))
+    }
+
+    pub(super) fn source_skipped_nothing(&self) -> Found {
+        let subscription = self.subscription(self.source)?;
+        let name = &subscription.name;
+        match subscription.pending_skip {
+            Some(lsn) => Err(format!("subscription \"{name}\" of node \"{}\" is to skip {lsn}", self.source.node)),
+            None if subscription.has_skipped => {
+                Err(format!("subscription \"{name}\" of node \"{}\" has skipped a transaction", self.source.node))
+            }
+            None => Ok(format!(
+                "nothing shows that subscription \"{name}\" did; {} errors were counted",
+                subscription.apply_errors
+            )),
+        }
+    }
+
+    pub(super) fn nothing_is_prepared(&self, node: &'a NodeFacts) -> Found {
+        match self.subscription(node)?.prepared.as_slice() {
+            [] => Ok(format!("nothing of it on node \"{}\"", node.node)),
+            prepared => Err(format!("on node \"{}\": {}", node.node, named(prepared))),
+        }
+    }
+
+    pub(super) fn no_replica_trigger(&self) -> Found {
+        let triggers: Vec<String> = self
+            .pairs()?
+            .iter()
+            .filter_map(|(_, theirs)| *theirs)
+            .flat_map(|table| table.triggers.iter().map(|trigger| format!("{} of {}", trigger, table.full_name())))
+            .collect();
+        if triggers.is_empty() {
+            return Ok(format!("none on node \"{}\"", self.source.node));
+        }
+        let accepted = self.wishes.accepts_replica_triggers;
+        let finding = format!(
+            "on node \"{}\": {}{}",
+            self.source.node,
+            named(&triggers),
+            if accepted { "; accepted" } else { "" }
+        );
+        found(accepted, finding)
+    }
+}
