@@ -118,6 +118,7 @@ fn there_is_no_field_that_could_hold_a_secret_and_none_can_be_added() {
         "passed_before",
         "begun_at",
         "checkpoint",
+        "steps",
         "number",
         "phase",
         "at",
