@@ -71,16 +71,19 @@ pub struct ApplyAs {
     pub run_as_owner: bool,
 }
 
-/// Makes this process one that applies for the subscription: core's relation map looks up its tables' states. Needs a
-/// transaction; an ERROR if the subscription is gone.
-pub fn become_applier_of(subscription: Oid) -> ApplyAs {
+/// Makes this process one that applies for the subscription: core's relation map looks up its tables' states. None if
+/// somebody has dropped it. Needs a transaction.
+pub fn become_applier_of(subscription: Oid) -> Option<ApplyAs> {
     // SAFETY: the result is palloc'd in the context that is current, here one that lives as long as the process.
     unsafe {
         let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-        let data = guarded!(GetSubscription(subscription, false));
+        let data = guarded!(GetSubscription(subscription, true));
         pg_sys::MemoryContextSwitchTo(previous);
+        if data.is_null() {
+            return None;
+        }
         MySubscription = data;
-        ApplyAs { owner: (*data).owner, run_as_owner: (*data).runasowner }
+        Some(ApplyAs { owner: (*data).owner, run_as_owner: (*data).runasowner })
     }
 }
 

@@ -212,8 +212,14 @@ impl Rescue {
     ) -> Result<OriginLsn, Trouble> {
         process::report_activity(&format!("replaying node {}", intent.request.failed));
         process::apply_like_a_replica();
-        let (apply_as, progress) =
-            transaction::run(|| (logicalrep::become_applier_of(target.subscription), origin::set_up(target.origin_id)));
+        let begun = transaction::run(|| {
+            logicalrep::become_applier_of(target.subscription)
+                .map(|apply_as| (apply_as, origin::set_up(target.origin_id)))
+        });
+        let Some((apply_as, progress)) = begun else {
+            process::keep_books();
+            return Err(RecoverError::NoSubscription { failed: intent.request.failed.clone() }.into());
+        };
         // What was copied lies before skip; what an earlier attempt has applied is in the origin's progress.
         let applied = progress.max(skip);
         let settings = [
