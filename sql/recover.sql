@@ -41,7 +41,7 @@ COMMENT ON FUNCTION require_top_level(text) IS 'an error where the statement at 
 
 -- Waits for a while. A cancel ends the watching, not the recovery, and says so.
 CREATE FUNCTION pause_watching(seconds float8, failed_node text, target_node text) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM pg_sleep(seconds);
@@ -133,7 +133,7 @@ BEGIN
         -- Nothing is held between two looks.
         COMMIT;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-        PERFORM @extschema@.pause_watching(nap, state ->> 'failed_node', target_node);
+        PERFORM @extschema@.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
         nap := least(nap * 1.2, 0.2);
         COMMIT;
     END LOOP;
