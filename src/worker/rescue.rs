@@ -145,8 +145,9 @@ impl Rescue {
         let mut source = Source::open(&request.source, &route)?;
         let (clone, is_new) = self.clone_on(&mut source, intent)?;
         failpoint::hit(names::RESCUE_CLAIMED);
-        let streamed = source.facts(&request.failed, &target.tables)?;
+        // Where its WAL ends is asked last: everything that it says it has applied lies before that.
         let theirs = source.node_facts(&request.failed)?;
+        let streamed = source.facts(&request.failed, &target.tables)?;
         drop(source);
         let ours = transaction::run(|| facts::gather(&request.failed))?;
         let bounded = |skip, stop| Wishes { skip, stop, has_clone: true, ..Wishes::default() };
