@@ -87,8 +87,9 @@ fn a_target_that_is_restarted_in_the_midst_of_a_transaction_resumes() {
 fn a_target_that_is_down_longer_than_any_limit_finds_its_clone_and_completes() {
     let cluster = gap("rescue_target_down");
     let [_, n2, n3] = cluster.all();
-    n3.set(&[("spock.rescue_clone_ttl", "1s"), ("wal_sender_timeout", "1s")]);
     let (held, clone) = begin_and_stand(n2, n3);
+    // Not before: a clone that no recovery has claimed is to go after that time.
+    n3.set(&[("spock.rescue_clone_ttl", "1s"), ("wal_sender_timeout", "1s")]);
     n2.stop_immediate();
     drop(held);
     // A session of its own each time, as checkpoints come and go: several times every limit.
