@@ -35,6 +35,17 @@ REVOKE ALL ON FUNCTION abort_recovery_at(text, name, name) FROM PUBLIC;
 COMMENT ON FUNCTION abort_recovery_at(text, name, name) IS
     'asks the target, which may be another node, to end the recovery of a failed node';
 
+CREATE FUNCTION retry_recovery() RETURNS void
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'retry_recovery_wrapper';
+REVOKE ALL ON FUNCTION retry_recovery() FROM PUBLIC;
+COMMENT ON FUNCTION retry_recovery() IS
+    'has the recovery of this node that waits tried again now, not when its time has come';
+
+CREATE FUNCTION retry_recovery_at(target_dsn text, target_node name) RETURNS void
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'retry_recovery_at_wrapper';
+REVOKE ALL ON FUNCTION retry_recovery_at(text, name) FROM PUBLIC;
+COMMENT ON FUNCTION retry_recovery_at(text, name) IS 'retry_recovery() on the target, which may be another node';
+
 CREATE FUNCTION require_top_level(procedure text) RETURNS void
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'require_top_level_wrapper';
 COMMENT ON FUNCTION require_top_level(text) IS 'an error where the statement at hand cannot commit by itself';
@@ -67,6 +78,8 @@ DECLARE
     told int := 0;
     phase text := '';
     warned text;
+    known_error text;
+    is_first boolean := true;
     lost_since timestamptz;
     nap float8 := 0.01;
 BEGIN
@@ -89,6 +102,11 @@ BEGIN
                     MESSAGE = format('node "%s" does not know the recovery any more', target_node),
                     HINT = 'SELECT * FROM spock.recovery_intents(); there.';
             END IF;
+            IF is_first THEN
+                -- What has failed before this call is tried again, and is an error when it has failed again.
+                is_first := false;
+                known_error := state ->> 'error_at';
+            END IF;
             IF verb THEN
                 -- As the target has written them down: none is missed between two looks.
                 FOR step IN SELECT e FROM jsonb_array_elements(state -> 'steps') WITH ORDINALITY o(e, n) WHERE n > told LOOP
@@ -109,7 +127,9 @@ BEGIN
                     state ->> 'transactions', state ->> 'rows', round((state ->> 'rows_per_second')::numeric),
                     coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
             END IF;
-            IF (state ->> 'waiting')::boolean AND state ->> 'error' IS DISTINCT FROM warned THEN
+            IF (state ->> 'waiting')::boolean AND state ->> 'error_at' IS DISTINCT FROM known_error
+               AND state ->> 'error' IS DISTINCT FROM warned
+            THEN
                 IF state ->> 'error_lsn' IS NOT NULL THEN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                         MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
@@ -200,6 +220,8 @@ BEGIN
               FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
         ELSE
             intent := (running ->> 'intent_id')::uuid;
+            -- Who calls again has mended what it waits for.
+            PERFORM @extschema@.retry_recovery_at(target_dsn, target);
             RAISE NOTICE 'joining the recovery of node "%" on node "%" that is running, from node "%"',
                 failed_node_name, target, running ->> 'source_node';
         END IF;

@@ -11,7 +11,7 @@ const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE held (id
 
 /// Nodes in a mesh, whose slots follow; a peer that is dead is noticed soon.
 fn start(name: &str, nodes: usize) -> Cluster {
-    let builder = quick(name, nodes).setting("spock.peer_timeout", "500ms").setting("max_prepared_transactions", "5");
+    let builder = quick(name, nodes).setting("spock.peer_timeout", "5s").setting("max_prepared_transactions", "5");
     start_mesh(builder, TABLES)
 }
 

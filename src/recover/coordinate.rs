@@ -18,7 +18,8 @@ use crate::node::provider::{ReplicationProvider, Route};
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
-use crate::pg::{process, transaction};
+use crate::pg::{latch, process, transaction};
+use crate::shmem;
 use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
 use pgrx::{JsonB, Uuid};
@@ -57,6 +58,7 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "seconds_left": figures.seconds_left,
         "error": intent.failure.as_ref().map(|failure| describe(intent, failure)),
         "error_sqlstate": intent.failure.as_ref().map(|failure| failure.sqlstate.clone()),
+        "error_at": intent.failure.as_ref().map(|failure| failure.at),
         "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
         "failures": live.map_or(0, |entry| entry.failures),
     })
@@ -245,6 +247,39 @@ fn abort_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>, failed
         }
     };
     Uuid::from_bytes(ask().or_raise().0)
+}
+
+/// Has the recovery of this node that waits tried again now, not when its time has come. Nothing where none waits.
+#[pg_extern(sql = false)]
+fn retry_recovery() {
+    if !process::is_superuser() {
+        raise(&RecoverError::NotSuperuser { function: "retry_recovery" });
+    }
+    let manager = {
+        let mut shared = shmem::lock();
+        match shared.index_of(process::my_database()) {
+            Some(index) => {
+                shared.databases()[index].rescue.failures = 0;
+                shared.call_manager(index)
+            }
+            None => 0,
+        }
+    };
+    latch::wake(manager);
+}
+
+/// [`retry_recovery`] on the target, wherever that is.
+#[pg_extern(sql = false)]
+fn retry_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>) {
+    let name = required(target_node, "target_node");
+    let ask = || match target(&name, target_dsn)? {
+        Target::Here => {
+            retry_recovery();
+            Ok(())
+        }
+        Target::Elsewhere(mut node) => node.write_one("SELECT spock.retry_recovery()").map(|_| ()),
+    };
+    ask().or_raise();
 }
 
 /// Ends the statement if it is part of a larger transaction: a procedure that waits must not hold one, and what it begins
