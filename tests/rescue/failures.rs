@@ -209,8 +209,8 @@ fn a_deadlock_with_a_users_transaction_is_tried_again() {
     n1.sql("BEGIN; UPDATE t SET v = 'of n1' WHERE id = 1; UPDATE t SET v = 'of n1' WHERE id = 2; COMMIT");
     n1.sql("UPDATE t SET v = 'of n1' WHERE id = 3");
     fail(&cluster);
-    // Who waits first looks for a deadlock first: the rescue has n2's shorter patience.
-    n2.set(&[("deadlock_timeout", "300ms")]);
+    // Each looks for a deadlock once, so long after its wait began: the rescue first, and not before the user waits too.
+    n2.set(&[("deadlock_timeout", "5s")]);
     let mut user = n2.session();
     user.sql("SET deadlock_timeout = '1min'; BEGIN; UPDATE t SET v = 'of n2, later' WHERE id = 2");
     begin(n2, n3, "");
