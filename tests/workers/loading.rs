@@ -39,14 +39,14 @@ fn without_preloading_every_function_of_an_existing_extension_names_the_setting(
     server.set(&[("shared_preload_libraries", "pgoutput")]);
     server.restart();
     let functions = server.db("a").rows(
-        "SELECT p.oid::regproc, string_agg('NULL::' || format_type(a.type, NULL), ', ' ORDER BY a.place)
+        "SELECT CASE p.prokind WHEN 'p' THEN 'CALL ' ELSE 'SELECT * FROM ' END || p.oid::regproc, string_agg('NULL::' || format_type(a.type, NULL), ', ' ORDER BY a.place)
            FROM pg_proc p LEFT JOIN unnest(p.proargtypes) WITH ORDINALITY a (type, place) ON true
           WHERE p.pronamespace = 'spock'::regnamespace AND NOT p.proisstrict GROUP BY p.oid",
     );
     assert!(functions.len() >= 8, "{functions:?}");
     for row in functions {
-        let [Some(name), arguments] = row.as_slice() else { panic!("{row:?}") };
-        let call = format!("SELECT * FROM {name}({})", arguments.as_deref().unwrap_or_default());
+        let [Some(verb), arguments] = row.as_slice() else { panic!("{row:?}") };
+        let call = format!("{verb}({})", arguments.as_deref().unwrap_or_default());
         assert_names_the_setting(&server.db("a").try_sql(&call).expect_err(&call));
     }
     for view in ["node", "local_node"] {
