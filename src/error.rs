@@ -33,6 +33,12 @@ pub fn report_of(error: &impl SqlError) -> ErrorReport {
     report
 }
 
+/// The five characters of a SQLSTATE that core packed into an int (utils/elog.h, MAKE_SQLSTATE: six bits each, the first
+/// lowest).
+pub fn unpack_sqlstate(packed: i32) -> [u8; 5] {
+    std::array::from_fn(|index| ((packed >> (6 * index)) & 0x3f) as u8 + b'0')
+}
+
 /// Ends the statement with the error.
 pub fn raise(error: &impl SqlError) -> ! {
     report_of(error).report(PgLogLevel::ERROR);

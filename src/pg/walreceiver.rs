@@ -6,6 +6,7 @@
 
 use super::guarded;
 use super::text::Text;
+use crate::error::unpack_sqlstate;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
@@ -114,7 +115,7 @@ impl WalReceiverConnection {
                 pg_sys::WalRcvExecStatus::WALRCV_OK_TUPLES => Answer::Rows(read_rows(result, columns)),
                 pg_sys::WalRcvExecStatus::WALRCV_OK_COMMAND => Answer::Done,
                 pg_sys::WalRcvExecStatus::WALRCV_ERROR => Answer::Error {
-                    sqlstate: sqlstate_text((*result).sqlstate),
+                    sqlstate: ((*result).sqlstate != 0).then(|| unpack_sqlstate((*result).sqlstate)),
                     message: copy_string((*result).err).unwrap_or_default(),
                 },
                 _ => Answer::Error { sqlstate: None, message: "unexpected answer".to_owned() },
@@ -204,11 +205,6 @@ unsafe fn read_rows(result: *mut pg_sys::WalRcvExecResult, columns: usize) -> Ve
         pg_sys::FreeTupleDesc((*result).tupledesc);
     }
     rows
-}
-
-/// The five characters of a SQLSTATE that core packed into an int (MAKE_SQLSTATE: six bits each, first lowest).
-fn sqlstate_text(packed: core::ffi::c_int) -> Option<[u8; 5]> {
-    (packed != 0).then(|| std::array::from_fn(|index| ((packed >> (6 * index)) & 0x3f) as u8 + b'0'))
 }
 
 unsafe fn copy_string(text: *const core::ffi::c_char) -> Option<String> {

@@ -18,16 +18,15 @@ use crate::node::provider::{ReplicationProvider, Route};
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
-use crate::pg::{latch, process, transaction};
+use crate::pg::{process, transaction};
 use crate::shmem;
+use crate::worker::wake;
 use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
 use pgrx::{JsonB, Uuid};
 
 /// A recovery's state, as recover_run() and its like tell it.
 fn state_of(intent: &Intent) -> serde_json::Value {
-    let live = progress::live(intent);
-    let is_at_it = live.is_some_and(|entry| entry.worker_pid != 0);
     let mut totals = intent.totals();
     let figures = progress::figures(intent);
     totals += figures.uncounted;
@@ -39,7 +38,7 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "target_node": intent.request.target,
         "phase": intent.phase_name(),
         "ended": !intent.is_unfinished(),
-        "waiting": intent.is_unfinished() && intent.failure.is_some() && !is_at_it,
+        "waiting": intent.is_unfinished() && intent.failure.is_some() && !figures.is_at_it,
         "steps": intent.steps.iter().map(|step| serde_json::json!({
             "phase": step.phase.name(),
             "seconds": step.at.saturating_sub(intent.begun_at) as f64 / 1e6,
@@ -60,7 +59,7 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "error_sqlstate": intent.failure.as_ref().map(|failure| failure.sqlstate.clone()),
         "error_at": intent.failure.as_ref().map(|failure| failure.at),
         "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
-        "failures": live.map_or(0, |entry| entry.failures),
+        "failures": figures.failures,
     })
 }
 
@@ -96,15 +95,8 @@ fn begin_recovery(
     if !process::is_superuser() {
         raise(&RecoverError::NotSuperuser { function: "begin_recovery" });
     }
-    let asked = Asked {
-        failed: required(failed_node, "failed_node"),
-        source: required(source_node, "source_node"),
-        target: required(target_node, "target_node"),
-        source_dsn,
-        skip: skip_lsn.map(|lsn| OriginLsn(lsn as u64)),
-        stop: stop_lsn.map(|lsn| OriginLsn(lsn as u64)),
-        stop_timestamp: stop_timestamp.map(|at| Timestamp::from(at).0),
-    };
+    let nodes = [failed_node, source_node, target_node];
+    let asked = Asked::of(nodes, source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     Uuid::from_bytes(asked.begin_here().or_raise().0)
 }
 
@@ -113,27 +105,35 @@ fn required(name: Option<Name>, argument: &'static str) -> String {
     name.ok_or(RecoverError::NullArgument { argument, example }).or_raise().0
 }
 
+/// A recovery that makes its own clone.
 struct Asked {
-    failed: String,
-    source: String,
-    target: String,
+    request: Request,
     source_dsn: Option<Text>,
-    skip: Option<OriginLsn>,
-    stop: Option<OriginLsn>,
-    stop_timestamp: Option<i64>,
 }
 
 impl Asked {
-    fn begin_here(&self) -> Result<IntentId, RecoverError> {
-        let mut request = Request {
-            failed: self.failed.clone(),
-            source: self.source.clone(),
-            target: self.target.clone(),
+    /// Of the SQL functions' arguments; `nodes`: the failed node, the source, the target.
+    fn of(
+        [failed, source, target]: [Option<Name>; 3],
+        source_dsn: Option<Text>,
+        skip_lsn: Option<i64>,
+        stop_lsn: Option<i64>,
+        stop_timestamp: Option<TimestampWithTimeZone>,
+    ) -> Asked {
+        let request = Request {
+            failed: required(failed, "failed_node"),
+            source: required(source, "source_node"),
+            target: required(target, "target_node"),
             clone: None,
-            skip: self.skip,
-            stop: self.stop,
-            stop_timestamp: self.stop_timestamp,
+            skip: skip_lsn.map(|lsn| OriginLsn(lsn as u64)),
+            stop: stop_lsn.map(|lsn| OriginLsn(lsn as u64)),
+            stop_timestamp: stop_timestamp.map(|at| Timestamp::from(at).0),
         };
+        Asked { request, source_dsn }
+    }
+
+    fn begin_here(&self) -> Result<IntentId, RecoverError> {
+        let mut request = self.request.clone();
         let (id, _) = begin::begin(&mut request, self.source_dsn.as_ref().map(|dsn| dsn.0.as_c_str()))?;
         Ok(id)
     }
@@ -142,17 +142,17 @@ impl Asked {
     fn call(&self) -> String {
         let text = |value: Option<String>| value.map_or("NULL".to_owned(), quote_literal);
         // Microseconds since 2000, as the clocks of both nodes count.
-        let at = self.stop_timestamp.map_or("NULL".to_owned(), |at| {
+        let at = self.request.stop_timestamp.map_or("NULL".to_owned(), |at| {
             format!("timestamptz '2000-01-01 00:00:00+00' + interval '1 microsecond' * {at}::pg_catalog.float8")
         });
         format!(
             "SELECT spock.begin_recovery({}, {}, {}, {}, {}, {}, {at})",
-            quote_literal(&self.failed),
-            quote_literal(&self.source),
-            quote_literal(&self.target),
+            quote_literal(&self.request.failed),
+            quote_literal(&self.request.source),
+            quote_literal(&self.request.target),
             text(self.source_dsn.as_ref().map(Text::to_utf8)),
-            text(self.skip.map(|lsn| lsn.to_string())),
-            text(self.stop.map(|lsn| lsn.to_string())),
+            text(self.request.skip.map(|lsn| lsn.to_string())),
+            text(self.request.stop.map(|lsn| lsn.to_string())),
         )
     }
 }
@@ -191,20 +191,13 @@ fn begin_recovery_at(
     if !process::is_superuser() {
         raise(&RecoverError::NotSuperuser { function: "recover_run" });
     }
-    let asked = Asked {
-        failed: required(failed_node, "failed_node"),
-        source: required(source_node, "source_node"),
-        target: required(target_node, "target_node"),
-        source_dsn,
-        skip: skip_lsn.map(|lsn| OriginLsn(lsn as u64)),
-        stop: stop_lsn.map(|lsn| OriginLsn(lsn as u64)),
-        stop_timestamp: stop_timestamp.map(|at| Timestamp::from(at).0),
-    };
-    let begin = || match target(&asked.target, target_dsn)? {
+    let nodes = [failed_node, source_node, target_node];
+    let asked = Asked::of(nodes, source_dsn, skip_lsn, stop_lsn, stop_timestamp);
+    let begin = || match target(&asked.request.target, target_dsn)? {
         Target::Here => asked.begin_here(),
         Target::Elsewhere(mut node) => {
             let id: String = node.write_one(&asked.call())?.unwrap_or_default();
-            id.parse().map_err(|_| RecoverError::NotRunningThere { target: asked.target.clone() })
+            id.parse().map_err(|_| RecoverError::NotRunningThere { target: asked.request.target.clone() })
         }
     };
     Uuid::from_bytes(begin().or_raise().0)
@@ -255,17 +248,13 @@ fn retry_recovery() {
     if !process::is_superuser() {
         raise(&RecoverError::NotSuperuser { function: "retry_recovery" });
     }
-    let manager = {
+    {
         let mut shared = shmem::lock();
-        match shared.index_of(process::my_database()) {
-            Some(index) => {
-                shared.databases()[index].rescue.failures = 0;
-                shared.call_manager(index)
-            }
-            None => 0,
+        if let Some(index) = shared.index_of(process::my_database()) {
+            shared.databases()[index].rescue.failures = 0;
         }
-    };
-    latch::wake(manager);
+    }
+    wake::manager();
 }
 
 /// [`retry_recovery`] on the target, wherever that is.

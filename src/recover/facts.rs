@@ -130,16 +130,8 @@ fn limit(capacity: &judge::Capacity) -> Limit {
 }
 
 fn of_position(position: &OwnPosition, seen: Option<&Snapshot>) -> SubscriptionFacts {
-    let peers = seen.iter().flat_map(|seen| &seen.peers);
-    let confirmed = peers
-        .map(|(peer, _)| peer)
-        .find(|peer| peer.own_subscription == position.subscription)
-        .and_then(|peer| peer.own_confirmed.known());
-    let origins = seen.iter().flat_map(|seen| &seen.origins);
-    let committed_at = origins
-        .filter(|origin| origin.subscription == position.subscription && !origin.committed_at.is_never())
-        .map(|origin| origin.committed_at.0)
-        .next();
+    let confirmed = seen.and_then(|seen| seen.confirmed_of(position.subscription).known());
+    let committed_at = seen.map(|seen| seen.committed_of(position.subscription)).filter(|at| !at.is_never());
     SubscriptionFacts {
         subscription: position.subscription.to_u32(),
         origin_id: position.origin_id,
@@ -147,7 +139,7 @@ fn of_position(position: &OwnPosition, seen: Option<&Snapshot>) -> SubscriptionF
         origin_is_active: position.remote != OriginLsn::ZERO,
         applied: position.applied(),
         confirmed,
-        committed_at,
+        committed_at: committed_at.map(|at| at.0),
         tables_digest: position.tables,
         ..SubscriptionFacts::default()
     }

@@ -15,7 +15,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 /// What the carrier of an intent says, if it is at it.
-pub fn live(intent: &Intent) -> Option<RescueEntry> {
+fn live(intent: &Intent) -> Option<RescueEntry> {
     let mut shared = shmem::lock();
     let index = shared.index_of(process::my_database())?;
     let entry = shared.databases()[index].rescue;
@@ -29,6 +29,8 @@ pub struct Figures {
     /// What the carrier has done and no checkpoint has counted yet.
     pub uncounted: Totals,
     pub is_at_it: bool,
+    /// Attempts in a row that have failed.
+    pub failures: u32,
     pub rows_per_s: Option<f64>,
     pub seconds_left: Option<f64>,
 }
@@ -36,15 +38,23 @@ pub struct Figures {
 pub fn figures(intent: &Intent) -> Figures {
     let entry = live(intent);
     let is_at_it = entry.is_some_and(|entry| entry.worker_pid != 0);
+    let failures = entry.map_or(0, |entry| entry.failures);
     let checkpoint = intent.checkpoint.as_ref();
     let is_replaying = checkpoint.is_some_and(|checkpoint| checkpoint.phase == Phase::Replaying);
     let skip = checkpoint.map_or(intent.applied_before, |checkpoint| checkpoint.skip);
     let Some(entry) = entry.filter(|entry| !entry.replay_began_at.is_never()) else {
-        return Figures { current: skip, uncounted: Totals::default(), is_at_it, rows_per_s: None, seconds_left: None };
+        return Figures {
+            current: skip,
+            uncounted: Totals::default(),
+            is_at_it,
+            failures,
+            rows_per_s: None,
+            seconds_left: None,
+        };
     };
     if !is_at_it || !is_replaying {
         let uncounted = Totals::default();
-        return Figures { current: entry.applied, uncounted, is_at_it, rows_per_s: None, seconds_left: None };
+        return Figures { current: entry.applied, uncounted, is_at_it, failures, rows_per_s: None, seconds_left: None };
     }
     let uncounted = Totals {
         transactions: entry.transactions,
@@ -60,6 +70,7 @@ pub fn figures(intent: &Intent) -> Figures {
         current: entry.applied,
         uncounted,
         is_at_it,
+        failures,
         rows_per_s: Some(entry.rows as f64 / seconds),
         seconds_left: (bytes_per_s >= 1.0).then(|| left as f64 / bytes_per_s),
     }

@@ -12,9 +12,6 @@ use crate::plan::facts::NodeFacts;
 use crate::remote::connection::{Connection, RemoteError};
 use pgrx::spi::quote_literal;
 
-/// One row, and no error in the peer's log where it has no extension.
-const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
-
 const IDENTITY: &str = "SELECT node_name, version FROM spock.node_identity()";
 
 const FLUSHED: &str = "SELECT (pg_catalog.pg_current_wal_flush_lsn() - '0/0')::pg_catalog.int8";
@@ -57,10 +54,8 @@ impl Source {
         let lost = |error| RecoverError::Remote { source_node: name.to_owned(), error };
         let mut connection = Connection::open(route, "rescue", guc::peer_timeout()).map_err(lost)?;
         in_transaction(|| connection.prepare()).map_err(lost)?;
+        in_transaction(|| connection.require_extension()).map_err(lost)?;
         let mut source = Source { name: name.to_owned(), connection };
-        if source.query(HAS_EXTENSION, 0)?.is_empty() {
-            return Err(source.error(RemoteError::Unexpected("the extension spock_recovery is not there".to_owned())));
-        }
         let rows = source.query(IDENTITY, 2)?;
         let Some(row) = rows.first() else {
             return Err(source.error(RemoteError::Unexpected("it is not a node".to_owned())));
@@ -184,14 +179,13 @@ impl Source {
 
     /// Ties the clone to the intent: from now on it stays until that has ended here.
     pub fn claim(&mut self, clone: &str, id: IntentId, failed: &str, target: &str) -> Result<(), RecoverError> {
-        self.begin_writing()?;
-        let question = format!(
+        let call = format!(
             "SELECT spock.claim_clone({}, '{id}', {}, {})",
             quote_literal(clone),
             quote_literal(failed),
             quote_literal(target)
         );
-        self.query(&question, 1).map(|_| ())
+        self.write_one(&call).map(|_| ())
     }
 
     /// Makes a clone for the intent; the same one when asked again.
@@ -221,9 +215,7 @@ impl Source {
 
     /// Tells the source that the recovery needs its clone no more.
     pub fn release_clone(&mut self, clone: &str, id: IntentId) -> Result<(), RecoverError> {
-        self.begin_writing()?;
-        let question = format!("SELECT spock.release_clone({}, '{id}')", quote_literal(clone));
-        self.query(&question, 1).map(|_| ())
+        self.write_one(&format!("SELECT spock.release_clone({}, '{id}')", quote_literal(clone))).map(|_| ())
     }
 
     /// Runs a question whose answer is one value.

@@ -38,13 +38,7 @@ pub struct TargetFacts {
 /// Needs a transaction with a snapshot.
 pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
     let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?.name.to_string();
-    let confirmed = |subscription: Oid| {
-        let seen = snapshot();
-        seen.iter()
-            .flat_map(|snapshot| &snapshot.peers)
-            .find(|(peer, _)| peer.own_subscription == subscription)
-            .map_or(OriginLsn::ZERO, |(peer, _)| peer.own_confirmed)
-    };
+    let seen = snapshot();
     let all = positions::own_positions()?;
     let name_of = |position: &positions::OwnPosition| position.origin.as_ref().map(ToString::to_string);
     let nodes = all.iter().filter_map(|position| Some((position.origin_id, name_of(position)?))).collect();
@@ -53,7 +47,7 @@ pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
     if own.next().is_some() {
         return Err(RecoverError::SeveralSubscriptions { node: local, failed: failed.to_owned() });
     }
-    let passed = confirmed(position.subscription);
+    let passed = seen.map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(position.subscription));
     wal::flush();
     let unknown = || RecoverError::ProgressUnknown { failed: failed.to_owned() };
     if position.origin_id == 0 {

@@ -8,6 +8,9 @@ use crate::pg::walreceiver::{self, Answer, WalReceiverConnection};
 use std::ffi::CString;
 use std::time::Duration;
 
+/// One row where the extension is.
+const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
+
 /// What went wrong with a peer. Holds libpq's or the peer's message, neither of which repeats the connection string.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
@@ -51,6 +54,14 @@ impl Connection {
              SET extra_float_digits = 3; SET default_transaction_read_only = on; SET statement_timeout = {}",
             self.limit.as_millis()
         ))
+    }
+
+    /// An error where the peer has no extension of ours; asked so, its log holds none. Needs a transaction.
+    pub fn require_extension(&mut self) -> Result<(), RemoteError> {
+        if self.query(HAS_EXTENSION, 0)?.is_empty() {
+            return Err(RemoteError::Unexpected("the extension spock_recovery is not there".to_owned()));
+        }
+        Ok(())
     }
 
     /// Runs a question that returns `columns` columns. Needs a transaction.

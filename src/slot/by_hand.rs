@@ -14,6 +14,7 @@ use crate::pg::name::Name;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{interrupts, process};
 use crate::shmem::{self, DatabaseEntry, SlotJob};
+use crate::worker::wake;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ fn drop_recovery_slot() -> bool {
             "spock.enable_recovery_slots is on."
         );
     }
-    wake_manager();
+    wake::manager();
     true
 }
 
@@ -135,16 +136,6 @@ fn wait_for_record() {
     wait_while(|entry| entry.is_some_and(|entry| !entry.slot.exists && entry.manager_pid != 0));
 }
 
-fn wake_manager() -> bool {
-    let manager = {
-        let mut shared = shmem::lock();
-        let index = shared.index_of(process::my_database());
-        index.map_or(0, |index| shared.call_manager(index))
-    };
-    latch::wake(manager);
-    manager != 0
-}
-
 /// Asks the manager, and waits until it has done what could be done. The wait ends with the statement (statement_timeout,
 /// a cancel); the manager goes on.
 fn ask(request: SlotRequest, action: &'static str) {
@@ -157,7 +148,7 @@ fn ask(request: SlotRequest, action: &'static str) {
         })
     };
     let Some((number, failures)) = number else { raise(&SlotError::NoManager) };
-    if !wake_manager() {
+    if !wake::manager() {
         raise(&SlotError::NoManager);
     }
     loop {

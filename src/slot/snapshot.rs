@@ -4,7 +4,9 @@
 use super::error::SlotError;
 use crate::error::raise;
 use crate::guc;
+use crate::lsn::OriginLsn;
 use crate::node::registry::NodeServer;
+use crate::pg::clock::Timestamp;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{process, role, wal};
 use crate::shmem::{self, OriginEntry, PeerEntry, PeerKey, PositionEntry, SlotEntry};
@@ -15,6 +17,20 @@ pub struct Snapshot {
     pub slot: SlotEntry,
     pub peers: Vec<(PeerEntry, Vec<PositionEntry>)>,
     pub origins: Vec<OriginEntry>,
+}
+
+impl Snapshot {
+    /// How far the slot of a subscription of this node was confirmed at its provider, as its poller has read it; 0/0: unknown.
+    pub fn confirmed_of(&self, subscription: pg_sys::Oid) -> OriginLsn {
+        let peer = self.peers.iter().map(|(peer, _)| peer).find(|peer| peer.own_subscription == subscription);
+        peer.map_or(OriginLsn::ZERO, |peer| peer.own_confirmed)
+    }
+
+    /// When this server last applied a transaction that came by a subscription, as far as commit timestamps tell.
+    pub fn committed_of(&self, subscription: pg_sys::Oid) -> Timestamp {
+        let origin = self.origins.iter().find(|origin| origin.subscription == subscription);
+        origin.map_or(Timestamp::NEVER, |origin| origin.committed_at)
+    }
 }
 
 pub fn snapshot() -> Option<Snapshot> {

@@ -52,18 +52,8 @@ fn node_positions() -> TableIterator<
     }
     // What a poller has read as confirmed at the provider, before anything else is read: the flush below covers it.
     let seen = snapshot();
-    let confirmed = |subscription: Oid| {
-        seen.iter()
-            .flat_map(|snapshot| &snapshot.peers)
-            .find(|(peer, _)| peer.own_subscription == subscription)
-            .map_or(OriginLsn::ZERO, |(peer, _)| peer.own_confirmed)
-    };
-    let committed = |subscription: Oid| {
-        seen.iter()
-            .flat_map(|snapshot| &snapshot.origins)
-            .find(|origin| origin.subscription == subscription)
-            .map_or(Timestamp::NEVER, |origin| origin.committed_at)
-    };
+    let confirmed = |subscription: Oid| seen.as_ref().map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(subscription));
+    let committed = |subscription: Oid| seen.as_ref().map_or(Timestamp::NEVER, |seen| seen.committed_of(subscription));
     let positions = positions::own_positions().or_raise();
     wal::flush();
     let (system_identifier, timeline) = (process::system_identifier() as i64, wal::timeline() as i32);

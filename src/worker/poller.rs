@@ -24,9 +24,6 @@ use std::time::{Duration, Instant};
 /// A poller without a manager leaves after this long: far longer than the launcher takes to start another manager.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(90);
 
-/// One row, and no error in the peer's log where it has no extension.
-const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
-
 const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, (wal_end - '0/0')::pg_catalog.int8, \
                         (started_at_lsn - '0/0')::pg_catalog.int8, timeline_forks, \
                         (extract(epoch FROM started_at - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8 FROM spock.node_identity()";
@@ -343,9 +340,7 @@ impl Poller {
 }
 
 fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, RemoteError> {
-    if connection.query(HAS_EXTENSION, 0)?.is_empty() {
-        return Err(RemoteError::Unexpected("the extension spock_recovery is not there".to_owned()));
-    }
+    connection.require_extension()?;
     let rows = connection.query(IDENTITY, 8)?;
     let Some(row) = rows.first() else {
         return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));

@@ -8,7 +8,7 @@
 use crate::apply::change::{Setting, nodes_by_origin};
 use crate::apply::stream::{Ended, Stream};
 use crate::apply::transaction::Applier;
-use crate::error::SqlError;
+use crate::error::{SqlError, unpack_sqlstate};
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::intent::document::{Failure, Intent, Journal, Phase, Totals};
@@ -439,7 +439,6 @@ fn failure_of(trouble: Trouble) -> (Failure, String) {
     }
 }
 
-/// The five characters of a packed SQLSTATE (utils/elog.h, MAKE_SQLSTATE).
 fn sqlstate_text(packed: i32) -> String {
-    (0..5).map(|index| char::from(((packed >> (6 * index)) & 0x3f) as u8 + b'0')).collect()
+    unpack_sqlstate(packed).map(char::from).iter().collect()
 }

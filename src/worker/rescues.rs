@@ -70,7 +70,7 @@ impl Rescues {
             return nap;
         };
         let now = Timestamp::now();
-        let must_start = {
+        {
             let mut shared = shmem::lock();
             let rescue = &mut shared.databases()[self.index].rescue;
             if rescue.intent != id && rescue.worker_pid == 0 {
@@ -103,9 +103,8 @@ impl Rescues {
             }
             rescue.is_coming_up = true;
             rescue.started_at = now;
-            true
-        };
-        if must_start && entry::start_rescue_worker(self.index, &wanted.database).is_err() {
+        }
+        if entry::start_rescue_worker(self.index, &wanted.database).is_err() {
             shmem::lock().databases()[self.index].rescue.is_coming_up = false;
             if !std::mem::replace(&mut self.said_no_worker, true) {
                 NoRoom::Rescue { database: wanted.database.clone() }.warn();

@@ -12,6 +12,17 @@ thread_local! {
     static ANY_DATABASE: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Tells the manager of this database that it has something to do; false if there is none.
+pub fn manager() -> bool {
+    let manager = {
+        let mut shared = shmem::lock();
+        let index = shared.index_of(process::my_database());
+        index.map_or(0, |index| shared.call_manager(index))
+    };
+    latch::wake(manager);
+    manager != 0
+}
+
 /// A catalog of interest is being changed by the present transaction.
 pub fn note(change: Change) {
     match change {
