@@ -54,6 +54,13 @@ pub fn start_mesh(builder: Builder, tables: &str) -> Cluster {
     let nodes = cluster.nodes();
     for node in nodes {
         node.wait_until("SELECT active FROM spock.get_recovery_slot_status()", "t");
+        // An origin that moves before its subscription was looked at is not seen to move.
+        node.wait_until(
+            "SELECT count(DISTINCT origin_node) FROM spock.recovery_horizon()",
+            &(nodes.len() - 1).to_string(),
+        );
+    }
+    for node in nodes {
         node.sql(&format!("INSERT INTO first VALUES ('{}')", node.name()));
     }
     for node in nodes {

@@ -6,6 +6,7 @@ use super::{
     rescue, start, summary,
 };
 use crate::cluster::Node;
+use crate::slot_life::wait_rounds;
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY);";
 
@@ -72,6 +73,8 @@ fn rows_of_the_initial_copy_come_no_second_time_and_tables_that_are_not_replicat
     // A table that is added later is one of n3's alone, until n2 refreshes too.
     n1.sql("ALTER PUBLICATION part ADD TABLE u");
     n3.sql("ALTER SUBSCRIPTION sub_n3_n1 REFRESH PUBLICATION WITH (copy_data = false)");
+    // n3 vouches for n1's transactions from the first on that it sees after the change.
+    wait_rounds(n3.db("postgres"), 2);
     n1.sql("INSERT INTO u VALUES (100)");
     n3.wait_until("SELECT count(*) FROM u", "1");
     drain(n1, n2);
