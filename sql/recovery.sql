@@ -12,6 +12,12 @@ CREATE FUNCTION recovery_is_open(intent_id uuid) RETURNS boolean
 COMMENT ON FUNCTION recovery_is_open(uuid) IS
     'whether a recovery of that id is unfinished on this node: what a source asks before it drops a clone';
 
+CREATE FUNCTION recovery_conflicts(intent_id uuid)
+    RETURNS TABLE (relation regclass, kind text, resolution text, count bigint)
+    LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_conflicts_wrapper';
+COMMENT ON FUNCTION recovery_conflicts(uuid) IS
+    'the conflicts that a recovery has met, by table, kind and resolution (apply_remote, keep_local, skip); relation is null for tables beyond those that are told apart; for superusers and roles with REPLICATION or pg_monitor';
+
 CREATE FUNCTION recover_skip(failed_node_name name, origin_lsn pg_lsn) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recover_skip_wrapper';
 REVOKE ALL ON FUNCTION recover_skip(name, pg_lsn) FROM PUBLIC;

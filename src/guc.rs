@@ -1,6 +1,7 @@
 //! The settings. Each is added by the code that first reads it; its default is justified here and nowhere else.
 //! Names avoid those of the extension `spock`, and its prefix is not reserved, for both may be loaded.
 
+use crate::apply::conflict::Policy;
 use crate::plugin::parameters::Settings;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::{CStr, CString};
@@ -43,6 +44,9 @@ static RECOVERY_SLOT_FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false)
 /// `spock.rescue_clone_ttl`: a clone made by hand keeps WAL, and nobody else would ever drop it; a day is time enough to
 /// begin the rescue that it was made for.
 static RESCUE_CLONE_TTL: GucSetting<i32> = GucSetting::<i32>::new(24 * HOUR_MS);
+
+/// `spock.rescue_conflict_resolution`: the later commit wins, for then all survivors come to the same rows by themselves.
+static RESCUE_CONFLICT_RESOLUTION: GucSetting<Policy> = GucSetting::<Policy>::new(Policy::LastUpdateWins);
 
 /// The session settings of the output plugin: no default, for it refuses to stream without them.
 static RESCUE_ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -93,6 +97,10 @@ pub fn recovery_slot_failover() -> bool {
 
 pub fn rescue_clone_ttl() -> Duration {
     milliseconds(&RESCUE_CLONE_TTL)
+}
+
+pub fn rescue_conflict_resolution() -> Policy {
+    RESCUE_CONFLICT_RESOLUTION.get()
 }
 
 /// The output plugin's settings as they stand in this session.
@@ -160,6 +168,14 @@ pub fn register() {
         i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_enum_guc(
+        c"spock.rescue_conflict_resolution",
+        c"What a rescue does where a change meets a row that another node has written.",
+        c"With \"error\" the rescue waits at the first conflict.",
+        &RESCUE_CONFLICT_RESOLUTION,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"spock.manager_naptime",

@@ -22,6 +22,7 @@ pub mod origin;
 pub mod process;
 pub mod random;
 pub mod role;
+pub mod row_text;
 pub mod seclabel;
 pub mod setting;
 pub mod slot;

@@ -1,12 +1,17 @@
-//! One change: found, judged, applied. What stands in its way is a conflict, decided by src/apply/conflict.rs and counted;
-//! it never stops the rescue.
+//! One change: found, judged, applied. What stands in its way is a conflict, decided by src/apply/conflict.rs, counted and
+//! logged; it stops the rescue only where the administrator wants that (`spock.rescue_conflict_resolution`).
 
-use super::conflict::{self, Existing, Incoming, Kind};
-use crate::pg::executor::{Change, Leaf, Operation, Row, RowVersion};
+use super::conflict::{self, Existing, Incoming, Kind, Policy, Resolution, Tally};
+use super::conflict_report::{self as report, Rows};
+use crate::pg::executor::{Change, InTheWay, Leaf, Operation, Row, RowVersion};
 use crate::pg::logicalrep::{ApplyAs, Tuple};
+use crate::pg::row_text::{author_of, index_name};
 use crate::pg::truncate::Truncation;
 use crate::pg::{commit_ts, origin};
+use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::elog::PgLogLevel;
+use pgrx::pg_sys::panic::ErrorReport;
 use std::collections::HashMap;
 
 /// What does not change from one transaction to the next.
@@ -23,15 +28,16 @@ pub struct Setting {
 }
 
 /// What a transaction has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     pub rows: u64,
-    pub conflicts: u64,
+    pub conflicts: Vec<Tally>,
 }
 
 /// Applies the changes of one transaction.
 pub struct ChangeApplier<'a> {
     pub setting: &'a Setting,
+    pub policy: Policy,
     pub origin_lsn: crate::lsn::OriginLsn,
     pub committed_at: crate::pg::clock::Timestamp,
     /// The table at hand, for an error's sake.
@@ -45,7 +51,10 @@ impl ChangeApplier<'_> {
         let row = self.begin(&change).then(|| change.new_row(new));
         let Some(row) = row else { return change.close_unused() };
         let (leaf, row) = change.leaf_of(row);
-        self.store(&mut change, &leaf, row);
+        let in_the_way = change.rows_in_the_way(&leaf, row, None);
+        if self.may_take_the_place_of(&mut change, &leaf, &in_the_way, Kind::InsertExists, row, None) {
+            put(&mut change, &leaf, row, &in_the_way);
+        }
         self.done.rows += 1;
         change.close(leaf);
         *self.relation = None;
@@ -60,23 +69,38 @@ impl ChangeApplier<'_> {
         change.note_changed_columns(key, new);
         let (leaf, key) = change.leaf_of(key);
         match change.find(&leaf, key) {
-            None => self.note(Kind::UpdateMissing),
-            Some(found) if self.must_keep(&change, found, Kind::UpdateOriginDiffers) => (),
+            None => self.miss(&mut change, &leaf, Kind::UpdateMissing, key, Some(new)),
+            Some(found) if self.must_keep(&mut change, &leaf, found, Kind::UpdateOriginDiffers, key, Some(new)) => (),
             Some(found) => {
                 let row = change.modified(&leaf, key, found, new);
-                if change.stays(&leaf, row) {
-                    change.update(&leaf, found, row);
-                } else {
-                    let row = change.row_of_root(&leaf, row);
-                    change.delete(&leaf, found);
-                    let (leaf, row) = change.leaf_of(row);
-                    self.store(&mut change, &leaf, row);
-                }
+                self.replace(&mut change, &leaf, found, row);
             }
         }
         self.done.rows += 1;
         change.close(leaf);
         *self.relation = None;
+    }
+
+    /// Puts the changed row in place of the one that was found, in another partition if it belongs there, unless another
+    /// row stands there and stays: then the row that was found stays as well.
+    fn replace(&mut self, change: &mut Change, leaf: &Leaf, found: Row, row: Row) {
+        if change.stays(leaf, row) {
+            let in_the_way = change.rows_in_the_way(leaf, row, Some(found));
+            if self.may_take_the_place_of(change, leaf, &in_the_way, Kind::UpdateExists, row, Some(found)) {
+                for other in &in_the_way {
+                    change.delete(leaf, other.row);
+                }
+                change.update(leaf, found, row);
+            }
+        } else {
+            let row = change.row_of_root(leaf, row);
+            let (to, row) = change.leaf_of(row);
+            let in_the_way = change.rows_in_the_way(&to, row, None);
+            if self.may_take_the_place_of(change, &to, &in_the_way, Kind::UpdateExists, row, Some(found)) {
+                change.delete(leaf, found);
+                put(change, &to, row, &in_the_way);
+            }
+        }
     }
 
     pub fn delete(&mut self, relation: u32, old: &Tuple) {
@@ -87,8 +111,8 @@ impl ChangeApplier<'_> {
         let key = change.key_row(old);
         let (leaf, key) = change.leaf_of(key);
         match change.find(&leaf, key) {
-            None => self.note(Kind::DeleteMissing),
-            Some(found) if self.must_keep(&change, found, Kind::DeleteOriginDiffers) => (),
+            None => self.miss(&mut change, &leaf, Kind::DeleteMissing, key, None),
+            Some(found) if self.must_keep(&mut change, &leaf, found, Kind::DeleteOriginDiffers, key, None) => (),
             Some(found) => change.delete(&leaf, found),
         }
         self.done.rows += 1;
@@ -102,10 +126,15 @@ impl ChangeApplier<'_> {
         let truncation = Truncation::open(relations, self.setting.apply_as, wanted);
         if !truncation.is_empty() {
             *self.relation = Some(truncation.names());
-            let survives = |version: RowVersion| !self.replaces(version);
+            let kind = Kind::TruncateOriginDiffers;
+            let survives = |version: RowVersion| self.resolve(kind, version) == Resolution::KeepLocal;
             if commit_ts::is_tracked() && truncation.any_row(&survives) {
-                truncation.delete_all_but(&survives);
-                self.note(Kind::LateTruncate);
+                self.stop_if_told(kind, &[report::explanation(kind, None, None)]);
+                let kept = truncation.delete_all_but(&survives);
+                self.report(kind, Resolution::KeepLocal, vec![report::explanation(kind, None, None)]);
+                for table in kept {
+                    self.count(table, kind, Resolution::KeepLocal);
+                }
             } else {
                 truncation.truncate(restart_sequences);
             }
@@ -115,18 +144,41 @@ impl ChangeApplier<'_> {
         *self.relation = None;
     }
 
-    /// Puts a row where it belongs, in place of what stands in its way and is older. Of several such rows one is updated,
-    /// the others go.
-    fn store(&mut self, change: &mut Change, leaf: &Leaf, row: Row) {
-        let in_the_way = change.rows_in_the_way(leaf, row);
-        let Some((first, others)) = in_the_way.split_first() else { return change.insert(leaf, row) };
-        self.note(if others.is_empty() { Kind::InsertExists } else { Kind::MultipleUniqueConflicts });
-        if in_the_way.iter().all(|existing| self.replaces(change.version_of(*existing))) {
-            for other in others {
-                change.delete(leaf, *other);
-            }
-            change.update(leaf, *first, row);
-        }
+    /// Whether the row may be put where others stand in its way: all of them must give way.
+    fn may_take_the_place_of(
+        &mut self,
+        change: &mut Change,
+        leaf: &Leaf,
+        in_the_way: &[InTheWay],
+        kind: Kind,
+        row: Row,
+        changed: Option<Row>,
+    ) -> bool {
+        let kind = match in_the_way {
+            [] => return true,
+            [_] => kind,
+            _ => Kind::MultipleUniqueConflicts,
+        };
+        let versions: Vec<RowVersion> = in_the_way.iter().map(|other| change.version_of(other.row)).collect();
+        let stays = versions.iter().any(|version| self.resolve(kind, *version) == Resolution::KeepLocal);
+        let incoming = change.row_text(leaf, row);
+        let details = in_the_way.iter().zip(&versions).map(|(other, version)| {
+            let author = author_of(*version);
+            let rows = Rows {
+                key: change.key_text(leaf, other.row, other.index),
+                existing: change.row_text(leaf, other.row),
+                incoming: incoming.clone(),
+                identity: changed.and_then(|changed| change.identity_text(leaf, changed).0),
+                is_identity_full: false,
+            };
+            explained(report::explanation(kind, Some(&index_name(other.index)), Some(&author)), &rows)
+        });
+        let details: Vec<String> = details.collect();
+        self.stop_if_told(kind, &details);
+        let resolution = if stays { Resolution::KeepLocal } else { Resolution::ApplyRemote };
+        self.report(kind, resolution, details);
+        self.count(change.table(), kind, resolution);
+        !stays
     }
 
     /// Notes which table is at hand; whether its change is wanted.
@@ -139,18 +191,50 @@ impl ChangeApplier<'_> {
         self.setting.tables.get(&table.to_u32()).is_some_and(|from| *from < self.origin_lsn)
     }
 
-    /// Whether the row that was found is later than the change; a conflict in either case if others have written it.
-    fn must_keep(&mut self, change: &Change, found: Row, kind: Kind) -> bool {
-        let version = change.version_of(found);
-        if conflict::differs(self.existing(version)) {
-            self.note(kind);
-        }
-        !self.replaces(version)
+    /// There is no row to change.
+    fn miss(&mut self, change: &mut Change, leaf: &Leaf, kind: Kind, key: Row, new: Option<&Tuple>) {
+        let (identity, is_identity_full) = change.identity_text(leaf, key);
+        let incoming = new.and_then(|new| change.sent_row_text(leaf, new));
+        let rows = Rows { identity, is_identity_full, incoming, ..Rows::default() };
+        let details = vec![explained(report::explanation(kind, None, None), &rows)];
+        self.stop_if_told(kind, &details);
+        self.report(kind, Resolution::Skip, details);
+        self.count(change.table(), kind, Resolution::Skip);
     }
 
-    fn replaces(&self, version: RowVersion) -> bool {
+    /// Whether the row that was found stays as it is; a conflict in either case if others have written it.
+    fn must_keep(
+        &mut self,
+        change: &mut Change,
+        leaf: &Leaf,
+        found: Row,
+        kind: Kind,
+        key: Row,
+        new: Option<&Tuple>,
+    ) -> bool {
+        let version = change.version_of(found);
+        if !conflict::differs(self.existing(version)) {
+            return false;
+        }
+        let resolution = self.resolve(kind, version);
+        let (identity, is_identity_full) = change.identity_text(leaf, key);
+        let rows = Rows {
+            key: None,
+            existing: change.row_text(leaf, found),
+            incoming: new.and_then(|new| change.sent_row_text(leaf, new)),
+            identity,
+            is_identity_full,
+        };
+        let details = vec![explained(report::explanation(kind, None, Some(&author_of(version))), &rows)];
+        self.stop_if_told(kind, &details);
+        self.report(kind, resolution, details);
+        self.count(change.table(), kind, resolution);
+        resolution == Resolution::KeepLocal
+    }
+
+    fn resolve(&self, kind: Kind, version: RowVersion) -> Resolution {
         let incoming = Incoming { committed_at: self.committed_at, node: &self.setting.failed_node };
-        conflict::replaces(incoming, self.existing(version))
+        conflict::resolve(self.policy, kind, incoming, self.existing(version))
     }
 
     fn existing(&self, version: RowVersion) -> Existing<'_> {
@@ -165,15 +249,57 @@ impl ChangeApplier<'_> {
         }
     }
 
-    fn note(&mut self, kind: Kind) {
-        self.done.conflicts += 1;
-        pgrx::debug1!(
-            "conflict {kind:?} on relation {}, transaction of node \"{}\" that ended at {}",
-            self.relation.as_deref().unwrap_or_default(),
-            self.setting.failed_node,
-            self.origin_lsn
-        );
+    fn count(&mut self, table: Oid, kind: Kind, resolution: Resolution) {
+        conflict::add(&mut self.done.conflicts, Tally { relation: table.to_u32(), kind, resolution, count: 1 });
     }
+
+    fn report(&self, kind: Kind, resolution: Resolution, mut details: Vec<String>) {
+        details.push(report::outcome(&self.setting.failed_node, self.origin_lsn, Some(resolution)));
+        let message = report::message(self.relation.as_deref().unwrap_or_default(), kind);
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "conflict")
+            .set_detail(details.join("\n"))
+            .report(PgLogLevel::LOG);
+    }
+
+    /// An ERROR, with core's SQLSTATEs for conflicts, where the rescue is to wait at a conflict.
+    fn stop_if_told(&self, kind: Kind, details: &[String]) {
+        if self.policy != Policy::Error {
+            return;
+        }
+        let code = if kind.is_about_a_unique_key() {
+            PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION
+        } else {
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
+        };
+        let mut details = details.to_vec();
+        details.push(report::outcome(&self.setting.failed_node, self.origin_lsn, None));
+        let message = report::message(self.relation.as_deref().unwrap_or_default(), kind);
+        ErrorReport::new(code, message, "conflict")
+            .set_detail(details.join("\n"))
+            .set_hint(format!(
+                "Change the row, or set spock.rescue_conflict_resolution to last_update_wins, apply_remote or keep_local and \
+                 reload, or give the transaction up: SELECT spock.recover_skip('{}', '{}').",
+                self.setting.failed_node, self.origin_lsn
+            ))
+            .report(PgLogLevel::ERROR);
+    }
+}
+
+/// An explanation and the rows that it is about.
+fn explained(explanation: String, rows: &Rows) -> String {
+    match report::rows(rows) {
+        shown if shown.is_empty() => explanation,
+        shown => format!("{explanation}\n{shown}"),
+    }
+}
+
+/// Puts a row where it belongs, in place of those that stand in its way: one is updated, the others go.
+fn put(change: &mut Change, leaf: &Leaf, row: Row, in_the_way: &[InTheWay]) {
+    let Some((first, others)) = in_the_way.split_first() else { return change.insert(leaf, row) };
+    for other in others {
+        change.delete(leaf, other.row);
+    }
+    change.update(leaf, first.row, row);
 }
 
 /// Nodes by the replication origins of this database's subscriptions, this node at 0.

@@ -2,7 +2,9 @@
 //! time, so that data and progress are one (the counterpart of worker.c's apply_handle_begin and apply_handle_commit).
 
 use super::change::{ChangeApplier, Done, Setting};
+use super::conflict;
 use crate::failpoint::{self, names};
+use crate::guc;
 use crate::intent::document::Totals;
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
@@ -147,6 +149,7 @@ impl Applier {
         };
         let mut applier = ChangeApplier {
             setting: &self.setting,
+            policy: guc::rescue_conflict_resolution(),
             origin_lsn: incoming.origin_lsn,
             committed_at: incoming.committed_at,
             relation: &mut self.relation,
@@ -171,9 +174,13 @@ impl Applier {
         origin::stamp_commit(incoming.origin_lsn, incoming.committed_at.0);
         failpoint::hit(names::RESCUE_BEFORE_COMMIT);
         transaction::commit_applied();
+        let Some(incoming) = self.incoming.take() else { return };
         (self.applied, self.origin) = (incoming.origin_lsn, incoming.origin_lsn);
         self.totals.rows += incoming.done.rows;
-        self.totals.conflicts += incoming.done.conflicts;
+        for tally in incoming.done.conflicts {
+            self.totals.conflicts += tally.count;
+            conflict::add(&mut self.totals.tallies, tally);
+        }
         if incoming.is_skipped {
             self.totals.skipped += 1;
             pgrx::warning!(
@@ -184,7 +191,6 @@ impl Applier {
         } else if incoming.done.rows > 0 {
             self.totals.transactions += 1;
         }
-        self.incoming = None;
         failpoint::hit(names::RESCUE_AFTER_COMMIT);
     }
 

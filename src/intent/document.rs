@@ -4,6 +4,7 @@
 //! and position; the server's message, which may quote a value, goes to the log.
 
 use super::id::IntentId;
+use crate::apply::conflict::{self, Tally};
 use crate::document::{self, DocumentError};
 use crate::lsn::OriginLsn;
 use crate::node::identity::DatabaseIdentity;
@@ -56,7 +57,7 @@ impl Phase {
 }
 
 /// What was done until now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Totals {
     pub transactions: u64,
@@ -65,6 +66,9 @@ pub struct Totals {
     pub conflicts: u64,
     /// Transactions given up by recover_skip().
     pub skipped: u64,
+    /// The conflicts, told apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tallies: Vec<Tally>,
 }
 
 impl std::ops::AddAssign for Totals {
@@ -75,6 +79,9 @@ impl std::ops::AddAssign for Totals {
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.conflicts = self.conflicts.saturating_add(other.conflicts);
         self.skipped = self.skipped.saturating_add(other.skipped);
+        for tally in other.tallies {
+            conflict::add(&mut self.tallies, tally);
+        }
     }
 }
 
@@ -175,7 +182,7 @@ impl Intent {
     }
 
     pub fn totals(&self) -> Totals {
-        self.checkpoint.as_ref().map_or_else(Totals::default, |checkpoint| checkpoint.totals)
+        self.checkpoint.as_ref().map_or_else(Totals::default, |checkpoint| checkpoint.totals.clone())
     }
 
     /// The clone on the source, once there is one.

@@ -13,10 +13,12 @@ use crate::pg::process;
 use crate::pg::text::Text;
 use crate::slot::snapshot::require_reader;
 use crate::worker::wake;
+use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use pgrx::{JsonB, Uuid};
 
 const RECOVER_SKIP: &str = "recover_skip('n1', '0/16B3748')";
+const RECOVERY_CONFLICTS: &str = "intent.intent_id, of spock.recovery_intents() AS intent";
 const RECOVER_ABORT: &str = "recover_abort('n1')";
 
 /// The recoveries of this node, unfinished and the last twenty that have ended.
@@ -70,6 +72,29 @@ fn summary(intent: &Intent) -> serde_json::Value {
         "skipped_transactions": totals.skipped,
         "skipped_lsns": intent.skips,
     })
+}
+
+/// The conflicts that a recovery has met, told apart; none for an unknown recovery.
+#[pg_extern(sql = false)]
+fn recovery_conflicts(
+    intent_id: Option<Uuid>,
+) -> TableIterator<
+    'static,
+    (name!(relation, Option<Oid>), name!(kind, String), name!(resolution, String), name!(count, i64)),
+> {
+    require_reader("recovery_conflicts");
+    let id = IntentId(*required(intent_id, "intent_id", RECOVERY_CONFLICTS).as_bytes());
+    let journal = storage::read();
+    let Some(intent) = journal.intent(id) else { raise(&IntentError::Unknown { id }) };
+    let rows = intent.totals().tallies.into_iter().map(|tally| {
+        (
+            (tally.relation != 0).then(|| Oid::from_u32(tally.relation)),
+            tally.kind.name().to_owned(),
+            tally.resolution.name().to_owned(),
+            i64::try_from(tally.count).unwrap_or(i64::MAX),
+        )
+    });
+    TableIterator::new(rows.collect::<Vec<_>>())
 }
 
 /// Why a recovery waits: relation, failed node, position and SQLSTATE.

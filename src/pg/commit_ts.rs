@@ -10,13 +10,13 @@ pub fn version_of(xid: TransactionId) -> RowVersion {
     // forgotten xid has no commit time.
     unsafe {
         if pg_sys::TransactionIdIsCurrentTransactionId(xid) {
-            return RowVersion { is_own: true, committed: None };
+            return RowVersion { transaction: xid.into_inner(), is_own: true, committed: None };
         }
         let (mut at, mut origin) = (0, 0);
         let is_known = pg_sys::track_commit_timestamp
             && xid >= pg_sys::FirstNormalTransactionId
             && pg_sys::TransactionIdGetCommitTsData(xid, &mut at, &mut origin);
-        RowVersion { is_own: false, committed: is_known.then_some((Timestamp(at), origin)) }
+        RowVersion { transaction: xid.into_inner(), is_own: false, committed: is_known.then_some((Timestamp(at), origin)) }
     }
 }
 

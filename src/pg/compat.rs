@@ -207,3 +207,20 @@ pub unsafe fn exec_check_index_constraints(
         pg_sys::ExecCheckIndexConstraints(info, row, estate, conflict, &mut none, indexes)
     }
 }
+
+/// Whether a column is generated when it is read, which 17 does not know.
+///
+/// # Safety
+/// An attribute of a descriptor.
+pub unsafe fn is_virtual(attribute: *const pg_sys::FormData_pg_attribute) -> bool {
+    #[cfg(feature = "pg17")]
+    {
+        let _ = attribute;
+        false
+    }
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*attribute).attgenerated as u8 == pg_sys::ATTRIBUTE_GENERATED_VIRTUAL
+    }
+}

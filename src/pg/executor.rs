@@ -8,6 +8,7 @@ use super::clock::Timestamp;
 use super::guarded;
 use super::logicalrep::{self, ApplyAs, RelMapEntry, Tuple};
 use super::tuple;
+use super::row_text::is_same_value;
 use super::untrusted_user::AppliesAs;
 use super::{commit_ts, compat};
 use pgrx::PgSqlErrorCode;
@@ -33,7 +34,6 @@ unsafe extern "C-unwind" {
         estate: *mut pg_sys::EState,
     ) -> *mut pg_sys::ResultRelInfo;
     fn ExecCleanupTupleRouting(state: *mut pg_sys::ModifyTableState, routing: *mut PartitionTupleRouting);
-    fn GetRelationIdentityOrPK(relation: pg_sys::Relation) -> Oid;
 }
 
 /// What changes a row; the privilege that it needs.
@@ -46,11 +46,12 @@ pub enum Operation {
 
 /// A row in a slot of the change that it was made or found in, valid until that is closed.
 #[derive(Clone, Copy)]
-pub struct Row(*mut pg_sys::TupleTableSlot);
+pub struct Row(pub(super) *mut pg_sys::TupleTableSlot);
 
 /// Who wrote a row's present version, and when. None: not known (too old, or track_commit_timestamp was off).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RowVersion {
+    pub transaction: u32,
     /// By the transaction that is being applied.
     pub is_own: bool,
     pub committed: Option<(Timestamp, u16)>,
@@ -62,6 +63,21 @@ pub struct Leaf {
     /// For an update or delete: which index finds the row. Null for an insert into a partition.
     entry: *mut RelMapEntry,
     has_opened_indexes: bool,
+}
+
+impl Leaf {
+    pub(super) fn table(&self) -> pg_sys::Relation {
+        // SAFETY: open as long as its change is.
+        unsafe { (*self.info).ri_RelationDesc }
+    }
+}
+
+/// A row that has a key which another is to have.
+#[derive(Clone, Copy)]
+pub struct InTheWay {
+    pub row: Row,
+    /// The unique index that says so.
+    pub index: Oid,
 }
 
 pub struct Change {
@@ -251,18 +267,22 @@ impl Change {
         }
     }
 
-    /// The rows that stand in the way of a new one by a unique index, locked, each once. Deferrable constraints are left to
-    /// core.
-    pub fn rows_in_the_way(&mut self, leaf: &Leaf, row: Row) -> Vec<Row> {
+    /// The rows that stand in the way of a new one by a unique index, locked, each once. `own`: the row that the new one is
+    /// to replace, which is in nobody's way. Deferrable constraints are left to core.
+    pub fn rows_in_the_way(&mut self, leaf: &Leaf, row: Row, own: Option<Row>) -> Vec<InTheWay> {
         // SAFETY: the leaf's indexes are open; index descriptors and infos are parallel arrays.
         unsafe {
             let info = leaf.info;
-            let mut unique = std::ptr::null_mut();
-            let mut indexes = Vec::new();
+            let mut found: Vec<(pg_sys::ItemPointerData, InTheWay)> = Vec::new();
+            let own_place = own.map(|own| {
+                pg_sys::slot_getallattrs(own.0);
+                (*own.0).tts_tid
+            });
             for place in 0..(*info).ri_NumIndices as usize {
                 let index = *(*info).ri_IndexRelationDescs.add(place);
                 let index_info = *(*info).ri_IndexRelationInfo.add(place);
-                if !(*index_info).ii_Unique || !(*(*index).rd_index).indimmediate {
+                let is_judged = (*index_info).ii_Unique && (*(*index).rd_index).indimmediate;
+                if !is_judged || own.is_some_and(|own| has_same_key(index_info, own, row)) {
                     continue;
                 }
                 if (*index_info).ii_UniqueOps.is_null() {
@@ -270,28 +290,22 @@ impl Change {
                     pg_sys::BuildSpeculativeIndexInfo(index, index_info);
                     pg_sys::MemoryContextSwitchTo(previous);
                 }
-                unique = pg_sys::lappend_oid(unique, (*index).rd_id);
-                indexes.push((*index).rd_id);
-            }
-            if indexes.is_empty() || self.conflict(info, row, unique).is_none() {
-                return Vec::new();
-            }
-            let mut found: Vec<(pg_sys::ItemPointerData, Row)> = Vec::new();
-            for index in indexes {
+                let index = (*index).rd_id;
                 let one = pg_sys::lappend_oid(std::ptr::null_mut(), index);
                 // A row that goes while it is being locked is looked for again: another may have taken its place.
                 while let Some(place) = self.conflict(info, row, one) {
-                    if found.iter().any(|(known, _)| same_place(known, &place)) {
+                    let is_known = found.iter().any(|(known, _)| same_place(known, &place));
+                    if is_known || own_place.is_some_and(|own| same_place(&own, &place)) {
                         break;
                     }
-                    if let Some(existing) = self.lock(info, place) {
-                        found.push((place, existing));
+                    if let Some(row) = self.lock(info, place) {
+                        found.push((place, InTheWay { row, index }));
                         break;
                     }
                     super::interrupts::check();
                 }
             }
-            found.into_iter().map(|(_, row)| row).collect()
+            found.into_iter().map(|(_, in_the_way)| in_the_way).collect()
         }
     }
 
@@ -410,6 +424,21 @@ impl Change {
         }
     }
 
+    /// A slot for rows of the leaf, as its table stores them.
+    pub(super) unsafe fn new_slot(&mut self, leaf: &Leaf) -> *mut pg_sys::TupleTableSlot {
+        // SAFETY: an open table; freed with the executor state.
+        unsafe { pg_sys::table_slot_create(leaf.table(), &mut (*self.estate).es_tupleTable) }
+    }
+
+    pub(super) fn executor_state(&self) -> *mut pg_sys::EState {
+        self.estate
+    }
+
+    pub(super) fn expression_context(&self) -> *mut pg_sys::ExprContext {
+        // SAFETY: the executor state is alive as long as the change.
+        unsafe { tuple::per_tuple_context(self.estate) }
+    }
+
     unsafe fn extra_slot(&mut self) -> *mut pg_sys::TupleTableSlot {
         // SAFETY: an open table; freed with the executor state.
         unsafe {
@@ -465,7 +494,7 @@ unsafe fn require_updatable(entry: *mut RelMapEntry) {
             return;
         }
         let name = logicalrep::name_of(table);
-        let message = if guarded!(GetRelationIdentityOrPK(table)) != pg_sys::InvalidOid {
+        let message = if logicalrep::identity_of(table) != pg_sys::InvalidOid {
             format!("the source did not send the replica identity columns of relation \"{name}\"")
         } else {
             format!(
@@ -474,6 +503,18 @@ unsafe fn require_updatable(entry: *mut RelMapEntry) {
             )
         };
         pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
+    }
+}
+
+/// Whether an update leaves a row's key in the index as it was.
+unsafe fn has_same_key(index: *mut pg_sys::IndexInfo, old: Row, new: Row) -> bool {
+    // SAFETY: the caller's promise: an index of the rows' table, and rows that are taken apart.
+    unsafe {
+        // What an expression or a predicate makes of the row is not looked into.
+        (*index).ii_Expressions.is_null()
+            && (*index).ii_Predicate.is_null()
+            && (0..(*index).ii_NumIndexKeyAttrs as usize)
+                .all(|key| is_same_value(old, new, (*index).ii_IndexAttrNumbers[key]))
     }
 }
 

@@ -61,6 +61,7 @@ unsafe extern "C-unwind" {
         partition: pg_sys::Relation,
         map: *mut pg_sys::AttrMap,
     ) -> *mut RelMapEntry;
+    fn GetRelationIdentityOrPK(relation: pg_sys::Relation) -> Oid;
     fn logicalrep_rel_close(relation: *mut RelMapEntry, lock: pg_sys::LOCKMODE);
 }
 
@@ -236,4 +237,13 @@ pub unsafe fn name_of(relation: pg_sys::Relation) -> String {
         let name = to_utf8(CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()));
         format!("{schema}.{name}")
     }
+}
+
+/// The index that identifies a table's rows; invalid if there is none.
+///
+/// # Safety
+/// An open relation.
+pub unsafe fn identity_of(relation: pg_sys::Relation) -> Oid {
+    // SAFETY: the caller's promise.
+    unsafe { guarded!(GetRelationIdentityOrPK(relation)) }
 }

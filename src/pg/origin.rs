@@ -17,6 +17,15 @@ pub fn progress(origin_id: u16) -> OriginLsn {
     OriginLsn(unsafe { pg_sys::replorigin_get_progress(origin_id, false) })
 }
 
+/// An origin's name; None if there is none of that id (any more). Needs a transaction.
+pub fn name_of(origin_id: u16) -> Option<String> {
+    let mut name = std::ptr::null_mut();
+    // SAFETY: a look into the catalog; the name is a NUL-terminated copy.
+    unsafe {
+        pg_sys::replorigin_by_oid(origin_id, true, &mut name).then(|| super::text::to_utf8(std::ffi::CStr::from_ptr(name)))
+    }
+}
+
 /// The commit time and the origin of the transaction that committed last on this server. None without
 /// track_commit_timestamp.
 pub fn latest_commit() -> Option<(u16, Timestamp)> {

@@ -119,20 +119,24 @@ impl Truncation {
         }
     }
 
-    /// Deletes the rows that do not survive; returns how many do.
-    pub fn delete_all_but(&self, survives: &impl Fn(RowVersion) -> bool) -> u64 {
-        let mut kept = 0;
+    /// Deletes the rows that do not survive; returns the tables in which some do.
+    pub fn delete_all_but(&self, survives: &impl Fn(RowVersion) -> bool) -> Vec<Oid> {
+        let mut kept = Vec::new();
         for table in &self.tables {
+            let mut has_survivors = false;
             // SAFETY: open tables, locked against everybody: no row can change between being seen and deleted.
             unsafe {
                 visit(*table, |mut row| {
                     if survives(row.version) {
-                        kept += 1;
+                        has_survivors = true;
                     } else {
                         pg_sys::simple_table_tuple_delete(*table, &mut row.place, pg_sys::GetActiveSnapshot());
                     }
                     true
                 });
+                if has_survivors {
+                    kept.push((**table).rd_id);
+                }
             }
         }
         kept

@@ -23,7 +23,7 @@ fn live(intent: &Intent) -> Option<RescueEntry> {
 }
 
 /// How far a recovery is at this moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Figures {
     pub current: OriginLsn,
     /// What the carrier has done and no checkpoint has counted yet.
@@ -61,7 +61,7 @@ pub fn figures(intent: &Intent) -> Figures {
         rows: entry.rows,
         bytes: entry.bytes,
         conflicts: entry.conflicts,
-        skipped: 0,
+        ..Totals::default()
     };
     let seconds = Timestamp::now().since(entry.replay_began_at).as_secs_f64().max(0.001);
     let bytes_per_s = entry.applied.0.saturating_sub(entry.replay_began_from.0) as f64 / seconds;

@@ -276,8 +276,8 @@ impl Rescue {
         }
         origin::reset();
         process::keep_books();
-        self.done += applier.totals;
         with_entry(index, |entry| show_progress(entry, &applier));
+        self.done += applier.totals;
         match outcome {
             Err(report) => Err(Trouble::Raised { report, relation, origin_lsn }),
             Ok(Err(error)) => Err(Trouble::Recover(error)),
@@ -335,10 +335,10 @@ impl Rescue {
 
     /// Changes the journal, and gives it what was done since it was last told.
     fn write(&mut self, change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>) -> Result<(), RecoverError> {
-        let done = self.done;
+        let done = self.done.clone();
         // Somebody may hold the label's lock, or a subscription's: the wait is bounded, and tried again.
         loop {
-            let written = transaction::attempt(|| storage::update(|journal| change(journal, done)));
+            let written = transaction::attempt(|| storage::update(|journal| change(journal, done.clone())));
             if let Some(written) = written {
                 written?;
                 self.done = Totals::default();

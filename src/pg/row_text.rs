@@ -1,0 +1,143 @@
+//! Rows and keys as text for the log, as far as the role that applies may see them.
+
+use super::clock::Timestamp;
+use super::executor::{Change, Leaf, Row, RowVersion};
+use super::logicalrep::Tuple;
+use super::{compat, guarded, logicalrep, origin};
+use crate::apply::conflict_report::{Author, Writer};
+use pgrx::pg_sys::{self, Oid};
+use std::ffi::{CStr, c_char};
+
+/// As core's reports: so many bytes of each value are shown.
+const SHOWN_BYTES: i32 = 64;
+
+impl Change {
+    /// `(1, a, null)`; None if it may not be shown.
+    pub fn row_text(&self, leaf: &Leaf, row: Row) -> Option<String> {
+        // SAFETY: a row of this change; the slot's attributes are those of its descriptor.
+        unsafe {
+            let table = leaf.table();
+            let user = pg_sys::GetUserId();
+            let is_hidden = pg_sys::pg_class_aclcheck((*table).rd_id, user, pg_sys::ACL_SELECT.into())
+                != pg_sys::AclResult::ACLCHECK_OK
+                || pg_sys::check_enable_rls((*table).rd_id, Oid::INVALID, true)
+                    == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
+            if is_hidden {
+                return None;
+            }
+            pg_sys::slot_getallattrs(row.0);
+            let descriptor = (*row.0).tts_tupleDescriptor;
+            let values = (0..(*descriptor).natts)
+                .map(|index| (index, compat::attribute(descriptor, index)))
+                .filter(|(_, attribute)| !(**attribute).attisdropped)
+                .map(|(index, attribute)| {
+                    if compat::is_virtual(attribute) {
+                        return "virtual".to_owned();
+                    }
+                    let index = index as usize;
+                    let (value, is_null) = (*(*row.0).tts_values.add(index), *(*row.0).tts_isnull.add(index));
+                    if is_null { "null".to_owned() } else { value_text((*attribute).atttypid, value) }
+                });
+            Some(format!("({})", values.collect::<Vec<_>>().join(", ")))
+        }
+    }
+
+    /// The columns that were sent, and no others, as `row_text` shows them.
+    pub fn sent_row_text(&mut self, leaf: &Leaf, sent: &Tuple) -> Option<String> {
+        let row = self.key_row(sent);
+        self.row_text(leaf, row)
+    }
+
+    /// `(id)=(1)`; None if it may not be shown.
+    pub fn key_text(&mut self, leaf: &Leaf, row: Row, index: Oid) -> Option<String> {
+        // SAFETY: a row of the leaf, and an index of it, which is locked; index keys are taken from a row of the table's kind.
+        unsafe {
+            let slot = self.new_slot(leaf);
+            pg_sys::ExecCopySlot(slot, row.0);
+            (*self.expression_context()).ecxt_scantuple = slot;
+            let index = pg_sys::index_open(index, pg_sys::NoLock as i32);
+            let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
+            let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
+            let info = pg_sys::BuildIndexInfo(index);
+            pg_sys::FormIndexDatum(info, slot, self.executor_state(), values.as_mut_ptr(), nulls.as_mut_ptr());
+            let text = pg_sys::BuildIndexValueDescription(index, values.as_ptr(), nulls.as_ptr());
+            pg_sys::index_close(index, pg_sys::NoLock as i32);
+            (!text.is_null()).then(|| super::text::to_utf8(CStr::from_ptr(text)))
+        }
+    }
+
+    /// What the row is identified by: the text of its key or, true, all of it.
+    pub fn identity_text(&mut self, leaf: &Leaf, key: Row) -> (Option<String>, bool) {
+        // SAFETY: an open table.
+        let index = unsafe { logicalrep::identity_of(leaf.table()) };
+        if index == Oid::INVALID { (self.row_text(leaf, key), true) } else { (self.key_text(leaf, key, index), false) }
+    }
+}
+
+/// The name of an index.
+pub fn index_name(index: Oid) -> String {
+    // SAFETY: a NUL-terminated copy, or null.
+    unsafe {
+        let name = pg_sys::get_rel_name(index);
+        if name.is_null() { String::new() } else { super::text::to_utf8(CStr::from_ptr(name)) }
+    }
+}
+
+/// Who has written a version.
+pub fn author_of(version: RowVersion) -> Author {
+    let committed = version.committed.map(|(at, id)| {
+        let writer = match id {
+            origin::LOCAL => Writer::Here,
+            id => origin::name_of(id).map_or(Writer::Gone, Writer::Origin),
+        };
+        (writer, time_text(at))
+    });
+    Author { transaction: version.transaction, committed }
+}
+
+fn time_text(at: Timestamp) -> String {
+    // SAFETY: a static buffer, copied at once.
+    unsafe { CStr::from_ptr(pg_sys::timestamptz_to_str(at.0)).to_string_lossy().into_owned() }
+}
+
+unsafe fn value_text(of: Oid, value: pg_sys::Datum) -> String {
+    // SAFETY: the caller's promise: a value of that type.
+    unsafe {
+        let (mut output, mut is_varlena) = (Oid::INVALID, false);
+        pg_sys::getTypeOutputInfo(of, &mut output, &mut is_varlena);
+        let text: *mut c_char = pg_sys::OidOutputFunctionCall(output, value);
+        let length = CStr::from_ptr(text).to_bytes().len() as i32;
+        if length <= SHOWN_BYTES {
+            return super::text::to_utf8(CStr::from_ptr(text));
+        }
+        let shown = pg_sys::pg_mbcliplen(text, length, SHOWN_BYTES);
+        text.add(shown as usize).write(0);
+        format!("{}...", super::text::to_utf8(CStr::from_ptr(text)))
+    }
+}
+
+unsafe extern "C-unwind" {
+    fn datum_image_eq(one: pg_sys::Datum, other: pg_sys::Datum, by_value: bool, length: core::ffi::c_int) -> bool;
+}
+
+/// Whether two rows of a table have the same bytes in a column, by its number from 1. Both rows are taken apart.
+///
+/// # Safety
+/// Rows of the same table, whose attributes are there.
+pub unsafe fn is_same_value(one: Row, other: Row, column: i16) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let attribute = compat::attribute((*one.0).tts_tupleDescriptor, i32::from(column) - 1);
+        let at = |row: Row| {
+            let index = column as usize - 1;
+            (*(*row.0).tts_values.add(index), *(*row.0).tts_isnull.add(index))
+        };
+        match (at(one), at(other)) {
+            ((_, true), (_, true)) => true,
+            ((one, false), (other, false)) => {
+                guarded!(datum_image_eq(one, other, (*attribute).attbyval, i32::from((*attribute).attlen)))
+            }
+            _ => false,
+        }
+    }
+}
