@@ -13,7 +13,7 @@ const QUIET: usize = 2;
 
 /// Waits until n3 says that n2 holds the slot, and how; in a healthy mesh within two polls.
 fn wait_held(n3: &Node, reason: &str) {
-    n3.wait_until("SELECT blocked_reason FROM spock.recovery_horizon() WHERE peer_node = 'n2'", reason);
+    n3.wait_until("SELECT DISTINCT blocked_reason FROM spock.recovery_horizon() WHERE peer_node = 'n2'", reason);
     wait_blocked(n3.db("postgres"), reason);
 }
 
