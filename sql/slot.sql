@@ -2,7 +2,8 @@
 
 CREATE FUNCTION node_positions()
     RETURNS TABLE (origin_node name, applied_lsn pg_lsn, passed_lsn pg_lsn, commit_timestamp timestamptz, ready boolean,
-                   system_identifier bigint, timeline integer, subscription oid, origin_id oid)
+                   system_identifier bigint, timeline integer, subscription oid, origin_id oid,
+                   slot_name name)
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'node_positions_wrapper';
 COMMENT ON FUNCTION node_positions() IS
     'how far this node has applied each origin, durable when it returns: what peers ask (superusers, REPLICATION, pg_monitor)';

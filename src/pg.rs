@@ -26,6 +26,8 @@ pub mod row_text;
 pub mod seclabel;
 pub mod setting;
 pub mod slot;
+pub mod spi_text;
+pub mod spill;
 pub mod subscription;
 pub mod text;
 pub mod timeout;

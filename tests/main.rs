@@ -10,6 +10,7 @@ mod harness;
 mod pg_tests;
 mod plan;
 mod plugin;
+mod reconcile;
 mod recover;
 mod registry;
 mod regress;

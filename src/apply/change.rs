@@ -27,6 +27,13 @@ pub struct Setting {
     pub tables: HashMap<u32, crate::lsn::OriginLsn>,
 }
 
+impl Setting {
+    /// Whether a transaction's changes of a table here are to be applied.
+    pub fn wants(&self, table: Oid, origin_lsn: crate::lsn::OriginLsn) -> bool {
+        self.tables.get(&table.to_u32()).is_some_and(|from| *from < origin_lsn)
+    }
+}
+
 /// What a transaction has done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
@@ -188,7 +195,7 @@ impl ChangeApplier<'_> {
     }
 
     fn is_wanted(&self, table: Oid) -> bool {
-        self.setting.tables.get(&table.to_u32()).is_some_and(|from| *from < self.origin_lsn)
+        self.setting.wants(table, self.origin_lsn)
     }
 
     /// There is no row to change.

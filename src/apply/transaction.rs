@@ -11,8 +11,8 @@ use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep::{self, Message};
 use crate::pg::memory::MessageContext;
 use crate::pg::{origin, transaction};
+use crate::reconcile::touched::{Relation, Touched};
 use pgrx::PgSqlErrorCode;
-use std::collections::HashMap;
 
 /// The transaction that is coming in.
 struct Incoming {
@@ -20,6 +20,8 @@ struct Incoming {
     origin_lsn: OriginLsn,
     /// Not applied before.
     is_wanted: bool,
+    /// Applied by an earlier attempt: the rows that it has touched are collected again.
+    is_collected: bool,
     /// Given up by recover_skip().
     is_skipped: bool,
     done: Done,
@@ -37,8 +39,11 @@ pub struct Applier {
     is_over: bool,
     /// The table at hand, for an error's sake.
     pub relation: Option<String>,
-    /// The source's tables by its oids.
-    names: HashMap<u32, String>,
+    /// What is replayed begins here; all of it has touched rows that are to be compared.
+    from: OriginLsn,
+    /// How far the stream has come.
+    seen: OriginLsn,
+    pub touched: Touched,
     /// What this process has committed.
     pub totals: Totals,
 }
@@ -55,9 +60,21 @@ impl Applier {
             incoming: None,
             is_over: false,
             relation: None,
-            names: HashMap::new(),
+            from: skip,
+            seen: skip,
+            touched: Touched::default(),
             totals: Totals::default(),
         }
+    }
+
+    /// Reads again what was applied, for the rows that it has touched, and applies nothing.
+    pub fn collector(setting: Setting, skip: OriginLsn, skips: Vec<OriginLsn>) -> Applier {
+        Applier::new(setting, OriginLsn::INFINITY, skip, skips)
+    }
+
+    /// How far the stream has come, applied or not.
+    pub fn seen(&self) -> OriginLsn {
+        self.seen
     }
 
     pub fn applied(&self) -> OriginLsn {
@@ -81,9 +98,14 @@ impl Applier {
 
     /// Takes one message of the stream. An ERROR leaves the transaction open: the caller aborts it.
     pub fn handle(&mut self, message: &[u8]) {
-        self.totals.bytes += message.len() as u64;
+        if self.incoming.as_ref().is_none_or(|incoming| !incoming.is_collected) {
+            self.totals.bytes += message.len() as u64;
+        }
         let is_change = matches!(message.first(), Some(b'I' | b'U' | b'D' | b'T'));
-        let is_wanted = self.incoming.as_ref().is_some_and(|incoming| incoming.is_wanted && !incoming.is_skipped);
+        let is_wanted = self
+            .incoming
+            .as_ref()
+            .is_some_and(|incoming| (incoming.is_wanted || incoming.is_collected) && !incoming.is_skipped);
         if is_change && !is_wanted {
             return;
         }
@@ -96,8 +118,8 @@ impl Applier {
         context.run(|| match logicalrep::read(message) {
             Message::Begin { committed_at } => self.begin(Timestamp(committed_at)),
             Message::Origin { lsn } => self.note_origin(lsn),
-            Message::Relation { relation, name } => {
-                self.names.insert(relation, name);
+            Message::Relation { relation, schema, name, columns } => {
+                self.touched.note_relation(relation, Relation { schema, name, columns });
             }
             Message::Over => self.is_over = true,
             Message::Commit => self.commit(),
@@ -120,6 +142,7 @@ impl Applier {
             committed_at,
             origin_lsn: OriginLsn::ZERO,
             is_wanted: false,
+            is_collected: false,
             is_skipped: false,
             done: Done::default(),
         });
@@ -129,6 +152,7 @@ impl Applier {
         if let Some(incoming) = &mut self.incoming {
             incoming.origin_lsn = lsn;
             incoming.is_wanted = lsn > self.applied;
+            incoming.is_collected = !incoming.is_wanted && lsn > self.from;
             incoming.is_skipped = self.skips.contains(&lsn);
         }
     }
@@ -136,17 +160,35 @@ impl Applier {
     fn apply(&mut self, change: &Message) {
         let Some(incoming) = &mut self.incoming else { return };
         // The table may not be there, or not be ours to open: then it has no other name than this.
+        let name = |oid: &u32| {
+            self.touched.relations.get(oid).map(|relation| format!("{}.{}", relation.schema, relation.name))
+        };
         self.relation = match change {
             Message::Insert { relation, .. } | Message::Update { relation, .. } | Message::Delete { relation, .. } => {
-                self.names.get(relation).cloned()
+                name(relation)
             }
             Message::Truncate { relations, .. } => {
-                let names: Vec<&str> =
-                    relations.iter().filter_map(|oid| self.names.get(oid)).map(String::as_str).collect();
-                Some(names.join(", "))
+                Some(relations.iter().filter_map(name).collect::<Vec<_>>().join(", "))
             }
             _ => None,
         };
+        let origin_lsn = incoming.origin_lsn;
+        let setting = &self.setting;
+        let is_wanted = |table: pgrx::pg_sys::Oid| setting.wants(table, origin_lsn);
+        match change {
+            Message::Insert { relation, new } => self.touched.note(*relation, new, is_wanted),
+            Message::Update { relation, old, new } => {
+                if let Some(old) = old {
+                    self.touched.note(*relation, old, is_wanted);
+                }
+                self.touched.note(*relation, new, is_wanted);
+            }
+            Message::Delete { relation, old } => self.touched.note(*relation, old, is_wanted),
+            _ => (),
+        }
+        if incoming.is_collected {
+            return;
+        }
         let mut applier = ChangeApplier {
             setting: &self.setting,
             policy: guc::rescue_conflict_resolution(),
@@ -166,8 +208,15 @@ impl Applier {
 
     /// Commits also what was given up and what had nothing for us: progress is a commit's.
     fn commit(&mut self) {
+        if let Some(incoming) = &self.incoming {
+            self.seen = self.seen.max(incoming.origin_lsn);
+        }
         let Some(incoming) = self.incoming.as_ref().filter(|incoming| incoming.is_wanted) else {
             self.incoming = None;
+            if transaction::is_open() {
+                // It has looked at tables, and written nothing.
+                transaction::commit_applied();
+            }
             return;
         };
         transaction::begin_if_none();

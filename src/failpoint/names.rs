@@ -28,6 +28,7 @@ pub const RESCUE_AFTER_COMMIT: &str = "rescue_after_commit";
 pub const RESCUE_REPLAYED: &str = "rescue_replayed";
 pub const RESCUE_ORIGIN_SET: &str = "rescue_origin_set";
 pub const RESCUE_RESUMED: &str = "rescue_resumed";
+pub const RESCUE_RECONCILING: &str = "rescue_reconciling";
 pub const RESCUE_COMPLETED: &str = "rescue_completed";
 /// In clone_recovery_slot, after the slot was copied and before the copy is registered.
 pub const CLONE_COPIED: &str = "clone_copied";

@@ -8,6 +8,7 @@ use crate::apply::conflict::{self, Tally};
 use crate::document::{self, DocumentError};
 use crate::lsn::OriginLsn;
 use crate::node::identity::DatabaseIdentity;
+use crate::reconcile::run::Counts;
 use serde::{Deserialize, Serialize};
 
 /// The only version there is.
@@ -44,6 +45,8 @@ pub enum Phase {
     Replaying,
     /// All are replayed; subscriptions are enabled again.
     Resuming,
+    /// The rows that were touched are compared with the source's.
+    Reconciling,
 }
 
 impl Phase {
@@ -52,6 +55,7 @@ impl Phase {
             Phase::Suspending => "suspending",
             Phase::Replaying => "replaying",
             Phase::Resuming => "resuming",
+            Phase::Reconciling => "reconciling",
         }
     }
 }
@@ -166,6 +170,9 @@ pub struct Intent {
     pub steps: Vec<Step>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// What the reconcile has done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconciled: Option<Counts>,
     /// Transactions to give up, by recover_skip().
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skips: Vec<OriginLsn>,

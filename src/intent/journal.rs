@@ -1,6 +1,6 @@
 //! What may happen to intents, and in which order (pure).
 //!
-//! begun → suspending → replaying → resuming → completed; a failed attempt goes back to suspending, for meanwhile the
+//! begun → suspending → replaying → resuming → reconciling → completed; a failed attempt goes back to suspending, for meanwhile the
 //! subscriptions to living peers run; abort ends it from anywhere. An intent that is not ended is resumed by whoever
 //! carries recoveries, one at a time.
 
@@ -10,6 +10,7 @@ use super::document::{
 use super::error::IntentError;
 use super::id::IntentId;
 use crate::lsn::OriginLsn;
+use crate::reconcile::run::Counts;
 
 /// Intents that have ended are kept for the record, the last of them.
 const KEPT: usize = 20;
@@ -101,6 +102,7 @@ impl Journal {
                     checkpoint: None,
                     steps: Vec::new(),
                     failure: None,
+                    reconciled: None,
                     skips: Vec::new(),
                     must_abort: false,
                     end: None,
@@ -158,10 +160,13 @@ impl Journal {
             (None, Phase::Suspending)
             | (Some(Phase::Suspending | Phase::Replaying), Phase::Suspending)
             | (Some(Phase::Suspending | Phase::Replaying), Phase::Replaying)
-            | (Some(Phase::Replaying | Phase::Resuming), Phase::Resuming) => true,
-            (None, Phase::Replaying | Phase::Resuming)
-            | (Some(Phase::Suspending), Phase::Resuming)
-            | (Some(Phase::Resuming), Phase::Suspending | Phase::Replaying) => false,
+            | (Some(Phase::Replaying | Phase::Resuming), Phase::Resuming)
+            | (Some(Phase::Resuming | Phase::Reconciling), Phase::Reconciling) => true,
+            (None, Phase::Replaying | Phase::Resuming | Phase::Reconciling)
+            | (Some(Phase::Suspending), Phase::Resuming | Phase::Reconciling)
+            | (Some(Phase::Replaying), Phase::Reconciling)
+            | (Some(Phase::Resuming), Phase::Suspending | Phase::Replaying)
+            | (Some(Phase::Reconciling), Phase::Suspending | Phase::Replaying | Phase::Resuming) => false,
         };
         if !is_legal {
             return Err(IntentError::OutOfOrder { id });
@@ -190,12 +195,18 @@ impl Journal {
     /// Everything is replayed, and what was suspended runs again.
     pub fn complete(&mut self, id: IntentId, position: OriginLsn, at: i64) -> Result<(), IntentError> {
         let intent = self.running(id)?;
-        if intent.checkpoint.as_ref().map(|checkpoint| checkpoint.phase) != Some(Phase::Resuming) {
+        if intent.checkpoint.as_ref().map(|checkpoint| checkpoint.phase) != Some(Phase::Reconciling) {
             return Err(IntentError::OutOfOrder { id });
         }
         intent.failure = None;
         intent.end = Some(End { outcome: Outcome::Completed, at, position: Some(position) });
         self.forget_old();
+        Ok(())
+    }
+
+    /// What the reconcile has done; its end is that of the recovery.
+    pub fn note_reconciled(&mut self, id: IntentId, counts: Counts) -> Result<(), IntentError> {
+        self.running(id)?.reconciled = Some(counts);
         Ok(())
     }
 

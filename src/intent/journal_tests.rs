@@ -64,7 +64,7 @@ fn failure(lsn: Option<OriginLsn>) -> Failure {
 }
 
 fn done(transactions: u64) -> Totals {
-    Totals { transactions, rows: 2 * transactions, bytes: 100 * transactions, conflicts: 0, skipped: 0 }
+    Totals { transactions, rows: 2 * transactions, bytes: 100 * transactions, ..Totals::default() }
 }
 
 /// What one intent can be in.
@@ -75,16 +75,18 @@ enum State {
     Suspending,
     Replaying,
     Resuming,
+    Reconciling,
     Completed,
     Aborted,
 }
 
-const STATES: [State; 7] = [
+const STATES: [State; 8] = [
     State::Unknown,
     State::Begun,
     State::Suspending,
     State::Replaying,
     State::Resuming,
+    State::Reconciling,
     State::Completed,
     State::Aborted,
 ];
@@ -94,6 +96,7 @@ enum Event {
     Suspend,
     Replay,
     Resume,
+    Reconcile,
     Fail,
     Complete,
     Abort,
@@ -106,10 +109,11 @@ enum Event {
     BeginOther,
 }
 
-const EVENTS: [Event; 11] = [
+const EVENTS: [Event; 12] = [
     Event::Suspend,
     Event::Replay,
     Event::Resume,
+    Event::Reconcile,
     Event::Fail,
     Event::Complete,
     Event::Abort,
@@ -135,21 +139,23 @@ enum Cell {
 }
 
 /// The state machine, by hand: a row per state, its cells in the order of `EVENTS`.
-const TABLE: [[Cell; 11]; 7] = {
+const TABLE: [[Cell; 12]; 8] = {
     use Cell::*;
-    use State::{Aborted, Begun, Completed, Replaying, Resuming, Suspending};
-    const GONE: [Cell; 9] = [Unknown, Unknown, Unknown, Unknown, Unknown, Unknown, NotRunning, NotRunning, Unknown];
-    const OVER: [Cell; 9] = [Ended, Ended, Ended, Ended, Ended, Ended, NotRunning, NotRunning, Ended];
-    const fn row(first: [Cell; 9], same: Cell, other: Cell) -> [Cell; 11] {
-        let [a, b, c, d, e, f, g, h, i] = first;
-        [a, b, c, d, e, f, g, h, i, same, other]
+    use State::{Aborted, Begun, Completed, Reconciling, Replaying, Resuming, Suspending};
+    const GONE: [Cell; 10] =
+        [Unknown, Unknown, Unknown, Unknown, Unknown, Unknown, Unknown, NotRunning, NotRunning, Unknown];
+    const OVER: [Cell; 10] = [Ended, Ended, Ended, Ended, Ended, Ended, Ended, NotRunning, NotRunning, Ended];
+    const fn row(first: [Cell; 10], same: Cell, other: Cell) -> [Cell; 12] {
+        let [a, b, c, d, e, f, g, h, i, j] = first;
+        [a, b, c, d, e, f, g, h, i, j, same, other]
     }
     [
-        // Suspend, Replay, Resume, Fail, Complete, Abort, AskToAbort, Skip, NoteClone; BeginSame; BeginOther
+        // Suspend, Replay, Resume, Reconcile, Fail, Complete, Abort, AskToAbort, Skip, NoteClone; BeginSame; BeginOther
         row(GONE, Next(Begun), Another),
         row(
             [
                 Next(Suspending),
+                OutOfOrder,
                 OutOfOrder,
                 OutOfOrder,
                 Next(Begun),
@@ -167,6 +173,7 @@ const TABLE: [[Cell; 11]; 7] = {
                 Next(Suspending),
                 Next(Replaying),
                 OutOfOrder,
+                OutOfOrder,
                 Next(Suspending),
                 OutOfOrder,
                 Next(Aborted),
@@ -182,6 +189,7 @@ const TABLE: [[Cell; 11]; 7] = {
                 Next(Suspending),
                 Next(Replaying),
                 Next(Resuming),
+                OutOfOrder,
                 Next(Replaying),
                 OutOfOrder,
                 Next(Aborted),
@@ -197,14 +205,31 @@ const TABLE: [[Cell; 11]; 7] = {
                 OutOfOrder,
                 OutOfOrder,
                 Next(Resuming),
+                Next(Reconciling),
                 Next(Resuming),
-                Next(Completed),
+                OutOfOrder,
                 Next(Aborted),
                 Next(Resuming),
                 NotFailing,
                 Next(Resuming),
             ],
             Next(Resuming),
+            AlreadyRunning,
+        ),
+        row(
+            [
+                OutOfOrder,
+                OutOfOrder,
+                OutOfOrder,
+                Next(Reconciling),
+                Next(Reconciling),
+                Next(Completed),
+                Next(Aborted),
+                Next(Reconciling),
+                NotFailing,
+                Next(Reconciling),
+            ],
+            Next(Reconciling),
             AlreadyRunning,
         ),
         row(OVER, Another, Another),
@@ -220,14 +245,17 @@ fn journal_in(state: State) -> Journal {
         State::Begun | State::Aborted => &[],
         State::Suspending => &[Phase::Suspending],
         State::Replaying => &[Phase::Suspending, Phase::Replaying],
-        State::Resuming | State::Completed => &[Phase::Suspending, Phase::Replaying, Phase::Resuming],
+        State::Resuming => &[Phase::Suspending, Phase::Replaying, Phase::Resuming],
+        State::Reconciling | State::Completed => {
+            &[Phase::Suspending, Phase::Replaying, Phase::Resuming, Phase::Reconciling]
+        }
     };
     let id = begin(&mut journal, 1, "n1").expect("an empty journal");
     for phase in phases {
         journal.checkpoint(id, *phase, RANGE, done(1), 2).expect("the order of life");
     }
     match state {
-        State::Completed => journal.complete(id, RANGE.1, 4).expect("resuming"),
+        State::Completed => journal.complete(id, RANGE.1, 4).expect("reconciling"),
         State::Aborted => journal.abort(id, done(0), 4).expect("unfinished"),
         _ => (),
     }
@@ -241,6 +269,7 @@ fn state_of(journal: &Journal) -> State {
         Some("suspending") => State::Suspending,
         Some("replaying") => State::Replaying,
         Some("resuming") => State::Resuming,
+        Some("reconciling") => State::Reconciling,
         Some("completed") => State::Completed,
         Some("aborted") => State::Aborted,
         Some(other) => panic!("{other}"),
@@ -253,6 +282,7 @@ fn happen(journal: &mut Journal, event: Event, number: u8) -> Result<(), IntentE
         Event::Suspend => journal.checkpoint(of, Phase::Suspending, RANGE, done(1), 5),
         Event::Replay => journal.checkpoint(of, Phase::Replaying, RANGE, done(1), 5),
         Event::Resume => journal.checkpoint(of, Phase::Resuming, RANGE, done(1), 5),
+        Event::Reconcile => journal.checkpoint(of, Phase::Reconciling, RANGE, done(1), 5),
         Event::Fail => journal.fail(of, failure(Some(FAILING)), done(1)),
         Event::Complete => journal.complete(of, RANGE.1, 5),
         Event::Abort => journal.abort(of, done(1), 5),
@@ -340,9 +370,9 @@ fn figures_that_cannot_grow_stay() {
 
 #[test]
 fn an_end_keeps_its_outcome_and_position_and_a_completed_one_has_no_failure() {
-    let mut journal = journal_in(State::Resuming);
+    let mut journal = journal_in(State::Reconciling);
     journal.fail(id(1), failure(None), done(0)).expect("unfinished");
-    journal.complete(id(1), OriginLsn(90), 8).expect("resuming");
+    journal.complete(id(1), OriginLsn(90), 8).expect("reconciling");
     let intent = journal.intent(id(1)).expect("kept");
     assert_eq!(intent.end, Some(End { outcome: Outcome::Completed, at: 8, position: Some(OriginLsn(90)) }));
     assert_eq!(intent.failure, None);
@@ -381,8 +411,8 @@ fn an_operation_that_is_left_stays_unfinished_and_can_be_resumed() {
 
 #[test]
 fn an_operation_completes_where_all_is_replayed_and_is_aborted_where_not() {
-    let mut journal = journal_in(State::Resuming);
-    journal.begin(beginning(2, "n1")).expect("joined").complete(RANGE.1).expect("resuming");
+    let mut journal = journal_in(State::Reconciling);
+    journal.begin(beginning(2, "n1")).expect("joined").complete(RANGE.1).expect("reconciling");
     assert_eq!(state_of(&journal), State::Completed);
     let mut journal = journal_in(State::Replaying);
     let outcome = journal.begin(beginning(2, "n1")).expect("joined").complete(RANGE.1);

@@ -71,6 +71,7 @@ fn summary(intent: &Intent) -> serde_json::Value {
         "conflicts": totals.conflicts,
         "skipped_transactions": totals.skipped,
         "skipped_lsns": intent.skips,
+        "reconciled": intent.reconciled,
     })
 }
 

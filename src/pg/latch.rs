@@ -14,6 +14,7 @@ pub enum WaitEvent {
     StandAside,
     SlotRequest,
     RescueSuspend,
+    RescueReconcile,
     RescueReceive,
     #[cfg(feature = "failpoints")]
     Failpoint,
@@ -30,6 +31,7 @@ impl WaitEvent {
             WaitEvent::StandAside => c"SpockRecoveryStandAside",
             WaitEvent::SlotRequest => c"SpockRecoverySlotRequest",
             WaitEvent::RescueSuspend => c"SpockRecoveryRescueSuspend",
+            WaitEvent::RescueReconcile => c"SpockRecoveryRescueReconcile",
             WaitEvent::RescueReceive => c"SpockRecoveryRescueReceive",
             #[cfg(feature = "failpoints")]
             WaitEvent::Failpoint => c"SpockRecoveryFailpoint",

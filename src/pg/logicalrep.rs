@@ -91,6 +91,43 @@ pub fn become_applier_of(subscription: Oid) -> Option<ApplyAs> {
 /// A change of one row: columns in the sender's order. The values live as long as the message's memory context.
 pub struct Tuple(pub pg_sys::LogicalRepTupleData);
 
+impl Tuple {
+    /// The bytes of a column that was sent as text; None for a null, for one that was not sent, and for binary ones.
+    pub fn text(&self, column: usize) -> Option<&[u8]> {
+        // SAFETY: arrays of `ncols`; a value lives as long as the tuple.
+        unsafe {
+            let is_text = column < self.0.ncols as usize && *self.0.colstatus.add(column) as u8 == b't';
+            is_text.then(|| {
+                let value = self.0.colvalues.add(column);
+                std::slice::from_raw_parts((*value).data.cast::<u8>(), (*value).len as usize)
+            })
+        }
+    }
+
+    /// A tuple of values as text, in the current memory context. None if this database's encoding has no such text.
+    pub fn of_texts(values: &[Option<String>]) -> Option<Tuple> {
+        // SAFETY: arrays of that length, all filled; zeroed buffers are null.
+        unsafe {
+            let count = values.len();
+            let columns = pg_sys::palloc0(count * size_of::<pg_sys::StringInfoData>()).cast::<pg_sys::StringInfoData>();
+            let status = pg_sys::palloc0(count).cast::<core::ffi::c_char>();
+            for (index, value) in values.iter().enumerate() {
+                let Some(value) = value else {
+                    *status.add(index) = b'n' as core::ffi::c_char;
+                    continue;
+                };
+                let value = super::text::to_server(value)?;
+                let length = value.as_bytes().len() as core::ffi::c_int;
+                *status.add(index) = b't' as core::ffi::c_char;
+                (*columns.add(index)).data = pg_sys::pstrdup(value.as_ptr());
+                (*columns.add(index)).len = length;
+                (*columns.add(index)).maxlen = length + 1;
+            }
+            Some(Tuple(pg_sys::LogicalRepTupleData { colvalues: columns, colstatus: status, ncols: count as core::ffi::c_int }))
+        }
+    }
+}
+
 /// What a sender tells (replication/logicalproto.h), as far as our output plugin tells it.
 pub enum Message {
     Begin {
@@ -99,10 +136,12 @@ pub enum Message {
     Origin {
         lsn: OriginLsn,
     },
-    /// Columns of a table; kept by core's map. Its `schema.table`, for messages.
+    /// A table as it is named there; its columns are kept by core's map as well.
     Relation {
         relation: u32,
+        schema: String,
         name: String,
+        columns: Vec<String>,
     },
     Insert {
         relation: u32,
@@ -157,7 +196,10 @@ pub fn read(message: &[u8]) -> Message {
                 guarded!(logicalrep_partmap_reset_relmap(relation));
                 let [schema, name] =
                     [(*relation).nspname, (*relation).relname].map(|name| to_utf8(CStr::from_ptr(name)));
-                Message::Relation { relation: (*relation).remoteid, name: format!("{schema}.{name}") }
+                let columns = (0..(*relation).natts as usize)
+                    .map(|index| to_utf8(CStr::from_ptr(*(*relation).attnames.add(index))))
+                    .collect();
+                Message::Relation { relation: (*relation).remoteid, schema, name, columns }
             }
             b'I' => {
                 let mut new = pg_sys::LogicalRepTupleData::default();
@@ -246,4 +288,30 @@ pub unsafe fn name_of(relation: pg_sys::Relation) -> String {
 pub unsafe fn identity_of(relation: pg_sys::Relation) -> Oid {
     // SAFETY: the caller's promise.
     unsafe { guarded!(GetRelationIdentityOrPK(relation)) }
+}
+
+/// Our table for the sender's, and the places of its key's columns in the sender's rows; None if it has no key, or the
+/// sender does not send all of it. An ERROR if the table is missing. Needs a transaction with an active snapshot.
+pub fn key_of(relation: u32) -> Option<(Oid, Vec<usize>)> {
+    // SAFETY: opened and closed here; the attribute map has a place for each of our columns.
+    unsafe {
+        let entry = open(relation, pg_sys::AccessShareLock);
+        let (table, map) = ((*entry).localrel, (*entry).attrmap);
+        let index = identity_of(table);
+        let key = (index != Oid::INVALID).then(|| {
+            let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            let form = (*index).rd_index;
+            let sent = (0..(*form).indnkeyatts as usize).map(|place| {
+                let column = *(*form).indkey.values.as_ptr().add(place);
+                let sent = if column > 0 { *(*map).attnums.add(column as usize - 1) } else { -1 };
+                usize::try_from(sent).ok()
+            });
+            let sent: Option<Vec<usize>> = sent.collect();
+            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            sent
+        });
+        let found = key.flatten().map(|key| ((*table).rd_id, key));
+        close(entry);
+        found
+    }
 }

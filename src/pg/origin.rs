@@ -44,6 +44,20 @@ thread_local! {
     static IS_SET_UP: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Under which a reconcile writes, so that nobody forwards it.
+const RECONCILE: &std::ffi::CStr = c"spock_reconcile";
+
+/// The origin under which a reconcile writes, created the first time. Needs a transaction.
+pub fn of_reconcile() -> u16 {
+    // SAFETY: a look into the catalog, or a new row of it.
+    unsafe {
+        match pg_sys::replorigin_by_name(RECONCILE.as_ptr(), true) {
+            0 => pg_sys::replorigin_create(RECONCILE.as_ptr()),
+            known => known,
+        }
+    }
+}
+
 /// Makes this process apply under the origin; an ERROR (55006) if another process does. Needs a transaction. Returns how
 /// far it has been applied. Once per process.
 pub fn set_up(origin_id: u16) -> OriginLsn {

@@ -68,6 +68,20 @@ pub fn apply_like_a_replica() {
     set_option(c"synchronous_commit", c"off");
 }
 
+/// Values are written as text in one style, whatever the server's defaults are.
+pub fn compare_as_text() {
+    let settings = [
+        (c"datestyle", c"ISO"),
+        (c"intervalstyle", c"postgres"),
+        (c"extra_float_digits", c"3"),
+        (c"timezone", c"UTC"),
+        (c"bytea_output", c"hex"),
+    ];
+    for (name, value) in settings {
+        set_option(name, value);
+    }
+}
+
 /// The settings of our own bookkeeping again, as [`connect_worker`] has made them.
 pub fn keep_books() {
     set_option(c"session_replication_role", c"origin");

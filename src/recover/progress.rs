@@ -161,7 +161,7 @@ fn rescue_subscriptions() -> TableIterator<
                 intent.clone_name().map(|clone| Name(clone.to_owned())),
                 stop.map(|stop| stop.0 as i64),
                 intent.request.stop_timestamp.map(|at| Timestamp(at).into()),
-                checkpoint.is_some_and(|checkpoint| checkpoint.phase == Phase::Resuming),
+                checkpoint.is_some_and(|checkpoint| checkpoint.phase >= Phase::Resuming),
                 intent.failure.is_some(),
             )
         })

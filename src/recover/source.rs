@@ -56,7 +56,7 @@ impl Source {
         in_transaction(|| connection.prepare()).map_err(lost)?;
         in_transaction(|| connection.require_extension()).map_err(lost)?;
         let mut source = Source { name: name.to_owned(), connection };
-        let rows = source.query(IDENTITY, 2)?;
+        let rows = source.rows(IDENTITY, 2)?;
         let Some(row) = rows.first() else {
             return Err(source.error(RemoteError::Unexpected("it is not a node".to_owned())));
         };
@@ -90,7 +90,7 @@ impl Source {
     /// What it has of the failed node. The last thing asked is where its WAL ends: all before that is in there.
     pub fn facts(&mut self, failed: &str, tables: &[TargetTable]) -> Result<SourceFacts, RecoverError> {
         let failed_literal = quote_literal(failed);
-        let rows = self.query(
+        let rows = self.rows(
             &format!("SELECT origin_id, subscription FROM spock.node_positions() WHERE origin_node = {failed_literal}"),
             2,
         )?;
@@ -101,7 +101,7 @@ impl Source {
         }
         let (origin_id, subscription): (u32, u32) = (self.read(row.value(0))?, self.read(row.value(1))?);
         let tables = self.tables(subscription, tables)?;
-        let rows = self.query(FLUSHED, 1)?;
+        let rows = self.rows(FLUSHED, 1)?;
         let until = match rows.first() {
             Some(row) => LocalLsn(self.read(row.value(0))?),
             None => return Err(self.error(RemoteError::Unexpected("no position".to_owned()))),
@@ -112,7 +112,7 @@ impl Source {
     /// The tables that it replicates from the failed node, and those of the target by name: a table that the target has
     /// lost is to be an error there, not a gap.
     fn tables(&mut self, subscription: u32, wanted: &[TargetTable]) -> Result<Vec<u32>, RecoverError> {
-        let rows = self.query(
+        let rows = self.rows(
             &format!(
                 "SELECT srrelid FROM pg_catalog.pg_subscription_rel WHERE srsubid = {subscription}::pg_catalog.oid"
             ),
@@ -129,7 +129,7 @@ impl Source {
             .iter()
             .map(|table| format!("({}, {})", quote_literal(&table.schema), quote_literal(&table.name)))
             .collect();
-        let rows = self.query(
+        let rows = self.rows(
             &format!(
                 "SELECT c.oid, w.place FROM (SELECT v.*, row_number() OVER () AS place FROM (VALUES {}) v(s, t)) w \
                    LEFT JOIN (pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace) \
@@ -155,7 +155,7 @@ impl Source {
     /// Makes sure that the clone is there and usable.
     pub fn clone_facts(&mut self, clone: &str) -> Result<CloneFacts, RecoverError> {
         let name = quote_literal(clone);
-        let rows = self.query(
+        let rows = self.rows(
             &format!(
                 "SELECT s.plugin, s.wal_status = 'lost' OR s.invalidation_reason IS NOT NULL, c.failed_node \
                    FROM pg_catalog.pg_replication_slots s \
@@ -202,7 +202,7 @@ impl Source {
             quote_literal(failed),
             quote_literal(target)
         );
-        let rows = self.query(&question, 2)?;
+        let rows = self.rows(&question, 2)?;
         let row = rows.first().ok_or_else(|| self.error(RemoteError::Unexpected("no clone".to_owned())))?;
         match self.read(row.optional(0))? {
             Some(clone) => Ok(clone),
@@ -220,7 +220,7 @@ impl Source {
 
     /// Runs a question whose answer is one value.
     pub fn read_one(&mut self, question: &str) -> Result<Option<String>, RecoverError> {
-        let rows = self.query(question, 1)?;
+        let rows = self.rows(question, 1)?;
         rows.first().map_or(Ok(None), |row| self.read(row.optional(0)))
     }
 
@@ -230,12 +230,19 @@ impl Source {
         self.read_one(call)
     }
 
+    /// Answers come as the values are stored, whatever that server's defaults are, and hold every row or none.
+    pub fn compare_as_text(&mut self) -> Result<(), RecoverError> {
+        let settings = "SET timezone = 'UTC'; SET bytea_output = 'hex'; SET row_security = off; SET search_path = ''";
+        in_transaction(|| self.connection.command(settings)).map_err(|error| self.error(error))
+    }
+
     fn begin_writing(&mut self) -> Result<(), RecoverError> {
         let writable = "SET default_transaction_read_only = off";
         in_transaction(|| self.connection.command(writable)).map_err(|error| self.error(error))
     }
 
-    fn query(&mut self, question: &str, columns: usize) -> Result<Vec<crate::remote::row::Row>, RecoverError> {
+    /// Runs a question that answers rows of so many columns.
+    pub fn rows(&mut self, question: &str, columns: usize) -> Result<Vec<crate::remote::row::Row>, RecoverError> {
         in_transaction(|| self.connection.query(question, columns)).map_err(|error| self.error(error))
     }
 
@@ -243,7 +250,8 @@ impl Source {
         RecoverError::Remote { source_node: self.name.clone(), error }
     }
 
-    fn read<T>(&self, value: Result<T, RemoteError>) -> Result<T, RecoverError> {
+    /// A value of an answer.
+    pub fn read<T>(&self, value: Result<T, RemoteError>) -> Result<T, RecoverError> {
         value.map_err(|error| self.error(error))
     }
 }

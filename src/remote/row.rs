@@ -11,6 +11,11 @@ impl Row {
         Row(values)
     }
 
+    /// All values as they came.
+    pub fn into_values(self) -> Vec<Option<String>> {
+        self.0
+    }
+
     /// The value of a column, None for NULL.
     pub fn optional<T: FromStr>(&self, column: usize) -> Result<Option<T>, RemoteError> {
         let value = self.0.get(column).ok_or_else(|| RemoteError::Unexpected(format!("no column {column}")))?;

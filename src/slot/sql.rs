@@ -44,6 +44,7 @@ fn node_positions() -> TableIterator<
         name!(timeline, i32),
         name!(subscription, Oid),
         name!(origin_id, Oid),
+        name!(slot_name, Option<Name>),
     ),
 > {
     require_reader("node_positions");
@@ -80,6 +81,7 @@ fn node_positions() -> TableIterator<
                 timeline,
                 position.subscription,
                 Oid::from_u32(u32::from(position.origin_id)),
+                position.slot.map(Name),
             )
         })
         .collect();

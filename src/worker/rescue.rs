@@ -19,8 +19,12 @@ use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
+use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, wal};
 use crate::plan::Wishes;
+use crate::reconcile::run::{Counts, Reconciler};
+use crate::reconcile::touched::Touched;
+use crate::reconcile;
 use crate::recover::error::RecoverError;
 use crate::recover::prove::prove;
 use crate::recover::source::{Source, SourceFacts, route_to};
@@ -30,6 +34,7 @@ use crate::shmem::{self, RescueEntry};
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::cell::Cell;
+use std::collections::HashMap;
 
 thread_local! {
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
@@ -52,6 +57,9 @@ impl<E: Into<RecoverError>> From<E> for Trouble {
         Trouble::Recover(error.into())
     }
 }
+
+/// Attempts to reconcile that fail, before the recovery ends without: what is left then is no reason to hold it.
+const RECONCILE_ATTEMPTS: u32 = 4;
 
 struct Rescue {
     index: usize,
@@ -126,18 +134,125 @@ impl Rescue {
     /// One attempt, from where the intent stands.
     fn attempt(&mut self, intent: &Intent) -> Result<(), Trouble> {
         let request = &intent.request;
-        let is_replayed = intent.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.phase == Phase::Resuming);
-        let position = if is_replayed {
+        let is_replayed = intent.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.phase >= Phase::Resuming);
+        let (position, counts) = if is_replayed {
             let facts = transaction::run(|| target::look(&request.failed))?;
-            facts.applied
+            (facts.applied, self.collect_and_reconcile(intent, &facts)?)
         } else {
-            self.replay(intent)?
+            let (position, apply_as, mut touched) = self.replay(intent)?;
+            self.resume(intent)?;
+            (position, self.reconcile(intent, apply_as, &mut touched)?)
         };
-        self.finish(intent, position)
+        self.finish(intent, position, counts)
+    }
+
+    /// An earlier attempt has replayed all. What it touched is read again; where that is not to be had any more, the
+    /// recovery ends without.
+    fn collect_and_reconcile(&mut self, intent: &Intent, target: &TargetFacts) -> Result<Option<Counts>, Trouble> {
+        let collected = interrupts::catch(|| self.collect(intent, target));
+        let outcome = match collected {
+            Ok(Ok((apply_as, mut touched))) => self.reconcile(intent, apply_as, &mut touched),
+            Ok(Err(trouble)) => Err(trouble),
+            Err(report) => {
+                transaction::abort_current();
+                Err(Trouble::Raised { report, relation: None, origin_lsn: None })
+            }
+        };
+        process::keep_books();
+        let mut failures = 0;
+        with_entry(self.index, |entry| failures = entry.failures);
+        match outcome {
+            Err(trouble @ (Trouble::Recover(_) | Trouble::Raised { .. })) if failures + 1 >= RECONCILE_ATTEMPTS => {
+                let (failure, message) = failure_of(trouble);
+                pgrx::warning!(
+                    "the rows that the recovery of node \"{}\" has touched are not compared with those of node \"{}\": {} \
+                     (SQLSTATE {}) {message}",
+                    intent.request.failed,
+                    intent.request.source,
+                    failure.reason,
+                    failure.sqlstate
+                );
+                Ok(None)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Streams what was replayed once more, for the rows that it has touched.
+    fn collect(&mut self, intent: &Intent, target: &TargetFacts) -> Result<(ApplyAs, Touched), Trouble> {
+        let request = &intent.request;
+        let (Some(checkpoint), Some(clone)) = (&intent.checkpoint, intent.clone_name()) else {
+            return Err(Trouble::MustStop);
+        };
+        process::report_activity("collecting what was touched");
+        let route = transaction::run(|| route_to(&request.source))?;
+        let mut source = Source::open(&request.source, &route)?;
+        source.clone_facts(clone)?;
+        let facts = source.facts(&request.failed, &target.tables)?;
+        drop(source);
+        process::apply_like_a_replica();
+        let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(target.subscription)) else {
+            return Err(RecoverError::NoSubscription { failed: request.failed.clone() }.into());
+        };
+        let (skip, stop) = (checkpoint.skip, checkpoint.stop);
+        let setting = setting_of(intent, target, apply_as);
+        let mut collector = Applier::collector(setting, skip, intent.skips.clone());
+        let settings = plugin_settings(intent, &facts, skip, stop);
+        let mut stream = Stream::open(&route, clone, &settings, guc::peer_timeout()).map_err(|e| remote(intent, e))?;
+        let index = self.index;
+        let is_complete = |collector: &Applier| collector.is_over() || collector.seen() >= stop;
+        let ended = stream.run(&mut collector, facts.until, is_complete, |_| goes_on(index)).map_err(|e| remote(intent, e))?;
+        match ended {
+            Ended::Stopped => Err(Trouble::MustStop),
+            Ended::Complete => Ok((apply_as, collector.touched)),
+        }
+    }
+
+    /// Brings the rows that were touched to what they would be, had nothing come late. None: there was nothing to compare.
+    fn reconcile(
+        &mut self,
+        intent: &Intent,
+        apply_as: ApplyAs,
+        touched: &mut Touched,
+    ) -> Result<Option<Counts>, Trouble> {
+        self.write(|journal, done| {
+            let range = (OriginLsn::ZERO, OriginLsn::ZERO);
+            Ok(journal.checkpoint(intent.id, Phase::Reconciling, range, done, Timestamp::now().0)?)
+        })?;
+        failpoint::hit(names::RESCUE_RECONCILING);
+        if touched.count() == 0 {
+            return Ok(None);
+        }
+        process::report_activity("reconciling");
+        let request = &intent.request;
+        let route = transaction::run(|| route_to(&request.source))?;
+        let mut reconciler = Reconciler {
+            source: Source::open(&request.source, &route)?,
+            source_name: &request.source,
+            local: &request.target,
+            failed: &request.failed,
+            apply_as,
+            origins: HashMap::new(),
+            counts: Counts::default(),
+        };
+        reconcile::run::begin_writing();
+        let index = self.index;
+        let outcome = interrupts::catch(|| reconciler.run(touched, |_| goes_on(index)));
+        if outcome.is_err() {
+            origin::forget_stamp();
+            transaction::abort_current();
+        }
+        reconcile::run::end_writing();
+        match outcome {
+            Err(report) => Err(Trouble::Raised { report, relation: None, origin_lsn: None }),
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(false)) => Err(Trouble::MustStop),
+            Ok(Ok(true)) => Ok(Some(reconciler.counts)),
+        }
     }
 
     /// Everything up to the origin's final position. Nothing is changed here before the source has been found in order.
-    fn replay(&mut self, intent: &Intent) -> Result<OriginLsn, Trouble> {
+    fn replay(&mut self, intent: &Intent) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
         let request = &intent.request;
         process::report_activity("asking the source");
         let (target, route) =
@@ -176,9 +291,9 @@ impl Rescue {
             journal.checkpoint(intent.id, Phase::Replaying, range, done, Timestamp::now().0)?;
             Ok(())
         })?;
-        let position = self.stream(intent, &clone, &target, &streamed, &route, range)?;
+        let replayed = self.stream(intent, &clone, &target, &streamed, &route, range)?;
         failpoint::hit(names::RESCUE_ORIGIN_SET);
-        Ok(position)
+        Ok(replayed)
     }
 
     /// The clone to stream from, ours alone, and whether it was made just now.
@@ -210,7 +325,7 @@ impl Rescue {
         facts: &SourceFacts,
         route: &Route,
         (skip, stop): (OriginLsn, OriginLsn),
-    ) -> Result<OriginLsn, Trouble> {
+    ) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
         process::report_activity(&format!("replaying node {}", intent.request.failed));
         process::apply_like_a_replica();
         let begun = transaction::run(|| {
@@ -223,20 +338,9 @@ impl Rescue {
         };
         // What was copied lies before skip; what an earlier attempt has applied is in the origin's progress.
         let applied = progress.max(skip);
-        let settings = [
-            ("spock.rescue_origin", facts.origin_id.to_string()),
-            ("spock.rescue_skip_lsn", applied.min(stop).to_string()),
-            ("spock.rescue_stop_lsn", stop.to_string()),
-            ("spock.rescue_stop_timestamp", intent.request.stop_timestamp.map_or(String::new(), |at| at.to_string())),
-            ("spock.rescue_tables", facts.tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
-        ];
-        let setting = Setting {
-            apply_as,
-            origin_id: target.origin_id,
-            failed_node: intent.request.failed.clone(),
-            nodes: nodes_by_origin(&target.local, &target.nodes),
-            tables: target.tables.iter().map(|table| (table.oid.to_u32(), table.from)).collect(),
-        };
+        // From the beginning of the range: what was applied before is read for the rows that it has touched.
+        let settings = plugin_settings(intent, facts, skip, stop);
+        let setting = setting_of(intent, target, apply_as);
         let mut applier = Applier::new(setting, progress, skip, intent.skips.clone());
         let index = self.index;
         with_entry(index, |entry| {
@@ -245,18 +349,14 @@ impl Rescue {
             show_progress(entry, &applier);
         });
         let goes_on = |applier: &Applier| {
-            let mut goes_on = true;
-            with_entry(index, |entry| {
-                show_progress(entry, applier);
-                goes_on = !entry.must_stop;
-            });
-            goes_on
+            with_entry(index, |entry| show_progress(entry, applier));
+            goes_on(index)
         };
         let outcome = interrupts::catch(|| {
-            let ended = if applied < stop {
+            let ended = if skip < stop {
                 let mut stream = Stream::open(route, clone, &settings, guc::peer_timeout())
                     .map_err(|error| remote(intent, error))?;
-                let is_complete = |applier: &Applier| applier.is_over() || applier.applied() >= stop;
+                let is_complete = |applier: &Applier| applier.is_over() || applier.seen() >= stop;
                 stream.run(&mut applier, facts.until, is_complete, goes_on).map_err(|error| remote(intent, error))?
             } else {
                 Ended::Complete
@@ -282,12 +382,12 @@ impl Rescue {
             Err(report) => Err(Trouble::Raised { report, relation, origin_lsn }),
             Ok(Err(error)) => Err(Trouble::Recover(error)),
             Ok(Ok(Ended::Stopped)) => Err(Trouble::MustStop),
-            Ok(Ok(Ended::Complete)) => Ok(position),
+            Ok(Ok(Ended::Complete)) => Ok((position, apply_as, applier.touched)),
         }
     }
 
-    /// Subscriptions run again; then the intent is closed.
-    fn finish(&mut self, intent: &Intent, position: OriginLsn) -> Result<(), Trouble> {
+    /// Subscriptions run again.
+    fn resume(&mut self, intent: &Intent) -> Result<(), Trouble> {
         process::report_activity("resuming subscriptions");
         // What was applied with asynchronous commits is on disk before anybody hears that it is done.
         wal::flush();
@@ -298,9 +398,19 @@ impl Rescue {
             Ok(())
         })?;
         failpoint::hit(names::RESCUE_RESUMED);
+        Ok(())
+    }
+
+    /// The clone goes, and the intent is closed.
+    fn finish(&mut self, intent: &Intent, position: OriginLsn, counts: Option<Counts>) -> Result<(), Trouble> {
+        // What was reconciled with asynchronous commits is on disk as well.
+        wal::flush();
         self.release(intent);
         self.write(|journal, _| {
             forget_dsn(journal, intent.id)?;
+            if let Some(counts) = &counts {
+                journal.note_reconciled(intent.id, counts.clone())?;
+            }
             Ok(journal.complete(intent.id, position, Timestamp::now().0)?)
         })?;
         failpoint::hit(names::RESCUE_COMPLETED);
@@ -392,6 +502,38 @@ fn forget_dsn(journal: &Journal, id: IntentId) -> Result<(), RecoverError> {
     match journal.intent(id) {
         Some(intent) if intent.has_own_dsn => Ok(registry::forget_recovery_dsn(&intent.request.source)?),
         _ => Ok(()),
+    }
+}
+
+/// Nobody has asked the recovery to stop.
+fn goes_on(index: usize) -> bool {
+    let mut goes_on = true;
+    with_entry(index, |entry| goes_on = !entry.must_stop);
+    goes_on
+}
+
+fn plugin_settings(
+    intent: &Intent,
+    facts: &SourceFacts,
+    skip: OriginLsn,
+    stop: OriginLsn,
+) -> [(&'static str, String); 5] {
+    [
+        ("spock.rescue_origin", facts.origin_id.to_string()),
+        ("spock.rescue_skip_lsn", skip.min(stop).to_string()),
+        ("spock.rescue_stop_lsn", stop.to_string()),
+        ("spock.rescue_stop_timestamp", intent.request.stop_timestamp.map_or(String::new(), |at| at.to_string())),
+        ("spock.rescue_tables", facts.tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+    ]
+}
+
+fn setting_of(intent: &Intent, target: &TargetFacts, apply_as: ApplyAs) -> Setting {
+    Setting {
+        apply_as,
+        origin_id: target.origin_id,
+        failed_node: intent.request.failed.clone(),
+        nodes: nodes_by_origin(&target.local, &target.nodes),
+        tables: target.tables.iter().map(|table| (table.oid.to_u32(), table.from)).collect(),
     }
 }
 

@@ -1,0 +1,12 @@
+//! Reconciling: after a replay, with subscriptions running again, the rows that it has touched are compared with the
+//! source's, and brought to the later version where they differ.
+//!
+//! The failed node's transactions came late. What others had changed of its rows meanwhile was skipped on the target for
+//! lack of the row, and does not come again.
+//!
+//! Pure: judge. The rows that were touched are collected in touched, compared and written in run.
+
+pub mod judge;
+pub mod run;
+pub mod touched;
+pub mod views;

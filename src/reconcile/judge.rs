@@ -1,0 +1,149 @@
+//! What is to be done about one row (pure).
+//!
+//! The source is no authority: the later commit is. What the source lacks is deleted only if it is the very version that
+//! the replay wrote, for then somebody had deleted it before it came.
+
+use crate::pg::clock::Timestamp;
+
+/// Who has committed a version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Author {
+    Node(String),
+    /// By an origin that no subscription has: a reconcile has copied it, with the time of its commit.
+    Unknown,
+}
+
+/// A row as one of the two nodes has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// None: too old for its age to be known.
+    pub committed: Option<(Timestamp, Author)>,
+    /// The transaction there that has written it: tells whether it has changed since.
+    pub transaction: u32,
+    /// In the order of the columns that are compared.
+    pub values: Vec<Option<String>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Both have the same, or both have nothing.
+    Settled,
+    /// The target's is the later one.
+    Keep,
+    /// The source's is the later one; the target has an earlier one, or the same with other content.
+    Update,
+    /// The target has none.
+    Insert,
+    /// The source has none, and the target what the replay wrote.
+    Delete,
+    /// They differ, and of neither the age is known.
+    OfUnknownAge,
+}
+
+pub fn judge(source: Option<&Found>, target: Option<&Found>, failed: &str) -> Verdict {
+    let (source, target) = match (source, target) {
+        (None, None) => return Verdict::Settled,
+        (Some(_), None) => return Verdict::Insert,
+        (None, Some(target)) => {
+            let is_replayed = target.committed.as_ref().is_some_and(|(_, author)| is_of(author, failed));
+            return if is_replayed { Verdict::Delete } else { Verdict::Keep };
+        }
+        (Some(source), Some(target)) => (source, target),
+    };
+    if source.values == target.values {
+        return Verdict::Settled;
+    }
+    match (&source.committed, &target.committed) {
+        (None, None) => Verdict::OfUnknownAge,
+        (None, Some(_)) => Verdict::Keep,
+        (Some(_), None) => Verdict::Update,
+        (Some((at_source, author)), Some((at_target, other))) => match at_source.cmp(at_target) {
+            std::cmp::Ordering::Less => Verdict::Keep,
+            std::cmp::Ordering::Greater => Verdict::Update,
+            // The same version, of which the replay could not bring what was not sent, or two at the same microsecond.
+            std::cmp::Ordering::Equal if name(author) < name(other) => Verdict::Keep,
+            std::cmp::Ordering::Equal => Verdict::Update,
+        },
+    }
+}
+
+fn is_of(author: &Author, node: &str) -> bool {
+    matches!(author, Author::Node(name) if name == node)
+}
+
+fn name(author: &Author) -> &str {
+    match author {
+        Author::Node(name) => name,
+        Author::Unknown => "",
+    }
+}
+
+/// Whose transactions the target must have passed, as far as the source had them, before the row may be judged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Passed<'a> {
+    Of(&'a str),
+    OfEverybody,
+}
+
+pub fn must_be_passed(source: Option<&Found>) -> Passed<'_> {
+    match source.and_then(|source| source.committed.as_ref()) {
+        Some((_, Author::Node(name))) => Passed::Of(name),
+        _ => Passed::OfEverybody,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(committed: Option<(i64, &str)>, value: &str) -> Found {
+        let author = |name: &str| match name {
+            "copied" => Author::Unknown,
+            name => Author::Node(name.to_owned()),
+        };
+        Found {
+            committed: committed.map(|(at, name)| (Timestamp(at), author(name))),
+            transaction: 1,
+            values: vec![Some("1".to_owned()), Some(value.to_owned())],
+        }
+    }
+
+    #[test]
+    fn every_case_of_two_versions_is_judged() {
+        use Verdict::{Delete, Insert, Keep, OfUnknownAge, Settled, Update};
+        let of = |at, name| Some(found(Some((at, name)), "a"));
+        let other = |at, name| Some(found(Some((at, name)), "b"));
+        let old = |value| Some(found(None, value));
+        for (what, source, target, expected) in [
+            ("nobody has it", None, None, Settled),
+            ("the source alone", of(10, "n3"), None, Insert),
+            ("what the replay wrote is gone on the source", None, of(10, "n1"), Delete),
+            ("the target's own row is not on the source", None, of(10, "n2"), Keep),
+            ("nor is a peer's", None, of(10, "n3"), Keep),
+            ("nor what a reconcile brought", None, of(10, "copied"), Keep),
+            ("nor one of unknown age", None, old("a"), Keep),
+            ("the same", of(10, "n1"), of(10, "n1"), Settled),
+            ("the same content by others", of(10, "n1"), of(12, "n2"), Settled),
+            ("the same version, other content", of(10, "n1"), other(10, "n1"), Update),
+            ("the source's is later", of(11, "n3"), other(10, "n1"), Update),
+            ("the source's is earlier", of(9, "n3"), other(10, "n1"), Keep),
+            ("at once, the source's author is higher", of(10, "n3"), other(10, "n1"), Update),
+            ("at once, the target's author is higher", of(10, "n1"), other(10, "n2"), Keep),
+            ("the source's is a copy", of(11, "copied"), other(10, "n1"), Update),
+            ("the target's age is unknown", of(10, "n3"), old("b"), Update),
+            ("the source's age is unknown", old("a"), other(10, "n1"), Keep),
+            ("neither's age is known", old("a"), old("b"), OfUnknownAge),
+            ("neither's age is known, and they are alike", old("a"), old("a"), Settled),
+        ] {
+            assert_eq!(judge(source.as_ref(), target.as_ref(), "n1"), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn whom_the_target_must_have_passed_depends_on_who_wrote_the_sources_version() {
+        assert_eq!(must_be_passed(Some(&found(Some((1, "n4")), "a"))), Passed::Of("n4"));
+        for source in [Some(found(Some((1, "copied")), "a")), Some(found(None, "a")), None] {
+            assert_eq!(must_be_passed(source.as_ref()), Passed::OfEverybody);
+        }
+    }
+}

@@ -1,0 +1,610 @@
+//! Compares the rows that a replay has touched with the source's, and writes what the source has of a later version.
+//!
+//! A row is judged when neither node has anything of the other's still to come that bears on it: the source has passed what
+//! the target had when its row was read, and the target what the source had when its was. Then the target's row is locked,
+//! and judged only if it is still the same. Where the target has no row to lock, the source's is read once more after ours
+//! is in place: what it does to it after that finds ours.
+
+use super::judge::{self, Author, Found, Passed, Verdict};
+use super::touched::{Key, Relation, Touched};
+use super::views::{self, View};
+use crate::guc;
+use crate::pg::clock::Timestamp;
+use crate::pg::executor::{Change, Operation};
+use crate::pg::latch::{self, WaitEvent};
+use crate::pg::logicalrep::{ApplyAs, Tuple};
+use crate::pg::{commit_ts, interrupts, origin, process, spi_text, text, transaction};
+use crate::recover::error::RecoverError;
+use crate::recover::source::Source;
+use crate::remote::connection::RemoteError;
+use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::CString;
+use std::time::{Duration, Instant};
+
+/// Rows that are asked for at once.
+const CHUNK: usize = 500;
+
+/// Rows that differ and are looked at closer together, for each closer look waits for both nodes.
+const CLOSER: usize = 5_000;
+
+/// Closer looks at a row that changes under our hands.
+const LOOKS: u32 = 20;
+
+/// Between two looks at how far the nodes are.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Why a row could not be judged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// One of the nodes does not keep commit times.
+    NoCommitTimestamps,
+    /// The source does not receive what the target has.
+    SourceLags,
+    /// The target does not receive what the source has: a disabled subscription, a dead node, a partial stop.
+    TargetLags,
+    /// The rows differ, and of neither the age is known.
+    UnknownAge,
+    /// The row is there more than once, or cannot be written in this database's encoding.
+    NotComparable,
+    /// The source does not show the row, or the target does not take it.
+    Refused,
+    /// It changed each time it was looked at.
+    Busy,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    pub compared: u64,
+    /// Inserted or updated.
+    pub updated: u64,
+    pub deleted: u64,
+    /// Not judged.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unjudged: BTreeMap<Why, u64>,
+}
+
+impl Counts {
+    fn leave(&mut self, why: Why, rows: usize) {
+        if rows > 0 {
+            *self.unjudged.entry(why).or_default() += rows as u64;
+        }
+    }
+
+    pub fn unjudged(&self) -> u64 {
+        self.unjudged.values().sum()
+    }
+}
+
+/// Who is reconciled with whom.
+pub struct Reconciler<'a> {
+    pub source: Source,
+    pub source_name: &'a str,
+    pub local: &'a str,
+    pub failed: &'a str,
+    pub apply_as: ApplyAs,
+    /// The nodes that the source receives from, by their replication origins there.
+    pub origins: HashMap<u16, String>,
+    pub counts: Counts,
+}
+
+/// Values of a key's columns as both nodes write them.
+type KeyText = Vec<String>;
+
+/// Rows of a table by their keys. None: more than one has it.
+type Rows = HashMap<KeyText, Option<Found>>;
+
+/// A row that differs.
+struct Difference {
+    relation: u32,
+    key: KeyText,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Did {
+    Written,
+    /// It has changed meanwhile.
+    Again,
+    Refused,
+}
+
+impl Reconciler<'_> {
+    /// Compares all of them. False: `goes_on` has said no.
+    pub fn run(&mut self, touched: &mut Touched, mut goes_on: impl FnMut(&Counts) -> bool) -> Result<bool, RecoverError> {
+        touched.rewind();
+        self.source.compare_as_text()?;
+        let theirs = self.source.read_one("SHOW track_commit_timestamp")?;
+        if !commit_ts::is_tracked() || theirs.as_deref() != Some("on") {
+            self.counts.leave(Why::NoCommitTimestamps, touched.count() as usize);
+            return Ok(true);
+        }
+        // What the target has skipped for lack of a row, the source must have: then what they have alike is alike for good.
+        let ours = self.view_target()?;
+        let behind = self.wait_for_source(&ours, false)?;
+        let (mut chunk, mut differences): (Vec<Key>, Vec<Difference>) = (Vec::new(), Vec::new());
+        loop {
+            let next = touched.next();
+            let is_full = chunk.len() >= CHUNK
+                || chunk.first().zip(next.as_ref()).is_some_and(|(first, next)| first.relation != next.relation);
+            if next.is_none() || is_full {
+                self.compare(touched, &std::mem::take(&mut chunk), &behind, &mut differences)?;
+                if differences.len() >= CLOSER || next.is_none() {
+                    self.look_closer(touched, std::mem::take(&mut differences))?;
+                }
+                if !goes_on(&self.counts) {
+                    return Ok(false);
+                }
+            }
+            match next {
+                Some(key) => chunk.push(key),
+                None => return Ok(true),
+            }
+        }
+    }
+
+    /// A first look at rows of one table: most are alike.
+    fn compare(
+        &mut self,
+        touched: &Touched,
+        keys: &[Key],
+        behind: &BTreeSet<String>,
+        differences: &mut Vec<Difference>,
+    ) -> Result<(), RecoverError> {
+        let Some(relation) = keys.first().map(|key| key.relation) else { return Ok(()) };
+        let texts: Vec<KeyText> = keys.iter().filter_map(text_of).collect();
+        self.counts.leave(Why::NotComparable, keys.len() - texts.len());
+        let view = self.view_target()?;
+        let Some(source) = self.rows_of_source(touched, relation, &texts)? else { return Ok(()) };
+        let target = self.rows_of_target(touched, relation, &texts, &view);
+        let mut found: BTreeSet<&KeyText> = source.keys().collect();
+        found.extend(target.keys());
+        // Both have nothing of the others.
+        let mut alike = texts.len().saturating_sub(found.len());
+        for key in found {
+            match (there(&source, key), there(&target, key)) {
+                (Some(source), Some(target)) if judge::judge(source, target, self.failed) == Verdict::Settled => alike += 1,
+                (Some(_), Some(_)) => differences.push(Difference { relation, key: key.clone() }),
+                _ => self.counts.leave(Why::NotComparable, 1),
+            }
+        }
+        if behind.is_empty() {
+            self.counts.compared += alike as u64;
+        } else {
+            self.counts.leave(Why::SourceLags, alike);
+        }
+        Ok(())
+    }
+
+    /// Judges rows that differ, each as soon as it may be.
+    fn look_closer(&mut self, touched: &Touched, mut open: Vec<Difference>) -> Result<(), RecoverError> {
+        for _ in 0..LOOKS {
+            if open.is_empty() {
+                return Ok(());
+            }
+            interrupts::check();
+            let mut relations: BTreeMap<u32, Vec<KeyText>> = BTreeMap::new();
+            for difference in open.drain(..) {
+                relations.entry(difference.relation).or_default().push(difference.key);
+            }
+            let view = self.view_target()?;
+            let mut target: HashMap<u32, Rows> = HashMap::new();
+            for (relation, keys) in &relations {
+                target.insert(*relation, self.rows_of_target(touched, *relation, keys, &view));
+            }
+            // After the rows: all that made them what they are is within.
+            let ours = self.view_target()?;
+            let source_lacks = self.wait_for_source(&ours, true)?;
+            let mut source: HashMap<u32, Rows> = HashMap::new();
+            for (relation, keys) in &relations {
+                if let Some(rows) = self.rows_of_source(touched, *relation, keys)? {
+                    source.insert(*relation, rows);
+                }
+            }
+            let theirs = self.view_source(&ours)?;
+            let target_lacks = self.wait_for_target(&theirs)?;
+            let mut found = Vec::new();
+            for (relation, keys) in relations {
+                let (Some(source), Some(target)) = (source.get(&relation), target.get(&relation)) else { continue };
+                for key in keys {
+                    let (Some(source), Some(target)) = (there(source, &key), there(target, &key)) else {
+                        self.counts.leave(Why::NotComparable, 1);
+                        continue;
+                    };
+                    let verdict = judge::judge(source, target, self.failed);
+                    let (source, target) = (source.cloned(), target.cloned());
+                    found.push((verdict, Difference { relation, key }, source, target));
+                }
+            }
+            // What goes first makes room for what comes.
+            found.sort_by_key(|(verdict, ..)| match verdict {
+                Verdict::Delete => 0,
+                Verdict::Update => 1,
+                _ => 2,
+            });
+            for (verdict, difference, source, target) in found {
+                let lacks = self.lacks(verdict, source.as_ref(), &source_lacks, &target_lacks);
+                match (lacks, verdict) {
+                    (Some(why), _) => self.counts.leave(why, 1),
+                    (None, Verdict::OfUnknownAge) => self.counts.leave(Why::UnknownAge, 1),
+                    (None, Verdict::Settled | Verdict::Keep) => self.counts.compared += 1,
+                    (None, Verdict::Insert | Verdict::Update | Verdict::Delete) => {
+                        let did = self.bring(touched, &difference, verdict, source.as_ref(), target.as_ref(), &theirs)?;
+                        match did {
+                            Did::Again => open.push(difference),
+                            Did::Refused => self.counts.leave(Why::Refused, 1),
+                            Did::Written if verdict == Verdict::Delete => {
+                                self.counts.compared += 1;
+                                self.counts.deleted += 1;
+                            }
+                            Did::Written => {
+                                self.counts.compared += 1;
+                                self.counts.updated += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        self.counts.leave(Why::Busy, open.len());
+        Ok(())
+    }
+
+    /// What stands in the way of a verdict: something of one node that the other has not passed.
+    fn lacks(
+        &self,
+        verdict: Verdict,
+        source: Option<&Found>,
+        source_lacks: &BTreeSet<String>,
+        target_lacks: &BTreeSet<String>,
+    ) -> Option<Why> {
+        // Where the target has a row, what the source lacks of it shows in that row's version.
+        let source_lags = match verdict {
+            Verdict::Insert => !source_lacks.is_empty(),
+            // Of its own changes the target has skipped none.
+            Verdict::Settled => source_lacks.iter().any(|node| node != self.local),
+            _ => false,
+        };
+        if source_lags {
+            return Some(Why::SourceLags);
+        }
+        let is_behind = match judge::must_be_passed(source) {
+            Passed::Of(node) => target_lacks.contains(node),
+            Passed::OfEverybody => !target_lacks.is_empty(),
+        };
+        is_behind.then_some(Why::TargetLags)
+    }
+
+    /// Writes one row, in a transaction of its own with the time of the source's commit.
+    fn bring(
+        &mut self,
+        touched: &Touched,
+        difference: &Difference,
+        verdict: Verdict,
+        source: Option<&Found>,
+        target: Option<&Found>,
+        theirs: &View,
+    ) -> Result<Did, RecoverError> {
+        let relation = difference.relation;
+        let Some(values) = source.or(target).map(|found| found.values.as_slice()) else { return Ok(Did::Again) };
+        let apply_as = self.apply_as;
+        let before = target.map(|target| target.transaction);
+        let written = interrupts::catch(|| {
+            transaction::begin_if_none();
+            transaction::step(|| write(relation, apply_as, verdict, values, before))
+        });
+        let mut did = match written {
+            Ok(did) => did,
+            Err(report) => {
+                use pgrx::PgSqlErrorCode as Code;
+                match report.sql_error_code() {
+                    Code::ERRCODE_UNIQUE_VIOLATION
+                    | Code::ERRCODE_T_R_DEADLOCK_DETECTED
+                    | Code::ERRCODE_T_R_SERIALIZATION_FAILURE
+                    | Code::ERRCODE_LOCK_NOT_AVAILABLE => Did::Again,
+                    _ => {
+                        pgrx::log!("a row of {} could not be reconciled: {}", name(touched, relation), report.message());
+                        Did::Refused
+                    }
+                }
+            }
+        };
+        if did == Did::Written && verdict == Verdict::Insert {
+            let again = self.rows_of_source(touched, relation, std::slice::from_ref(&difference.key));
+            let now = match again {
+                Ok(rows) => rows.and_then(|mut rows| rows.remove(&difference.key).flatten()),
+                Err(error) => {
+                    origin::forget_stamp();
+                    transaction::abort_current();
+                    return Err(error);
+                }
+            };
+            if now.map(|now| now.transaction) != source.map(|source| source.transaction) {
+                did = Did::Again;
+            }
+        }
+        if did == Did::Written {
+            // Of an unknown age, hence older than all that is known: no time at all would stand for now.
+            let at = source.and_then(|source| source.committed.as_ref()).map_or(1, |(at, _)| at.0);
+            origin::stamp_commit(theirs.wal_end, at);
+            transaction::commit_applied();
+        } else {
+            origin::forget_stamp();
+            transaction::abort_current();
+        }
+        Ok(did)
+    }
+
+    fn view_target(&mut self) -> Result<View, RecoverError> {
+        transaction::run(|| views::of_target(None))
+    }
+
+    fn view_source(&mut self, ours: &View) -> Result<View, RecoverError> {
+        let view = views::of_source(&mut self.source, ours.slots.get(self.source_name).map(String::as_str))?;
+        self.origins.clone_from(&view.origins);
+        Ok(view)
+    }
+
+    /// Waits until the source has passed what the target had, with the target's own changes or without; of whom it does not,
+    /// where it gets no further.
+    fn wait_for_source(&mut self, ours: &View, with_own: bool) -> Result<BTreeSet<String>, RecoverError> {
+        let mut patience = Patience::new();
+        loop {
+            let theirs = self.view_source(ours)?;
+            let slot = theirs.slots.get(self.local).map(String::as_str);
+            let now = transaction::run(|| views::of_target(slot))?;
+            let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
+            for (node, applied) in &ours.applied {
+                let is_asked = node != self.failed && node != self.source_name;
+                if let Some(passed) = theirs.passed.get(node).filter(|passed| is_asked && *passed < applied) {
+                    lacks.insert(node.clone(), passed.0);
+                }
+            }
+            if with_own && now.others_passed.is_none_or(|passed| passed < ours.wal_end) {
+                lacks.insert(self.local.to_owned(), now.others_passed.map_or(0, |lsn| lsn.0));
+            }
+            // Who sends nothing now is not waited for, nor a source that does not receive from here.
+            let is_hopeless = lacks.keys().all(|node| now.halted.contains(node) || (node == self.local && slot.is_none()));
+            if is_hopeless || patience.is_over(&lacks) {
+                return Ok(lacks.into_keys().collect());
+            }
+            latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
+            interrupts::check();
+        }
+    }
+
+    /// Waits until the target has passed what the source had; of whom it does not, where it gets no further.
+    fn wait_for_target(&mut self, theirs: &View) -> Result<BTreeSet<String>, RecoverError> {
+        let mut patience = Patience::new();
+        loop {
+            let ours = self.view_target()?;
+            let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
+            for (node, applied) in &theirs.applied {
+                let passed = ours.passed.get(node).copied().unwrap_or_default();
+                if node != self.local && passed < *applied {
+                    lacks.insert(node.clone(), passed.0);
+                }
+            }
+            let confirmed = self.view_source(&ours)?.others_passed;
+            if confirmed.is_none_or(|confirmed| confirmed < theirs.wal_end) {
+                lacks.insert(self.source_name.to_owned(), confirmed.map_or(0, |lsn| lsn.0));
+            }
+            // Who sends nothing now is not waited for.
+            let is_hopeless = lacks
+                .keys()
+                .all(|node| node == self.failed || ours.halted.contains(node) || !ours.passed.contains_key(node));
+            if is_hopeless || patience.is_over(&lacks) {
+                return Ok(lacks.into_keys().collect());
+            }
+            latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
+            interrupts::check();
+        }
+    }
+
+    /// None: the source does not show them, which is counted.
+    fn rows_of_source(&mut self, touched: &Touched, relation: u32, keys: &[KeyText]) -> Result<Option<Rows>, RecoverError> {
+        let Some(columns) = columns_of(touched, relation) else { return Ok(None) };
+        let mut rows = Rows::new();
+        for keys in keys.chunks(CHUNK) {
+            let question = question(&columns, keys);
+            match self.source.rows(&question, columns.relation.columns.len() + FIRST_VALUE) {
+                Ok(answer) => {
+                    let answer = answer.into_iter().map(crate::remote::row::Row::into_values);
+                    take(&mut rows, &columns, answer, &self.origins, self.source_name);
+                }
+                Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message }, .. }) => {
+                    pgrx::log!(
+                        "rows of {} are not compared: node \"{}\" reports {message} (SQLSTATE {sqlstate})",
+                        name(touched, relation),
+                        self.source_name
+                    );
+                    self.counts.leave(Why::Refused, keys.len());
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(rows))
+    }
+
+    fn rows_of_target(&mut self, touched: &Touched, relation: u32, keys: &[KeyText], view: &View) -> Rows {
+        let mut rows = Rows::new();
+        let Some(columns) = columns_of(touched, relation) else { return rows };
+        for keys in keys.chunks(CHUNK) {
+            let answer = transaction::run(|| spi_text::rows(&question(&columns, keys)));
+            take(&mut rows, &columns, answer, &view.origins, self.local);
+        }
+        rows
+    }
+}
+
+/// Waits as long as something moves.
+struct Patience {
+    last: BTreeMap<String, u64>,
+    moved_at: Instant,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { last: BTreeMap::new(), moved_at: Instant::now() }
+    }
+
+    fn is_over(&mut self, now: &BTreeMap<String, u64>) -> bool {
+        if self.last != *now {
+            self.last = now.clone();
+            self.moved_at = Instant::now();
+        }
+        self.moved_at.elapsed() >= 2 * guc::peer_timeout()
+    }
+}
+
+/// A table, and where its key is.
+struct Columns<'a> {
+    relation: &'a Relation,
+    key: &'a [usize],
+}
+
+/// Values before those of the columns: time of commit, its origin, the transaction.
+const FIRST_VALUE: usize = 3;
+
+fn columns_of(touched: &Touched, relation: u32) -> Option<Columns<'_>> {
+    Some(Columns { relation: touched.relations.get(&relation)?, key: touched.key_columns(relation)? })
+}
+
+/// The same question to both nodes: replication matches tables and columns by name.
+fn question(columns: &Columns<'_>, keys: &[KeyText]) -> String {
+    let Relation { schema, name, columns: names } = columns.relation;
+    let column = |index: &usize| format!("t.{}", quote_identifier(&names[*index]));
+    let values: Vec<String> = (0..names.len()).map(|index| column(&index)).collect();
+    // Literals of no type of their own: each becomes its column's type, a domain's base type without its checks.
+    let condition = match columns.key {
+        [one] => {
+            let keys: Vec<String> = keys.iter().filter_map(|key| key.first().map(quote_literal)).collect();
+            format!("{} IN ({})", column(one), keys.join(", "))
+        }
+        several => {
+            let keys = keys.iter().map(|key| {
+                let parts = several.iter().zip(key).map(|(index, value)| format!("{} = {}", column(index), quote_literal(value)));
+                format!("({})", parts.collect::<Vec<_>>().join(" AND "))
+            });
+            keys.collect::<Vec<_>>().join(" OR ")
+        }
+    };
+    format!(
+        "SELECT (extract(epoch FROM x.timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, x.roident, t.xmin, {}
+           FROM {} t, LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) x
+          WHERE {condition}",
+        values.join(", "),
+        quote_qualified_identifier(schema, name),
+    )
+}
+
+/// Takes what a node has answered.
+fn take(
+    rows: &mut Rows,
+    columns: &Columns<'_>,
+    answer: impl IntoIterator<Item = Vec<Option<String>>>,
+    origins: &HashMap<u16, String>,
+    node: &str,
+) {
+    for mut row in answer {
+        let values = row.split_off(FIRST_VALUE);
+        let number = |index: usize| row.get(index).and_then(|value| value.as_ref()?.parse::<i64>().ok());
+        let author = |id: i64| match u16::try_from(id) {
+            Ok(origin::LOCAL) => Author::Node(node.to_owned()),
+            Ok(id) => origins.get(&id).map_or(Author::Unknown, |name| Author::Node(name.clone())),
+            Err(_) => Author::Unknown,
+        };
+        let found = Found {
+            committed: number(0).zip(number(1)).map(|(at, id)| (Timestamp(at), author(id))),
+            transaction: number(2).unwrap_or_default() as u32,
+            values,
+        };
+        let key: Option<KeyText> = columns.key.iter().map(|index| found.values.get(*index).cloned().flatten()).collect();
+        let Some(key) = key else { continue };
+        let is_readable = found.values.iter().flatten().all(|value| !value.contains(char::REPLACEMENT_CHARACTER));
+        rows.entry(key).and_modify(|known| *known = None).or_insert(is_readable.then_some(found));
+    }
+}
+
+/// What there is at a key: None where that cannot be told.
+fn there<'a>(rows: &'a Rows, key: &KeyText) -> Option<Option<&'a Found>> {
+    match rows.get(key) {
+        None => Some(None),
+        Some(None) => None,
+        Some(Some(found)) => Some(Some(found)),
+    }
+}
+
+/// A key that came with the stream; None if it is no text in this database's encoding.
+fn text_of(key: &Key) -> Option<KeyText> {
+    let text = |value: &Vec<u8>| {
+        let text = text::to_utf8(&CString::new(value.as_slice()).ok()?);
+        (!text.contains(char::REPLACEMENT_CHARACTER)).then_some(text)
+    };
+    key.values.iter().map(text).collect()
+}
+
+fn name(touched: &Touched, relation: u32) -> String {
+    touched.relations.get(&relation).map_or_else(String::new, |found| format!("{}.{}", found.schema, found.name))
+}
+
+/// Writes one row if the target still has what it had: the row of that transaction, or none.
+fn write(relation: u32, apply_as: ApplyAs, verdict: Verdict, values: &[Option<String>], before: Option<u32>) -> Did {
+    let Some(row) = Tuple::of_texts(values) else { return Did::Refused };
+    let operation = if verdict == Verdict::Delete { Operation::Delete } else { Operation::Update };
+    let mut change = Change::open(relation, operation, apply_as);
+    let key = change.key_row(&row);
+    let (leaf, key) = change.leaf_of(key);
+    let found = change.find(&leaf, key);
+    let now = found.map(|found| change.version_of(found).transaction);
+    let did = match found {
+        _ if now != before => Did::Again,
+        Some(found) if verdict == Verdict::Delete => {
+            change.delete(&leaf, found);
+            Did::Written
+        }
+        Some(found) => {
+            change.note_changed_columns(key, &row);
+            let new = change.modified(&leaf, key, found, &row);
+            if change.stays(&leaf, new) && change.rows_in_the_way(&leaf, new, Some(found)).is_empty() {
+                change.update(&leaf, found, new);
+                Did::Written
+            } else {
+                Did::Again
+            }
+        }
+        None => Did::Written,
+    };
+    change.close(leaf);
+    if found.is_some() || did != Did::Written {
+        return did;
+    }
+    let mut change = Change::open(relation, Operation::Insert, apply_as);
+    let new = change.new_row(&row);
+    let (leaf, new) = change.leaf_of(new);
+    let is_free = change.rows_in_the_way(&leaf, new, None).is_empty();
+    if is_free {
+        change.insert(&leaf, new);
+    }
+    change.close(leaf);
+    if is_free { Did::Written } else { Did::Again }
+}
+
+/// How a process writes while it reconciles.
+pub fn begin_writing() {
+    process::apply_like_a_replica();
+    process::compare_as_text();
+    transaction::run(|| {
+        let id = origin::of_reconcile();
+        origin::set_up(id);
+    });
+}
+
+/// The settings of our own bookkeeping again.
+pub fn end_writing() {
+    origin::reset();
+    process::keep_books();
+}

@@ -1,0 +1,93 @@
+//! How far the target and the source are, each as it sees itself: who has passed whom.
+
+use crate::lsn::OriginLsn;
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
+use crate::pg::wal;
+use crate::recover::error::RecoverError;
+use crate::recover::facts;
+use crate::recover::source::Source;
+use crate::slot::positions;
+use crate::slot::snapshot::snapshot;
+use pgrx::spi::quote_literal;
+use std::collections::HashMap;
+
+/// A node's progress.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// How far it has applied each node that it receives from, and how far it is past it where that held nothing for it.
+    pub applied: HashMap<String, OriginLsn>,
+    pub passed: HashMap<String, OriginLsn>,
+    /// Those by their replication origins there.
+    pub origins: HashMap<u16, String>,
+    /// Its slots at those nodes.
+    pub slots: HashMap<String, String>,
+    /// Where its own WAL ends, as others count it.
+    pub wal_end: OriginLsn,
+    /// How far the other one of the two is past its own WAL; None: it does not receive from it.
+    pub others_passed: Option<OriginLsn>,
+    /// Nodes from which it does not receive now, for the subscription is disabled or nobody answers.
+    pub halted: Vec<String>,
+}
+
+/// This node. `source_slot`: the slot here that the source receives by. Needs a transaction with a snapshot.
+pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
+    let seen = snapshot();
+    let mut view = View::default();
+    for position in positions::own_positions()? {
+        let Some(node) = position.origin.as_ref().map(ToString::to_string) else { continue };
+        let confirmed = seen.as_ref().map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(position.subscription));
+        let applied = position.applied().unwrap_or(OriginLsn::ZERO);
+        view.applied.insert(node.clone(), applied);
+        view.passed.insert(node.clone(), applied.max(confirmed));
+        view.origins.insert(position.origin_id, node.clone());
+        view.slots.extend(position.slot.map(|slot| (node, slot)));
+    }
+    // What is not flushed is not sent.
+    wal::flush();
+    view.wal_end = OriginLsn(wal::flushed().0);
+    for subscription in NativeProvider.subscriptions()? {
+        let Some((node, _)) = &subscription.origin else { continue };
+        if !subscription.is_enabled || facts::known_to_be_silent(node.as_str())?.is_some() {
+            view.halted.push(node.to_string());
+        }
+    }
+    if let Some(slot) = source_slot {
+        view.others_passed = crate::pg::slot::find(slot)?.map(|slot| OriginLsn(slot.confirmed.0));
+    }
+    Ok(view)
+}
+
+/// The source. `target_slot`: the slot there that the target receives by.
+pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View, RecoverError> {
+    let mut view = View::default();
+    let rows = source.rows(
+        "SELECT origin_node, (applied_lsn - '0/0')::pg_catalog.int8, (passed_lsn - '0/0')::pg_catalog.int8, origin_id,
+                slot_name
+           FROM spock.node_positions() WHERE origin_node IS NOT NULL",
+        5,
+    )?;
+    for row in rows {
+        let (node, origin): (String, u16) = (source.read(row.value(0))?, source.read(row.value(3))?);
+        let lsn = |column| Ok::<_, RecoverError>(OriginLsn(source.read(row.optional(column))?.unwrap_or(0)));
+        let (applied, passed) = (lsn(1)?, lsn(2)?);
+        view.slots.extend(source.read(row.optional::<String>(4))?.map(|slot| (node.clone(), slot)));
+        view.origins.insert(origin, node.clone());
+        view.applied.insert(node.clone(), applied);
+        view.passed.insert(node, applied.max(passed));
+    }
+    let slot = quote_literal(target_slot.unwrap_or_default());
+    let rows = source.rows(
+        &format!(
+            "SELECT (pg_catalog.pg_current_wal_insert_lsn() - '0/0')::pg_catalog.int8,
+                    (SELECT (confirmed_flush_lsn - '0/0')::pg_catalog.int8
+                       FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot})"
+        ),
+        2,
+    )?;
+    if let Some(row) = rows.first() {
+        view.wal_end = OriginLsn(source.read(row.value(0))?);
+        view.others_passed = source.read(row.optional(1))?.map(OriginLsn);
+    }
+    Ok(view)
+}
