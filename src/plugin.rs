@@ -90,7 +90,7 @@ unsafe extern "C-unwind" fn filter_by_origin(
 ) -> bool {
     // SAFETY: core's contract of a callback.
     match unsafe { stream(context) } {
-        Some(stream) => origin_id != stream.parameters.origin_id,
+        Some(stream) => (origin_id != stream.parameters.origin_id) != stream.parameters.wants_key_changes,
         None => false,
     }
 }
@@ -101,6 +101,10 @@ unsafe extern "C-unwind" fn begin(context: *mut pg_sys::LogicalDecodingContext, 
     unsafe {
         let Some(stream) = stream(context) else { return };
         stream.is_begun = false;
+        if stream.parameters.wants_key_changes {
+            stream.is_wanted = true;
+            return;
+        }
         stream.is_wanted = !stream.is_over && stream.parameters.wants(OriginLsn((*txn).origin_lsn));
         if stream.is_wanted && stream.parameters.ends_before((*txn).xact_time.commit_time) {
             stream.is_over = true;
@@ -154,6 +158,10 @@ unsafe extern "C-unwind" fn change(
             REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_INSERT as INSERT,
             REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
         };
+        // PostgreSQL logs an old key where it has changed, and of a table with REPLICA IDENTITY FULL always.
+        if stream.parameters.wants_key_changes && ((*change).action != UPDATE || old.is_null()) {
+            return;
+        }
         if ((*change).action == DELETE && old.is_null()) || ((*change).action != DELETE && new.is_null()) {
             return;
         }
@@ -201,7 +209,7 @@ unsafe extern "C-unwind" fn truncate(
     // SAFETY: core's contract of a callback: `count` open relations.
     unsafe {
         let Some(stream) = stream(context) else { return };
-        if !stream.is_wanted {
+        if !stream.is_wanted || stream.parameters.wants_key_changes {
             return;
         }
         let previous = pg_sys::MemoryContextSwitchTo(stream.change_context);

@@ -4,9 +4,11 @@
 //! The failed node's transactions came late. What others had changed of its rows meanwhile was skipped on the target for
 //! lack of the row, and does not come again.
 //!
-//! Pure: judge. The rows that were touched are collected in touched, compared and written in run.
+//! Pure: judge. The rows that were touched are collected in touched, and in moves those that others have
+//! given another key since; they are compared and written in run.
 
 pub mod judge;
+pub mod moves;
 pub mod run;
 pub mod touched;
 pub mod views;

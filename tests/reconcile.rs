@@ -25,4 +25,15 @@ fn drain_survivors(n2: &Node, n3: &Node) {
     crate::rescue::drain(n3, n2);
 }
 
+/// Enables or disables a subscription, and waits until its process has gone.
+fn set_alone(node: &Node, subscription: &str, how: &str) {
+    node.sql(&format!("ALTER SUBSCRIPTION {subscription} {how}"));
+    if how == "DISABLE" {
+        node.wait_until(
+            &format!("SELECT count(*) FROM pg_stat_subscription WHERE subname = '{subscription}' AND pid IS NOT NULL"),
+            "0",
+        );
+    }
+}
+
 const VERSIONS: &str = "SELECT t.*, (pg_xact_commit_timestamp_origin(xmin)).timestamp FROM t ORDER BY id";

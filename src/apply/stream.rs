@@ -4,7 +4,6 @@
 //! The clone's position is never confirmed: a rescue that starts again must find everything there, and skips by origin
 //! position what it has applied.
 
-use super::transaction::Applier;
 use crate::lsn::LocalLsn;
 use crate::node::provider::Route;
 use crate::pg::clock::Timestamp;
@@ -33,6 +32,14 @@ pub struct Stream {
     sent: LocalLsn,
     heard_at: Instant,
     told_at: Instant,
+}
+
+/// Who takes what is streamed.
+pub trait Receiver {
+    /// Takes one message. An ERROR leaves the transaction open: the caller aborts it.
+    fn handle(&mut self, message: &[u8]);
+    /// Between two transactions.
+    fn is_idle(&self) -> bool;
 }
 
 /// Why the stream has ended.
@@ -73,19 +80,19 @@ impl Stream {
         Ok(Stream { connection, sent: LocalLsn::ZERO, heard_at: now, told_at: now })
     }
 
-    /// Receives and applies until everything that the source had in its WAL before `until` has come. Loses a source that
+    /// Receives until everything that the source had in its WAL before `until` has come. Loses a source that
     /// is silent for wal_receiver_timeout. ERRORs of applying pass through.
-    pub fn run(
+    pub fn run<R: Receiver>(
         &mut self,
-        applier: &mut Applier,
+        receiver: &mut R,
         until: LocalLsn,
-        mut is_complete: impl FnMut(&Applier) -> bool,
-        mut goes_on: impl FnMut(&Applier) -> bool,
+        mut is_complete: impl FnMut(&R) -> bool,
+        mut goes_on: impl FnMut(&R) -> bool,
     ) -> Result<Ended, RemoteError> {
         let mut messages = 0;
         loop {
             interrupts::check();
-            if applier.is_idle() && (self.sent >= until || is_complete(applier)) {
+            if receiver.is_idle() && (self.sent >= until || is_complete(receiver)) {
                 return Ok(Ended::Complete);
             }
             let mut must_answer = false;
@@ -94,7 +101,7 @@ impl Stream {
                 Received::Nothing(socket) => Some(socket),
                 Received::Message(message) => {
                     match message.first() {
-                        Some(b'w') if message.len() > DATA_HEADER => applier.handle(&message[DATA_HEADER..]),
+                        Some(b'w') if message.len() > DATA_HEADER => receiver.handle(&message[DATA_HEADER..]),
                         Some(b'k') => {
                             if let Some(end) = message.get(1..9).and_then(|bytes| bytes.try_into().ok()) {
                                 self.sent = self.sent.max(LocalLsn(u64::from_be_bytes(end)));
@@ -112,7 +119,7 @@ impl Stream {
             if socket.is_some() || messages >= MESSAGES_BETWEEN_LOOKS {
                 messages = 0;
                 interrupts::reload_config_if_asked();
-                if !goes_on(applier) {
+                if !goes_on(receiver) {
                     return Ok(Ended::Stopped);
                 }
             }

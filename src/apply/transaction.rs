@@ -3,6 +3,7 @@
 
 use super::change::{ChangeApplier, Done, Setting};
 use super::conflict;
+use super::stream::Receiver;
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::intent::document::Totals;
@@ -49,8 +50,15 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// `origin`: where the replication origin stands. What is not beyond it, nor beyond `skip`, is not applied.
-    pub fn new(setting: Setting, origin: OriginLsn, skip: OriginLsn, skips: Vec<OriginLsn>) -> Applier {
+    /// `origin`: where the replication origin stands. What is not beyond it, nor beyond `skip`, is not applied; what is
+    /// beyond `from` has touched rows.
+    pub fn new(
+        setting: Setting,
+        origin: OriginLsn,
+        skip: OriginLsn,
+        from: OriginLsn,
+        skips: Vec<OriginLsn>,
+    ) -> Applier {
         Applier {
             setting,
             applied: origin.max(skip),
@@ -60,16 +68,16 @@ impl Applier {
             incoming: None,
             is_over: false,
             relation: None,
-            from: skip,
-            seen: skip,
+            from,
+            seen: from,
             touched: Touched::default(),
             totals: Totals::default(),
         }
     }
 
     /// Reads again what was applied, for the rows that it has touched, and applies nothing.
-    pub fn collector(setting: Setting, skip: OriginLsn, skips: Vec<OriginLsn>) -> Applier {
-        Applier::new(setting, OriginLsn::INFINITY, skip, skips)
+    pub fn collector(setting: Setting, from: OriginLsn, skips: Vec<OriginLsn>) -> Applier {
+        Applier::new(setting, OriginLsn::INFINITY, from, from, skips)
     }
 
     /// How far the stream has come, applied or not.
@@ -86,55 +94,9 @@ impl Applier {
         self.incoming.as_ref().map(|incoming| incoming.origin_lsn).filter(|lsn| *lsn != OriginLsn::ZERO)
     }
 
-    /// Between two transactions.
-    pub fn is_idle(&self) -> bool {
-        self.incoming.is_none()
-    }
-
     /// The source has met a transaction beyond the stop timestamp.
     pub fn is_over(&self) -> bool {
         self.is_over
-    }
-
-    /// Takes one message of the stream. An ERROR leaves the transaction open: the caller aborts it.
-    pub fn handle(&mut self, message: &[u8]) {
-        if self.incoming.as_ref().is_none_or(|incoming| !incoming.is_collected) {
-            self.totals.bytes += message.len() as u64;
-        }
-        let is_change = matches!(message.first(), Some(b'I' | b'U' | b'D' | b'T'));
-        let is_wanted = self
-            .incoming
-            .as_ref()
-            .is_some_and(|incoming| (incoming.is_wanted || incoming.is_collected) && !incoming.is_skipped);
-        if is_change && !is_wanted {
-            return;
-        }
-        if is_change {
-            // Before the message's memory context is entered: beginning enters the transaction's.
-            transaction::begin_if_none();
-        }
-        // Taken out for the time of the call, for it needs all of the others as well.
-        let context = std::mem::replace(&mut self.context, MessageContext::NONE);
-        context.run(|| match logicalrep::read(message) {
-            Message::Begin { committed_at } => self.begin(Timestamp(committed_at)),
-            Message::Origin { lsn } => self.note_origin(lsn),
-            Message::Relation { relation, schema, name, columns } => {
-                self.touched.note_relation(relation, Relation { schema, name, columns });
-            }
-            Message::Over => self.is_over = true,
-            Message::Commit => self.commit(),
-            // Types are for messages about columns whose type is not there: core's map keeps what it needs.
-            Message::Other(b'Y') => (),
-            Message::Other(kind) => {
-                pgrx::ereport!(
-                    ERROR,
-                    PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
-                    format!("unexpected message \"{}\" from the source", char::from(kind).escape_default())
-                );
-            }
-            change => transaction::step(|| self.apply(&change)),
-        });
-        self.context = context;
     }
 
     fn begin(&mut self, committed_at: Timestamp) {
@@ -253,5 +215,51 @@ impl Applier {
             transaction::commit_applied();
         }
         (self.applied, self.origin) = (end, end);
+    }
+}
+
+impl Receiver for Applier {
+    fn handle(&mut self, message: &[u8]) {
+        if self.incoming.as_ref().is_none_or(|incoming| !incoming.is_collected) {
+            self.totals.bytes += message.len() as u64;
+        }
+        let is_change = matches!(message.first(), Some(b'I' | b'U' | b'D' | b'T'));
+        let is_wanted = self
+            .incoming
+            .as_ref()
+            .is_some_and(|incoming| (incoming.is_wanted || incoming.is_collected) && !incoming.is_skipped);
+        if is_change && !is_wanted {
+            return;
+        }
+        if is_change {
+            // Before the message's memory context is entered: beginning enters the transaction's.
+            transaction::begin_if_none();
+        }
+        // Taken out for the time of the call, for it needs all of the others as well.
+        let context = std::mem::replace(&mut self.context, MessageContext::NONE);
+        context.run(|| match logicalrep::read(message) {
+            Message::Begin { committed_at } => self.begin(Timestamp(committed_at)),
+            Message::Origin { lsn } => self.note_origin(lsn),
+            Message::Relation { relation, schema, name, columns } => {
+                self.touched.note_relation(relation, Relation { schema, name, columns });
+            }
+            Message::Over => self.is_over = true,
+            Message::Commit => self.commit(),
+            // Types are for messages about columns whose type is not there: core's map keeps what it needs.
+            Message::Other(b'Y') => (),
+            Message::Other(kind) => {
+                pgrx::ereport!(
+                    ERROR,
+                    PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+                    format!("unexpected message \"{}\" from the source", char::from(kind).escape_default())
+                );
+            }
+            change => transaction::step(|| self.apply(&change)),
+        });
+        self.context = context;
+    }
+
+    fn is_idle(&self) -> bool {
+        self.incoming.is_none()
     }
 }

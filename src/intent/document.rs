@@ -163,6 +163,8 @@ pub struct Intent {
     pub applied_before: OriginLsn,
     pub passed_before: OriginLsn,
     pub begun_at: i64,
+    /// The first transaction here that may have replayed something of it, or of aborted ones before it.
+    pub since_transaction: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Checkpoint>,
     /// At most one of each phase.
@@ -170,6 +172,10 @@ pub struct Intent {
     pub steps: Vec<Step>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Where earlier recoveries of the failed node began that were aborted half-way: what they have touched is compared with
+    /// this one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub touched_from: Option<OriginLsn>,
     /// What the reconcile has done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconciled: Option<Counts>,

@@ -33,6 +33,8 @@ pub struct Beginning {
     pub has_own_dsn: bool,
     pub applied_before: OriginLsn,
     pub passed_before: OriginLsn,
+    /// The next transaction here.
+    pub transaction: u32,
     pub at: i64,
 }
 
@@ -78,6 +80,7 @@ impl Journal {
     /// is right, and none is joined.
     pub fn begin(&mut self, beginning: Beginning) -> Result<Operation<'_>, IntentError> {
         let at = beginning.at;
+        let (touched_from, since_transaction) = self.uncompared(&beginning.request.failed).unzip();
         let mut unfinished = self.intents.iter().filter(|intent| intent.is_unfinished());
         let (running, is_alone) = (unfinished.next(), unfinished.next().is_none());
         let id = match running {
@@ -102,6 +105,8 @@ impl Journal {
                     checkpoint: None,
                     steps: Vec::new(),
                     failure: None,
+                    since_transaction: since_transaction.unwrap_or(beginning.transaction),
+                    touched_from,
                     reconciled: None,
                     skips: Vec::new(),
                     must_abort: false,
@@ -111,6 +116,20 @@ impl Journal {
             }
         };
         Ok(Operation { journal: self, id, at, is_settled: false })
+    }
+
+    /// Where the aborted recoveries of a node began whose touched rows nobody has compared, and the first transaction here
+    /// that may have written them.
+    fn uncompared(&self, failed: &str) -> Option<(OriginLsn, u32)> {
+        let of_node = self.intents.iter().filter(|intent| intent.request.failed == failed);
+        of_node.fold(None, |known: Option<(OriginLsn, u32)>, intent| match (&intent.end, &intent.checkpoint) {
+            (Some(End { outcome: Outcome::Completed, .. }), _) => None,
+            (Some(End { outcome: Outcome::Aborted, .. }), Some(checkpoint)) => {
+                let first = (checkpoint.skip, intent.since_transaction);
+                Some(known.map_or(first, |(from, since)| (from.min(checkpoint.skip), since)))
+            }
+            _ => known,
+        })
     }
 
     pub fn intent(&self, id: IntentId) -> Option<&Intent> {

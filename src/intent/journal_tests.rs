@@ -42,6 +42,7 @@ fn beginning(number: u8, failed: &str) -> Beginning {
         has_own_dsn: false,
         applied_before: OriginLsn(10),
         passed_before: OriginLsn(12),
+        transaction: 700 + u32::from(number),
         at: 1,
     }
 }
@@ -383,6 +384,24 @@ fn an_end_keeps_its_outcome_and_position_and_a_completed_one_has_no_failure() {
     assert_eq!(intent.end, Some(End { outcome: Outcome::Aborted, at: 8, position: None }));
     assert_eq!(intent.totals(), done(6), "what the last attempt had done counts");
     assert_eq!(intent.failure, Some(failure(None)), "why it was aborted");
+}
+
+#[test]
+fn what_aborted_recoveries_have_touched_is_the_next_ones_to_compare_until_one_completes() {
+    let mut journal = journal_in(State::Replaying);
+    assert_eq!((journal.intents[0].since_transaction, journal.intents[0].touched_from), (701, None));
+    journal.abort(id(1), done(0), 4).expect("unfinished");
+    begin(&mut journal, 2, "n4").expect("another node's");
+    assert_eq!((journal.intents[1].since_transaction, journal.intents[1].touched_from), (702, None));
+    journal.abort(id(2), done(0), 5).expect("unfinished");
+    begin(&mut journal, 3, "n1").expect("the same node's");
+    assert_eq!((journal.intents[2].since_transaction, journal.intents[2].touched_from), (701, Some(RANGE.0)));
+    for phase in [Phase::Suspending, Phase::Replaying, Phase::Resuming, Phase::Reconciling] {
+        journal.checkpoint(id(3), phase, (OriginLsn(40), OriginLsn(50)), done(1), 6).expect("the order of life");
+    }
+    journal.complete(id(3), OriginLsn(50), 7).expect("reconciling");
+    begin(&mut journal, 4, "n1").expect("once more");
+    assert_eq!((journal.intents[3].since_transaction, journal.intents[3].touched_from), (704, None));
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub enum WaitEvent {
 }
 
 impl WaitEvent {
-    const COUNT: usize = 8;
+    const COUNT: usize = 9;
 
     fn name(self) -> &'static CStr {
         match self {

@@ -158,3 +158,9 @@ pub fn commit_durably() {
     // SAFETY: sets a flag of the present transaction.
     unsafe { pg_sys::ForceSyncCommit() };
 }
+
+/// The id that the next transaction will have, without its epoch.
+pub fn next_id() -> u32 {
+    // SAFETY: reads shared memory under its lock.
+    unsafe { pg_sys::ReadNextFullTransactionId().value as u32 }
+}

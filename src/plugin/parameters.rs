@@ -12,6 +12,7 @@ pub struct Settings {
     pub stop_lsn: String,
     pub stop_timestamp: String,
     pub tables: String,
+    pub key_changes: String,
 }
 
 /// What is to be streamed.
@@ -28,6 +29,8 @@ pub struct Parameters {
     pub stop_timestamp: Option<i64>,
     /// Oids of this server's tables, sorted; a partition is sent as its ancestor where that is listed.
     pub tables: Vec<u32>,
+    /// Instead of the origin's transactions: of all others, the updates that change a row's key.
+    pub wants_key_changes: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -45,6 +48,7 @@ const SKIP: &str = "spock.rescue_skip_lsn";
 const STOP: &str = "spock.rescue_stop_lsn";
 const STOP_TIMESTAMP: &str = "spock.rescue_stop_timestamp";
 const TABLES: &str = "spock.rescue_tables";
+const KEY_CHANGES: &str = "spock.rescue_key_changes";
 
 /// Bytes of a malformed value that a message repeats.
 const SHOWN: usize = 40;
@@ -73,7 +77,15 @@ impl Parameters {
         })?;
         tables.sort_unstable();
         tables.dedup();
-        Ok(Parameters { origin_id, skip, stop, stop_timestamp, tables })
+        let wants_key_changes = match settings.key_changes.trim() {
+            "" => false,
+            text => value(KEY_CHANGES, text, "on or off", |text| match text {
+                "on" => Some(true),
+                "off" => Some(false),
+                _ => None,
+            })?,
+        };
+        Ok(Parameters { origin_id, skip, stop, stop_timestamp, tables, wants_key_changes })
     }
 
     pub fn lists(&self, table: u32) -> bool {
@@ -145,6 +157,7 @@ mod tests {
             stop_lsn: "1/20".to_owned(),
             stop_timestamp: String::new(),
             tables: " 16400, 16390,16400 ".to_owned(),
+            key_changes: String::new(),
         }
     }
 
@@ -157,10 +170,17 @@ mod tests {
             stop: OriginLsn(0x1_0000_0020),
             stop_timestamp: None,
             tables: vec![16390, 16400],
+            wants_key_changes: false,
         };
         assert_eq!(read, Ok(expected));
         let timed = Settings { stop_timestamp: "-5".to_owned(), ..settings() };
         assert_eq!(Parameters::read(&timed).map(|read| read.stop_timestamp), Ok(Some(-5)));
+        for (text, expected) in [("on", true), ("off", false)] {
+            let asked = Settings { key_changes: text.to_owned(), ..settings() };
+            assert_eq!(Parameters::read(&asked).map(|read| read.wants_key_changes), Ok(expected));
+        }
+        let asked = Settings { key_changes: "maybe".to_owned(), ..settings() };
+        assert!(matches!(Parameters::read(&asked), Err(ParameterError::Malformed { setting: KEY_CHANGES, .. })));
     }
 
     #[test]

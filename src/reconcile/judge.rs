@@ -40,13 +40,28 @@ pub enum Verdict {
     OfUnknownAge,
 }
 
-pub fn judge(source: Option<&Found>, target: Option<&Found>, failed: &str) -> Verdict {
+/// What tells the rows that the replay has written from those that the failed node had written before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Replay<'a> {
+    pub failed: &'a str,
+    /// The target's transactions from this one on.
+    pub since: u32,
+}
+
+impl Replay<'_> {
+    fn has_written(self, found: &Found) -> bool {
+        let is_of_failed = matches!(&found.committed, Some((_, Author::Node(name))) if name == self.failed);
+        // Transaction ids wrap around.
+        is_of_failed && found.transaction.wrapping_sub(self.since).cast_signed() >= 0
+    }
+}
+
+pub fn judge(source: Option<&Found>, target: Option<&Found>, replay: Replay<'_>) -> Verdict {
     let (source, target) = match (source, target) {
         (None, None) => return Verdict::Settled,
         (Some(_), None) => return Verdict::Insert,
         (None, Some(target)) => {
-            let is_replayed = target.committed.as_ref().is_some_and(|(_, author)| is_of(author, failed));
-            return if is_replayed { Verdict::Delete } else { Verdict::Keep };
+            return if replay.has_written(target) { Verdict::Delete } else { Verdict::Keep };
         }
         (Some(source), Some(target)) => (source, target),
     };
@@ -65,10 +80,6 @@ pub fn judge(source: Option<&Found>, target: Option<&Found>, failed: &str) -> Ve
             std::cmp::Ordering::Equal => Verdict::Update,
         },
     }
-}
-
-fn is_of(author: &Author, node: &str) -> bool {
-    matches!(author, Author::Node(name) if name == node)
 }
 
 fn name(author: &Author) -> &str {
@@ -103,7 +114,7 @@ mod tests {
         };
         Found {
             committed: committed.map(|(at, name)| (Timestamp(at), author(name))),
-            transaction: 1,
+            transaction: 1_000,
             values: vec![Some("1".to_owned()), Some(value.to_owned())],
         }
     }
@@ -135,7 +146,21 @@ mod tests {
             ("neither's age is known", old("a"), old("b"), OfUnknownAge),
             ("neither's age is known, and they are alike", old("a"), old("a"), Settled),
         ] {
-            assert_eq!(judge(source.as_ref(), target.as_ref(), "n1"), expected, "{what}");
+            let replay = Replay { failed: "n1", since: 1_000 };
+            assert_eq!(judge(source.as_ref(), target.as_ref(), replay), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_replay_wrote_is_deleted_also_where_transaction_ids_have_wrapped() {
+        for (since, transaction, expected) in [
+            (1_000, 999, Verdict::Keep),
+            (1_000, 1_000, Verdict::Delete),
+            (u32::MAX - 5, 3, Verdict::Delete),
+            (3, u32::MAX - 5, Verdict::Keep),
+        ] {
+            let target = Found { transaction, ..found(Some((10, "n1")), "a") };
+            assert_eq!(judge(None, Some(&target), Replay { failed: "n1", since }), expected, "{since} {transaction}");
         }
     }
 

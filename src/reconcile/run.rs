@@ -5,9 +5,10 @@
 //! and judged only if it is still the same. Where the target has no row to lock, the source's is read once more after ours
 //! is in place: what it does to it after that finds ours.
 
-use super::judge::{self, Author, Found, Passed, Verdict};
+use super::judge::{self, Author, Found, Passed, Replay, Verdict};
 use super::touched::{Key, Relation, Touched};
 use super::views::{self, View};
+use crate::apply::conflict::Policy;
 use crate::guc;
 use crate::pg::clock::Timestamp;
 use crate::pg::executor::{Change, Operation};
@@ -39,6 +40,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
+    /// spock.rescue_conflict_resolution leaves the clock out of it.
+    Policy,
     /// One of the nodes does not keep commit times.
     NoCommitTimestamps,
     /// The source does not receive what the target has.
@@ -85,10 +88,15 @@ pub struct Reconciler<'a> {
     pub source_name: &'a str,
     pub local: &'a str,
     pub failed: &'a str,
+    /// The first transaction here that may have replayed something.
+    pub since: u32,
     pub apply_as: ApplyAs,
     /// The nodes that the source receives from, by their replication origins there.
     pub origins: HashMap<u16, String>,
     pub counts: Counts,
+    /// The source has something else than the failed node's version of a row, or nothing: others may have given it another
+    /// key.
+    pub may_have_moved: bool,
 }
 
 /// Values of a key's columns as both nodes write them.
@@ -115,6 +123,10 @@ impl Reconciler<'_> {
     /// Compares all of them. False: `goes_on` has said no.
     pub fn run(&mut self, touched: &mut Touched, mut goes_on: impl FnMut(&Counts) -> bool) -> Result<bool, RecoverError> {
         touched.rewind();
+        if matches!(guc::rescue_conflict_resolution(), Policy::ApplyRemote | Policy::KeepLocal) {
+            self.counts.leave(Why::Policy, touched.count() as usize);
+            return Ok(true);
+        }
         self.source.compare_as_text()?;
         let theirs = self.source.read_one("SHOW track_commit_timestamp")?;
         if !commit_ts::is_tracked() || theirs.as_deref() != Some("on") {
@@ -163,9 +175,13 @@ impl Reconciler<'_> {
         found.extend(target.keys());
         // Both have nothing of the others.
         let mut alike = texts.len().saturating_sub(found.len());
+        self.may_have_moved |= alike > 0;
         for key in found {
+            let of_source = there(&source, key).flatten().and_then(|found| found.committed.as_ref());
+            self.may_have_moved |=
+                !of_source.is_some_and(|(_, author)| matches!(author, Author::Node(node) if node == self.failed));
             match (there(&source, key), there(&target, key)) {
-                (Some(source), Some(target)) if judge::judge(source, target, self.failed) == Verdict::Settled => alike += 1,
+                (Some(source), Some(target)) if judge::judge(source, target, self.replay()) == Verdict::Settled => alike += 1,
                 (Some(_), Some(_)) => differences.push(Difference { relation, key: key.clone() }),
                 _ => self.counts.leave(Why::NotComparable, 1),
             }
@@ -213,7 +229,7 @@ impl Reconciler<'_> {
                         self.counts.leave(Why::NotComparable, 1);
                         continue;
                     };
-                    let verdict = judge::judge(source, target, self.failed);
+                    let verdict = judge::judge(source, target, self.replay());
                     let (source, target) = (source.cloned(), target.cloned());
                     found.push((verdict, Difference { relation, key }, source, target));
                 }
@@ -337,6 +353,10 @@ impl Reconciler<'_> {
         Ok(did)
     }
 
+    fn replay(&self) -> Replay<'_> {
+        Replay { failed: self.failed, since: self.since }
+    }
+
     fn view_target(&mut self) -> Result<View, RecoverError> {
         transaction::run(|| views::of_target(None))
     }
@@ -366,7 +386,9 @@ impl Reconciler<'_> {
                 lacks.insert(self.local.to_owned(), now.others_passed.map_or(0, |lsn| lsn.0));
             }
             // Who sends nothing now is not waited for, nor a source that does not receive from here.
-            let is_hopeless = lacks.keys().all(|node| now.halted.contains(node) || (node == self.local && slot.is_none()));
+            let is_hopeless = lacks.keys().all(|node| {
+                now.halted.contains(node) || theirs.halted.contains(node) || (node == self.local && slot.is_none())
+            });
             if is_hopeless || patience.is_over(&lacks) {
                 return Ok(lacks.into_keys().collect());
             }
@@ -456,7 +478,7 @@ impl Patience {
             self.last = now.clone();
             self.moved_at = Instant::now();
         }
-        self.moved_at.elapsed() >= 2 * guc::peer_timeout()
+        self.moved_at.elapsed() >= guc::peer_timeout()
     }
 }
 

@@ -67,15 +67,23 @@ impl Touched {
 
     /// Notes the row of a change, if our table `is_wanted`. Needs a transaction with an active snapshot.
     pub fn note(&mut self, relation: u32, row: &Tuple, is_wanted: impl Fn(Oid) -> bool) {
-        let key = self.keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation));
-        let Some((table, columns)) = key else { return };
-        if !is_wanted(*table) {
-            return;
+        if let Some((table, key)) = self.key_of(relation, row)
+            && is_wanted(table)
+        {
+            self.push(key);
         }
-        // A key of which a column was not sent is the old one's, which was noted.
+    }
+
+    /// Our table, and the key of the source's row; None where it has none, or not all of it was sent: then it is the old
+    /// one, which was. Needs a transaction with an active snapshot.
+    pub fn key_of(&mut self, relation: u32, row: &Tuple) -> Option<(Oid, Vec<u8>)> {
+        let key = self.keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation));
+        let (table, columns) = key.as_ref()?;
         let values: Option<Vec<Vec<u8>>> = columns.iter().map(|column| row.text(*column).map(<[u8]>::to_vec)).collect();
-        let Some(values) = values else { return };
-        let bytes = Key { relation, values }.to_bytes();
+        Some((*table, Key { relation, values: values? }.to_bytes()))
+    }
+
+    pub fn push(&mut self, bytes: Vec<u8>) {
         if self.remembered.contains(&bytes) {
             return;
         }
@@ -103,7 +111,12 @@ impl Touched {
     }
 
     pub fn next(&mut self) -> Option<Key> {
-        Key::of_bytes(&self.store.next()?)
+        Key::of_bytes(&self.next_bytes()?)
+    }
+
+    /// The next key as it is kept, and as `key_of` gives it.
+    pub fn next_bytes(&mut self) -> Option<Vec<u8>> {
+        self.store.next()
     }
 }
 

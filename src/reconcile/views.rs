@@ -62,10 +62,11 @@ pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
 pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View, RecoverError> {
     let mut view = View::default();
     let rows = source.rows(
-        "SELECT origin_node, (applied_lsn - '0/0')::pg_catalog.int8, (passed_lsn - '0/0')::pg_catalog.int8, origin_id,
-                slot_name
-           FROM spock.node_positions() WHERE origin_node IS NOT NULL",
-        5,
+        "SELECT p.origin_node, (p.applied_lsn - '0/0')::pg_catalog.int8, (p.passed_lsn - '0/0')::pg_catalog.int8,
+                p.origin_id, p.slot_name, CASE WHEN s.subenabled THEN 1 ELSE 0 END
+           FROM spock.node_positions() p JOIN pg_catalog.pg_subscription s ON s.oid = p.subscription
+          WHERE p.origin_node IS NOT NULL",
+        6,
     )?;
     for row in rows {
         let (node, origin): (String, u16) = (source.read(row.value(0))?, source.read(row.value(3))?);
@@ -73,6 +74,9 @@ pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View,
         let (applied, passed) = (lsn(1)?, lsn(2)?);
         view.slots.extend(source.read(row.optional::<String>(4))?.map(|slot| (node.clone(), slot)));
         view.origins.insert(origin, node.clone());
+        if source.read(row.value::<i32>(5))? == 0 {
+            view.halted.push(node.clone());
+        }
         view.applied.insert(node.clone(), applied);
         view.passed.insert(node, applied.max(passed));
     }

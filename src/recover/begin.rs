@@ -14,6 +14,7 @@ use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::registry;
+use crate::pg::transaction;
 use crate::pg::catalog;
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
@@ -88,6 +89,7 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
         has_own_dsn: source_dsn.is_some(),
         applied_before: target.applied,
         passed_before: target.passed,
+        transaction: transaction::next_id(),
         at: Timestamp::now().0,
     };
     let id = storage::update(|journal| {

@@ -22,6 +22,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, wal};
 use crate::plan::Wishes;
+use crate::reconcile::moves::MoveReader;
 use crate::reconcile::run::{Counts, Reconciler};
 use crate::reconcile::touched::Touched;
 use crate::reconcile;
@@ -194,10 +195,10 @@ impl Rescue {
         let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(target.subscription)) else {
             return Err(RecoverError::NoSubscription { failed: request.failed.clone() }.into());
         };
-        let (skip, stop) = (checkpoint.skip, checkpoint.stop);
+        let (from, stop) = (touched_from(intent, checkpoint.skip), checkpoint.stop);
         let setting = setting_of(intent, target, apply_as);
-        let mut collector = Applier::collector(setting, skip, intent.skips.clone());
-        let settings = plugin_settings(intent, &facts, skip, stop);
+        let mut collector = Applier::collector(setting, from, intent.skips.clone());
+        let settings = plugin_settings(intent, &facts, from, stop);
         let mut stream = Stream::open(&route, clone, &settings, guc::peer_timeout()).map_err(|e| remote(intent, e))?;
         let index = self.index;
         let is_complete = |collector: &Applier| collector.is_over() || collector.seen() >= stop;
@@ -231,13 +232,25 @@ impl Rescue {
             source_name: &request.source,
             local: &request.target,
             failed: &request.failed,
+            since: intent.since_transaction,
             apply_as,
             origins: HashMap::new(),
             counts: Counts::default(),
+            may_have_moved: false,
         };
         reconcile::run::begin_writing();
         let index = self.index;
-        let outcome = interrupts::catch(|| reconciler.run(touched, |_| goes_on(index)));
+        let outcome = interrupts::catch(|| {
+            if !reconciler.run(touched, |_| goes_on(index))? {
+                return Ok::<_, RecoverError>(false);
+            }
+            if !reconciler.may_have_moved {
+                return Ok(true);
+            }
+            let mut reader = MoveReader::new(touched);
+            Ok(follow_moves(intent, &route, &mut reader, index)? == Ended::Complete
+                && reconciler.run(&mut reader.moved, |_| goes_on(index))?)
+        });
         if outcome.is_err() {
             origin::forget_stamp();
             transaction::abort_current();
@@ -339,9 +352,10 @@ impl Rescue {
         // What was copied lies before skip; what an earlier attempt has applied is in the origin's progress.
         let applied = progress.max(skip);
         // From the beginning of the range: what was applied before is read for the rows that it has touched.
-        let settings = plugin_settings(intent, facts, skip, stop);
+        let from = touched_from(intent, skip);
+        let settings = plugin_settings(intent, facts, from, stop);
         let setting = setting_of(intent, target, apply_as);
-        let mut applier = Applier::new(setting, progress, skip, intent.skips.clone());
+        let mut applier = Applier::new(setting, progress, skip, from, intent.skips.clone());
         let index = self.index;
         with_entry(index, |entry| {
             entry.replay_began_at = Timestamp::now();
@@ -353,7 +367,7 @@ impl Rescue {
             goes_on(index)
         };
         let outcome = interrupts::catch(|| {
-            let ended = if skip < stop {
+            let ended = if from < stop {
                 let mut stream = Stream::open(route, clone, &settings, guc::peer_timeout())
                     .map_err(|error| remote(intent, error))?;
                 let is_complete = |applier: &Applier| applier.is_over() || applier.seen() >= stop;
@@ -505,11 +519,30 @@ fn forget_dsn(journal: &Journal, id: IntentId) -> Result<(), RecoverError> {
     }
 }
 
+/// Streams the changes of keys that the source has seen since its clone begins.
+fn follow_moves(intent: &Intent, route: &Route, reader: &mut MoveReader, index: usize) -> Result<Ended, RecoverError> {
+    let request = &intent.request;
+    let target = transaction::run(|| target::look(&request.failed))?;
+    let facts = Source::open(&request.source, route)?.facts(&request.failed, &target.tables)?;
+    // The first attempt has made the clone after its intent was read.
+    let clone = transaction::run(|| storage::read().intent(intent.id).and_then(|now| now.clone_name().map(str::to_owned)));
+    let clone = clone.unwrap_or_default();
+    let mut settings = plugin_settings(intent, &facts, OriginLsn::ZERO, OriginLsn::INFINITY).to_vec();
+    settings.push(("spock.rescue_key_changes", "on".to_owned()));
+    let mut stream = Stream::open(route, &clone, &settings, guc::peer_timeout()).map_err(|error| remote(intent, error))?;
+    stream.run(reader, facts.until, |_| false, |_| goes_on(index)).map_err(|error| remote(intent, error))
+}
+
 /// Nobody has asked the recovery to stop.
 fn goes_on(index: usize) -> bool {
     let mut goes_on = true;
     with_entry(index, |entry| goes_on = !entry.must_stop);
     goes_on
+}
+
+/// Where what is to be compared begins: earlier recoveries may have been aborted, for another source to go on.
+fn touched_from(intent: &Intent, skip: OriginLsn) -> OriginLsn {
+    intent.touched_from.map_or(skip, |from| from.min(skip))
 }
 
 fn plugin_settings(

@@ -1,6 +1,6 @@
 //! What others had done to rows of n1 that n2 did not have yet, and so has skipped.
 
-use super::{VERSIONS, counted, drain_survivors, recover, start};
+use super::{VERSIONS, counted, drain_survivors, recover, set_alone, start};
 use crate::rescue::hold_back;
 
 #[test]
@@ -35,4 +35,77 @@ fn what_others_did_to_rows_that_came_late_is_made_good() {
     assert_eq!(counted(n2, "updated"), "10");
     assert_eq!(counted(n2, "deleted"), "10");
     assert_eq!(counted(n2, "unjudged"), "");
+}
+
+#[test]
+fn rows_that_others_have_given_another_key_are_followed() {
+    let cluster = start(
+        "reconcile_moves",
+        "CREATE TABLE t (id int PRIMARY KEY, v text);
+         CREATE TABLE whole (id int PRIMARY KEY, v text); ALTER TABLE whole REPLICA IDENTITY FULL;
+         CREATE TABLE pair (a int, b text, v text, PRIMARY KEY (b, a))",
+    );
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    for table in ["t", "whole"] {
+        n1.sql(&format!("INSERT INTO {table} SELECT g, 'n1' FROM generate_series(1, 20) g"));
+    }
+    n1.sql("INSERT INTO pair SELECT g, 'x', 'n1' FROM generate_series(1, 20) g");
+    crate::rescue::drain(n1, n3);
+    for table in ["t", "whole"] {
+        n3.sql(&format!("UPDATE {table} SET id = id + 100, v = 'moved' WHERE id <= 5"));
+        n3.sql(&format!("UPDATE {table} SET id = id + 100 WHERE id BETWEEN 101 AND 102"));
+        // Its place was taken again, by a row that n2 got.
+        n3.sql(&format!("INSERT INTO {table} VALUES (1, 'n3')"));
+        n3.sql(&format!("UPDATE {table} SET v = 'n3' WHERE id = 7"));
+    }
+    n3.sql("UPDATE pair SET b = 'y' WHERE a <= 3");
+    drain_survivors(n2, n3);
+    recover(&cluster);
+    drain_survivors(n2, n3);
+    for table in ["t", "whole", "pair"] {
+        let rows = format!("SELECT t.*, (pg_xact_commit_timestamp_origin(xmin)).timestamp FROM {table} t ORDER BY 1, 2");
+        assert_eq!(n2.value(&rows), n3.value(&rows), "{table}");
+    }
+    assert_eq!(n2.value("SELECT id FROM t WHERE v = 'moved' ORDER BY id"), "103\n104\n105\n201\n202");
+    assert_eq!(counted(n2, "unjudged"), "");
+}
+
+#[test]
+fn what_the_target_and_its_peers_have_written_later_stays() {
+    let cluster = start("reconcile_own", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3] = cluster.all();
+    n1.sql("INSERT INTO t SELECT g, 'before' FROM generate_series(1, 20) g");
+    for node in [n2, n3] {
+        crate::rescue::drain(n1, node);
+    }
+    hold_back(n2);
+    n1.sql("UPDATE t SET v = 'n1' WHERE id <= 10");
+    crate::rescue::drain(n1, n3);
+    // Later than n1's, and not on n3 yet when rows are compared.
+    set_alone(n3, "sub_n3_n2", "DISABLE");
+    n2.sql("UPDATE t SET v = 'n2 later' WHERE id IN (1, 2)");
+    n2.sql("DELETE FROM t WHERE id = 3");
+    recover(&cluster);
+    assert_eq!(n2.value("SELECT id, v FROM t WHERE id <= 4 ORDER BY id"), "1|n2 later\n2|n2 later\n4|n1");
+    // n3 shows a row that n2 has deleted: nobody can tell before n3 has heard of it.
+    assert_eq!(counted(n2, "unjudged"), "{\"source_lags\": 1}");
+    set_alone(n3, "sub_n3_n2", "ENABLE");
+    drain_survivors(n2, n3);
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+}
+
+#[test]
+fn without_commit_timestamps_nothing_is_compared_and_the_report_says_so() {
+    let builder = crate::slot_keeps::quick("reconcile_no_times", 3).setting("track_commit_timestamp", "off");
+    let cluster = crate::slot_keeps::start_mesh(builder, "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t SELECT g, 'n1' FROM generate_series(1, 5) g");
+    crate::rescue::drain(n1, n3);
+    n3.sql("UPDATE t SET v = 'n3' WHERE id = 1");
+    drain_survivors(n2, n3);
+    recover(&cluster);
+    assert_eq!(n2.value("SELECT v, count(*) FROM t GROUP BY v"), "n1|5");
+    assert_eq!(counted(n2, "unjudged"), "{\"no_commit_timestamps\": 5}");
 }
