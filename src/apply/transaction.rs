@@ -10,7 +10,7 @@ use crate::pg::logicalrep::{self, Message};
 use crate::pg::memory::MessageContext;
 use crate::pg::{origin, transaction};
 use pgrx::PgSqlErrorCode;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The transaction that is coming in.
 struct Incoming {
@@ -37,13 +37,21 @@ pub struct Applier {
     pub relation: Option<String>,
     /// The source's tables by its oids.
     names: HashMap<u32, String>,
+    /// The tables that are subscribed to, as `schema.table`.
+    subscribed: HashSet<String>,
     /// What this process has committed.
     pub totals: Totals,
 }
 
 impl Applier {
     /// `origin`: where the replication origin stands. What is not beyond it, nor beyond `skip`, is not applied.
-    pub fn new(setting: Setting, origin: OriginLsn, skip: OriginLsn, skips: Vec<OriginLsn>) -> Applier {
+    pub fn new(
+        setting: Setting,
+        subscribed: HashSet<String>,
+        origin: OriginLsn,
+        skip: OriginLsn,
+        skips: Vec<OriginLsn>,
+    ) -> Applier {
         Applier {
             setting,
             applied: origin.max(skip),
@@ -54,6 +62,7 @@ impl Applier {
             is_over: false,
             relation: None,
             names: HashMap::new(),
+            subscribed,
             totals: Totals::default(),
         }
     }
@@ -95,7 +104,7 @@ impl Applier {
             Message::Begin { committed_at } => self.begin(Timestamp(committed_at)),
             Message::Origin { lsn } => self.note_origin(lsn),
             Message::Relation { relation, name } => {
-                self.names.insert(relation, name);
+                self.note_table(relation, name);
             }
             Message::Over => self.is_over = true,
             Message::Commit => self.commit(),
@@ -111,6 +120,18 @@ impl Applier {
             change => transaction::step(|| self.apply(&change)),
         });
         self.context = context;
+    }
+
+    /// Core's apply leaves out silently what its subscription does not replicate, as a table that was made anew without
+    /// REFRESH PUBLICATION. It cannot be refreshed from a dead node, so it is no error here either; but it is said.
+    fn note_table(&mut self, relation: u32, name: String) {
+        if !self.subscribed.contains(&name) && !self.names.values().any(|known| *known == name) {
+            pgrx::warning!(
+                "changes of table \"{name}\" are left out: the subscription to node \"{}\" does not replicate it here",
+                self.setting.failed_node
+            );
+        }
+        self.names.insert(relation, name);
     }
 
     fn begin(&mut self, committed_at: Timestamp) {

@@ -19,7 +19,7 @@ use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
-use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, wal};
+use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
 use crate::recover::error::RecoverError;
 use crate::recover::prove::prove;
@@ -214,8 +214,10 @@ impl Rescue {
         process::report_activity(&format!("replaying node {}", intent.request.failed));
         process::apply_like_a_replica();
         let begun = transaction::run(|| {
-            logicalrep::become_applier_of(target.subscription)
-                .map(|apply_as| (apply_as, origin::set_up(target.origin_id)))
+            logicalrep::become_applier_of(target.subscription).map(|apply_as| {
+                untrusted_user::enter_session_of(apply_as.owner);
+                (apply_as, origin::set_up(target.origin_id))
+            })
         });
         let Some((apply_as, progress)) = begun else {
             process::keep_books();
@@ -237,7 +239,7 @@ impl Rescue {
             nodes: nodes_by_origin(&target.local, &target.nodes),
             tables: target.tables.iter().map(|table| (table.oid.to_u32(), table.from)).collect(),
         };
-        let mut applier = Applier::new(setting, progress, skip, intent.skips.clone());
+        let mut applier = Applier::new(setting, target.table_names(), progress, skip, intent.skips.clone());
         let index = self.index;
         with_entry(index, |entry| {
             entry.replay_began_at = Timestamp::now();
@@ -275,6 +277,7 @@ impl Rescue {
             transaction::abort_current();
         }
         origin::reset();
+        untrusted_user::leave_session();
         process::keep_books();
         self.done += applier.totals;
         with_entry(index, |entry| show_progress(entry, &applier));
