@@ -117,7 +117,7 @@ pub fn rescue(n2: &Node, n3: &Node, options: &str) {
     wait_tidy(n2, n3);
 }
 
-const LAST_INTENT: &str = "(SELECT * FROM spock.recovery_intents() ORDER BY begun_at DESC LIMIT 1) intent";
+pub const LAST_INTENT: &str = "(SELECT * FROM spock.recovery_intents() ORDER BY begun_at DESC LIMIT 1) intent";
 
 pub fn wait_completed(target: &Node) {
     wait_phase(target, "completed");

@@ -94,8 +94,9 @@ impl Applier {
         if is_change && !is_wanted {
             return;
         }
-        if is_change {
-            // Before the message's memory context is entered: beginning enters the transaction's.
+        if is_change || matches!(message.first(), Some(b'R')) {
+            // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
+            // converted from the database's encoding, which needs one as well.
             transaction::begin_if_none();
         }
         // Taken out for the time of the call, for it needs all of the others as well.
@@ -186,6 +187,9 @@ impl Applier {
     fn commit(&mut self) {
         let Some(incoming) = self.incoming.as_ref().filter(|incoming| incoming.is_wanted) else {
             self.incoming = None;
+            if transaction::is_open() {
+                transaction::commit_applied();
+            }
             return;
         };
         transaction::begin_if_none();
