@@ -168,8 +168,26 @@ fn virtual_columns_are_computed_and_published_generated_columns_arrive_as_by_cor
         before: "INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)",
         gap: VIRTUAL.gap,
     };
+    const TEMPORAL: Case<'_> = Case {
+        name: "temporal",
+        tables: "
+            CREATE TABLE by_key (id int4range, valid daterange, v text, PRIMARY KEY (id, valid WITHOUT OVERLAPS));
+            CREATE TABLE by_index (id int4range NOT NULL, valid daterange NOT NULL, v text, CONSTRAINT u UNIQUE (id, valid WITHOUT OVERLAPS));
+            ALTER TABLE by_index REPLICA IDENTITY USING INDEX u;
+            CREATE TABLE whole (id int4range, valid daterange, v text, PRIMARY KEY (id, valid WITHOUT OVERLAPS)); ALTER TABLE whole REPLICA IDENTITY FULL;",
+        on_n1: "",
+        on_source: "",
+        on_target: "",
+        before: "INSERT INTO by_key SELECT int4range(g, g + 1), '[2026-01-01,2026-06-01)', 'v' FROM generate_series(1, 4) g; INSERT INTO by_index TABLE by_key; INSERT INTO whole TABLE by_key",
+        gap: &[
+            "INSERT INTO by_key VALUES ('[1,2)', '[2026-06-01,)', 'new'); INSERT INTO by_index VALUES ('[1,2)', '[2026-06-01,)', 'new')",
+            "UPDATE by_key SET v = 'changed' WHERE id = '[2,3)'; UPDATE by_index SET v = 'changed' WHERE id = '[2,3)'; UPDATE whole SET v = 'changed' WHERE id = '[2,3)'",
+            "UPDATE by_key SET valid = '[2026-02-01,2026-03-01)' WHERE id = '[3,4)'; UPDATE whole SET id = '[30,31)' WHERE id = '[3,4)'",
+            "DELETE FROM by_key WHERE id = '[4,5)'; DELETE FROM by_index WHERE id = '[4,5)'; DELETE FROM whole WHERE id = '[4,5)'",
+        ],
+    };
     let wiring =
         Wiring { publication: "FOR ALL TABLES WITH (publish_generated_columns = stored)", ..Wiring::default() };
-    let cluster = play("parity_generated_18", wiring, &[VIRTUAL, PUBLISHED]);
+    let cluster = play("parity_generated_18", wiring, &[VIRTUAL, PUBLISHED, TEMPORAL]);
     assert_eq!(twin(&cluster).value("SELECT s FROM published.t ORDER BY id"), "20\n6\n8");
 }

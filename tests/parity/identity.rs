@@ -20,7 +20,7 @@ const fn full<'a>(name: &'a str, on_target: &'a str) -> Case<'a> {
     Case { name, tables: FULL, on_n1: "", on_source: "", on_target, before: FULL_ROWS, gap: FULL_CHANGES }
 }
 
-const CASES: [Case<'_>; 15] = [
+const CASES: [Case<'_>; 18] = [
     Case {
         name: "by_primary_key",
         tables: "CREATE TABLE t (a int, b text, v int, PRIMARY KEY (b, a))",
@@ -120,6 +120,39 @@ const CASES: [Case<'_>; 15] = [
         gap: &[
             "UPDATE t SET v = 20 WHERE k = 'A'; UPDATE t SET k = 'Ä' WHERE k = 'ä'; DELETE FROM t WHERE k = 'a'",
             "UPDATE f SET f = '-0', n = 1.00 WHERE f = 0; UPDATE f SET n = 0 WHERE f = 'NaN'; UPDATE f SET n = 1.000 WHERE f = 1",
+        ],
+    },
+    Case {
+        name: "included_columns",
+        tables: "CREATE TABLE t (id int, v text, w int, PRIMARY KEY (id) INCLUDE (v)); CREATE UNIQUE INDEX ON t (w) WHERE w > 0 AND length('const') = 5;
+            CREATE INDEX ON t ((upper(v)))",
+        on_n1: "",
+        on_source: "",
+        on_target: "",
+        before: "INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2), (3, 'c', -3)",
+        gap: &["UPDATE t SET v = 'included' WHERE id = 1", "UPDATE t SET id = 20 WHERE id = 2; DELETE FROM t WHERE id = 3"],
+    },
+    Case {
+        name: "full_with_dropped_and_generated",
+        tables: "CREATE TABLE t (gone point, a int, c text); ALTER TABLE t DROP COLUMN gone; ALTER TABLE t REPLICA IDENTITY FULL",
+        on_n1: "",
+        on_source: "",
+        on_target: "ALTER TABLE t ADD COLUMN b int GENERATED ALWAYS AS (a * 7) STORED",
+        before: "INSERT INTO t (a, c) VALUES (1, 'a'), (2, NULL), (3, 'c')",
+        gap: &["UPDATE t SET c = 'changed' WHERE a = 1; UPDATE t SET a = 20 WHERE a = 2; DELETE FROM t WHERE a = 3"],
+    },
+    Case {
+        name: "temporary_unlogged_and_materialized",
+        tables: "CREATE UNLOGGED TABLE unlogged (id int); CREATE TABLE t (id int PRIMARY KEY); CREATE MATERIALIZED VIEW seen AS SELECT count(*) FROM t",
+        on_n1: "",
+        on_source: "",
+        on_target: "",
+        before: "INSERT INTO t VALUES (1)",
+        gap: &[
+            "BEGIN; CREATE TEMPORARY TABLE temporary (id int) ON COMMIT DROP; INSERT INTO temporary VALUES (1); UPDATE temporary SET id = 2;
+             INSERT INTO unlogged VALUES (1); UPDATE unlogged SET id = 2; INSERT INTO t VALUES (2); COMMIT",
+            "REFRESH MATERIALIZED VIEW seen",
+            "SELECT pg_logical_emit_message(true, 'a', 'message'), pg_logical_emit_message(false, 'another', 'message'); INSERT INTO t VALUES (3)",
         ],
     },
     Case {

@@ -15,6 +15,14 @@ const CASE: Case<'_> = Case {
             $$ BEGIN INSERT INTO roles.whoever (name) VALUES (concat_ws(' ', TG_OP, current_user, current_setting('is_superuser'))); RETURN NULL; END $$;
         CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION roles.note();
         CREATE TRIGGER note AFTER TRUNCATE ON emptied EXECUTE FUNCTION roles.note();
+        CREATE TABLE tried (what text); ALTER TABLE tried OWNER TO keeper;
+        CREATE FUNCTION roles.try() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            BEGIN SET ROLE postgres; INSERT INTO roles.tried VALUES (TG_NAME || ': has become a superuser');
+            EXCEPTION WHEN insufficient_privilege THEN INSERT INTO roles.tried VALUES (TG_NAME || ': no role for ' || session_user); END;
+            BEGIN SET SESSION AUTHORIZATION postgres; INSERT INTO roles.tried VALUES (TG_NAME || ': has become a superuser');
+            EXCEPTION WHEN insufficient_privilege THEN INSERT INTO roles.tried VALUES (TG_NAME || ': no session for ' || session_user); END;
+            RETURN NULL; END $$;
+        CREATE TRIGGER try AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION roles.try(); ALTER TABLE t ENABLE ALWAYS TRIGGER try;
         ALTER TABLE t ENABLE ALWAYS TRIGGER note; ALTER TABLE emptied ENABLE ALWAYS TRIGGER note;
         ALTER TABLE t ADD COLUMN written_by text DEFAULT current_user; ALTER TABLE part ADD CHECK (true);
         ALTER TABLE t OWNER TO keeper; ALTER TABLE emptied OWNER TO keeper; ALTER TABLE parted OWNER TO keeper; ALTER TABLE part OWNER TO other;
@@ -27,6 +35,10 @@ const CASE: Case<'_> = Case {
         "TRUNCATE emptied; INSERT INTO parted VALUES (2, 'b'); UPDATE parted SET v = 'changed' WHERE id = 1",
     ],
 };
+
+/// Runs with the commit, as who has the session; where rows are written as another it is refused.
+const LATE: &str = "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION roles.try();
+    ALTER TABLE t ENABLE REPLICA TRIGGER late";
 
 fn writes_as(name: &str, run_as_owner: bool, row_security: &str) -> String {
     let options = if run_as_owner { ", run_as_owner = true" } else { "" };
@@ -45,14 +57,16 @@ fn writes_as(name: &str, run_as_owner: bool, row_security: &str) -> String {
         database.sql(&format!(
             "DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO app', current_database()); END $$; GRANT pg_create_subscription TO app;
              ALTER SUBSCRIPTION {subscription} SET (password_required = false); ALTER SUBSCRIPTION {subscription} OWNER TO app;
-             TRUNCATE roles.whoever RESTART IDENTITY"
+             TRUNCATE roles.whoever, roles.tried RESTART IDENTITY"
         ));
     }
     let cases = &cases[1..];
     let before = begin_gap(&cluster, cases);
     end_and_rescue(&cluster);
     assert_alike(&cluster, cases, &before);
-    cluster.node("n2").value("SELECT DISTINCT name FROM roles.whoever ORDER BY name")
+    assert_eq!(cluster.node("n2").value("SELECT count(*) FROM roles.tried WHERE what LIKE '%superuser'"), "0");
+    // For whom TRUNCATE fires differs between the majors.
+    cluster.node("n2").value("SELECT DISTINCT name FROM roles.whoever WHERE name NOT LIKE 'TRUNCATE%' ORDER BY name")
 }
 
 #[test]
@@ -62,11 +76,11 @@ fn rows_are_written_as_by_core_as_the_owner_of_the_table() {
         false,
         "ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (false)",
     );
-    assert_eq!(wrote, "DELETE keeper off\nINSERT keeper off\nTRUNCATE app off\nUPDATE keeper off");
+    assert_eq!(wrote, "DELETE keeper off\nINSERT keeper off\nUPDATE keeper off");
 }
 
 #[test]
 fn rows_are_written_as_by_core_as_the_owner_of_the_subscription() {
-    let wrote = writes_as("parity_run_as_owner", true, "SELECT 1");
-    assert_eq!(wrote, "DELETE app off\nINSERT app off\nTRUNCATE app off\nUPDATE app off");
+    let wrote = writes_as("parity_run_as_owner", true, LATE);
+    assert_eq!(wrote, "DELETE app off\nINSERT app off\nUPDATE app off");
 }
