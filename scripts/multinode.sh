@@ -17,6 +17,7 @@ leave_out() {
 }
 major=$(pg_major "$pg_config")
 [ "$major" -ge 18 ] || leave_out an_installed_extension_spock "needs extension_control_path of PostgreSQL 18"
+[ "$major" -ge 18 ] || leave_out virtual_columns_are_computed "needs virtual columns of PostgreSQL 18"
 if [ "$major" -lt 18 ]; then
     leave_out survives_pg_upgrade "runs with 18, after 17"
 elif ! old=$(PG_CONFIG='' find_pg_config 17) || [ ! -f "$("$old" --sharedir)/extension/spock_recovery.control" ]; then

@@ -34,7 +34,7 @@ pub mod timeout;
 pub mod transaction;
 pub mod truncate;
 mod tuple;
-mod untrusted_user;
+pub mod untrusted_user;
 pub mod wal;
 pub mod walreceiver;
 

@@ -152,7 +152,6 @@ unsafe extern "C-unwind" fn change(
         }
         let known = relation::of(changed, &stream.parameters);
         let Some(sent_as) = known.sent_as else { return };
-        // Without the old key the receiver could not find the row; pgoutput leaves such a DELETE out as well.
         let (old, new) = ((*change).data.tp.oldtuple, (*change).data.tp.newtuple);
         use pg_sys::ReorderBufferChangeType::{
             REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_INSERT as INSERT,
@@ -162,7 +161,7 @@ unsafe extern "C-unwind" fn change(
         if stream.parameters.wants_key_changes && ((*change).action != UPDATE || old.is_null()) {
             return;
         }
-        if ((*change).action == DELETE && old.is_null()) || ((*change).action != DELETE && new.is_null()) {
+        if (*change).action != DELETE && new.is_null() {
             return;
         }
         let previous = pg_sys::MemoryContextSwitchTo(stream.change_context);
@@ -176,11 +175,19 @@ unsafe extern "C-unwind" fn change(
             send_columns(context, target);
             relation::note_told(oid);
         }
-        let (old, new) = (slot_of(changed, target, old), slot_of(changed, target, new));
+        let is_delete_without_key = (*change).action == DELETE && old.is_null();
+        let (mut old, new) = (slot_of(changed, target, old), slot_of(changed, target, new));
+        if is_delete_without_key {
+            old = pg_sys::MakeSingleTupleTableSlot((*target).rd_att, &pg_sys::TTSOpsVirtual);
+            pg_sys::ExecStoreAllNullTuple(old);
+        }
         let out = (*context).out;
         match (*change).action {
             INSERT => write(context, || compat::logicalrep_write_insert(out, target, new)),
             UPDATE => write(context, || compat::logicalrep_write_update(out, target, old, new)),
+            // Without the old key, which a table without replica identity does not log, the row cannot be found. pgoutput
+            // leaves such a DELETE out; a rescue must not: with a key of nulls, and none in the table's description, the
+            // receiver says that it cannot apply it.
             DELETE => write(context, || compat::logicalrep_write_delete(out, target, old)),
             // Speculative insertions that were not confirmed never come here.
             _ => (),

@@ -7,6 +7,7 @@ mod failpoint_names;
 mod cluster;
 mod demo;
 mod harness;
+mod parity;
 mod pg_tests;
 mod plan;
 mod plugin;

@@ -56,14 +56,14 @@ fn apart(n1: &Node, n2: &Node, n3: &Node) {
 }
 
 /// n3 has everything of n1, on its disk; then n1 dies. n2's subscription to it is enabled again, and finds nobody.
-fn fail(cluster: &Cluster) {
+pub fn fail(cluster: &Cluster) {
     let [n1, n2] = ["n1", "n2"].map(|name| cluster.node(name));
     end_gap(n1);
     n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
 }
 
 /// The same, and n2's subscription stays as it is.
-fn end_gap(n1: &Node) {
+pub fn end_gap(n1: &Node) {
     wait_arrived(n1);
     n1.kill9();
 }
@@ -92,7 +92,7 @@ fn wait_long(node: &Node, statement: &str, expected: &str) {
 }
 
 /// A clone of n3's recovery slot, for n2.
-fn clone_slot(n3: &Node) -> String {
+pub fn clone_slot(n3: &Node) -> String {
     let answer = n3.rows("SELECT cloned_slot_name, success, message FROM spock.clone_recovery_slot('n1', 'n2')");
     let [row] = answer.as_slice() else { panic!("not one row: {answer:?}") };
     assert_eq!(row[1].as_deref(), Some("t"), "{row:?}");
@@ -100,18 +100,18 @@ fn clone_slot(n3: &Node) -> String {
 }
 
 /// The statement that begins a rescue; `options` are further arguments, each after a comma.
-fn create_rescue(clone: &str, options: &str) -> String {
+pub fn create_rescue(clone: &str, options: &str) -> String {
     format!("SELECT spock.create_rescue_subscription('n2', 'n3', '{clone}', failed_node => 'n1'{options})")
 }
 
 /// Clones, and begins a rescue on n2; the oid of the rescue subscription and the clone's name.
-fn begin(n2: &Node, n3: &Node, options: &str) -> (String, String) {
+pub fn begin(n2: &Node, n3: &Node, options: &str) -> (String, String) {
     let clone = clone_slot(n3);
     (n2.value(&create_rescue(&clone, options)), clone)
 }
 
 /// Clones, rescues to the end, and looks that nothing is left behind.
-fn rescue(n2: &Node, n3: &Node, options: &str) {
+pub fn rescue(n2: &Node, n3: &Node, options: &str) {
     begin(n2, n3, options);
     wait_completed(n2);
     wait_tidy(n2, n3);
@@ -119,7 +119,7 @@ fn rescue(n2: &Node, n3: &Node, options: &str) {
 
 pub const LAST_INTENT: &str = "(SELECT * FROM spock.recovery_intents() ORDER BY begun_at DESC LIMIT 1) intent";
 
-fn wait_completed(target: &Node) {
+pub fn wait_completed(target: &Node) {
     wait_phase(target, "completed");
 }
 
@@ -129,7 +129,7 @@ fn wait_phase(target: &Node, phase: &str) {
 }
 
 /// Why the recovery that runs on this node waits.
-fn wait_error(target: &Node, part: &str) -> String {
+pub fn wait_error(target: &Node, part: &str) -> String {
     wait_intent(target, "error", |error| error.contains(part))
 }
 
@@ -152,12 +152,12 @@ fn wait_intent(target: &Node, column: &str, is_reached: impl Fn(&str) -> bool) -
 }
 
 /// A figure of the last recovery's summary.
-fn summary(target: &Node, key: &str) -> String {
+pub fn summary(target: &Node, key: &str) -> String {
     target.value(&format!("SELECT summary->>'{key}' FROM {LAST_INTENT}"))
 }
 
 /// The clone is gone, nobody works on a rescue, and the slot is nobody's any more.
-fn wait_tidy(target: &Node, source: &Node) {
+pub fn wait_tidy(target: &Node, source: &Node) {
     source.wait_until("SELECT count(*) FROM pg_replication_slots WHERE plugin = 'spock_recovery'", "0");
     source.wait_until("SELECT active, in_recovery FROM spock.get_recovery_slot_status()", "t|f");
     target.wait_until("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'", "0");
@@ -175,7 +175,7 @@ pub fn applied_of(node: &Node, origin: &str) -> String {
 }
 
 /// Where its origin for n1 stands, whatever it tells its peers.
-fn origin_position(node: &Node) -> String {
+pub fn origin_position(node: &Node) -> String {
     node.value(&format!(
         "SELECT pg_replication_origin_progress('pg_' || oid, true) FROM pg_subscription WHERE subname = 'sub_{}_n1'",
         node.name()
@@ -290,7 +290,7 @@ pub fn insert_each(session: &mut Session<'_>, table: &str, from: u32, to: u32) {
 }
 
 /// The end of n1's last transaction, as n3 has applied it.
-fn wait_applied_lsn(n1: &Node, n3: &Node) -> String {
+pub fn wait_applied_lsn(n1: &Node, n3: &Node) -> String {
     wait_confirmed(n1, "sub_n3_n1");
     origin_position(n3)
 }

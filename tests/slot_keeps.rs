@@ -31,7 +31,10 @@ pub fn quick(name: &str, nodes: usize) -> Builder {
 
 /// Starts the cluster and makes its databases `postgres` nodes; nobody replicates yet.
 pub fn start(builder: Builder) -> Cluster {
-    let cluster = builder.start();
+    make_nodes(builder.start())
+}
+
+fn make_nodes(cluster: Cluster) -> Cluster {
     // A poller that is not wanted any more and is ended in the middle of a question.
     cluster.expect_log("terminating background worker \"spock_recovery poller\" due to administrator command");
     cluster.expect_log("connection to client lost");
@@ -47,10 +50,17 @@ pub fn start(builder: Builder) -> Cluster {
 /// The same with a mesh over the tables, returned when every slot is there and every pair has moved once: the first
 /// transaction of an origin is what `released` becomes finite with.
 pub fn start_mesh(builder: Builder, tables: &str) -> Cluster {
-    let cluster = start(builder);
+    make_mesh(builder.start(), |cluster| {
+        cluster.sql(tables);
+        cluster.mesh();
+    })
+}
+
+/// The same with tables and subscriptions that the caller makes.
+pub fn make_mesh(cluster: Cluster, wire: impl FnOnce(&Cluster)) -> Cluster {
+    let cluster = make_nodes(cluster);
     cluster.sql("CREATE TABLE first (node text PRIMARY KEY)");
-    cluster.sql(tables);
-    cluster.mesh();
+    wire(&cluster);
     let nodes = cluster.nodes();
     for node in nodes {
         node.wait_until("SELECT active FROM spock.get_recovery_slot_status()", "t");

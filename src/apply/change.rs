@@ -12,7 +12,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::elog::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What does not change from one transaction to the next.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Setting {
     pub nodes: HashMap<u16, String>,
     /// The tables that are subscribed to, by oid, each from this position on.
     pub tables: HashMap<u32, crate::lsn::OriginLsn>,
+    /// The same as `schema.table`.
+    pub subscribed: HashSet<String>,
 }
 
 impl Setting {

@@ -99,6 +99,20 @@ impl Applier {
         self.is_over
     }
 
+    /// Core's apply leaves out silently what its subscription does not replicate, as a table that was made anew without
+    /// REFRESH PUBLICATION. It cannot be refreshed from a dead node, so it is no error here either; but it is said.
+    fn note_table(&mut self, id: u32, relation: Relation) {
+        let name = format!("{}.{}", relation.schema, relation.name);
+        let is_known = self.touched.relations.values().any(|known| known.schema == relation.schema && known.name == relation.name);
+        if !self.setting.subscribed.contains(&name) && !is_known {
+            pgrx::warning!(
+                "changes of table \"{name}\" are left out: the subscription to node \"{}\" does not replicate it here",
+                self.setting.failed_node
+            );
+        }
+        self.touched.note_relation(id, relation);
+    }
+
     fn begin(&mut self, committed_at: Timestamp) {
         self.incoming = Some(Incoming {
             committed_at,
@@ -231,8 +245,9 @@ impl Receiver for Applier {
         if is_change && !is_wanted {
             return;
         }
-        if is_change {
-            // Before the message's memory context is entered: beginning enters the transaction's.
+        if is_change || matches!(message.first(), Some(b'R')) {
+            // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
+            // converted from the database's encoding, which needs one as well.
             transaction::begin_if_none();
         }
         // Taken out for the time of the call, for it needs all of the others as well.
@@ -241,7 +256,7 @@ impl Receiver for Applier {
             Message::Begin { committed_at } => self.begin(Timestamp(committed_at)),
             Message::Origin { lsn } => self.note_origin(lsn),
             Message::Relation { relation, schema, name, columns } => {
-                self.touched.note_relation(relation, Relation { schema, name, columns });
+                self.note_table(relation, Relation { schema, name, columns });
             }
             Message::Over => self.is_over = true,
             Message::Commit => self.commit(),

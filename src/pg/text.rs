@@ -32,11 +32,15 @@ impl Text {
 }
 
 /// Text of this database's encoding as UTF-8. In SQL_ASCII, and in the launcher, which has no database, the encoding is
-/// not known: what is no UTF-8 then becomes the replacement character.
+/// not known, and outside a transaction nothing can be converted: what is no UTF-8 then becomes the replacement character.
 pub fn to_utf8(text: &CStr) -> String {
     let length = text.to_bytes().len();
-    // SAFETY: reads a setting of this session.
-    if unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_SQL_ASCII as i32 {
+    // SAFETY: reads the state of this session.
+    let is_unknown = unsafe {
+        pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_SQL_ASCII as i32 || !pg_sys::IsTransactionState()
+    };
+    // ASCII is the same in every encoding of a server.
+    if is_unknown || text.to_bytes().is_ascii() {
         return text.to_string_lossy().into_owned();
     }
     // SAFETY: NUL-terminated; the result is the same pointer, or a NUL-terminated palloc'd copy.
@@ -49,6 +53,10 @@ pub fn to_utf8(text: &CStr) -> String {
 /// The text in this database's encoding. None if it holds a NUL, which no text of PostgreSQL can.
 pub fn to_server(text: &str) -> Option<CString> {
     let text = CString::new(text).ok()?;
+    // The same in every encoding of a server: needs no transaction.
+    if text.as_bytes().is_ascii() {
+        return Some(text);
+    }
     let length = text.as_bytes().len();
     // SAFETY: NUL-terminated; the result is the same pointer, or a NUL-terminated palloc'd copy.
     unsafe {

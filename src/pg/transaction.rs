@@ -1,5 +1,6 @@
 //! Transactions of a worker (access/xact.h).
 
+use super::untrusted_user;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::panic::AssertUnwindSafe;
@@ -52,6 +53,7 @@ pub fn begin_if_none() {
         pg_sys::SetCurrentStatementStartTimestamp();
         if !pg_sys::IsTransactionState() {
             pg_sys::StartTransactionCommand();
+            untrusted_user::confine_transaction();
         }
     }
 }
@@ -71,6 +73,7 @@ pub fn step<T>(f: impl FnOnce() -> T) -> T {
 /// Commits the open transaction, and tells the statistics.
 pub fn commit_applied() {
     commit();
+    untrusted_user::release_session();
     // SAFETY: outside a transaction; it reports at most once a second.
     unsafe { pg_sys::pgstat_report_stat(false) };
 }

@@ -19,6 +19,42 @@ unsafe extern "C-unwind" {
     fn RestoreUserContext(context: *mut UserContext);
 }
 
+/// Makes the session that of the subscription's owner, as core's apply worker connects: what triggers see of it, and as
+/// whom those run that wait for the commit. Needs a transaction.
+pub fn enter_session_of(owner: Oid) {
+    // SAFETY: outside of any change of user.
+    unsafe { pg_sys::SetSessionAuthorization(owner, pg_sys::superuser_arg(owner)) };
+}
+
+/// The bootstrap superuser's session again, as the worker has connected. Outside a transaction.
+pub fn leave_session() {
+    // SAFETY: no change of user is in effect between transactions.
+    unsafe { pg_sys::SetSessionAuthorization(pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID), true) };
+}
+
+/// Until the transaction ends, nothing that it runs can become another role by SET ROLE or SET SESSION AUTHORIZATION: who
+/// has connected is a superuser still, and would be asked. A superuser's session may.
+pub fn confine_transaction() {
+    change_context(|context| context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as core::ffi::c_int);
+}
+
+/// After the commit: the next transaction begins without restrictions. An abort does so itself.
+pub fn release_session() {
+    change_context(|_| 0);
+}
+
+fn change_context(change: impl FnOnce(core::ffi::c_int) -> core::ffi::c_int) {
+    let mut before = (pg_sys::InvalidOid, 0);
+    // SAFETY: the current user stays who it is.
+    unsafe {
+        if pg_sys::GetSessionUserIsSuperuser() {
+            return;
+        }
+        pg_sys::GetUserIdAndSecContext(&mut before.0, &mut before.1);
+        pg_sys::SetUserIdAndSecContext(before.0, change(before.1));
+    }
+}
+
 /// The user to go back to.
 pub struct AppliesAs {
     before: (Oid, core::ffi::c_int),

@@ -42,8 +42,9 @@ impl MoveReader {
 
 impl Receiver for MoveReader {
     fn handle(&mut self, message: &[u8]) {
-        if message.first() == Some(&b'U') {
-            // Before the message's memory context is entered: beginning enters the transaction's.
+        if matches!(message.first(), Some(b'U' | b'R')) {
+            // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
+            // converted from the database's encoding, which needs one as well.
             transaction::begin_if_none();
         }
         let context = std::mem::replace(&mut self.context, MessageContext::NONE);

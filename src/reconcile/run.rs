@@ -14,7 +14,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::executor::{Change, Operation};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::logicalrep::{ApplyAs, Tuple};
-use crate::pg::{commit_ts, interrupts, origin, process, spi_text, text, transaction};
+use crate::pg::{commit_ts, interrupts, origin, process, spi_text, text, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
 use crate::recover::source::Source;
 use crate::remote::connection::RemoteError;
@@ -240,6 +240,8 @@ impl Reconciler<'_> {
                 Verdict::Update => 1,
                 _ => 2,
             });
+            // What waits for a commit runs as whom core's apply worker connects.
+            transaction::run(|| untrusted_user::enter_session_of(self.apply_as.owner));
             for (verdict, difference, source, target) in found {
                 let lacks = self.lacks(verdict, source.as_ref(), &source_lacks, &target_lacks);
                 match (lacks, verdict) {
@@ -263,6 +265,7 @@ impl Reconciler<'_> {
                     }
                 }
             }
+            untrusted_user::leave_session();
         }
         self.counts.leave(Why::Busy, open.len());
         Ok(())
@@ -628,5 +631,6 @@ pub fn begin_writing() {
 /// The settings of our own bookkeeping again.
 pub fn end_writing() {
     origin::reset();
+    untrusted_user::leave_session();
     process::keep_books();
 }

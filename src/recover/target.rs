@@ -10,6 +10,7 @@ use crate::slot::positions;
 use crate::slot::snapshot::snapshot;
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
+use std::collections::HashSet;
 
 /// A table that the subscription from the failed node replicates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,13 @@ pub struct TargetFacts {
     pub tables: Vec<TargetTable>,
     /// Nodes by the replication origins of this node's subscriptions.
     pub nodes: Vec<(u16, String)>,
+}
+
+impl TargetFacts {
+    /// The replicated tables as `schema.table`.
+    pub fn table_names(&self) -> HashSet<String> {
+        self.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect()
+    }
 }
 
 /// Needs a transaction with a snapshot.

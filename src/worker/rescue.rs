@@ -20,7 +20,7 @@ use crate::node::provider::Route;
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep::ApplyAs;
-use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, wal};
+use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
 use crate::reconcile::moves::MoveReader;
 use crate::reconcile::run::{Counts, Reconciler};
@@ -342,8 +342,10 @@ impl Rescue {
         process::report_activity(&format!("replaying node {}", intent.request.failed));
         process::apply_like_a_replica();
         let begun = transaction::run(|| {
-            logicalrep::become_applier_of(target.subscription)
-                .map(|apply_as| (apply_as, origin::set_up(target.origin_id)))
+            logicalrep::become_applier_of(target.subscription).map(|apply_as| {
+                untrusted_user::enter_session_of(apply_as.owner);
+                (apply_as, origin::set_up(target.origin_id))
+            })
         });
         let Some((apply_as, progress)) = begun else {
             process::keep_books();
@@ -389,6 +391,7 @@ impl Rescue {
             transaction::abort_current();
         }
         origin::reset();
+        untrusted_user::leave_session();
         process::keep_books();
         with_entry(index, |entry| show_progress(entry, &applier));
         self.done += applier.totals;
@@ -567,6 +570,7 @@ fn setting_of(intent: &Intent, target: &TargetFacts, apply_as: ApplyAs) -> Setti
         failed_node: intent.request.failed.clone(),
         nodes: nodes_by_origin(&target.local, &target.nodes),
         tables: target.tables.iter().map(|table| (table.oid.to_u32(), table.from)).collect(),
+        subscribed: target.table_names(),
     }
 }
 

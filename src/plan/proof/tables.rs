@@ -24,9 +24,29 @@ impl<'a> Case<'a> {
         let lacking: Vec<String> =
             pairs.iter().filter(|(_, theirs)| theirs.is_none()).map(|(ours, _)| ours.full_name()).collect();
         if lacking.is_empty() {
-            return Ok(format!("node \"{}\" replicates the same {} tables", self.source.node, pairs.len()));
+            return Ok(format!(
+                "node \"{}\" replicates the same {} tables{}",
+                self.source.node,
+                pairs.len(),
+                self.beyond_the_targets()?
+            ));
         }
         Err(format!("node \"{}\" does not replicate {}", self.source.node, named(&lacking)))
+    }
+
+    /// Tables that the source replicates and the target does not: their changes are left out, as core's apply does it.
+    fn beyond_the_targets(&self) -> Result<String, String> {
+        let (ours, theirs) = (self.subscription(self.target)?, self.subscription(self.source)?);
+        let left_out: Vec<String> = theirs
+            .tables
+            .iter()
+            .filter(|table| ours.table(&table.schema, &table.name).is_none())
+            .map(TableFacts::full_name)
+            .collect();
+        if left_out.is_empty() {
+            return Ok(String::new());
+        }
+        Ok(format!("; it alone replicates {}, whose changes are left out", named(&left_out)))
     }
 
     pub(super) fn source_tables_are_ready(&self) -> Found {
