@@ -1,9 +1,11 @@
 //! recover_run and its sisters on real servers: what a DBA types, from any node, and what he can rely on.
 
+mod coordinators;
 mod everybody;
 mod kills;
 mod refusals;
 mod returned;
+mod rounds;
 mod run;
 mod surroundings;
 

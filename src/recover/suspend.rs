@@ -5,13 +5,16 @@
 
 use super::error::RecoverError;
 use crate::intent::document::{Journal, Suspension, Until};
+use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
 use crate::node::registry;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::{interrupts, process, transaction};
+use crate::shmem::PeerKey;
 use crate::slot::record::RetentionRecord;
+use crate::slot::snapshot::snapshot;
 use pgrx::pg_sys::Oid;
 use std::time::{Duration, Instant};
 
@@ -38,10 +41,20 @@ pub fn suspend(journal: &mut Journal, failed: &str) -> Result<(), RecoverError> 
         journal.suspensions.push(Suspension {
             system_identifier: peer.map(|peer| peer.system_identifier),
             timeline: peer.map(|peer| peer.timeline),
+            run: run_of(&origin)?,
             ..Suspension::new(subscription.id.to_u32(), origin, until)
         });
     }
     Ok(())
+}
+
+/// When the present run of a node began, as its poller has heard it. One that is still to be judged counts for nothing.
+fn run_of(node: &str) -> Result<Option<i64>, RecoverError> {
+    let Some(node) = NativeProvider.peers()?.into_iter().find(|peer| peer.name.as_str() == node) else { return Ok(None) };
+    let seen = snapshot().map(|seen| seen.peers).unwrap_or_default();
+    let entry = seen.iter().map(|(entry, _)| entry).find(|entry| entry.key == PeerKey::Node(node.id));
+    let judged = entry.filter(|entry| entry.start != OriginLsn::ZERO && entry.to_judge.is_none());
+    Ok(judged.map(|entry| entry.server_started_at.0))
 }
 
 /// Enables what [`suspend`] has disabled, but for the subscription from the failed node.
