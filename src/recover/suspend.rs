@@ -4,6 +4,7 @@
 //! it. The subscription from the failed node stays, until that node is back and was judged.
 
 use super::error::RecoverError;
+use super::facts;
 use crate::intent::document::{Journal, Suspension, Until};
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
@@ -21,8 +22,8 @@ use std::time::{Duration, Instant};
 /// How long processes may take to end: one that applies a transaction ends after it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A process of the failed node's subscription that still runs after this hangs in connecting to a dead host, with the
-/// origin in its hands.
+/// A process of a subscription from a node that does not answer hangs in connecting to it if it still runs after this, with
+/// the origin in its hands.
 const HANGING: Duration = Duration::from_secs(2);
 
 /// Disables every subscription that is enabled, and notes it in the journal of the present transaction.
@@ -71,12 +72,18 @@ pub fn wait_until_gone(failed: &str) -> Result<(), RecoverError> {
     let mut ended: Vec<i32> = Vec::new();
     loop {
         interrupts::check();
-        let (subscriptions, processes) = transaction::run(|| {
+        let (subscriptions, silent, processes) = transaction::run(|| {
             let subscriptions: Vec<Subscription> =
                 NativeProvider.subscriptions()?.into_iter().filter(|subscription| !subscription.is_enabled).collect();
             let ids: Vec<Oid> = subscriptions.iter().map(|subscription| subscription.id).collect();
             let processes = NativeProvider.processes(&ids)?;
-            Ok::<_, RecoverError>((subscriptions, processes))
+            let mut silent = vec![failed.to_owned()];
+            for origin in subscriptions.iter().map(origin_of).filter(|origin| !origin.is_empty()) {
+                if facts::known_to_be_silent(&origin)?.is_some() {
+                    silent.push(origin);
+                }
+            }
+            Ok::<_, RecoverError>((subscriptions, silent, processes))
         })?;
         let Some(first) = processes.first() else { return Ok(()) };
         let of = |id: Oid| subscriptions.iter().find(|subscription| subscription.id == id);
@@ -87,9 +94,9 @@ pub fn wait_until_gone(failed: &str) -> Result<(), RecoverError> {
             });
         }
         for process in &processes {
-            let is_failed_nodes = of(process.subscription).is_some_and(|found| origin_of(found) == failed);
-            if is_failed_nodes && begun.elapsed() >= HANGING && !ended.contains(&process.pid) {
-                pgrx::log!("ending process {} of the subscription from node \"{failed}\", which hangs", process.pid);
+            let origin = of(process.subscription).map(origin_of).unwrap_or_default();
+            if silent.contains(&origin) && begun.elapsed() >= HANGING && !ended.contains(&process.pid) {
+                pgrx::log!("ending process {} of the subscription from node \"{origin}\", which hangs", process.pid);
                 interrupts::terminate(process.pid);
                 ended.push(process.pid);
             }
