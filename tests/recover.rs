@@ -3,6 +3,7 @@
 mod coordinators;
 mod everybody;
 mod kills;
+mod kills_of_all;
 mod refusals;
 mod returned;
 mod rounds;
