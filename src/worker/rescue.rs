@@ -98,6 +98,8 @@ fn take_entry(index: usize, database: Oid) -> bool {
         return false;
     }
     entry.rescue.worker_pid = process::my_pid();
+    // What one before it has done is in the journal.
+    show_counts(&mut entry.rescue, Totals::default());
     ENTRY.set(Some(index));
     true
 }
@@ -342,6 +344,7 @@ impl Rescue {
             if let Some(written) = written {
                 written?;
                 self.done = Totals::default();
+                with_entry(self.index, |entry| show_counts(entry, Totals::default()));
                 return Ok(());
             }
             interrupts::check();
@@ -397,10 +400,15 @@ fn forget_dsn(journal: &Journal, id: IntentId) -> Result<(), RecoverError> {
 
 fn show_progress(entry: &mut RescueEntry, applier: &Applier) {
     entry.applied = applier.applied();
-    entry.transactions = applier.totals.transactions;
-    entry.rows = applier.totals.rows;
-    entry.bytes = applier.totals.bytes;
-    entry.conflicts = applier.totals.conflicts;
+    show_counts(entry, applier.totals);
+}
+
+/// What no checkpoint has counted yet.
+fn show_counts(entry: &mut RescueEntry, totals: Totals) {
+    entry.transactions = totals.transactions;
+    entry.rows = totals.rows;
+    entry.bytes = totals.bytes;
+    entry.conflicts = totals.conflicts;
 }
 
 fn remote(intent: &Intent, error: crate::remote::connection::RemoteError) -> RecoverError {

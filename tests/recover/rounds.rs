@@ -55,6 +55,8 @@ impl<'a> Rounds<'a> {
     pub fn of(cluster: &'a Cluster) -> Rounds<'a> {
         // A session with a node that hangs is ended, and so is what a killed node's peers had begun.
         cluster.expect_log("terminating");
+        // What was asked of a node that hung, and was given up by who asked.
+        cluster.expect_log("canceling statement due to");
         Rounds { cluster, done: 0 }
     }
 

@@ -8,7 +8,7 @@ impl<'a> Case<'a> {
         let tables = &self.subscription(self.target)?.tables;
         let copying: Vec<String> = tables.iter().filter(|table| !table.is_ready()).map(TableFacts::full_name).collect();
         if copying.is_empty() {
-            return Ok(format!("{} tables are ready on node \"{}\"", tables.len(), self.target.node));
+            return Ok(format!("tables that are ready on node \"{}\": {}", self.target.node, tables.len()));
         }
         Err(format!("the initial copy of {} on node \"{}\" is not finished", named(&copying), self.target.node))
     }
@@ -24,7 +24,7 @@ impl<'a> Case<'a> {
         let lacking: Vec<String> =
             pairs.iter().filter(|(_, theirs)| theirs.is_none()).map(|(ours, _)| ours.full_name()).collect();
         if lacking.is_empty() {
-            return Ok(format!("node \"{}\" replicates the same {} tables", self.source.node, pairs.len()));
+            return Ok(format!("tables that node \"{}\" replicates too: {}", self.source.node, pairs.len()));
         }
         Err(format!("node \"{}\" does not replicate {}", self.source.node, named(&lacking)))
     }
