@@ -46,9 +46,27 @@ CREATE FUNCTION retry_recovery_at(target_dsn text, target_node name) RETURNS voi
 REVOKE ALL ON FUNCTION retry_recovery_at(text, name) FROM PUBLIC;
 COMMENT ON FUNCTION retry_recovery_at(text, name) IS 'retry_recovery() on the target, which may be another node';
 
-CREATE FUNCTION require_top_level(procedure text) RETURNS void
-    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'require_top_level_wrapper';
-COMMENT ON FUNCTION require_top_level(text) IS 'an error where the statement at hand cannot commit by itself';
+CREATE FUNCTION require_caller(procedure text, failed_node text, commits boolean DEFAULT true) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'require_caller_wrapper';
+COMMENT ON FUNCTION require_caller(text, text, boolean) IS
+    'an error where the caller is no superuser or has named no failed node, or, if the procedure commits, where the statement at hand cannot commit by itself';
+
+CREATE FUNCTION counted(number bigint, noun text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
+AS $$ SELECT number || ' ' || noun || CASE WHEN number = 1 THEN '' ELSE 's' END $$;
+COMMENT ON FUNCTION counted(bigint, text) IS 'a number of things, in words: 1 row, 2 rows';
+
+CREATE FUNCTION refuse_recovery(failed_node text, target_node text, reason text, finding text, advice text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+        MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node, target_node, reason),
+        DETAIL = finding,
+        HINT = advice;
+END
+$$;
+COMMENT ON FUNCTION refuse_recovery(text, text, text, text, text) IS 'the error of a recovery that the plan does not allow';
 
 -- Waits for a while. A cancel ends the watching, not the recovery, and says so.
 CREATE FUNCTION pause_watching(seconds float8, failed_node text, target_node text) RETURNS void
@@ -65,6 +83,24 @@ EXCEPTION WHEN query_canceled THEN
 END
 $$;
 COMMENT ON FUNCTION pause_watching(float8, text, text) IS 'waits between two looks at a recovery';
+
+-- Waits until a recovery that was asked to end has ended, or is not known any more.
+CREATE PROCEDURE await_end(target_dsn text, target_node text, failed_node text, intent uuid)
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    LOOP
+        -- For the transaction at hand: a procedure that commits cannot have SET clauses.
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        EXIT WHEN coalesce((@extschema@.recovery_state_at(target_dsn, target_node::name, intent) ->> 'ended')::boolean, true);
+        PERFORM @extschema@.pause_watching(0.02, failed_node, coalesce(target_node, ''));
+        COMMIT;
+    END LOOP;
+END
+$$;
+REVOKE ALL ON PROCEDURE await_end(text, text, text, uuid) FROM PUBLIC;
+COMMENT ON PROCEDURE await_end(text, text, text, uuid) IS
+    'waits until a recovery that was asked to end has ended on its target: this node, or the one named';
 
 -- Watches a recovery until it has ended, and tells its story. An error where it waits for something to be mended.
 CREATE PROCEDURE watch_recovery(target_dsn text, target_node text, intent uuid, verb boolean, INOUT report jsonb DEFAULT NULL)
@@ -122,9 +158,10 @@ BEGIN
             EXIT WHEN (state ->> 'ended')::boolean;
             IF verb AND phase = 'replaying' AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
-                RAISE NOTICE '% s: % transactions, % rows, % rows/s, % left',
+                RAISE NOTICE '% s: %, %, % rows/s, % left',
                     to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
-                    state ->> 'transactions', state ->> 'rows', round((state ->> 'rows_per_second')::numeric),
+                    @extschema@.counted((state ->> 'transactions')::bigint, 'transaction'),
+                    @extschema@.counted((state ->> 'rows')::bigint, 'row'), round((state ->> 'rows_per_second')::numeric),
                     coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
             END IF;
             IF (state ->> 'waiting')::boolean AND state ->> 'error_at' IS DISTINCT FROM known_error
@@ -162,7 +199,7 @@ BEGIN
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
             MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
-            DETAIL = format('%s transactions were applied before; they stay.', state ->> 'transactions'),
+            DETAIL = format('What was applied before stays: %s.', @extschema@.counted((state ->> 'transactions')::bigint, 'transaction')),
             HINT = 'CALL spock.recover_run() again goes on from there.';
     END IF;
 END
@@ -186,7 +223,7 @@ DECLARE
     running jsonb;
     intent uuid;
 BEGIN
-    PERFORM @extschema@.require_top_level('recover_run');
+    PERFORM @extschema@.require_caller('recover_run', failed_node_name);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     verb := coalesce(verb, false);
     SELECT * INTO STRICT chosen
@@ -209,12 +246,8 @@ BEGIN
                 running ->> 'source_node', chosen.source_node;
             intent := @extschema@.abort_recovery_at(target_dsn, target, failed_node_name::name);
             COMMIT;
-            LOOP
-                PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-                EXIT WHEN (@extschema@.recovery_state_at(target_dsn, target, intent) ->> 'ended')::boolean;
-                PERFORM @extschema@.pause_watching(0.02, failed_node_name, target);
-                COMMIT;
-            END LOOP;
+            CALL @extschema@.await_end(target_dsn, target, failed_node_name, intent);
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
             intent := NULL;
             SELECT * INTO STRICT chosen
               FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
@@ -235,14 +268,11 @@ BEGIN
                 'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
             RETURN;
         ELSIF chosen.outcome <> 'catch_up' THEN
-            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
-                DETAIL = chosen.finding,
-                HINT = chosen.advice;
+            PERFORM @extschema@.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
         END IF;
         IF verb THEN
-            RAISE NOTICE 'node "%" lacks % bytes of node "%"''s WAL, which node "%" has: % to %', chosen.target_node,
-                chosen.gap_bytes, failed_node_name, chosen.source_node, chosen.target_lsn, chosen.source_lsn;
+            RAISE NOTICE 'node "%" lacks % of node "%"''s WAL, which node "%" has: % to %', chosen.target_node,
+                @extschema@.counted(chosen.gap_bytes, 'byte'), failed_node_name, chosen.source_node, chosen.target_lsn, chosen.source_lsn;
         END IF;
         intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
                                                 source_dsn, skip_lsn, stop_lsn, stop_timestamp);
@@ -252,9 +282,10 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     report := report || jsonb_build_object('outcome', 'catch_up',
         'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
-    RAISE NOTICE 'node "%" is recovered on node "%": % transactions, % rows from node "%", up to %, in % s',
-        failed_node_name, report ->> 'target_node', report ->> 'transactions', report ->> 'rows', report ->> 'source_node',
-        report ->> 'final_lsn', report ->> 'seconds';
+    RAISE NOTICE 'node "%" is recovered on node "%": %, % from node "%", up to %, in % s',
+        failed_node_name, report ->> 'target_node', @extschema@.counted((report ->> 'transactions')::bigint, 'transaction'),
+        @extschema@.counted((report ->> 'rows')::bigint, 'row'), report ->> 'source_node', report ->> 'final_lsn',
+        report ->> 'seconds';
 END
 $$;
 REVOKE ALL ON PROCEDURE recover_run(text, text, text, text, text, pg_lsn, pg_lsn, timestamptz, boolean, jsonb) FROM PUBLIC;
@@ -276,7 +307,7 @@ DECLARE
     failures int := 0;
     intent uuid;
 BEGIN
-    PERFORM @extschema@.require_top_level('recover_failed_node');
+    PERFORM @extschema@.require_caller('recover_failed_node', failed_node_name);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     verb := coalesce(verb, false);
     -- All are begun first: they run side by side, each carried by its own node.
@@ -285,31 +316,35 @@ BEGIN
                                   'outcome', survivor.outcome, 'reason', survivor.reason);
         IF survivor.outcome IS NULL THEN
             RAISE WARNING 'node "%" is left out: %', survivor.target_node, survivor.reason;
-        ELSIF survivor.outcome = 'catch_up' THEN
-            BEGIN
-                intent := @extschema@.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node, survivor.target_node,
-                                                        NULL, NULL, NULL, NULL);
-                one := one || jsonb_build_object('intent_id', intent);
-                intents := intents || one;
-                IF verb THEN
-                    RAISE NOTICE 'node "%" is recovered from node "%"', survivor.target_node, survivor.source_node;
-                END IF;
-            EXCEPTION WHEN OTHERS THEN
-                state := @extschema@.recovery_state_at(NULL, survivor.target_node, NULL);
-                IF state ->> 'failed_node' = failed_node_name THEN
-                    one := one || jsonb_build_object('intent_id', state ->> 'intent_id', 'source_node', state ->> 'source_node');
-                    intents := intents || one;
-                ELSE
-                    failures := failures + 1;
-                    one := one || jsonb_build_object('error', SQLERRM);
-                    RAISE WARNING 'node "%" could not be recovered: %', survivor.target_node, SQLERRM;
-                END IF;
-            END;
         ELSIF survivor.outcome = 'needs_rebuild' THEN
             failures := failures + 1;
             RAISE WARNING 'node "%" cannot be recovered: %', survivor.target_node, survivor.reason;
+        ELSE
+            BEGIN
+                -- One that has replayed all lags no more, and may not have ended yet.
+                state := @extschema@.recovery_state_at(NULL, survivor.target_node, NULL);
+                IF state ->> 'failed_node' = failed_node_name THEN
+                    -- Who calls again has mended what it waits for.
+                    PERFORM @extschema@.retry_recovery_at(NULL, survivor.target_node);
+                    one := one || jsonb_build_object('intent_id', state ->> 'intent_id', 'source_node', state ->> 'source_node',
+                                                     'error_at', state ->> 'error_at');
+                ELSIF survivor.outcome = 'catch_up' THEN
+                    intent := @extschema@.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node,
+                                                            survivor.target_node, NULL, NULL, NULL, NULL);
+                    one := one || jsonb_build_object('intent_id', intent);
+                END IF;
+                IF verb AND one ? 'intent_id' THEN
+                    RAISE NOTICE 'node "%" is recovered from node "%"', survivor.target_node, one ->> 'source_node';
+                END IF;
+            EXCEPTION WHEN OTHERS THEN
+                failures := failures + 1;
+                one := one || jsonb_build_object('error', SQLERRM);
+                RAISE WARNING 'node "%" could not be recovered: %', survivor.target_node, SQLERRM;
+            END;
         END IF;
-        IF one ->> 'intent_id' IS NULL THEN
+        IF one ? 'intent_id' THEN
+            intents := intents || one;
+        ELSE
             survivors := survivors || one;
         END IF;
     END LOOP;
@@ -327,7 +362,10 @@ BEGIN
                 EXIT;
             END;
             EXIT WHEN state IS NULL OR (state ->> 'ended')::boolean;
-            IF (state ->> 'waiting')::boolean AND (state ->> 'error_lsn' IS NOT NULL OR (state ->> 'failures')::int >= 5) THEN
+            -- What has failed before this call is tried again, and counts when it has failed again.
+            IF (state ->> 'waiting')::boolean AND state ->> 'error_at' IS DISTINCT FROM entry ->> 'error_at'
+               AND (state ->> 'error_lsn' IS NOT NULL OR (state ->> 'failures')::int >= 5)
+            THEN
                 entry := entry || jsonb_build_object('error', state ->> 'error');
                 EXIT;
             END IF;
@@ -340,8 +378,8 @@ BEGIN
                 coalesce(entry ->> 'error', state ->> 'error', state ->> 'phase', 'its recovery is gone');
         ELSE
             entry := entry || state;
-            RAISE NOTICE 'node "%" is recovered: % transactions from node "%", up to %', entry ->> 'target_node',
-                entry ->> 'transactions', entry ->> 'source_node', entry ->> 'final_lsn';
+            RAISE NOTICE 'node "%" is recovered: % from node "%", up to %', entry ->> 'target_node',
+                @extschema@.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
         END IF;
         survivors := survivors || entry;
         COMMIT;
@@ -373,6 +411,7 @@ DECLARE
     condition jsonb;
     path text := pg_catalog.current_setting('search_path');
 BEGIN
+    PERFORM @extschema@.require_caller('recover_precheck', failed_node_name, commits => false);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT * INTO STRICT chosen
       FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
@@ -384,10 +423,7 @@ BEGIN
     END IF;
     recovery_needed := chosen.outcome <> 'zero_gap';
     IF chosen.outcome = 'needs_rebuild' THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-            MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
-            DETAIL = chosen.finding,
-            HINT = chosen.advice;
+        PERFORM @extschema@.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
     ELSIF recovery_needed THEN
         RAISE NOTICE 'node "%" can be recovered on node "%" from node "%": % to %', failed_node_name, chosen.target_node,
             chosen.source_node, chosen.target_lsn, chosen.source_lsn;
@@ -414,15 +450,12 @@ DECLARE
     state jsonb;
     intent uuid;
 BEGIN
-    PERFORM @extschema@.require_top_level('recover_phase_clone');
+    PERFORM @extschema@.require_caller('recover_phase_clone', failed_node_name);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT * INTO STRICT chosen
       FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
     IF chosen.outcome = 'needs_rebuild' THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-            MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node_name, chosen.target_node, chosen.reason),
-            DETAIL = chosen.finding,
-            HINT = chosen.advice;
+        PERFORM @extschema@.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
     ELSIF chosen.outcome = 'zero_gap' THEN
         RAISE NOTICE 'nothing of node "%" is missing on node "%"', failed_node_name, chosen.target_node;
         RETURN;
@@ -462,8 +495,13 @@ DECLARE
     state jsonb;
     report jsonb;
 BEGIN
-    PERFORM @extschema@.require_top_level('recover_finalize');
+    PERFORM @extschema@.require_caller('recover_finalize', failed_node_name);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    IF target_node_name IS NULL OR cloned_slot_name IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
+            MESSAGE = CASE WHEN target_node_name IS NULL THEN 'target_node_name' ELSE 'cloned_slot_name' END || ' must not be null',
+            HINT = 'CALL spock.recover_finalize(NULL, ''n2'', ''n1'', NULL, ''spk_recovery_db_clone_…''); with the clone that recover_phase_clone() has named.';
+    END IF;
     state := @extschema@.recovery_state_at(target_dsn, target_node_name::name, NULL, cloned_slot_name);
     IF state IS NULL OR state ->> 'failed_node' <> failed_node_name THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
@@ -472,8 +510,8 @@ BEGIN
     END IF;
     COMMIT;
     CALL @extschema@.watch_recovery(target_dsn, target_node_name, (state ->> 'intent_id')::uuid, coalesce(verb, false), report);
-    RAISE NOTICE 'node "%" is recovered on node "%": % transactions, up to %', failed_node_name, target_node_name,
-        report ->> 'transactions', report ->> 'final_lsn';
+    RAISE NOTICE 'node "%" is recovered on node "%": %, up to %', failed_node_name, target_node_name,
+        @extschema@.counted((report ->> 'transactions')::bigint, 'transaction'), report ->> 'final_lsn';
 END
 $$;
 REVOKE ALL ON PROCEDURE recover_finalize(text, text, text, text, text, boolean) FROM PUBLIC;
@@ -484,20 +522,13 @@ CREATE PROCEDURE recover_abort(failed_node_name text, target_node_name text DEFA
     LANGUAGE plpgsql
 AS $$
 DECLARE
-    target name;
     asked uuid;
 BEGIN
-    PERFORM @extschema@.require_top_level('recover_abort');
+    PERFORM @extschema@.require_caller('recover_abort', failed_node_name);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    target := coalesce(target_node_name::name, (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local));
-    asked := @extschema@.abort_recovery_at(NULL, target, failed_node_name::name);
+    asked := @extschema@.abort_recovery_at(NULL, target_node_name::name, failed_node_name::name);
     COMMIT;
-    LOOP
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-        EXIT WHEN (@extschema@.recovery_state_at(NULL, target, asked) ->> 'ended')::boolean;
-        PERFORM @extschema@.pause_watching(0.02, failed_node_name, target);
-        COMMIT;
-    END LOOP;
+    CALL @extschema@.await_end(NULL, target_node_name, failed_node_name, asked);
 END
 $$;
 REVOKE ALL ON PROCEDURE recover_abort(text, text) FROM PUBLIC;
@@ -515,8 +546,9 @@ AS $$
                 WHEN (s.now ->> 'waiting')::boolean THEN 'waiting' ELSE 'running' END,
            CASE WHEN p.step <> c.step THEN NULL
                 WHEN (s.now ->> 'waiting')::boolean THEN s.now ->> 'error'
-                WHEN p.phase = 'replaying' THEN format('%s transactions, %s rows, at %s of %s', s.now ->> 'transactions',
-                                                       s.now ->> 'rows', s.now ->> 'current_lsn', s.now ->> 'stop_lsn')
+                WHEN p.phase = 'replaying' THEN format('%s, %s, at %s of %s',
+                    @extschema@.counted((s.now ->> 'transactions')::bigint, 'transaction'),
+                    @extschema@.counted((s.now ->> 'rows')::bigint, 'row'), s.now ->> 'current_lsn', s.now ->> 'stop_lsn')
            END
       FROM (SELECT @extschema@.recovery_state() AS now) s
       CROSS JOIN (VALUES (1, 'begun'), (2, 'suspending'), (3, 'replaying'), (4, 'resuming')) p(step, phase)

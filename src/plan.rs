@@ -33,8 +33,6 @@ pub struct Wishes {
     /// Bounds that the caller has given; None: all that the target lacks of what the source has.
     pub skip: Option<OriginLsn>,
     pub stop: Option<OriginLsn>,
-    /// Rows that triggers of the source have written while it applied are replayed on the target as the failed node's.
-    pub accepts_replica_triggers: bool,
     /// The target will be told how to reach the source, or was the one to ask it: what its poller says does not count.
     pub knows_the_way: bool,
     /// The source was asked by the target, by the connection string that the rescue will use: that role's rights count.

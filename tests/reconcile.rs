@@ -15,7 +15,10 @@ fn recover(cluster: &Cluster) {
     let [n1, n2, n3] = ["n1", "n2", "n3"].map(|name| cluster.node(name));
     wait_arrived(n1);
     n1.kill9();
-    n3.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n3_n1' AND received_lsn IS NOT NULL", "0");
+    n3.wait_until(
+        "SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n3_n1' AND received_lsn IS NOT NULL",
+        "0",
+    );
     n2.sql("CALL spock.recover_run('n1', 'n3')");
 }
 

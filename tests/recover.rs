@@ -1,9 +1,12 @@
 //! recover_run and its sisters on real servers: what a DBA types, from any node, and what he can rely on.
 
+mod coordinators;
 mod everybody;
 mod kills;
+mod kills_of_all;
 mod refusals;
 mod returned;
+mod rounds;
 mod run;
 mod surroundings;
 

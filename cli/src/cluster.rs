@@ -137,9 +137,10 @@ impl Cluster {
             screen.line(format!("  {}: {} -h 127.0.0.1 -p {port} -U postgres {DATABASE}", node.name(), psql.display()));
         }
         let program = env::args().next().unwrap_or_else(|| "spockctl".into());
+        let folder = self.folder.path().display();
         screen.line(format!("  {program} cluster status   shows who has how much of whom"));
         screen.line(format!("  {program} cluster up       starts those again that have been killed"));
-        screen.line(format!("  {program} cluster down     stops and removes them"));
+        screen.line(format!("  {program} cluster down {folder}   stops and removes them"));
         self.servers.into_iter().for_each(Server::release);
         Ok(())
     }

@@ -45,8 +45,16 @@ pub enum Error {
     NoNode(String),
     #[error("\"{path}\" is no record of a cluster: {reason}")]
     Record { path: PathBuf, reason: String },
+    #[error("there is no cluster in \"{0}\"")]
+    NoCluster(PathBuf),
+    #[error("there are several clusters; name the one that is meant: {}", listed(.0))]
+    SeveralClusters(Vec<PathBuf>),
     #[error("verification failed: {0}")]
     Verification(String),
+}
+
+fn listed(folders: &[PathBuf]) -> String {
+    folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl Error {

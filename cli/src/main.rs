@@ -1,6 +1,6 @@
 //! The command line of spockctl.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -60,12 +60,15 @@ struct DemoArguments {
 
 #[derive(Subcommand)]
 enum ClusterCommand {
-    /// Starts a mesh, or the stopped nodes of the one that is there
+    /// Starts a mesh, or the stopped nodes of those that are there
     Up(ServerArguments),
     /// Shows who has how much of whom
     Status,
-    /// Stops and removes it
-    Down,
+    /// Stops and removes one
+    Down {
+        /// Its folder, as status shows it; may be left out where there is one alone
+        folder: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -96,7 +99,7 @@ fn run(command: Command) -> Result<()> {
             }
             Ok(())
         }
-        Command::Cluster(ClusterCommand::Down) => down(&screen),
+        Command::Cluster(ClusterCommand::Down { folder }) => down(folder.as_deref(), &screen),
     }
 }
 
@@ -131,17 +134,14 @@ fn up(arguments: ServerArguments, screen: &Screen) -> Result<()> {
     cluster.keep(screen)
 }
 
-fn down(screen: &Screen) -> Result<()> {
-    let there = Kept::all()?;
-    if there.is_empty() {
+fn down(folder: Option<&Path>, screen: &Screen) -> Result<()> {
+    let Some(kept) = Kept::chosen(Kept::all()?, folder)? else {
         screen.line("there is no cluster");
         return Ok(());
-    }
-    for kept in there {
-        let step = screen.spinner("stopping servers");
-        kept.remove()?;
-        drop(step);
-        screen.line(format!("removed the cluster in {}", kept.folder.display()));
-    }
+    };
+    let step = screen.spinner("stopping servers");
+    kept.remove()?;
+    drop(step);
+    screen.line(format!("removed the cluster in {}", kept.folder.display()));
     Ok(())
 }

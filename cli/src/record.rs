@@ -100,6 +100,18 @@ impl Kept {
         Ok(found)
     }
 
+    /// The one in the folder that was named; without a name the only one there is. None: there is none at all.
+    pub fn chosen(there: Vec<Kept>, folder: Option<&Path>) -> Result<Option<Kept>> {
+        if let Some(folder) = folder {
+            let named = there.into_iter().find(|kept| kept.folder == folder);
+            return named.map(Some).ok_or_else(|| Error::NoCluster(folder.to_owned()));
+        }
+        if there.len() > 1 {
+            return Err(Error::SeveralClusters(there.into_iter().map(|kept| kept.folder).collect()));
+        }
+        Ok(there.into_iter().next())
+    }
+
     pub fn config(&self, port: u16) -> postgres::Config {
         client::config(&self.folder, port, DATABASE)
     }
@@ -158,7 +170,24 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::Record;
+    use super::{Kept, Record};
+    use crate::error::Error;
+    use std::path::{Path, PathBuf};
+
+    #[test]
+    fn one_of_several_clusters_must_be_named() {
+        let record = Record { version: String::new(), bindir: PathBuf::new(), nodes: Vec::new() };
+        let kept = |folder: &str| Kept { folder: folder.into(), record: record.clone() };
+        let chosen = |there: &[&str], folder: Option<&str>| {
+            let there = there.iter().map(|folder| kept(folder)).collect();
+            Kept::chosen(there, folder.map(Path::new)).map(|kept| kept.map(|kept| kept.folder))
+        };
+        assert_eq!(chosen(&[], None).ok(), Some(None));
+        assert_eq!(chosen(&["/a"], None).ok(), Some(Some("/a".into())));
+        assert_eq!(chosen(&["/a", "/b"], Some("/b/")).ok(), Some(Some("/b".into())));
+        assert!(matches!(chosen(&["/a", "/b"], None), Err(Error::SeveralClusters(both)) if both.len() == 2));
+        assert!(matches!(chosen(&["/a"], Some("/b")), Err(Error::NoCluster(_))));
+    }
 
     #[test]
     fn a_record_is_read_as_it_was_written() {

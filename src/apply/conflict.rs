@@ -94,11 +94,12 @@ const TOLD_APART: usize = 128;
 
 /// Adds a tally to others.
 pub fn add(tallies: &mut Vec<Tally>, new: Tally) {
-    let same = |known: &Tally, relation| (known.relation, known.kind, known.resolution) == (relation, new.kind, new.resolution);
+    let same = |known: &Tally, relation| {
+        (known.relation, known.kind, known.resolution) == (relation, new.kind, new.resolution)
+    };
     let place = tallies.iter().position(|known| same(known, new.relation));
-    let place = place.or_else(|| {
-        (tallies.len() >= TOLD_APART).then(|| tallies.iter().position(|known| same(known, 0))).flatten()
-    });
+    let place = place
+        .or_else(|| (tallies.len() >= TOLD_APART).then(|| tallies.iter().position(|known| same(known, 0))).flatten());
     match place {
         Some(place) => tallies[place].count = tallies[place].count.saturating_add(new.count),
         None if tallies.len() >= TOLD_APART => tallies.push(Tally { relation: 0, ..new }),

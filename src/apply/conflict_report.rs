@@ -47,10 +47,16 @@ pub fn explanation(kind: Kind, index: Option<&str>, author: Option<&Author>) -> 
             format!("Key already exists in unique index \"{index}\"{by}.")
         }
         Kind::UpdateOriginDiffers => {
-            format!("Updating the row that was modified{}.", author.map_or_else(String::new, |author| by(author, "different ")))
+            format!(
+                "Updating the row that was modified{}.",
+                author.map_or_else(String::new, |author| by(author, "different "))
+            )
         }
         Kind::DeleteOriginDiffers => {
-            format!("Deleting the row that was modified{}.", author.map_or_else(String::new, |author| by(author, "different ")))
+            format!(
+                "Deleting the row that was modified{}.",
+                author.map_or_else(String::new, |author| by(author, "different "))
+            )
         }
         Kind::TruncateOriginDiffers => "Rows were committed after the TRUNCATE.".to_owned(),
     }

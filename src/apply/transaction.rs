@@ -103,7 +103,8 @@ impl Applier {
     /// REFRESH PUBLICATION. It cannot be refreshed from a dead node, so it is no error here either; but it is said.
     fn note_table(&mut self, id: u32, relation: Relation) {
         let name = format!("{}.{}", relation.schema, relation.name);
-        let is_known = self.touched.relations.values().any(|known| known.schema == relation.schema && known.name == relation.name);
+        let is_known =
+            self.touched.relations.values().any(|known| known.schema == relation.schema && known.name == relation.name);
         if !self.setting.subscribed.contains(&name) && !is_known {
             pgrx::warning!(
                 "changes of table \"{name}\" are left out: the subscription to node \"{}\" does not replicate it here",

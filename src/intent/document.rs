@@ -237,6 +237,9 @@ pub struct Suspension {
     pub system_identifier: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<u32>,
+    /// When the run of that node began that was known when this was written: microseconds since 2000, by its clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<i64>,
     /// Why the node may not go on; None: it was not judged yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
@@ -244,7 +247,7 @@ pub struct Suspension {
 
 impl Suspension {
     pub fn new(subscription: u32, origin: String, until: Until) -> Suspension {
-        Suspension { subscription, origin, until, system_identifier: None, timeline: None, verdict: None }
+        Suspension { subscription, origin, until, system_identifier: None, timeline: None, run: None, verdict: None }
     }
 }
 

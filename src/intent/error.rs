@@ -23,7 +23,7 @@ pub enum IntentError {
     #[error("permission denied for {function}")]
     NotSuperuser { function: &'static str },
     #[error("{argument} must not be null")]
-    NullArgument { argument: &'static str, example: &'static str },
+    NullArgument { argument: &'static str, hint: &'static str },
     #[error("the extension's schema does not exist")]
     NoSchema,
     #[error(transparent)]
@@ -76,7 +76,7 @@ impl SqlError for IntentError {
             | IntentError::OutOfOrder { .. }
             | IntentError::NotRunning { .. } => Some("SELECT * FROM spock.recovery_intents();".to_owned()),
             IntentError::NotSuperuser { .. } => Some("Call it as a superuser.".to_owned()),
-            IntentError::NullArgument { example, .. } => Some(format!("SELECT spock.{example};")),
+            IntentError::NullArgument { hint, .. } => Some((*hint).to_owned()),
             IntentError::NoSchema => Some("CREATE EXTENSION spock_recovery;".to_owned()),
             IntentError::Registry(error) => error.hint(),
         }

@@ -17,9 +17,10 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use pgrx::{JsonB, Uuid};
 
-const RECOVER_SKIP: &str = "recover_skip('n1', '0/16B3748')";
-const RECOVERY_CONFLICTS: &str = "intent.intent_id, of spock.recovery_intents() AS intent";
-const RECOVER_ABORT: &str = "recover_abort('n1')";
+const RECOVER_SKIP: &str = "SELECT spock.recover_skip('n1', '0/16B3748');";
+const RECOVERY_CONFLICTS: &str =
+    "SELECT i.begun_at, c.* FROM spock.recovery_intents() i, spock.recovery_conflicts(i.intent_id) c;";
+const RECOVER_ABORT: &str = "CALL spock.recover_abort('n1');";
 
 /// The recoveries of this node, unfinished and the last twenty that have ended.
 #[pg_extern(sql = false)]
@@ -123,8 +124,8 @@ fn require_superuser(function: &'static str) {
     }
 }
 
-fn required<T>(value: Option<T>, argument: &'static str, example: &'static str) -> T {
-    value.ok_or(IntentError::NullArgument { argument, example }).or_raise()
+fn required<T>(value: Option<T>, argument: &'static str, hint: &'static str) -> T {
+    value.ok_or(IntentError::NullArgument { argument, hint }).or_raise()
 }
 
 /// Gives up the transaction that the recovery of a failed node cannot apply; it goes on at the commit of the caller.

@@ -16,7 +16,11 @@ pub fn version_of(xid: TransactionId) -> RowVersion {
         let is_known = pg_sys::track_commit_timestamp
             && xid >= pg_sys::FirstNormalTransactionId
             && pg_sys::TransactionIdGetCommitTsData(xid, &mut at, &mut origin);
-        RowVersion { transaction: xid.into_inner(), is_own: false, committed: is_known.then_some((Timestamp(at), origin)) }
+        RowVersion {
+            transaction: xid.into_inner(),
+            is_own: false,
+            committed: is_known.then_some((Timestamp(at), origin)),
+        }
     }
 }
 

@@ -7,8 +7,8 @@
 use super::clock::Timestamp;
 use super::guarded;
 use super::logicalrep::{self, ApplyAs, RelMapEntry, Tuple};
-use super::tuple;
 use super::row_text::is_same_value;
+use super::tuple;
 use super::untrusted_user::AppliesAs;
 use super::{commit_ts, compat};
 use pgrx::PgSqlErrorCode;

@@ -123,7 +123,11 @@ impl Tuple {
                 (*columns.add(index)).len = length;
                 (*columns.add(index)).maxlen = length + 1;
             }
-            Some(Tuple(pg_sys::LogicalRepTupleData { colvalues: columns, colstatus: status, ncols: count as core::ffi::c_int }))
+            Some(Tuple(pg_sys::LogicalRepTupleData {
+                colvalues: columns,
+                colstatus: status,
+                ncols: count as core::ffi::c_int,
+            }))
         }
     }
 }

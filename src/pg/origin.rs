@@ -22,7 +22,8 @@ pub fn name_of(origin_id: u16) -> Option<String> {
     let mut name = std::ptr::null_mut();
     // SAFETY: a look into the catalog; the name is a NUL-terminated copy.
     unsafe {
-        pg_sys::replorigin_by_oid(origin_id, true, &mut name).then(|| super::text::to_utf8(std::ffi::CStr::from_ptr(name)))
+        pg_sys::replorigin_by_oid(origin_id, true, &mut name)
+            .then(|| super::text::to_utf8(std::ffi::CStr::from_ptr(name)))
     }
 }
 

@@ -78,7 +78,8 @@ impl Spill {
             Some(file) => {
                 let length = into.len();
                 // SAFETY: an open file, read into a buffer of that length.
-                length == 0 || unsafe { pg_sys::BufFileReadMaybeEOF(file, into.as_mut_ptr().cast(), length, true) } == length
+                length == 0
+                    || unsafe { pg_sys::BufFileReadMaybeEOF(file, into.as_mut_ptr().cast(), length, true) } == length
             }
         }
     }

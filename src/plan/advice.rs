@@ -9,6 +9,7 @@ pub fn of(plan: &Plan) -> String {
     let target = &plan.target;
     let source = plan.source.as_deref().unwrap_or_default();
     let on_source = format!("On node \"{source}\": ");
+    let then_on_source = format!("on node \"{source}\": ");
     match plan.reason {
         Reason::GapCovered => format!(
             "CALL spock.recover_run(failed_node_name := {failed}, source_node_name := {}, target_node_name := {});",
@@ -58,8 +59,8 @@ pub fn of(plan: &Plan) -> String {
              another survivor."
         ),
         Reason::TargetPreparedTransaction => format!(
-            "On node \"{target}\": COMMIT PREPARED or ROLLBACK PREPARED each, as the failed node has decided (SELECT * FROM \
-             pg_prepared_xacts;), and ask again."
+            "On node \"{target}\": ROLLBACK PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again: what the source has \
+             committed of them comes with the recovery."
         ),
         Reason::FailedStreamsToTarget | Reason::FailedStreamsToSource => {
             "It has not failed: let replication catch up. If it is to be given up, stop it first, and ask again."
@@ -76,8 +77,9 @@ pub fn of(plan: &Plan) -> String {
         }
         Reason::SourceStillApplying => "Ask again in a moment.".to_owned(),
         Reason::SourcePreparedTransaction => format!(
-            "{on_source}COMMIT PREPARED or ROLLBACK PREPARED each, as the failed node has decided (SELECT * FROM \
-             pg_prepared_xacts;), and ask again."
+            "Use a source that has committed them. If none has, nobody knows how the failed node has decided: {}ROLLBACK \
+             PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again.",
+            then_on_source
         ),
         Reason::SourceSkippedTransaction => {
             "Its copy is not complete: use another source, or rebuild the tables from a survivor that skipped nothing."
@@ -90,11 +92,11 @@ pub fn of(plan: &Plan) -> String {
         Reason::SlotsDisabled => format!(
             "Use another source. For the next time, {}ALTER SYSTEM SET spock.enable_recovery_slots = on; SELECT \
              pg_reload_conf();",
-            on_source.to_lowercase()
+            then_on_source
         ),
         Reason::SlotMissing | Reason::SlotInvalid => format!(
             "Use another source, or rebuild the tables of node \"{target}\"; {}SELECT * FROM spock.quick_health_check();",
-            on_source.to_lowercase()
+            then_on_source
         ),
         Reason::SlotNotInUse | Reason::SlotMoved => "Ask again in a moment: its manager is looking at the slot.".to_owned(),
         Reason::SourceSubscriptionChanged | Reason::ReleasedUnknown | Reason::ReleasedBeyondTarget => {

@@ -284,10 +284,8 @@ fn that_commit_timestamps_are_missing_is_noted() {
 }
 
 #[test]
-fn what_is_accepted_or_known_to_the_caller_holds() {
+fn what_is_known_to_the_caller_holds() {
     let plan = plan_of(|target, source, wishes| {
-        own(source).tables[0].triggers.push("audit".to_owned());
-        wishes.accepts_replica_triggers = true;
         target.peers.clear();
         wishes.knows_the_way = true;
         source.asked_by.may_replicate = false;

@@ -30,7 +30,8 @@ impl MoveReader {
     }
 
     fn note(&mut self, relation: u32, old: &logicalrep::Tuple, new: &logicalrep::Tuple) {
-        let (Some((_, old)), Some((_, new))) = (self.moved.key_of(relation, old), self.moved.key_of(relation, new)) else {
+        let (Some((_, old)), Some((_, new))) = (self.moved.key_of(relation, old), self.moved.key_of(relation, new))
+        else {
             return;
         };
         if old != new && self.known.contains(&hash(&old)) {

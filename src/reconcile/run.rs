@@ -121,7 +121,11 @@ enum Did {
 
 impl Reconciler<'_> {
     /// Compares all of them. False: `goes_on` has said no.
-    pub fn run(&mut self, touched: &mut Touched, mut goes_on: impl FnMut(&Counts) -> bool) -> Result<bool, RecoverError> {
+    pub fn run(
+        &mut self,
+        touched: &mut Touched,
+        mut goes_on: impl FnMut(&Counts) -> bool,
+    ) -> Result<bool, RecoverError> {
         touched.rewind();
         if matches!(guc::rescue_conflict_resolution(), Policy::ApplyRemote | Policy::KeepLocal) {
             self.counts.leave(Why::Policy, touched.count() as usize);
@@ -181,7 +185,9 @@ impl Reconciler<'_> {
             self.may_have_moved |=
                 !of_source.is_some_and(|(_, author)| matches!(author, Author::Node(node) if node == self.failed));
             match (there(&source, key), there(&target, key)) {
-                (Some(source), Some(target)) if judge::judge(source, target, self.replay()) == Verdict::Settled => alike += 1,
+                (Some(source), Some(target)) if judge::judge(source, target, self.replay()) == Verdict::Settled => {
+                    alike += 1
+                }
                 (Some(_), Some(_)) => differences.push(Difference { relation, key: key.clone() }),
                 _ => self.counts.leave(Why::NotComparable, 1),
             }
@@ -249,7 +255,8 @@ impl Reconciler<'_> {
                     (None, Verdict::OfUnknownAge) => self.counts.leave(Why::UnknownAge, 1),
                     (None, Verdict::Settled | Verdict::Keep) => self.counts.compared += 1,
                     (None, Verdict::Insert | Verdict::Update | Verdict::Delete) => {
-                        let did = self.bring(touched, &difference, verdict, source.as_ref(), target.as_ref(), &theirs)?;
+                        let did =
+                            self.bring(touched, &difference, verdict, source.as_ref(), target.as_ref(), &theirs)?;
                         match did {
                             Did::Again => open.push(difference),
                             Did::Refused => self.counts.leave(Why::Refused, 1),
@@ -324,7 +331,11 @@ impl Reconciler<'_> {
                     | Code::ERRCODE_T_R_SERIALIZATION_FAILURE
                     | Code::ERRCODE_LOCK_NOT_AVAILABLE => Did::Again,
                     _ => {
-                        pgrx::log!("a row of {} could not be reconciled: {}", name(touched, relation), report.message());
+                        pgrx::log!(
+                            "a row of {} could not be reconciled: {}",
+                            name(touched, relation),
+                            report.message()
+                        );
                         Did::Refused
                     }
                 }
@@ -429,7 +440,12 @@ impl Reconciler<'_> {
     }
 
     /// None: the source does not show them, which is counted.
-    fn rows_of_source(&mut self, touched: &Touched, relation: u32, keys: &[KeyText]) -> Result<Option<Rows>, RecoverError> {
+    fn rows_of_source(
+        &mut self,
+        touched: &Touched,
+        relation: u32,
+        keys: &[KeyText],
+    ) -> Result<Option<Rows>, RecoverError> {
         let Some(columns) = columns_of(touched, relation) else { return Ok(None) };
         let mut rows = Rows::new();
         for keys in keys.chunks(CHUNK) {
@@ -511,7 +527,10 @@ fn question(columns: &Columns<'_>, keys: &[KeyText]) -> String {
         }
         several => {
             let keys = keys.iter().map(|key| {
-                let parts = several.iter().zip(key).map(|(index, value)| format!("{} = {}", column(index), quote_literal(value)));
+                let parts = several
+                    .iter()
+                    .zip(key)
+                    .map(|(index, value)| format!("{} = {}", column(index), quote_literal(value)));
                 format!("({})", parts.collect::<Vec<_>>().join(" AND "))
             });
             keys.collect::<Vec<_>>().join(" OR ")
@@ -547,7 +566,8 @@ fn take(
             transaction: number(2).unwrap_or_default() as u32,
             values,
         };
-        let key: Option<KeyText> = columns.key.iter().map(|index| found.values.get(*index).cloned().flatten()).collect();
+        let key: Option<KeyText> =
+            columns.key.iter().map(|index| found.values.get(*index).cloned().flatten()).collect();
         let Some(key) = key else { continue };
         let is_readable = found.values.iter().flatten().all(|value| !value.contains(char::REPLACEMENT_CHARACTER));
         rows.entry(key).and_modify(|known| *known = None).or_insert(is_readable.then_some(found));

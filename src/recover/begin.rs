@@ -14,10 +14,10 @@ use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::registry;
-use crate::pg::transaction;
 use crate::pg::catalog;
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
+use crate::pg::transaction;
 use crate::plan::Wishes;
 use crate::worker::wake;
 use pgrx::pg_sys::Oid;
@@ -35,6 +35,14 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
     }
     if request.source == request.target {
         return Err(RecoverError::SameNode { name: request.source.clone(), other: "target node" });
+    }
+    if let (Some(skip), Some(stop)) = (request.skip, request.stop)
+        && stop < skip
+    {
+        return Err(RecoverError::StopBeforeSkip { skip, stop });
+    }
+    if !request.failed.is_empty() {
+        look_at_failed(request)?;
     }
     // The same rescue a second time is the first one, wherever that stands now.
     let known = storage::read();
@@ -56,16 +64,8 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
         if request.failed.is_empty() {
             let unknown = || RecoverError::FailedNodeUnknown { clone: name.clone() };
             request.failed = clone.failed.ok_or_else(unknown)?;
+            look_at_failed(request)?;
         }
-    }
-    if request.failed == request.source {
-        return Err(RecoverError::SameNode { name: request.source.clone(), other: "failed node" });
-    }
-    if request.failed == request.target {
-        return Err(RecoverError::TargetIsFailed { name: request.failed.clone() });
-    }
-    if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.failed) {
-        return Err(RecoverError::UnknownNode { name: request.failed.clone() });
     }
     // First: if it hangs, the source's poller has meanwhile noticed that too.
     let failed_answers = gather::answers(&request.failed)?;
@@ -101,4 +101,18 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
     wake::note(Change::ThisDatabase);
     let begun = storage::read();
     Ok((id, begun.intent(id).map_or(subscription, |intent| Oid::from_u32(intent.subscription))))
+}
+
+/// The failed node is a peer, and has no other part.
+fn look_at_failed(request: &Request) -> Result<(), RecoverError> {
+    if request.failed == request.source {
+        return Err(RecoverError::SameNode { name: request.source.clone(), other: "failed node" });
+    }
+    if request.failed == request.target {
+        return Err(RecoverError::TargetIsFailed { name: request.failed.clone() });
+    }
+    if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.failed) {
+        return Err(RecoverError::UnknownNode { name: request.failed.clone() });
+    }
+    Ok(())
 }

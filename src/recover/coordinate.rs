@@ -6,7 +6,7 @@
 use super::begin;
 use super::error::RecoverError;
 use super::progress;
-use super::source::Source;
+use super::source::{self, Source};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::intent::document::{Intent, Request};
 use crate::intent::id::IntentId;
@@ -14,7 +14,7 @@ use crate::intent::sql::describe;
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
-use crate::node::provider::{ReplicationProvider, Route};
+use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
@@ -92,17 +92,17 @@ fn begin_recovery(
     stop_lsn: Option<i64>,
     stop_timestamp: Option<TimestampWithTimeZone>,
 ) -> Uuid {
-    if !process::is_superuser() {
-        raise(&RecoverError::NotSuperuser { function: "begin_recovery" });
-    }
+    require_superuser("begin_recovery");
     let nodes = [failed_node, source_node, target_node];
     let asked = Asked::of(nodes, source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     Uuid::from_bytes(asked.begin_here().or_raise().0)
 }
 
-fn required(name: Option<Name>, argument: &'static str) -> String {
-    let example = "begin_recovery('n1', 'n3', 'n2')";
-    name.ok_or(RecoverError::NullArgument { argument, example }).or_raise().0
+const BEGIN_RECOVERY: &str = "SELECT spock.begin_recovery('n1', 'n3', 'n2');";
+const ASK_TO_ABORT: &str = "CALL spock.recover_abort('n1');";
+
+fn required(name: Option<Name>, argument: &'static str, hint: &'static str) -> String {
+    name.ok_or(RecoverError::NullArgument { argument, hint }).or_raise().0
 }
 
 /// A recovery that makes its own clone.
@@ -121,9 +121,9 @@ impl Asked {
         stop_timestamp: Option<TimestampWithTimeZone>,
     ) -> Asked {
         let request = Request {
-            failed: required(failed, "failed_node"),
-            source: required(source, "source_node"),
-            target: required(target, "target_node"),
+            failed: required(failed, "failed_node", BEGIN_RECOVERY),
+            source: required(source, "source_node", BEGIN_RECOVERY),
+            target: required(target, "target_node", BEGIN_RECOVERY),
             clone: None,
             skip: skip_lsn.map(|lsn| OriginLsn(lsn as u64)),
             stop: stop_lsn.map(|lsn| OriginLsn(lsn as u64)),
@@ -142,9 +142,14 @@ impl Asked {
     fn call(&self) -> String {
         let text = |value: Option<String>| value.map_or("NULL".to_owned(), quote_literal);
         // Microseconds since 2000, as the clocks of both nodes count.
-        let at = self.request.stop_timestamp.map_or("NULL".to_owned(), |at| {
-            format!("timestamptz '2000-01-01 00:00:00+00' + interval '1 microsecond' * {at}::pg_catalog.float8")
-        });
+        let at = match self.request.stop_timestamp {
+            None => "NULL".to_owned(),
+            Some(i64::MIN) => "'-infinity'".to_owned(),
+            Some(i64::MAX) => "'infinity'".to_owned(),
+            Some(at) => {
+                format!("timestamptz '2000-01-01 00:00:00+00' + interval '1 microsecond' * {at}::pg_catalog.float8")
+            }
+        };
         format!(
             "SELECT spock.begin_recovery({}, {}, {}, {}, {}, {}, {at})",
             quote_literal(&self.request.failed),
@@ -163,16 +168,21 @@ enum Target {
     Elsewhere(Box<Source>),
 }
 
-fn target(name: &str, dsn: Option<Text>) -> Result<Target, RecoverError> {
+/// Without a name: this node. Where it connects to is the caller's to say, as the server's own user: superusers only.
+fn target(name: Option<&str>, dsn: Option<Text>) -> Result<Target, RecoverError> {
     let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
-    if local.name.as_str() == name {
-        return Ok(Target::Here);
-    }
+    let Some(name) = name.filter(|&name| name != local.name.as_str()) else { return Ok(Target::Here) };
     let route = match dsn {
-        Some(dsn) => Route { conninfo: dsn.0, must_use_password: false },
-        None => super::source::route_to(name)?,
+        Some(dsn) => source::given_route(dsn.0)?,
+        None => source::route_to(name)?,
     };
     Ok(Target::Elsewhere(Box::new(Source::open(name, &route)?)))
+}
+
+fn require_superuser(function: &'static str) {
+    if !process::is_superuser() {
+        raise(&RecoverError::NotSuperuser { function: function.to_owned() });
+    }
 }
 
 /// Begins a recovery on its target, wherever that is.
@@ -188,12 +198,10 @@ fn begin_recovery_at(
     stop_lsn: Option<i64>,
     stop_timestamp: Option<TimestampWithTimeZone>,
 ) -> Uuid {
-    if !process::is_superuser() {
-        raise(&RecoverError::NotSuperuser { function: "recover_run" });
-    }
+    require_superuser("recover_run");
     let nodes = [failed_node, source_node, target_node];
     let asked = Asked::of(nodes, source_dsn, skip_lsn, stop_lsn, stop_timestamp);
-    let begin = || match target(&asked.request.target, target_dsn)? {
+    let begin = || match target(Some(&asked.request.target), target_dsn)? {
         Target::Here => asked.begin_here(),
         Target::Elsewhere(mut node) => {
             let id: String = node.write_one(&asked.call())?.unwrap_or_default();
@@ -211,8 +219,8 @@ fn recovery_state_at(
     intent_id: Option<Uuid>,
     clone: Option<Text>,
 ) -> Option<JsonB> {
-    let name = required(target_node, "target_node");
-    let ask = || match target(&name, target_dsn)? {
+    require_superuser("recovery_state_at");
+    let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
         Target::Here => Ok(recovery_state(intent_id, clone)),
         Target::Elsewhere(mut node) => {
             let id = intent_id.map_or("NULL".to_owned(), |id| quote_literal(IntentId(*id.as_bytes()).to_string()));
@@ -227,16 +235,14 @@ fn recovery_state_at(
 /// Asks the target, wherever that is, to end the recovery of a failed node; its id.
 #[pg_extern(sql = false)]
 fn abort_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>, failed_node: Option<Name>) -> Uuid {
-    if !process::is_superuser() {
-        raise(&RecoverError::NotSuperuser { function: "recover_abort" });
-    }
-    let (name, failed) = (required(target_node, "target_node"), required(failed_node, "failed_node"));
-    let ask = || match target(&name, target_dsn)? {
+    require_superuser("recover_abort");
+    let failed = required(failed_node, "failed_node_name", ASK_TO_ABORT);
+    let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
         Target::Here => Ok::<_, RecoverError>(crate::intent::sql::ask_to_abort_here(&failed)?),
         Target::Elsewhere(mut node) => {
             let call = format!("SELECT spock.ask_to_abort({})", quote_literal(&failed));
             let id: String = node.write_one(&call)?.unwrap_or_default();
-            id.parse().map_err(|_| RecoverError::NotRunningThere { target: name.clone() })
+            id.parse().map_err(|_| RecoverError::NotRunningThere { target: node.name().to_owned() })
         }
     };
     Uuid::from_bytes(ask().or_raise().0)
@@ -245,9 +251,7 @@ fn abort_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>, failed
 /// Has the recovery of this node that waits tried again now, not when its time has come. Nothing where none waits.
 #[pg_extern(sql = false)]
 fn retry_recovery() {
-    if !process::is_superuser() {
-        raise(&RecoverError::NotSuperuser { function: "retry_recovery" });
-    }
+    require_superuser("retry_recovery");
     {
         let mut shared = shmem::lock();
         if let Some(index) = shared.index_of(process::my_database()) {
@@ -260,8 +264,8 @@ fn retry_recovery() {
 /// [`retry_recovery`] on the target, wherever that is.
 #[pg_extern(sql = false)]
 fn retry_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>) {
-    let name = required(target_node, "target_node");
-    let ask = || match target(&name, target_dsn)? {
+    require_superuser("retry_recovery_at");
+    let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
         Target::Here => {
             retry_recovery();
             Ok(())
@@ -271,11 +275,20 @@ fn retry_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>) {
     ask().or_raise();
 }
 
-/// Ends the statement if it is part of a larger transaction: a procedure that waits must not hold one, and what it begins
-/// must be committed before anybody can carry it.
+/// Ends the statement where the caller is no superuser, whatever was granted by hand, or names no failed node; and, of a procedure that commits, if it
+/// is part of a larger transaction: one that waits must not hold any, and what it begins must be committed before anybody can
+/// carry it.
 #[pg_extern(sql = false)]
-fn require_top_level(procedure: &str) {
-    if transaction::is_block() {
+fn require_caller(procedure: Option<&str>, failed_node: Option<&str>, commits: Option<bool>) {
+    let procedure = procedure.unwrap_or_default();
+    if !process::is_superuser() {
+        raise(&RecoverError::NotSuperuser { function: procedure.to_owned() });
+    }
+    if failed_node.is_none() {
+        let argument = "failed_node_name";
+        raise(&RecoverError::NullArgument { argument, hint: "Name the node that is lost: failed_node_name := 'n1'." });
+    }
+    if commits.unwrap_or(true) && transaction::is_block() {
         raise(&NotTopLevel { procedure: procedure.to_owned() });
     }
 }

@@ -11,9 +11,9 @@ use pgrx::PgSqlErrorCode;
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     #[error("permission denied for {function}")]
-    NotSuperuser { function: &'static str },
+    NotSuperuser { function: String },
     #[error("{argument} must not be null")]
-    NullArgument { argument: &'static str, example: &'static str },
+    NullArgument { argument: &'static str, hint: &'static str },
     #[error("database is not a node")]
     NoLocalNode,
     #[error("this server is a standby")]
@@ -42,6 +42,9 @@ pub enum RecoverError {
     NoRoute { source_node: String },
     #[error("node \"{source_node}\": {error}")]
     Remote { source_node: String, error: RemoteError },
+    /// Of a connection string whose node is not known yet.
+    #[error("{argument} leads to no node: {error}")]
+    NoNodeBehind { argument: &'static str, error: RemoteError },
     #[error("node \"{source_node}\" says that it is node \"{found}\"")]
     OtherNode { source_node: String, found: String },
     #[error("node \"{source_node}\" has version {theirs} of spock_recovery, this node has {ours}")]
@@ -116,7 +119,7 @@ impl SqlError for RecoverError {
             | E::CloneRefused { .. }
             | E::Released { .. }
             | E::SourceBehind { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            E::Remote { error, .. } => match error {
+            E::Remote { error, .. } | E::NoNodeBehind { error, .. } => match error {
                 RemoteError::Connect(_) | RemoteError::TimedOut(_) => {
                     PgSqlErrorCode::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
                 }
@@ -148,7 +151,9 @@ impl SqlError for RecoverError {
     fn detail(&self) -> Option<String> {
         use RecoverError as E;
         Some(match self {
-            E::NotSuperuser { .. } => "It changes subscriptions and tables of this node.".to_owned(),
+            E::NotSuperuser { .. } => {
+                "It reaches other nodes as this server, or changes subscriptions and tables.".to_owned()
+            }
             E::TargetElsewhere { local, .. } => {
                 format!("This node is \"{local}\"; the target applies, so it is called there.")
             }
@@ -178,7 +183,7 @@ impl SqlError for RecoverError {
         use RecoverError as E;
         Some(match self {
             E::NotSuperuser { .. } => "Call it as a superuser.".to_owned(),
-            E::NullArgument { example, .. } => format!("SELECT spock.{example};"),
+            E::NullArgument { hint, .. } => (*hint).to_owned(),
             E::NoLocalNode => "Make it one with SELECT spock.node_create('n2', 'host=… port=5432 dbname=…');".to_owned(),
             E::Standby => "Ask its primary, or SELECT pg_promote();".to_owned(),
             E::TargetElsewhere { target, .. } => format!("Call it on node \"{target}\"."),
@@ -204,8 +209,14 @@ impl SqlError for RecoverError {
             E::Remote { error: RemoteError::Peer { sqlstate, .. }, .. } if sqlstate == "42501" => {
                 "The role of its connection string needs REPLICATION and SELECT on the tables, or SUPERUSER.".to_owned()
             }
+            E::Remote { error: RemoteError::Unexpected(_), .. } | E::NoNodeBehind { error: RemoteError::Unexpected(_), .. } => {
+                "Correct its connection string; or make that database a node: CREATE EXTENSION spock_recovery; SELECT \
+                 spock.node_create('n3', 'host=… port=5432 dbname=…');"
+                    .to_owned()
+            }
+            E::NoNodeBehind { .. } => "Correct it, or start that node.".to_owned(),
             E::Remote { .. } | E::SourceHasNothing { .. } | E::SourceBehind { .. } | E::CloneRefused { .. } => {
-                "See SELECT * FROM spock.peer_status(); another survivor may be a source too.".to_owned()
+                "See SELECT * FROM spock.peer_status(); if it is the source, another survivor may be one too.".to_owned()
             }
             E::OtherNode { .. } => "Its connection string leads elsewhere: correct it with spock.peer_create().".to_owned(),
             E::OtherVersion { .. } => "Install the same version on both.".to_owned(),

@@ -6,10 +6,9 @@
 use super::error::RecoverError;
 use super::facts;
 use super::plan_error::PlanError;
-use super::source::{Source, route_to};
-use crate::lsn::OriginLsn;
+use super::source::{Source, given_route, route_to};
 use crate::node::native::NativeProvider;
-use crate::node::provider::{ReplicationProvider, Route};
+use crate::node::provider::ReplicationProvider;
 use crate::node::registry::{self, Role};
 use crate::pg::role;
 use crate::plan::choice::{self, Answer, Survivor};
@@ -35,8 +34,6 @@ pub struct Gathered {
     /// The failed node has answered just now.
     pub failed_answers: bool,
     ways: Ways,
-    /// What was given for the source goes with the recovery to the target.
-    pub accepts_replica_triggers: bool,
 }
 
 /// A target, a source for it, and the plan.
@@ -55,9 +52,6 @@ pub struct Request<'a> {
     pub failed: &'a str,
     pub source: Option<&'a str>,
     pub target: Option<&'a str>,
-    pub skip: Option<OriginLsn>,
-    pub stop: Option<OriginLsn>,
-    pub accepts_replica_triggers: bool,
     pub ways: Ways,
 }
 
@@ -65,7 +59,7 @@ pub struct Request<'a> {
 /// does. Without a source: the best one. Err: what is asked makes no sense, or nothing can be said of the target. A plan
 /// that says needs_rebuild is no Err.
 pub fn plan_for(request: Request<'_>) -> Result<Chosen, PlanError> {
-    let Request { failed, source, target, skip, stop, .. } = request;
+    let Request { failed, source, target, ways } = request;
     let same = |one, name: &str, other| PlanError::SameNode { name: name.to_owned(), one, other };
     match (source, target) {
         (Some(source), Some(target)) if source == target => return Err(same("source node", source, "target node")),
@@ -73,8 +67,8 @@ pub fn plan_for(request: Request<'_>) -> Result<Chosen, PlanError> {
         (_, Some(target)) if target == failed => return Err(same("target node", target, "failed node")),
         _ => (),
     }
-    let mut gathered = gather(failed, request.ways)?;
-    gathered.accepts_replica_triggers = request.accepts_replica_triggers;
+    let gathered = gather(failed, ways)?;
+    source.map_or(Ok(()), |source| gathered.survivor(source).map(|_| ()))?;
     let target = match target {
         Some(target) => Some(gathered.survivor(target)?),
         None => gathered.lagging()?,
@@ -88,18 +82,12 @@ pub fn plan_for(request: Request<'_>) -> Result<Chosen, PlanError> {
     let plan = match source {
         None => {
             let best = gathered.best(target);
-            match (best.outcome, &best.source) {
-                (None, _) => return Err(nothing_known(best)),
-                // Bounds count from here on.
-                (Some(Outcome::CatchUp), Some(source)) if skip.is_some() || stop.is_some() => {
-                    let others = best.others.clone();
-                    let bounded = gathered.between(facts, source, skip, stop)?;
-                    Plan { others, ..bounded }
-                }
-                _ => best,
+            match best.outcome {
+                None => return Err(nothing_known(best)),
+                Some(_) => best,
             }
         }
-        Some(source) => gathered.between(facts, source, skip, stop)?,
+        Some(source) => gathered.between(facts, source)?,
     };
     Ok(Chosen { target: Some(target.node.clone()), source: plan.source.clone(), plan, silent })
 }
@@ -129,7 +117,6 @@ pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
         // First: if it hangs, the others' pollers have meanwhile noticed that too.
         failed_answers: answers(failed)?,
         ways,
-        accepts_replica_triggers: false,
     };
     let own = facts::gather(failed)?;
     gathered.survivors.push(Survivor { node: gathered.local.clone(), answer: Answer::Facts(Box::new(own)) });
@@ -166,7 +153,7 @@ fn ask(node: &str, failed: &str, ways: &Ways) -> Result<NodeFacts, RecoverError>
 
 fn connect(node: &str, ways: &Ways) -> Result<Source, RecoverError> {
     let route = match ways.get(node) {
-        Some(given) => Route { conninfo: given.clone(), must_use_password: false },
+        Some(given) => given_route(given.clone())?,
         // The way is read for the caller, who does not see it.
         None => role::as_superuser(|| route_to(node))?,
     };
@@ -175,8 +162,7 @@ fn connect(node: &str, ways: &Ways) -> Result<Source, RecoverError> {
 
 /// The name of the node at the other end of a connection string.
 pub fn name_behind(argument: &'static str, dsn: &CString) -> Result<String, PlanError> {
-    let route = Route { conninfo: dsn.clone(), must_use_password: false };
-    Source::name_behind(argument, &route).map_err(PlanError::Node)
+    Source::name_behind(argument, &given_route(dsn.clone())?).map_err(PlanError::Node)
 }
 
 fn reason_of(error: &RecoverError) -> Reason {
@@ -199,7 +185,6 @@ impl Gathered {
         Wishes {
             skip: None,
             stop: None,
-            accepts_replica_triggers: self.accepts_replica_triggers,
             knows_the_way: is_local || self.ways.contains_key(source),
             asked_by_target: is_local,
             failed_answers: self.failed_answers,
@@ -229,17 +214,9 @@ impl Gathered {
     }
 
     /// The plan from a source that was named.
-    fn between(
-        &self,
-        target: &NodeFacts,
-        source: &str,
-        skip: Option<OriginLsn>,
-        stop: Option<OriginLsn>,
-    ) -> Result<Plan, PlanError> {
-        let survivor = self.survivor(source)?;
-        let facts = self.answer_of(survivor)?;
-        let wishes = Wishes { skip, stop, ..self.wishes(&target.node, source) };
-        from_source(&self.failed, target, facts, &wishes)
+    fn between(&self, target: &NodeFacts, source: &str) -> Result<Plan, PlanError> {
+        let facts = self.answer_of(self.survivor(source)?)?;
+        from_source(&self.failed, target, facts, &self.wishes(&target.node, source))
             .map_err(|error| PlanError::bounds(error, &self.failed, source))
     }
 

@@ -3,6 +3,7 @@
 
 use super::gather::{self, Request, Ways};
 use super::plan_error::PlanError;
+use super::source;
 use crate::error::{OrRaise, raise};
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
@@ -145,8 +146,7 @@ fn choose_recovery(
     let mut ways = Ways::new();
     let source = named("source_dsn", source_node, source_dsn, &mut ways).or_raise();
     let target = named("target_dsn", target_node, target_dsn, &mut ways).or_raise();
-    let request =
-        Request { failed: &failed, source: source.as_deref(), target: target.as_deref(), ways, ..Request::default() };
+    let request = Request { failed: &failed, source: source.as_deref(), target: target.as_deref(), ways };
     let chosen = gather::plan_for(request).or_raise();
     for (node, finding) in &chosen.silent {
         pgrx::warning!("node \"{node}\" could not be asked, and may have more: {finding}");
@@ -181,6 +181,8 @@ fn named(
         (None, None) => None,
     };
     if let (Some(name), Some(dsn)) = (&name, dsn) {
+        // An error of the caller's, and not one more node that does not answer.
+        source::given_route(dsn.0.clone())?;
         ways.insert(name.clone(), dsn.0);
     }
     Ok(name)

@@ -42,20 +42,23 @@ pub fn figures(intent: &Intent) -> Figures {
     let checkpoint = intent.checkpoint.as_ref();
     let is_replaying = checkpoint.is_some_and(|checkpoint| checkpoint.phase == Phase::Replaying);
     let skip = checkpoint.map_or(intent.applied_before, |checkpoint| checkpoint.skip);
-    let Some(entry) = entry.filter(|entry| !entry.replay_began_at.is_never()) else {
-        return Figures {
-            current: skip,
-            uncounted: Totals::default(),
-            is_at_it,
-            failures,
-            rows_per_s: None,
-            seconds_left: None,
-        };
+    // Where it ended stands in the intent, whatever the next recovery does.
+    let end = intent.end.as_ref().and_then(|end| end.position);
+    let entry = entry.filter(|entry| !entry.replay_began_at.is_never());
+    let standing = |current| Figures {
+        current,
+        uncounted: Totals::default(),
+        is_at_it,
+        failures,
+        rows_per_s: None,
+        seconds_left: None,
     };
-    if !is_at_it || !is_replaying {
-        let uncounted = Totals::default();
-        return Figures { current: entry.applied, uncounted, is_at_it, failures, rows_per_s: None, seconds_left: None };
-    }
+    let entry = match (end, entry) {
+        (Some(end), _) => return standing(end),
+        (None, None) => return standing(skip),
+        (None, Some(entry)) if !is_at_it || !is_replaying => return standing(entry.applied),
+        (None, Some(entry)) => entry,
+    };
     let uncounted = Totals {
         transactions: entry.transactions,
         rows: entry.rows,

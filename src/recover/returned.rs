@@ -2,9 +2,11 @@
 //!
 //! It may if it kept its WAL: what it writes now lies beyond everything that was applied of it here. One that was restored
 //! from an older copy, or promoted on a timeline that forked too early, writes its new transactions at positions that were
-//! passed long ago, and they would be skipped without a word.
+//! passed long ago, and they would be skipped without a word. One that was never restarted, but hung or was cut off, has what
+//! it had.
 
 use crate::lsn::{LocalLsn, OriginLsn};
+use crate::pg::clock::Timestamp;
 
 /// Timelines that are told: forks further back lie below any others.
 pub const MAX_FORKS: usize = 8;
@@ -17,13 +19,16 @@ pub struct Known {
     /// None: it has never told.
     pub system_identifier: Option<u64>,
     pub timeline: Option<u32>,
+    /// When the run began in which it wrote what was applied; None: that is not known.
+    pub run: Option<Timestamp>,
 }
 
 /// What the node says of itself now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Now {
     pub system_identifier: u64,
-    /// Where its present run began to write.
+    /// When its present run began, by its own clock, and where it began to write.
+    pub run: Timestamp,
     pub start: OriginLsn,
     /// Its timelines and where each forked, the present one first.
     pub forks: Vec<(u32, OriginLsn)>,
@@ -50,6 +55,9 @@ pub enum Verdict {
 pub fn judge(known: Known, now: &Now) -> Verdict {
     if known.system_identifier.is_some_and(|known| known != now.system_identifier) {
         return Verdict::OtherServer;
+    }
+    if known.run == Some(now.run) {
+        return Verdict::GoesOn;
     }
     let applied = known.applied;
     // A timeline that is not in its history was left somewhere: by the earliest fork that it tells of, at the latest.
@@ -107,12 +115,21 @@ mod tests {
     use super::*;
 
     fn known(applied: u64, timeline: Option<u32>) -> Known {
-        Known { applied: OriginLsn(applied), system_identifier: Some(7), timeline }
+        Known { applied: OriginLsn(applied), system_identifier: Some(7), timeline, run: Some(Timestamp(1)) }
     }
 
     fn now(start: u64, forks: &[(u32, u64)]) -> Now {
         let forks = forks.iter().map(|(timeline, begin)| (*timeline, OriginLsn(*begin))).collect();
-        Now { system_identifier: 7, start: OriginLsn(start), forks }
+        Now { system_identifier: 7, run: Timestamp(2), start: OriginLsn(start), forks }
+    }
+
+    #[test]
+    fn one_that_was_never_restarted_goes_on_wherever_it_began() {
+        let same_run = Now { run: Timestamp(1), ..now(5, &[(1, 0)]) };
+        assert_eq!(judge(known(100, Some(1)), &same_run), Verdict::GoesOn);
+        let unknown_run = Known { run: None, ..known(100, Some(1)) };
+        assert!(matches!(judge(unknown_run, &same_run), Verdict::HasLess { .. }));
+        assert_eq!(judge(known(100, Some(1)), &Now { system_identifier: 8, ..same_run }), Verdict::OtherServer);
     }
 
     #[test]

@@ -5,12 +5,15 @@ use super::target::TargetTable;
 use crate::guc;
 use crate::intent::id::IntentId;
 use crate::lsn::LocalLsn;
+use crate::node::conninfo;
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{ReplicationProvider, Route};
+use crate::node::registry::RegistryError;
 use crate::pg::transaction;
 use crate::plan::facts::NodeFacts;
 use crate::remote::connection::{Connection, RemoteError};
 use pgrx::spi::quote_literal;
+use std::ffi::CString;
 
 const IDENTITY: &str = "SELECT node_name, version FROM spock.node_identity()";
 
@@ -48,7 +51,17 @@ pub fn route_to(name: &str) -> Result<Route, RecoverError> {
     NativeProvider.route_to_peer(peer.id)?.ok_or_else(|| RecoverError::NoRoute { source_node: name.to_owned() })
 }
 
+/// A way that a superuser has given. Checked first, because libpq's message would repeat a part of it, perhaps a password.
+pub fn given_route(conninfo: CString) -> Result<Route, RecoverError> {
+    conninfo::check(&conninfo).map_err(RegistryError::from)?;
+    Ok(Route { conninfo, must_use_password: false })
+}
+
 impl Source {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Connects, and makes sure that it is the node that it is taken for, with our version.
     pub fn open(name: &str, route: &Route) -> Result<Source, RecoverError> {
         let lost = |error| RecoverError::Remote { source_node: name.to_owned(), error };
@@ -75,6 +88,7 @@ impl Source {
     pub fn name_behind(argument: &'static str, route: &Route) -> Result<String, RecoverError> {
         match Source::open(argument, route) {
             Err(RecoverError::OtherNode { found, .. }) => Ok(found),
+            Err(RecoverError::Remote { error, .. }) => Err(RecoverError::NoNodeBehind { argument, error }),
             Err(error) => Err(error),
             Ok(_) => Ok(argument.to_owned()),
         }

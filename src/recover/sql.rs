@@ -14,7 +14,8 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 const FUNCTION: &str = "create_rescue_subscription";
-const EXAMPLE: &str = "create_rescue_subscription('n2', 'n3', 'spk_recovery_db_clone_…', failed_node := 'n1')";
+const EXAMPLE: &str =
+    "SELECT spock.create_rescue_subscription('n2', 'n3', 'spk_recovery_db_clone_…', failed_node := 'n1');";
 
 /// Writes down that this node is to replay, from a clone on the source, what it lacks of the failed node. It is carried out
 /// when the caller has committed; nothing is changed before.
@@ -29,7 +30,7 @@ fn create_rescue_subscription(
     failed_node: Option<Name>,
 ) -> Oid {
     if !process::is_superuser() {
-        raise(&RecoverError::NotSuperuser { function: FUNCTION });
+        raise(&RecoverError::NotSuperuser { function: FUNCTION.to_owned() });
     }
     let mut request = Request {
         failed: failed_node.map(|name| name.0).unwrap_or_default(),
@@ -45,5 +46,5 @@ fn create_rescue_subscription(
 }
 
 fn required<T>(value: Option<T>, argument: &'static str) -> T {
-    value.ok_or(RecoverError::NullArgument { argument, example: EXAMPLE }).or_raise()
+    value.ok_or(RecoverError::NullArgument { argument, hint: EXAMPLE }).or_raise()
 }

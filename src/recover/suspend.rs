@@ -4,22 +4,26 @@
 //! it. The subscription from the failed node stays, until that node is back and was judged.
 
 use super::error::RecoverError;
+use super::facts;
 use crate::intent::document::{Journal, Suspension, Until};
+use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
 use crate::node::registry;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::{interrupts, process, transaction};
+use crate::shmem::PeerKey;
 use crate::slot::record::RetentionRecord;
+use crate::slot::snapshot::snapshot;
 use pgrx::pg_sys::Oid;
 use std::time::{Duration, Instant};
 
 /// How long processes may take to end: one that applies a transaction ends after it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A process of the failed node's subscription that still runs after this hangs in connecting to a dead host, with the
-/// origin in its hands.
+/// A process of a subscription from a node that does not answer hangs in connecting to it if it still runs after this, with
+/// the origin in its hands.
 const HANGING: Duration = Duration::from_secs(2);
 
 /// Disables every subscription that is enabled, and notes it in the journal of the present transaction.
@@ -38,10 +42,22 @@ pub fn suspend(journal: &mut Journal, failed: &str) -> Result<(), RecoverError> 
         journal.suspensions.push(Suspension {
             system_identifier: peer.map(|peer| peer.system_identifier),
             timeline: peer.map(|peer| peer.timeline),
+            run: run_of(&origin)?,
             ..Suspension::new(subscription.id.to_u32(), origin, until)
         });
     }
     Ok(())
+}
+
+/// When the present run of a node began, as its poller has heard it. One that is still to be judged counts for nothing.
+fn run_of(node: &str) -> Result<Option<i64>, RecoverError> {
+    let Some(node) = NativeProvider.peers()?.into_iter().find(|peer| peer.name.as_str() == node) else {
+        return Ok(None);
+    };
+    let seen = snapshot().map(|seen| seen.peers).unwrap_or_default();
+    let entry = seen.iter().map(|(entry, _)| entry).find(|entry| entry.key == PeerKey::Node(node.id));
+    let judged = entry.filter(|entry| entry.start != OriginLsn::ZERO && entry.to_judge.is_none());
+    Ok(judged.map(|entry| entry.server_started_at.0))
 }
 
 /// Enables what [`suspend`] has disabled, but for the subscription from the failed node.
@@ -58,12 +74,18 @@ pub fn wait_until_gone(failed: &str) -> Result<(), RecoverError> {
     let mut ended: Vec<i32> = Vec::new();
     loop {
         interrupts::check();
-        let (subscriptions, processes) = transaction::run(|| {
+        let (subscriptions, silent, processes) = transaction::run(|| {
             let subscriptions: Vec<Subscription> =
                 NativeProvider.subscriptions()?.into_iter().filter(|subscription| !subscription.is_enabled).collect();
             let ids: Vec<Oid> = subscriptions.iter().map(|subscription| subscription.id).collect();
             let processes = NativeProvider.processes(&ids)?;
-            Ok::<_, RecoverError>((subscriptions, processes))
+            let mut silent = vec![failed.to_owned()];
+            for origin in subscriptions.iter().map(origin_of).filter(|origin| !origin.is_empty()) {
+                if facts::known_to_be_silent(&origin)?.is_some() {
+                    silent.push(origin);
+                }
+            }
+            Ok::<_, RecoverError>((subscriptions, silent, processes))
         })?;
         let Some(first) = processes.first() else { return Ok(()) };
         let of = |id: Oid| subscriptions.iter().find(|subscription| subscription.id == id);
@@ -74,9 +96,9 @@ pub fn wait_until_gone(failed: &str) -> Result<(), RecoverError> {
             });
         }
         for process in &processes {
-            let is_failed_nodes = of(process.subscription).is_some_and(|found| origin_of(found) == failed);
-            if is_failed_nodes && begun.elapsed() >= HANGING && !ended.contains(&process.pid) {
-                pgrx::log!("ending process {} of the subscription from node \"{failed}\", which hangs", process.pid);
+            let origin = of(process.subscription).map(origin_of).unwrap_or_default();
+            if silent.contains(&origin) && begun.elapsed() >= HANGING && !ended.contains(&process.pid) {
+                pgrx::log!("ending process {} of the subscription from node \"{origin}\", which hangs", process.pid);
                 interrupts::terminate(process.pid);
                 ended.push(process.pid);
             }

@@ -268,6 +268,7 @@ impl Poller {
                 applied: self.applied_before,
                 system_identifier: Some(entry.system_identifier),
                 timeline: Some(entry.timeline),
+                run: Some(entry.server_started_at),
             };
             entry.system_identifier = answer.system_identifier;
             entry.database = answer.database;

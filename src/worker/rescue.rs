@@ -22,10 +22,10 @@ use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
+use crate::reconcile;
 use crate::reconcile::moves::MoveReader;
 use crate::reconcile::run::{Counts, Reconciler};
 use crate::reconcile::touched::Touched;
-use crate::reconcile;
 use crate::recover::error::RecoverError;
 use crate::recover::prove::prove;
 use crate::recover::source::{Source, SourceFacts, route_to};
@@ -107,6 +107,8 @@ fn take_entry(index: usize, database: Oid) -> bool {
         return false;
     }
     entry.rescue.worker_pid = process::my_pid();
+    // What one before it has done is in the journal.
+    show_counts(&mut entry.rescue, Totals::default());
     ENTRY.set(Some(index));
     true
 }
@@ -202,7 +204,8 @@ impl Rescue {
         let mut stream = Stream::open(&route, clone, &settings, guc::peer_timeout()).map_err(|e| remote(intent, e))?;
         let index = self.index;
         let is_complete = |collector: &Applier| collector.is_over() || collector.seen() >= stop;
-        let ended = stream.run(&mut collector, facts.until, is_complete, |_| goes_on(index)).map_err(|e| remote(intent, e))?;
+        let ended =
+            stream.run(&mut collector, facts.until, is_complete, |_| goes_on(index)).map_err(|e| remote(intent, e))?;
         match ended {
             Ended::Stopped => Err(Trouble::MustStop),
             Ended::Complete => Ok((apply_as, collector.touched)),
@@ -469,6 +472,7 @@ impl Rescue {
             if let Some(written) = written {
                 written?;
                 self.done = Totals::default();
+                with_entry(self.index, |entry| show_counts(entry, Totals::default()));
                 return Ok(());
             }
             interrupts::check();
@@ -528,11 +532,13 @@ fn follow_moves(intent: &Intent, route: &Route, reader: &mut MoveReader, index: 
     let target = transaction::run(|| target::look(&request.failed))?;
     let facts = Source::open(&request.source, route)?.facts(&request.failed, &target.tables)?;
     // The first attempt has made the clone after its intent was read.
-    let clone = transaction::run(|| storage::read().intent(intent.id).and_then(|now| now.clone_name().map(str::to_owned)));
+    let clone =
+        transaction::run(|| storage::read().intent(intent.id).and_then(|now| now.clone_name().map(str::to_owned)));
     let clone = clone.unwrap_or_default();
     let mut settings = plugin_settings(intent, &facts, OriginLsn::ZERO, OriginLsn::INFINITY).to_vec();
     settings.push(("spock.rescue_key_changes", "on".to_owned()));
-    let mut stream = Stream::open(route, &clone, &settings, guc::peer_timeout()).map_err(|error| remote(intent, error))?;
+    let mut stream =
+        Stream::open(route, &clone, &settings, guc::peer_timeout()).map_err(|error| remote(intent, error))?;
     stream.run(reader, facts.until, |_| false, |_| goes_on(index)).map_err(|error| remote(intent, error))
 }
 
@@ -576,10 +582,15 @@ fn setting_of(intent: &Intent, target: &TargetFacts, apply_as: ApplyAs) -> Setti
 
 fn show_progress(entry: &mut RescueEntry, applier: &Applier) {
     entry.applied = applier.applied();
-    entry.transactions = applier.totals.transactions;
-    entry.rows = applier.totals.rows;
-    entry.bytes = applier.totals.bytes;
-    entry.conflicts = applier.totals.conflicts;
+    show_counts(entry, applier.totals);
+}
+
+/// What no checkpoint has counted yet.
+fn show_counts(entry: &mut RescueEntry, totals: Totals) {
+    entry.transactions = totals.transactions;
+    entry.rows = totals.rows;
+    entry.bytes = totals.bytes;
+    entry.conflicts = totals.conflicts;
 }
 
 fn remote(intent: &Intent, error: crate::remote::connection::RemoteError) -> RecoverError {

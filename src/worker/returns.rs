@@ -9,6 +9,7 @@ use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Peer, ReplicationProvider};
+use crate::pg::clock::Timestamp;
 use crate::pg::process;
 use crate::recover::returned::{Known, Now, Verdict, judge};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
@@ -118,6 +119,7 @@ fn judge_suspended(
         applied: position.applied().unwrap_or(OriginLsn::ZERO),
         system_identifier: suspension.system_identifier,
         timeline: suspension.timeline,
+        run: suspension.run.map(Timestamp),
     };
     match judge(known, &now(peer)).reason(&suspension.origin) {
         None => {
@@ -137,6 +139,7 @@ fn judge_suspended(
 fn now(peer: &PeerEntry) -> Now {
     Now {
         system_identifier: peer.system_identifier,
+        run: peer.server_started_at,
         start: peer.start,
         forks: peer.forks.iter().filter(|(timeline, _)| *timeline != 0).copied().collect(),
     }

@@ -29,7 +29,10 @@ fn what_others_did_to_rows_that_came_late_is_made_good() {
     recover(&cluster);
     drain_survivors(n2, n3);
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
-    assert_eq!(n2.value("SELECT count(*) FILTER (WHERE v = 'n3'), count(*) FILTER (WHERE v = 'n3 again') FROM t"), "11|5");
+    assert_eq!(
+        n2.value("SELECT count(*) FILTER (WHERE v = 'n3'), count(*) FILTER (WHERE v = 'n3 again') FROM t"),
+        "11|5"
+    );
     assert_eq!(n2.value("SELECT v FROM t WHERE id IN (7, 300)"), "n2\nn2");
     assert_eq!(counted(n2, "compared"), "110");
     assert_eq!(counted(n2, "updated"), "10");
@@ -64,7 +67,8 @@ fn rows_that_others_have_given_another_key_are_followed() {
     recover(&cluster);
     drain_survivors(n2, n3);
     for table in ["t", "whole", "pair"] {
-        let rows = format!("SELECT t.*, (pg_xact_commit_timestamp_origin(xmin)).timestamp FROM {table} t ORDER BY 1, 2");
+        let rows =
+            format!("SELECT t.*, (pg_xact_commit_timestamp_origin(xmin)).timestamp FROM {table} t ORDER BY 1, 2");
         assert_eq!(n2.value(&rows), n3.value(&rows), "{table}");
     }
     assert_eq!(n2.value("SELECT id FROM t WHERE v = 'moved' ORDER BY id"), "103\n104\n105\n201\n202");

@@ -1,17 +1,8 @@
 //! recover_failed_node: every survivor that lags, each from its best source; and several failed nodes.
 
+use super::rounds::hold_back_from;
 use super::{assert_tidy, mesh_of, write};
-use crate::cluster::Node;
 use crate::rescue::{applied_of, assert_identical, drain};
-
-fn hold_back_from(node: &Node, origin: &str) {
-    let name = format!("sub_{}_{origin}", node.name());
-    node.sql(&format!("ALTER SUBSCRIPTION {name} DISABLE"));
-    node.wait_until(
-        &format!("SELECT count(*) FROM pg_stat_subscription WHERE subname = '{name}' AND pid IS NOT NULL"),
-        "0",
-    );
-}
 
 #[test]
 fn every_survivor_of_five_nodes_is_recovered_and_a_silent_one_holds_up_nobody() {

@@ -212,10 +212,19 @@ fn assert_logged_in_cores_words(n2: &Node) {
         ("update_missing", "Could not find the row to be updated."),
         ("update_missing", "Remote row (3, n1, null); replica identity (id)=(3)."),
         ("update_origin_differs", "Updating the row that was modified locally in transaction "),
-        ("update_origin_differs", "Existing local row (5, n2 later, null); remote row (5, n1, null); replica identity (id)=(5)."),
+        (
+            "update_origin_differs",
+            "Existing local row (5, n2 later, null); remote row (5, n1, null); replica identity (id)=(5).",
+        ),
         ("delete_origin_differs", "Existing local row (7, n2 later, null); replica identity (id)=(7)."),
-        ("update_exists", "Key (u)=(33); existing local row (133, n2, 33); remote row (13, n1 later, 33); replica identity (id)=(13)."),
-        ("multiple_unique_conflicts", "Key (u)=(22); existing local row (122, n2, 22); remote row (121, n1 later, 22)."),
+        (
+            "update_exists",
+            "Key (u)=(33); existing local row (133, n2, 33); remote row (13, n1 later, 33); replica identity (id)=(13).",
+        ),
+        (
+            "multiple_unique_conflicts",
+            "Key (u)=(22); existing local row (122, n2, 22); remote row (121, n1 later, 22).",
+        ),
         ("delete_missing", "; resolution: skip."),
     ] {
         let message = format!("conflict detected on relation \"public.t\": conflict={message}");

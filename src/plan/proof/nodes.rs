@@ -43,7 +43,7 @@ impl<'a> Case<'a> {
 
     pub(super) fn subscribes_once(&self, node: &NodeFacts) -> Found {
         let count = node.subscriptions.len();
-        let finding = format!("node \"{}\" has {count} subscriptions from node \"{}\"", node.node, self.failed);
+        let finding = format!("subscriptions of node \"{}\" from node \"{}\": {count}", node.node, self.failed);
         found(count == 1, finding)
     }
 
