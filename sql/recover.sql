@@ -151,7 +151,8 @@ BEGIN
                     RAISE NOTICE '% s: %', to_char((step ->> 'seconds')::numeric, 'FM999990.000'),
                         CASE phase WHEN 'suspending' THEN format('clone "%s" is made; suspending subscriptions', state ->> 'clone')
                                    WHEN 'replaying' THEN format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn')
-                                   WHEN 'resuming' THEN 'all is replayed; resuming subscriptions, dropping the clone'
+                                   WHEN 'resuming' THEN 'all is replayed; resuming subscriptions'
+                                   WHEN 'reconciling' THEN format('comparing the rows that were touched with those of node "%s"', state ->> 'source_node')
                                    ELSE phase END;
                 END LOOP;
             END IF;
@@ -196,6 +197,10 @@ BEGIN
     END LOOP;
     report := state || jsonb_build_object('seconds',
         round(extract(epoch FROM clock_timestamp() - begun), 3));
+    IF (state ->> 'unjudged_rows')::bigint > 0 THEN
+        RAISE WARNING '% could not be compared with those of node "%" yet, and may differ',
+            @extschema@.counted((state ->> 'unjudged_rows')::bigint, 'replayed row'), state ->> 'source_node';
+    END IF;
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
             MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
@@ -538,8 +543,11 @@ COMMENT ON PROCEDURE recover_abort(text, text) IS
 CREATE FUNCTION recover_status()
     RETURNS TABLE (intent_id uuid, failed_node name, source_node name, target_node name, step integer, phase text,
                    state text, details text)
-    LANGUAGE sql VOLATILE ROWS 4 SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp
 AS $$
+    WITH phases(step, phase) AS (
+        VALUES (1, 'begun'), (2, 'suspending'), (3, 'replaying'), (4, 'resuming'), (5, 'reconciling')
+    )
     SELECT (s.now ->> 'intent_id')::uuid, (s.now ->> 'failed_node')::name, (s.now ->> 'source_node')::name,
            (s.now ->> 'target_node')::name, p.step, p.phase,
            CASE WHEN p.step < c.step THEN 'done' WHEN p.step > c.step THEN 'pending'
@@ -551,9 +559,8 @@ AS $$
                     @extschema@.counted((s.now ->> 'rows')::bigint, 'row'), s.now ->> 'current_lsn', s.now ->> 'stop_lsn')
            END
       FROM (SELECT @extschema@.recovery_state() AS now) s
-      CROSS JOIN (VALUES (1, 'begun'), (2, 'suspending'), (3, 'replaying'), (4, 'resuming')) p(step, phase)
-      JOIN (VALUES (1, 'begun'), (2, 'suspending'), (3, 'replaying'), (4, 'resuming')) c(step, phase)
-        ON c.phase = s.now ->> 'phase'
+      CROSS JOIN phases p
+      JOIN phases c ON c.phase = s.now ->> 'phase'
      WHERE s.now IS NOT NULL
      ORDER BY p.step
 $$;
