@@ -108,7 +108,7 @@ fn take_entry(index: usize, database: Oid) -> bool {
     }
     entry.rescue.worker_pid = process::my_pid();
     // What one before it has done is in the journal.
-    show_counts(&mut entry.rescue, Totals::default());
+    show_counts(&mut entry.rescue, &Totals::default());
     ENTRY.set(Some(index));
     true
 }
@@ -472,7 +472,7 @@ impl Rescue {
             if let Some(written) = written {
                 written?;
                 self.done = Totals::default();
-                with_entry(self.index, |entry| show_counts(entry, Totals::default()));
+                with_entry(self.index, |entry| show_counts(entry, &Totals::default()));
                 return Ok(());
             }
             interrupts::check();
@@ -582,11 +582,11 @@ fn setting_of(intent: &Intent, target: &TargetFacts, apply_as: ApplyAs) -> Setti
 
 fn show_progress(entry: &mut RescueEntry, applier: &Applier) {
     entry.applied = applier.applied();
-    show_counts(entry, applier.totals);
+    show_counts(entry, &applier.totals);
 }
 
 /// What no checkpoint has counted yet.
-fn show_counts(entry: &mut RescueEntry, totals: Totals) {
+fn show_counts(entry: &mut RescueEntry, totals: &Totals) {
     entry.transactions = totals.transactions;
     entry.rows = totals.rows;
     entry.bytes = totals.bytes;
