@@ -56,6 +56,27 @@ CREATE FUNCTION counted(number bigint, noun text) RETURNS text
 AS $$ SELECT number || ' ' || noun || CASE WHEN number = 1 THEN '' ELSE 's' END $$;
 COMMENT ON FUNCTION counted(bigint, text) IS 'a number of things, in words: 1 row, 2 rows';
 
+CREATE FUNCTION tell_reconciled(report jsonb, verb boolean) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    done jsonb := report -> 'reconciled';
+    left_out bigint := (SELECT sum(e.value::bigint) FROM jsonb_each_text(report -> 'reconciled' -> 'unjudged') e);
+BEGIN
+    IF (done ->> 'updated')::bigint + (done ->> 'deleted')::bigint > 0 OR verb AND jsonb_typeof(done) = 'object' THEN
+        RAISE NOTICE '% compared with node "%": % brought to the later version, % deleted',
+            @extschema@.counted((done ->> 'compared')::bigint, 'row'), report ->> 'source_node', done ->> 'updated', done ->> 'deleted';
+    END IF;
+    IF left_out > 0 THEN
+        RAISE WARNING 'node "%": % could not be compared with node "%": %', report ->> 'target_node',
+            @extschema@.counted(left_out, 'row'), report ->> 'source_node',
+            (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e);
+    END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION tell_reconciled(jsonb, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION tell_reconciled(jsonb, boolean) IS 'tells what a recovery has made good of the rows that it has touched';
+
 CREATE FUNCTION refuse_recovery(failed_node text, target_node text, reason text, finding text, advice text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -152,7 +173,7 @@ BEGIN
                         CASE phase WHEN 'suspending' THEN format('clone "%s" is made; suspending subscriptions', state ->> 'clone')
                                    WHEN 'replaying' THEN format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn')
                                    WHEN 'resuming' THEN 'all is replayed; resuming subscriptions'
-                                   WHEN 'reconciling' THEN format('comparing the rows that were touched with those of node "%s"', state ->> 'source_node')
+                                   WHEN 'reconciling' THEN 'comparing the rows that were touched'
                                    ELSE phase END;
                 END LOOP;
             END IF;
@@ -164,6 +185,11 @@ BEGIN
                     @extschema@.counted((state ->> 'transactions')::bigint, 'transaction'),
                     @extschema@.counted((state ->> 'rows')::bigint, 'row'), round((state ->> 'rows_per_second')::numeric),
                     coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
+            END IF;
+            IF verb AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
+                told_at := clock_timestamp();
+                RAISE NOTICE '% s: % of % compared', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
+                    state ->> 'compared', @extschema@.counted((state ->> 'touched')::bigint, 'row');
             END IF;
             IF (state ->> 'waiting')::boolean AND state ->> 'error_at' IS DISTINCT FROM known_error
                AND state ->> 'error' IS DISTINCT FROM warned
@@ -197,16 +223,13 @@ BEGIN
     END LOOP;
     report := state || jsonb_build_object('seconds',
         round(extract(epoch FROM clock_timestamp() - begun), 3));
-    IF (state ->> 'unjudged_rows')::bigint > 0 THEN
-        RAISE WARNING '% could not be compared with those of node "%" yet, and may differ',
-            @extschema@.counted((state ->> 'unjudged_rows')::bigint, 'replayed row'), state ->> 'source_node';
-    END IF;
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
             MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
             DETAIL = format('What was applied before stays: %s.', @extschema@.counted((state ->> 'transactions')::bigint, 'transaction')),
             HINT = 'CALL spock.recover_run() again goes on from there.';
     END IF;
+    PERFORM @extschema@.tell_reconciled(report, verb);
 END
 $$;
 REVOKE ALL ON PROCEDURE watch_recovery(text, text, uuid, boolean, jsonb) FROM PUBLIC;
@@ -227,6 +250,7 @@ DECLARE
     target name;
     running jsonb;
     intent uuid;
+    note text;
 BEGIN
     PERFORM @extschema@.require_caller('recover_run', failed_node_name);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -279,6 +303,9 @@ BEGIN
             RAISE NOTICE 'node "%" lacks % of node "%"''s WAL, which node "%" has: % to %', chosen.target_node,
                 @extschema@.counted(chosen.gap_bytes, 'byte'), failed_node_name, chosen.source_node, chosen.target_lsn, chosen.source_lsn;
         END IF;
+        FOR note IN SELECT jsonb_array_elements_text(chosen.plan -> 'notes') LOOP
+            RAISE WARNING '%', note;
+        END LOOP;
         intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
                                                 source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     END IF;
@@ -383,6 +410,7 @@ BEGIN
                 coalesce(entry ->> 'error', state ->> 'error', state ->> 'phase', 'its recovery is gone');
         ELSE
             entry := entry || state;
+            PERFORM @extschema@.tell_reconciled(state, verb);
             RAISE NOTICE 'node "%" is recovered: % from node "%", up to %', entry ->> 'target_node',
                 @extschema@.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
         END IF;

@@ -176,7 +176,8 @@ fn notes(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) 
     }
     if !target.settings.track_commit_timestamp {
         notes.push(format!(
-            "track_commit_timestamp is off on node \"{}\": which of two versions of a row is the later one cannot be told",
+            "track_commit_timestamp is off on node \"{}\": which of two versions of a row is the later one cannot be told, what \
+             comes replaces what is there, and rows are not compared afterwards",
             target.node
         ));
     }

@@ -19,7 +19,6 @@ use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{process, transaction};
-use crate::reconcile::run::Counts;
 use crate::shmem;
 use crate::worker::wake;
 use pgrx::prelude::*;
@@ -49,9 +48,10 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "rows": totals.rows,
         "bytes": totals.bytes,
         "conflicts": totals.conflicts,
+        "touched": figures.touched,
+        "compared": figures.compared,
+        "reconciled": intent.reconciled,
         "skipped_transactions": totals.skipped,
-        "reconciled_rows": intent.reconciled.as_ref().map(|counts| counts.updated + counts.deleted),
-        "unjudged_rows": intent.reconciled.as_ref().map(Counts::unjudged),
         "skip_lsn": checkpoint.map(|checkpoint| checkpoint.skip),
         "stop_lsn": checkpoint.map(|checkpoint| checkpoint.stop),
         "current_lsn": figures.current,

@@ -33,6 +33,9 @@ pub struct Figures {
     pub failures: u32,
     pub rows_per_s: Option<f64>,
     pub seconds_left: Option<f64>,
+    /// Rows that the replay has touched, and those of them that were compared with the source's.
+    pub touched: u64,
+    pub compared: u64,
 }
 
 pub fn figures(intent: &Intent) -> Figures {
@@ -45,6 +48,7 @@ pub fn figures(intent: &Intent) -> Figures {
     // Where it ended stands in the intent, whatever the next recovery does.
     let end = intent.end.as_ref().and_then(|end| end.position);
     let entry = entry.filter(|entry| !entry.replay_began_at.is_never());
+    let (touched, compared) = entry.map_or((0, 0), |entry| (entry.touched, entry.compared));
     let standing = |current| Figures {
         current,
         uncounted: Totals::default(),
@@ -52,6 +56,8 @@ pub fn figures(intent: &Intent) -> Figures {
         failures,
         rows_per_s: None,
         seconds_left: None,
+        touched,
+        compared,
     };
     let entry = match (end, entry) {
         (Some(end), _) => return standing(end),
@@ -76,6 +82,8 @@ pub fn figures(intent: &Intent) -> Figures {
         failures,
         rows_per_s: Some(entry.rows as f64 / seconds),
         seconds_left: (bytes_per_s >= 1.0).then(|| left as f64 / bytes_per_s),
+        touched,
+        compared,
     }
 }
 

@@ -70,6 +70,9 @@ pub struct RescueEntry {
     pub rows: u64,
     pub bytes: u64,
     pub conflicts: u64,
+    /// Rows that the replay has touched, and how many of them were looked at.
+    pub touched: u64,
+    pub compared: u64,
     /// recover_abort() was called: the worker stops at the next boundary.
     pub must_stop: bool,
 }
@@ -394,6 +397,8 @@ impl RescueEntry {
         rows: 0,
         bytes: 0,
         conflicts: 0,
+        touched: 0,
+        compared: 0,
         must_stop: false,
     };
 }

@@ -244,15 +244,23 @@ impl Rescue {
         reconcile::run::begin_writing();
         let index = self.index;
         let outcome = interrupts::catch(|| {
-            if !reconciler.run(touched, |_| goes_on(index))? {
+            with_entry(index, |entry| entry.touched = touched.count());
+            let goes_on = |counts: &Counts| {
+                with_entry(index, |entry| entry.compared = counts.compared + counts.unjudged());
+                goes_on(index)
+            };
+            if !reconciler.run(touched, goes_on)? {
                 return Ok::<_, RecoverError>(false);
             }
             if !reconciler.may_have_moved {
                 return Ok(true);
             }
             let mut reader = MoveReader::new(touched);
-            Ok(follow_moves(intent, &route, &mut reader, index)? == Ended::Complete
-                && reconciler.run(&mut reader.moved, |_| goes_on(index))?)
+            if follow_moves(intent, &route, &mut reader, index)? == Ended::Stopped {
+                return Ok(false);
+            }
+            with_entry(index, |entry| entry.touched += reader.moved.count());
+            reconciler.run(&mut reader.moved, goes_on)
         });
         if outcome.is_err() {
             origin::forget_stamp();
