@@ -5,6 +5,7 @@
 mod failpoint_names;
 
 mod cluster;
+mod convergence;
 mod demo;
 mod harness;
 mod parity;

@@ -91,8 +91,9 @@ pub struct Reconciler<'a> {
     /// The first transaction here that may have replayed something.
     pub since: u32,
     pub apply_as: ApplyAs,
-    /// The nodes that the source receives from, by their replication origins there.
+    /// The nodes that the source receives from, by their replication origins there; and those of the target.
     pub origins: HashMap<u16, String>,
+    pub own_origins: HashMap<u16, String>,
     pub counts: Counts,
     /// The source has something else than the failed node's version of a row, or nothing: others may have given it another
     /// key.
@@ -172,9 +173,8 @@ impl Reconciler<'_> {
         let Some(relation) = keys.first().map(|key| key.relation) else { return Ok(()) };
         let texts: Vec<KeyText> = keys.iter().filter_map(text_of).collect();
         self.counts.leave(Why::NotComparable, keys.len() - texts.len());
-        let view = self.view_target()?;
         let Some(source) = self.rows_of_source(touched, relation, &texts)? else { return Ok(()) };
-        let target = self.rows_of_target(touched, relation, &texts, &view);
+        let target = self.rows_of_target(touched, relation, &texts);
         let mut found: BTreeSet<&KeyText> = source.keys().collect();
         found.extend(target.keys());
         // Both have nothing of the others.
@@ -211,10 +211,9 @@ impl Reconciler<'_> {
             for difference in open.drain(..) {
                 relations.entry(difference.relation).or_default().push(difference.key);
             }
-            let view = self.view_target()?;
             let mut target: HashMap<u32, Rows> = HashMap::new();
             for (relation, keys) in &relations {
-                target.insert(*relation, self.rows_of_target(touched, *relation, keys, &view));
+                target.insert(*relation, self.rows_of_target(touched, *relation, keys));
             }
             // After the rows: all that made them what they are is within.
             let ours = self.view_target()?;
@@ -372,7 +371,9 @@ impl Reconciler<'_> {
     }
 
     fn view_target(&mut self) -> Result<View, RecoverError> {
-        transaction::run(|| views::of_target(None))
+        let view = transaction::run(|| views::of_target(None))?;
+        self.own_origins.clone_from(&view.origins);
+        Ok(view)
     }
 
     fn view_source(&mut self, ours: &View) -> Result<View, RecoverError> {
@@ -470,12 +471,12 @@ impl Reconciler<'_> {
         Ok(Some(rows))
     }
 
-    fn rows_of_target(&mut self, touched: &Touched, relation: u32, keys: &[KeyText], view: &View) -> Rows {
+    fn rows_of_target(&mut self, touched: &Touched, relation: u32, keys: &[KeyText]) -> Rows {
         let mut rows = Rows::new();
         let Some(columns) = columns_of(touched, relation) else { return rows };
         for keys in keys.chunks(CHUNK) {
             let answer = transaction::run(|| spi_text::rows(&question(&columns, keys)));
-            take(&mut rows, &columns, answer, &view.origins, self.local);
+            take(&mut rows, &columns, answer, &self.own_origins, self.local);
         }
         rows
     }

@@ -238,6 +238,7 @@ impl Rescue {
             since: intent.since_transaction,
             apply_as,
             origins: HashMap::new(),
+            own_origins: HashMap::new(),
             counts: Counts::default(),
             may_have_moved: false,
         };
