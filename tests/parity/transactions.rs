@@ -72,13 +72,7 @@ fn transactions_with_savepoints_large_and_prepared_ones_arrive_as_by_core() {
 }
 
 #[test]
-fn streamed_transactions_arrive_as_by_core() {
-    let options = ", streaming = on";
-    play("parity_streaming", Wiring { options, ..Wiring::default() }, &[SAVEPOINTS, LARGE, PREPARED]);
-}
-
-#[test]
-fn transactions_that_were_applied_in_parallel_or_prepared_at_the_source_arrive_as_by_core() {
+fn transactions_that_were_streamed_or_prepared_at_the_source_arrive_as_by_core() {
     let options = ", streaming = parallel, two_phase = true";
     let cluster = play("parity_two_phase", Wiring { options, ..Wiring::default() }, &[SAVEPOINTS, LARGE, PREPARED]);
     assert_eq!(summary(cluster.node("n2"), "transactions"), COMMITTED);
