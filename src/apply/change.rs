@@ -91,7 +91,8 @@ impl ChangeApplier<'_> {
     }
 
     /// Puts the changed row in place of the one that was found, in another partition if it belongs there, unless another
-    /// row stands there and stays: then the row that was found stays as well.
+    /// row stands in its way and stays. Where that has the very key that the row was to get, it is that row's later version,
+    /// and nothing is left under the old key, as everywhere else; by another unique key both rows stay as they were.
     fn replace(&mut self, change: &mut Change, leaf: &Leaf, found: Row, row: Row) {
         if change.stays(leaf, row) {
             let in_the_way = change.rows_in_the_way(leaf, row, Some(found));
@@ -100,6 +101,8 @@ impl ChangeApplier<'_> {
                     change.delete(leaf, other.row);
                 }
                 change.update(leaf, found, row);
+            } else if change.has_identity_of(leaf, &in_the_way) {
+                change.delete(leaf, found);
             }
         } else {
             let row = change.row_of_root(leaf, row);
@@ -108,6 +111,8 @@ impl ChangeApplier<'_> {
             if self.may_take_the_place_of(change, &to, &in_the_way, Kind::UpdateExists, row, Some(found)) {
                 change.delete(leaf, found);
                 put(change, &to, row, &in_the_way);
+            } else if change.has_identity_of(&to, &in_the_way) {
+                change.delete(leaf, found);
             }
         }
     }

@@ -309,6 +309,13 @@ impl Change {
         }
     }
 
+    /// Whether one of them stands in the way by the key that identifies rows.
+    pub fn has_identity_of(&self, leaf: &Leaf, in_the_way: &[InTheWay]) -> bool {
+        // SAFETY: an open table.
+        let identity = unsafe { logicalrep::identity_of(leaf.table()) };
+        in_the_way.iter().any(|other| other.index == identity)
+    }
+
     unsafe fn conflict(
         &mut self,
         info: *mut pg_sys::ResultRelInfo,

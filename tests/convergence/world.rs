@@ -75,6 +75,7 @@ impl World<'_> {
                 .filter_map(|_| self.history.next(&mut self.random, node, alone))
                 .collect();
             if !statements.is_empty() {
+                eprintln!("{}: {}", self.cluster.nodes()[node].name(), statements.join("; "));
                 self.cluster.nodes()[node].sql(&statements.join("; "));
             }
         }
@@ -82,6 +83,7 @@ impl World<'_> {
 
     /// Waits until everything that is written has arrived everywhere, but for n1's at n2 while that is held back.
     fn settle(&mut self) {
+        eprintln!("-- all arrives");
         let nodes = self.cluster.nodes();
         let alive = self.alive();
         for from in &alive {
@@ -106,6 +108,7 @@ impl World<'_> {
     }
 
     fn fail(&mut self) {
+        eprintln!("-- n1 dies");
         self.cluster.nodes()[FAILED].kill9();
         self.is_failed_dead = true;
         self.target().sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
@@ -136,6 +139,7 @@ impl World<'_> {
                 self.write(writes / 2, false);
                 // The moment is what is tested: no condition stands for it.
                 thread::sleep(Duration::from_millis(after));
+                eprintln!("-- {} is killed", node.name());
                 node.kill9();
                 node.start();
             }

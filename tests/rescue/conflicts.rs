@@ -127,7 +127,7 @@ fn clashes() -> Vec<Clash> {
             "update to a key that a later row has",
             vec![N1("UPDATE t SET v = 'n1', id = 131 WHERE id = 11"), N2("INSERT INTO t VALUES (131, 'n2 later')")],
             "11, 131",
-            "11|before|\n131|n2 later|",
+            "131|n2 later|",
             "update_exists keep_local",
         ),
         clash(
@@ -136,6 +136,13 @@ fn clashes() -> Vec<Clash> {
             "12, 132",
             "132|n1 later|",
             "update_exists apply_remote",
+        ),
+        clash(
+            "update to another key that a later row has",
+            vec![N1("UPDATE t SET v = 'n1', u = 34 WHERE id = 14"), N2("INSERT INTO t VALUES (134, 'n2 later', 34)")],
+            "14, 134",
+            "14|before|\n134|n2 later|34",
+            "update_exists keep_local",
         ),
         clash(
             "update to another key that an older row has",
@@ -301,7 +308,7 @@ fn with_keep_local_what_others_have_written_stays() {
                 "update to a key that an older row has",
                 vec![N2("INSERT INTO t VALUES (132, 'n2')"), N1("UPDATE t SET v = 'n1 later', id = 132 WHERE id = 12")],
                 "12, 132",
-                "12|before|\n132|n2|",
+                "132|n2|",
                 "update_exists keep_local",
             ),
         ],
