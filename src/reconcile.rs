@@ -9,6 +9,8 @@
 
 pub mod judge;
 pub mod moves;
+mod rows;
 pub mod run;
 pub mod touched;
-pub mod views;
+mod views;
+pub mod write;

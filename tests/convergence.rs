@@ -20,7 +20,9 @@ fn run(place: usize) {
         // Asked for seeds are divided between the tests, which run side by side.
         Some(text) => {
             let (first, last) = text.split_once('-').unwrap_or((text, text));
-            let bound = |text: &str| text.trim().parse::<u64>().expect("CONVERGENCE_SEEDS is a number, or two with - between them");
+            let bound = |text: &str| {
+                text.trim().parse::<u64>().expect("CONVERGENCE_SEEDS is a number, or two with - between them")
+            };
             (bound(first)..=bound(last)).filter(|seed| *seed as usize % SEEDS.len() == place).collect()
         }
     };

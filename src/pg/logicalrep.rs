@@ -104,14 +104,19 @@ impl Tuple {
         }
     }
 
-    /// A tuple of values as text, in the current memory context. None if this database's encoding has no such text.
-    pub fn of_texts(values: &[Option<String>]) -> Option<Tuple> {
+    /// A tuple of values as text, those at `places` or all of them and the others as unchanged, in the current memory
+    /// context. None if this database's encoding has no such text.
+    pub fn of_texts(values: &[Option<String>], places: Option<&[usize]>) -> Option<Tuple> {
         // SAFETY: arrays of that length, all filled; zeroed buffers are null.
         unsafe {
             let count = values.len();
             let columns = pg_sys::palloc0(count * size_of::<pg_sys::StringInfoData>()).cast::<pg_sys::StringInfoData>();
             let status = pg_sys::palloc0(count).cast::<core::ffi::c_char>();
             for (index, value) in values.iter().enumerate() {
+                if places.is_some_and(|places| !places.contains(&index)) {
+                    *status.add(index) = b'u' as core::ffi::c_char;
+                    continue;
+                }
                 let Some(value) = value else {
                     *status.add(index) = b'n' as core::ffi::c_char;
                     continue;

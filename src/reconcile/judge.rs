@@ -22,6 +22,26 @@ pub struct Found {
     pub transaction: u32,
     /// In the order of the columns that are compared.
     pub values: Vec<Option<String>>,
+    /// Which of them are kept out of line, hence are not sent where an UPDATE leaves them alone; empty where nobody has asked.
+    pub out_of_line: Vec<bool>,
+}
+
+impl Found {
+    /// The columns that differ from the other's, and that its node may never have been sent.
+    pub fn unsent(&self, other: &Found) -> Vec<usize> {
+        let differs = |index: &usize| self.values.get(*index) != other.values.get(*index);
+        (0..self.values.len())
+            .filter(|index| differs(index) && self.out_of_line.get(*index).is_none_or(|is_out_of_line| *is_out_of_line))
+            .collect()
+    }
+
+    /// Both are the very same version.
+    pub fn is_version_of(&self, other: &Found) -> bool {
+        match (&self.committed, &other.committed) {
+            (Some((at, Author::Node(one))), Some((other_at, Author::Node(other)))) => at == other_at && one == other,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +69,7 @@ pub struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    fn has_written(self, found: &Found) -> bool {
+    pub fn has_written(self, found: &Found) -> bool {
         let is_of_failed = matches!(&found.committed, Some((_, Author::Node(name))) if name == self.failed);
         // Transaction ids wrap around.
         is_of_failed && found.transaction.wrapping_sub(self.since).cast_signed() >= 0
@@ -68,6 +88,10 @@ pub fn judge(source: Option<&Found>, target: Option<&Found>, replay: Replay<'_>)
     if source.values == target.values {
         return Verdict::Settled;
     }
+    if source.is_version_of(target) {
+        // Types and triggers of the target make of the same version what they make of it. What was not sent is another matter.
+        return if source.unsent(target).is_empty() { Verdict::Settled } else { Verdict::Update };
+    }
     match (&source.committed, &target.committed) {
         (None, None) => Verdict::OfUnknownAge,
         (None, Some(_)) => Verdict::Keep,
@@ -75,7 +99,7 @@ pub fn judge(source: Option<&Found>, target: Option<&Found>, replay: Replay<'_>)
         (Some((at_source, author)), Some((at_target, other))) => match at_source.cmp(at_target) {
             std::cmp::Ordering::Less => Verdict::Keep,
             std::cmp::Ordering::Greater => Verdict::Update,
-            // The same version, of which the replay could not bring what was not sent, or two at the same microsecond.
+            // Two at the same microsecond.
             std::cmp::Ordering::Equal if name(author) < name(other) => Verdict::Keep,
             std::cmp::Ordering::Equal => Verdict::Update,
         },
@@ -116,6 +140,7 @@ mod tests {
             committed: committed.map(|(at, name)| (Timestamp(at), author(name))),
             transaction: 1_000,
             values: vec![Some("1".to_owned()), Some(value.to_owned())],
+            out_of_line: vec![false, true],
         }
     }
 
@@ -162,6 +187,21 @@ mod tests {
             let target = Found { transaction, ..found(Some((10, "n1")), "a") };
             assert_eq!(judge(None, Some(&target), Replay { failed: "n1", since }), expected, "{since} {transaction}");
         }
+    }
+
+    #[test]
+    fn of_the_same_version_only_what_may_not_have_been_sent_is_brought() {
+        let replay = Replay { failed: "n1", since: 1_000 };
+        let target = found(Some((10, "n3")), "b");
+        let mut source = found(Some((10, "n3")), "a");
+        for (out_of_line, expected) in
+            [(vec![false, true], Verdict::Update), (vec![true, false], Verdict::Settled), (vec![], Verdict::Update)]
+        {
+            source.out_of_line = out_of_line;
+            assert_eq!(judge(Some(&source), Some(&target), replay), expected, "{:?}", source.out_of_line);
+        }
+        source.out_of_line = vec![false, true];
+        assert_eq!(source.unsent(&target), [1]);
     }
 
     #[test]

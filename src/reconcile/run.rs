@@ -6,22 +6,20 @@
 //! is in place: what it does to it after that finds ours.
 
 use super::judge::{self, Author, Found, Passed, Replay, Verdict};
-use super::touched::{Key, Relation, Touched};
+use super::rows::{FIRST_VALUE, KeyText, Rows, columns_of, name, question, take, text_of, there};
+use super::touched::{Key, Touched};
 use super::views::{self, View};
+use super::write::{Did, write};
 use crate::apply::conflict::Policy;
 use crate::guc;
-use crate::pg::clock::Timestamp;
-use crate::pg::executor::{Change, Operation};
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::logicalrep::{ApplyAs, Tuple};
-use crate::pg::{commit_ts, interrupts, origin, process, spi_text, text, transaction, untrusted_user};
+use crate::pg::logicalrep::ApplyAs;
+use crate::pg::{commit_ts, interrupts, origin, spi_text, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
 use crate::recover::source::Source;
 use crate::remote::connection::RemoteError;
-use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::CString;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Rows that are asked for at once.
@@ -48,6 +46,8 @@ pub enum Why {
     SourceLags,
     /// The target does not receive what the source has: a disabled subscription, a dead node, a partial stop.
     TargetLags,
+    /// The target does not replicate the table from the node that has written the source's version.
+    NotReplicated,
     /// The rows differ, and of neither the age is known.
     UnknownAge,
     /// The row is there more than once, or cannot be written in this database's encoding.
@@ -94,30 +94,22 @@ pub struct Reconciler<'a> {
     /// The nodes that the source receives from, by their replication origins there; and those of the target.
     pub origins: HashMap<u16, String>,
     pub own_origins: HashMap<u16, String>,
+    /// The target's tables by the nodes that it replicates them from.
+    pub tables: HashMap<String, HashSet<u32>>,
+    /// How often it could not apply what came from a node, when this began.
+    pub errors: HashMap<String, i64>,
+    /// The nodes of which it could not apply something since.
+    pub stuck: HashSet<String>,
     pub counts: Counts,
     /// The source has something else than the failed node's version of a row, or nothing: others may have given it another
     /// key.
     pub may_have_moved: bool,
 }
 
-/// Values of a key's columns as both nodes write them.
-type KeyText = Vec<String>;
-
-/// Rows of a table by their keys. None: more than one has it.
-type Rows = HashMap<KeyText, Option<Found>>;
-
 /// A row that differs.
 struct Difference {
     relation: u32,
     key: KeyText,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Did {
-    Written,
-    /// It has changed meanwhile.
-    Again,
-    Refused,
 }
 
 impl Reconciler<'_> {
@@ -140,6 +132,8 @@ impl Reconciler<'_> {
         }
         // What the target has skipped for lack of a row, the source must have: then what they have alike is alike for good.
         let ours = self.view_target()?;
+        self.errors.clone_from(&ours.errors);
+        self.tables = transaction::run(views::tables)?;
         let behind = self.wait_for_source(&ours, false)?;
         let (mut chunk, mut differences): (Vec<Key>, Vec<Difference>) = (Vec::new(), Vec::new());
         loop {
@@ -173,7 +167,7 @@ impl Reconciler<'_> {
         let Some(relation) = keys.first().map(|key| key.relation) else { return Ok(()) };
         let texts: Vec<KeyText> = keys.iter().filter_map(text_of).collect();
         self.counts.leave(Why::NotComparable, keys.len() - texts.len());
-        let Some(source) = self.rows_of_source(touched, relation, &texts)? else { return Ok(()) };
+        let Some(source) = self.rows_of_source(touched, relation, &texts, false)? else { return Ok(()) };
         let target = self.rows_of_target(touched, relation, &texts);
         let mut found: BTreeSet<&KeyText> = source.keys().collect();
         found.extend(target.keys());
@@ -220,7 +214,7 @@ impl Reconciler<'_> {
             let source_lacks = self.wait_for_source(&ours, true)?;
             let mut source: HashMap<u32, Rows> = HashMap::new();
             for (relation, keys) in &relations {
-                if let Some(rows) = self.rows_of_source(touched, *relation, keys)? {
+                if let Some(rows) = self.rows_of_source(touched, *relation, keys, true)? {
                     source.insert(*relation, rows);
                 }
             }
@@ -248,7 +242,24 @@ impl Reconciler<'_> {
             // What waits for a commit runs as whom core's apply worker connects.
             transaction::run(|| untrusted_user::enter_session_of(self.apply_as.owner));
             for (verdict, difference, source, target) in found {
-                let lacks = self.lacks(verdict, source.as_ref(), &source_lacks, &target_lacks);
+                let must_write = matches!(verdict, Verdict::Insert | Verdict::Update | Verdict::Delete);
+                let lacks = match self.lacks(verdict, source.as_ref(), &source_lacks, &target_lacks) {
+                    None if must_write && !self.is_replicated(touched, difference.relation, source.as_ref()) => {
+                        Some(Why::NotReplicated)
+                    }
+                    lacks => lacks,
+                };
+                let is_stuck = lacks == Some(Why::TargetLags)
+                    && verdict == Verdict::Update
+                    && target.as_ref().is_some_and(|target| self.replay().has_written(target))
+                    && self.is_stuck(source.as_ref());
+                if is_stuck {
+                    // What comes from that node is an INSERT for which what came late leaves no room. It is judged again
+                    // when that has come.
+                    self.bring(touched, &difference, Verdict::Delete, None, target.as_ref(), &theirs)?;
+                    open.push(difference);
+                    continue;
+                }
                 match (lacks, verdict) {
                     (Some(why), _) => self.counts.leave(why, 1),
                     (None, Verdict::OfUnknownAge) => self.counts.leave(Why::UnknownAge, 1),
@@ -302,6 +313,25 @@ impl Reconciler<'_> {
         is_behind.then_some(Why::TargetLags)
     }
 
+    /// Whether the target is to have what the author of the source's version does to the table; of what the source does not
+    /// have it is the source itself.
+    fn is_replicated(&self, touched: &Touched, relation: u32, source: Option<&Found>) -> bool {
+        let author = match source.and_then(|source| source.committed.as_ref()) {
+            Some((_, Author::Node(node))) => node,
+            _ => self.source_name,
+        };
+        let Some(table) = touched.table(relation) else { return false };
+        author == self.local || self.tables.get(author).is_some_and(|tables| tables.contains(&table))
+    }
+
+    /// Whether the target fails again and again to apply what comes from the author of the source's version.
+    fn is_stuck(&self, source: Option<&Found>) -> bool {
+        match source.and_then(|source| source.committed.as_ref()) {
+            Some((_, Author::Node(node))) => self.stuck.contains(node),
+            _ => false,
+        }
+    }
+
     /// Writes one row, in a transaction of its own with the time of the source's commit.
     fn bring(
         &mut self,
@@ -316,9 +346,12 @@ impl Reconciler<'_> {
         let Some(values) = source.or(target).map(|found| found.values.as_slice()) else { return Ok(Did::Again) };
         let apply_as = self.apply_as;
         let before = target.map(|target| target.transaction);
+        let Some(key) = touched.key_columns(relation).map(<[usize]>::to_vec) else { return Ok(Did::Again) };
+        let unsent = source.zip(target).filter(|(source, target)| source.is_version_of(target));
+        let columns = unsent.map(|(source, target)| source.unsent(target));
         let written = interrupts::catch(|| {
             transaction::begin_if_none();
-            transaction::step(|| write(relation, apply_as, verdict, values, before))
+            transaction::step(|| write(relation, apply_as, verdict, values, columns.as_deref(), &key, before))
         });
         let mut did = match written {
             Ok(did) => did,
@@ -341,7 +374,7 @@ impl Reconciler<'_> {
             }
         };
         if did == Did::Written && verdict == Verdict::Insert {
-            let again = self.rows_of_source(touched, relation, std::slice::from_ref(&difference.key));
+            let again = self.rows_of_source(touched, relation, std::slice::from_ref(&difference.key), false);
             let now = match again {
                 Ok(rows) => rows.and_then(|mut rows| rows.remove(&difference.key).flatten()),
                 Err(error) => {
@@ -417,6 +450,9 @@ impl Reconciler<'_> {
         let mut patience = Patience::new();
         loop {
             let ours = self.view_target()?;
+            let before = |node: &String| self.errors.get(node).copied().unwrap_or(0);
+            self.stuck =
+                ours.errors.iter().filter(|(node, now)| **now > before(node)).map(|(node, _)| node.clone()).collect();
             let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
             for (node, applied) in &theirs.applied {
                 let passed = ours.passed.get(node).copied().unwrap_or_default();
@@ -429,9 +465,12 @@ impl Reconciler<'_> {
                 lacks.insert(self.source_name.to_owned(), confirmed.map_or(0, |lsn| lsn.0));
             }
             // Who sends nothing now is not waited for.
-            let is_hopeless = lacks
-                .keys()
-                .all(|node| node == self.failed || ours.halted.contains(node) || !ours.passed.contains_key(node));
+            let is_hopeless = lacks.keys().all(|node| {
+                node == self.failed
+                    || ours.halted.contains(node)
+                    || !ours.passed.contains_key(node)
+                    || self.stuck.contains(node)
+            });
             if is_hopeless || patience.is_over(&lacks) {
                 return Ok(lacks.into_keys().collect());
             }
@@ -446,12 +485,14 @@ impl Reconciler<'_> {
         touched: &Touched,
         relation: u32,
         keys: &[KeyText],
+        with_storage: bool,
     ) -> Result<Option<Rows>, RecoverError> {
         let Some(columns) = columns_of(touched, relation) else { return Ok(None) };
         let mut rows = Rows::new();
         for keys in keys.chunks(CHUNK) {
-            let question = question(&columns, keys);
-            match self.source.rows(&question, columns.relation.columns.len() + FIRST_VALUE) {
+            let question = question(&columns, keys, with_storage);
+            let count = columns.relation.columns.len() * (1 + usize::from(with_storage)) + FIRST_VALUE;
+            match self.source.rows(&question, count) {
                 Ok(answer) => {
                     let answer = answer.into_iter().map(crate::remote::row::Row::into_values);
                     take(&mut rows, &columns, answer, &self.origins, self.source_name);
@@ -475,7 +516,7 @@ impl Reconciler<'_> {
         let mut rows = Rows::new();
         let Some(columns) = columns_of(touched, relation) else { return rows };
         for keys in keys.chunks(CHUNK) {
-            let answer = transaction::run(|| spi_text::rows(&question(&columns, keys)));
+            let answer = transaction::run(|| spi_text::rows(&question(&columns, keys, false)));
             take(&mut rows, &columns, answer, &self.own_origins, self.local);
         }
         rows
@@ -498,160 +539,6 @@ impl Patience {
             self.last = now.clone();
             self.moved_at = Instant::now();
         }
-        self.moved_at.elapsed() >= guc::peer_timeout()
+        self.moved_at.elapsed() >= 2 * guc::peer_timeout()
     }
-}
-
-/// A table, and where its key is.
-struct Columns<'a> {
-    relation: &'a Relation,
-    key: &'a [usize],
-}
-
-/// Values before those of the columns: time of commit, its origin, the transaction.
-const FIRST_VALUE: usize = 3;
-
-fn columns_of(touched: &Touched, relation: u32) -> Option<Columns<'_>> {
-    Some(Columns { relation: touched.relations.get(&relation)?, key: touched.key_columns(relation)? })
-}
-
-/// The same question to both nodes: replication matches tables and columns by name.
-fn question(columns: &Columns<'_>, keys: &[KeyText]) -> String {
-    let Relation { schema, name, columns: names } = columns.relation;
-    let column = |index: &usize| format!("t.{}", quote_identifier(&names[*index]));
-    let values: Vec<String> = (0..names.len()).map(|index| column(&index)).collect();
-    // Literals of no type of their own: each becomes its column's type, a domain's base type without its checks.
-    let condition = match columns.key {
-        [one] => {
-            let keys: Vec<String> = keys.iter().filter_map(|key| key.first().map(quote_literal)).collect();
-            format!("{} IN ({})", column(one), keys.join(", "))
-        }
-        several => {
-            let keys = keys.iter().map(|key| {
-                let parts = several
-                    .iter()
-                    .zip(key)
-                    .map(|(index, value)| format!("{} = {}", column(index), quote_literal(value)));
-                format!("({})", parts.collect::<Vec<_>>().join(" AND "))
-            });
-            keys.collect::<Vec<_>>().join(" OR ")
-        }
-    };
-    format!(
-        "SELECT (extract(epoch FROM x.timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, x.roident, t.xmin, {}
-           FROM {} t, LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) x
-          WHERE {condition}",
-        values.join(", "),
-        quote_qualified_identifier(schema, name),
-    )
-}
-
-/// Takes what a node has answered.
-fn take(
-    rows: &mut Rows,
-    columns: &Columns<'_>,
-    answer: impl IntoIterator<Item = Vec<Option<String>>>,
-    origins: &HashMap<u16, String>,
-    node: &str,
-) {
-    for mut row in answer {
-        let values = row.split_off(FIRST_VALUE);
-        let number = |index: usize| row.get(index).and_then(|value| value.as_ref()?.parse::<i64>().ok());
-        let author = |id: i64| match u16::try_from(id) {
-            Ok(origin::LOCAL) => Author::Node(node.to_owned()),
-            Ok(id) => origins.get(&id).map_or(Author::Unknown, |name| Author::Node(name.clone())),
-            Err(_) => Author::Unknown,
-        };
-        let found = Found {
-            committed: number(0).zip(number(1)).map(|(at, id)| (Timestamp(at), author(id))),
-            transaction: number(2).unwrap_or_default() as u32,
-            values,
-        };
-        let key: Option<KeyText> =
-            columns.key.iter().map(|index| found.values.get(*index).cloned().flatten()).collect();
-        let Some(key) = key else { continue };
-        let is_readable = found.values.iter().flatten().all(|value| !value.contains(char::REPLACEMENT_CHARACTER));
-        rows.entry(key).and_modify(|known| *known = None).or_insert(is_readable.then_some(found));
-    }
-}
-
-/// What there is at a key: None where that cannot be told.
-fn there<'a>(rows: &'a Rows, key: &KeyText) -> Option<Option<&'a Found>> {
-    match rows.get(key) {
-        None => Some(None),
-        Some(None) => None,
-        Some(Some(found)) => Some(Some(found)),
-    }
-}
-
-/// A key that came with the stream; None if it is no text in this database's encoding.
-fn text_of(key: &Key) -> Option<KeyText> {
-    let text = |value: &Vec<u8>| {
-        let text = text::to_utf8(&CString::new(value.as_slice()).ok()?);
-        (!text.contains(char::REPLACEMENT_CHARACTER)).then_some(text)
-    };
-    key.values.iter().map(text).collect()
-}
-
-fn name(touched: &Touched, relation: u32) -> String {
-    touched.relations.get(&relation).map_or_else(String::new, |found| format!("{}.{}", found.schema, found.name))
-}
-
-/// Writes one row if the target still has what it had: the row of that transaction, or none.
-fn write(relation: u32, apply_as: ApplyAs, verdict: Verdict, values: &[Option<String>], before: Option<u32>) -> Did {
-    let Some(row) = Tuple::of_texts(values) else { return Did::Refused };
-    let operation = if verdict == Verdict::Delete { Operation::Delete } else { Operation::Update };
-    let mut change = Change::open(relation, operation, apply_as);
-    let key = change.key_row(&row);
-    let (leaf, key) = change.leaf_of(key);
-    let found = change.find(&leaf, key);
-    let now = found.map(|found| change.version_of(found).transaction);
-    let did = match found {
-        _ if now != before => Did::Again,
-        Some(found) if verdict == Verdict::Delete => {
-            change.delete(&leaf, found);
-            Did::Written
-        }
-        Some(found) => {
-            change.note_changed_columns(key, &row);
-            let new = change.modified(&leaf, key, found, &row);
-            if change.stays(&leaf, new) && change.rows_in_the_way(&leaf, new, Some(found)).is_empty() {
-                change.update(&leaf, found, new);
-                Did::Written
-            } else {
-                Did::Again
-            }
-        }
-        None => Did::Written,
-    };
-    change.close(leaf);
-    if found.is_some() || did != Did::Written {
-        return did;
-    }
-    let mut change = Change::open(relation, Operation::Insert, apply_as);
-    let new = change.new_row(&row);
-    let (leaf, new) = change.leaf_of(new);
-    let is_free = change.rows_in_the_way(&leaf, new, None).is_empty();
-    if is_free {
-        change.insert(&leaf, new);
-    }
-    change.close(leaf);
-    if is_free { Did::Written } else { Did::Again }
-}
-
-/// How a process writes while it reconciles.
-pub fn begin_writing() {
-    process::apply_like_a_replica();
-    process::compare_as_text();
-    transaction::run(|| {
-        let id = origin::of_reconcile();
-        origin::set_up(id);
-    });
-}
-
-/// The settings of our own bookkeeping again.
-pub fn end_writing() {
-    origin::reset();
-    untrusted_user::leave_session();
-    process::keep_books();
 }

@@ -101,6 +101,11 @@ impl Touched {
         self.keys.get(&relation)?.as_ref().map(|(_, columns)| columns.as_slice())
     }
 
+    /// Our table for the source's.
+    pub fn table(&self, relation: u32) -> Option<u32> {
+        self.keys.get(&relation)?.as_ref().map(|(table, _)| table.to_u32())
+    }
+
     pub fn count(&self) -> u64 {
         self.store.count
     }

@@ -9,8 +9,10 @@ use crate::recover::facts;
 use crate::recover::source::Source;
 use crate::slot::positions;
 use crate::slot::snapshot::snapshot;
+use pgrx::Spi;
+use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_literal;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A node's progress.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +28,8 @@ pub struct View {
     pub wal_end: OriginLsn,
     /// How far the other one of the two is past its own WAL; None: it does not receive from it.
     pub others_passed: Option<OriginLsn>,
+    /// How often it could not apply what came from a node.
+    pub errors: HashMap<String, i64>,
     /// Nodes from which it does not receive now, for the subscription is disabled or nobody answers.
     pub halted: Vec<String>,
 }
@@ -48,6 +52,7 @@ pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
     view.wal_end = OriginLsn(wal::flushed().0);
     for subscription in NativeProvider.subscriptions()? {
         let Some((node, _)) = &subscription.origin else { continue };
+        view.errors.insert(node.to_string(), errors_of(subscription.id)?);
         if !subscription.is_enabled || facts::known_to_be_silent(node.as_str())?.is_some() {
             view.halted.push(node.to_string());
         }
@@ -56,6 +61,36 @@ pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
         view.others_passed = crate::pg::slot::find(slot)?.map(|slot| OriginLsn(slot.confirmed.0));
     }
     Ok(view)
+}
+
+/// Tables that this node replicates, by the nodes that they come from; with their partitions and what they are partitions of.
+/// Needs a transaction with a snapshot.
+pub fn tables() -> Result<HashMap<String, HashSet<u32>>, RecoverError> {
+    let mut tables: HashMap<String, HashSet<u32>> = HashMap::new();
+    for subscription in NativeProvider.subscriptions()? {
+        let Some((node, _)) = &subscription.origin else { continue };
+        let of_node = tables.entry(node.to_string()).or_default();
+        Spi::connect(|client| {
+            let rows = client.select(
+                "SELECT t FROM pg_catalog.pg_subscription_rel r, LATERAL (
+                        SELECT r.srrelid UNION SELECT a FROM pg_catalog.pg_partition_ancestors(r.srrelid) a
+                         UNION SELECT p.relid FROM pg_catalog.pg_partition_tree(r.srrelid) p) x(t)
+                  WHERE r.srsubid = $1",
+                None,
+                &[subscription.id.into()],
+            )?;
+            for row in rows {
+                of_node.extend(row.get::<Oid>(1)?.map(Oid::to_u32));
+            }
+            Ok::<_, RecoverError>(())
+        })?;
+    }
+    Ok(tables)
+}
+
+fn errors_of(subscription: Oid) -> Result<i64, RecoverError> {
+    let question = "SELECT apply_error_count FROM pg_catalog.pg_stat_get_subscription_stats($1)";
+    Ok(Spi::get_one_with_args(question, &[subscription.into()])?.unwrap_or(0))
 }
 
 /// The source. `target_slot`: the slot there that the target receives by.

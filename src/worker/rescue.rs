@@ -35,7 +35,7 @@ use crate::shmem::{self, RescueEntry};
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 thread_local! {
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
@@ -239,10 +239,13 @@ impl Rescue {
             apply_as,
             origins: HashMap::new(),
             own_origins: HashMap::new(),
+            tables: HashMap::new(),
+            errors: HashMap::new(),
+            stuck: HashSet::new(),
             counts: Counts::default(),
             may_have_moved: false,
         };
-        reconcile::run::begin_writing();
+        reconcile::write::begin_writing();
         let index = self.index;
         let outcome = interrupts::catch(|| {
             with_entry(index, |entry| entry.touched = touched.count());
@@ -267,7 +270,7 @@ impl Rescue {
             origin::forget_stamp();
             transaction::abort_current();
         }
-        reconcile::run::end_writing();
+        reconcile::write::end_writing();
         match outcome {
             Err(report) => Err(Trouble::Raised { report, relation: None, origin_lsn: None }),
             Ok(Err(error)) => Err(error.into()),

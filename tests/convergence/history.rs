@@ -71,7 +71,10 @@ impl History {
         match kind {
             Kind::Insert => {
                 let key = self.new_key(node);
-                self.rows.insert((table, key), Row { rev, is_there: true, held_by: Some(node), is_unseen: unseen, is_gone_unseen: false });
+                self.rows.insert(
+                    (table, key),
+                    Row { rev, is_there: true, held_by: Some(node), is_unseen: unseen, is_gone_unseen: false },
+                );
                 Some(format!("INSERT INTO {name} VALUES ({key}, {rev}, {})", text(random, rev)))
             }
             Kind::InsertAgain => {
@@ -85,7 +88,8 @@ impl History {
                 let place = self.choose(random, table, node, true)?;
                 let row = self.rows.get_mut(&place)?;
                 (row.rev, row.held_by) = (rev, Some(node));
-                let wide = if kind == Kind::UpdateWide { format!(", w = {}", text(random, rev)) } else { String::new() };
+                let wide =
+                    if kind == Kind::UpdateWide { format!(", w = {}", text(random, rev)) } else { String::new() };
                 Some(format!("UPDATE {name} SET rev = {rev}{wide} WHERE id = {}", place.1))
             }
             Kind::ChangeKey => {
@@ -95,7 +99,10 @@ impl History {
                 (old.rev, old.is_there, old.held_by) = (rev, false, Some(node));
                 old.is_gone_unseen |= unseen;
                 let is_unseen = unseen || old.is_unseen;
-                self.rows.insert((table, key), Row { rev, is_there: true, held_by: Some(node), is_unseen, is_gone_unseen: false });
+                self.rows.insert(
+                    (table, key),
+                    Row { rev, is_there: true, held_by: Some(node), is_unseen, is_gone_unseen: false },
+                );
                 Some(format!("UPDATE {name} SET id = {key}, rev = {rev} WHERE id = {}", place.1))
             }
             Kind::Delete => {

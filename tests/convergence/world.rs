@@ -71,9 +71,8 @@ impl World<'_> {
         for _ in 0..transactions {
             let alive = self.alive();
             let node = alive[self.random.usize(0..alive.len())];
-            let statements: Vec<String> = (0..self.random.usize(1..4))
-                .filter_map(|_| self.history.next(&mut self.random, node, alone))
-                .collect();
+            let statements: Vec<String> =
+                (0..self.random.usize(1..4)).filter_map(|_| self.history.next(&mut self.random, node, alone)).collect();
             if !statements.is_empty() {
                 eprintln!("{}: {}", self.cluster.nodes()[node].name(), statements.join("; "));
                 self.cluster.nodes()[node].sql(&statements.join("; "));
@@ -125,13 +124,14 @@ impl World<'_> {
         thread::scope(|scope| {
             let called = scope.spawn(|| {
                 let mut last = String::new();
-                let done = deadline::poll(LIMIT, || match coordinator.try_sql("CALL spock.recover_failed_node('n1')") {
-                    Ok(_) => Some(()),
-                    Err(error) => {
-                        last = error.to_string();
-                        None
-                    }
-                });
+                let done =
+                    deadline::poll(LIMIT, || match coordinator.try_sql("CALL spock.recover_failed_node('n1')") {
+                        Ok(_) => Some(()),
+                        Err(error) => {
+                            last = error.to_string();
+                            None
+                        }
+                    });
                 assert!(done.is_some(), "not recovered: {last}");
             });
             for (victim, after) in kills {
@@ -162,7 +162,8 @@ impl World<'_> {
             let expected = lines(&nodes[*first]);
             for other in others {
                 let found = lines(&nodes[*other]);
-                let differing: Vec<String> = expected.symmetric_difference(&found).map(|line| shortened(line)).collect();
+                let differing: Vec<String> =
+                    expected.symmetric_difference(&found).map(|line| shortened(line)).collect();
                 assert!(
                     differing.is_empty(),
                     "seed {seed}: {name} differs between {} and {}: {differing:#?}\nreconciled: {unjudged}",
@@ -182,7 +183,10 @@ impl World<'_> {
                 assert!(found.contains(&row), "seed {seed}: {name} has lost {row:?}\nreconciled: {unjudged}");
             }
             for key in gone {
-                assert!(!found.iter().any(|(id, _)| *id == key), "seed {seed}: {name} has {key} again\nreconciled: {unjudged}");
+                assert!(
+                    !found.iter().any(|(id, _)| *id == key),
+                    "seed {seed}: {name} has {key} again\nreconciled: {unjudged}"
+                );
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The journal as a document: it gives back what was written, is nobody else's, and has no place for a secret.
 
 use super::*;
+use crate::apply::conflict::{Kind, Resolution, Tally};
+use crate::reconcile::run::{Counts, Why};
 use std::collections::BTreeSet;
 
 /// A journal with everything in it.
@@ -15,6 +17,16 @@ fn full() -> Journal {
     journal.ask_to_abort(&failed).expect("running");
     let mut ended = journal_in(State::Completed).intents.remove(0);
     (ended.id, ended.clone, ended.has_own_dsn) = (id(2), Some("made".to_owned()), true);
+    ended.touched_from = Some(RANGE.0);
+    let unjudged = [(Why::SourceLags, 2)].into();
+    ended.reconciled = Some(Counts { compared: 9, updated: 3, deleted: 1, unjudged });
+    let totals = &mut ended.checkpoint.as_mut().expect("completed").totals;
+    totals.tallies.push(Tally {
+        relation: 16384,
+        kind: Kind::InsertExists,
+        resolution: Resolution::KeepLocal,
+        count: 2,
+    });
     journal.intents.push(ended);
     journal.suspensions.push(Suspension::new(u32::MAX, failed.clone(), Until::Returned));
     journal.register_clone(CloneRecord {
@@ -117,6 +129,18 @@ fn there_is_no_field_that_could_hold_a_secret_and_none_can_be_added() {
         "applied_before",
         "passed_before",
         "begun_at",
+        "since_transaction",
+        "touched_from",
+        "reconciled",
+        "compared",
+        "updated",
+        "deleted",
+        "unjudged",
+        "source_lags",
+        "tallies",
+        "kind",
+        "resolution",
+        "count",
         "checkpoint",
         "steps",
         "number",

@@ -1,0 +1,85 @@
+//! One row is written, as core's apply worker would have written it.
+
+use super::judge::Verdict;
+use crate::pg::executor::{Change, Operation};
+use crate::pg::logicalrep::{ApplyAs, Tuple};
+use crate::pg::{origin, process, transaction, untrusted_user};
+
+/// What has become of a row that was to be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Did {
+    Written,
+    /// It has changed meanwhile.
+    Again,
+    Refused,
+}
+
+/// Writes one row if the target still has what it had: the row of that transaction, or none. `columns`: of a row that is
+/// there no others are touched; `key`: those by which it is found.
+pub fn write(
+    relation: u32,
+    apply_as: ApplyAs,
+    verdict: Verdict,
+    values: &[Option<String>],
+    columns: Option<&[usize]>,
+    key: &[usize],
+    before: Option<u32>,
+) -> Did {
+    let (Some(row), Some(key_row)) = (Tuple::of_texts(values, columns), Tuple::of_texts(values, Some(key))) else {
+        return Did::Refused;
+    };
+    let operation = if verdict == Verdict::Delete { Operation::Delete } else { Operation::Update };
+    let mut change = Change::open(relation, operation, apply_as);
+    let key = change.key_row(&key_row);
+    let (leaf, key) = change.leaf_of(key);
+    let found = change.find(&leaf, key);
+    let now = found.map(|found| change.version_of(found).transaction);
+    let did = match found {
+        _ if now != before => Did::Again,
+        Some(found) if verdict == Verdict::Delete => {
+            change.delete(&leaf, found);
+            Did::Written
+        }
+        Some(found) => {
+            change.note_changed_columns(key, &row);
+            let new = change.modified(&leaf, key, found, &row);
+            if change.stays(&leaf, new) && change.rows_in_the_way(&leaf, new, Some(found)).is_empty() {
+                change.update(&leaf, found, new);
+                Did::Written
+            } else {
+                Did::Again
+            }
+        }
+        None => Did::Written,
+    };
+    change.close(leaf);
+    if found.is_some() || did != Did::Written {
+        return did;
+    }
+    let mut change = Change::open(relation, Operation::Insert, apply_as);
+    let new = change.new_row(&row);
+    let (leaf, new) = change.leaf_of(new);
+    let is_free = change.rows_in_the_way(&leaf, new, None).is_empty();
+    if is_free {
+        change.insert(&leaf, new);
+    }
+    change.close(leaf);
+    if is_free { Did::Written } else { Did::Again }
+}
+
+/// How a process writes while it reconciles.
+pub fn begin_writing() {
+    process::apply_like_a_replica();
+    process::compare_as_text();
+    transaction::run(|| {
+        let id = origin::of_reconcile();
+        origin::set_up(id);
+    });
+}
+
+/// The settings of our own bookkeeping again.
+pub fn end_writing() {
+    origin::reset();
+    untrusted_user::leave_session();
+    process::keep_books();
+}
