@@ -34,6 +34,7 @@ pub mod timeout;
 pub mod transaction;
 pub mod truncate;
 mod tuple;
+pub mod unique;
 pub mod untrusted_user;
 pub mod wal;
 pub mod walreceiver;

@@ -13,4 +13,5 @@ mod rows;
 pub mod run;
 pub mod touched;
 mod views;
+mod waits;
 pub mod write;

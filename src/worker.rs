@@ -10,6 +10,7 @@ pub mod launcher;
 pub mod manager;
 pub mod poller;
 pub mod pollers;
+pub mod reconciling;
 pub mod rescue;
 pub mod rescues;
 mod returns;

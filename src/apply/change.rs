@@ -3,10 +3,11 @@
 
 use super::conflict::{self, Existing, Incoming, Kind, Policy, Resolution, Tally};
 use super::conflict_report::{self as report, Rows};
-use crate::pg::executor::{Change, InTheWay, Leaf, Operation, Row, RowVersion};
+use crate::pg::executor::{Change, Leaf, Operation, Row, RowVersion};
 use crate::pg::logicalrep::{ApplyAs, Tuple};
 use crate::pg::row_text::{author_of, index_name};
 use crate::pg::truncate::Truncation;
+use crate::pg::unique::InTheWay;
 use crate::pg::{commit_ts, origin};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;

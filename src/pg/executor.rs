@@ -7,7 +7,6 @@
 use super::clock::Timestamp;
 use super::guarded;
 use super::logicalrep::{self, ApplyAs, RelMapEntry, Tuple};
-use super::row_text::is_same_value;
 use super::tuple;
 use super::untrusted_user::AppliesAs;
 use super::{commit_ts, compat};
@@ -59,7 +58,7 @@ pub struct RowVersion {
 
 /// The table that holds the row: the change's table itself, or one of its partitions.
 pub struct Leaf {
-    info: *mut pg_sys::ResultRelInfo,
+    pub(super) info: *mut pg_sys::ResultRelInfo,
     /// For an update or delete: which index finds the row. Null for an insert into a partition.
     entry: *mut RelMapEntry,
     has_opened_indexes: bool,
@@ -72,17 +71,9 @@ impl Leaf {
     }
 }
 
-/// A row that has a key which another is to have.
-#[derive(Clone, Copy)]
-pub struct InTheWay {
-    pub row: Row,
-    /// The unique index that says so.
-    pub index: Oid,
-}
-
 pub struct Change {
     entry: *mut RelMapEntry,
-    estate: *mut pg_sys::EState,
+    pub(super) estate: *mut pg_sys::EState,
     root: *mut pg_sys::ResultRelInfo,
     routing: Option<(*mut pg_sys::ModifyTableState, *mut PartitionTupleRouting)>,
     operation: Operation,
@@ -267,90 +258,6 @@ impl Change {
         }
     }
 
-    /// The rows that stand in the way of a new one by a unique index, locked, each once. `own`: the row that the new one is
-    /// to replace, which is in nobody's way. Deferrable constraints are left to core.
-    pub fn rows_in_the_way(&mut self, leaf: &Leaf, row: Row, own: Option<Row>) -> Vec<InTheWay> {
-        // SAFETY: the leaf's indexes are open; index descriptors and infos are parallel arrays.
-        unsafe {
-            let info = leaf.info;
-            let mut found: Vec<(pg_sys::ItemPointerData, InTheWay)> = Vec::new();
-            let own_place = own.map(|own| {
-                pg_sys::slot_getallattrs(own.0);
-                (*own.0).tts_tid
-            });
-            for place in 0..(*info).ri_NumIndices as usize {
-                let index = *(*info).ri_IndexRelationDescs.add(place);
-                let index_info = *(*info).ri_IndexRelationInfo.add(place);
-                let is_judged = (*index_info).ii_Unique && (*(*index).rd_index).indimmediate;
-                if !is_judged || own.is_some_and(|own| has_same_key(index_info, own, row)) {
-                    continue;
-                }
-                if (*index_info).ii_UniqueOps.is_null() {
-                    let previous = pg_sys::MemoryContextSwitchTo((*self.estate).es_query_cxt);
-                    pg_sys::BuildSpeculativeIndexInfo(index, index_info);
-                    pg_sys::MemoryContextSwitchTo(previous);
-                }
-                let index = (*index).rd_id;
-                let one = pg_sys::lappend_oid(std::ptr::null_mut(), index);
-                // A row that goes while it is being locked is looked for again: another may have taken its place.
-                while let Some(place) = self.conflict(info, row, one) {
-                    let is_known = found.iter().any(|(known, _)| same_place(known, &place));
-                    if is_known || own_place.is_some_and(|own| same_place(&own, &place)) {
-                        break;
-                    }
-                    if let Some(row) = self.lock(info, place) {
-                        found.push((place, InTheWay { row, index }));
-                        break;
-                    }
-                    super::interrupts::check();
-                }
-            }
-            found.into_iter().map(|(_, in_the_way)| in_the_way).collect()
-        }
-    }
-
-    /// Whether one of them stands in the way by the key that identifies rows.
-    pub fn has_identity_of(&self, leaf: &Leaf, in_the_way: &[InTheWay]) -> bool {
-        // SAFETY: an open table.
-        let identity = unsafe { logicalrep::identity_of(leaf.table()) };
-        in_the_way.iter().any(|other| other.index == identity)
-    }
-
-    unsafe fn conflict(
-        &mut self,
-        info: *mut pg_sys::ResultRelInfo,
-        row: Row,
-        indexes: *mut pg_sys::List,
-    ) -> Option<pg_sys::ItemPointerData> {
-        let mut place = pg_sys::ItemPointerData::default();
-        // SAFETY: the caller's promise: unique indexes that are open and prepared.
-        let is_free = unsafe { compat::exec_check_index_constraints(info, row.0, self.estate, &mut place, indexes) };
-        (!is_free).then_some(place)
-    }
-
-    unsafe fn lock(&mut self, info: *mut pg_sys::ResultRelInfo, mut place: pg_sys::ItemPointerData) -> Option<Row> {
-        // SAFETY: an open table and a row of it; the snapshot is popped on every path that does not unwind.
-        unsafe {
-            let table = (*info).ri_RelationDesc;
-            let slot = pg_sys::table_slot_create(table, &mut (*self.estate).es_tupleTable);
-            let mut failure = pg_sys::TM_FailureData::default();
-            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-            let result = pg_sys::table_tuple_lock(
-                table,
-                &mut place,
-                pg_sys::GetActiveSnapshot(),
-                slot,
-                pg_sys::GetCurrentCommandId(false),
-                pg_sys::LockTupleMode::LockTupleExclusive,
-                pg_sys::LockWaitPolicy::LockWaitBlock,
-                0,
-                &mut failure,
-            );
-            pg_sys::PopActiveSnapshot();
-            (result == pg_sys::TM_Result::TM_Ok).then_some(Row(slot))
-        }
-    }
-
     /// Who wrote the row that was found, and when.
     pub fn version_of(&self, row: Row) -> RowVersion {
         let mut is_null = false;
@@ -437,10 +344,6 @@ impl Change {
         unsafe { pg_sys::table_slot_create(leaf.table(), &mut (*self.estate).es_tupleTable) }
     }
 
-    pub(super) fn executor_state(&self) -> *mut pg_sys::EState {
-        self.estate
-    }
-
     pub(super) fn expression_context(&self) -> *mut pg_sys::ExprContext {
         // SAFETY: the executor state is alive as long as the change.
         unsafe { tuple::per_tuple_context(self.estate) }
@@ -511,23 +414,6 @@ unsafe fn require_updatable(entry: *mut RelMapEntry) {
         };
         pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
     }
-}
-
-/// Whether an update leaves a row's key in the index as it was.
-unsafe fn has_same_key(index: *mut pg_sys::IndexInfo, old: Row, new: Row) -> bool {
-    // SAFETY: the caller's promise: an index of the rows' table, and rows that are taken apart.
-    unsafe {
-        // What an expression or a predicate makes of the row is not looked into.
-        (*index).ii_Expressions.is_null()
-            && (*index).ii_Predicate.is_null()
-            && (0..(*index).ii_NumIndexKeyAttrs as usize)
-                .all(|key| is_same_value(old, new, (*index).ii_IndexAttrNumbers[key]))
-    }
-}
-
-fn same_place(one: &pg_sys::ItemPointerData, other: &pg_sys::ItemPointerData) -> bool {
-    (one.ip_blkid.bi_hi, one.ip_blkid.bi_lo, one.ip_posid)
-        == (other.ip_blkid.bi_hi, other.ip_blkid.bi_lo, other.ip_posid)
 }
 
 /// makeNode, a macro.

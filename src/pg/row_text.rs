@@ -3,7 +3,7 @@
 use super::clock::Timestamp;
 use super::executor::{Change, Leaf, Row, RowVersion};
 use super::logicalrep::Tuple;
-use super::{compat, guarded, logicalrep, origin};
+use super::{compat, logicalrep, origin};
 use crate::apply::conflict_report::{Author, Writer};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, c_char};
@@ -59,7 +59,7 @@ impl Change {
             let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
             let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
             let info = pg_sys::BuildIndexInfo(index);
-            pg_sys::FormIndexDatum(info, slot, self.executor_state(), values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::FormIndexDatum(info, slot, self.estate, values.as_mut_ptr(), nulls.as_mut_ptr());
             let text = pg_sys::BuildIndexValueDescription(index, values.as_ptr(), nulls.as_ptr());
             pg_sys::index_close(index, pg_sys::NoLock as i32);
             (!text.is_null()).then(|| super::text::to_utf8(CStr::from_ptr(text)))
@@ -113,31 +113,5 @@ unsafe fn value_text(of: Oid, value: pg_sys::Datum) -> String {
         let shown = pg_sys::pg_mbcliplen(text, length, SHOWN_BYTES);
         text.add(shown as usize).write(0);
         format!("{}...", super::text::to_utf8(CStr::from_ptr(text)))
-    }
-}
-
-unsafe extern "C-unwind" {
-    fn datum_image_eq(one: pg_sys::Datum, other: pg_sys::Datum, by_value: bool, length: core::ffi::c_int) -> bool;
-}
-
-/// Whether two rows of a table have the same bytes in a column, by its number from 1. Both rows are taken apart.
-///
-/// # Safety
-/// Rows of the same table, whose attributes are there.
-pub unsafe fn is_same_value(one: Row, other: Row, column: i16) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let attribute = compat::attribute((*one.0).tts_tupleDescriptor, i32::from(column) - 1);
-        let at = |row: Row| {
-            let index = column as usize - 1;
-            (*(*row.0).tts_values.add(index), *(*row.0).tts_isnull.add(index))
-        };
-        match (at(one), at(other)) {
-            ((_, true), (_, true)) => true,
-            ((one, false), (other, false)) => {
-                guarded!(datum_image_eq(one, other, (*attribute).attbyval, i32::from((*attribute).attlen)))
-            }
-            _ => false,
-        }
     }
 }

@@ -12,7 +12,6 @@ use super::views::{self, View};
 use super::write::{Did, write};
 use crate::apply::conflict::Policy;
 use crate::guc;
-use crate::pg::latch::{self, WaitEvent};
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{commit_ts, interrupts, origin, spi_text, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
@@ -20,7 +19,6 @@ use crate::recover::source::Source;
 use crate::remote::connection::RemoteError;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::{Duration, Instant};
 
 /// Rows that are asked for at once.
 const CHUNK: usize = 500;
@@ -30,9 +28,6 @@ const CLOSER: usize = 5_000;
 
 /// Closer looks at a row that changes under our hands.
 const LOOKS: u32 = 20;
-
-/// Between two looks at how far the nodes are.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a row could not be judged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -403,82 +398,6 @@ impl Reconciler<'_> {
         Replay { failed: self.failed, since: self.since }
     }
 
-    fn view_target(&mut self) -> Result<View, RecoverError> {
-        let view = transaction::run(|| views::of_target(None))?;
-        self.own_origins.clone_from(&view.origins);
-        Ok(view)
-    }
-
-    fn view_source(&mut self, ours: &View) -> Result<View, RecoverError> {
-        let view = views::of_source(&mut self.source, ours.slots.get(self.source_name).map(String::as_str))?;
-        self.origins.clone_from(&view.origins);
-        Ok(view)
-    }
-
-    /// Waits until the source has passed what the target had, with the target's own changes or without; of whom it does not,
-    /// where it gets no further.
-    fn wait_for_source(&mut self, ours: &View, with_own: bool) -> Result<BTreeSet<String>, RecoverError> {
-        let mut patience = Patience::new();
-        loop {
-            let theirs = self.view_source(ours)?;
-            let slot = theirs.slots.get(self.local).map(String::as_str);
-            let now = transaction::run(|| views::of_target(slot))?;
-            let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
-            for (node, applied) in &ours.applied {
-                let is_asked = node != self.failed && node != self.source_name;
-                if let Some(passed) = theirs.passed.get(node).filter(|passed| is_asked && *passed < applied) {
-                    lacks.insert(node.clone(), passed.0);
-                }
-            }
-            if with_own && now.others_passed.is_none_or(|passed| passed < ours.wal_end) {
-                lacks.insert(self.local.to_owned(), now.others_passed.map_or(0, |lsn| lsn.0));
-            }
-            // Who sends nothing now is not waited for, nor a source that does not receive from here.
-            let is_hopeless = lacks.keys().all(|node| {
-                now.halted.contains(node) || theirs.halted.contains(node) || (node == self.local && slot.is_none())
-            });
-            if is_hopeless || patience.is_over(&lacks) {
-                return Ok(lacks.into_keys().collect());
-            }
-            latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
-            interrupts::check();
-        }
-    }
-
-    /// Waits until the target has passed what the source had; of whom it does not, where it gets no further.
-    fn wait_for_target(&mut self, theirs: &View) -> Result<BTreeSet<String>, RecoverError> {
-        let mut patience = Patience::new();
-        loop {
-            let ours = self.view_target()?;
-            let before = |node: &String| self.errors.get(node).copied().unwrap_or(0);
-            self.stuck =
-                ours.errors.iter().filter(|(node, now)| **now > before(node)).map(|(node, _)| node.clone()).collect();
-            let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
-            for (node, applied) in &theirs.applied {
-                let passed = ours.passed.get(node).copied().unwrap_or_default();
-                if node != self.local && passed < *applied {
-                    lacks.insert(node.clone(), passed.0);
-                }
-            }
-            let confirmed = self.view_source(&ours)?.others_passed;
-            if confirmed.is_none_or(|confirmed| confirmed < theirs.wal_end) {
-                lacks.insert(self.source_name.to_owned(), confirmed.map_or(0, |lsn| lsn.0));
-            }
-            // Who sends nothing now is not waited for.
-            let is_hopeless = lacks.keys().all(|node| {
-                node == self.failed
-                    || ours.halted.contains(node)
-                    || !ours.passed.contains_key(node)
-                    || self.stuck.contains(node)
-            });
-            if is_hopeless || patience.is_over(&lacks) {
-                return Ok(lacks.into_keys().collect());
-            }
-            latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
-            interrupts::check();
-        }
-    }
-
     /// None: the source does not show them, which is counted.
     fn rows_of_source(
         &mut self,
@@ -520,25 +439,5 @@ impl Reconciler<'_> {
             take(&mut rows, &columns, answer, &self.own_origins, self.local);
         }
         rows
-    }
-}
-
-/// Waits as long as something moves.
-struct Patience {
-    last: BTreeMap<String, u64>,
-    moved_at: Instant,
-}
-
-impl Patience {
-    fn new() -> Patience {
-        Patience { last: BTreeMap::new(), moved_at: Instant::now() }
-    }
-
-    fn is_over(&mut self, now: &BTreeMap<String, u64>) -> bool {
-        if self.last != *now {
-            self.last = now.clone();
-            self.moved_at = Instant::now();
-        }
-        self.moved_at.elapsed() >= 2 * guc::peer_timeout()
     }
 }

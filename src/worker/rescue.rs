@@ -22,9 +22,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
-use crate::reconcile;
-use crate::reconcile::moves::MoveReader;
-use crate::reconcile::run::{Counts, Reconciler};
+use crate::reconcile::run::Counts;
 use crate::reconcile::touched::Touched;
 use crate::recover::error::RecoverError;
 use crate::recover::prove::prove;
@@ -35,7 +33,6 @@ use crate::shmem::{self, RescueEntry};
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
 
 thread_local! {
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
@@ -44,7 +41,7 @@ thread_local! {
 }
 
 /// Why an attempt has ended before the recovery was finished.
-enum Trouble {
+pub(super) enum Trouble {
     /// By our own judgement, or the source's.
     Recover(RecoverError),
     /// An ERROR while applying.
@@ -59,11 +56,8 @@ impl<E: Into<RecoverError>> From<E> for Trouble {
     }
 }
 
-/// Attempts to reconcile that fail, before the recovery ends without: what is left then is no reason to hold it.
-const RECONCILE_ATTEMPTS: u32 = 4;
-
-struct Rescue {
-    index: usize,
+pub(super) struct Rescue {
+    pub(super) index: usize,
     /// What this attempt has done and no checkpoint has counted yet.
     done: Totals,
 }
@@ -129,7 +123,7 @@ fn on_exit() {
     latch::wake(manager);
 }
 
-fn with_entry(index: usize, change: impl FnOnce(&mut RescueEntry)) {
+pub(super) fn with_entry(index: usize, change: impl FnOnce(&mut RescueEntry)) {
     change(&mut shmem::lock().databases()[index].rescue);
 }
 
@@ -147,136 +141,6 @@ impl Rescue {
             (position, self.reconcile(intent, apply_as, &mut touched)?)
         };
         self.finish(intent, position, counts)
-    }
-
-    /// An earlier attempt has replayed all. What it touched is read again; where that is not to be had any more, the
-    /// recovery ends without.
-    fn collect_and_reconcile(&mut self, intent: &Intent, target: &TargetFacts) -> Result<Option<Counts>, Trouble> {
-        let collected = interrupts::catch(|| self.collect(intent, target));
-        let outcome = match collected {
-            Ok(Ok((apply_as, mut touched))) => self.reconcile(intent, apply_as, &mut touched),
-            Ok(Err(trouble)) => Err(trouble),
-            Err(report) => {
-                transaction::abort_current();
-                Err(Trouble::Raised { report, relation: None, origin_lsn: None })
-            }
-        };
-        process::keep_books();
-        let mut failures = 0;
-        with_entry(self.index, |entry| failures = entry.failures);
-        match outcome {
-            Err(trouble @ (Trouble::Recover(_) | Trouble::Raised { .. })) if failures + 1 >= RECONCILE_ATTEMPTS => {
-                let (failure, message) = failure_of(trouble);
-                pgrx::warning!(
-                    "the rows that the recovery of node \"{}\" has touched are not compared with those of node \"{}\": {} \
-                     (SQLSTATE {}) {message}",
-                    intent.request.failed,
-                    intent.request.source,
-                    failure.reason,
-                    failure.sqlstate
-                );
-                Ok(None)
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// Streams what was replayed once more, for the rows that it has touched.
-    fn collect(&mut self, intent: &Intent, target: &TargetFacts) -> Result<(ApplyAs, Touched), Trouble> {
-        let request = &intent.request;
-        let (Some(checkpoint), Some(clone)) = (&intent.checkpoint, intent.clone_name()) else {
-            return Err(Trouble::MustStop);
-        };
-        process::report_activity("collecting what was touched");
-        let route = transaction::run(|| route_to(&request.source))?;
-        let mut source = Source::open(&request.source, &route)?;
-        source.clone_facts(clone)?;
-        let facts = source.facts(&request.failed, &target.tables)?;
-        drop(source);
-        process::apply_like_a_replica();
-        let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(target.subscription)) else {
-            return Err(RecoverError::NoSubscription { failed: request.failed.clone() }.into());
-        };
-        let (from, stop) = (touched_from(intent, checkpoint.skip), checkpoint.stop);
-        let setting = setting_of(intent, target, apply_as);
-        let mut collector = Applier::collector(setting, from, intent.skips.clone());
-        let settings = plugin_settings(intent, &facts, from, stop);
-        let mut stream = Stream::open(&route, clone, &settings, guc::peer_timeout()).map_err(|e| remote(intent, e))?;
-        let index = self.index;
-        let is_complete = |collector: &Applier| collector.is_over() || collector.seen() >= stop;
-        let ended =
-            stream.run(&mut collector, facts.until, is_complete, |_| goes_on(index)).map_err(|e| remote(intent, e))?;
-        match ended {
-            Ended::Stopped => Err(Trouble::MustStop),
-            Ended::Complete => Ok((apply_as, collector.touched)),
-        }
-    }
-
-    /// Brings the rows that were touched to what they would be, had nothing come late. None: there was nothing to compare.
-    fn reconcile(
-        &mut self,
-        intent: &Intent,
-        apply_as: ApplyAs,
-        touched: &mut Touched,
-    ) -> Result<Option<Counts>, Trouble> {
-        self.write(|journal, done| {
-            let range = (OriginLsn::ZERO, OriginLsn::ZERO);
-            Ok(journal.checkpoint(intent.id, Phase::Reconciling, range, done, Timestamp::now().0)?)
-        })?;
-        failpoint::hit(names::RESCUE_RECONCILING);
-        if touched.count() == 0 {
-            return Ok(None);
-        }
-        process::report_activity("reconciling");
-        let request = &intent.request;
-        let route = transaction::run(|| route_to(&request.source))?;
-        let mut reconciler = Reconciler {
-            source: Source::open(&request.source, &route)?,
-            source_name: &request.source,
-            local: &request.target,
-            failed: &request.failed,
-            since: intent.since_transaction,
-            apply_as,
-            origins: HashMap::new(),
-            own_origins: HashMap::new(),
-            tables: HashMap::new(),
-            errors: HashMap::new(),
-            stuck: HashSet::new(),
-            counts: Counts::default(),
-            may_have_moved: false,
-        };
-        reconcile::write::begin_writing();
-        let index = self.index;
-        let outcome = interrupts::catch(|| {
-            with_entry(index, |entry| entry.touched = touched.count());
-            let goes_on = |counts: &Counts| {
-                with_entry(index, |entry| entry.compared = counts.compared + counts.unjudged());
-                goes_on(index)
-            };
-            if !reconciler.run(touched, goes_on)? {
-                return Ok::<_, RecoverError>(false);
-            }
-            if !reconciler.may_have_moved {
-                return Ok(true);
-            }
-            let mut reader = MoveReader::new(touched);
-            if follow_moves(intent, &route, &mut reader, index)? == Ended::Stopped {
-                return Ok(false);
-            }
-            with_entry(index, |entry| entry.touched += reader.moved.count());
-            reconciler.run(&mut reader.moved, goes_on)
-        });
-        if outcome.is_err() {
-            origin::forget_stamp();
-            transaction::abort_current();
-        }
-        reconcile::write::end_writing();
-        match outcome {
-            Err(report) => Err(Trouble::Raised { report, relation: None, origin_lsn: None }),
-            Ok(Err(error)) => Err(error.into()),
-            Ok(Ok(false)) => Err(Trouble::MustStop),
-            Ok(Ok(true)) => Ok(Some(reconciler.counts)),
-        }
     }
 
     /// Everything up to the origin's final position. Nothing is changed here before the source has been found in order.
@@ -476,7 +340,10 @@ impl Rescue {
     }
 
     /// Changes the journal, and gives it what was done since it was last told.
-    fn write(&mut self, change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>) -> Result<(), RecoverError> {
+    pub(super) fn write(
+        &mut self,
+        change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
+    ) -> Result<(), RecoverError> {
         let done = self.done.clone();
         // Somebody may hold the label's lock, or a subscription's: the wait is bounded, and tried again.
         loop {
@@ -538,35 +405,19 @@ fn forget_dsn(journal: &Journal, id: IntentId) -> Result<(), RecoverError> {
     }
 }
 
-/// Streams the changes of keys that the source has seen since its clone begins.
-fn follow_moves(intent: &Intent, route: &Route, reader: &mut MoveReader, index: usize) -> Result<Ended, RecoverError> {
-    let request = &intent.request;
-    let target = transaction::run(|| target::look(&request.failed))?;
-    let facts = Source::open(&request.source, route)?.facts(&request.failed, &target.tables)?;
-    // The first attempt has made the clone after its intent was read.
-    let clone =
-        transaction::run(|| storage::read().intent(intent.id).and_then(|now| now.clone_name().map(str::to_owned)));
-    let clone = clone.unwrap_or_default();
-    let mut settings = plugin_settings(intent, &facts, OriginLsn::ZERO, OriginLsn::INFINITY).to_vec();
-    settings.push(("spock.rescue_key_changes", "on".to_owned()));
-    let mut stream =
-        Stream::open(route, &clone, &settings, guc::peer_timeout()).map_err(|error| remote(intent, error))?;
-    stream.run(reader, facts.until, |_| false, |_| goes_on(index)).map_err(|error| remote(intent, error))
-}
-
 /// Nobody has asked the recovery to stop.
-fn goes_on(index: usize) -> bool {
+pub(super) fn goes_on(index: usize) -> bool {
     let mut goes_on = true;
     with_entry(index, |entry| goes_on = !entry.must_stop);
     goes_on
 }
 
 /// Where what is to be compared begins: earlier recoveries may have been aborted, for another source to go on.
-fn touched_from(intent: &Intent, skip: OriginLsn) -> OriginLsn {
+pub(super) fn touched_from(intent: &Intent, skip: OriginLsn) -> OriginLsn {
     intent.touched_from.map_or(skip, |from| from.min(skip))
 }
 
-fn plugin_settings(
+pub(super) fn plugin_settings(
     intent: &Intent,
     facts: &SourceFacts,
     skip: OriginLsn,
@@ -581,7 +432,7 @@ fn plugin_settings(
     ]
 }
 
-fn setting_of(intent: &Intent, target: &TargetFacts, apply_as: ApplyAs) -> Setting {
+pub(super) fn setting_of(intent: &Intent, target: &TargetFacts, apply_as: ApplyAs) -> Setting {
     Setting {
         apply_as,
         origin_id: target.origin_id,
@@ -605,13 +456,13 @@ fn show_counts(entry: &mut RescueEntry, totals: &Totals) {
     entry.conflicts = totals.conflicts;
 }
 
-fn remote(intent: &Intent, error: crate::remote::connection::RemoteError) -> RecoverError {
+pub(super) fn remote(intent: &Intent, error: crate::remote::connection::RemoteError) -> RecoverError {
     RecoverError::Remote { source_node: intent.request.source.clone(), error }
 }
 
 /// What is written down of a failure, and what the log says beside it: the server's message may quote a row's value, and
 /// the label can be read by everybody.
-fn failure_of(trouble: Trouble) -> (Failure, String) {
+pub(super) fn failure_of(trouble: Trouble) -> (Failure, String) {
     let at = Timestamp::now().0;
     match trouble {
         Trouble::Recover(error) => {
