@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # The multi-node tests SOAK_ROUNDS times (5) on each wanted major, with longer histories of random kills (SOAK_KILLS, 100) and
-# larger transactions (SOAK_ROWS, 1000000 rows), to catch what fails now and then. SOAK_SEED repeats the moments of a round.
+# larger transactions (SOAK_ROWS, 1000000 rows), to catch what fails now and then. SOAK_SEED repeats the moments of a round,
+# SEEDS=100-199 plays those random histories.
 # Reports each round; fails if one failed.
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
 ROUNDS=${SOAK_ROUNDS:-5}
 export SOAK_KILLS=${SOAK_KILLS:-100}
+# Random histories: one seed or a range.
+[ -z "${SEEDS:-}" ] || export CONVERGENCE_SEEDS=$SEEDS
 export SOAK_ROWS=${SOAK_ROWS:-1000000}
 export MULTINODE_LIMIT=${MULTINODE_LIMIT:-120m}
 case $ROUNDS in '' | *[!0-9]* | 0) die "SOAK_ROUNDS=$ROUNDS is no number of rounds" ;; esac
