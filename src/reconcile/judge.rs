@@ -27,11 +27,13 @@ pub struct Found {
 }
 
 impl Found {
-    /// The columns that differ from the other's, and that its node may never have been sent.
+    /// The columns that differ from the other's, and that an UPDATE may not have sent: where its author kept them out of
+    /// line, and left them alone, each other node kept what it had.
     pub fn unsent(&self, other: &Found) -> Vec<usize> {
         let differs = |index: &usize| self.values.get(*index) != other.values.get(*index);
+        let is_out_of_line = |found: &Found, index: usize| found.out_of_line.get(index).copied().unwrap_or(true);
         (0..self.values.len())
-            .filter(|index| differs(index) && self.out_of_line.get(*index).is_none_or(|is_out_of_line| *is_out_of_line))
+            .filter(|index| differs(index) && (is_out_of_line(self, *index) || is_out_of_line(other, *index)))
             .collect()
     }
 
@@ -192,7 +194,8 @@ mod tests {
     #[test]
     fn of_the_same_version_only_what_may_not_have_been_sent_is_brought() {
         let replay = Replay { failed: "n1", since: 1_000 };
-        let target = found(Some((10, "n3")), "b");
+        let mut target = found(Some((10, "n3")), "b");
+        target.out_of_line = vec![false, false];
         let mut source = found(Some((10, "n3")), "a");
         for (out_of_line, expected) in
             [(vec![false, true], Verdict::Update), (vec![true, false], Verdict::Settled), (vec![], Verdict::Update)]
@@ -201,6 +204,9 @@ mod tests {
             assert_eq!(judge(Some(&source), Some(&target), replay), expected, "{:?}", source.out_of_line);
         }
         source.out_of_line = vec![false, true];
+        assert_eq!(source.unsent(&target), [1]);
+        // The target has written it, and kept it out of line.
+        (source.out_of_line, target.out_of_line) = (vec![false, false], vec![false, true]);
         assert_eq!(source.unsent(&target), [1]);
     }
 

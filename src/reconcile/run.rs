@@ -95,6 +95,8 @@ pub struct Reconciler<'a> {
     pub errors: HashMap<String, i64>,
     /// The nodes of which it could not apply something since.
     pub stuck: HashSet<String>,
+    /// Rows of the replay that were taken away for what a node's INSERT was thought to bring.
+    pub removed: HashMap<(u32, KeyText), Found>,
     pub counts: Counts,
     /// The source has something else than the failed node's version of a row, or nothing: others may have given it another
     /// key.
@@ -163,7 +165,7 @@ impl Reconciler<'_> {
         let texts: Vec<KeyText> = keys.iter().filter_map(text_of).collect();
         self.counts.leave(Why::NotComparable, keys.len() - texts.len());
         let Some(source) = self.rows_of_source(touched, relation, &texts, false)? else { return Ok(()) };
-        let target = self.rows_of_target(touched, relation, &texts);
+        let target = self.rows_of_target(touched, relation, &texts, false);
         let mut found: BTreeSet<&KeyText> = source.keys().collect();
         found.extend(target.keys());
         // Both have nothing of the others.
@@ -202,7 +204,7 @@ impl Reconciler<'_> {
             }
             let mut target: HashMap<u32, Rows> = HashMap::new();
             for (relation, keys) in &relations {
-                target.insert(*relation, self.rows_of_target(touched, *relation, keys));
+                target.insert(*relation, self.rows_of_target(touched, *relation, keys, true));
             }
             // After the rows: all that made them what they are is within.
             let ours = self.view_target()?;
@@ -251,17 +253,26 @@ impl Reconciler<'_> {
                 if is_stuck {
                     // What comes from that node is an INSERT for which what came late leaves no room. It is judged again
                     // when that has come.
-                    self.bring(touched, &difference, Verdict::Delete, None, target.as_ref(), &theirs)?;
+                    let did =
+                        self.bring(touched, &difference, Verdict::Delete, (None, target.as_ref()), &theirs, false)?;
+                    if let (Did::Written, Some(target)) = (did, target) {
+                        self.removed.insert((difference.relation, difference.key.clone()), target);
+                    }
                     open.push(difference);
                     continue;
                 }
                 match (lacks, verdict) {
-                    (Some(why), _) => self.counts.leave(why, 1),
+                    // The later version is the target's: nothing that is still to come bears on that.
+                    (_, Verdict::Keep) | (None, Verdict::Settled) => self.counts.compared += 1,
+                    (Some(why), _) => {
+                        self.counts.leave(why, 1);
+                        self.put_back(touched, &difference, target.as_ref(), &theirs)?;
+                    }
                     (None, Verdict::OfUnknownAge) => self.counts.leave(Why::UnknownAge, 1),
-                    (None, Verdict::Settled | Verdict::Keep) => self.counts.compared += 1,
                     (None, Verdict::Insert | Verdict::Update | Verdict::Delete) => {
+                        let rows = (source.as_ref(), target.as_ref());
                         let did =
-                            self.bring(touched, &difference, verdict, source.as_ref(), target.as_ref(), &theirs)?;
+                            self.bring(touched, &difference, verdict, rows, &theirs, verdict == Verdict::Insert)?;
                         match did {
                             Did::Again => open.push(difference),
                             Did::Refused => self.counts.leave(Why::Refused, 1),
@@ -280,6 +291,25 @@ impl Reconciler<'_> {
             untrusted_user::leave_session();
         }
         self.counts.leave(Why::Busy, open.len());
+        let theirs = View::default();
+        for difference in open {
+            self.put_back(touched, &difference, None, &theirs)?;
+        }
+        Ok(())
+    }
+
+    /// What was taken away for an INSERT that has not come after all.
+    fn put_back(
+        &mut self,
+        touched: &Touched,
+        difference: &Difference,
+        target: Option<&Found>,
+        theirs: &View,
+    ) -> Result<(), RecoverError> {
+        let removed = self.removed.remove(&(difference.relation, difference.key.clone()));
+        if let (Some(removed), None) = (removed, target) {
+            self.bring(touched, difference, Verdict::Insert, (Some(&removed), None), theirs, false)?;
+        }
         Ok(())
     }
 
@@ -327,15 +357,16 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Writes one row, in a transaction of its own with the time of the source's commit.
+    /// Writes one row, in a transaction of its own with the time of the source's commit. `must_look_again`: the source is asked
+    /// whether it still has that version, once ours is in place.
     fn bring(
         &mut self,
         touched: &Touched,
         difference: &Difference,
         verdict: Verdict,
-        source: Option<&Found>,
-        target: Option<&Found>,
+        (source, target): (Option<&Found>, Option<&Found>),
         theirs: &View,
+        must_look_again: bool,
     ) -> Result<Did, RecoverError> {
         let relation = difference.relation;
         let Some(values) = source.or(target).map(|found| found.values.as_slice()) else { return Ok(Did::Again) };
@@ -345,6 +376,8 @@ impl Reconciler<'_> {
         let unsent = source.zip(target).filter(|(source, target)| source.is_version_of(target));
         let columns = unsent.map(|(source, target)| source.unsent(target));
         let written = interrupts::catch(|| {
+            // One that was not committed has left it.
+            origin::take_up();
             transaction::begin_if_none();
             transaction::step(|| write(relation, apply_as, verdict, values, columns.as_deref(), &key, before))
         });
@@ -368,7 +401,7 @@ impl Reconciler<'_> {
                 }
             }
         };
-        if did == Did::Written && verdict == Verdict::Insert {
+        if did == Did::Written && must_look_again {
             let again = self.rows_of_source(touched, relation, std::slice::from_ref(&difference.key), false);
             let now = match again {
                 Ok(rows) => rows.and_then(|mut rows| rows.remove(&difference.key).flatten()),
@@ -431,11 +464,11 @@ impl Reconciler<'_> {
         Ok(Some(rows))
     }
 
-    fn rows_of_target(&mut self, touched: &Touched, relation: u32, keys: &[KeyText]) -> Rows {
+    fn rows_of_target(&mut self, touched: &Touched, relation: u32, keys: &[KeyText], with_storage: bool) -> Rows {
         let mut rows = Rows::new();
         let Some(columns) = columns_of(touched, relation) else { return rows };
         for keys in keys.chunks(CHUNK) {
-            let answer = transaction::run(|| spi_text::rows(&question(&columns, keys, false)));
+            let answer = transaction::run(|| spi_text::rows(&question(&columns, keys, with_storage)));
             take(&mut rows, &columns, answer, &self.own_origins, self.local);
         }
         rows

@@ -30,8 +30,9 @@ pub struct View {
     pub others_passed: Option<OriginLsn>,
     /// How often it could not apply what came from a node.
     pub errors: HashMap<String, i64>,
-    /// Nodes from which it does not receive now, for the subscription is disabled or nobody answers.
-    pub halted: Vec<String>,
+    /// Nodes from which it does not receive, for the subscription is disabled; and those that do not answer now.
+    pub disabled: Vec<String>,
+    pub silent: Vec<String>,
 }
 
 /// This node. `source_slot`: the slot here that the source receives by. Needs a transaction with a snapshot.
@@ -53,8 +54,10 @@ pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
     for subscription in NativeProvider.subscriptions()? {
         let Some((node, _)) = &subscription.origin else { continue };
         view.errors.insert(node.to_string(), errors_of(subscription.id)?);
-        if !subscription.is_enabled || facts::known_to_be_silent(node.as_str())?.is_some() {
-            view.halted.push(node.to_string());
+        if !subscription.is_enabled {
+            view.disabled.push(node.to_string());
+        } else if facts::known_to_be_silent(node.as_str())?.is_some() {
+            view.silent.push(node.to_string());
         }
     }
     if let Some(slot) = source_slot {
@@ -88,8 +91,13 @@ pub fn tables() -> Result<HashMap<String, HashSet<u32>>, RecoverError> {
     Ok(tables)
 }
 
+/// How often a row stood in the way of what came; before 18 any error counts.
 fn errors_of(subscription: Oid) -> Result<i64, RecoverError> {
+    #[cfg(feature = "pg17")]
     let question = "SELECT apply_error_count FROM pg_catalog.pg_stat_get_subscription_stats($1)";
+    #[cfg(feature = "pg18")]
+    let question = "SELECT confl_insert_exists + confl_update_exists + confl_multiple_unique_conflicts
+                      FROM pg_catalog.pg_stat_get_subscription_stats($1)";
     Ok(Spi::get_one_with_args(question, &[subscription.into()])?.unwrap_or(0))
 }
 
@@ -110,7 +118,7 @@ pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View,
         view.slots.extend(source.read(row.optional::<String>(4))?.map(|slot| (node.clone(), slot)));
         view.origins.insert(origin, node.clone());
         if source.read(row.value::<i32>(5))? == 0 {
-            view.halted.push(node.clone());
+            view.disabled.push(node.clone());
         }
         view.applied.insert(node.clone(), applied);
         view.passed.insert(node, applied.max(passed));

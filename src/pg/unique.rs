@@ -1,0 +1,142 @@
+//! What stands in the way of a row by a unique index (executor/executor.h).
+
+use super::executor::{Change, Leaf, Row};
+use super::{compat, guarded, interrupts, logicalrep};
+use pgrx::pg_sys::{self, Oid};
+
+/// A row that has a key which another is to have.
+#[derive(Clone, Copy)]
+pub struct InTheWay {
+    pub row: Row,
+    /// The unique index that says so.
+    pub index: Oid,
+}
+
+impl Change {
+    /// The rows that stand in the way of a new one by a unique index, locked, each once. `own`: the row that the new one is
+    /// to replace, which is in nobody's way. Deferrable constraints are left to core.
+    pub fn rows_in_the_way(&mut self, leaf: &Leaf, row: Row, own: Option<Row>) -> Vec<InTheWay> {
+        // SAFETY: the leaf's indexes are open; index descriptors and infos are parallel arrays.
+        unsafe {
+            let info = leaf.info;
+            let mut found: Vec<(pg_sys::ItemPointerData, InTheWay)> = Vec::new();
+            let own_place = own.map(|own| {
+                pg_sys::slot_getallattrs(own.0);
+                (*own.0).tts_tid
+            });
+            for place in 0..(*info).ri_NumIndices as usize {
+                let index = *(*info).ri_IndexRelationDescs.add(place);
+                let index_info = *(*info).ri_IndexRelationInfo.add(place);
+                let is_judged = (*index_info).ii_Unique && (*(*index).rd_index).indimmediate;
+                if !is_judged || own.is_some_and(|own| has_same_key(index_info, own, row)) {
+                    continue;
+                }
+                if (*index_info).ii_UniqueOps.is_null() {
+                    let previous = pg_sys::MemoryContextSwitchTo((*self.estate).es_query_cxt);
+                    pg_sys::BuildSpeculativeIndexInfo(index, index_info);
+                    pg_sys::MemoryContextSwitchTo(previous);
+                }
+                let index = (*index).rd_id;
+                let one = pg_sys::lappend_oid(std::ptr::null_mut(), index);
+                // A row that goes while it is being locked is looked for again: another may have taken its place.
+                while let Some(place) = self.conflict(info, row, one) {
+                    let is_known = found.iter().any(|(known, _)| same_place(known, &place));
+                    if is_known || own_place.is_some_and(|own| same_place(&own, &place)) {
+                        break;
+                    }
+                    if let Some(row) = self.lock(info, place) {
+                        found.push((place, InTheWay { row, index }));
+                        break;
+                    }
+                    interrupts::check();
+                }
+            }
+            found.into_iter().map(|(_, in_the_way)| in_the_way).collect()
+        }
+    }
+
+    /// Whether one of them stands in the way by the key that identifies rows.
+    pub fn has_identity_of(&self, leaf: &Leaf, in_the_way: &[InTheWay]) -> bool {
+        // SAFETY: an open table.
+        let identity = unsafe { logicalrep::identity_of(leaf.table()) };
+        in_the_way.iter().any(|other| other.index == identity)
+    }
+
+    unsafe fn conflict(
+        &mut self,
+        info: *mut pg_sys::ResultRelInfo,
+        row: Row,
+        indexes: *mut pg_sys::List,
+    ) -> Option<pg_sys::ItemPointerData> {
+        let mut place = pg_sys::ItemPointerData::default();
+        // SAFETY: the caller's promise: unique indexes that are open and prepared.
+        let is_free = unsafe { compat::exec_check_index_constraints(info, row.0, self.estate, &mut place, indexes) };
+        (!is_free).then_some(place)
+    }
+
+    unsafe fn lock(&mut self, info: *mut pg_sys::ResultRelInfo, mut place: pg_sys::ItemPointerData) -> Option<Row> {
+        // SAFETY: an open table and a row of it; the snapshot is popped on every path that does not unwind.
+        unsafe {
+            let table = (*info).ri_RelationDesc;
+            let slot = pg_sys::table_slot_create(table, &mut (*self.estate).es_tupleTable);
+            let mut failure = pg_sys::TM_FailureData::default();
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+            let result = pg_sys::table_tuple_lock(
+                table,
+                &mut place,
+                pg_sys::GetActiveSnapshot(),
+                slot,
+                pg_sys::GetCurrentCommandId(false),
+                pg_sys::LockTupleMode::LockTupleExclusive,
+                pg_sys::LockWaitPolicy::LockWaitBlock,
+                0,
+                &mut failure,
+            );
+            pg_sys::PopActiveSnapshot();
+            (result == pg_sys::TM_Result::TM_Ok).then_some(Row(slot))
+        }
+    }
+}
+
+/// Whether an update leaves a row's key in the index as it was.
+unsafe fn has_same_key(index: *mut pg_sys::IndexInfo, old: Row, new: Row) -> bool {
+    // SAFETY: the caller's promise: an index of the rows' table, and rows that are taken apart.
+    unsafe {
+        // What an expression or a predicate makes of the row is not looked into.
+        (*index).ii_Expressions.is_null()
+            && (*index).ii_Predicate.is_null()
+            && (0..(*index).ii_NumIndexKeyAttrs as usize)
+                .all(|key| is_same_value(old, new, (*index).ii_IndexAttrNumbers[key]))
+    }
+}
+
+fn same_place(one: &pg_sys::ItemPointerData, other: &pg_sys::ItemPointerData) -> bool {
+    (one.ip_blkid.bi_hi, one.ip_blkid.bi_lo, one.ip_posid)
+        == (other.ip_blkid.bi_hi, other.ip_blkid.bi_lo, other.ip_posid)
+}
+
+unsafe extern "C-unwind" {
+    fn datum_image_eq(one: pg_sys::Datum, other: pg_sys::Datum, by_value: bool, length: core::ffi::c_int) -> bool;
+}
+
+/// Whether two rows of a table have the same bytes in a column, by its number from 1. Both rows are taken apart.
+///
+/// # Safety
+/// Rows of the same table, whose attributes are there.
+unsafe fn is_same_value(one: Row, other: Row, column: i16) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let attribute = compat::attribute((*one.0).tts_tupleDescriptor, i32::from(column) - 1);
+        let at = |row: Row| {
+            let index = column as usize - 1;
+            (*(*row.0).tts_values.add(index), *(*row.0).tts_isnull.add(index))
+        };
+        match (at(one), at(other)) {
+            ((_, true), (_, true)) => true,
+            ((one, false), (other, false)) => {
+                guarded!(datum_image_eq(one, other, (*attribute).attbyval, i32::from((*attribute).attlen)))
+            }
+            _ => false,
+        }
+    }
+}

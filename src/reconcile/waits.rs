@@ -1,0 +1,116 @@
+//! Until each of the two nodes has passed what the other had: before that nothing is judged.
+
+use super::run::Reconciler;
+use super::views::{self, View};
+use crate::guc;
+use crate::pg::latch::{self, WaitEvent};
+use crate::pg::{interrupts, transaction};
+use crate::recover::error::RecoverError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// So long nothing of a node that answers may move: its changes cannot be applied, or a transaction is long.
+const STANDSTILL: Duration = Duration::from_secs(60);
+
+/// Between two looks at how far the nodes are.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+impl Reconciler<'_> {
+    pub(super) fn view_target(&mut self) -> Result<View, RecoverError> {
+        let view = transaction::run(|| views::of_target(None))?;
+        self.own_origins.clone_from(&view.origins);
+        Ok(view)
+    }
+
+    pub(super) fn view_source(&mut self, ours: &View) -> Result<View, RecoverError> {
+        let view = views::of_source(&mut self.source, ours.slots.get(self.source_name).map(String::as_str))?;
+        self.origins.clone_from(&view.origins);
+        Ok(view)
+    }
+
+    /// Waits until the source has passed what the target had, with the target's own changes or without; of whom it does not,
+    /// where it gets no further.
+    pub(super) fn wait_for_source(&mut self, ours: &View, with_own: bool) -> Result<BTreeSet<String>, RecoverError> {
+        let mut patience = Patience::new();
+        loop {
+            let theirs = self.view_source(ours)?;
+            let slot = theirs.slots.get(self.local).map(String::as_str);
+            let now = transaction::run(|| views::of_target(slot))?;
+            let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
+            for (node, applied) in &ours.applied {
+                let is_asked = node != self.failed && node != self.source_name;
+                if let Some(passed) = theirs.passed.get(node).filter(|passed| is_asked && *passed < applied) {
+                    lacks.insert(node.clone(), passed.0);
+                }
+            }
+            if with_own && now.others_passed.is_none_or(|passed| passed < ours.wal_end) {
+                lacks.insert(self.local.to_owned(), now.others_passed.map_or(0, |lsn| lsn.0));
+            }
+            // What is disabled is not waited for, nor a source that does not receive from here.
+            let is_hopeless = lacks.keys().all(|node| {
+                now.disabled.contains(node) || theirs.disabled.contains(node) || (node == self.local && slot.is_none())
+            });
+            if is_hopeless || patience.is_over(&lacks, &now.silent) {
+                return Ok(lacks.into_keys().collect());
+            }
+            latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
+            interrupts::check();
+        }
+    }
+
+    /// Waits until the target has passed what the source had; of whom it does not, where it gets no further.
+    pub(super) fn wait_for_target(&mut self, theirs: &View) -> Result<BTreeSet<String>, RecoverError> {
+        let mut patience = Patience::new();
+        loop {
+            let ours = self.view_target()?;
+            let before = |node: &String| self.errors.get(node).copied().unwrap_or(0);
+            self.stuck =
+                ours.errors.iter().filter(|(node, now)| **now > before(node)).map(|(node, _)| node.clone()).collect();
+            let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
+            for (node, applied) in &theirs.applied {
+                let passed = ours.passed.get(node).copied().unwrap_or_default();
+                if node != self.local && passed < *applied {
+                    lacks.insert(node.clone(), passed.0);
+                }
+            }
+            let confirmed = self.view_source(&ours)?.others_passed;
+            if confirmed.is_none_or(|confirmed| confirmed < theirs.wal_end) {
+                lacks.insert(self.source_name.to_owned(), confirmed.map_or(0, |lsn| lsn.0));
+            }
+            let is_hopeless = lacks.keys().all(|node| {
+                node == self.failed
+                    || ours.disabled.contains(node)
+                    || !ours.passed.contains_key(node)
+                    || self.stuck.contains(node)
+            });
+            if is_hopeless || patience.is_over(&lacks, &ours.silent) {
+                return Ok(lacks.into_keys().collect());
+            }
+            latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
+            interrupts::check();
+        }
+    }
+}
+
+/// Waits as long as something moves.
+struct Patience {
+    last: BTreeMap<String, u64>,
+    moved_at: Instant,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { last: BTreeMap::new(), moved_at: Instant::now() }
+    }
+
+    fn is_over(&mut self, now: &BTreeMap<String, u64>, silent: &[String]) -> bool {
+        if self.last != *now {
+            self.last = now.clone();
+            self.moved_at = Instant::now();
+        }
+        // One that does not answer may be starting again; one that does is slow.
+        let all_are_silent = now.keys().all(|node| silent.contains(node));
+        let limit = if all_are_silent { 2 * guc::peer_timeout() } else { STANDSTILL };
+        self.moved_at.elapsed() >= limit
+    }
+}

@@ -1,0 +1,181 @@
+//! The last part of a rescue: the rows that it has touched are made good (src/reconcile), by the attempt that has replayed
+//! them or by a later one, which collects them again.
+
+use super::rescue::{
+    Rescue, Trouble, failure_of, goes_on, plugin_settings, remote, setting_of, touched_from, with_entry,
+};
+use crate::apply::stream::{Ended, Stream};
+use crate::apply::transaction::Applier;
+use crate::failpoint::{self, names};
+use crate::guc;
+use crate::intent::document::{Intent, Phase};
+use crate::intent::storage;
+use crate::lsn::OriginLsn;
+use crate::node::provider::Route;
+use crate::pg::clock::Timestamp;
+use crate::pg::logicalrep::ApplyAs;
+use crate::pg::{interrupts, logicalrep, origin, process, transaction};
+use crate::reconcile;
+use crate::reconcile::moves::MoveReader;
+use crate::reconcile::run::{Counts, Reconciler};
+use crate::reconcile::touched::Touched;
+use crate::recover::error::RecoverError;
+use crate::recover::source::{Source, route_to};
+use crate::recover::target::{self, TargetFacts};
+use std::collections::{HashMap, HashSet};
+
+/// Attempts to reconcile that fail, before the recovery ends without: what is left then is no reason to hold it.
+const RECONCILE_ATTEMPTS: u32 = 4;
+
+impl Rescue {
+    /// An earlier attempt has replayed all. What it touched is read again; where that is not to be had any more, the
+    /// recovery ends without.
+    pub(super) fn collect_and_reconcile(
+        &mut self,
+        intent: &Intent,
+        target: &TargetFacts,
+    ) -> Result<Option<Counts>, Trouble> {
+        let collected = interrupts::catch(|| self.collect(intent, target));
+        let outcome = match collected {
+            Ok(Ok((apply_as, mut touched))) => self.reconcile(intent, apply_as, &mut touched),
+            Ok(Err(trouble)) => Err(trouble),
+            Err(report) => {
+                transaction::abort_current();
+                Err(Trouble::Raised { report, relation: None, origin_lsn: None })
+            }
+        };
+        process::keep_books();
+        let mut failures = 0;
+        with_entry(self.index, |entry| failures = entry.failures);
+        match outcome {
+            Err(trouble @ (Trouble::Recover(_) | Trouble::Raised { .. })) if failures + 1 >= RECONCILE_ATTEMPTS => {
+                let (failure, message) = failure_of(trouble);
+                pgrx::warning!(
+                    "the rows that the recovery of node \"{}\" has touched are not compared with those of node \"{}\": {} \
+                     (SQLSTATE {}) {message}",
+                    intent.request.failed,
+                    intent.request.source,
+                    failure.reason,
+                    failure.sqlstate
+                );
+                Ok(None)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Streams what was replayed once more, for the rows that it has touched.
+    fn collect(&mut self, intent: &Intent, target: &TargetFacts) -> Result<(ApplyAs, Touched), Trouble> {
+        let request = &intent.request;
+        let (Some(checkpoint), Some(clone)) = (&intent.checkpoint, intent.clone_name()) else {
+            return Err(Trouble::MustStop);
+        };
+        process::report_activity("collecting what was touched");
+        let route = transaction::run(|| route_to(&request.source))?;
+        let mut source = Source::open(&request.source, &route)?;
+        source.clone_facts(clone)?;
+        let facts = source.facts(&request.failed, &target.tables)?;
+        drop(source);
+        process::apply_like_a_replica();
+        let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(target.subscription)) else {
+            return Err(RecoverError::NoSubscription { failed: request.failed.clone() }.into());
+        };
+        let (from, stop) = (touched_from(intent, checkpoint.skip), checkpoint.stop);
+        let setting = setting_of(intent, target, apply_as);
+        let mut collector = Applier::collector(setting, from, intent.skips.clone());
+        let settings = plugin_settings(intent, &facts, from, stop);
+        let mut stream = Stream::open(&route, clone, &settings, guc::peer_timeout()).map_err(|e| remote(intent, e))?;
+        let index = self.index;
+        let is_complete = |collector: &Applier| collector.is_over() || collector.seen() >= stop;
+        let ended =
+            stream.run(&mut collector, facts.until, is_complete, |_| goes_on(index)).map_err(|e| remote(intent, e))?;
+        match ended {
+            Ended::Stopped => Err(Trouble::MustStop),
+            Ended::Complete => Ok((apply_as, collector.touched)),
+        }
+    }
+
+    /// Brings the rows that were touched to what they would be, had nothing come late. None: there was nothing to compare.
+    pub(super) fn reconcile(
+        &mut self,
+        intent: &Intent,
+        apply_as: ApplyAs,
+        touched: &mut Touched,
+    ) -> Result<Option<Counts>, Trouble> {
+        self.write(|journal, done| {
+            let range = (OriginLsn::ZERO, OriginLsn::ZERO);
+            Ok(journal.checkpoint(intent.id, Phase::Reconciling, range, done, Timestamp::now().0)?)
+        })?;
+        failpoint::hit(names::RESCUE_RECONCILING);
+        if touched.count() == 0 {
+            return Ok(None);
+        }
+        process::report_activity("reconciling");
+        let request = &intent.request;
+        let route = transaction::run(|| route_to(&request.source))?;
+        let mut reconciler = Reconciler {
+            source: Source::open(&request.source, &route)?,
+            source_name: &request.source,
+            local: &request.target,
+            failed: &request.failed,
+            since: intent.since_transaction,
+            apply_as,
+            origins: HashMap::new(),
+            own_origins: HashMap::new(),
+            tables: HashMap::new(),
+            errors: HashMap::new(),
+            stuck: HashSet::new(),
+            removed: HashMap::new(),
+            counts: Counts::default(),
+            may_have_moved: false,
+        };
+        reconcile::write::begin_writing();
+        let index = self.index;
+        let outcome = interrupts::catch(|| {
+            with_entry(index, |entry| entry.touched = touched.count());
+            let goes_on = |counts: &Counts| {
+                with_entry(index, |entry| entry.compared = counts.compared + counts.unjudged());
+                goes_on(index)
+            };
+            if !reconciler.run(touched, goes_on)? {
+                return Ok::<_, RecoverError>(false);
+            }
+            if !reconciler.may_have_moved {
+                return Ok(true);
+            }
+            let mut reader = MoveReader::new(touched);
+            if follow_moves(intent, &route, &mut reader, index)? == Ended::Stopped {
+                return Ok(false);
+            }
+            with_entry(index, |entry| entry.touched += reader.moved.count());
+            reconciler.run(&mut reader.moved, goes_on)
+        });
+        if outcome.is_err() {
+            origin::forget_stamp();
+            transaction::abort_current();
+        }
+        reconcile::write::end_writing();
+        match outcome {
+            Err(report) => Err(Trouble::Raised { report, relation: None, origin_lsn: None }),
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(false)) => Err(Trouble::MustStop),
+            Ok(Ok(true)) => Ok(Some(reconciler.counts)),
+        }
+    }
+}
+
+/// Streams the changes of keys that the source has seen since its clone begins.
+fn follow_moves(intent: &Intent, route: &Route, reader: &mut MoveReader, index: usize) -> Result<Ended, RecoverError> {
+    let request = &intent.request;
+    let target = transaction::run(|| target::look(&request.failed))?;
+    let facts = Source::open(&request.source, route)?.facts(&request.failed, &target.tables)?;
+    // The first attempt has made the clone after its intent was read.
+    let clone =
+        transaction::run(|| storage::read().intent(intent.id).and_then(|now| now.clone_name().map(str::to_owned)));
+    let clone = clone.unwrap_or_default();
+    let mut settings = plugin_settings(intent, &facts, OriginLsn::ZERO, OriginLsn::INFINITY).to_vec();
+    settings.push(("spock.rescue_key_changes", "on".to_owned()));
+    let mut stream =
+        Stream::open(route, &clone, &settings, guc::peer_timeout()).map_err(|error| remote(intent, error))?;
+    stream.run(reader, facts.until, |_| false, |_| goes_on(index)).map_err(|error| remote(intent, error))
+}
