@@ -3,6 +3,7 @@
 //! Both are measured alike: from the command (CALL recover_run, ALTER SUBSCRIPTION ENABLE) until the replication origin of n1
 //! on that node has come to the backlog's last transaction.
 
+use std::ffi::OsStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ const BULK_ROWS: u64 = 10_000;
 
 pub fn small(bench: &Bench) -> Result<Vec<Figure>> {
     let transactions = bench.size(200_000, 20_000);
-    let cluster = start(bench, |node| pgbench_tables(bench, node, 10))?;
+    let cluster = start(bench, |node| pgbench_step(bench, node, "dtp"), |n1| pgbench_step(bench, n1, "g"))?;
     let (mut small, mut decode_limit) = (Figure::new("small"), Figure::new("decode_limit"));
     for pair in 0..bench.pairs() {
         let slot = stream::Slot::create(cluster.node("n3")?, "pgoutput")?;
@@ -97,10 +98,9 @@ fn bulk(
     rows: u64,
     backlog: impl Fn(usize) -> String,
 ) -> Result<Vec<Figure>> {
-    let fill = format!(
-        "{BULK}; INSERT INTO bulk SELECT g, (g * 7919) % 100003, md5(g::text) FROM generate_series(0, {rows} - 1) g; ANALYZE bulk"
-    );
-    let cluster = start(bench, |node| wait::sql(node, &fill))?;
+    let fill =
+        format!("INSERT INTO bulk SELECT g, (g * 7919) % 100003, md5(g::text) FROM generate_series(0, {rows} - 1) g");
+    let cluster = start(bench, |node| wait::sql(node, BULK), |n1| wait::sql(n1, &fill))?;
     let mut figure = Figure::new(name);
     for pair in 0..bench.pairs() {
         let backlog = Backlog::write(&cluster, |n1| wait::sql(n1, &backlog(pair)))?;
@@ -120,20 +120,33 @@ pub fn each_transaction(transactions: u64, statements: &str) -> String {
     format!("DO $$ BEGIN FOR t IN 0 .. {transactions} - 1 LOOP {statements} COMMIT; END LOOP; END $$")
 }
 
-fn start(bench: &Bench, prepare: impl Fn(&Server) -> Result<()>) -> Result<Cluster> {
-    let cluster = Cluster::start(bench, &NODES, true, prepare)?;
+/// What is there before comes from n1 everywhere: what it does to rows of another node's would be a conflict each.
+fn start(
+    bench: &Bench,
+    schema: impl Fn(&Server) -> Result<()>,
+    fill: impl FnOnce(&Server) -> Result<()>,
+) -> Result<Cluster> {
+    let cluster = Cluster::start(bench, &NODES, true, schema)?;
     cluster.subscribe(&SUBSCRIPTIONS)?;
+    fill(cluster.node("n1")?)?;
+    for target in ["n2", "n3", "n4"] {
+        cluster.wait_arrived(target, "n1")?;
+        wait::sql(cluster.node(target)?, "VACUUM ANALYZE")?;
+    }
     cluster.wait_vouched("n1", "n3")?;
     Ok(cluster)
 }
 
-/// The same rows on each node: they are counted, not drawn by lot.
-pub fn pgbench_tables(bench: &Bench, node: &Server, scale: u64) -> Result<()> {
+/// pgbench's tables, with their rows: the same on each node, for they are counted, not drawn by lot.
+pub fn pgbench_tables(bench: &Bench, node: &Server) -> Result<()> {
+    pgbench_step(bench, node, "dtgp")
+}
+
+/// Steps of pgbench's initialization (pgbench's option --init-steps).
+fn pgbench_step(bench: &Bench, node: &Server, steps: &str) -> Result<()> {
     let program = bench.installation.bindir.join("pgbench");
-    bench
-        .user
-        .run(&program, [&"-i" as &dyn AsRef<std::ffi::OsStr>, &"-q", &"-s", &scale.to_string(), &node.dsn(DATABASE)])
-        .map(drop)
+    let dsn = node.dsn(DATABASE);
+    bench.user.run(&program, [&"-i" as &dyn AsRef<OsStr>, &"-q", &"-s", &"10", &"-I", &steps, &dsn]).map(drop)
 }
 
 /// Transactions of one UPDATE and one INSERT.
@@ -209,8 +222,19 @@ impl Backlog {
         // Why it failed, if it did, says more than that it has not come there.
         call.finish()?;
         applied?;
+        expect_no_conflict(node)?;
         cluster.wait_arrived("n3", "n2")?;
         Ok(taken)
+    }
+}
+
+/// Nobody has written to n1's rows but n1. Each conflict would be a look at a commit time and a line in the log, which the
+/// native subscription spares itself.
+pub fn expect_no_conflict(target: &Server) -> Result<()> {
+    let question = "SELECT summary ->> 'conflicts' FROM spock.recovery_intents() ORDER BY begun_at DESC LIMIT 1";
+    match wait::number(target, question)? {
+        0.0 => Ok(()),
+        conflicts => Err(Error::Verification(format!("the recovery has met {conflicts} conflicts"))),
     }
 }
 

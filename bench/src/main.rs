@@ -31,6 +31,9 @@ struct Cli {
     /// One pair of each, and less data: figures to look at, not to publish
     #[arg(long)]
     quick: bool,
+    /// How often ours and the baseline are measured; without it 3, and 1 with --quick
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+    pairs: Option<u8>,
     /// Where the figures go
     #[arg(long, value_name = "PATH", default_value = "target/bench/results.json")]
     output: PathBuf,
@@ -45,6 +48,7 @@ pub struct Bench {
     pub user: ServerUser,
     pub screen: Screen,
     pub quick: bool,
+    pairs: Option<u8>,
     wanted: Vec<String>,
 }
 
@@ -55,7 +59,11 @@ impl Bench {
 
     /// How often ours and the baseline are measured.
     pub fn pairs(&self) -> usize {
-        if self.quick { 1 } else { 3 }
+        match self.pairs {
+            Some(pairs) => usize::from(pairs),
+            None if self.quick => 1,
+            None => 3,
+        }
     }
 
     pub fn size(&self, full: u64, quick: u64) -> u64 {
@@ -77,7 +85,7 @@ fn run(cli: Cli) -> Result<()> {
     let user = ServerUser::find()?;
     let installation = Installation::find_default(cli.pg_config.as_deref(), &user)?;
     let screen = Screen::stdout();
-    let bench = Bench { installation, user, screen, quick: cli.quick, wanted: cli.scenarios };
+    let bench = Bench { installation, user, screen, quick: cli.quick, pairs: cli.pairs, wanted: cli.scenarios };
     bench.screen.line(report::surroundings(&bench));
     let mut figures = Vec::new();
     let mut failures = Vec::new();

@@ -12,7 +12,7 @@ use crate::{Bench, report, wait};
 pub fn overhead(bench: &Bench) -> Result<Vec<Figure>> {
     let seconds = bench.size(20, 8).to_string();
     let start = |with_extension| -> Result<Cluster> {
-        let cluster = Cluster::start(bench, &["n1", "n2"], with_extension, |node| pgbench_tables(bench, node, 10))?;
+        let cluster = Cluster::start(bench, &["n1", "n2"], with_extension, |node| pgbench_tables(bench, node))?;
         cluster.subscribe(&[("n1", "n2"), ("n2", "n1")])?;
         Ok(cluster)
     };
@@ -20,8 +20,7 @@ pub fn overhead(bench: &Bench) -> Result<Vec<Figure>> {
     wait::until(ours.node("n1")?, "SELECT coalesce(bool_and(active), false) FROM spock.get_recovery_slot_status()")?;
     let mut figure = Figure::new("overhead");
     // A difference of a hundredth needs more looks than one of a half.
-    let pairs = if bench.quick { 1 } else { 5 };
-    for pair in 0..pairs {
+    for pair in 0..bench.pairs() * 2 - 1 {
         let measured = |cluster: &Cluster| {
             let rate = rate(bench, cluster.node("n1")?, &seconds)?;
             cluster.wait_arrived("n2", "n1")?;

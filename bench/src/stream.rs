@@ -77,7 +77,7 @@ fn receive(bench: &Bench, node: &Server, slot: &Slot, settings: &[(&str, String)
 /// One in a hundred transactions in the source's WAL is missing on the target.
 pub fn skip(bench: &Bench) -> Result<Vec<Figure>> {
     let (missing, others) = (bench.size(2_000, 400), bench.size(198_000, 39_600));
-    let cluster = Cluster::start(bench, &["n1", "n3"], true, |node| pgbench_tables(bench, node, 10))?;
+    let cluster = Cluster::start(bench, &["n1", "n3"], true, |node| pgbench_tables(bench, node))?;
     cluster.subscribe(&[("n3", "n1")])?;
     let (n1, n3) = (cluster.node("n1")?, cluster.node("n3")?);
     // The origin's id is known once something has come.

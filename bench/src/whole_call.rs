@@ -8,7 +8,7 @@ use spockctl::deadline;
 use spockctl::error::{Error, Result};
 use spockctl::server::Server;
 
-use crate::catch_up::{Call, each_transaction};
+use crate::catch_up::{Call, each_transaction, expect_no_conflict};
 use crate::cluster::{Cluster, DATABASE};
 use crate::measure::{Figure, timed};
 use crate::{Bench, report, wait};
@@ -127,14 +127,19 @@ struct Table {
 const GAP_ROWS: u64 = 100;
 
 impl Table {
-    /// n4 is empty, for the copy.
+    /// n4 is empty, for the copy. The others have all rows from n1: what it does to those of another node would be a
+    /// conflict each.
     fn start(bench: &Bench, rows: u64) -> Result<Table> {
-        let cluster = Cluster::start(bench, &["n1", "n2", "n3", "n4"], true, |node| {
-            let fill = format!("INSERT INTO t SELECT g, md5(g::text) FROM generate_series(0, {rows} - 1) g; ANALYZE t");
-            wait::sql(node, TABLE)?;
-            if node.name() == "n4" { Ok(()) } else { wait::sql(node, &fill) }
-        })?;
+        let cluster = Cluster::start(bench, &["n1", "n2", "n3", "n4"], true, |node| wait::sql(node, TABLE))?;
         cluster.subscribe(&[("n2", "n1"), ("n3", "n1"), ("n2", "n3"), ("n3", "n2")])?;
+        let fill = format!("INSERT INTO t SELECT g, md5(g::text) FROM generate_series(0, {rows} - 1) g");
+        wait::sql(cluster.node("n1")?, &fill)?;
+        for target in ["n2", "n3"] {
+            cluster.wait_arrived(target, "n1")?;
+        }
+        for node in cluster.nodes() {
+            wait::sql(node, "VACUUM ANALYZE t")?;
+        }
         cluster.wait_vouched("n1", "n3")?;
         Ok(Table { cluster, rows })
     }
@@ -169,6 +174,7 @@ impl Table {
         let n2 = cluster.node("n2")?;
         let call = "failed_node_name := 'n1', source_node_name := 'n3', target_node_name := 'n2'";
         let taken = timed(|| Call::begin(n2, call).finish())?;
+        expect_no_conflict(n2)?;
         cluster.wait_arrived("n3", "n2")?;
         wait::same(&[n2, cluster.node("n3")?], CONTENT)?;
         Ok(taken.as_secs_f64())
