@@ -1,6 +1,21 @@
 #!/usr/bin/env bash
-# Measurements; results go to target/bench/results.json.
+# Installs the extension as users get it into the oldest wanted server, and measures it there: docs/performance.md says how
+# to read what comes out, which also goes to target/bench/results.json.
+#   scripts/bench.sh [scenario …]     SCENARIO=… does the same; without any, all
+# QUICK=1 measures one pair of each on less data; PAIRS=5 measures five pairs.
 . "$(dirname "$0")/lib.sh"
+cd "$ROOT"
 
-die "there is no benchmark scenario yet: nothing was measured" \
-    "The rescue, which is what will be measured, is not built yet."
+scenarios=("$@")
+if [ -n "${SCENARIO:-}" ]; then read -r -a scenarios <<<"$SCENARIO"; fi
+major=$(wanted_majors | head -n 1)
+pg_config=$(find_pg_config "$major") || die "there is no PostgreSQL $major" "Run make bench, or give PG_CONFIG=…"
+PG_CONFIG=$pg_config scripts/install.sh release
+say "building the benchmark"
+cargo build --quiet --release --package spock_recovery_bench
+say "measuring"
+TARGET=${CARGO_TARGET_DIR:-target}
+options=(--pg-config "$pg_config" --output "$TARGET/bench/results.json")
+if [ "${QUICK:-0}" = 1 ]; then options+=(--quick); fi
+if [ -n "${PAIRS:-}" ]; then options+=(--pairs "$PAIRS"); fi
+exec "$TARGET/release/spock_recovery_bench" "${options[@]}" "${scenarios[@]}"

@@ -7,7 +7,7 @@ use_pgrx
 say "rustfmt"
 cargo fmt --all --check
 say "clippy"
-cargo clippy --quiet --package spockctl --package spock_recovery_tests --all-targets -- -D warnings
+cargo clippy --quiet --package spockctl --package spock_recovery_bench --package spock_recovery_tests --all-targets -- -D warnings
 export RUSTDOCFLAGS="-D warnings"
 for major in $(wanted_majors); do
     # With and without what only tests compile.
@@ -21,4 +21,5 @@ say "unit tests"
 major=$(wanted_majors | head -n 1)
 cargo test --quiet --package spock_recovery --lib --no-default-features --features "pg$major"
 cargo test --quiet --package spockctl --lib
+cargo test --quiet --package spock_recovery_bench
 say "lint: clean"

@@ -1,0 +1,84 @@
+//! The table on the screen and results.json.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use spockctl::error::{Error, Result};
+use spockctl::table;
+
+use crate::Bench;
+use crate::measure::{Figure, median};
+use crate::scenario;
+
+/// The server, the machine, and what else it has to do.
+pub fn surroundings(bench: &Bench) -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let kilobytes: u64 = text.lines().next()?.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kilobytes / 1024 / 1024)
+    });
+    let memory = memory.map_or("unknown".to_owned(), |gigabytes| format!("{gigabytes} GB"));
+    format!("{}, {cores} cores, {memory} of memory, load {}", bench.installation.version, load())
+}
+
+/// Runnable processes, on average over the last minute.
+pub fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().unwrap_or("unknown").to_owned()
+}
+
+/// Says what one pair has given, at once: a run that is interrupted has told something.
+pub fn pair(bench: &Bench, name: &str, ours: f64, baseline: f64) {
+    let unit = scenario::of(name).map_or("", |scenario| scenario.unit);
+    bench.screen.line(format!("  {name}: ours {}, baseline {} {unit}; load {}", shown(ours), shown(baseline), load()));
+}
+
+pub fn table(bench: &Bench, figures: &[Figure]) {
+    let mut rows = vec![["scenario", "ours", "baseline", "unit", "ratio", "goal", ""].map(str::to_owned).to_vec()];
+    for figure in figures {
+        let Some(scenario) = scenario::of(figure.name) else { continue };
+        let ratio = figure.ratio(scenario.higher_is_better);
+        rows.push(vec![
+            figure.name.to_owned(),
+            shown(median(&figure.ours)),
+            shown(median(&figure.baseline)),
+            scenario.unit.to_owned(),
+            format!("{ratio:.2}"),
+            format!("{:.2}", scenario.goal),
+            if ratio >= scenario.goal { "met" } else { "missed" }.to_owned(),
+        ]);
+    }
+    bench.screen.line("");
+    table::lines(&rows).into_iter().for_each(|line| bench.screen.line(line));
+}
+
+pub fn write(bench: &Bench, figures: &[Figure], path: &Path) -> Result<()> {
+    let mut scenarios = Map::new();
+    for figure in figures {
+        let Some(scenario) = scenario::of(figure.name) else { continue };
+        let value = json!({
+            "ours": rounded(median(&figure.ours)),
+            "baseline": rounded(median(&figure.baseline)),
+            "ratio": rounded(figure.ratio(scenario.higher_is_better)),
+            "unit": scenario.unit,
+        });
+        scenarios.insert(figure.name.to_owned(), value);
+    }
+    let version = bench.installation.version.trim_start_matches("PostgreSQL ");
+    let document: Value = json!({ "pg": version, "scenarios": scenarios });
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
+    }
+    fs::write(path, format!("{document:#}\n")).map_err(Error::io("write", path))?;
+    bench.screen.line(format!("written to {}", path.display()));
+    Ok(())
+}
+
+fn shown(value: f64) -> String {
+    if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") }
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}

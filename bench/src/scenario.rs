@@ -1,0 +1,61 @@
+//! The scenarios by name, each with its goal, and in which groups they share servers and data.
+
+use spockctl::error::Result;
+
+use crate::measure::Figure;
+use crate::{Bench, catch_up, memory, overhead, stream, whole_call};
+
+pub struct Scenario {
+    pub name: &'static str,
+    pub unit: &'static str,
+    /// Rates are better when higher, times and sizes when lower.
+    pub higher_is_better: bool,
+    /// The ratio that is wanted; over 1 ours is better.
+    pub goal: f64,
+}
+
+const fn rate(name: &'static str, unit: &'static str, goal: f64) -> Scenario {
+    Scenario { name, unit, higher_is_better: true, goal }
+}
+
+const fn cost(name: &'static str, unit: &'static str, goal: f64) -> Scenario {
+    Scenario { name, unit, higher_is_better: false, goal }
+}
+
+pub const SCENARIOS: [Scenario; 13] = [
+    rate("small", "tx/s", 2.0),
+    rate("bulk_insert", "rows/s", 3.0),
+    rate("bulk_mixed", "rows/s", 2.0),
+    rate("decode_limit", "tx/s", 0.8),
+    cost("skip", "s", 4.0),
+    cost("rebuild", "s", 30.0),
+    cost("row_compare", "s", 10.0),
+    cost("size", "s", 0.9),
+    cost("fixed_cost", "s", 2.0),
+    cost("plan", "ms", 2.0),
+    cost("reconcile", "s", 2.0),
+    rate("overhead", "tx/s", 0.98),
+    cost("memory", "MB", 1.0),
+];
+
+pub fn of(name: &str) -> Option<&'static Scenario> {
+    SCENARIOS.iter().find(|scenario| scenario.name == name)
+}
+
+pub struct Group {
+    pub scenarios: &'static [&'static str],
+    pub run: fn(&Bench) -> Result<Vec<Figure>>,
+}
+
+pub const GROUPS: [Group; 10] = [
+    Group { scenarios: &["small", "decode_limit"], run: catch_up::small },
+    Group { scenarios: &["bulk_insert"], run: catch_up::bulk_insert },
+    Group { scenarios: &["bulk_mixed"], run: catch_up::bulk_mixed },
+    Group { scenarios: &["skip"], run: stream::skip },
+    Group { scenarios: &["fixed_cost"], run: whole_call::fixed_cost },
+    Group { scenarios: &["plan"], run: whole_call::plan },
+    Group { scenarios: &["rebuild", "row_compare", "size"], run: whole_call::of_a_large_table },
+    Group { scenarios: &["reconcile"], run: whole_call::reconcile },
+    Group { scenarios: &["overhead"], run: overhead::overhead },
+    Group { scenarios: &["memory"], run: memory::memory },
+];
