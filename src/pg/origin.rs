@@ -42,7 +42,8 @@ pub fn latest_commit() -> Option<(u16, Timestamp)> {
 }
 
 thread_local! {
-    static IS_SET_UP: Cell<bool> = const { Cell::new(false) };
+    /// What this process applies under; LOCAL: nothing.
+    static SET_UP: Cell<u16> = const { Cell::new(LOCAL) };
 }
 
 /// Under which a reconcile writes, so that nobody forwards it.
@@ -67,7 +68,7 @@ pub fn set_up(origin_id: u16) -> OriginLsn {
     unsafe {
         pg_sys::before_shmem_exit(Some(forget_at_exit), pg_sys::Datum::from(0));
         pg_sys::replorigin_session_setup(origin_id, 0);
-        IS_SET_UP.set(true);
+        SET_UP.set(origin_id);
         pg_sys::replorigin_session_origin = origin_id;
         OriginLsn(pg_sys::replorigin_session_get_progress(false))
     }
@@ -84,6 +85,13 @@ pub fn forget_stamp() {
     }
 }
 
+/// What is written from now on carries the origin that is set up: an abort's `forget_stamp` has taken it off. Without it a
+/// row would be this server's own, committed now, and everybody would get it.
+pub fn take_up() {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::replorigin_session_origin = SET_UP.get() }
+}
+
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn forget_at_exit(_code: core::ffi::c_int, _argument: pg_sys::Datum) {
     forget_stamp();
@@ -92,7 +100,7 @@ unsafe extern "C-unwind" fn forget_at_exit(_code: core::ffi::c_int, _argument: p
 /// Gives the origin back: what is committed from now on is this server's own.
 pub fn reset() {
     forget_stamp();
-    if IS_SET_UP.take() {
+    if SET_UP.replace(LOCAL) != LOCAL {
         // SAFETY: set up, and not given back since.
         unsafe { pg_sys::replorigin_session_reset() };
     }

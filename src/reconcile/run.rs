@@ -350,6 +350,8 @@ impl Reconciler<'_> {
         let unsent = source.zip(target).filter(|(source, target)| source.is_version_of(target));
         let columns = unsent.map(|(source, target)| source.unsent(target));
         let written = interrupts::catch(|| {
+            // The row before may not have been committed.
+            origin::take_up();
             transaction::begin_if_none();
             transaction::step(|| write(relation, apply_as, verdict, values, columns.as_deref(), &key, before))
         });
