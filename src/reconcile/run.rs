@@ -428,7 +428,10 @@ impl Reconciler<'_> {
             let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
             for (node, applied) in &ours.applied {
                 let is_asked = node != self.failed && node != self.source_name;
-                if let Some(passed) = theirs.passed.get(node).filter(|passed| is_asked && *passed < applied) {
+                // What was skipped has not moved the origin.
+                let passed_here = ours.passed.get(node).filter(|_| !ours.halted.contains(node));
+                let had = passed_here.unwrap_or(applied);
+                if let Some(passed) = theirs.passed.get(node).filter(|passed| is_asked && *passed < had) {
                     lacks.insert(node.clone(), passed.0);
                 }
             }
