@@ -1,5 +1,6 @@
 //! After a replay with others writing to the same rows: the survivors hold the same, and nothing that is later was lost.
 
+mod interrupted;
 mod races;
 mod versions;
 
