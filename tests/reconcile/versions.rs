@@ -87,13 +87,17 @@ fn what_the_target_and_its_peers_have_written_later_stays() {
     }
     hold_back(n2);
     n1.sql("UPDATE t SET v = 'n1' WHERE id <= 10");
+    n1.sql("INSERT INTO t VALUES (30, 'n1')");
+    n1.sql("DELETE FROM t WHERE id = 30");
     crate::rescue::drain(n1, n3);
     // Later than n1's, and not on n3 yet when rows are compared.
     set_alone(n3, "sub_n3_n2", "DISABLE");
     n2.sql("UPDATE t SET v = 'n2 later' WHERE id IN (1, 2)");
     n2.sql("DELETE FROM t WHERE id = 3");
+    n2.sql("INSERT INTO t VALUES (30, 'n2 later')");
     recover(&cluster);
     assert_eq!(n2.value("SELECT id, v FROM t WHERE id <= 4 ORDER BY id"), "1|n2 later\n2|n2 later\n4|n1");
+    assert_eq!(n2.value("SELECT v FROM t WHERE id = 30"), "n2 later", "n3 has no such row");
     // n3 shows a row that n2 has deleted: nobody can tell before n3 has heard of it.
     assert_eq!(counted(n2, "unjudged"), "{\"source_lags\": 1}");
     set_alone(n3, "sub_n3_n2", "ENABLE");
