@@ -22,7 +22,7 @@ struct World<'a> {
 /// Plays the history of a seed, and looks at what is left.
 pub fn play(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let count = random.usize(3..=4 + usize::from(seed % 7 == 0));
+    let count = random.usize(3..=4 + usize::from(seed.is_multiple_of(7)));
     let columns = "(id bigint PRIMARY KEY, rev bigint, w text)";
     let mut tables: String = TABLES.iter().map(|table| format!("CREATE TABLE {table} {columns};")).collect();
     tables += "ALTER TABLE wide ALTER w SET STORAGE EXTERNAL; ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;";
