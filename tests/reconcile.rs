@@ -1,9 +1,11 @@
 //! After a replay with others writing to the same rows: the survivors hold the same, and nothing that is later was lost.
 
+mod interrupted;
+mod races;
 mod versions;
 
 use crate::cluster::{Cluster, Node};
-use crate::rescue::{LAST_INTENT, start, wait_arrived};
+use crate::rescue::{LAST_INTENT, end_gap, start, wait_arrived};
 
 /// What the reconcile of the last recovery has counted.
 fn counted(target: &Node, what: &str) -> String {

@@ -124,7 +124,7 @@ pub fn wait_completed(target: &Node) {
 }
 
 /// Waits until the last recovery of this node is in the phase; rides out restarts.
-fn wait_phase(target: &Node, phase: &str) {
+pub fn wait_phase(target: &Node, phase: &str) {
     wait_intent(target, "phase", |seen| seen == phase);
 }
 

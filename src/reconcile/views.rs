@@ -20,6 +20,8 @@ pub struct View {
     /// How far it has applied each node that it receives from, and how far it is past it where that held nothing for it.
     pub applied: HashMap<String, OriginLsn>,
     pub passed: HashMap<String, OriginLsn>,
+    /// How much it has got of each, applied, skipped, or about to be: all that it has dealt with lies before.
+    pub received: HashMap<String, OriginLsn>,
     /// Those by their replication origins there.
     pub origins: HashMap<u16, String>,
     /// Its slots at those nodes.
@@ -54,6 +56,7 @@ pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
     for subscription in NativeProvider.subscriptions()? {
         let Some((node, _)) = &subscription.origin else { continue };
         view.errors.insert(node.to_string(), errors_of(subscription.id)?);
+        view.received.extend(received_of(subscription.id)?.map(|lsn| (node.to_string(), lsn)));
         if !subscription.is_enabled {
             view.disabled.push(node.to_string());
         } else if facts::known_to_be_silent(node.as_str())?.is_some() {
@@ -89,6 +92,12 @@ pub fn tables() -> Result<HashMap<String, HashSet<u32>>, RecoverError> {
         })?;
     }
     Ok(tables)
+}
+
+fn received_of(subscription: Oid) -> Result<Option<OriginLsn>, RecoverError> {
+    let question = "SELECT (max(received_lsn) - '0/0')::pg_catalog.int8 FROM pg_catalog.pg_stat_get_subscription($1)
+                     WHERE relid IS NULL AND leader_pid IS NULL";
+    Ok(Spi::get_one_with_args::<i64>(question, &[subscription.into()])?.map(|lsn| OriginLsn(lsn as u64)))
 }
 
 /// How often a row stood in the way of what came; before 18 any error counts.

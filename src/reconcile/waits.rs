@@ -39,7 +39,10 @@ impl Reconciler<'_> {
             let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
             for (node, applied) in &ours.applied {
                 let is_asked = node != self.failed && node != self.source_name;
-                if let Some(passed) = theirs.passed.get(node).filter(|passed| is_asked && *passed < applied) {
+                // What was skipped has not moved the origin; of who sends nothing now nothing was skipped since.
+                let sends = !ours.disabled.contains(node) && !ours.silent.contains(node);
+                let had = ours.received.get(node).filter(|_| sends).map_or(*applied, |received| *received.max(applied));
+                if let Some(passed) = theirs.passed.get(node).filter(|passed| is_asked && **passed < had) {
                     lacks.insert(node.clone(), passed.0);
                 }
             }

@@ -26,9 +26,11 @@ fn what_others_did_to_rows_that_came_late_is_made_good() {
     n2.sql("UPDATE t SET v = 'n2' WHERE id = 7");
     n2.sql("INSERT INTO t VALUES (300, 'n2', 'its own')");
     drain_survivors(n2, n3);
+    let theirs = n3.value(VERSIONS);
     recover(&cluster);
     drain_survivors(n2, n3);
-    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+    assert_eq!(n2.value(VERSIONS), theirs);
+    assert_eq!(n3.value(VERSIONS), theirs, "what was brought from n3 does not come back to it");
     assert_eq!(
         n2.value("SELECT count(*) FILTER (WHERE v = 'n3'), count(*) FILTER (WHERE v = 'n3 again') FROM t"),
         "11|5"
@@ -85,13 +87,17 @@ fn what_the_target_and_its_peers_have_written_later_stays() {
     }
     hold_back(n2);
     n1.sql("UPDATE t SET v = 'n1' WHERE id <= 10");
+    n1.sql("INSERT INTO t VALUES (30, 'n1')");
+    n1.sql("DELETE FROM t WHERE id = 30");
     crate::rescue::drain(n1, n3);
     // Later than n1's, and not on n3 yet when rows are compared.
     set_alone(n3, "sub_n3_n2", "DISABLE");
     n2.sql("UPDATE t SET v = 'n2 later' WHERE id IN (1, 2)");
     n2.sql("DELETE FROM t WHERE id = 3");
+    n2.sql("INSERT INTO t VALUES (30, 'n2 later')");
     recover(&cluster);
     assert_eq!(n2.value("SELECT id, v FROM t WHERE id <= 4 ORDER BY id"), "1|n2 later\n2|n2 later\n4|n1");
+    assert_eq!(n2.value("SELECT v FROM t WHERE id = 30"), "n2 later", "n3 has no such row");
     // n3 shows a row that n2 has deleted: nobody can tell before n3 has heard of it.
     assert_eq!(counted(n2, "unjudged"), "{\"source_lags\": 1}");
     set_alone(n3, "sub_n3_n2", "ENABLE");
@@ -112,4 +118,82 @@ fn without_commit_timestamps_nothing_is_compared_and_the_report_says_so() {
     recover(&cluster);
     assert_eq!(n2.value("SELECT v, count(*) FROM t GROUP BY v"), "n1|5");
     assert_eq!(counted(n2, "unjudged"), "{\"no_commit_timestamps\": 5}");
+}
+
+#[test]
+fn a_long_value_that_the_later_update_did_not_send_is_brought() {
+    let cluster = start(
+        "reconcile_unsent",
+        "CREATE TABLE t (id int PRIMARY KEY, v text, w text); ALTER TABLE t ALTER w SET STORAGE EXTERNAL",
+    );
+    let [n1, n2, n3] = cluster.all();
+    n1.sql("INSERT INTO t SELECT g, 'before', repeat('old', 2000) FROM generate_series(1, 3) g");
+    for node in [n2, n3] {
+        crate::rescue::drain(n1, node);
+    }
+    hold_back(n2);
+    n1.sql("UPDATE t SET w = repeat('new', 2000) WHERE id <= 2");
+    crate::rescue::drain(n1, n3);
+    // n2 gets of it all but the long value, which is the old one there.
+    n3.sql("UPDATE t SET v = 'n3' WHERE id = 1");
+    drain_survivors(n2, n3);
+    assert_eq!(n2.value("SELECT v, left(w, 3) FROM t WHERE id = 1"), "n3|old");
+    let theirs = n3.value(VERSIONS);
+    recover(&cluster);
+    assert_eq!(n2.value(VERSIONS), theirs);
+    assert_eq!(counted(n2, "updated"), "1");
+    assert_eq!(counted(n2, "unjudged"), "");
+}
+
+#[test]
+fn what_the_target_does_not_receive_now_is_left_to_replication_and_counted() {
+    let cluster = start("reconcile_lags", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1'), (3, 'n1')");
+    crate::rescue::drain(n1, n3);
+    set_alone(n2, "sub_n2_n3", "DISABLE");
+    n3.sql("UPDATE t SET v = 'n3' WHERE id = 1; DELETE FROM t WHERE id = 2");
+    recover(&cluster);
+    assert_eq!(n2.value("SELECT v, count(*) FROM t GROUP BY v"), "n1|3");
+    assert_eq!(counted(n2, "unjudged"), "{\"target_lags\": 2}");
+    set_alone(n2, "sub_n2_n3", "ENABLE");
+    drain_survivors(n2, n3);
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+}
+
+#[test]
+fn what_others_did_to_a_table_that_the_target_does_not_have_of_them_is_not_brought() {
+    let cluster = start("reconcile_not_replicated", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3] = cluster.all();
+    // n2 has t from n1 alone.
+    n3.sql("DROP PUBLICATION mesh; CREATE PUBLICATION mesh FOR TABLE first");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n3 REFRESH PUBLICATION");
+    drain_survivors(n2, n3);
+    hold_back(n2);
+    n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1'), (3, 'n1')");
+    crate::rescue::drain(n1, n3);
+    n3.sql("UPDATE t SET v = 'n3' WHERE id = 1; DELETE FROM t WHERE id = 2");
+    drain_survivors(n2, n3);
+    recover(&cluster);
+    assert_eq!(n2.value("SELECT v, count(*) FROM t GROUP BY v"), "n1|3");
+    assert_eq!(counted(n2, "unjudged"), "{\"not_replicated\": 2}");
+}
+
+#[test]
+fn what_a_fourth_node_did_counts_as_settled_only_where_the_source_has_it() {
+    let builder = crate::slot_keeps::quick("reconcile_fourth", 4);
+    let cluster = crate::slot_keeps::start_mesh(builder, "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1')");
+    for node in [n3, n4] {
+        crate::rescue::drain(n1, node);
+    }
+    set_alone(n3, "sub_n3_n4", "DISABLE");
+    // n2 skips it, and n3 does not have it yet: they look alike.
+    n4.sql("UPDATE t SET v = 'n4' WHERE id = 1");
+    crate::slot_keeps::wait_confirmed(n4, "sub_n2_n4");
+    recover(&cluster);
+    assert_eq!(counted(n2, "unjudged"), "{\"source_lags\": 2}");
 }

@@ -1,0 +1,80 @@
+//! A reconcile that does not come to its end: another one reads again which rows were touched.
+//!
+//! Once a recovery was aborted the source keeps what was replayed no longer than a clone has it, hence the clones that are
+//! made before.
+
+use super::{VERSIONS, counted, drain_survivors, end_gap, start};
+use crate::cluster::{Action, Cluster};
+use crate::failpoint_names as names;
+use crate::rescue::{begin, clone_slot, create_rescue, drain, hold_back, wait_completed, wait_error, wait_phase};
+use crate::slot_life::wait_rounds;
+
+/// n1's rows are late on n2, which has skipped what n3 did to them.
+fn start_late(name: &str) -> Cluster {
+    let cluster = start(name, "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)");
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t SELECT g, 'n1' FROM generate_series(1, 10) g");
+    n1.sql("INSERT INTO u VALUES (1)");
+    n1.sql("INSERT INTO t VALUES (11, 'n1')");
+    drain(n1, n3);
+    n3.sql("UPDATE t SET v = 'n3' WHERE id IN (1, 11)");
+    n3.sql("DELETE FROM t WHERE id = 2");
+    drain_survivors(n2, n3);
+    end_gap(n1);
+    cluster
+}
+
+fn assert_made_good(cluster: &Cluster, updated: &str) {
+    let [_, n2, n3] = cluster.all();
+    wait_completed(n2);
+    drain_survivors(n2, n3);
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+    assert_eq!((counted(n2, "updated"), counted(n2, "deleted")), (updated.to_owned(), "1".to_owned()));
+    assert_eq!(counted(n2, "unjudged"), "");
+}
+
+#[test]
+fn a_worker_that_is_killed_before_it_compares_has_a_successor_that_knows_the_rows() {
+    let cluster = start_late("reconcile_killed");
+    let [_, n2, n3] = cluster.all();
+    n2.arm(names::RESCUE_RECONCILING, Action::Crash);
+    begin(n2, n3, "");
+    n2.wait_hit(names::RESCUE_RECONCILING);
+    assert_made_good(&cluster, "2");
+}
+
+#[test]
+fn what_an_aborted_recovery_has_touched_the_next_one_compares() {
+    let cluster = start_late("reconcile_aborted_replay");
+    let [_, n2, n3] = cluster.all();
+    n2.expect_log("violates check constraint");
+    n2.sql("ALTER TABLE u ADD CONSTRAINT is_nothing CHECK (id < 0)");
+    begin(n2, n3, "");
+    wait_error(n2, "23514");
+    let kept = clone_slot(n3);
+    n2.sql("CALL spock.recover_abort('n1')");
+    wait_phase(n2, "aborted");
+    n2.sql("ALTER TABLE u DROP CONSTRAINT is_nothing");
+    n2.sql(&create_rescue(&kept, ""));
+    assert_made_good(&cluster, "2");
+}
+
+#[test]
+fn a_recovery_can_be_aborted_while_it_compares() {
+    let cluster = start_late("reconcile_aborted");
+    let [_, n2, n3] = cluster.all();
+    // A worker that takes too long to notice is ended.
+    n2.expect_log("due to administrator command");
+    n2.arm(names::RESCUE_RECONCILING, Action::Wait);
+    begin(n2, n3, "");
+    n2.wait_hit(names::RESCUE_RECONCILING);
+    let kept = clone_slot(n3);
+    n2.sql("SELECT spock.ask_to_abort('n1')");
+    // The manager has told the worker.
+    wait_rounds(n2.db("postgres"), 2);
+    n2.disarm(names::RESCUE_RECONCILING);
+    wait_phase(n2, "aborted");
+    n2.sql(&create_rescue(&kept, ""));
+    assert_made_good(&cluster, "2");
+}
