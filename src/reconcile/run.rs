@@ -239,6 +239,9 @@ impl Reconciler<'_> {
             // What waits for a commit runs as whom core's apply worker connects.
             transaction::run(|| untrusted_user::enter_session_of(self.apply_as.owner));
             for (verdict, difference, source, target) in found {
+                if target.is_some() {
+                    self.removed.remove(&(difference.relation, difference.key.clone()));
+                }
                 let must_write = matches!(verdict, Verdict::Insert | Verdict::Update | Verdict::Delete);
                 let lacks = match self.lacks(verdict, source.as_ref(), &source_lacks, &target_lacks) {
                     None if must_write && !self.is_replicated(touched, difference.relation, source.as_ref()) => {

@@ -3,6 +3,7 @@
 use super::run::Reconciler;
 use super::views::{self, View};
 use crate::guc;
+use crate::lsn::OriginLsn;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, transaction};
 use crate::recover::error::RecoverError;
@@ -41,7 +42,8 @@ impl Reconciler<'_> {
                 let is_asked = node != self.failed && node != self.source_name;
                 // What was skipped has not moved the origin; of who sends nothing now nothing was skipped since.
                 let sends = !ours.disabled.contains(node) && !ours.silent.contains(node);
-                let had = ours.received.get(node).filter(|_| sends).map_or(*applied, |received| *received.max(applied));
+                let seen = [&ours.received, &ours.passed].map(|seen| seen.get(node).copied().filter(|_| sends));
+                let had = seen.into_iter().flatten().fold(*applied, OriginLsn::max);
                 if let Some(passed) = theirs.passed.get(node).filter(|passed| is_asked && **passed < had) {
                     lacks.insert(node.clone(), passed.0);
                 }
@@ -84,7 +86,8 @@ impl Reconciler<'_> {
                 node == self.failed
                     || ours.disabled.contains(node)
                     || !ours.passed.contains_key(node)
-                    || self.stuck.contains(node)
+                    // Where room was made for what comes, it needs a while to come.
+                    || (self.stuck.contains(node) && self.removed.is_empty())
             });
             if is_hopeless || patience.is_over(&lacks, &ours.silent) {
                 return Ok(lacks.into_keys().collect());
