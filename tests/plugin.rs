@@ -251,6 +251,8 @@ fn updates_deletes_and_truncates_carry_what_the_receiver_needs_to_find_the_row()
             "update O(1,null) N(1,2)",
             "delete O(1,2)",
             "insert N(1)",
+            // Nobody can find that row: the receiver says so, rather than nobody.
+            "delete K(null)",
             "truncate 2 options 3",
         ]
     );
