@@ -84,7 +84,7 @@ struct Poller {
     peer: usize,
     key: PeerKey,
     connection: Option<(Route, Connection)>,
-    /// How far the peer was applied here when its former run was last seen, or when it did not answer.
+    /// How far the peer was applied here when its former run last answered.
     applied_before: OriginLsn,
     manager_seen: Instant,
 }
@@ -179,8 +179,9 @@ impl Poller {
                 self.applied_before = question.applied;
             }
             Err(error) => {
+                // What was applied by now may be of a run that has begun since the last answer: it says nothing of the former
+                // one, and a node that was only restarted would look like a copy that has less.
                 self.connection = None;
-                self.applied_before = question.applied;
                 self.note(state_after(&error), &error.to_string());
                 if matches!(error, RemoteError::TimedOut(_)) {
                     // On 17 the attempt has leaked its socket: the process goes, and takes it with it.
