@@ -57,7 +57,7 @@ AS $$ SELECT number || ' ' || noun || CASE WHEN number = 1 THEN '' ELSE 's' END 
 COMMENT ON FUNCTION counted(bigint, text) IS 'a number of things, in words: 1 row, 2 rows';
 
 CREATE FUNCTION tell_reconciled(report jsonb, verb boolean) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     done jsonb := report -> 'reconciled';
@@ -83,8 +83,8 @@ AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
         MESSAGE = format('node "%s" cannot be recovered on node "%s": %s', failed_node, target_node, reason),
-        DETAIL = finding,
-        HINT = advice;
+        DETAIL = coalesce(finding, ''),
+        HINT = coalesce(advice, '');
 END
 $$;
 COMMENT ON FUNCTION refuse_recovery(text, text, text, text, text) IS 'the error of a recovery that the plan does not allow';

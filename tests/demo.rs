@@ -115,6 +115,12 @@ fn a_cluster_that_stays_is_found_shown_started_again_and_removed() {
         status::show(&screen, &kept.0);
         shown.take().lines().any(|line| line.starts_with("  of n1") && line.matches("0/").count() == 2)
     });
+    wait_for("n1 to have heard from n2", || {
+        let config = kept.0.config(port);
+        let mut client = client::connect("n1", &config).unwrap_or_else(|error| panic!("{error}"));
+        let heard = "SELECT FROM spock.lag_tracker WHERE receiver_name = 'n2' AND origin_name = 'n1' AND commit_lsn IS NOT NULL";
+        !client::query("n1", &mut client, heard).unwrap_or_else(|error| panic!("{error}")).is_empty()
+    });
     process::kill_all(postmaster).expect("n2 can be killed");
     assert_eq!(kept.0.postmaster("n2"), None);
     wait_for("n2 down in the table, with what n1 or n3 last heard of it", || {

@@ -95,7 +95,7 @@ fn journal_of(database: Database<'_>, identifier: Option<u64>, intents: &[String
 /// An intent of node n2 to recover from n1; `more`: further fields, each with its comma before it.
 fn intent(id: &str, failed: &str, more: &str) -> String {
     format!(
-        r#"{{"id":"{id}","subscription":1,"request":{{"failed":"{failed}","source":"n3","target":"n2","clone":"c"}},"applied_before":"0/1","passed_before":"0/1","begun_at":1{more}}}"#
+        r#"{{"id":"{id}","subscription":1,"request":{{"failed":"{failed}","source":"n3","target":"n2","clone":"c"}},"applied_before":"0/1","passed_before":"0/1","begun_at":1,"since_transaction":700{more}}}"#
     )
 }
 

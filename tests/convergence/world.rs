@@ -28,6 +28,9 @@ pub fn play(seed: u64) {
     let cluster = start_mesh(quick(&format!("converge_{seed}"), count), &tables);
     // A survivor that is killed within a question.
     cluster.expect_log("recovery of node \"n1\" waits");
+    // A row comes again while n1's late one stands in its way, in the words of 17 and of 18.
+    cluster.expect_log("duplicate key value violates unique constraint");
+    cluster.expect_log("conflict=insert_exists");
     let mut world = World { cluster: &cluster, random, history: History::default(), is_failed_dead: false };
     world.write(40, false);
     world.settle();

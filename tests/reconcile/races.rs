@@ -79,7 +79,9 @@ fn a_row_that_the_target_changes_after_it_was_looked_at_is_judged_again() {
 fn a_row_that_comes_again_while_the_late_one_stands_in_its_way_gets_through() {
     let cluster = start("reconcile_stuck", "CREATE TABLE t (id int PRIMARY KEY, v text)");
     let [n1, n2, n3] = cluster.all();
+    // In the words of 17 and of 18.
     n2.expect_log("duplicate key value violates unique constraint");
+    n2.expect_log("conflict=insert_exists");
     hold_back(n2);
     n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1')");
     drain(n1, n3);
