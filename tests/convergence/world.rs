@@ -16,10 +16,11 @@ struct World<'a> {
     random: fastrand::Rng,
     history: History,
     is_failed_dead: bool,
+    with_kills: bool,
 }
 
-/// Plays the history of a seed, and looks at what is left.
-pub fn play(seed: u64) {
+/// Plays the history of a seed, with kills at random moments or without, and looks at what is left.
+pub fn play(seed: u64, with_kills: bool) {
     let mut random = fastrand::Rng::with_seed(seed);
     let count = random.usize(3..=4 + usize::from(seed.is_multiple_of(7)));
     let columns = "(id bigint PRIMARY KEY, rev bigint, w text)";
@@ -31,7 +32,7 @@ pub fn play(seed: u64) {
     // A row comes again while n1's late one stands in its way, in the words of 17 and of 18.
     cluster.expect_log("duplicate key value violates unique constraint");
     cluster.expect_log("conflict=insert_exists");
-    let mut world = World { cluster: &cluster, random, history: History::default(), is_failed_dead: false };
+    let mut world = World { cluster: &cluster, random, history: History::default(), is_failed_dead: false, with_kills };
     world.write(40, false);
     world.settle();
     world.hold_back();
@@ -119,6 +120,7 @@ impl World<'_> {
     fn recover(&mut self) {
         let alive = self.alive();
         let coordinator = &self.cluster.nodes()[alive[self.random.usize(0..alive.len())]];
+        let with_kills = self.with_kills;
         let kills: Vec<(usize, u64)> = (0..self.random.usize(0..3))
             .map(|_| (alive[self.random.usize(0..alive.len())], self.random.u64(0..1_500)))
             .collect();
@@ -140,7 +142,7 @@ impl World<'_> {
                     });
                 assert!(done.is_some(), "not recovered: {last}");
             });
-            for (victim, after) in kills {
+            for (victim, after) in kills.into_iter().filter(|_| with_kills) {
                 let node = &self.cluster.nodes()[victim];
                 self.write(writes / 2, false);
                 // The moment is what is tested: no condition stands for it.
