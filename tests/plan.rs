@@ -18,8 +18,7 @@ fn start(name: &str, nodes: usize) -> Cluster {
 /// From here on n2 gets nothing of n1, which writes 70 transactions; all others have them.
 fn make_gap(cluster: &Cluster) {
     let [n1, n2] = ["n1", "n2"].map(|name| cluster.node(name));
-    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
-    n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "0");
+    crate::rescue::hold_back(n2);
     n1.sql("DO $$ BEGIN FOR n IN 1 .. 70 LOOP INSERT INTO t VALUES (n); COMMIT; END LOOP; END $$");
     n1.sql("INSERT INTO held VALUES (1)");
     n1.sql("SELECT pg_logical_emit_message(true, 'flush', '')");

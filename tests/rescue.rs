@@ -36,23 +36,25 @@ pub fn start(name: &str, tables: &str) -> Cluster {
     start_mesh(quick(name, 3), tables)
 }
 
+/// Disables a subscription; nobody works for it when this returns.
+pub fn disable(node: &Node, subscription: &str) {
+    node.sql(&format!("ALTER SUBSCRIPTION {subscription} DISABLE"));
+    node.wait_until(
+        &format!("SELECT count(*) FROM pg_stat_subscription WHERE subname = '{subscription}' AND pid IS NOT NULL"),
+        "0",
+    );
+}
+
 /// From here on n2 gets nothing of n1.
 pub fn hold_back(n2: &Node) {
-    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
-    n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "0");
+    disable(n2, "sub_n2_n1");
 }
 
 /// n2 gets nothing of n1, and nobody gets anything of n2: its rows clash with n1's on n2 alone.
 fn apart(n1: &Node, n2: &Node, n3: &Node) {
     hold_back(n2);
-    n1.sql("ALTER SUBSCRIPTION sub_n1_n2 DISABLE");
-    n3.sql("ALTER SUBSCRIPTION sub_n3_n2 DISABLE");
-    for (node, name) in [(n1, "sub_n1_n2"), (n3, "sub_n3_n2")] {
-        node.wait_until(
-            &format!("SELECT count(*) FROM pg_stat_subscription WHERE subname = '{name}' AND pid IS NOT NULL"),
-            "0",
-        );
-    }
+    disable(n1, "sub_n1_n2");
+    disable(n3, "sub_n3_n2");
 }
 
 /// n3 has everything of n1, on its disk; then n1 dies. n2's subscription to it is enabled again, and finds nobody.

@@ -144,9 +144,10 @@ impl ChangeApplier<'_> {
             let kind = Kind::TruncateOriginDiffers;
             let survives = |version: RowVersion| self.resolve(kind, version) == Resolution::KeepLocal;
             if commit_ts::is_tracked() && truncation.any_row(&survives) {
-                self.stop_if_told(kind, &[report::explanation(kind, None, None)]);
+                let details = vec![report::explanation(kind, None, None)];
+                self.stop_if_told(kind, &details);
                 let kept = truncation.delete_all_but(&survives);
-                self.report(kind, Resolution::KeepLocal, vec![report::explanation(kind, None, None)]);
+                self.report(kind, Resolution::KeepLocal, details);
                 for table in kept {
                     self.count(table, kind, Resolution::KeepLocal);
                 }
@@ -189,10 +190,8 @@ impl ChangeApplier<'_> {
             explained(report::explanation(kind, Some(&index_name(other.index)), Some(&author)), &rows)
         });
         let details: Vec<String> = details.collect();
-        self.stop_if_told(kind, &details);
         let resolution = if stays { Resolution::KeepLocal } else { Resolution::ApplyRemote };
-        self.report(kind, resolution, details);
-        self.count(change.table(), kind, resolution);
+        self.settle(change.table(), kind, resolution, details);
         !stays
     }
 
@@ -212,9 +211,7 @@ impl ChangeApplier<'_> {
         let incoming = new.and_then(|new| change.sent_row_text(leaf, new));
         let rows = Rows { identity, is_identity_full, incoming, ..Rows::default() };
         let details = vec![explained(report::explanation(kind, None, None), &rows)];
-        self.stop_if_told(kind, &details);
-        self.report(kind, Resolution::Skip, details);
-        self.count(change.table(), kind, Resolution::Skip);
+        self.settle(change.table(), kind, Resolution::Skip, details);
     }
 
     /// Whether the row that was found stays as it is; a conflict in either case if others have written it.
@@ -241,9 +238,7 @@ impl ChangeApplier<'_> {
             is_identity_full,
         };
         let details = vec![explained(report::explanation(kind, None, Some(&author_of(version))), &rows)];
-        self.stop_if_told(kind, &details);
-        self.report(kind, resolution, details);
-        self.count(change.table(), kind, resolution);
+        self.settle(change.table(), kind, resolution, details);
         resolution == Resolution::KeepLocal
     }
 
@@ -262,6 +257,13 @@ impl ChangeApplier<'_> {
                 Existing::Of { committed_at, node }
             }
         }
+    }
+
+    /// A conflict that is resolved is logged and counted, where the rescue is not to wait at it.
+    fn settle(&mut self, table: Oid, kind: Kind, resolution: Resolution, details: Vec<String>) {
+        self.stop_if_told(kind, &details);
+        self.report(kind, resolution, details);
+        self.count(table, kind, resolution);
     }
 
     fn count(&mut self, table: Oid, kind: Kind, resolution: Resolution) {

@@ -12,6 +12,7 @@ use super::views::{self, View};
 use super::write::{Did, write};
 use crate::apply::conflict::Policy;
 use crate::guc;
+use crate::intent::document::Intent;
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{commit_ts, interrupts, origin, spi_text, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
@@ -79,24 +80,24 @@ impl Counts {
 
 /// Who is reconciled with whom.
 pub struct Reconciler<'a> {
-    pub source: Source,
-    pub source_name: &'a str,
-    pub local: &'a str,
-    pub failed: &'a str,
+    pub(super) source: Source,
+    pub(super) source_name: &'a str,
+    pub(super) local: &'a str,
+    pub(super) failed: &'a str,
     /// The first transaction here that may have replayed something.
-    pub since: u32,
-    pub apply_as: ApplyAs,
+    pub(super) since: u32,
+    pub(super) apply_as: ApplyAs,
     /// The nodes that the source receives from, by their replication origins there; and those of the target.
-    pub origins: HashMap<u16, String>,
-    pub own_origins: HashMap<u16, String>,
+    pub(super) origins: HashMap<u16, String>,
+    pub(super) own_origins: HashMap<u16, String>,
     /// The target's tables by the nodes that it replicates them from.
-    pub tables: HashMap<String, HashSet<u32>>,
+    pub(super) tables: HashMap<String, HashSet<u32>>,
     /// How often it could not apply what came from a node, when this began.
-    pub errors: HashMap<String, i64>,
+    pub(super) errors: HashMap<String, i64>,
     /// The nodes of which it could not apply something since.
-    pub stuck: HashSet<String>,
+    pub(super) stuck: HashSet<String>,
     /// Rows of the replay that were taken away for what a node's INSERT was thought to bring.
-    pub removed: HashMap<(u32, KeyText), Found>,
+    pub(super) removed: HashMap<(u32, KeyText), Found>,
     pub counts: Counts,
     /// The source has something else than the failed node's version of a row, or nothing: others may have given it another
     /// key.
@@ -107,6 +108,28 @@ pub struct Reconciler<'a> {
 struct Difference {
     relation: u32,
     key: KeyText,
+}
+
+impl<'a> Reconciler<'a> {
+    /// The rows that the recovery of `intent` has touched on this node, with those of its source.
+    pub fn new(source: Source, intent: &'a Intent, apply_as: ApplyAs) -> Reconciler<'a> {
+        Reconciler {
+            source,
+            source_name: &intent.request.source,
+            local: &intent.request.target,
+            failed: &intent.request.failed,
+            since: intent.since_transaction,
+            apply_as,
+            origins: HashMap::new(),
+            own_origins: HashMap::new(),
+            tables: HashMap::new(),
+            errors: HashMap::new(),
+            stuck: HashSet::new(),
+            removed: HashMap::new(),
+            counts: Counts::default(),
+            may_have_moved: false,
+        }
+    }
 }
 
 impl Reconciler<'_> {

@@ -182,7 +182,7 @@ fn target(name: Option<&str>, dsn: Option<Text>) -> Result<Target, RecoverError>
     Ok(Target::Elsewhere(Box::new(Source::open(name, &route)?)))
 }
 
-fn require_superuser(function: &'static str) {
+fn require_superuser(function: &str) {
     if !process::is_superuser() {
         raise(&RecoverError::NotSuperuser { function: function.to_owned() });
     }
@@ -278,15 +278,13 @@ fn retry_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>) {
     ask().or_raise();
 }
 
-/// Ends the statement where the caller is no superuser, whatever was granted by hand, or names no failed node; and, of a procedure that commits, if it
-/// is part of a larger transaction: one that waits must not hold any, and what it begins must be committed before anybody can
-/// carry it.
+/// Ends the statement where the caller is no superuser, whatever was granted by hand, or names no failed node; and, of a
+/// procedure that commits, if it is part of a larger transaction: one that waits must not hold any, and what it begins must
+/// be committed before anybody can carry it.
 #[pg_extern(sql = false)]
 fn require_caller(procedure: Option<&str>, failed_node: Option<&str>, commits: Option<bool>) {
     let procedure = procedure.unwrap_or_default();
-    if !process::is_superuser() {
-        raise(&RecoverError::NotSuperuser { function: procedure.to_owned() });
-    }
+    require_superuser(procedure);
     if failed_node.is_none() {
         let argument = "failed_node_name";
         raise(&RecoverError::NullArgument { argument, hint: "Name the node that is lost: failed_node_name := 'n1'." });

@@ -22,7 +22,6 @@ use crate::reconcile::touched::Touched;
 use crate::recover::error::RecoverError;
 use crate::recover::source::{Source, route_to};
 use crate::recover::target::{self, TargetFacts};
-use std::collections::{HashMap, HashSet};
 
 /// Attempts to reconcile that fail, before the recovery ends without: what is left then is no reason to hold it.
 const RECONCILE_ATTEMPTS: u32 = 4;
@@ -113,22 +112,7 @@ impl Rescue {
         process::report_activity("reconciling");
         let request = &intent.request;
         let route = transaction::run(|| route_to(&request.source))?;
-        let mut reconciler = Reconciler {
-            source: Source::open(&request.source, &route)?,
-            source_name: &request.source,
-            local: &request.target,
-            failed: &request.failed,
-            since: intent.since_transaction,
-            apply_as,
-            origins: HashMap::new(),
-            own_origins: HashMap::new(),
-            tables: HashMap::new(),
-            errors: HashMap::new(),
-            stuck: HashSet::new(),
-            removed: HashMap::new(),
-            counts: Counts::default(),
-            may_have_moved: false,
-        };
+        let mut reconciler = Reconciler::new(Source::open(&request.source, &route)?, intent, apply_as);
         reconcile::write::begin_writing();
         let index = self.index;
         let outcome = interrupts::catch(|| {

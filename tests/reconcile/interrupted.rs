@@ -3,7 +3,7 @@
 //! Once a recovery was aborted the source keeps what was replayed no longer than a clone has it, hence the clones that are
 //! made before.
 
-use super::{VERSIONS, counted, drain_survivors, end_gap, start};
+use super::{VERSIONS, counted, end_gap, start};
 use crate::cluster::{Action, Cluster};
 use crate::failpoint_names as names;
 use crate::rescue::{begin, clone_slot, create_rescue, drain, hold_back, wait_completed, wait_error, wait_phase};
@@ -20,7 +20,7 @@ fn start_late(name: &str) -> Cluster {
     drain(n1, n3);
     n3.sql("UPDATE t SET v = 'n3' WHERE id IN (1, 11)");
     n3.sql("DELETE FROM t WHERE id = 2");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     end_gap(n1);
     cluster
 }
@@ -28,7 +28,7 @@ fn start_late(name: &str) -> Cluster {
 fn assert_made_good(cluster: &Cluster, updated: &str) {
     let [_, n2, n3] = cluster.all();
     wait_completed(n2);
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
     assert_eq!((counted(n2, "updated"), counted(n2, "deleted")), (updated.to_owned(), "1".to_owned()));
     assert_eq!(counted(n2, "unjudged"), "");

@@ -1,7 +1,7 @@
 //! What happens while rows are compared: a row that changes between the look at it and the write, and what others send
 //! meanwhile.
 
-use super::{VERSIONS, counted, drain_survivors, end_gap, start};
+use super::{VERSIONS, counted, end_gap, start};
 use crate::cluster::{Action, Node, Session};
 use crate::failpoint_names as names;
 use crate::rescue::{begin, drain, hold_back, wait_completed};
@@ -35,18 +35,18 @@ fn a_row_that_is_brought_while_the_source_changes_it_becomes_what_the_source_has
     n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1')");
     drain(n1, n3);
     n3.sql("UPDATE t SET id = id + 100, v = 'moved'");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     end_gap(n1);
     let gate = gate(n2, "INSERT", "NEW.id = 101 AND NEW.v = 'moved'");
     begin(n2, n3, "");
     wait_at_gate(n2);
     // n2 has no such row yet, and skips it.
     n3.sql("UPDATE t SET v = 'n3 later' WHERE id = 101");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     let theirs = n3.value(VERSIONS);
     open(gate);
     wait_completed(n2);
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "101|n3 later\n102|moved");
     assert_eq!(n2.value(VERSIONS), theirs);
     assert_eq!(n3.value(VERSIONS), theirs, "what was brought from n3 does not come back to it");
@@ -61,7 +61,7 @@ fn a_row_that_the_target_changes_after_it_was_looked_at_is_judged_again() {
     n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1'), (3, 'n1')");
     drain(n1, n3);
     n3.sql("UPDATE t SET v = 'n3'");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     end_gap(n1);
     let gate = gate(n2, "UPDATE", "NEW.id = 1 AND NEW.v = 'n3'");
     begin(n2, n3, "");
@@ -70,7 +70,7 @@ fn a_row_that_the_target_changes_after_it_was_looked_at_is_judged_again() {
     n2.sql("DELETE FROM t WHERE id = 3");
     open(gate);
     wait_completed(n2);
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "1|n3\n2|n2 later");
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }
@@ -87,7 +87,7 @@ fn a_row_that_comes_again_while_the_late_one_stands_in_its_way_gets_through() {
     drain(n1, n3);
     // n2 has no such row, and skips it.
     n3.sql("DELETE FROM t WHERE id = 1");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     end_gap(n1);
     n2.arm(names::RESCUE_SUSPENDED, Action::Wait);
     begin(n2, n3, "");
@@ -96,7 +96,7 @@ fn a_row_that_comes_again_while_the_late_one_stands_in_its_way_gets_through() {
     n3.sql("INSERT INTO t VALUES (1, 'n3 again')");
     n2.disarm(names::RESCUE_SUSPENDED);
     wait_completed(n2);
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "1|n3 again\n2|n1");
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }

@@ -1,7 +1,7 @@
 //! What others had done to rows of n1 that n2 did not have yet, and so has skipped.
 
-use super::{VERSIONS, counted, drain_survivors, recover, set_alone, start};
-use crate::rescue::hold_back;
+use super::{VERSIONS, counted, recover, start};
+use crate::rescue::{disable, drain, hold_back};
 
 #[test]
 fn what_others_did_to_rows_that_came_late_is_made_good() {
@@ -9,12 +9,12 @@ fn what_others_did_to_rows_that_came_late_is_made_good() {
     let [n1, n2, n3] = cluster.all();
     n1.sql("INSERT INTO t SELECT g, 'before', repeat(md5(g::text), 400) FROM generate_series(1, 20) g");
     for node in [n2, n3] {
-        crate::rescue::drain(n1, node);
+        drain(n1, node);
     }
     hold_back(n2);
     n1.sql("INSERT INTO t SELECT g, 'n1', repeat(md5(g::text), 400) FROM generate_series(101, 200) g");
     n1.sql("UPDATE t SET v = 'n1' WHERE id <= 10");
-    crate::rescue::drain(n1, n3);
+    drain(n1, n3);
     // n2 has none of these rows: it skips what is done to them.
     n3.sql("UPDATE t SET v = 'n3' WHERE id BETWEEN 101 AND 110");
     n3.sql("DELETE FROM t WHERE id BETWEEN 111 AND 120");
@@ -25,10 +25,10 @@ fn what_others_did_to_rows_that_came_late_is_made_good() {
     n3.sql("DELETE FROM t WHERE id = 6");
     n2.sql("UPDATE t SET v = 'n2' WHERE id = 7");
     n2.sql("INSERT INTO t VALUES (300, 'n2', 'its own')");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     let theirs = n3.value(VERSIONS);
     recover(&cluster);
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     assert_eq!(n2.value(VERSIONS), theirs);
     assert_eq!(n3.value(VERSIONS), theirs, "what was brought from n3 does not come back to it");
     assert_eq!(
@@ -56,7 +56,7 @@ fn rows_that_others_have_given_another_key_are_followed() {
         n1.sql(&format!("INSERT INTO {table} SELECT g, 'n1' FROM generate_series(1, 20) g"));
     }
     n1.sql("INSERT INTO pair SELECT g, 'x', 'n1' FROM generate_series(1, 20) g");
-    crate::rescue::drain(n1, n3);
+    drain(n1, n3);
     for table in ["t", "whole"] {
         n3.sql(&format!("UPDATE {table} SET id = id + 100, v = 'moved' WHERE id <= 5"));
         n3.sql(&format!("UPDATE {table} SET id = id + 100 WHERE id BETWEEN 101 AND 102"));
@@ -65,9 +65,9 @@ fn rows_that_others_have_given_another_key_are_followed() {
         n3.sql(&format!("UPDATE {table} SET v = 'n3' WHERE id = 7"));
     }
     n3.sql("UPDATE pair SET b = 'y' WHERE a <= 3");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     recover(&cluster);
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     for table in ["t", "whole", "pair"] {
         let rows =
             format!("SELECT t.*, (pg_xact_commit_timestamp_origin(xmin)).timestamp FROM {table} t ORDER BY 1, 2");
@@ -83,15 +83,15 @@ fn what_the_target_and_its_peers_have_written_later_stays() {
     let [n1, n2, n3] = cluster.all();
     n1.sql("INSERT INTO t SELECT g, 'before' FROM generate_series(1, 20) g");
     for node in [n2, n3] {
-        crate::rescue::drain(n1, node);
+        drain(n1, node);
     }
     hold_back(n2);
     n1.sql("UPDATE t SET v = 'n1' WHERE id <= 10");
     n1.sql("INSERT INTO t VALUES (30, 'n1')");
     n1.sql("DELETE FROM t WHERE id = 30");
-    crate::rescue::drain(n1, n3);
+    drain(n1, n3);
     // Later than n1's, and not on n3 yet when rows are compared.
-    set_alone(n3, "sub_n3_n2", "DISABLE");
+    disable(n3, "sub_n3_n2");
     n2.sql("UPDATE t SET v = 'n2 later' WHERE id IN (1, 2)");
     n2.sql("DELETE FROM t WHERE id = 3");
     n2.sql("INSERT INTO t VALUES (30, 'n2 later')");
@@ -100,8 +100,8 @@ fn what_the_target_and_its_peers_have_written_later_stays() {
     assert_eq!(n2.value("SELECT v FROM t WHERE id = 30"), "n2 later", "n3 has no such row");
     // n3 shows a row that n2 has deleted: nobody can tell before n3 has heard of it.
     assert_eq!(counted(n2, "unjudged"), "{\"source_lags\": 1}");
-    set_alone(n3, "sub_n3_n2", "ENABLE");
-    drain_survivors(n2, n3);
+    n3.sql("ALTER SUBSCRIPTION sub_n3_n2 ENABLE");
+    drain(n2, n3);
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }
 
@@ -112,9 +112,9 @@ fn without_commit_timestamps_nothing_is_compared_and_the_report_says_so() {
     let [n1, n2, n3] = cluster.all();
     hold_back(n2);
     n1.sql("INSERT INTO t SELECT g, 'n1' FROM generate_series(1, 5) g");
-    crate::rescue::drain(n1, n3);
+    drain(n1, n3);
     n3.sql("UPDATE t SET v = 'n3' WHERE id = 1");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     recover(&cluster);
     assert_eq!(n2.value("SELECT v, count(*) FROM t GROUP BY v"), "n1|5");
     assert_eq!(counted(n2, "unjudged"), "{\"no_commit_timestamps\": 5}");
@@ -129,14 +129,14 @@ fn a_long_value_that_the_later_update_did_not_send_is_brought() {
     let [n1, n2, n3] = cluster.all();
     n1.sql("INSERT INTO t SELECT g, 'before', repeat('old', 2000) FROM generate_series(1, 3) g");
     for node in [n2, n3] {
-        crate::rescue::drain(n1, node);
+        drain(n1, node);
     }
     hold_back(n2);
     n1.sql("UPDATE t SET w = repeat('new', 2000) WHERE id <= 2");
-    crate::rescue::drain(n1, n3);
+    drain(n1, n3);
     // n2 gets of it all but the long value, which is the old one there.
     n3.sql("UPDATE t SET v = 'n3' WHERE id = 1");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     assert_eq!(n2.value("SELECT v, left(w, 3) FROM t WHERE id = 1"), "n3|old");
     let theirs = n3.value(VERSIONS);
     recover(&cluster);
@@ -151,14 +151,14 @@ fn what_the_target_does_not_receive_now_is_left_to_replication_and_counted() {
     let [n1, n2, n3] = cluster.all();
     hold_back(n2);
     n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1'), (3, 'n1')");
-    crate::rescue::drain(n1, n3);
-    set_alone(n2, "sub_n2_n3", "DISABLE");
+    drain(n1, n3);
+    disable(n2, "sub_n2_n3");
     n3.sql("UPDATE t SET v = 'n3' WHERE id = 1; DELETE FROM t WHERE id = 2");
     recover(&cluster);
     assert_eq!(n2.value("SELECT v, count(*) FROM t GROUP BY v"), "n1|3");
     assert_eq!(counted(n2, "unjudged"), "{\"target_lags\": 2}");
-    set_alone(n2, "sub_n2_n3", "ENABLE");
-    drain_survivors(n2, n3);
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n3 ENABLE");
+    drain(n2, n3);
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }
 
@@ -169,12 +169,12 @@ fn what_others_did_to_a_table_that_the_target_does_not_have_of_them_is_not_broug
     // n2 has t from n1 alone.
     n3.sql("DROP PUBLICATION mesh; CREATE PUBLICATION mesh FOR TABLE first");
     n2.sql("ALTER SUBSCRIPTION sub_n2_n3 REFRESH PUBLICATION");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     hold_back(n2);
     n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1'), (3, 'n1')");
-    crate::rescue::drain(n1, n3);
+    drain(n1, n3);
     n3.sql("UPDATE t SET v = 'n3' WHERE id = 1; DELETE FROM t WHERE id = 2");
-    drain_survivors(n2, n3);
+    drain(n2, n3);
     recover(&cluster);
     assert_eq!(n2.value("SELECT v, count(*) FROM t GROUP BY v"), "n1|3");
     assert_eq!(counted(n2, "unjudged"), "{\"not_replicated\": 2}");
@@ -188,9 +188,9 @@ fn what_a_fourth_node_did_counts_as_settled_only_where_the_source_has_it() {
     hold_back(n2);
     n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1')");
     for node in [n3, n4] {
-        crate::rescue::drain(n1, node);
+        drain(n1, node);
     }
-    set_alone(n3, "sub_n3_n4", "DISABLE");
+    disable(n3, "sub_n3_n4");
     // n2 skips it, and n3 does not have it yet: they look alike.
     n4.sql("UPDATE t SET v = 'n4' WHERE id = 1");
     crate::slot_keeps::wait_confirmed(n4, "sub_n2_n4");

@@ -37,8 +37,7 @@ fn sliced(name: &str) -> (Cluster, Vec<String>) {
     for node in [n2, n3, n4] {
         drain(n1, node);
     }
-    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
-    n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "0");
+    crate::rescue::hold_back(n2);
     let mut ends = Vec::new();
     for slice in 0..STEPS.len() as u32 {
         super::write(n1, slice * SLICE + 1, (slice + 1) * SLICE);

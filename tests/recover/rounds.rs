@@ -23,12 +23,7 @@ pub struct Rounds<'a> {
 
 /// From here on it gets nothing of the origin.
 pub fn hold_back_from(node: &Node, origin: &str) {
-    let name = format!("sub_{}_{origin}", node.name());
-    node.sql(&format!("ALTER SUBSCRIPTION {name} DISABLE"));
-    node.wait_until(
-        &format!("SELECT count(*) FROM pg_stat_subscription WHERE subname = '{name}' AND pid IS NOT NULL"),
-        "0",
-    );
+    crate::rescue::disable(node, &format!("sub_{}_{origin}", node.name()));
 }
 
 /// The others have all that the origin has written, on their disks; those that lag wait for it in vain.

@@ -45,8 +45,7 @@ fn a_third_node_coordinates_and_two_calls_at_once_do_it_once() {
     for node in [n2, n3, n4] {
         drain(n1, node);
     }
-    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
-    n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "0");
+    crate::rescue::hold_back(n2);
     write(n1, 1, 40);
     for node in [n3, n4] {
         drain(n1, node);
@@ -93,8 +92,7 @@ fn a_source_that_dies_is_replaced_by_another_survivor_at_the_position_reached() 
     for node in [n2, n3, n4] {
         drain(n1, node);
     }
-    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
-    n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "0");
+    crate::rescue::hold_back(n2);
     // More than fits on the way between two nodes.
     n1.sql(
         "DO $$ BEGIN FOR i IN 1 .. 30 LOOP
