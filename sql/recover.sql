@@ -70,7 +70,11 @@ BEGIN
     IF left_out > 0 THEN
         RAISE WARNING 'node "%": % could not be compared with node "%": %', report ->> 'target_node',
             @extschema@.counted(left_out, 'row'), report ->> 'source_node',
-            (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e);
+            (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e)
+            USING HINT = CASE WHEN (done -> 'unjudged') ?| ARRAY['source_lags', 'target_lags', 'not_replicated', 'refused', 'busy', 'source_lost']
+                THEN format('They are compared by themselves when they can be. SELECT * FROM spock.recovery_unjudged(%L); on node "%s" shows those that are still to be.',
+                            report ->> 'intent_id', report ->> 'target_node')
+                ELSE format('Compare them by hand with those of node "%s".', report ->> 'source_node') END;
     END IF;
 END
 $$;

@@ -18,6 +18,13 @@ CREATE FUNCTION recovery_conflicts(intent_id uuid)
 COMMENT ON FUNCTION recovery_conflicts(uuid) IS
     'the conflicts that a recovery has met, by table, kind and resolution (apply_remote, keep_local, skip); relation is null for tables beyond those that are told apart; for superusers and roles with REPLICATION or pg_monitor';
 
+CREATE FUNCTION recovery_unjudged(intent_id uuid)
+    RETURNS TABLE (relation text, key text, reason text)
+    LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_unjudged_wrapper';
+REVOKE ALL ON FUNCTION recovery_unjudged(uuid) FROM PUBLIC;
+COMMENT ON FUNCTION recovery_unjudged(uuid) IS
+    'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; they are looked at again by themselves; for superusers';
+
 CREATE FUNCTION recover_skip(failed_node_name name, origin_lsn pg_lsn) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recover_skip_wrapper';
 REVOKE ALL ON FUNCTION recover_skip(name, pg_lsn) FROM PUBLIC;

@@ -5,12 +5,14 @@
 //! lack of the row, and does not come again.
 //!
 //! Pure: judge. The rows that were touched are collected in touched, and in moves those that others have
-//! given another key since; they are compared and written in run.
+//! given another key since; they are compared and written in run. What cannot be judged now is kept.
 
 pub mod judge;
+pub mod kept;
 pub mod moves;
 mod rows;
 pub mod run;
+mod sql;
 pub mod touched;
 mod views;
 mod waits;

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod entry;
 pub mod error;
+mod judging_again;
 pub mod launcher;
 pub mod manager;
 pub mod poller;

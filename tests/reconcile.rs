@@ -1,6 +1,7 @@
 //! After a replay with others writing to the same rows: the survivors hold the same, and nothing that is later was lost.
 
 mod interrupted;
+mod kept;
 mod races;
 mod versions;
 

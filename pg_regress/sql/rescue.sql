@@ -68,6 +68,8 @@ SELECT * FROM spock.recovery_intents();
 SELECT * FROM spock.rescue_subscriptions();
 SELECT * FROM spock.recovery_conflicts('11111111-1111-4111-8111-111111111111'); \echo :SQLSTATE
 SELECT * FROM spock.recovery_conflicts(NULL); \echo :SQLSTATE
+SELECT * FROM spock.recovery_unjudged('11111111-1111-4111-8111-111111111111'); \echo :SQLSTATE
+SELECT * FROM spock.recovery_unjudged(NULL); \echo :SQLSTATE
 BEGIN; SELECT spock.require_caller('recover_run', 'n1'); \echo :SQLSTATE
 ROLLBACK;
 BEGIN; SELECT spock.require_caller('recover_precheck', 'n1', commits := false); \echo :SQLSTATE

@@ -179,6 +179,9 @@ pub struct Intent {
     /// What the reconcile has done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconciled: Option<Counts>,
+    /// The large object that keeps the rows which the reconcile could not judge (src/reconcile/kept.rs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_rows: Option<u32>,
     /// Transactions to give up, by recover_skip().
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skips: Vec<OriginLsn>,

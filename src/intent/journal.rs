@@ -108,6 +108,7 @@ impl Journal {
                     since_transaction: since_transaction.unwrap_or(beginning.transaction),
                     touched_from,
                     reconciled: None,
+                    kept_rows: None,
                     skips: Vec::new(),
                     must_abort: false,
                     end: None,
@@ -223,10 +224,31 @@ impl Journal {
         Ok(())
     }
 
-    /// What the reconcile has done; its end is that of the recovery.
-    pub fn note_reconciled(&mut self, id: IntentId, counts: Counts) -> Result<(), IntentError> {
-        self.running(id)?.reconciled = Some(counts);
-        Ok(())
+    /// What the reconcile has done; its end is that of the recovery. `kept`: where the rows are that it could not judge.
+    /// Returns where they were kept before.
+    pub fn note_reconciled(
+        &mut self,
+        id: IntentId,
+        counts: Counts,
+        kept: Option<u32>,
+    ) -> Result<Option<u32>, IntentError> {
+        let intent = self.running(id)?;
+        intent.reconciled = Some(counts);
+        Ok(std::mem::replace(&mut intent.kept_rows, kept))
+    }
+
+    /// What has become of the rows that were kept when they were looked at again. Returns where they were.
+    pub fn note_judged_again(&mut self, id: IntentId, again: Counts, kept: Option<u32>) -> Option<u32> {
+        let intent = self.intents.iter_mut().find(|intent| intent.id == id)?;
+        intent.reconciled.get_or_insert_default().look_again(again);
+        let before = std::mem::replace(&mut intent.kept_rows, kept);
+        self.forget_old();
+        before
+    }
+
+    /// Ended recoveries with rows that are to be looked at again.
+    pub fn with_kept_rows(&self) -> impl Iterator<Item = &Intent> {
+        self.intents.iter().filter(|intent| !intent.is_unfinished() && intent.kept_rows.is_some())
     }
 
     /// Ends it where it stands; what it had done counts.
@@ -283,15 +305,16 @@ impl Journal {
         self.clones.push(clone);
     }
 
-    /// Those that ended first go first: what has just ended is always there to be looked at.
+    /// Those that ended first go first: what has just ended is always there to be looked at; so is what keeps rows.
     fn forget_old(&mut self) {
-        let mut ends: Vec<i64> = self.intents.iter().filter_map(|intent| Some(intent.end.as_ref()?.at)).collect();
+        let end_of = |intent: &Intent| intent.end.as_ref().filter(|_| intent.kept_rows.is_none()).map(|end| end.at);
+        let mut ends: Vec<i64> = self.intents.iter().filter_map(end_of).collect();
         let surplus = ends.len().saturating_sub(KEPT);
         ends.sort_unstable();
         let Some(last_to_go) = surplus.checked_sub(1).and_then(|index| ends.get(index)).copied() else { return };
         let mut left = surplus;
         self.intents.retain(|intent| {
-            let goes = left > 0 && intent.end.as_ref().is_some_and(|end| end.at <= last_to_go);
+            let goes = left > 0 && end_of(intent).is_some_and(|at| at <= last_to_go);
             left -= usize::from(goes);
             !goes
         });

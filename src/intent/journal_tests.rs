@@ -2,6 +2,7 @@
 //! leaves behind.
 
 mod document;
+mod forgetting;
 mod histories;
 mod records;
 
@@ -519,22 +520,4 @@ fn only_the_transaction_that_fails_can_be_given_up() {
     journal.skip("n1", FAILING).expect("given up before");
     journal.skip("n1", OriginLsn(60)).expect("it fails");
     assert_eq!(journal.intents[0].skips, [FAILING, OriginLsn(60)]);
-}
-
-#[test]
-fn the_last_twenty_that_ended_are_kept_and_every_unfinished_one() {
-    let mut journal = journal_with_two();
-    // Begun first, and unfinished while others come and go by hand.
-    for number in 3..=30 {
-        let mut ended = journal_in(State::Aborted).intents.remove(0);
-        ended.id = id(number);
-        ended.end = Some(End { outcome: Outcome::Aborted, at: i64::from(number), position: None });
-        journal.intents.push(ended);
-    }
-    journal.abort(id(2), done(0), 100).expect("unfinished");
-    let kept: Vec<IntentId> = journal.intents.iter().map(|intent| intent.id).collect();
-    // 2 has ended last, though it was begun before the others.
-    let expected: Vec<IntentId> = [1, 2].into_iter().chain(12..=30).map(id).collect();
-    assert_eq!(kept, expected);
-    assert!(matches!(journal.resumable(), Resumable::One(one) if one.id == id(1)));
 }

@@ -299,6 +299,41 @@ pub unsafe fn identity_of(relation: pg_sys::Relation) -> Oid {
     unsafe { guarded!(GetRelationIdentityOrPK(relation)) }
 }
 
+/// Tells core's map of a table as its sender would: with these columns, and its key at these places. Needs a transaction.
+pub fn announce(relation: u32, schema: &str, name: &str, columns: &[String], key: &[usize]) {
+    let text = |text: &str| match super::text::to_server(text) {
+        // SAFETY: copied into the current memory context.
+        Some(text) => unsafe { pg_sys::pstrdup(text.as_ptr()) },
+        None => pgrx::error!("a name that this database's encoding cannot write"),
+    };
+    // SAFETY: arrays of that length; the map copies all of it.
+    unsafe {
+        let names =
+            pg_sys::palloc0(columns.len() * size_of::<*mut core::ffi::c_char>()).cast::<*mut core::ffi::c_char>();
+        let types = pg_sys::palloc0(columns.len() * size_of::<Oid>()).cast::<Oid>();
+        for (index, column) in columns.iter().enumerate() {
+            *names.add(index) = text(column);
+        }
+        let mut attkeys = std::ptr::null_mut();
+        for place in key {
+            attkeys = pg_sys::bms_add_member(attkeys, *place as core::ffi::c_int);
+        }
+        let mut told = pg_sys::LogicalRepRelation {
+            remoteid: relation,
+            nspname: text(schema),
+            relname: text(name),
+            natts: columns.len() as core::ffi::c_int,
+            attnames: names,
+            atttyps: types,
+            replident: pg_sys::REPLICA_IDENTITY_DEFAULT as core::ffi::c_char,
+            relkind: pg_sys::RELKIND_RELATION as core::ffi::c_char,
+            attkeys,
+        };
+        guarded!(logicalrep_relmap_update(&raw mut told));
+        guarded!(logicalrep_partmap_reset_relmap(&raw mut told));
+    }
+}
+
 /// Our table for the sender's, and the places of its key's columns in the sender's rows; None if it has no key, or the
 /// sender does not send all of it. An ERROR if the table is missing. Needs a transaction with an active snapshot.
 pub fn key_of(relation: u32) -> Option<(Oid, Vec<usize>)> {

@@ -6,9 +6,11 @@
 //! is in place: what it does to it after that finds ours.
 
 use super::judge::{self, Author, Found, Passed, Replay, Verdict};
+use super::kept::Keeper;
 use super::rows::{FIRST_VALUE, KeyText, Rows, columns_of, name, question, take, text_of, there};
 use super::touched::{Key, Touched};
 use super::views::{self, View};
+use super::waits::Patience;
 use super::write::{Did, write};
 use crate::apply::conflict::Policy;
 use crate::guc;
@@ -52,6 +54,34 @@ pub enum Why {
     Refused,
     /// It changed each time it was looked at.
     Busy,
+    /// The source was lost before it could be asked.
+    SourceLost,
+}
+
+impl Why {
+    /// The word for it, in the report and in recovery_unjudged().
+    pub fn name(self) -> &'static str {
+        match self {
+            Why::Policy => "policy",
+            Why::NoCommitTimestamps => "no_commit_timestamps",
+            Why::SourceLags => "source_lags",
+            Why::TargetLags => "target_lags",
+            Why::NotReplicated => "not_replicated",
+            Why::UnknownAge => "unknown_age",
+            Why::NotComparable => "not_comparable",
+            Why::Refused => "refused",
+            Why::Busy => "busy",
+            Why::SourceLost => "source_lost",
+        }
+    }
+
+    /// It may be judged another time: when a node has caught up, was recovered itself, or was seen to.
+    pub fn may_pass(self) -> bool {
+        match self {
+            Why::SourceLags | Why::TargetLags | Why::NotReplicated | Why::Refused | Why::Busy | Why::SourceLost => true,
+            Why::Policy | Why::NoCommitTimestamps | Why::UnknownAge | Why::NotComparable => false,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -67,7 +97,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn leave(&mut self, why: Why, rows: usize) {
+    pub fn leave(&mut self, why: Why, rows: usize) {
         if rows > 0 {
             *self.unjudged.entry(why).or_default() += rows as u64;
         }
@@ -76,12 +106,31 @@ impl Counts {
     pub fn unjudged(&self) -> u64 {
         self.unjudged.values().sum()
     }
+
+    /// It counts as many that were left, for the same reasons.
+    pub fn has(&self, again: &Counts) -> bool {
+        let passing = |counts: &Counts| -> BTreeMap<Why, u64> {
+            counts.unjudged.iter().filter(|(why, _)| why.may_pass()).map(|(why, rows)| (*why, *rows)).collect()
+        };
+        passing(self) == passing(again)
+    }
+
+    /// Those that were kept have been looked at again.
+    pub fn look_again(&mut self, again: Counts) {
+        self.unjudged.retain(|why, _| !why.may_pass());
+        self.compared += again.compared;
+        self.updated += again.updated;
+        self.deleted += again.deleted;
+        for (why, rows) in again.unjudged {
+            *self.unjudged.entry(why).or_default() += rows;
+        }
+    }
 }
 
 /// Who is reconciled with whom.
 pub struct Reconciler<'a> {
     pub(super) source: Source,
-    pub(super) source_name: &'a str,
+    pub(super) source_name: String,
     pub(super) local: &'a str,
     pub(super) failed: &'a str,
     /// The first transaction here that may have replayed something.
@@ -99,6 +148,12 @@ pub struct Reconciler<'a> {
     /// Rows of the replay that were taken away for what a node's INSERT was thought to bring.
     pub(super) removed: HashMap<(u32, KeyText), Found>,
     pub counts: Counts,
+    /// The rows that were left, and may be judged another time.
+    pub kept: Keeper,
+    /// Rows that were kept are looked at again, as they will be once more: nobody is waited for as long.
+    pub is_hasty: bool,
+    /// For how long the source and the target get no further.
+    pub(super) patience: [Patience; 2],
     /// The source has something else than the failed node's version of a row, or nothing: others may have given it another
     /// key.
     pub may_have_moved: bool,
@@ -114,8 +169,8 @@ impl<'a> Reconciler<'a> {
     /// The rows that the recovery of `intent` has touched on this node, with those of its source.
     pub fn new(source: Source, intent: &'a Intent, apply_as: ApplyAs) -> Reconciler<'a> {
         Reconciler {
+            source_name: source.name().to_owned(),
             source,
-            source_name: &intent.request.source,
             local: &intent.request.target,
             failed: &intent.request.failed,
             since: intent.since_transaction,
@@ -127,12 +182,23 @@ impl<'a> Reconciler<'a> {
             stuck: HashSet::new(),
             removed: HashMap::new(),
             counts: Counts::default(),
+            kept: Keeper::default(),
+            is_hasty: false,
+            patience: Default::default(),
             may_have_moved: false,
         }
     }
 }
 
 impl Reconciler<'_> {
+    /// Whether the source has all that the target has of the failed node; None if one of them does not subscribe to it.
+    pub fn source_has_enough(&mut self) -> Result<Option<bool>, RecoverError> {
+        let ours = self.view_target()?;
+        let theirs = self.view_source(&ours)?;
+        let both = theirs.passed.get(self.failed).zip(ours.applied.get(self.failed));
+        Ok(both.map(|(theirs, ours)| theirs >= ours))
+    }
+
     /// Compares all of them. False: `goes_on` has said no.
     pub fn run(
         &mut self,
@@ -176,6 +242,16 @@ impl Reconciler<'_> {
         }
     }
 
+    /// A row stays as it is.
+    fn leave(&mut self, touched: &Touched, relation: u32, key: &KeyText, why: Why) {
+        self.counts.leave(why, 1);
+        if why.may_pass()
+            && let Some(columns) = columns_of(touched, relation)
+        {
+            self.kept.add(relation, &columns, why, key);
+        }
+    }
+
     /// A first look at rows of one table: most are alike.
     fn compare(
         &mut self,
@@ -192,24 +268,26 @@ impl Reconciler<'_> {
         let mut found: BTreeSet<&KeyText> = source.keys().collect();
         found.extend(target.keys());
         // Both have nothing of the others.
-        let mut alike = texts.len().saturating_sub(found.len());
-        self.may_have_moved |= alike > 0;
+        let mut alike: Vec<&KeyText> = texts.iter().filter(|key| !found.contains(key)).collect();
+        self.may_have_moved |= !alike.is_empty();
         for key in found {
             let of_source = there(&source, key).flatten().and_then(|found| found.committed.as_ref());
             self.may_have_moved |=
                 !of_source.is_some_and(|(_, author)| matches!(author, Author::Node(node) if node == self.failed));
             match (there(&source, key), there(&target, key)) {
                 (Some(source), Some(target)) if judge::judge(source, target, self.replay()) == Verdict::Settled => {
-                    alike += 1
+                    alike.push(key);
                 }
                 (Some(_), Some(_)) => differences.push(Difference { relation, key: key.clone() }),
                 _ => self.counts.leave(Why::NotComparable, 1),
             }
         }
         if behind.is_empty() {
-            self.counts.compared += alike as u64;
+            self.counts.compared += alike.len() as u64;
         } else {
-            self.counts.leave(Why::SourceLags, alike);
+            for key in alike {
+                self.leave(touched, relation, key, Why::SourceLags);
+            }
         }
         Ok(())
     }
@@ -291,7 +369,7 @@ impl Reconciler<'_> {
                     // The later version is the target's: nothing that is still to come bears on that.
                     (_, Verdict::Keep) | (None, Verdict::Settled) => self.counts.compared += 1,
                     (Some(why), _) => {
-                        self.counts.leave(why, 1);
+                        self.leave(touched, difference.relation, &difference.key, why);
                         self.put_back(touched, &difference, target.as_ref(), &theirs)?;
                     }
                     (None, Verdict::OfUnknownAge) => self.counts.leave(Why::UnknownAge, 1),
@@ -301,7 +379,9 @@ impl Reconciler<'_> {
                             self.bring(touched, &difference, verdict, rows, &theirs, verdict == Verdict::Insert)?;
                         match did {
                             Did::Again => open.push(difference),
-                            Did::Refused => self.counts.leave(Why::Refused, 1),
+                            Did::Refused => {
+                                self.leave(touched, difference.relation, &difference.key, Why::Refused);
+                            }
                             Did::Written if verdict == Verdict::Delete => {
                                 self.counts.compared += 1;
                                 self.counts.deleted += 1;
@@ -316,7 +396,9 @@ impl Reconciler<'_> {
             }
             untrusted_user::leave_session();
         }
-        self.counts.leave(Why::Busy, open.len());
+        for difference in &open {
+            self.leave(touched, difference.relation, &difference.key, Why::Busy);
+        }
         let theirs = View::default();
         for difference in open {
             self.put_back(touched, &difference, None, &theirs)?;
@@ -369,7 +451,7 @@ impl Reconciler<'_> {
     fn is_replicated(&self, touched: &Touched, relation: u32, source: Option<&Found>) -> bool {
         let author = match source.and_then(|source| source.committed.as_ref()) {
             Some((_, Author::Node(node))) => node,
-            _ => self.source_name,
+            _ => &self.source_name,
         };
         let Some(table) = touched.table(relation) else { return false };
         author == self.local || self.tables.get(author).is_some_and(|tables| tables.contains(&table))
@@ -473,7 +555,7 @@ impl Reconciler<'_> {
             match self.source.rows(&question, count) {
                 Ok(answer) => {
                     let answer = answer.into_iter().map(crate::remote::row::Row::into_values);
-                    take(&mut rows, &columns, answer, &self.origins, self.source_name);
+                    take(&mut rows, &columns, answer, &self.origins, &self.source_name);
                 }
                 Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message }, .. }) => {
                     pgrx::log!(
@@ -481,7 +563,9 @@ impl Reconciler<'_> {
                         name(touched, relation),
                         self.source_name
                     );
-                    self.counts.leave(Why::Refused, keys.len());
+                    for key in keys {
+                        self.leave(touched, relation, key, Why::Refused);
+                    }
                     return Ok(None);
                 }
                 Err(error) => return Err(error),

@@ -77,10 +77,19 @@ impl Touched {
     /// Our table, and the key of the source's row; None where it has none, or not all of it was sent: then it is the old
     /// one, which was. Needs a transaction with an active snapshot.
     pub fn key_of(&mut self, relation: u32, row: &Tuple) -> Option<(Oid, Vec<u8>)> {
-        let key = self.keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation));
-        let (table, columns) = key.as_ref()?;
+        let (table, columns) = self.learn_key(relation)?;
         let values: Option<Vec<Vec<u8>>> = columns.iter().map(|column| row.text(*column).map(<[u8]>::to_vec)).collect();
         Some((*table, Key { relation, values: values? }.to_bytes()))
+    }
+
+    /// Our table, and where its key is in the source's rows. Needs a transaction with an active snapshot.
+    pub fn learn_key(&mut self, relation: u32) -> Option<(&Oid, &[usize])> {
+        let key = self.keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation));
+        key.as_ref().map(|(table, columns)| (table, columns.as_slice()))
+    }
+
+    pub fn push_key(&mut self, relation: u32, values: Vec<Vec<u8>>) {
+        self.push(Key { relation, values }.to_bytes());
     }
 
     pub fn push(&mut self, bytes: Vec<u8>) {

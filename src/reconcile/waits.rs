@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// So long nothing of a node that answers may move: its changes cannot be applied, or a transaction is long.
 const STANDSTILL: Duration = Duration::from_secs(60);
 
+/// The same, of rows that will be looked at once more.
+const SHORT_STANDSTILL: Duration = Duration::from_secs(2);
+
 /// Between two looks at how far the nodes are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -24,7 +27,7 @@ impl Reconciler<'_> {
     }
 
     pub(super) fn view_source(&mut self, ours: &View) -> Result<View, RecoverError> {
-        let view = views::of_source(&mut self.source, ours.slots.get(self.source_name).map(String::as_str))?;
+        let view = views::of_source(&mut self.source, ours.slots.get(&self.source_name).map(String::as_str))?;
         self.origins.clone_from(&view.origins);
         Ok(view)
     }
@@ -32,14 +35,13 @@ impl Reconciler<'_> {
     /// Waits until the source has passed what the target had, with the target's own changes or without; of whom it does not,
     /// where it gets no further.
     pub(super) fn wait_for_source(&mut self, ours: &View, with_own: bool) -> Result<BTreeSet<String>, RecoverError> {
-        let mut patience = Patience::new();
         loop {
             let theirs = self.view_source(ours)?;
             let slot = theirs.slots.get(self.local).map(String::as_str);
             let now = transaction::run(|| views::of_target(slot))?;
             let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
             for (node, applied) in &ours.applied {
-                let is_asked = node != self.failed && node != self.source_name;
+                let is_asked = node != self.failed && *node != self.source_name;
                 // What was skipped has not moved the origin; of who sends nothing now nothing was skipped since.
                 let sends = !ours.disabled.contains(node) && !ours.silent.contains(node);
                 let seen = [&ours.received, &ours.passed].map(|seen| seen.get(node).copied().filter(|_| sends));
@@ -55,7 +57,7 @@ impl Reconciler<'_> {
             let is_hopeless = lacks.keys().all(|node| {
                 now.disabled.contains(node) || theirs.disabled.contains(node) || (node == self.local && slot.is_none())
             });
-            if is_hopeless || patience.is_over(&lacks, &now.silent) {
+            if self.patience[0].is_over(&lacks, &now.silent, self.is_hasty) || is_hopeless {
                 return Ok(lacks.into_keys().collect());
             }
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
@@ -65,7 +67,6 @@ impl Reconciler<'_> {
 
     /// Waits until the target has passed what the source had; of whom it does not, where it gets no further.
     pub(super) fn wait_for_target(&mut self, theirs: &View) -> Result<BTreeSet<String>, RecoverError> {
-        let mut patience = Patience::new();
         loop {
             let ours = self.view_target()?;
             let before = |node: &String| self.errors.get(node).copied().unwrap_or(0);
@@ -80,7 +81,7 @@ impl Reconciler<'_> {
             }
             let confirmed = self.view_source(&ours)?.others_passed;
             if confirmed.is_none_or(|confirmed| confirmed < theirs.wal_end) {
-                lacks.insert(self.source_name.to_owned(), confirmed.map_or(0, |lsn| lsn.0));
+                lacks.insert(self.source_name.clone(), confirmed.map_or(0, |lsn| lsn.0));
             }
             let is_hopeless = lacks.keys().all(|node| {
                 node == self.failed
@@ -89,7 +90,7 @@ impl Reconciler<'_> {
                     // Where room was made for what comes, it needs a while to come.
                     || (self.stuck.contains(node) && self.removed.is_empty())
             });
-            if is_hopeless || patience.is_over(&lacks, &ours.silent) {
+            if self.patience[1].is_over(&lacks, &ours.silent, self.is_hasty) || is_hopeless {
                 return Ok(lacks.into_keys().collect());
             }
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
@@ -98,25 +99,27 @@ impl Reconciler<'_> {
     }
 }
 
-/// Waits as long as something moves.
-struct Patience {
-    last: BTreeMap<String, u64>,
-    moved_at: Instant,
+/// Waits as long as something moves. What has not moved for too long in one wait is not waited for in the next.
+#[derive(Default)]
+pub(super) struct Patience {
+    /// How far the nodes are that somebody lacks something of, and since when.
+    lacking: BTreeMap<String, (u64, Instant)>,
 }
 
 impl Patience {
-    fn new() -> Patience {
-        Patience { last: BTreeMap::new(), moved_at: Instant::now() }
-    }
-
-    fn is_over(&mut self, now: &BTreeMap<String, u64>, silent: &[String]) -> bool {
-        if self.last != *now {
-            self.last = now.clone();
-            self.moved_at = Instant::now();
+    fn is_over(&mut self, now: &BTreeMap<String, u64>, silent: &[String], is_hasty: bool) -> bool {
+        self.lacking.retain(|node, (at, _)| now.get(node) == Some(at));
+        for (node, at) in now {
+            self.lacking.entry(node.clone()).or_insert_with(|| (*at, Instant::now()));
         }
         // One that does not answer may be starting again; one that does is slow.
-        let all_are_silent = now.keys().all(|node| silent.contains(node));
-        let limit = if all_are_silent { 2 * guc::peer_timeout() } else { STANDSTILL };
-        self.moved_at.elapsed() >= limit
+        let limit = |node| match silent.contains(node) {
+            _ if is_hasty => SHORT_STANDSTILL,
+            true => 2 * guc::peer_timeout(),
+            false => STANDSTILL,
+        };
+        // What moves may be what the others wait for.
+        let has_moved = |limit| self.lacking.values().any(|(_, since)| since.elapsed() < limit);
+        self.lacking.keys().map(limit).max().is_none_or(|limit| !has_moved(limit))
     }
 }

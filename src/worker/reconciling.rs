@@ -16,12 +16,14 @@ use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{interrupts, logicalrep, origin, process, transaction};
 use crate::reconcile;
+use crate::reconcile::kept::{self, Keeper};
 use crate::reconcile::moves::MoveReader;
-use crate::reconcile::run::{Counts, Reconciler};
+use crate::reconcile::run::{Counts, Reconciler, Why};
 use crate::reconcile::touched::Touched;
 use crate::recover::error::RecoverError;
 use crate::recover::source::{Source, route_to};
 use crate::recover::target::{self, TargetFacts};
+use std::cell::RefCell;
 
 /// Attempts to reconcile that fail, before the recovery ends without: what is left then is no reason to hold it.
 const RECONCILE_ATTEMPTS: u32 = 4;
@@ -33,7 +35,7 @@ impl Rescue {
         &mut self,
         intent: &Intent,
         target: &TargetFacts,
-    ) -> Result<Option<Counts>, Trouble> {
+    ) -> Result<Option<(Counts, Keeper)>, Trouble> {
         let collected = interrupts::catch(|| self.collect(intent, target));
         let outcome = match collected {
             Ok(Ok((apply_as, mut touched))) => self.reconcile(intent, apply_as, &mut touched),
@@ -50,7 +52,7 @@ impl Rescue {
             Err(trouble @ (Trouble::Recover(_) | Trouble::Raised { .. })) if failures + 1 >= RECONCILE_ATTEMPTS => {
                 let (failure, message) = failure_of(trouble);
                 pgrx::warning!(
-                    "the rows that the recovery of node \"{}\" has touched are not compared with those of node \"{}\": {} \
+                    "the rows that the recovery of node \"{}\" has touched are not compared with those of node \"{}\" now: {} \
                      (SQLSTATE {}) {message}",
                     intent.request.failed,
                     intent.request.source,
@@ -100,7 +102,7 @@ impl Rescue {
         intent: &Intent,
         apply_as: ApplyAs,
         touched: &mut Touched,
-    ) -> Result<Option<Counts>, Trouble> {
+    ) -> Result<Option<(Counts, Keeper)>, Trouble> {
         self.write(|journal, done| {
             let range = (OriginLsn::ZERO, OriginLsn::ZERO);
             Ok(journal.checkpoint(intent.id, Phase::Reconciling, range, done, Timestamp::now().0)?)
@@ -109,20 +111,32 @@ impl Rescue {
         if touched.count() == 0 {
             return Ok(None);
         }
+        let reconciled = self.compare(intent, apply_as, touched);
+        if matches!(reconciled, Err(Trouble::Recover(_) | Trouble::Raised { .. })) {
+            self.keep_all(intent, touched)?;
+        }
+        reconciled.map(Some)
+    }
+
+    fn compare(
+        &mut self,
+        intent: &Intent,
+        apply_as: ApplyAs,
+        touched: &mut Touched,
+    ) -> Result<(Counts, Keeper), Trouble> {
         process::report_activity("reconciling");
         let request = &intent.request;
         let route = transaction::run(|| route_to(&request.source))?;
         let mut reconciler = Reconciler::new(Source::open(&request.source, &route)?, intent, apply_as);
-        reconcile::write::begin_writing();
         let index = self.index;
-        let outcome = interrupts::catch(|| {
+        let is_done = while_reconciling(|| {
             with_entry(index, |entry| entry.touched = touched.count());
             let goes_on = |counts: &Counts| {
                 with_entry(index, |entry| entry.compared = counts.compared + counts.unjudged());
                 goes_on(index)
             };
             if !reconciler.run(touched, goes_on)? {
-                return Ok::<_, RecoverError>(false);
+                return Ok(false);
             }
             if !reconciler.may_have_moved {
                 return Ok(true);
@@ -133,18 +147,46 @@ impl Rescue {
             }
             with_entry(index, |entry| entry.touched += reader.moved.count());
             reconciler.run(&mut reader.moved, goes_on)
-        });
-        if outcome.is_err() {
-            origin::forget_stamp();
-            transaction::abort_current();
+        })?;
+        if is_done { Ok((reconciler.counts, reconciler.kept)) } else { Err(Trouble::MustStop) }
+    }
+
+    /// Keeps all that was touched, for the next attempt may find the source gone for good: then they are compared with
+    /// another node's.
+    fn keep_all(&mut self, intent: &Intent, touched: &mut Touched) -> Result<(), Trouble> {
+        let mut kept = Keeper::default();
+        let mut counts = Counts::default();
+        touched.rewind();
+        while let Some(key) = touched.next() {
+            if !transaction::run(|| kept.add_touched(touched, &key, Why::SourceLost)) {
+                counts.leave(Why::NotComparable, 1);
+                continue;
+            }
+            counts.leave(Why::SourceLost, 1);
         }
-        reconcile::write::end_writing();
-        match outcome {
-            Err(report) => Err(Trouble::Raised { report, relation: None, origin_lsn: None }),
-            Ok(Err(error)) => Err(error.into()),
-            Ok(Ok(false)) => Err(Trouble::MustStop),
-            Ok(Ok(true)) => Ok(Some(reconciler.counts)),
-        }
+        let kept = RefCell::new(kept);
+        Ok(self.write(|journal, _| {
+            let kept = kept.borrow_mut().store()?;
+            match journal.note_reconciled(intent.id, counts.clone(), kept)? {
+                Some(before) => kept::forget(before),
+                None => Ok(()),
+            }
+        })?)
+    }
+}
+
+/// Runs `f` as one that reconciles, and leaves nothing of that behind.
+pub(super) fn while_reconciling(f: impl FnOnce() -> Result<bool, RecoverError>) -> Result<bool, Trouble> {
+    reconcile::write::begin_writing();
+    let outcome = interrupts::catch(f);
+    if outcome.is_err() {
+        origin::forget_stamp();
+        transaction::abort_current();
+    }
+    reconcile::write::end_writing();
+    match outcome {
+        Err(report) => Err(Trouble::Raised { report, relation: None, origin_lsn: None }),
+        Ok(outcome) => Ok(outcome?),
     }
 }
 

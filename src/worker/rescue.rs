@@ -3,7 +3,8 @@
 //! The order is the product: what is about to be done is written down and committed, then done. It may be killed between
 //! any two lines; the next one goes on from the intent, and from the origin's progress, which is committed with the data.
 //! An attempt that fails leaves the target at a transaction boundary, resumes the subscriptions to living peers, writes
-//! down why, and ends; the manager starts the next one after a while.
+//! down why, and ends; the manager starts the next one after a while. Without a recovery to carry, it looks again at the
+//! rows that earlier ones could not judge.
 
 use crate::apply::change::{Setting, nodes_by_origin};
 use crate::apply::stream::{Ended, Stream};
@@ -22,6 +23,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
+use crate::reconcile::kept::{self, Keeper};
 use crate::reconcile::run::Counts;
 use crate::reconcile::touched::Touched;
 use crate::recover::error::RecoverError;
@@ -32,7 +34,7 @@ use crate::recover::{facts, suspend};
 use crate::shmem::{self, RescueEntry};
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 thread_local! {
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
@@ -73,11 +75,14 @@ pub fn run(index: usize, database: Oid) -> ! {
         Resumable::One(intent) => Some(intent.clone()),
         Resumable::Nothing | Resumable::Several(_) => None,
     });
+    let mut rescue = Rescue { index, done: Totals::default() };
     let Some(intent) = intent else {
+        // It is no recovery's failure, whatever becomes of it.
         HAS_SETTLED.set(true);
+        with_entry(index, |entry| entry.intent = [0; 16]);
+        rescue.judge_again();
         interrupts::exit(0)
     };
-    let mut rescue = Rescue { index, done: Totals::default() };
     with_entry(index, |entry| entry.intent = intent.id.0);
     let outcome = if intent.must_abort { Err(Trouble::MustStop) } else { rescue.attempt(&intent) };
     match outcome {
@@ -132,7 +137,7 @@ impl Rescue {
     fn attempt(&mut self, intent: &Intent) -> Result<(), Trouble> {
         let request = &intent.request;
         let is_replayed = intent.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.phase >= Phase::Resuming);
-        let (position, counts) = if is_replayed {
+        let (position, reconciled) = if is_replayed {
             let facts = transaction::run(|| target::look(&request.failed))?;
             (facts.applied, self.collect_and_reconcile(intent, &facts)?)
         } else {
@@ -140,7 +145,9 @@ impl Rescue {
             self.resume(intent)?;
             (position, self.reconcile(intent, apply_as, &mut touched)?)
         };
-        self.finish(intent, position, counts)
+        // What other recoveries had to leave may be judged now.
+        self.judge_again();
+        self.finish(intent, position, reconciled)
     }
 
     /// Everything up to the origin's final position. Nothing is changed here before the source has been found in order.
@@ -298,14 +305,23 @@ impl Rescue {
     }
 
     /// The clone goes, and the intent is closed.
-    fn finish(&mut self, intent: &Intent, position: OriginLsn, counts: Option<Counts>) -> Result<(), Trouble> {
+    fn finish(
+        &mut self,
+        intent: &Intent,
+        position: OriginLsn,
+        reconciled: Option<(Counts, Keeper)>,
+    ) -> Result<(), Trouble> {
         // What was reconciled with asynchronous commits is on disk as well.
         wal::flush();
         self.release(intent);
+        let (counts, kept) = reconciled.unzip();
+        let kept = RefCell::new(kept);
         self.write(|journal, _| {
             forget_dsn(journal, intent.id)?;
-            if let Some(counts) = &counts {
-                journal.note_reconciled(intent.id, counts.clone())?;
+            if let (Some(counts), Some(kept)) = (&counts, kept.borrow_mut().as_mut())
+                && let Some(before) = journal.note_reconciled(intent.id, counts.clone(), kept.store()?)?
+            {
+                kept::forget(before)?;
             }
             Ok(journal.complete(intent.id, position, Timestamp::now().0)?)
         })?;

@@ -1,15 +1,20 @@
 //! The manager's part in a recovery: starts the rescue worker for an unfinished intent, again after a while when one has
-//! ended before its time, and brings the failed node's subscription back when that node is.
+//! ended before its time, and brings the failed node's subscription back when that node is. Without an intent it starts it
+//! now and then for the rows that earlier recoveries could not judge.
 
 use super::error::NoRoom;
 use super::{backoff, entry, returns};
 use crate::guc;
 use crate::intent::IntentError;
+use crate::intent::document::Journal;
 use crate::intent::journal::Resumable;
 use crate::intent::storage;
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::Timestamp;
 use crate::pg::{catalog, interrupts};
-use crate::shmem::{self, PeerEntry, RescueEntry};
+use crate::shmem::{self, PeerEntry, PeerState, RescueEntry};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 /// A worker that has not come up after this long never will.
@@ -18,13 +23,32 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a worker may take to stop by itself when its recovery is aborted.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Between two looks at rows that could not be judged, the first time and at most; and never less than so many times as long
+/// as the last one took.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const PAUSE_PER_WORK: u32 = 10;
+
 /// What the journal asks of the manager.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
     /// A recovery is to be carried; counts what users have said about it, so that it is tried at once when they do.
     intent: Option<([u8; 16], usize)>,
     must_stop: bool,
+    /// Without one: rows are kept that could not be judged, in this state of the world.
+    kept: Option<u64>,
     database: String,
+}
+
+/// When rows that could not be judged are looked at again.
+#[derive(Debug)]
+struct Again {
+    /// Of the world when that was decided.
+    state: u64,
+    due: Instant,
+    pause: Duration,
+    /// When the last worker for it was started.
+    started_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -35,11 +59,12 @@ pub struct Rescues {
     heard: usize,
     said_no_worker: bool,
     asked_to_stop_at: Option<Instant>,
+    again: Option<Again>,
 }
 
 impl Rescues {
     pub fn new(index: usize) -> Rescues {
-        Rescues { index, known: None, heard: 0, said_no_worker: false, asked_to_stop_at: None }
+        Rescues { index, known: None, heard: 0, said_no_worker: false, asked_to_stop_at: None, again: None }
     }
 
     /// Reads the journal, in the manager's transaction.
@@ -47,7 +72,12 @@ impl Rescues {
         let journal = storage::read();
         returns::look(&journal, peers)?;
         Ok(match journal.resumable() {
-            Resumable::Nothing | Resumable::Several(_) => Wanted::default(),
+            Resumable::Several(_) => Wanted::default(),
+            Resumable::Nothing => Wanted {
+                kept: state_of_kept(&journal, peers)?,
+                database: catalog::my_database_name(),
+                ..Wanted::default()
+            },
             Resumable::One(intent) => {
                 let words = intent.skips.len() + usize::from(intent.must_abort);
                 if self.known.replace(intent.id.0) != Some(intent.id.0) {
@@ -57,6 +87,7 @@ impl Rescues {
                     intent: Some((intent.id.0, words)),
                     must_stop: intent.must_abort,
                     database: catalog::my_database_name(),
+                    ..Wanted::default()
                 }
             }
         })
@@ -67,7 +98,7 @@ impl Rescues {
         let nap = guc::manager_naptime();
         let Some((id, words)) = wanted.intent else {
             self.known = None;
-            return nap;
+            return nap.min(self.look_again(wanted));
         };
         let now = Timestamp::now();
         {
@@ -80,6 +111,10 @@ impl Rescues {
                     intent: id,
                     ..RescueEntry::FREE
                 };
+            }
+            if rescue.intent != id {
+                // It looks again at rows that are kept, and will once more.
+                interrupts::terminate(rescue.worker_pid);
             }
             rescue.must_stop = wanted.must_stop;
             if !wanted.must_stop || rescue.worker_pid == 0 {
@@ -104,6 +139,11 @@ impl Rescues {
             rescue.is_coming_up = true;
             rescue.started_at = now;
         }
+        self.start_worker(wanted);
+        nap
+    }
+
+    fn start_worker(&mut self, wanted: &Wanted) {
         if entry::start_rescue_worker(self.index, &wanted.database).is_err() {
             shmem::lock().databases()[self.index].rescue.is_coming_up = false;
             if !std::mem::replace(&mut self.said_no_worker, true) {
@@ -112,6 +152,61 @@ impl Rescues {
         } else {
             self.said_no_worker = false;
         }
-        nap
     }
+
+    /// Starts the worker for rows that are kept, if it is time. Returns how long to sleep at most.
+    fn look_again(&mut self, wanted: &Wanted) -> Duration {
+        let Some(state) = wanted.kept else {
+            self.again = None;
+            return Duration::MAX;
+        };
+        let again = match &mut self.again {
+            Some(again) if again.state == state => again,
+            again => {
+                again.insert(Again { state, due: Instant::now() + FIRST_PAUSE, pause: FIRST_PAUSE, started_at: None })
+            }
+        };
+        let left = again.due.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return left;
+        }
+        {
+            let now = Timestamp::now();
+            let mut shared = shmem::lock();
+            let rescue = &mut shared.databases()[self.index].rescue;
+            let is_coming_up = rescue.is_coming_up && now.since(rescue.started_at) < START_LIMIT;
+            if rescue.worker_pid != 0 || is_coming_up {
+                return FIRST_PAUSE;
+            }
+            let took = again.started_at.map_or(Duration::ZERO, |started| rescue.ended_at.since(started));
+            let left = (PAUSE_PER_WORK * took).saturating_sub(now.since(rescue.ended_at));
+            if !left.is_zero() {
+                return left;
+            }
+            *rescue = RescueEntry { is_coming_up: true, started_at: now, ..RescueEntry::FREE };
+        }
+        again.started_at = Some(Timestamp::now());
+        again.pause = (2 * again.pause).min(LONGEST_PAUSE);
+        again.due = Instant::now() + again.pause;
+        self.start_worker(wanted);
+        FIRST_PAUSE
+    }
+}
+
+/// What tells whether it is worth while to look again at rows that are kept: which there are, who answers, and what is
+/// subscribed to. None if there are none.
+fn state_of_kept(journal: &Journal, peers: &[PeerEntry]) -> Result<Option<u64>, IntentError> {
+    let kept: Vec<Option<u32>> = journal.with_kept_rows().map(|intent| intent.kept_rows).collect();
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let mut hasher = DefaultHasher::new();
+    kept.hash(&mut hasher);
+    for peer in peers {
+        (peer.own_subscription.to_u32(), peer.state == PeerState::Connected).hash(&mut hasher);
+    }
+    for subscription in NativeProvider.subscriptions()? {
+        (subscription.id.to_u32(), subscription.is_enabled).hash(&mut hasher);
+    }
+    Ok(Some(hasher.finish()))
 }

@@ -46,7 +46,7 @@ fn a_row_that_violates_a_constraint_holds_the_rescue_alone_until_it_is_mended_or
     hold_back(n2);
     n2.sql("ALTER TABLE u ADD CONSTRAINT is_good CHECK (v <> 'secret')");
     let mended = three(n1, n3, 1, "INSERT INTO u VALUES (1, 'secret')");
-    let given_up = three(n1, n3, 2, "INSERT INTO u VALUES (2, 'secret'); UPDATE t SET v = 'lost' WHERE id = 1");
+    let given_up = three(n1, n3, 2, "INSERT INTO u VALUES (2, 'secret'); UPDATE t SET v = 'later' WHERE id = 1");
     fail(&cluster);
 
     begin(n2, n3, &format!(", stop_lsn => '{}'", mended[2]));
@@ -72,7 +72,8 @@ fn a_row_that_violates_a_constraint_holds_the_rescue_alone_until_it_is_mended_or
     wait_completed(n2);
     wait_tidy(n2, n3);
     assert_eq!(n2.value("SELECT id FROM t ORDER BY id"), "1\n1001\n1002\n2001\n2002", "2 was given up, and all of it");
-    assert_eq!(n2.value("SELECT v FROM t WHERE id = 1"), "with it");
+    // The first recovery has brought this row, and could not compare it before: now it is as on n3.
+    assert_eq!(n2.value("SELECT v FROM t WHERE id = 1"), "later");
     assert_eq!(n2.value("SELECT id FROM u ORDER BY id"), "1");
     assert_eq!((summary(n2, "transactions"), summary(n2, "skipped_transactions")), ("2".into(), "1".into()));
     assert_eq!(n2.value(&format!("SELECT summary->'skipped_lsns'->>0 FROM {}", super::LAST_INTENT)), given_up[1]);

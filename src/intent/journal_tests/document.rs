@@ -20,6 +20,7 @@ fn full() -> Journal {
     ended.touched_from = Some(RANGE.0);
     let unjudged = [(Why::SourceLags, 2)].into();
     ended.reconciled = Some(Counts { compared: 9, updated: 3, deleted: 1, unjudged });
+    ended.kept_rows = Some(16385);
     let totals = &mut ended.checkpoint.as_mut().expect("completed").totals;
     totals.tallies.push(Tally {
         relation: 16384,
@@ -137,6 +138,7 @@ fn there_is_no_field_that_could_hold_a_secret_and_none_can_be_added() {
         "deleted",
         "unjudged",
         "source_lags",
+        "kept_rows",
         "tallies",
         "kind",
         "resolution",

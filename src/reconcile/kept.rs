@@ -1,0 +1,179 @@
+//! Rows that could not be judged yet, kept until they can: in a large object, which becomes durable with the commit that names
+//! it in the journal, which superusers alone can read, and which nobody publishes.
+//!
+//! A line of JSON tells the tables; each line after it a row: the table's place among them, why, and the key's values.
+
+use super::rows::{Columns, KeyText, columns_of, text_of};
+use super::run::Why;
+use super::touched::{Key, Relation, Touched};
+use crate::pg::logicalrep;
+use crate::pg::spill::Spill;
+use crate::pg::{spi_text, text};
+use crate::recover::error::RecoverError;
+use pgrx::Spi;
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::Oid;
+use pgrx::spi::quote_literal;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// Bytes that are written or read at once.
+const PIECE: usize = 1 << 20;
+
+/// A table, with the places of its key among the columns.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    pub schema: String,
+    pub name: String,
+    pub columns: Vec<String>,
+    pub key: Vec<usize>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Row(pub usize, pub Why, pub KeyText);
+
+/// Collects rows that are to be kept.
+#[derive(Default)]
+pub struct Keeper {
+    tables: Vec<Table>,
+    places: HashMap<u32, usize>,
+    rows: Spill,
+}
+
+impl Keeper {
+    pub fn add(&mut self, relation: u32, columns: &Columns<'_>, why: Why, key: &KeyText) {
+        let place = *self.places.entry(relation).or_insert_with(|| {
+            let Relation { schema, name, columns: names } = columns.relation.clone();
+            self.tables.push(Table { schema, name, columns: names, key: columns.key.to_vec() });
+            self.tables.len() - 1
+        });
+        self.rows.push(line(&Row(place, why, key.clone())).as_bytes());
+    }
+
+    /// A row that a replay has touched; false if its key is no text in this database's encoding. Needs a transaction.
+    pub fn add_touched(&mut self, touched: &Touched, key: &Key, why: Why) -> bool {
+        match (columns_of(touched, key.relation), text_of(key)) {
+            (Some(columns), Some(text)) => {
+                self.add(key.relation, &columns, why, &text);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Writes them into a large object; None if there are none. May be repeated. Needs a transaction with a snapshot.
+    pub fn store(&mut self) -> Result<Option<u32>, RecoverError> {
+        if self.rows.count == 0 {
+            return Ok(None);
+        }
+        self.rows.rewind();
+        let mut piece = line(&self.tables).into_bytes();
+        let object = Spi::get_one::<Oid>("SELECT pg_catalog.lo_create(0)")?.unwrap_or(Oid::INVALID);
+        let mut written = 0_i64;
+        loop {
+            let row = self.rows.next();
+            if piece.len() >= PIECE || row.is_none() {
+                let arguments: [DatumWithOid; 3] = [object.into(), written.into(), piece.as_slice().into()];
+                Spi::run_with_args("SELECT pg_catalog.lo_put($1, $2, $3)", &arguments)?;
+                written += piece.len() as i64;
+                piece.clear();
+            }
+            match row {
+                Some(row) => piece.extend_from_slice(&row),
+                None => return Ok(Some(object.to_u32())),
+            }
+        }
+    }
+}
+
+/// Removes what was kept; nothing where somebody else has. Needs a transaction with a snapshot.
+pub fn forget(object: u32) -> Result<(), RecoverError> {
+    let question = "SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata WHERE oid = $1";
+    Ok(Spi::run_with_args(question, &[Oid::from_u32(object).into()])?)
+}
+
+/// Reads what was kept; `see` gets the tables and each row. False if the large object is gone, or is not what was written.
+/// Needs a transaction with a snapshot.
+pub fn read(object: u32, mut see: impl FnMut(&[Table], Row)) -> Result<bool, RecoverError> {
+    let oid = Oid::from_u32(object);
+    let question = "SELECT 1 FROM pg_catalog.pg_largeobject_metadata WHERE oid = $1";
+    if Spi::connect(|client| Ok::<_, RecoverError>(client.select(question, None, &[oid.into()])?.is_empty()))? {
+        return Ok(false);
+    }
+    let (mut tables, mut rest, mut at): (Option<Vec<Table>>, Vec<u8>, i64) = (None, Vec::new(), 0);
+    loop {
+        let arguments: [DatumWithOid; 3] = [oid.into(), at.into(), (PIECE as i32).into()];
+        let piece = Spi::get_one_with_args::<Vec<u8>>("SELECT pg_catalog.lo_get($1, $2, $3)", &arguments)?;
+        let piece = piece.unwrap_or_default();
+        at += piece.len() as i64;
+        rest.extend_from_slice(&piece);
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        for line in rest[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let Some(tables) = &tables else {
+                let Ok(told) = serde_json::from_slice(line) else { return Ok(false) };
+                tables = Some(told);
+                continue;
+            };
+            let Ok(row) = serde_json::from_slice(line) else { return Ok(false) };
+            see(tables, row);
+        }
+        rest.drain(..whole);
+        if piece.is_empty() {
+            return Ok(tables.is_some());
+        }
+    }
+}
+
+/// What was kept, as rows that a replay has touched: core's relation map learns their tables as if the source had told them.
+/// Tables that are not what they were are left out. None if the large object is gone. Needs a transaction with a snapshot.
+pub fn touched(object: u32) -> Result<Option<Touched>, RecoverError> {
+    let (mut touched, mut known) = (Touched::default(), Vec::new());
+    let found = read(object, |tables, Row(place, _, key)| {
+        if known.is_empty() {
+            known = tables.iter().enumerate().map(|(place, table)| learn(&mut touched, place, table)).collect();
+        }
+        let values: Option<Vec<Vec<u8>>> =
+            key.iter().map(|value| Some(text::to_server(value)?.as_bytes().to_vec())).collect();
+        if let (Some(true), Some(values)) = (known.get(place), values) {
+            touched.push_key(relation_of(place), values);
+        }
+    })?;
+    Ok(found.then_some(touched))
+}
+
+/// A name for it in core's relation map that no table of a user has.
+fn relation_of(place: usize) -> u32 {
+    1 + place as u32
+}
+
+/// Whether the table still is what it was here.
+fn learn(touched: &mut Touched, place: usize, table: &Table) -> bool {
+    let Table { schema, name, columns, key } = table;
+    let names: Vec<String> = columns.iter().map(quote_literal).collect();
+    let has_them = spi_text::rows(&format!(
+        "SELECT count(*)
+           FROM pg_catalog.pg_attribute a
+           JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = {} AND c.relname = {} AND c.relkind IN ('r', 'p')
+            AND NOT a.attisdropped AND a.attname IN ({})",
+        quote_literal(schema),
+        quote_literal(name),
+        names.join(", ")
+    ));
+    if has_them != [[Some(columns.len().to_string())]] {
+        pgrx::log!("rows of {schema}.{name} are not compared any more: the table is not what it was");
+        return false;
+    }
+    let relation = relation_of(place);
+    logicalrep::announce(relation, schema, name, columns, key);
+    touched.note_relation(relation, Relation { schema: schema.clone(), name: name.clone(), columns: columns.clone() });
+    touched.learn_key(relation);
+    touched.key_columns(relation) == Some(key)
+}
+
+fn line(value: &impl Serialize) -> String {
+    let text = serde_json::to_string(value).unwrap_or_else(|error| pgrx::error!("rows cannot be kept: {error}"));
+    text + "\n"
+}

@@ -1,0 +1,44 @@
+//! The function that shows the rows which a reconcile could not judge. Its CREATE FUNCTION, grants and comment stand in sql/.
+#![allow(unsafe_code)] // pg_extern generates the C entry point
+
+use super::kept::{self, Row};
+use crate::error::{OrRaise, raise};
+use crate::intent::IntentError;
+use crate::intent::id::IntentId;
+use crate::intent::storage;
+use crate::pg::process;
+use crate::pg::text::Text;
+use pgrx::Uuid;
+use pgrx::prelude::*;
+use pgrx::spi::{quote_identifier, quote_qualified_identifier};
+
+const RECOVERY_UNJUDGED: &str =
+    "SELECT i.failed_node, u.* FROM spock.recovery_intents() i, spock.recovery_unjudged(i.intent_id) u;";
+
+/// The rows of a recovery that are still to be judged: table, key, and why they could not be when they were last looked at.
+/// Keys are data of the tables: superusers only.
+#[pg_extern(sql = false)]
+fn recovery_unjudged(
+    intent_id: Option<Uuid>,
+) -> TableIterator<'static, (name!(relation, Text), name!(key, Text), name!(reason, String))> {
+    if !process::is_superuser() {
+        raise(&IntentError::NotSuperuser { function: "recovery_unjudged" });
+    }
+    let intent_id = intent_id.ok_or(IntentError::NullArgument { argument: "intent_id", hint: RECOVERY_UNJUDGED });
+    let id = IntentId(*intent_id.or_raise().as_bytes());
+    let journal = storage::read();
+    let Some(intent) = journal.intent(id) else { raise(&IntentError::Unknown { id }) };
+    let mut rows = Vec::new();
+    if let Some(object) = intent.kept_rows {
+        kept::read(object, |tables, Row(place, why, values)| {
+            let Some(table) = tables.get(place) else { return };
+            let columns: Vec<String> =
+                table.key.iter().filter_map(|column| table.columns.get(*column)).map(quote_identifier).collect();
+            let key = format!("({})=({})", columns.join(", "), values.join(", "));
+            let relation = quote_qualified_identifier(&table.schema, &table.name);
+            rows.push((Text::of_message(&relation), Text::of_message(&key), why.name().to_owned()));
+        })
+        .or_raise();
+    }
+    TableIterator::new(rows)
+}

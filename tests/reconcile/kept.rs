@@ -1,0 +1,134 @@
+//! Rows that cannot be judged yet do not hold the call; they are kept, and judged when they can be.
+
+use super::{VERSIONS, counted, recover, start};
+use crate::cluster::{Action, Cluster, Node};
+use crate::failpoint_names as names;
+use crate::rescue::{LAST_INTENT, begin, disable, drain, end_gap, hold_back, wait_completed};
+use crate::slot_keeps::{quick, start_mesh, wait_confirmed};
+
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
+
+/// What is kept of all recoveries.
+const KEPT: &str =
+    "SELECT u.relation, u.key, u.reason FROM spock.recovery_intents() i, spock.recovery_unjudged(i.intent_id) u
+                     ORDER BY i.begun_at, u.key";
+
+fn wait_judged(n2: &Node) {
+    n2.wait_until(&format!("SELECT count(*) FROM ({KEPT}) kept"), "0");
+    assert_eq!(n2.value("SELECT count(*) FROM pg_largeobject_metadata"), "0", "what was judged is kept no longer");
+}
+
+/// n2 lacks the rows of n1, has skipped what n3 did to them, and gets nothing of n4.
+fn start_without_n4(name: &str) -> Cluster {
+    let cluster = start_mesh(quick(name, 4), TABLE);
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t SELECT g, 'n1' FROM generate_series(1, 4) g");
+    for node in [n3, n4] {
+        drain(n1, node);
+    }
+    disable(n2, "sub_n2_n4");
+    n3.sql("DELETE FROM t WHERE id = 1");
+    n3.sql("UPDATE t SET v = 'n3' WHERE id = 2");
+    n4.sql("UPDATE t SET v = 'n4' WHERE id = 3");
+    wait_confirmed(n3, "sub_n2_n3");
+    wait_confirmed(n3, "sub_n4_n3");
+    wait_confirmed(n4, "sub_n3_n4");
+    cluster
+}
+
+#[test]
+fn what_another_dead_node_bears_on_is_judged_after_its_recovery() {
+    let cluster = start_without_n4("reconcile_two_dead");
+    let [_, n2, n3, n4] = cluster.all();
+    n4.kill9();
+    recover(&cluster);
+    // n3 has no row 1; what n4 did to it nobody can tell yet. Row 3 is n4's, and n2 lacks it.
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "1|n1\n2|n3\n3|n1\n4|n1");
+    assert_eq!(counted(n2, "unjudged"), "{\"target_lags\": 2}");
+    assert_eq!(n2.value(KEPT), "public.t|(id)=(1)|target_lags\npublic.t|(id)=(3)|target_lags");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n4 ENABLE");
+    n2.sql("CALL spock.recover_run('n4', 'n3')");
+    // The call returns after it.
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "2|n3\n3|n4\n4|n1");
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+    wait_judged(n2);
+    let of_n1 = "SELECT summary->'reconciled' FROM spock.recovery_intents() WHERE failed_node = 'n1'";
+    assert_eq!(n2.value(of_n1), "{\"deleted\": 1, \"updated\": 1, \"compared\": 4}");
+}
+
+#[test]
+fn what_is_kept_outlives_a_crash_and_is_judged_when_the_nodes_have_caught_up() {
+    let cluster = start_without_n4("reconcile_kept_crash");
+    let [_, n2, n3, n4] = cluster.all();
+    recover(&cluster);
+    assert_eq!(counted(n2, "unjudged"), "{\"target_lags\": 2}");
+    n2.kill9();
+    n2.start();
+    assert_eq!(n2.value(KEPT), "public.t|(id)=(1)|target_lags\npublic.t|(id)=(3)|target_lags");
+    assert_eq!(n2.value("SELECT v FROM t WHERE id = 1"), "n1");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n4 ENABLE");
+    wait_judged(n2);
+    drain(n2, n4);
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "2|n3\n3|n4\n4|n1");
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+    assert_eq!(counted(n2, "unjudged"), "");
+}
+
+#[test]
+fn rows_of_a_table_that_is_dropped_are_forgotten_and_those_of_others_are_not() {
+    let cluster = start(
+        "reconcile_kept_dropped",
+        "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (a int, b text, PRIMARY KEY (b, a))",
+    );
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t VALUES (1, 'n1'); INSERT INTO u VALUES (1, 'größe'), (2, 'y')");
+    drain(n1, n3);
+    n3.sql("DELETE FROM t; DELETE FROM u WHERE a = 1");
+    wait_confirmed(n3, "sub_n2_n3");
+    disable(n2, "sub_n2_n3");
+    n3.sql("CREATE TABLE beside (id int)");
+    recover(&cluster);
+    assert_eq!(counted(n2, "unjudged"), "{\"target_lags\": 2}");
+    assert_eq!(n2.value(KEPT), "public.u|(b, a)=(größe, 1)|target_lags\npublic.t|(id)=(1)|target_lags");
+    n2.sql("DROP TABLE t");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n3 ENABLE");
+    wait_judged(n2);
+    assert_eq!(n2.value("SELECT a FROM u"), "2");
+    assert_eq!(counted(n2, "deleted"), "1");
+}
+
+#[test]
+fn a_source_that_dies_while_rows_are_compared_is_replaced_by_another_node() {
+    let cluster = start_mesh(quick("reconcile_source_lost", 4), TABLE);
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1')");
+    for node in [n3, n4] {
+        drain(n1, node);
+    }
+    n4.sql("DELETE FROM t WHERE id = 1");
+    for slot in ["sub_n2_n4", "sub_n3_n4"] {
+        wait_confirmed(n4, slot);
+    }
+    end_gap(n1);
+    n3.wait_until(
+        "SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n3_n1' AND received_lsn IS NOT NULL",
+        "0",
+    );
+    n2.arm(names::RESCUE_RECONCILING, Action::Wait);
+    begin(n2, n3, "");
+    n2.wait_hit(names::RESCUE_RECONCILING);
+    n3.kill9();
+    n2.disarm(names::RESCUE_RECONCILING);
+    // It is tried a few times, later each time.
+    wait_completed(n2);
+    wait_judged(n2);
+    assert_eq!(n2.value("SELECT id, v FROM t"), "2|n1");
+    assert_eq!(n2.value(VERSIONS), n4.value(VERSIONS));
+    assert_eq!(
+        n2.value(&format!("SELECT summary->'reconciled' FROM {LAST_INTENT}")),
+        "{\"deleted\": 1, \"updated\": 0, \"compared\": 2}"
+    );
+}
