@@ -3,6 +3,7 @@
 
 use super::reconciling::while_reconciling;
 use super::rescue::{Rescue, Trouble, failure_of, goes_on};
+use crate::failpoint::{self, names};
 use crate::intent::document::Intent;
 use crate::intent::storage;
 use crate::node::native::NativeProvider;
@@ -45,6 +46,7 @@ impl Rescue {
 
     fn judge_kept(&mut self, intent: &Intent) -> Result<(), Trouble> {
         let Some(object) = intent.kept_rows else { return Ok(()) };
+        failpoint::hit(names::RESCUE_JUDGING_AGAIN);
         let Some(mut reconciler) = reconciler_for(intent)? else { return Ok(()) };
         let Some(mut touched) = transaction::run(|| kept::touched(object))? else {
             pgrx::warning!(
@@ -63,6 +65,7 @@ impl Rescue {
         if cannot || is_known {
             return Ok(());
         }
+        failpoint::hit(names::RESCUE_JUDGED_AGAIN);
         self.note(intent, counts, Some(kept))
     }
 

@@ -5,6 +5,7 @@ use crate::cluster::{Action, Cluster, Node};
 use crate::failpoint_names as names;
 use crate::rescue::{LAST_INTENT, begin, disable, drain, end_gap, hold_back, wait_completed};
 use crate::slot_keeps::{quick, start_mesh, wait_confirmed};
+use std::thread;
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
@@ -99,6 +100,23 @@ fn rows_of_a_table_that_is_dropped_are_forgotten_and_those_of_others_are_not() {
     assert_eq!(counted(n2, "deleted"), "1");
 }
 
+/// n2's recovery from n3 is about to compare its rows when n3 dies; n4 lives.
+fn lose_source(cluster: &Cluster) {
+    let [n1, n2, n3, _] = cluster.all();
+    end_gap(n1);
+    n3.wait_until(
+        "SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n3_n1' AND received_lsn IS NOT NULL",
+        "0",
+    );
+    n2.arm(names::RESCUE_RECONCILING, Action::Wait);
+    begin(n2, n3, "");
+    n2.wait_hit(names::RESCUE_RECONCILING);
+    n3.kill9();
+    n2.disarm(names::RESCUE_RECONCILING);
+    // It is tried a few times, later each time.
+    wait_completed(n2);
+}
+
 #[test]
 fn a_source_that_dies_while_rows_are_compared_is_replaced_by_another_node() {
     let cluster = start_mesh(quick("reconcile_source_lost", 4), TABLE);
@@ -112,18 +130,7 @@ fn a_source_that_dies_while_rows_are_compared_is_replaced_by_another_node() {
     for slot in ["sub_n2_n4", "sub_n3_n4"] {
         wait_confirmed(n4, slot);
     }
-    end_gap(n1);
-    n3.wait_until(
-        "SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n3_n1' AND received_lsn IS NOT NULL",
-        "0",
-    );
-    n2.arm(names::RESCUE_RECONCILING, Action::Wait);
-    begin(n2, n3, "");
-    n2.wait_hit(names::RESCUE_RECONCILING);
-    n3.kill9();
-    n2.disarm(names::RESCUE_RECONCILING);
-    // It is tried a few times, later each time.
-    wait_completed(n2);
+    lose_source(&cluster);
     wait_judged(n2);
     assert_eq!(n2.value("SELECT id, v FROM t"), "2|n1");
     assert_eq!(n2.value(VERSIONS), n4.value(VERSIONS));
@@ -131,4 +138,60 @@ fn a_source_that_dies_while_rows_are_compared_is_replaced_by_another_node() {
         n2.value(&format!("SELECT summary->'reconciled' FROM {LAST_INTENT}")),
         "{\"deleted\": 1, \"updated\": 0, \"compared\": 2}"
     );
+}
+
+#[test]
+fn rows_are_not_compared_with_a_node_that_lacks_more_of_the_failed_one() {
+    let cluster = start_mesh(quick("reconcile_other_lacks", 4), TABLE);
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    disable(n4, "sub_n4_n1");
+    n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1')");
+    drain(n1, n3);
+    lose_source(&cluster);
+    assert_eq!(n2.value(KEPT), "public.t|(id)=(1)|source_lost\npublic.t|(id)=(2)|source_lost");
+    // n4 has no such rows. n2 looks, and leaves its own alone.
+    n2.arm(names::RESCUE_JUDGING_AGAIN, Action::Wait);
+    n2.wait_hit(names::RESCUE_JUDGING_AGAIN);
+    n2.disarm(names::RESCUE_JUDGING_AGAIN);
+    n2.wait_until("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'", "0");
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "1|n1\n2|n1");
+    n4.sql("CALL spock.recover_run('n1', 'n2')");
+    wait_judged(n2);
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "1|n1\n2|n1");
+    assert_eq!(n2.value(VERSIONS), n4.value(VERSIONS));
+}
+
+#[test]
+fn a_look_that_is_killed_before_it_has_written_down_what_it_did_is_repeated() {
+    let cluster = start_without_n4("reconcile_again_killed");
+    let [_, n2, n3, _] = cluster.all();
+    recover(&cluster);
+    n2.arm(names::RESCUE_JUDGED_AGAIN, Action::Crash);
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n4 ENABLE");
+    n2.wait_hit(names::RESCUE_JUDGED_AGAIN);
+    wait_judged(n2);
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "2|n3\n3|n4\n4|n1");
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+}
+
+#[test]
+fn a_recovery_does_not_wait_for_a_look_at_what_is_kept() {
+    let cluster = start_without_n4("reconcile_again_in_the_way");
+    let [_, n2, n3, n4] = cluster.all();
+    n2.expect_log("due to administrator command");
+    n4.kill9();
+    recover(&cluster);
+    n2.arm(names::RESCUE_JUDGING_AGAIN, Action::Wait);
+    n2.wait_hit(names::RESCUE_JUDGING_AGAIN);
+    let looks = n2.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n4 ENABLE");
+    thread::scope(|scope| {
+        let called = scope.spawn(|| n2.sql("CALL spock.recover_run('n4', 'n3')"));
+        n2.wait_until(&format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {looks}"), "0");
+        n2.disarm(names::RESCUE_JUDGING_AGAIN);
+        called.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    wait_judged(n2);
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }
