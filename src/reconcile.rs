@@ -4,9 +4,10 @@
 //! The failed node's transactions came late. What others had changed of its rows meanwhile was skipped on the target for
 //! lack of the row, and does not come again.
 //!
-//! Pure: judge. The rows that were touched are collected in touched, and in moves those that others have
+//! Pure: judge and counts. The rows that were touched are collected in touched, and in moves those that others have
 //! given another key since; they are compared and written in run. What cannot be judged now is kept.
 
+pub mod counts;
 pub mod judge;
 pub mod kept;
 pub mod moves;

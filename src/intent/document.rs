@@ -8,7 +8,7 @@ use crate::apply::conflict::{self, Tally};
 use crate::document::{self, DocumentError};
 use crate::lsn::OriginLsn;
 use crate::node::identity::DatabaseIdentity;
-use crate::reconcile::run::Counts;
+use crate::reconcile::counts::Counts;
 use serde::{Deserialize, Serialize};
 
 /// The only version there is.

@@ -10,7 +10,7 @@ use super::document::{
 use super::error::IntentError;
 use super::id::IntentId;
 use crate::lsn::OriginLsn;
-use crate::reconcile::run::Counts;
+use crate::reconcile::counts::Counts;
 
 /// Intents that have ended are kept for the record, the last of them.
 const KEPT: usize = 20;

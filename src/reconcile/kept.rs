@@ -3,8 +3,8 @@
 //!
 //! A line of JSON tells the tables; each line after it a row: the table's place among them, why, and the key's values.
 
+use super::counts::Why;
 use super::rows::{Columns, KeyText, columns_of, text_of};
-use super::run::Why;
 use super::touched::{Key, Relation, Touched};
 use crate::pg::logicalrep;
 use crate::pg::spill::Spill;

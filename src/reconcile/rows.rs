@@ -37,8 +37,38 @@ pub fn question(columns: &Columns<'_>, keys: &[KeyText], with_storage: bool) -> 
         let is_out_of_line = |index| format!("pg_catalog.pg_column_toast_chunk_id({}) IS NOT NULL", column(&index));
         values.extend((0..names.len()).map(is_out_of_line));
     }
+    format!(
+        "SELECT (extract(epoch FROM x.timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, x.roident, t.xmin, {}
+           FROM {} t, LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) x
+          WHERE {}",
+        values.join(", "),
+        quote_qualified_identifier(schema, name),
+        condition(columns, keys)
+    )
+}
+
+/// The same rows in one line: how many there are, a hash over all of them, and how many were written under that origin. Where
+/// two nodes answer alike, they have the same rows; where not, they may.
+pub fn sums_question(columns: &Columns<'_>, keys: &[KeyText], origin: Option<u16>) -> String {
+    let Relation { schema, name, columns: names } = columns.relation;
+    let values: Vec<String> = names.iter().map(|name| format!("t.{}", quote_identifier(name))).collect();
+    let origin = origin.map_or("NULL".to_owned(), |origin| origin.to_string());
+    format!(
+        "SELECT pg_catalog.count(*),
+                pg_catalog.sum(pg_catalog.hashtextextended(ROW({})::pg_catalog.text COLLATE pg_catalog.\"C\", 0)),
+                pg_catalog.count(*) FILTER (WHERE x.roident::pg_catalog.int8 = {origin})
+           FROM {} t, LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) x
+          WHERE {}",
+        values.join(", "),
+        quote_qualified_identifier(schema, name),
+        condition(columns, keys)
+    )
+}
+
+fn condition(columns: &Columns<'_>, keys: &[KeyText]) -> String {
+    let column = |index: &usize| format!("t.{}", quote_identifier(&columns.relation.columns[*index]));
     // Literals of no type of their own: each becomes its column's type, a domain's base type without its checks.
-    let condition = match columns.key {
+    match columns.key {
         [one] => {
             let keys: Vec<String> = keys.iter().filter_map(|key| key.first().map(quote_literal)).collect();
             format!("{} IN ({})", column(one), keys.join(", "))
@@ -53,14 +83,7 @@ pub fn question(columns: &Columns<'_>, keys: &[KeyText], with_storage: bool) -> 
             });
             keys.collect::<Vec<_>>().join(" OR ")
         }
-    };
-    format!(
-        "SELECT (extract(epoch FROM x.timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, x.roident, t.xmin, {}
-           FROM {} t, LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) x
-          WHERE {condition}",
-        values.join(", "),
-        quote_qualified_identifier(schema, name),
-    )
+    }
 }
 
 /// Takes what a node has answered.

@@ -5,9 +5,10 @@
 //! and judged only if it is still the same. Where the target has no row to lock, the source's is read once more after ours
 //! is in place: what it does to it after that finds ours.
 
+use super::counts::{Counts, Why};
 use super::judge::{self, Author, Found, Passed, Replay, Verdict};
 use super::kept::Keeper;
-use super::rows::{FIRST_VALUE, KeyText, Rows, columns_of, name, question, take, text_of, there};
+use super::rows::{FIRST_VALUE, KeyText, Rows, columns_of, name, question, sums_question, take, text_of, there};
 use super::touched::{Key, Touched};
 use super::views::{self, View};
 use super::waits::Patience;
@@ -20,112 +21,20 @@ use crate::pg::{commit_ts, interrupts, origin, spi_text, transaction, untrusted_
 use crate::recover::error::RecoverError;
 use crate::recover::source::Source;
 use crate::remote::connection::RemoteError;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// Rows that are asked for at once.
+/// Rows that are asked for at once; and of which a hash is.
 const CHUNK: usize = 500;
+const HASHED: usize = 2_000;
+
+/// Values of the answer to that.
+const SUMS: usize = 3;
 
 /// Rows that differ and are looked at closer together, for each closer look waits for both nodes.
 const CLOSER: usize = 5_000;
 
 /// Closer looks at a row that changes under our hands.
 const LOOKS: u32 = 20;
-
-/// Why a row could not be judged.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Why {
-    /// spock.rescue_conflict_resolution leaves the clock out of it.
-    Policy,
-    /// One of the nodes does not keep commit times.
-    NoCommitTimestamps,
-    /// The source does not receive what the target has.
-    SourceLags,
-    /// The target does not receive what the source has: a disabled subscription, a dead node, a partial stop.
-    TargetLags,
-    /// The target does not replicate the table from the node that has written the source's version.
-    NotReplicated,
-    /// The rows differ, and of neither the age is known.
-    UnknownAge,
-    /// The row is there more than once, or cannot be written in this database's encoding.
-    NotComparable,
-    /// The source does not show the row, or the target does not take it.
-    Refused,
-    /// It changed each time it was looked at.
-    Busy,
-    /// The source was lost before it could be asked.
-    SourceLost,
-}
-
-impl Why {
-    /// The word for it, in the report and in recovery_unjudged().
-    pub fn name(self) -> &'static str {
-        match self {
-            Why::Policy => "policy",
-            Why::NoCommitTimestamps => "no_commit_timestamps",
-            Why::SourceLags => "source_lags",
-            Why::TargetLags => "target_lags",
-            Why::NotReplicated => "not_replicated",
-            Why::UnknownAge => "unknown_age",
-            Why::NotComparable => "not_comparable",
-            Why::Refused => "refused",
-            Why::Busy => "busy",
-            Why::SourceLost => "source_lost",
-        }
-    }
-
-    /// It may be judged another time: when a node has caught up, was recovered itself, or was seen to.
-    pub fn may_pass(self) -> bool {
-        match self {
-            Why::SourceLags | Why::TargetLags | Why::NotReplicated | Why::Refused | Why::Busy | Why::SourceLost => true,
-            Why::Policy | Why::NoCommitTimestamps | Why::UnknownAge | Why::NotComparable => false,
-        }
-    }
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Counts {
-    pub compared: u64,
-    /// Inserted or updated.
-    pub updated: u64,
-    pub deleted: u64,
-    /// Not judged.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub unjudged: BTreeMap<Why, u64>,
-}
-
-impl Counts {
-    pub fn leave(&mut self, why: Why, rows: usize) {
-        if rows > 0 {
-            *self.unjudged.entry(why).or_default() += rows as u64;
-        }
-    }
-
-    pub fn unjudged(&self) -> u64 {
-        self.unjudged.values().sum()
-    }
-
-    /// It counts as many that were left, for the same reasons.
-    pub fn has(&self, again: &Counts) -> bool {
-        let passing = |counts: &Counts| -> BTreeMap<Why, u64> {
-            counts.unjudged.iter().filter(|(why, _)| why.may_pass()).map(|(why, rows)| (*why, *rows)).collect()
-        };
-        passing(self) == passing(again)
-    }
-
-    /// Those that were kept have been looked at again.
-    pub fn look_again(&mut self, again: Counts) {
-        self.unjudged.retain(|why, _| !why.may_pass());
-        self.compared += again.compared;
-        self.updated += again.updated;
-        self.deleted += again.deleted;
-        for (why, rows) in again.unjudged {
-            *self.unjudged.entry(why).or_default() += rows;
-        }
-    }
-}
 
 /// Who is reconciled with whom.
 pub struct Reconciler<'a> {
@@ -224,7 +133,7 @@ impl Reconciler<'_> {
         let (mut chunk, mut differences): (Vec<Key>, Vec<Difference>) = (Vec::new(), Vec::new());
         loop {
             let next = touched.next();
-            let is_full = chunk.len() >= CHUNK
+            let is_full = chunk.len() >= HASHED
                 || chunk.first().zip(next.as_ref()).is_some_and(|(first, next)| first.relation != next.relation);
             if next.is_none() || is_full {
                 self.compare(touched, &std::mem::take(&mut chunk), &behind, &mut differences)?;
@@ -252,7 +161,7 @@ impl Reconciler<'_> {
         }
     }
 
-    /// A first look at rows of one table: most are alike.
+    /// A first look at rows of one table: most are alike, and then a hash over all of them tells it.
     fn compare(
         &mut self,
         touched: &Touched,
@@ -263,8 +172,53 @@ impl Reconciler<'_> {
         let Some(relation) = keys.first().map(|key| key.relation) else { return Ok(()) };
         let texts: Vec<KeyText> = keys.iter().filter_map(text_of).collect();
         self.counts.leave(Why::NotComparable, keys.len() - texts.len());
-        let Some(source) = self.rows_of_source(touched, relation, &texts, false)? else { return Ok(()) };
-        let target = self.rows_of_target(touched, relation, &texts, false);
+        if self.are_alike(touched, relation, &texts)? {
+            self.count_alike(touched, relation, texts.iter(), behind);
+            return Ok(());
+        }
+        texts.chunks(CHUNK).try_for_each(|texts| self.compare_rows(touched, relation, texts, behind, differences))
+    }
+
+    /// Whether both nodes surely have the same of these rows.
+    fn are_alike(&mut self, touched: &Touched, relation: u32, texts: &[KeyText]) -> Result<bool, RecoverError> {
+        let Some(columns) = columns_of(touched, relation).filter(|_| !texts.is_empty()) else { return Ok(true) };
+        let failed = self.origins.iter().find(|(_, node)| *node == self.failed).map(|(origin, _)| *origin);
+        let question = sums_question(&columns, texts, failed);
+        // Where the source does not show them, or sees no such column, each row is to be left by itself.
+        let Ok(answer) = self.source.rows(&question, SUMS) else { return Ok(false) };
+        let answer = answer.into_iter().next().map(crate::remote::row::Row::into_values).unwrap_or_default();
+        let ours = transaction::run(|| spi_text::rows(&question)).into_iter().next().unwrap_or_default();
+        let are_alike = answer.get(..2) == ours.get(..2);
+        let of_failed = answer.get(2).and_then(|count| count.as_ref()?.parse::<usize>().ok());
+        self.may_have_moved |= are_alike && of_failed != Some(texts.len());
+        Ok(are_alike)
+    }
+
+    fn count_alike<'k>(
+        &mut self,
+        touched: &Touched,
+        relation: u32,
+        keys: impl Iterator<Item = &'k KeyText>,
+        behind: &BTreeSet<String>,
+    ) {
+        if behind.is_empty() {
+            self.counts.compared += keys.count() as u64;
+        } else {
+            keys.for_each(|key| self.leave(touched, relation, key, Why::SourceLags));
+        }
+    }
+
+    /// Row by row: which of them differ.
+    fn compare_rows(
+        &mut self,
+        touched: &Touched,
+        relation: u32,
+        texts: &[KeyText],
+        behind: &BTreeSet<String>,
+        differences: &mut Vec<Difference>,
+    ) -> Result<(), RecoverError> {
+        let Some(source) = self.rows_of_source(touched, relation, texts, false)? else { return Ok(()) };
+        let target = self.rows_of_target(touched, relation, texts, false);
         let mut found: BTreeSet<&KeyText> = source.keys().collect();
         found.extend(target.keys());
         // Both have nothing of the others.
@@ -282,13 +236,7 @@ impl Reconciler<'_> {
                 _ => self.counts.leave(Why::NotComparable, 1),
             }
         }
-        if behind.is_empty() {
-            self.counts.compared += alike.len() as u64;
-        } else {
-            for key in alike {
-                self.leave(touched, relation, key, Why::SourceLags);
-            }
-        }
+        self.count_alike(touched, relation, alike.into_iter(), behind);
         Ok(())
     }
 

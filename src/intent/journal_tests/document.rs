@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::apply::conflict::{Kind, Resolution, Tally};
-use crate::reconcile::run::{Counts, Why};
+use crate::reconcile::counts::{Counts, Why};
 use std::collections::BTreeSet;
 
 /// A journal with everything in it.
