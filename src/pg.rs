@@ -19,6 +19,7 @@ pub mod lwlock;
 pub mod memory;
 pub mod name;
 pub mod origin;
+pub mod prepared;
 pub mod process;
 pub mod random;
 pub mod role;

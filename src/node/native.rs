@@ -5,6 +5,7 @@ use super::provider::{ApplyProcess, LocalNode, Peer, ReplicationProvider, Route,
 use super::registry::{self, RegistryError, Role};
 use crate::pg::foreign_server;
 use crate::pg::name::Name;
+use crate::pg::prepared;
 use crate::pg::subscription;
 use crate::pg::text::Text;
 use pgrx::Spi;
@@ -35,7 +36,8 @@ impl ReplicationProvider for NativeProvider {
     fn subscriptions(&self) -> Result<Vec<Subscription>, RegistryError> {
         let here = registry::here();
         Spi::connect(|client| {
-            let rows = client.select(
+            let rows = prepared::select(
+                client,
                 "SELECT s.oid, s.subname, s.subenabled, s.subpublications, l.label
                    FROM pg_catalog.pg_subscription s
                    LEFT JOIN pg_catalog.pg_shseclabel l
@@ -91,7 +93,8 @@ impl ReplicationProvider for NativeProvider {
 
     fn route_of_subscription(&self, subscription: Oid) -> Result<Option<Route>, RegistryError> {
         Spi::connect(|client| {
-            let rows = client.select(
+            let rows = prepared::select(
+                client,
                 "SELECT s.subconninfo, s.subpasswordrequired AND NOT r.rolsuper
                    FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_authid r ON r.oid = s.subowner
                   WHERE s.oid = $1",
@@ -118,7 +121,8 @@ impl ReplicationProvider for NativeProvider {
 
     fn processes(&self, subscriptions: &[Oid]) -> Result<Vec<ApplyProcess>, RegistryError> {
         Spi::connect(|client| {
-            let rows = client.select(
+            let rows = prepared::select(
+                client,
                 "SELECT pid, subid FROM pg_catalog.pg_stat_get_subscription(NULL) WHERE pid IS NOT NULL",
                 None,
                 &[],
@@ -149,7 +153,8 @@ pub fn dsn_for_recovery(server: Oid) -> Result<Option<Text>, RegistryError> {
 /// The invalid oid is PUBLIC's; pgrx hands it over as NULL.
 fn dsn_of_mapping(server: Oid, user: Oid) -> Result<Option<Text>, RegistryError> {
     Spi::connect(|client| {
-        let rows = client.select(
+        let rows = prepared::select(
+            client,
             "SELECT o.option_value
                FROM pg_catalog.pg_user_mapping m, pg_catalog.pg_options_to_table(m.umoptions) o
               WHERE m.umserver = $1 AND m.umuser = coalesce($2, 0::pg_catalog.oid) AND o.option_name = 'dsn'",

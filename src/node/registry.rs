@@ -15,7 +15,7 @@ use crate::pg::foreign_server::MappingFor;
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::{self, Text};
-use crate::pg::{foreign_server, process};
+use crate::pg::{foreign_server, prepared, process};
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, Spi};
 use std::ffi::{CStr, CString};
@@ -91,7 +91,8 @@ pub fn here() -> DatabaseIdentity {
 pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
     let here = here();
     Spi::connect(|client| {
-        let rows = client.select(
+        let rows = prepared::select(
+            client,
             "SELECT s.oid, s.srvname, s.srvoptions
                FROM pg_catalog.pg_foreign_server s
                JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
@@ -311,7 +312,8 @@ pub fn refuse_drop_while_nodes_exist() -> Result<(), RegistryError> {
 
 fn wrapper_of_server(name: &str) -> Result<Option<String>, RegistryError> {
     Spi::connect(|client| {
-        let rows = client.select(
+        let rows = prepared::select(
+            client,
             "SELECT w.fdwname
                FROM pg_catalog.pg_foreign_server s
                JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw

@@ -2,6 +2,7 @@
 
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
+use crate::pg::prepared;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::{Spi, spi};
 use std::ffi::CString;
@@ -37,7 +38,8 @@ pub fn with_plugin_here(plugin: &str) -> Result<Vec<Slot>, spi::Error> {
 
 fn select(condition: &str, argument: pgrx::datum::DatumWithOid<'_>) -> Result<Vec<Slot>, spi::Error> {
     Spi::connect(|client| {
-        let rows = client.select(
+        let rows = prepared::select(
+            client,
             &format!(
                 "SELECT s.slot_name::pg_catalog.text, s.datoid, s.plugin::pg_catalog.text,
                         (s.restart_lsn - '0/0')::pg_catalog.int8, (s.confirmed_flush_lsn - '0/0')::pg_catalog.int8,
@@ -150,7 +152,8 @@ pub fn max_slot_wal_keep_bytes() -> Option<u64> {
 /// How far a subscription's worker has received, if it runs. Needs a snapshot.
 pub fn received_by(subscription: Oid) -> Result<Option<OriginLsn>, spi::Error> {
     Spi::connect(|client| {
-        let rows = client.select(
+        let rows = prepared::select(
+            client,
             "SELECT (received_lsn - '0/0')::pg_catalog.int8 FROM pg_catalog.pg_stat_subscription
               WHERE subid = $1 AND relid IS NULL AND received_lsn IS NOT NULL",
             Some(1),
@@ -167,7 +170,8 @@ pub fn received_by(subscription: Oid) -> Result<Option<OriginLsn>, spi::Error> {
 /// must start before it.
 pub fn oldest_writer() -> Result<Option<Timestamp>, spi::Error> {
     Spi::connect(|client| {
-        let rows = client.select(
+        let rows = prepared::select(
+            client,
             "SELECT min(t.since) FROM (
                 SELECT a.xact_start AS since FROM pg_catalog.pg_stat_activity a
                  WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()

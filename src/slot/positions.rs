@@ -7,7 +7,7 @@ use crate::lsn::OriginLsn;
 use crate::node::label::SubscriptionLabel;
 use crate::node::name::NodeName;
 use crate::node::registry::{self, RegistryError};
-use crate::pg::origin;
+use crate::pg::{origin, prepared};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 
@@ -42,7 +42,8 @@ impl OwnPosition {
 pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
     let here = registry::here();
     Spi::connect(|client| {
-        let rows = client.select(
+        let rows = prepared::select(
+            client,
             "SELECT s.oid, l.label, coalesce(o.roident, 0)::pg_catalog.int4, s.subslotname::pg_catalog.text, t.copied,
                     coalesce(t.is_ready, true), coalesce(t.digest, 0)
                FROM pg_catalog.pg_subscription s

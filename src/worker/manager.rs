@@ -15,7 +15,7 @@ use crate::node::registry::{self, NodeServer, RegistryError, Role};
 use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::seclabel::{self, LabelTarget};
-use crate::pg::{catalog, interrupts, process, transaction};
+use crate::pg::{catalog, interrupts, prepared, process, transaction};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState, Phase};
 use crate::slot::clones::{Clones, Home};
 use crate::slot::keeper::Keeper;
@@ -301,7 +301,8 @@ fn label_discovered(
 fn sweep_labels() -> Result<(), RegistryError> {
     let here = registry::here();
     let left_behind = Spi::connect(|client| {
-        let rows = client.select(
+        let rows = prepared::select(
+            client,
             "SELECT l.objoid, l.label FROM pg_catalog.pg_shseclabel l
               WHERE l.classoid = 'pg_catalog.pg_subscription'::pg_catalog.regclass AND l.provider = 'spock_recovery'
                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription s WHERE s.oid = l.objoid)",
