@@ -223,7 +223,8 @@ impl Cluster {
     pub fn mesh_with(&self, options: &MeshOptions) {
         self.with_servers(|servers| {
             mesh::wire(servers, options)?;
-            mesh::refresh(servers, options, LIMIT)
+            // The tables that are there now it knows by itself.
+            mesh::wait_ready(servers, options, LIMIT)
         });
     }
 

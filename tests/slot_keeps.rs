@@ -76,7 +76,11 @@ pub fn make_mesh(cluster: Cluster, wire: impl FnOnce(&Cluster)) -> Cluster {
     for node in nodes {
         node.wait_until("SELECT count(*) FROM first", &nodes.len().to_string());
         wait_released_finite(node, "", nodes.len() - 1);
-        wait_follows(node);
+    }
+    // Each takes its rounds: all at once.
+    let ends: Vec<String> = nodes.iter().map(|node| node.value(FLUSHED)).collect();
+    for (node, end) in nodes.iter().zip(ends) {
+        wait_follows_to(node, &end);
     }
     cluster
 }
@@ -94,7 +98,10 @@ fn wait_released_finite(node: &Node, condition: &str, origins: usize) {
 
 /// Returns when the slot has come to where WAL ends now.
 fn wait_follows(node: &Node) {
-    let end = node.value(FLUSHED);
+    wait_follows_to(node, &node.value(FLUSHED));
+}
+
+fn wait_follows_to(node: &Node, end: &str) {
     node.wait_until(
         &format!("SELECT confirmed_flush_lsn >= '{end}', blocked_reason FROM spock.get_recovery_slot_status()"),
         "t|",
