@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The multi-node tests SOAK_ROUNDS times (5) on each wanted major, with longer histories of random kills (SOAK_KILLS, 100) and
 # larger transactions (SOAK_ROWS, 1000000 rows), to catch what fails now and then. SOAK_SEED repeats the moments of a round,
-# SEEDS=100-199 plays those random histories.
+# SEEDS=100-199 plays those random histories, CONVERGENCE_JOBS=6 so many of them side by side.
 # Reports each round; fails if one failed.
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"

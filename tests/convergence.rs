@@ -1,39 +1,82 @@
-//! Random histories: nodes write to each other's rows, n1 dies with n2 behind it, and is recovered while writing goes on and
-//! nodes are killed. Afterwards all survivors hold the same rows, and nothing that they have committed has vanished.
+//! Random histories: nodes write to each other's rows, n1 dies with others behind it, and is recovered while writing goes on
+//! and nodes are killed. Sometimes another one dies as well, survivors lag behind each other, a recovery stops half-way, or n1
+//! returns. Afterwards all survivors hold the same rows, and nothing that they have committed has vanished.
 //!
-//! What native replication by itself would not bring together is left out by the rules of `history`, and nothing else is.
-//! A history follows from its seed but for the moments of kills: `CONVERGENCE_SEEDS=7` or `=100-199` runs those.
+//! What native replication by itself would not bring together is left out by the rules of `history`, and nothing else is. Where
+//! a seed fails, its twin is played, in which nobody dies and nobody is behind who dies: whether that converges is said.
+//! What happens, and in which order, follows from the seed (`course`); the moments of kills do not.
+//! `CONVERGENCE_SEEDS=7`, `=100-199` or `=3,8,20-29` plays those, `CONVERGENCE_JOBS=6` so many side by side, and
+//! `CONVERGENCE_KILLS=0` without kills.
 
+mod course;
 mod history;
 mod world;
 
+use world::Play;
+
 use std::env;
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
 
 /// Those of each `make test`.
-const SEEDS: [&[u64]; 3] = [&[1], &[8], &[12]];
+const SEEDS: [u64; 3] = [13, 25, 26];
 
-fn run(place: usize) {
-    let given = env::var("CONVERGENCE_SEEDS").ok();
-    let seeds = match given.as_deref() {
-        None => SEEDS[place].to_vec(),
-        // Asked for seeds are divided between the tests, which run side by side.
-        Some(text) => {
-            let (first, last) = text.split_once('-').unwrap_or((text, text));
-            let bound = |text: &str| {
-                text.trim().parse::<u64>().expect("CONVERGENCE_SEEDS is a number, or two with - between them")
-            };
-            (bound(first)..=bound(last)).filter(|seed| *seed as usize % SEEDS.len() == place).collect()
-        }
-    };
-    let mut failed = Vec::new();
-    for seed in seeds {
-        // The moments of kills do not follow from the seed: `make test` leaves them to tests/recover/kills.rs and its like.
-        if catch_unwind(AssertUnwindSafe(|| world::play(seed, given.is_some()))).is_err() {
-            eprintln!("CONVERGENCE_SEEDS={seed} replays it");
-            failed.push(seed);
+/// Tests, which take their seeds from one queue.
+const PLACES: usize = 3;
+
+static QUEUE: OnceLock<Mutex<Vec<u64>>> = OnceLock::new();
+
+fn number(text: &str, name: &str) -> u64 {
+    text.trim().parse().unwrap_or_else(|_| panic!("{name} is a number, and not \"{text}\""))
+}
+
+fn range(text: &str) -> RangeInclusive<u64> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    number(first, "CONVERGENCE_SEEDS")..=number(last, "CONVERGENCE_SEEDS")
+}
+
+fn next_seed() -> Option<u64> {
+    let queue = QUEUE.get_or_init(|| {
+        let mut seeds = match env::var("CONVERGENCE_SEEDS") {
+            Ok(given) => given.split(',').flat_map(range).collect(),
+            Err(_) => SEEDS.to_vec(),
+        };
+        seeds.reverse();
+        Mutex::new(seeds)
+    });
+    queue.lock().unwrap_or_else(PoisonError::into_inner).pop()
+}
+
+/// Plays seeds until there are no more.
+fn play_all(failed: &Mutex<Vec<u64>>) {
+    // The moments of kills do not follow from the seed: `make test` leaves them to tests/recover/kills.rs and its like.
+    let with_kills = env::var_os("CONVERGENCE_SEEDS").is_some()
+        && env::var("CONVERGENCE_KILLS").ok().is_none_or(|kills| kills != "0");
+    while let Some(seed) = next_seed() {
+        let play = |as_what| {
+            let script = world::Script::new();
+            let played = catch_unwind(AssertUnwindSafe(|| world::play(seed, as_what, &script)));
+            played.map_err(|_| script.text())
+        };
+        if let Err(script) = play(if with_kills { Play::Kills } else { Play::Calm }) {
+            let twin = if play(Play::Twin).is_ok() { "its twin converges" } else { "its twin fails as well" };
+            eprintln!("{script}CONVERGENCE_SEEDS={seed} replays it; {twin}");
+            failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
         }
     }
+}
+
+fn run(place: usize) {
+    let jobs = env::var("CONVERGENCE_JOBS").map_or(PLACES, |jobs| number(&jobs, "CONVERGENCE_JOBS") as usize);
+    let failed = Mutex::default();
+    thread::scope(|scope| {
+        for _ in (place..jobs).step_by(PLACES) {
+            scope.spawn(|| play_all(&failed));
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
 }
 

@@ -1,72 +1,141 @@
 //! The nodes on which a history is played.
 
-use super::history::{FAILED, History, TABLES, TARGET};
-use crate::cluster::{Cluster, Node};
-use crate::slot_keeps::{quick, start_mesh, wait_confirmed};
+use super::course::{Course, FAILED, Lag, Moment, SECOND, TARGET, Until};
+use super::history::{History, TABLES};
+use crate::cluster::{Cluster, Node, Session};
+use crate::rescue::disable;
+use crate::slot_keeps::{quick, start_mesh};
+use spockctl::client::literal;
 use spockctl::deadline;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Only a failing test waits that long.
+/// How long a recovery, and what is on its way, may take. Only a failing test waits that long.
 const LIMIT: Duration = Duration::from_secs(180);
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// What was done, with the seconds since the beginning; shown where a seed fails.
+pub struct Script {
+    begun: Instant,
+    text: Mutex<String>,
+}
+
+impl Script {
+    pub fn new() -> Script {
+        Script { begun: Instant::now(), text: Mutex::default() }
+    }
+
+    fn say(&self, line: &str) {
+        let at = self.begun.elapsed().as_secs_f64();
+        // Nothing can fail in writing to a text.
+        let _ = writeln!(self.text.lock().unwrap_or_else(PoisonError::into_inner), "{at:7.2} {line}");
+    }
+
+    pub fn text(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Play {
+    /// With kills at random moments.
+    Kills,
+    Calm,
+    /// The same statements and lag while nobody dies, is held back, or is recovered: what native replication makes of it.
+    Twin,
+}
 
 struct World<'a> {
     cluster: &'a Cluster,
+    /// One for each node that was written to, and was not killed since.
+    sessions: BTreeMap<usize, Session<'a>>,
     random: fastrand::Rng,
+    course: Course,
     history: History,
-    is_failed_dead: bool,
-    with_kills: bool,
+    dead: BTreeSet<usize>,
+    /// Subscriptions of survivors to others that are disabled now.
+    lagging: Vec<Lag>,
+    as_what: Play,
+    script: &'a Script,
 }
 
-/// Plays the history of a seed, with kills at random moments or without, and looks at what is left.
-pub fn play(seed: u64, with_kills: bool) {
+/// Plays the history of a seed, and looks at what is left.
+pub fn play(seed: u64, as_what: Play, script: &Script) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let count = random.usize(3..=4 + usize::from(seed.is_multiple_of(7)));
+    let course = Course::draw(&mut random);
     let columns = "(id bigint PRIMARY KEY, rev bigint, w text)";
     let mut tables: String = TABLES.iter().map(|table| format!("CREATE TABLE {table} {columns};")).collect();
     tables += "ALTER TABLE wide ALTER w SET STORAGE EXTERNAL; ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;";
-    let cluster = start_mesh(quick(&format!("converge_{seed}"), count), &tables);
-    // A survivor that is killed within a question.
+    // Progress is confirmed when it is on disk, which takes up to three rounds of the WAL writer; a kill loses what it has not
+    // written, so that some seeds leave it as it is.
+    let delay = if seed.is_multiple_of(4) { "200ms" } else { "10ms" };
+    // A reconcile waits twice this time for each node that does not answer.
+    let builder = quick(&format!("converge_{seed}_{as_what:?}"), course.nodes)
+        .setting("wal_writer_delay", delay)
+        .setting("spock.peer_timeout", "2s");
+    let cluster = start_mesh(builder, &tables);
+    // A survivor that is killed within a question, and who had asked it for another who was killed.
+    cluster.expect_log("could not connect: connection to server");
     cluster.expect_log("recovery of node \"n1\" waits");
+    cluster.expect_log("recovery of node \"n4\" waits");
     // A row comes again while n1's late one stands in its way, in the words of 17 and of 18.
     cluster.expect_log("duplicate key value violates unique constraint");
     cluster.expect_log("conflict=insert_exists");
-    let mut world = World { cluster: &cluster, random, history: History::default(), is_failed_dead: false, with_kills };
+    script.say(&format!("seed {seed}: {course}"));
+    let history = History::new(course.is_crossed());
+    let mut world = World {
+        cluster: &cluster,
+        sessions: BTreeMap::new(),
+        random,
+        course,
+        history,
+        dead: BTreeSet::new(),
+        lagging: Vec::new(),
+        as_what,
+        script,
+    };
     world.write(40, false);
     world.settle();
-    world.hold_back();
-    for _ in 0..world.random.usize(2..6) {
-        let writes = world.random.usize(5..30);
-        world.write(writes, false);
-        world.settle();
-        if world.random.bool() {
-            world.write(1, true);
-            world.settle();
-        }
+    for round in 0..world.course.rounds {
+        world.round(round);
     }
-    // What n1 writes last may reach some, all, or nobody.
-    let may_return = world.random.bool();
-    if !may_return {
-        let writes = world.random.usize(0..20);
-        world.write(writes, false);
-    }
-    world.fail();
-    let writes = world.random.usize(0..10);
-    world.write(writes, false);
-    world.recover();
-    if may_return && world.random.bool() {
-        cluster.node("n1").start();
-        world.is_failed_dead = false;
-        cluster.node("n2").wait_until("SELECT count(*) FROM spock.subscription WHERE sub_rescue_suspended", "0");
-    }
+    world.fail_all();
+    world.recover_all();
+    world.come_back();
     world.settle();
+    world.wait_judged();
     world.assert_converged(seed);
 }
 
-impl World<'_> {
+impl<'a> World<'a> {
+    fn node(&self, node: usize) -> &'a Node {
+        &self.cluster.nodes()[node]
+    }
+
     fn alive(&self) -> Vec<usize> {
-        (0..self.cluster.nodes().len()).filter(|node| *node != FAILED || !self.is_failed_dead).collect()
+        (0..self.cluster.nodes().len()).filter(|node| !self.dead.contains(node)).collect()
+    }
+
+    /// Those that do not fail.
+    fn survivors(&self) -> Vec<usize> {
+        let second = self.course.second.map(|_| SECOND);
+        (TARGET..self.course.nodes).filter(|node| Some(*node) != second).collect()
+    }
+
+    fn is_twin(&self) -> bool {
+        self.as_what == Play::Twin
+    }
+
+    fn session(&mut self, node: usize) -> &mut Session<'a> {
+        let opened = self.node(node);
+        self.sessions.entry(node).or_insert_with(|| opened.session())
+    }
+
+    fn subscription(&self, receiver: usize, provider: usize) -> String {
+        format!("sub_{}_{}", self.node(receiver).name(), self.node(provider).name())
     }
 
     /// So many transactions of one write or a few, each of some node.
@@ -77,137 +146,343 @@ impl World<'_> {
             let statements: Vec<String> =
                 (0..self.random.usize(1..4)).filter_map(|_| self.history.next(&mut self.random, node, alone)).collect();
             if !statements.is_empty() {
-                eprintln!("{}: {}", self.cluster.nodes()[node].name(), statements.join("; "));
-                self.cluster.nodes()[node].sql(&statements.join("; "));
+                let statements = statements.join("; ");
+                self.script.say(&format!("{}: {statements}", self.node(node).name()));
+                self.session(node).sql(&statements);
             }
         }
     }
 
-    /// Waits until everything that is written has arrived everywhere, but for n1's at n2 while that is held back.
+    /// Waits until everything that is written has arrived everywhere, but for what is held back.
     fn settle(&mut self) {
-        eprintln!("-- all arrives");
-        let nodes = self.cluster.nodes();
-        let alive = self.alive();
+        self.script.say("-- all arrives");
+        let twin = self.is_twin();
+        let alive = if twin { (0..self.course.nodes).collect() } else { self.alive() };
+        let mut open = Vec::new();
         for from in &alive {
-            nodes[*from].sql("SELECT pg_logical_emit_message(true, 'flush', '')");
-            for to in &alive {
-                let is_cut = self.history.is_held_back && *from == FAILED && *to == TARGET;
-                if from != to && !is_cut {
-                    wait_confirmed(&nodes[*from], &format!("sub_{}_{}", nodes[*to].name(), nodes[*from].name()));
-                }
+            let slots: Vec<String> = alive
+                .iter()
+                .filter(|to| *to != from && (twin || !self.history.is_held_back(**to, *from)))
+                .filter(|to| !self.lagging.iter().any(|lag| (lag.receiver, lag.provider) == (**to, *from)))
+                .map(|to| literal(&self.subscription(*to, *from)))
+                .collect();
+            let end = self.session(*from).value("SELECT pg_logical_emit_message(false, 'settle', '', true)");
+            open.push((
+                *from,
+                format!(
+                    "SELECT coalesce(string_agg(slot_name, ', '), '') FROM pg_replication_slots
+                      WHERE slot_name IN ({}) AND confirmed_flush_lsn < '{end}'",
+                    slots.join(", ")
+                ),
+            ));
+        }
+        for (from, question) in open {
+            let mut last = String::new();
+            let arrived = deadline::poll(ARRIVAL_LIMIT, || {
+                last = self.session(from).value(&question);
+                last.is_empty().then_some(())
+            });
+            assert!(arrived.is_some(), "what {} has written has not come by {last}", self.node(from).name());
+        }
+        // What a node has written last may have died with it, and what goes to one that lags is still to come.
+        let mut but_of = self.dead.clone();
+        but_of.extend(self.lagging.iter().map(|lag| lag.provider));
+        self.history.arrived(&but_of);
+    }
+
+    fn round(&mut self, round: usize) {
+        for held in self.course.held_back.clone().iter().filter(|held| held.from == round) {
+            let name = self.subscription(held.receiver, held.provider);
+            self.script.say(&format!("-- {name} is disabled"));
+            if !self.is_twin() {
+                disable(self.node(held.receiver), &name);
+            }
+            self.history.hold_back(held.receiver, held.provider);
+        }
+        for lag in self.course.lags.clone().iter().filter(|lag| lag.from == round) {
+            let name = self.subscription(lag.receiver, lag.provider);
+            self.script.say(&format!("-- {name} is disabled for a while"));
+            disable(self.node(lag.receiver), &name);
+            self.lagging.push(*lag);
+        }
+        let writes = self.random.usize(5..30);
+        self.write(writes, false);
+        self.catch_up(Until::Round(round));
+        self.settle();
+        if self.lagging.is_empty() && self.random.bool() {
+            self.write(1, true);
+            self.settle();
+        }
+    }
+
+    /// What was disabled until now is enabled again.
+    fn catch_up(&mut self, until: Until) {
+        let (done, still) = self.lagging.iter().partition::<Vec<Lag>, _>(|lag| lag.until == until);
+        self.lagging = still;
+        for lag in done {
+            let name = self.subscription(lag.receiver, lag.provider);
+            self.script.say(&format!("-- {name} is enabled again"));
+            self.node(lag.receiver).sql(&format!("ALTER SUBSCRIPTION {name} ENABLE"));
+        }
+    }
+
+    /// Whoever dies before a recovery. What they write last may reach some, all, or nobody.
+    fn fail_all(&mut self) {
+        let dying = match self.course.second {
+            Some((_, Moment::BeforeFirst)) => vec![SECOND, FAILED],
+            Some((_, Moment::AfterFirst)) => vec![FAILED, SECOND],
+            _ => vec![FAILED],
+        };
+        for node in dying {
+            let writes = self.random.usize(0..20);
+            self.write(writes, false);
+            self.fail(node);
+        }
+        let writes = self.random.usize(0..10);
+        self.write(writes, false);
+        self.catch_up(Until::Death);
+    }
+
+    /// Those behind it wait for it in vain.
+    fn fail(&mut self, node: usize) {
+        self.script.say(&format!("-- {} dies", self.node(node).name()));
+        self.dead.insert(node);
+        if self.is_twin() {
+            return;
+        }
+        self.sessions.remove(&node);
+        self.node(node).kill9();
+        for held in self.course.held_back.clone().iter().filter(|held| held.provider == node) {
+            if !self.dead.contains(&held.receiver) {
+                let name = self.subscription(held.receiver, node);
+                self.node(held.receiver).sql(&format!("ALTER SUBSCRIPTION {name} ENABLE"));
             }
         }
-        self.history.arrived(self.is_failed_dead);
     }
 
-    fn target(&self) -> &Node {
-        &self.cluster.nodes()[TARGET]
+    /// Every dead node on every survivor, while others write and some are killed.
+    fn recover_all(&mut self) {
+        let meanwhile = matches!(self.course.second, Some((_, Moment::Meanwhile)));
+        let mut order = vec![FAILED];
+        if self.course.second.is_some() {
+            order.insert(usize::from(!self.course.second_is_first || meanwhile), SECOND);
+        }
+        if let Some(percent) = self.course.partial_percent {
+            self.recover_a_part(percent);
+        }
+        for (place, failed) in order.iter().enumerate() {
+            self.recover(*failed, meanwhile && place == 0);
+        }
+        // Who was just being killed did not answer, which is a warning and no error; now all answer.
+        for failed in order {
+            self.recover_the_rest(failed);
+        }
+        if !self.is_twin() {
+            for node in self.survivors() {
+                self.node(node).wait_until("SELECT count(*) FROM spock.recovery_progress", "0");
+            }
+        }
+        self.script.say("-- all is recovered");
+        self.catch_up(Until::Recovered);
     }
 
-    fn hold_back(&mut self) {
-        crate::rescue::hold_back(self.target());
-        self.history.is_held_back = true;
+    /// n2, up to so much of what it lacks.
+    fn recover_a_part(&mut self, percent: u32) {
+        let writes = self.random.usize(0..10);
+        if !self.is_twin() {
+            let target = self.node(TARGET);
+            let question = format!(
+                "SELECT outcome, target_lsn + (gap_bytes * {percent} / 100)::numeric FROM spock.recover_plan('n1', 'n2')"
+            );
+            let mut last = String::new();
+            let planned = deadline::poll(LIMIT, || {
+                last = target.value(&question);
+                (!last.starts_with('|')).then(|| last.clone())
+            });
+            let planned = planned.unwrap_or_else(|| panic!("there is no plan for n2: {last}"));
+            // There may be nothing that it lacks.
+            if let Some(stop) = planned.strip_prefix("catch_up|") {
+                self.script.say(&format!("-- n2 is recovered up to {stop}"));
+                target.sql(&format!("CALL spock.recover_run('n1', target_node_name => 'n2', stop_lsn => '{stop}')"));
+            }
+        }
+        self.write(writes, false);
     }
 
-    fn fail(&mut self) {
-        eprintln!("-- n1 dies");
-        self.cluster.nodes()[FAILED].kill9();
-        self.is_failed_dead = true;
-        self.target().sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
-    }
-
-    /// Recovers every survivor from a session of any of them, while others write and some are killed.
-    fn recover(&mut self) {
-        let alive = self.alive();
-        let coordinator = &self.cluster.nodes()[alive[self.random.usize(0..alive.len())]];
-        let with_kills = self.with_kills;
+    fn recover(&mut self, failed: usize, second_dies: bool) {
+        let survivors = self.survivors();
+        let coordinator = survivors[self.random.usize(0..survivors.len())];
+        let coordinator = self.node(coordinator);
+        let twin = self.is_twin();
         let kills: Vec<(usize, u64)> = (0..self.random.usize(0..3))
-            .map(|_| (alive[self.random.usize(0..alive.len())], self.random.u64(0..1_500)))
+            .map(|_| (survivors[self.random.usize(0..survivors.len())], self.random.u64(0..1_500)))
             .collect();
         let writes = self.random.usize(0..25);
+        let name = self.node(failed).name();
+        self.script.say(&format!("-- {name} is recovered from {}", coordinator.name()));
+        let (script, must_answer) = (self.script, self.names(&survivors));
         thread::scope(|scope| {
-            let called = scope.spawn(|| {
-                let mut last = String::new();
-                let done =
-                    deadline::poll(LIMIT, || match coordinator.try_sql("CALL spock.recover_failed_node('n1')") {
-                        // One that does not answer, for it was killed just now, is left out, which is no failure.
-                        Ok(rows) => {
-                            last = rows[0][0].clone().unwrap_or_default();
-                            (!last.contains("\"outcome\": null")).then_some(())
-                        }
-                        Err(error) => {
-                            last = error.to_string();
-                            None
-                        }
-                    });
-                assert!(done.is_some(), "not recovered: {last}");
-            });
-            for (victim, after) in kills.into_iter().filter(|_| with_kills) {
-                let node = &self.cluster.nodes()[victim];
+            let called = (!twin).then(|| scope.spawn(|| call_until_done(script, coordinator, name, &must_answer)));
+            if second_dies {
                 self.write(writes / 2, false);
+                self.fail(SECOND);
+            }
+            for (victim, after) in kills {
+                self.write(writes / 2, false);
+                if self.as_what != Play::Kills {
+                    continue;
+                }
                 // The moment is what is tested: no condition stands for it.
                 thread::sleep(Duration::from_millis(after));
-                eprintln!("-- {} is killed", node.name());
-                node.kill9();
-                node.start();
+                self.script.say(&format!("-- {} is killed", self.node(victim).name()));
+                self.sessions.remove(&victim);
+                self.node(victim).kill9();
+                self.node(victim).start();
             }
             self.write(writes, false);
-            called.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if let Some(Err(panic)) = called.map(thread::ScopedJoinHandle::join) {
+                std::panic::resume_unwind(panic);
+            }
         });
-        // A survivor that was just being killed did not answer, which is a warning and no error: now all answer.
-        coordinator.sql("CALL spock.recover_failed_node('n1')");
-        for node in alive {
-            self.cluster.nodes()[node].wait_until("SELECT count(*) FROM spock.recovery_progress", "0");
-        }
-        self.history.is_held_back = false;
     }
 
-    fn assert_converged(&self, seed: u64) {
-        let nodes = self.cluster.nodes();
-        let unjudged = nodes[TARGET].value(
-            "SELECT string_agg(phase || ' ' || coalesce(summary->>'reconciled', 'nothing'), ', ' ORDER BY begun_at)
-               FROM spock.recovery_intents()",
-        );
-        eprintln!("seed {seed}: {} nodes, reconciled {unjudged}", nodes.len());
+    fn names(&self, nodes: &[usize]) -> BTreeSet<String> {
+        nodes.iter().map(|node| self.node(*node).name().to_owned()).collect()
+    }
+
+    fn recover_the_rest(&mut self, failed: usize) {
+        if self.is_twin() {
+            return;
+        }
+        let alive: Vec<usize> = self.alive();
+        let coordinator = self.node(self.survivors()[0]);
+        call_until_done(self.script, coordinator, self.node(failed).name(), &self.names(&alive));
+    }
+
+    /// n1, with all that it had. What the other dead node wrote after n1's death it has to be brought as well.
+    fn come_back(&mut self) {
+        if !self.course.returns {
+            return;
+        }
+        self.script.say("-- n1 returns");
+        self.dead.remove(&FAILED);
+        if self.is_twin() {
+            return;
+        }
+        self.node(FAILED).start();
+        for node in self.survivors() {
+            let enabled =
+                format!("SELECT subenabled FROM pg_subscription WHERE subname = '{}'", self.subscription(node, FAILED));
+            self.node(node).wait_until(&enabled, "t");
+        }
+        // Nothing is held back any more.
+        self.history.all_is_brought();
+        if self.course.second.is_some() {
+            self.recover_the_rest(SECOND);
+        }
+    }
+
+    /// What could not be judged by then is kept, and judged when everything has arrived.
+    fn wait_judged(&mut self) {
+        if self.is_twin() {
+            return;
+        }
+        let question = "SELECT coalesce(string_agg(format('%s %s %s', u.relation, u.key, u.reason), ', '), '')
+                          FROM spock.recovery_intents() i, spock.recovery_unjudged(i.intent_id) u";
+        for node in self.survivors() {
+            let mut last = String::new();
+            let judged = deadline::poll(LIMIT, || {
+                last = self.session(node).value(question);
+                last.is_empty().then_some(())
+            });
+            assert!(judged.is_some(), "not judged on {}: {last}", self.node(node).name());
+        }
+    }
+
+    fn reconciled(&self) -> String {
+        let question = "SELECT string_agg(format('%s %s from %s: %s', phase, failed_node, source_node,
+                                 coalesce(summary->>'reconciled', 'nothing')), ', ' ORDER BY begun_at)
+                          FROM spock.recovery_intents()";
+        let of = |node: usize| {
+            Some(self.node(node).value(question)).filter(|said| !said.is_empty()).map(|said| (node, said))
+        };
+        let said: Vec<String> =
+            self.survivors().into_iter().filter_map(of).map(|(node, said)| format!("n{}: {said}", node + 1)).collect();
+        said.join("\n")
+    }
+
+    fn assert_converged(&mut self, seed: u64) {
+        let reconciled = self.reconciled();
+        self.script.say(&format!("-- recovered\n{reconciled}"));
+        let alive = if self.is_twin() { (0..self.course.nodes).collect() } else { self.alive() };
+        let mut wrong = Vec::new();
+        let mut places = BTreeSet::new();
         for (table, name) in TABLES.iter().enumerate() {
-            let lines = |node: &Node| -> BTreeSet<String> {
-                node.value(&format!("SELECT id, rev, w FROM {name}")).lines().map(str::to_owned).collect()
+            let mut found: BTreeMap<usize, BTreeMap<i64, String>> = BTreeMap::new();
+            for node in &alive {
+                let rows = self.session(*node).value(&format!("SELECT id, rev, w FROM {name}"));
+                let of_key =
+                    |line: &str| (line.split('|').next().and_then(|id| id.parse().ok()).expect("a key"), line.into());
+                found.insert(*node, rows.lines().map(of_key).collect());
+            }
+            let keys: BTreeSet<i64> = found.values().flat_map(BTreeMap::keys).copied().collect();
+            let versions = |key: i64| -> Vec<String> {
+                let shown = |node: &usize| {
+                    found[node]
+                        .get(&key)
+                        .map_or_else(|| "nothing".into(), |line| line.chars().take(60).collect::<String>())
+                };
+                alive.iter().map(|node| format!("n{}: {}", node + 1, shown(node))).collect()
             };
-            let alive = self.alive();
-            let [first, others @ ..] = alive.as_slice() else { panic!("nobody is alive") };
-            let expected = lines(&nodes[*first]);
-            for other in others {
-                let found = lines(&nodes[*other]);
-                let differing: Vec<String> =
-                    expected.symmetric_difference(&found).map(|line| shortened(line)).collect();
-                assert!(
-                    differing.is_empty(),
-                    "seed {seed}: {name} differs between {} and {}: {differing:#?}\nreconciled: {unjudged}",
-                    nodes[*first].name(),
-                    nodes[*other].name()
-                );
+            for key in &keys {
+                let first = found[&alive[0]].get(key);
+                if alive.iter().any(|node| found[node].get(key) != first) {
+                    wrong.push(format!("{name} {key} differs: {}", versions(*key).join(", ")));
+                    places.insert((table, *key));
+                }
             }
-            let (there, gone) = self.history.expected(table);
-            let found: BTreeSet<(i64, u64)> = expected
-                .iter()
-                .map(|line| {
-                    let mut fields = line.split('|').map(|field| field.parse::<u64>().expect("a number"));
-                    (fields.next().expect("a key") as i64, fields.next().expect("a revision"))
-                })
-                .collect();
-            for row in there {
-                assert!(found.contains(&row), "seed {seed}: {name} has lost {row:?}\nreconciled: {unjudged}");
+            let (there, gone) = self.history.expected(table, &self.dead);
+            for (key, rev) in there.into_iter().filter(|(key, _)| !places.contains(&(table, *key))) {
+                let is_there =
+                    found[&alive[0]].get(&key).is_some_and(|line| line.starts_with(&format!("{key}|{rev}|")));
+                if !is_there {
+                    wrong.push(format!("{name} has lost {key} of revision {rev}: {}", versions(key).join(", ")));
+                }
             }
-            for key in gone {
-                assert!(
-                    !found.iter().any(|(id, _)| *id == key),
-                    "seed {seed}: {name} has {key} again\nreconciled: {unjudged}"
-                );
+            for key in gone.into_iter().filter(|key| keys.contains(key) && !places.contains(&(table, *key))) {
+                wrong.push(format!("{name} has {key} again: {}", versions(key).join(", ")));
             }
         }
+        assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}\n{reconciled}");
+        eprintln!("seed {seed}: {}; {:.1} s", self.course, self.script.begun.elapsed().as_secs_f64());
     }
 }
 
-fn shortened(line: &str) -> String {
-    line.chars().take(60).collect()
+/// Calls until every survivor that must answer is recovered.
+fn call_until_done(script: &Script, coordinator: &Node, failed: &str, must_answer: &BTreeSet<String>) {
+    let mut last = String::new();
+    let done = deadline::poll(LIMIT, || {
+        let called = coordinator.try_sql(&format!("CALL spock.recover_failed_node('{failed}')")).and_then(|rows| {
+            last = rows[0][0].clone().unwrap_or_default();
+            coordinator.try_sql(&format!(
+                "SELECT s->>'target_node' FROM jsonb_array_elements(({}::jsonb)->'survivors') s WHERE s->>'outcome' IS NULL",
+                literal(&last)
+            ))
+        });
+        match called {
+            // One that does not answer, for it was killed just now, is left out, which is no failure.
+            Ok(silent) => {
+                let is_missing = |name: &Option<String>| name.as_ref().is_none_or(|name| must_answer.contains(name));
+                (!silent.iter().any(|row| is_missing(&row[0]))).then_some(())
+            }
+            Err(error) => {
+                if last != error.to_string() {
+                    last = error.to_string();
+                    script.say(&format!("-- {last}"));
+                }
+                None
+            }
+        }
+    });
+    assert!(done.is_some(), "{failed} is not recovered: {last}");
 }
