@@ -54,10 +54,10 @@ impl Reconciler<'_> {
                 lacks.insert(self.local.to_owned(), now.others_passed.map_or(0, |lsn| lsn.0));
             }
             // What is disabled is not waited for, nor a source that does not receive from here.
-            let is_hopeless = lacks.keys().all(|node| {
+            let is_hopeless = |node: &String| {
                 now.disabled.contains(node) || theirs.disabled.contains(node) || (node == self.local && slot.is_none())
-            });
-            if self.patience[0].is_over(&lacks, &now.silent, self.is_hasty) || is_hopeless {
+            };
+            if self.patience[0].is_over(&but(&lacks, is_hopeless), &now.silent, self.is_hasty) {
                 return Ok(lacks.into_keys().collect());
             }
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
@@ -83,20 +83,26 @@ impl Reconciler<'_> {
             if confirmed.is_none_or(|confirmed| confirmed < theirs.wal_end) {
                 lacks.insert(self.source_name.clone(), confirmed.map_or(0, |lsn| lsn.0));
             }
-            let is_hopeless = lacks.keys().all(|node| {
+            let is_hopeless = |node: &String| {
                 node == self.failed
                     || ours.disabled.contains(node)
                     || !ours.passed.contains_key(node)
                     // Where room was made for what comes, it needs a while to come.
                     || (self.stuck.contains(node) && self.removed.is_empty())
-            });
-            if self.patience[1].is_over(&lacks, &ours.silent, self.is_hasty) || is_hopeless {
+            };
+            let awaited = but(&lacks, is_hopeless);
+            if self.patience[1].is_over(&awaited, &ours.silent, self.is_hasty) {
                 return Ok(lacks.into_keys().collect());
             }
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
             interrupts::check();
         }
     }
+}
+
+/// Without those of whom nothing will come: beside them the others are waited for no longer than alone.
+fn but(lacks: &BTreeMap<String, u64>, is_hopeless: impl Fn(&String) -> bool) -> BTreeMap<String, u64> {
+    lacks.iter().filter(|(node, _)| !is_hopeless(node)).map(|(node, at)| (node.clone(), *at)).collect()
 }
 
 /// Waits as long as something moves. What has not moved for too long in one wait is not waited for in the next.
