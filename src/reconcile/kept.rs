@@ -37,14 +37,15 @@ pub struct Row(pub usize, pub Why, pub KeyText);
 #[derive(Default)]
 pub struct Keeper {
     tables: Vec<Table>,
-    places: HashMap<u32, usize>,
+    /// By schema and name: each node has numbers of its own for them.
+    places: HashMap<(String, String), usize>,
     rows: Spill,
 }
 
 impl Keeper {
-    pub fn add(&mut self, relation: u32, columns: &Columns<'_>, why: Why, key: &KeyText) {
-        let place = *self.places.entry(relation).or_insert_with(|| {
-            let Relation { schema, name, columns: names } = columns.relation.clone();
+    pub fn add(&mut self, columns: &Columns<'_>, why: Why, key: &KeyText) {
+        let Relation { schema, name, columns: names } = columns.relation.clone();
+        let place = *self.places.entry((schema.clone(), name.clone())).or_insert_with(|| {
             self.tables.push(Table { schema, name, columns: names, key: columns.key.to_vec() });
             self.tables.len() - 1
         });
@@ -55,7 +56,7 @@ impl Keeper {
     pub fn add_touched(&mut self, touched: &Touched, key: &Key, why: Why) -> bool {
         match (columns_of(touched, key.relation), text_of(key)) {
             (Some(columns), Some(text)) => {
-                self.add(key.relation, &columns, why, &text);
+                self.add(&columns, why, &text);
                 true
             }
             _ => false,

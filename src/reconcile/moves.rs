@@ -9,23 +9,32 @@ use crate::pg::transaction;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Reads all changes of keys that the source has seen, in their order.
-pub struct MoveReader {
-    /// Keys that were touched, or that a row which was touched has moved to, by their hashes: one too many costs a look.
-    known: HashSet<u64>,
+/// Keys that were touched, or that a row which was touched has moved to, by our table and their hashes: one too many costs a
+/// look.
+pub struct Known(HashSet<u64>);
+
+impl Known {
+    pub fn of(touched: &mut Touched) -> Known {
+        touched.rewind();
+        let mut known = HashSet::new();
+        while let Some(key) = touched.next_bytes() {
+            known.extend(hash_of(touched, &key));
+        }
+        Known(known)
+    }
+}
+
+/// Reads all changes of keys that a node has seen, in their order.
+pub struct MoveReader<'a> {
+    known: &'a mut Known,
     /// Keys that rows have moved to.
     pub moved: Touched,
     context: MessageContext,
     is_idle: bool,
 }
 
-impl MoveReader {
-    pub fn new(touched: &mut Touched) -> MoveReader {
-        touched.rewind();
-        let mut known = HashSet::new();
-        while let Some(key) = touched.next_bytes() {
-            known.insert(hash(&key));
-        }
+impl<'a> MoveReader<'a> {
+    pub fn new(known: &'a mut Known) -> MoveReader<'a> {
         MoveReader { known, moved: Touched::default(), context: MessageContext::new(), is_idle: true }
     }
 
@@ -34,14 +43,15 @@ impl MoveReader {
         else {
             return;
         };
-        if old != new && self.known.contains(&hash(&old)) {
-            self.known.insert(hash(&new));
+        let is_known = hash_of(&self.moved, &old).is_some_and(|old| self.known.0.contains(&old));
+        if old != new && is_known {
+            self.known.0.extend(hash_of(&self.moved, &new));
             self.moved.push(new);
         }
     }
 }
 
-impl Receiver for MoveReader {
+impl Receiver for MoveReader<'_> {
     fn handle(&mut self, message: &[u8]) {
         if matches!(message.first(), Some(b'U' | b'R')) {
             // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
@@ -73,8 +83,11 @@ impl Receiver for MoveReader {
     }
 }
 
-fn hash(key: &[u8]) -> u64 {
+/// Of a key as `Touched` keeps it: whichever node has told it by its own number of the table.
+fn hash_of(touched: &Touched, key: &[u8]) -> Option<u64> {
+    let (relation, values) = key.split_first_chunk::<4>()?;
+    let table = touched.table(u32::from_ne_bytes(*relation))?;
     let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
+    (table, values).hash(&mut hasher);
+    Some(hasher.finish())
 }

@@ -63,6 +63,8 @@ pub struct Reconciler<'a> {
     pub is_hasty: bool,
     /// For how long the source and the target get no further.
     pub(super) patience: [Patience; 2],
+    /// The nodes of which the source lacks something that the target had, and may have skipped.
+    pub behind: BTreeSet<String>,
     /// The source has something else than the failed node's version of a row, or nothing: others may have given it another
     /// key.
     pub may_have_moved: bool,
@@ -94,6 +96,7 @@ impl<'a> Reconciler<'a> {
             kept: Keeper::default(),
             is_hasty: false,
             patience: Default::default(),
+            behind: BTreeSet::new(),
             may_have_moved: false,
         }
     }
@@ -130,6 +133,7 @@ impl Reconciler<'_> {
         self.errors.clone_from(&ours.errors);
         self.tables = transaction::run(views::tables)?;
         let behind = self.wait_for_source(&ours, false)?;
+        self.behind.extend(behind.iter().cloned());
         let (mut chunk, mut differences): (Vec<Key>, Vec<Difference>) = (Vec::new(), Vec::new());
         loop {
             let next = touched.next();
@@ -157,7 +161,7 @@ impl Reconciler<'_> {
         if why.may_pass()
             && let Some(columns) = columns_of(touched, relation)
         {
-            self.kept.add(relation, &columns, why, key);
+            self.kept.add(&columns, why, key);
         }
     }
 
@@ -298,13 +302,10 @@ impl Reconciler<'_> {
                     }
                     lacks => lacks,
                 };
-                let is_stuck = lacks == Some(Why::TargetLags)
-                    && verdict == Verdict::Update
-                    && target.as_ref().is_some_and(|target| self.replay().has_written(target))
-                    && self.is_stuck(source.as_ref());
-                if is_stuck {
-                    // What comes from that node is an INSERT for which what came late leaves no room. It is judged again
-                    // when that has come.
+                let is_late = target.as_ref().is_some_and(|target| self.replay().has_written(target));
+                if is_late && self.is_stuck(verdict, source.as_ref(), &target_lacks) {
+                    // What comes from that node may be an INSERT for which what came late leaves no room. It is judged
+                    // again when that has come.
                     let did =
                         self.bring(touched, &difference, Verdict::Delete, (None, target.as_ref()), &theirs, false)?;
                     if let (Did::Written, Some(target)) = (did, target) {
@@ -380,8 +381,8 @@ impl Reconciler<'_> {
         // Where the target has a row, what the source lacks of it shows in that row's version.
         let source_lags = match verdict {
             Verdict::Insert => !source_lacks.is_empty(),
-            // Of its own changes the target has skipped none.
-            Verdict::Settled => source_lacks.iter().any(|node| node != self.local),
+            // What the source has yet to get of others the target may have skipped: of its own changes it has skipped none.
+            Verdict::Settled | Verdict::Update => source_lacks.iter().any(|node| node != self.local),
             _ => false,
         };
         if source_lags {
@@ -405,10 +406,13 @@ impl Reconciler<'_> {
         author == self.local || self.tables.get(author).is_some_and(|tables| tables.contains(&table))
     }
 
-    /// Whether the target fails again and again to apply what comes from the author of the source's version.
-    fn is_stuck(&self, source: Option<&Found>) -> bool {
-        match source.and_then(|source| source.committed.as_ref()) {
-            Some((_, Author::Node(node))) => self.stuck.contains(node),
+    /// Whether the target fails again and again to apply what comes from the author of the source's later version; or, where
+    /// the source has none, from anybody.
+    fn is_stuck(&self, verdict: Verdict, source: Option<&Found>, target_lacks: &BTreeSet<String>) -> bool {
+        let is_stuck = |node: &String| self.stuck.contains(node) && target_lacks.contains(node);
+        match (verdict, source.and_then(|source| source.committed.as_ref())) {
+            (Verdict::Update, Some((_, Author::Node(node)))) => is_stuck(node),
+            (Verdict::Delete, _) => target_lacks.iter().any(is_stuck),
             _ => false,
         }
     }

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 /// So long nothing of a node that answers may move: its changes cannot be applied, or a transaction is long.
 const STANDSTILL: Duration = Duration::from_secs(60);
 
-/// The same, of rows that will be looked at once more.
-const SHORT_STANDSTILL: Duration = Duration::from_secs(2);
+/// The same, of rows that will be looked at once more: of a node that answers, long enough for what cannot be applied to fail
+/// again (core's worker starts anew every wal_retrieve_retry_interval); and of one that does not.
+const SHORT_STANDSTILL: Duration = Duration::from_secs(12);
+const SHORT_SILENCE: Duration = Duration::from_secs(2);
 
 /// Between two looks at how far the nodes are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -120,7 +122,8 @@ impl Patience {
         }
         // One that does not answer may be starting again; one that does is slow.
         let limit = |node| match silent.contains(node) {
-            _ if is_hasty => SHORT_STANDSTILL,
+            true if is_hasty => SHORT_SILENCE,
+            false if is_hasty => SHORT_STANDSTILL,
             true => 2 * guc::peer_timeout(),
             false => STANDSTILL,
         };

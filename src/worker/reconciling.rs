@@ -18,7 +18,7 @@ use crate::pg::{interrupts, logicalrep, origin, process, transaction};
 use crate::reconcile;
 use crate::reconcile::counts::{Counts, Why};
 use crate::reconcile::kept::{self, Keeper};
-use crate::reconcile::moves::MoveReader;
+use crate::reconcile::moves::{Known, MoveReader};
 use crate::reconcile::run::Reconciler;
 use crate::reconcile::touched::Touched;
 use crate::recover::error::RecoverError;
@@ -139,15 +139,28 @@ impl Rescue {
             if !reconciler.run(touched, goes_on)? {
                 return Ok(false);
             }
-            if !reconciler.may_have_moved {
-                return Ok(true);
+            let mut known = Known::of(touched);
+            if reconciler.may_have_moved {
+                let clone = clone_of(intent);
+                let moved = follow_moves(intent, &request.source, &route, &clone, &mut known, index)?;
+                let Some(mut moved) = moved else { return Ok(false) };
+                if !reconciler.run(&mut moved, goes_on)? {
+                    return Ok(false);
+                }
             }
-            let mut reader = MoveReader::new(touched);
-            if follow_moves(intent, &route, &mut reader, index)? == Ended::Stopped {
-                return Ok(false);
+            // What the source has yet to get of a node, the target may have skipped: also that a row has another key now.
+            for node in reconciler.behind.clone() {
+                match moves_of(intent, &node, &mut known, index) {
+                    Ok(Some(mut moved)) => {
+                        if !reconciler.run(&mut moved, goes_on)? {
+                            return Ok(false);
+                        }
+                    }
+                    Ok(None) => return Ok(false),
+                    Err(error) => pgrx::log!("changes of keys by node \"{node}\" are not followed: {error}"),
+                }
             }
-            with_entry(index, |entry| entry.touched += reader.moved.count());
-            reconciler.run(&mut reader.moved, goes_on)
+            Ok(true)
         })?;
         if is_done { Ok((reconciler.counts, reconciler.kept)) } else { Err(Trouble::MustStop) }
     }
@@ -191,18 +204,44 @@ pub(super) fn while_reconciling(f: impl FnOnce() -> Result<bool, RecoverError>) 
     }
 }
 
-/// Streams the changes of keys that the source has seen since its clone begins.
-fn follow_moves(intent: &Intent, route: &Route, reader: &mut MoveReader, index: usize) -> Result<Ended, RecoverError> {
+/// The clone on the source; the first attempt has made it after its intent was read.
+fn clone_of(intent: &Intent) -> String {
+    let now = transaction::run(|| storage::read().intent(intent.id).cloned());
+    now.and_then(|now| now.clone_name().map(str::to_owned)).unwrap_or_default()
+}
+
+/// What rows that were touched have moved to by a living node's changes of keys which the source has not seen: its own
+/// recovery slot has kept them, as the source's has.
+fn moves_of(intent: &Intent, node: &str, known: &mut Known, index: usize) -> Result<Option<Touched>, RecoverError> {
+    let request = &intent.request;
+    let route = transaction::run(|| route_to(node))?;
+    let mut source = Source::open(node, &route)?;
+    let clone = source.make_clone(intent.id, intent.begun_at, &request.failed, &request.target)?;
+    let followed = follow_moves(intent, node, &route, &clone, known, index);
+    // It asks by itself whether the recovery goes on, where it cannot be told.
+    let _ = source.release_clone(&clone, intent.id);
+    followed
+}
+
+/// Streams the changes of keys that a node has seen since its clone begins: what touched rows have moved to. None: the recovery
+/// is to stop.
+fn follow_moves(
+    intent: &Intent,
+    node: &str,
+    route: &Route,
+    clone: &str,
+    known: &mut Known,
+    index: usize,
+) -> Result<Option<Touched>, RecoverError> {
     let request = &intent.request;
     let target = transaction::run(|| target::look(&request.failed))?;
-    let facts = Source::open(&request.source, route)?.facts(&request.failed, &target.tables)?;
-    // The first attempt has made the clone after its intent was read.
-    let clone =
-        transaction::run(|| storage::read().intent(intent.id).and_then(|now| now.clone_name().map(str::to_owned)));
-    let clone = clone.unwrap_or_default();
+    let facts = Source::open(node, route)?.facts(&request.failed, &target.tables)?;
     let mut settings = plugin_settings(intent, &facts, OriginLsn::ZERO, OriginLsn::INFINITY).to_vec();
     settings.push(("spock.rescue_key_changes", "on".to_owned()));
-    let mut stream =
-        Stream::open(route, &clone, &settings, guc::peer_timeout()).map_err(|error| remote(intent, error))?;
-    stream.run(reader, facts.until, |_| false, |_| goes_on(index)).map_err(|error| remote(intent, error))
+    let lost = |error| RecoverError::Remote { source_node: node.to_owned(), error };
+    let mut stream = Stream::open(route, clone, &settings, guc::peer_timeout()).map_err(lost)?;
+    let mut reader = MoveReader::new(known);
+    let ended = stream.run(&mut reader, facts.until, |_| false, |_| goes_on(index)).map_err(lost)?;
+    with_entry(index, |entry| entry.touched += reader.moved.count());
+    Ok((ended == Ended::Complete).then_some(reader.moved))
 }

@@ -195,3 +195,19 @@ fn a_recovery_does_not_wait_for_a_look_at_what_is_kept() {
     wait_judged(n2);
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }
+
+#[test]
+fn a_late_row_that_is_kept_does_not_block_what_comes_in_its_place() {
+    let cluster = start_without_n4("reconcile_kept_blocks");
+    let [_, n2, n3, n4] = cluster.all();
+    // In the words of 17 and of 18.
+    n2.expect_log("duplicate key value violates unique constraint");
+    n2.expect_log("conflict=insert_exists");
+    n4.kill9();
+    recover(&cluster);
+    assert_eq!(n2.value("SELECT v FROM t WHERE id = 1"), "n1");
+    n3.sql("INSERT INTO t VALUES (1, 'n3 again')");
+    n2.wait_until("SELECT v FROM t WHERE id = 1", "n3 again");
+    drain(n2, n3);
+    assert_eq!(n2.value(KEPT), "public.t|(id)=(3)|target_lags");
+}
