@@ -240,6 +240,12 @@ REVOKE ALL ON PROCEDURE watch_recovery(text, text, uuid, boolean, jsonb) FROM PU
 COMMENT ON PROCEDURE watch_recovery(text, text, uuid, boolean, jsonb) IS
     'watches a recovery on its target until it has ended; verb: tells each step, and progress every second';
 
+CREATE FUNCTION has_lost_source(running jsonb, best name) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    RETURN (running ->> 'waiting')::boolean AND running ->> 'error_sqlstate' LIKE '08%' AND running ->> 'source_node' <> best::text;
+COMMENT ON FUNCTION has_lost_source(jsonb, name) IS
+    'whether a recovery waits for a source that does not answer, while another one is the best';
+
 -- One recovery: chosen by the plan, begun on its target, watched to its end. INOUT report.
 CREATE PROCEDURE recover_run(failed_node_name text, source_node_name text DEFAULT NULL, source_dsn text DEFAULT NULL,
                              target_node_name text DEFAULT NULL, target_dsn text DEFAULT NULL,
@@ -272,9 +278,7 @@ BEGIN
     END IF;
     IF running IS NOT NULL THEN
         -- One whose source is lost is ended where it stands, and goes on from another source from there.
-        IF (running ->> 'waiting')::boolean AND running ->> 'error_sqlstate' LIKE '08%' AND chosen.outcome = 'catch_up'
-           AND running ->> 'source_node' <> chosen.source_node
-        THEN
+        IF @extschema@.has_lost_source(running, chosen.source_node) AND chosen.outcome = 'catch_up' THEN
             RAISE NOTICE 'the recovery from node "%" has lost its source, and goes on from node "%"',
                 running ->> 'source_node', chosen.source_node;
             intent := @extschema@.abort_recovery_at(target_dsn, target, failed_node_name::name);
@@ -342,12 +346,41 @@ DECLARE
     state jsonb;
     failures int := 0;
     intent uuid;
+    plans jsonb;
 BEGIN
     PERFORM @extschema@.require_caller('recover_failed_node', failed_node_name);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     verb := coalesce(verb, false);
+    plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
+    -- Those that have lost their source are ended where they stand, and go on from another source from there.
+    FOR survivor IN SELECT * FROM jsonb_to_recordset(plans) p(target_node name, source_node name, outcome text) LOOP
+        BEGIN
+            state := @extschema@.recovery_state_at(NULL, survivor.target_node, NULL);
+            IF state ->> 'failed_node' = failed_node_name AND survivor.outcome = 'catch_up'
+               AND @extschema@.has_lost_source(state, survivor.source_node)
+            THEN
+                RAISE NOTICE 'node "%": the recovery from node "%" has lost its source, and goes on from node "%"',
+                    survivor.target_node, state ->> 'source_node', survivor.source_node;
+                intent := @extschema@.abort_recovery_at(NULL, survivor.target_node, failed_node_name::name);
+                intents := intents || jsonb_build_object('target_node', survivor.target_node, 'intent_id', intent);
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            -- Told below, where it is asked again.
+        END;
+    END LOOP;
+    IF intents <> '[]' THEN
+        COMMIT;
+        FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
+            CALL @extschema@.await_end(NULL, (entry ->> 'target_node')::name, failed_node_name, (entry ->> 'intent_id')::uuid);
+        END LOOP;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        intents := '[]';
+        plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
+    END IF;
     -- All are begun first: they run side by side, each carried by its own node.
-    FOR survivor IN SELECT p.* FROM @extschema@.recover_plan(failed_node_name::name) p ORDER BY p.target_node LOOP
+    FOR survivor IN
+        SELECT * FROM jsonb_to_recordset(plans) p(target_node name, source_node name, outcome text, reason text)
+    LOOP
         one := jsonb_build_object('target_node', survivor.target_node, 'source_node', survivor.source_node,
                                   'outcome', survivor.outcome, 'reason', survivor.reason);
         IF survivor.outcome IS NULL THEN

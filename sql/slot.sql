@@ -1,12 +1,12 @@
 -- The recovery slot: what keeps it, what it keeps, and what peers ask.
 
-CREATE FUNCTION node_positions()
+CREATE FUNCTION node_positions(held boolean DEFAULT true)
     RETURNS TABLE (origin_node name, applied_lsn pg_lsn, passed_lsn pg_lsn, commit_timestamp timestamptz, ready boolean,
                    system_identifier bigint, timeline integer, subscription oid, origin_id oid,
                    slot_name name)
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'node_positions_wrapper';
-COMMENT ON FUNCTION node_positions() IS
-    'how far this node has applied each origin, durable when it returns: what peers ask (superusers, REPLICATION, pg_monitor)';
+COMMENT ON FUNCTION node_positions(boolean) IS
+    'how far this node has applied each origin, durable when it returns: what peers ask; held: of a node whose recovery may still need peers'' WAL, no more than before it (superusers, REPLICATION, pg_monitor)';
 
 CREATE FUNCTION get_recovery_slot_status()
     RETURNS TABLE (slot_name text, restart_lsn pg_lsn, confirmed_flush_lsn pg_lsn, min_unacknowledged_ts timestamptz,

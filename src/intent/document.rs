@@ -197,6 +197,13 @@ impl Intent {
         self.end.is_none()
     }
 
+    /// Peers keep the WAL that it began with: it may still be read there, also for rows that are kept until the nodes have caught
+    /// up with each other. What waits for an administrator alone does not hold it.
+    pub fn holds_wal(&self) -> bool {
+        let waits = |counts: &Counts| counts.unjudged.keys().any(|why| why.passes_by_itself());
+        self.is_unfinished() || self.kept_rows.is_some() && self.reconciled.as_ref().is_some_and(waits)
+    }
+
     pub fn totals(&self) -> Totals {
         self.checkpoint.as_ref().map_or_else(Totals::default, |checkpoint| checkpoint.totals.clone())
     }

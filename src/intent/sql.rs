@@ -111,11 +111,11 @@ pub fn describe(intent: &Intent, failure: &Failure) -> String {
     format!("{text} (SQLSTATE {})", failure.sqlstate)
 }
 
-/// Whether a recovery of that id is unfinished here: what a source asks before it drops a clone.
+/// Whether a recovery of that id is unfinished here, or has rows left to judge: what a source asks before it drops a clone.
 #[pg_extern(sql = false)]
 fn recovery_is_open(intent_id: Option<Uuid>) -> bool {
     let Some(id) = intent_id.map(|id| IntentId(*id.as_bytes())) else { return false };
-    storage::read().intent(id).is_some_and(Intent::is_unfinished)
+    storage::read().intent(id).is_some_and(|intent| intent.is_unfinished() || intent.kept_rows.is_some())
 }
 
 fn require_superuser(function: &'static str) {

@@ -46,6 +46,11 @@ impl Why {
         }
     }
 
+    /// Nodes that catch up, or are recovered, are enough.
+    pub fn passes_by_itself(self) -> bool {
+        matches!(self, Why::SourceLags | Why::TargetLags | Why::Busy | Why::SourceLost)
+    }
+
     /// It may be judged another time: when a node has caught up, was recovered itself, or was seen to.
     pub fn may_pass(self) -> bool {
         match self {

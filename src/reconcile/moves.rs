@@ -44,8 +44,7 @@ impl<'a> MoveReader<'a> {
             return;
         };
         let is_known = hash_of(&self.moved, &old).is_some_and(|old| self.known.0.contains(&old));
-        if old != new && is_known {
-            self.known.0.extend(hash_of(&self.moved, &new));
+        if old != new && is_known && hash_of(&self.moved, &new).is_some_and(|new| self.known.0.insert(new)) {
             self.moved.push(new);
         }
     }

@@ -303,7 +303,7 @@ impl Reconciler<'_> {
                     lacks => lacks,
                 };
                 let is_late = target.as_ref().is_some_and(|target| self.replay().has_written(target));
-                if is_late && self.is_stuck(verdict, source.as_ref(), &target_lacks) {
+                if is_late && verdict == Verdict::Update && self.is_stuck(source.as_ref(), &target_lacks) {
                     // What comes from that node may be an INSERT for which what came late leaves no room. It is judged
                     // again when that has come.
                     let did =
@@ -406,13 +406,10 @@ impl Reconciler<'_> {
         author == self.local || self.tables.get(author).is_some_and(|tables| tables.contains(&table))
     }
 
-    /// Whether the target fails again and again to apply what comes from the author of the source's later version; or, where
-    /// the source has none, from anybody.
-    fn is_stuck(&self, verdict: Verdict, source: Option<&Found>, target_lacks: &BTreeSet<String>) -> bool {
-        let is_stuck = |node: &String| self.stuck.contains(node) && target_lacks.contains(node);
-        match (verdict, source.and_then(|source| source.committed.as_ref())) {
-            (Verdict::Update, Some((_, Author::Node(node)))) => is_stuck(node),
-            (Verdict::Delete, _) => target_lacks.iter().any(is_stuck),
+    /// Whether the target fails again and again to apply what comes from the author of the source's later version.
+    fn is_stuck(&self, source: Option<&Found>, target_lacks: &BTreeSet<String>) -> bool {
+        match source.and_then(|source| source.committed.as_ref()) {
+            Some((_, Author::Node(node))) => self.stuck.contains(node) && target_lacks.contains(node),
             _ => false,
         }
     }

@@ -116,7 +116,7 @@ pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View,
     let rows = source.rows(
         "SELECT p.origin_node, (p.applied_lsn - '0/0')::pg_catalog.int8, (p.passed_lsn - '0/0')::pg_catalog.int8,
                 p.origin_id, p.slot_name, CASE WHEN s.subenabled THEN 1 ELSE 0 END
-           FROM spock.node_positions() p JOIN pg_catalog.pg_subscription s ON s.oid = p.subscription
+           FROM spock.node_positions(held := false) p JOIN pg_catalog.pg_subscription s ON s.oid = p.subscription
           WHERE p.origin_node IS NOT NULL",
         6,
     )?;

@@ -29,10 +29,13 @@ fn at(timestamp: Timestamp) -> Option<TimestampWithTimeZone> {
     (!timestamp.is_never()).then(|| timestamp.into())
 }
 
-/// The positions of this node, durable when they are returned: what peers ask.
+/// The positions of this node, durable when they are returned: what peers ask. `held`: of a node whose recovery may still need
+/// peers' WAL, no more than what was applied before it.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
-fn node_positions() -> TableIterator<
+fn node_positions(
+    held: Option<bool>,
+) -> TableIterator<
     'static,
     (
         name!(origin_node, Option<Name>),
@@ -58,8 +61,7 @@ fn node_positions() -> TableIterator<
     let positions = positions::own_positions().or_raise();
     wal::flush();
     let (system_identifier, timeline) = (process::system_identifier() as i64, wal::timeline() as i32);
-    // While a recovery runs here, peers hear of no more than what was applied before it: nobody is to let go of what it
-    // may still need.
+    // Nobody is to let go of what a recovery may still need.
     let journal = crate::intent::storage::read();
     let rows: Vec<_> = positions
         .into_iter()
@@ -67,7 +69,8 @@ fn node_positions() -> TableIterator<
             let mut applied = position.applied();
             let mut passed = applied.unwrap_or(OriginLsn::ZERO).max(confirmed(position.subscription));
             let is_of = |failed: &str| position.origin.as_ref().is_some_and(|origin| origin.as_str() == failed);
-            if let Some(intent) = journal.unfinished().find(|intent| is_of(&intent.request.failed)) {
+            let holding = journal.intents.iter().filter(|intent| intent.holds_wal() && is_of(&intent.request.failed));
+            for intent in holding.filter(|_| held != Some(false)) {
                 applied = applied.map(|applied| applied.min(intent.applied_before));
                 passed = passed.min(intent.passed_before);
             }

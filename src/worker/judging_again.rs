@@ -1,10 +1,11 @@
 //! Rows that earlier recoveries could not judge are looked at again: within the next recovery on this node, whoever's it is,
 //! and by a worker of their own when there is none (src/worker/rescues.rs). What still cannot be judged stays kept.
 
-use super::reconciling::while_reconciling;
+use super::reconciling::{moves_of, while_reconciling};
 use super::rescue::{Rescue, Trouble, failure_of, goes_on};
 use crate::failpoint::{self, names};
 use crate::intent::document::Intent;
+use crate::intent::id::IntentId;
 use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
@@ -12,6 +13,7 @@ use crate::pg::logicalrep;
 use crate::pg::{interrupts, process, transaction, wal};
 use crate::reconcile::counts::{Counts, Why};
 use crate::reconcile::kept;
+use crate::reconcile::moves::Known;
 use crate::reconcile::run::Reconciler;
 use crate::recover::error::RecoverError;
 use crate::recover::source::{Source, route_to};
@@ -23,41 +25,70 @@ impl Rescue {
     pub(super) fn judge_again(&mut self) {
         let intents: Vec<Intent> = transaction::run(|| storage::read().with_kept_rows().cloned().collect());
         for intent in intents {
+            failpoint::hit(names::RESCUE_JUDGING_AGAIN);
             process::report_activity(&format!("comparing rows of node {} again", intent.request.failed));
-            let done = interrupts::catch(|| self.judge_kept(&intent));
-            let trouble = match done {
-                Ok(Ok(())) => continue,
-                Ok(Err(Trouble::MustStop)) => return,
-                Ok(Err(trouble)) => trouble,
-                Err(report) => {
-                    transaction::abort_current();
-                    Trouble::Raised { report, relation: None, origin_lsn: None }
-                }
-            };
-            process::keep_books();
-            let (failure, message) = failure_of(trouble);
-            pgrx::log!(
-                "rows that the recovery of node \"{}\" has touched are still not compared: {} (SQLSTATE {}) {message}",
-                intent.request.failed,
-                failure.reason,
-                failure.sqlstate
-            );
+            // What one node cannot tell now, another one may.
+            for peer in peers_of(&intent) {
+                let done = interrupts::catch(|| self.judge_kept(intent.id, &peer));
+                let trouble = match done {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(Trouble::MustStop)) => return,
+                    Ok(Err(trouble)) => trouble,
+                    Err(report) => {
+                        transaction::abort_current();
+                        Trouble::Raised { report, relation: None, origin_lsn: None }
+                    }
+                };
+                process::keep_books();
+                let (failure, message) = failure_of(trouble);
+                pgrx::log!(
+                    "rows that the recovery of node \"{}\" has touched are still not compared with those of node \"{peer}\": {} \
+                     (SQLSTATE {}) {message}",
+                    intent.request.failed,
+                    failure.reason,
+                    failure.sqlstate
+                );
+            }
         }
     }
 
-    fn judge_kept(&mut self, intent: &Intent) -> Result<(), Trouble> {
+    /// Looks at what is left of a recovery's rows beside those of one node.
+    fn judge_kept(&mut self, id: IntentId, peer: &str) -> Result<(), Trouble> {
+        let Some(intent) = transaction::run(|| storage::read().intent(id).cloned()) else { return Ok(()) };
         let Some(object) = intent.kept_rows else { return Ok(()) };
-        failpoint::hit(names::RESCUE_JUDGING_AGAIN);
-        let Some(mut reconciler) = reconciler_for(intent)? else { return Ok(()) };
+        let Some(mut reconciler) = reconciler_with(&intent, peer)? else { return Ok(()) };
         let Some(mut touched) = transaction::run(|| kept::touched(object))? else {
             pgrx::warning!(
                 "rows that the recovery of node \"{}\" has touched are not compared any more: large object {object} is gone",
                 intent.request.failed
             );
-            return self.note(intent, Counts::default(), None);
+            return self.note(&intent, Counts::default(), None);
         };
         let index = self.index;
-        if !while_reconciling(|| reconciler.run(&mut touched, |_| goes_on(index)))? {
+        let is_done = while_reconciling(|| {
+            if !reconciler.run(&mut touched, |_| goes_on(index))? {
+                return Ok(false);
+            }
+            // A row that is gone may have another key since it was kept; what is kept on is looked at with the next look.
+            if reconciler.counts.compared == 0 || !reconciler.may_have_moved {
+                return Ok(true);
+            }
+            let mut known = Known::of(&mut touched);
+            for node in std::iter::once(peer.to_owned()).chain(reconciler.behind.clone()) {
+                match moves_of(&intent, &node, &mut known, index) {
+                    Ok(Some(mut moved)) => {
+                        if !reconciler.run(&mut moved, |_| goes_on(index))? {
+                            return Ok(false);
+                        }
+                    }
+                    Ok(None) => return Ok(false),
+                    Err(error @ RecoverError::Remote { .. }) if node == peer => return Err(error),
+                    Err(error) => pgrx::log!("changes of keys by node \"{node}\" are not followed: {error}"),
+                }
+            }
+            Ok(true)
+        })?;
+        if !is_done {
             return Err(Trouble::MustStop);
         }
         let Reconciler { counts, kept, .. } = reconciler;
@@ -67,7 +98,7 @@ impl Rescue {
             return Ok(());
         }
         failpoint::hit(names::RESCUE_JUDGED_AGAIN);
-        self.note(intent, counts, Some(kept))
+        self.note(&intent, counts, Some(kept))
     }
 
     fn note(&mut self, intent: &Intent, counts: Counts, kept: Option<kept::Keeper>) -> Result<(), Trouble> {
@@ -84,27 +115,29 @@ impl Rescue {
     }
 }
 
-/// With the node that rows are compared with: the source of their recovery, or another one that has at least as much of the
-/// failed node as this one. None if none answers now. This process then applies for one of their subscriptions.
-fn reconciler_for(intent: &Intent) -> Result<Option<Reconciler<'_>>, RecoverError> {
+/// The nodes that rows may be compared with, the source of their recovery first.
+fn peers_of(intent: &Intent) -> Vec<String> {
     let request = &intent.request;
-    let mut peers: Vec<String> =
-        transaction::run(|| NativeProvider.peers())?.into_iter().map(|peer| peer.name.to_string()).collect();
+    let peers = transaction::run(|| NativeProvider.peers()).unwrap_or_default();
+    let mut peers: Vec<String> = peers.into_iter().map(|peer| peer.name.to_string()).collect();
     peers.retain(|peer| *peer != request.failed && *peer != request.target);
     peers.sort_by_key(|peer| *peer != request.source);
-    for peer in peers {
-        let Some(subscription) = transaction::run(|| subscription_of([&request.failed, &peer]))? else { continue };
-        let Ok(route) = transaction::run(|| route_to(&peer)) else { continue };
-        let Ok(source) = Source::open(&peer, &route) else { continue };
-        let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(subscription)) else { continue };
-        let mut reconciler = Reconciler::new(source, intent, apply_as);
-        reconciler.is_hasty = true;
-        // The recovery was its plan's choice: if its subscription was dropped since it is not asked for that again.
-        if reconciler.source_has_enough()?.unwrap_or(peer == request.source) {
-            return Ok(Some(reconciler));
-        }
-    }
-    Ok(None)
+    peers
+}
+
+/// With a node that answers, and has at least as much of the failed node as this one; else None. This process then applies
+/// for one of their subscriptions.
+fn reconciler_with<'a>(intent: &'a Intent, peer: &str) -> Result<Option<Reconciler<'a>>, RecoverError> {
+    let request = &intent.request;
+    let Some(subscription) = transaction::run(|| subscription_of([&request.failed, peer]))? else { return Ok(None) };
+    let Ok(route) = transaction::run(|| route_to(peer)) else { return Ok(None) };
+    let Ok(source) = Source::open(peer, &route) else { return Ok(None) };
+    let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(subscription)) else { return Ok(None) };
+    let mut reconciler = Reconciler::new(source, intent, apply_as);
+    reconciler.is_hasty = true;
+    // The recovery was its plan's choice: if its subscription was dropped since it is not asked for that again.
+    let has_enough = reconciler.source_has_enough()?.unwrap_or(peer == request.source);
+    Ok(has_enough.then_some(reconciler))
 }
 
 /// The subscription from the first of these nodes which has one.

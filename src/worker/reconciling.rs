@@ -212,7 +212,12 @@ fn clone_of(intent: &Intent) -> String {
 
 /// What rows that were touched have moved to by a living node's changes of keys which the source has not seen: its own
 /// recovery slot has kept them, as the source's has.
-fn moves_of(intent: &Intent, node: &str, known: &mut Known, index: usize) -> Result<Option<Touched>, RecoverError> {
+pub(super) fn moves_of(
+    intent: &Intent,
+    node: &str,
+    known: &mut Known,
+    index: usize,
+) -> Result<Option<Touched>, RecoverError> {
     let request = &intent.request;
     let route = transaction::run(|| route_to(node))?;
     let mut source = Source::open(node, &route)?;

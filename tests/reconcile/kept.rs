@@ -209,5 +209,34 @@ fn a_late_row_that_is_kept_does_not_block_what_comes_in_its_place() {
     n3.sql("INSERT INTO t VALUES (1, 'n3 again')");
     n2.wait_until("SELECT v FROM t WHERE id = 1", "n3 again");
     drain(n2, n3);
-    assert_eq!(n2.value(KEPT), "public.t|(id)=(3)|target_lags");
+    n2.wait_until(KEPT, "public.t|(id)=(3)|target_lags");
+}
+
+#[test]
+fn a_row_that_gets_another_key_while_it_is_kept_is_followed() {
+    let cluster = start_mesh(quick("reconcile_kept_moves", 4), TABLE);
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t VALUES (1, 'n1')");
+    for node in [n3, n4] {
+        drain(n1, node);
+    }
+    n3.sql("UPDATE t SET id = 2 WHERE id = 1");
+    for slot in ["sub_n2_n3", "sub_n4_n3"] {
+        wait_confirmed(n3, slot);
+    }
+    // n3 lacks what n2 has, and may have skipped.
+    disable(n3, "sub_n3_n4");
+    n4.sql("INSERT INTO t VALUES (10, 'n4')");
+    wait_confirmed(n4, "sub_n2_n4");
+    recover(&cluster);
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "10|n4");
+    assert_eq!(n2.value(KEPT), "public.t|(id)=(2)|source_lags");
+    // n2 has no row 2, and skips it.
+    n3.sql("UPDATE t SET id = 3, v = 'moved' WHERE id = 2");
+    wait_confirmed(n3, "sub_n2_n3");
+    n3.sql("ALTER SUBSCRIPTION sub_n3_n4 ENABLE");
+    wait_judged(n2);
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "3|moved\n10|n4");
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }

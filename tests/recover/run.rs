@@ -1,6 +1,7 @@
 //! One recovery, by one call.
 
 use super::{assert_tidy, mesh_of, report_of_last, run, with_gap, write};
+use crate::cluster::Cluster;
 use crate::rescue::{applied, assert_identical, assert_replicate, drain, enabled};
 use std::thread;
 
@@ -85,9 +86,9 @@ fn phases_can_be_called_one_by_one() {
     assert_tidy(&[n2, n3], &["n1"]);
 }
 
-#[test]
-fn a_source_that_dies_is_replaced_by_another_survivor_at_the_position_reached() {
-    let cluster = mesh_of("recover_switch", 4);
+/// n2 has applied one of n1's thirty transactions out of n3's WAL, and waits for n3, which is dead; n4 has all as well.
+fn start_without_source(name: &str) -> Cluster {
+    let cluster = mesh_of(name, 4);
     let [n1, n2, n3, n4] = cluster.all();
     for node in [n2, n3, n4] {
         drain(n1, node);
@@ -109,11 +110,32 @@ fn a_source_that_dies_is_replaced_by_another_survivor_at_the_position_reached() 
     n3.kill9();
     n2.disarm(crate::failpoint_names::RESCUE_AFTER_COMMIT);
     n2.wait_until("SELECT count(*) FROM spock.recovery_intents() WHERE ended_at IS NULL AND error IS NOT NULL", "1");
-    n2.sql("CALL spock.recover_run('n1')");
+    cluster
+}
+
+fn assert_switched(cluster: &Cluster) {
+    let [_, n2, _, n4] = cluster.all();
     assert_eq!(n2.value("SELECT count(*) FROM t"), "60000");
     let total = "SELECT sum((summary->>'transactions')::int) FROM spock.recovery_intents()";
     assert_eq!(n2.value(total), "30", "each once, from two sources");
     assert_identical(n2, n4);
     assert_eq!(applied(n2), applied(n4));
     assert_tidy(&[n2, n4], &["n1"]);
+}
+
+#[test]
+fn a_source_that_dies_is_replaced_by_another_survivor_at_the_position_reached() {
+    let cluster = start_without_source("recover_switch");
+    cluster.node("n2").sql("CALL spock.recover_run('n1')");
+    assert_switched(&cluster);
+}
+
+#[test]
+fn a_recovery_of_all_survivors_goes_on_from_another_source_too() {
+    let cluster = start_without_source("recover_switch_all");
+    let mut session = cluster.node("n4").session();
+    session.sql("CALL spock.recover_failed_node('n1')");
+    let notices = session.notices().join("\n");
+    assert!(notices.contains("has lost its source, and goes on from node \"n4\""), "{notices}");
+    assert_switched(&cluster);
 }
