@@ -16,11 +16,13 @@ use super::write::{Did, write};
 use crate::apply::conflict::Policy;
 use crate::guc;
 use crate::intent::document::Intent;
+use crate::lsn::OriginLsn;
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{commit_ts, interrupts, origin, spi_text, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
 use crate::recover::source::Source;
 use crate::remote::connection::RemoteError;
+use pgrx::spi::quote_literal;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Rows that are asked for at once; and of which a hash is.
@@ -111,6 +113,21 @@ impl Reconciler<'_> {
         Ok(both.map(|(theirs, ours)| theirs >= ours))
     }
 
+    /// Whether what the source has of the failed node came late there as well, and is not made good yet: it holds its peers'
+    /// WAL for it.
+    pub(super) fn is_source_late(&mut self, ours: &View) -> Result<bool, RecoverError> {
+        let question = format!(
+            "SELECT (greatest(applied_lsn, passed_lsn) - '0/0')::pg_catalog.int8 FROM spock.node_positions(held := true)
+              WHERE origin_node = {}",
+            quote_literal(self.failed)
+        );
+        let theirs: Option<u64> = match self.source.rows(&question, 1)?.first() {
+            Some(row) => self.source.read(row.optional(0))?,
+            None => None,
+        };
+        Ok(theirs.zip(ours.applied.get(self.failed)).is_some_and(|(theirs, ours)| OriginLsn(theirs) < *ours))
+    }
+
     /// Compares all of them. False: `goes_on` has said no.
     pub fn run(
         &mut self,
@@ -133,7 +150,7 @@ impl Reconciler<'_> {
         self.errors.clone_from(&ours.errors);
         self.tables = transaction::run(views::tables)?;
         let behind = self.wait_for_source(&ours, false)?;
-        self.behind.extend(behind.iter().cloned());
+        self.behind.extend(behind.iter().filter(|node| *node != self.failed).cloned());
         let (mut chunk, mut differences): (Vec<Key>, Vec<Difference>) = (Vec::new(), Vec::new());
         loop {
             let next = touched.next();

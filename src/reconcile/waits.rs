@@ -60,7 +60,11 @@ impl Reconciler<'_> {
                 now.disabled.contains(node) || theirs.disabled.contains(node) || (node == self.local && slot.is_none())
             };
             if self.patience[0].is_over(&but(&lacks, is_hopeless), &now.silent, self.is_hasty) {
-                return Ok(lacks.into_keys().collect());
+                let mut lacks: BTreeSet<String> = lacks.into_keys().collect();
+                if self.is_source_late(ours)? {
+                    lacks.insert(self.failed.to_owned());
+                }
+                return Ok(lacks);
             }
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
             interrupts::check();

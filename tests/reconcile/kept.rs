@@ -240,3 +240,30 @@ fn a_row_that_gets_another_key_while_it_is_kept_is_followed() {
     assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "3|moved\n10|n4");
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }
+
+#[test]
+fn rows_are_not_compared_with_a_node_whose_own_are_not_made_good_yet() {
+    let cluster = start_mesh(quick("reconcile_other_late", 4), TABLE);
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    disable(n4, "sub_n4_n1");
+    n1.sql("INSERT INTO t VALUES (1, 'n1'), (2, 'n1')");
+    drain(n1, n3);
+    // Neither n2 nor n4 has the row: both skip it.
+    n3.sql("DELETE FROM t WHERE id = 1");
+    for slot in ["sub_n2_n3", "sub_n4_n3"] {
+        wait_confirmed(n3, slot);
+    }
+    lose_source(&cluster);
+    n4.sql("CALL spock.recover_run('n1', 'n2')");
+    // They are alike, and still it is not known what n3 had done to them.
+    assert_eq!(counted(n4, "unjudged"), "{\"source_lags\": 2}");
+    n2.arm(names::RESCUE_JUDGING_AGAIN, Action::Wait);
+    n2.wait_hit(names::RESCUE_JUDGING_AGAIN);
+    n2.disarm(names::RESCUE_JUDGING_AGAIN);
+    n3.start();
+    for node in [n2, n4] {
+        wait_judged(node);
+        assert_eq!(node.value("SELECT id, v FROM t ORDER BY id"), "2|n1", "{}", node.name());
+    }
+}
