@@ -3,7 +3,9 @@
 //! Both are measured alike: from the command (CALL recover_run, ALTER SUBSCRIPTION ENABLE) until the replication origin of n1
 //! on that node has come to the backlog's last transaction.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,7 +46,7 @@ pub fn small(bench: &Bench) -> Result<Vec<Figure>> {
         // Sent to nobody who applies, between the two who do.
         let decoded = stream::pgoutput(bench, cluster.node("n3")?, &slot)?;
         slot.drop(cluster.node("n3")?)?;
-        let (ours, native) = backlog.measure(&cluster, pair)?;
+        let (ours, native) = backlog.measure(bench, &cluster, pair)?;
         wait::same(&[cluster.node("n2")?, cluster.node("n3")?, cluster.node("n4")?], PGBENCH_CONTENT)?;
         let rate = |taken: Duration| transactions as f64 / taken.as_secs_f64();
         small.ours.push(rate(ours));
@@ -104,7 +106,7 @@ fn bulk(
     let mut figure = Figure::new(name);
     for pair in 0..bench.pairs() {
         let backlog = Backlog::write(&cluster, |n1| wait::sql(n1, &backlog(pair)))?;
-        let (ours, native) = backlog.measure(&cluster, pair)?;
+        let (ours, native) = backlog.measure(bench, &cluster, pair)?;
         wait::same(&[cluster.node("n2")?, cluster.node("n3")?, cluster.node("n4")?], BULK_CONTENT)?;
         let rate = |taken: Duration| (transactions * BULK_ROWS) as f64 / taken.as_secs_f64();
         figure.ours.push(rate(ours));
@@ -195,36 +197,75 @@ impl Backlog {
     }
 
     /// Ours and native.
-    pub fn measure(&self, cluster: &Cluster, pair: usize) -> Result<(Duration, Duration)> {
-        let seconds = |taken: Result<Duration>| taken.map(|taken| taken.as_secs_f64());
-        let (ours, native) = alternating(pair, || seconds(self.rescue(cluster)), || seconds(self.native(cluster)))?;
+    pub fn measure(&self, bench: &Bench, cluster: &Cluster, pair: usize) -> Result<(Duration, Duration)> {
+        let mut processor = (0.0, 0.0);
+        let (ours, native) =
+            alternating(pair, || self.rescue(cluster, &mut processor.0), || self.native(cluster, &mut processor.1))?;
+        report::processor(bench, processor.0, processor.1);
         Ok((Duration::from_secs_f64(ours), Duration::from_secs_f64(native)))
     }
 
-    fn native(&self, cluster: &Cluster) -> Result<Duration> {
+    fn native(&self, cluster: &Cluster, processor: &mut f64) -> Result<f64> {
         let node = cluster.node("n4")?;
         let begun = Instant::now();
         cluster.enable("n4", "n1")?;
-        wait::until(node, &Cluster::has_applied("n4", "n1", &self.end))?;
+        let worker = Worker::new(node, &Cluster::apply_worker("n4", "n1"));
+        wait::until_ended(node, &Cluster::has_applied("n4", "n1", &self.end), || worker.has_ended())?;
         let taken = begun.elapsed();
+        *processor = worker.processor_seconds();
         cluster.disable("n4", "n1")?;
         cluster.wait_arrived("n3", "n4")?;
-        Ok(taken)
+        Ok(taken.as_secs_f64())
     }
 
     /// Until all is applied; returns when the recovery has ended, with its reconciliation.
-    fn rescue(&self, cluster: &Cluster) -> Result<Duration> {
+    fn rescue(&self, cluster: &Cluster, processor: &mut f64) -> Result<f64> {
         let node = cluster.node("n2")?;
         let begun = Instant::now();
         let call = Call::begin(node, "failed_node_name := 'n1', source_node_name := 'n3', target_node_name := 'n2'");
-        let applied = wait::until_ended(node, &Cluster::has_applied("n2", "n1", &self.end), || call.has_ended());
+        let worker = Worker::new(node, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'");
+        let has_ended = || {
+            worker.has_ended();
+            call.has_ended()
+        };
+        let applied = wait::until_ended(node, &Cluster::has_applied("n2", "n1", &self.end), has_ended);
         let taken = begun.elapsed();
+        *processor = worker.processor_seconds();
         // Why it failed, if it did, says more than that it has not come there.
         call.finish()?;
         applied?;
         expect_no_conflict(node)?;
         cluster.wait_arrived("n3", "n2")?;
-        Ok(taken)
+        Ok(taken.as_secs_f64())
+    }
+}
+
+/// The process that applies, once it is there. Its processor time says more than the clock where others keep the machine busy.
+struct Worker<'a> {
+    node: &'a Server,
+    question: String,
+    pid: RefCell<String>,
+}
+
+impl Worker<'_> {
+    fn new<'a>(node: &'a Server, question: &str) -> Worker<'a> {
+        Worker { node, question: question.to_owned(), pid: RefCell::default() }
+    }
+
+    /// Never, as far as this knows; looks for the process.
+    fn has_ended(&self) -> bool {
+        if self.pid.borrow().is_empty() {
+            self.pid.replace(wait::value(self.node, &self.question).unwrap_or_default());
+        }
+        false
+    }
+
+    /// User and system time so far, in ticks of a hundredth of a second (proc_pid_stat(5)); NaN if it was not seen.
+    fn processor_seconds(&self) -> f64 {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid.borrow())).unwrap_or_default();
+        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+        if ticks.len() == 2 { (ticks[0] + ticks[1]) / 100.0 } else { f64::NAN }
     }
 }
 

@@ -159,6 +159,12 @@ impl Cluster {
         wait::value(self.node(target)?, &applied_question(target, source))
     }
 
+    /// What asks for the process of a native subscription.
+    pub fn apply_worker(target: &str, source: &str) -> String {
+        let name = subscription_name(target, source);
+        format!("SELECT pid FROM pg_stat_subscription WHERE subname = '{name}' AND worker_type = 'apply'")
+    }
+
     /// What asks whether a node has applied another as far as `end`.
     pub fn has_applied(target: &str, source: &str, end: &str) -> String {
         format!("SELECT coalesce(({}) >= '{end}', false)", applied_question(target, source))

@@ -34,6 +34,14 @@ pub fn pair(bench: &Bench, name: &str, ours: f64, baseline: f64) {
     bench.screen.line(format!("  {name}: ours {}, baseline {} {unit}; load {}", shown(ours), shown(baseline), load()));
 }
 
+/// Processor seconds of those who have applied the same, beside the pair's figures.
+pub fn processor(bench: &Bench, ours: f64, baseline: f64) {
+    let ratio = baseline / ours;
+    bench
+        .screen
+        .line(format!("  who applies: ours {ours:.2}, baseline {baseline:.2} s of a processor, ratio {ratio:.2}"));
+}
+
 pub fn table(bench: &Bench, figures: &[Figure]) {
     let mut rows = vec![["scenario", "ours", "baseline", "unit", "ratio", "goal", ""].map(str::to_owned).to_vec()];
     for figure in figures {

@@ -5,6 +5,7 @@ use super::conflict::{self, Existing, Incoming, Kind, Policy, Resolution, Tally}
 use super::conflict_report::{self as report, Rows};
 use crate::pg::executor::{Change, Leaf, Operation, Row, RowVersion};
 use crate::pg::logicalrep::{ApplyAs, Tuple};
+use crate::pg::open_table::OpenTables;
 use crate::pg::row_text::{author_of, index_name};
 use crate::pg::truncate::Truncation;
 use crate::pg::unique::InTheWay;
@@ -46,34 +47,63 @@ pub struct Done {
 
 /// Applies the changes of one transaction.
 pub struct ChangeApplier<'a> {
+    pub tables: &'a mut OpenTables,
     pub setting: &'a Setting,
     pub policy: Policy,
     pub origin_lsn: crate::lsn::OriginLsn,
     pub committed_at: crate::pg::clock::Timestamp,
-    /// The table at hand, for an error's sake.
-    pub relation: &'a mut Option<String>,
     pub done: &'a mut Done,
 }
 
 impl ChangeApplier<'_> {
+    /// The row may be held until others can be stored with it.
     pub fn insert(&mut self, relation: u32, new: &Tuple) {
-        let mut change = Change::open(relation, Operation::Insert, self.setting.apply_as);
-        let row = self.begin(&change).then(|| change.new_row(new));
-        let Some(row) = row else { return change.close_unused() };
+        let mut change = Change::open(self.tables, relation, Operation::Insert, self.setting.apply_as);
+        if self.is_wanted(change.table()) {
+            self.done.rows += 1;
+            if change.may_hold() {
+                change.hold(new);
+            } else {
+                let row = change.new_row(new);
+                self.insert_row(&mut change, row);
+            }
+        }
+        change.close(self.tables);
+    }
+
+    fn insert_row(&mut self, change: &mut Change, row: Row) {
         let (leaf, row) = change.leaf_of(row);
         let in_the_way = change.rows_in_the_way(&leaf, row, None);
-        if self.may_take_the_place_of(&mut change, &leaf, &in_the_way, Kind::InsertExists, row, None) {
-            put(&mut change, &leaf, row, &in_the_way);
+        if self.may_take_the_place_of(change, &leaf, &in_the_way, Kind::InsertExists, row, None) {
+            put(change, &leaf, row, &in_the_way);
         }
-        self.done.rows += 1;
-        change.close(leaf);
-        *self.relation = None;
+    }
+
+    /// Stores the rows that were held, together. False: one of them meets a row that is there, and none was stored; then
+    /// each is to be inserted, in a step of its own.
+    pub fn insert_held(&mut self, relation: u32) -> bool {
+        let mut change = Change::open(self.tables, relation, Operation::Insert, self.setting.apply_as);
+        let is_done = change.insert_held();
+        change.close(self.tables);
+        is_done
+    }
+
+    /// Inserts one of the rows that were held. False: there are no more.
+    pub fn insert_one_held(&mut self, relation: u32, place: usize) -> bool {
+        let mut change = Change::open(self.tables, relation, Operation::Insert, self.setting.apply_as);
+        let row = change.held(place);
+        match row {
+            Some(row) => self.insert_row(&mut change, row),
+            None => change.let_held_go(),
+        }
+        change.close(self.tables);
+        row.is_some()
     }
 
     pub fn update(&mut self, relation: u32, old: Option<&Tuple>, new: &Tuple) {
-        let mut change = Change::open(relation, Operation::Update, self.setting.apply_as);
-        if !self.begin(&change) {
-            return change.close_unused();
+        let mut change = Change::open(self.tables, relation, Operation::Update, self.setting.apply_as);
+        if !self.is_wanted(change.table()) {
+            return change.close(self.tables);
         }
         let key = change.key_row(old.unwrap_or(new));
         change.note_changed_columns(key, new);
@@ -87,8 +117,7 @@ impl ChangeApplier<'_> {
             }
         }
         self.done.rows += 1;
-        change.close(leaf);
-        *self.relation = None;
+        change.close(self.tables);
     }
 
     /// Puts the changed row in place of the one that was found, in another partition if it belongs there, unless another
@@ -119,9 +148,9 @@ impl ChangeApplier<'_> {
     }
 
     pub fn delete(&mut self, relation: u32, old: &Tuple) {
-        let mut change = Change::open(relation, Operation::Delete, self.setting.apply_as);
-        if !self.begin(&change) {
-            return change.close_unused();
+        let mut change = Change::open(self.tables, relation, Operation::Delete, self.setting.apply_as);
+        if !self.is_wanted(change.table()) {
+            return change.close(self.tables);
         }
         let key = change.key_row(old);
         let (leaf, key) = change.leaf_of(key);
@@ -131,23 +160,22 @@ impl ChangeApplier<'_> {
             Some(found) => change.delete(&leaf, found),
         }
         self.done.rows += 1;
-        change.close(leaf);
-        *self.relation = None;
+        change.close(self.tables);
     }
 
     /// Late, as everything here: rows that were committed after it stay.
     pub fn truncate(&mut self, relations: &[u32], restart_sequences: bool) {
+        self.tables.forget();
         let wanted = |table: Oid| self.is_wanted(table);
         let truncation = Truncation::open(relations, self.setting.apply_as, wanted);
         if !truncation.is_empty() {
-            *self.relation = Some(truncation.names());
             let kind = Kind::TruncateOriginDiffers;
             let survives = |version: RowVersion| self.resolve(kind, version) == Resolution::KeepLocal;
             if commit_ts::is_tracked() && truncation.any_row(&survives) {
                 let details = vec![report::explanation(kind, None, None)];
-                self.stop_if_told(kind, &details);
+                self.stop_if_told(&truncation.names(), kind, &details);
                 let kept = truncation.delete_all_but(&survives);
-                self.report(kind, Resolution::KeepLocal, details);
+                self.report(&truncation.names(), kind, Resolution::KeepLocal, details);
                 for table in kept {
                     self.count(table, kind, Resolution::KeepLocal);
                 }
@@ -157,7 +185,6 @@ impl ChangeApplier<'_> {
             self.done.rows += 1;
         }
         truncation.close();
-        *self.relation = None;
     }
 
     /// Whether the row may be put where others stand in its way: all of them must give way.
@@ -191,14 +218,8 @@ impl ChangeApplier<'_> {
         });
         let details: Vec<String> = details.collect();
         let resolution = if stays { Resolution::KeepLocal } else { Resolution::ApplyRemote };
-        self.settle(change.table(), kind, resolution, details);
+        self.settle(change, kind, resolution, details);
         !stays
-    }
-
-    /// Notes which table is at hand; whether its change is wanted.
-    fn begin(&mut self, change: &Change) -> bool {
-        *self.relation = Some(change.name());
-        self.is_wanted(change.table())
     }
 
     fn is_wanted(&self, table: Oid) -> bool {
@@ -211,7 +232,7 @@ impl ChangeApplier<'_> {
         let incoming = new.and_then(|new| change.sent_row_text(leaf, new));
         let rows = Rows { identity, is_identity_full, incoming, ..Rows::default() };
         let details = vec![explained(report::explanation(kind, None, None), &rows)];
-        self.settle(change.table(), kind, Resolution::Skip, details);
+        self.settle(change, kind, Resolution::Skip, details);
     }
 
     /// Whether the row that was found stays as it is; a conflict in either case if others have written it.
@@ -238,7 +259,7 @@ impl ChangeApplier<'_> {
             is_identity_full,
         };
         let details = vec![explained(report::explanation(kind, None, Some(&author_of(version))), &rows)];
-        self.settle(change.table(), kind, resolution, details);
+        self.settle(change, kind, resolution, details);
         resolution == Resolution::KeepLocal
     }
 
@@ -260,26 +281,27 @@ impl ChangeApplier<'_> {
     }
 
     /// A conflict that is resolved is logged and counted, where the rescue is not to wait at it.
-    fn settle(&mut self, table: Oid, kind: Kind, resolution: Resolution, details: Vec<String>) {
-        self.stop_if_told(kind, &details);
-        self.report(kind, resolution, details);
-        self.count(table, kind, resolution);
+    fn settle(&mut self, change: &Change, kind: Kind, resolution: Resolution, details: Vec<String>) {
+        let name = change.name();
+        self.stop_if_told(&name, kind, &details);
+        self.report(&name, kind, resolution, details);
+        self.count(change.table(), kind, resolution);
     }
 
     fn count(&mut self, table: Oid, kind: Kind, resolution: Resolution) {
         conflict::add(&mut self.done.conflicts, Tally { relation: table.to_u32(), kind, resolution, count: 1 });
     }
 
-    fn report(&self, kind: Kind, resolution: Resolution, mut details: Vec<String>) {
+    fn report(&self, relation: &str, kind: Kind, resolution: Resolution, mut details: Vec<String>) {
         details.push(report::outcome(&self.setting.failed_node, self.origin_lsn, Some(resolution)));
-        let message = report::message(self.relation.as_deref().unwrap_or_default(), kind);
+        let message = report::message(relation, kind);
         ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "conflict")
             .set_detail(details.join("\n"))
             .report(PgLogLevel::LOG);
     }
 
     /// An ERROR, with core's SQLSTATEs for conflicts, where the rescue is to wait at a conflict.
-    fn stop_if_told(&self, kind: Kind, details: &[String]) {
+    fn stop_if_told(&self, relation: &str, kind: Kind, details: &[String]) {
         if self.policy != Policy::Error {
             return;
         }
@@ -290,7 +312,7 @@ impl ChangeApplier<'_> {
         };
         let mut details = details.to_vec();
         details.push(report::outcome(&self.setting.failed_node, self.origin_lsn, None));
-        let message = report::message(self.relation.as_deref().unwrap_or_default(), kind);
+        let message = report::message(relation, kind);
         ErrorReport::new(code, message, "conflict")
             .set_detail(details.join("\n"))
             .set_hint(format!(

@@ -11,6 +11,7 @@ use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep::{self, Message};
 use crate::pg::memory::MessageContext;
+use crate::pg::open_table::OpenTables;
 use crate::pg::{origin, transaction};
 use crate::reconcile::touched::{Relation, Touched};
 use pgrx::PgSqlErrorCode;
@@ -28,6 +29,19 @@ struct Incoming {
     done: Done,
 }
 
+impl Incoming {
+    fn applier<'a>(&'a mut self, setting: &'a Setting, tables: &'a mut OpenTables) -> ChangeApplier<'a> {
+        ChangeApplier {
+            tables,
+            setting,
+            policy: guc::rescue_conflict_resolution(),
+            origin_lsn: self.origin_lsn,
+            committed_at: self.committed_at,
+            done: &mut self.done,
+        }
+    }
+}
+
 pub struct Applier {
     setting: Setting,
     /// Up to where the failed node is applied here, or given up by the caller's word.
@@ -36,10 +50,11 @@ pub struct Applier {
     origin: OriginLsn,
     skips: Vec<OriginLsn>,
     context: MessageContext,
+    tables: OpenTables,
     incoming: Option<Incoming>,
     is_over: bool,
-    /// The table at hand, for an error's sake.
-    pub relation: Option<String>,
+    /// The tables at hand, for an error's sake, by the source's ids.
+    at_hand: Vec<u32>,
     /// What is replayed begins here; all of it has touched rows that are to be compared.
     from: OriginLsn,
     /// How far the stream has come.
@@ -65,9 +80,10 @@ impl Applier {
             origin,
             skips,
             context: MessageContext::new(),
+            tables: OpenTables::default(),
             incoming: None,
             is_over: false,
-            relation: None,
+            at_hand: Vec::new(),
             from,
             seen: from,
             touched: Touched::default(),
@@ -92,6 +108,14 @@ impl Applier {
     /// The transaction at hand, for an error's sake.
     pub fn at(&self) -> Option<OriginLsn> {
         self.incoming.as_ref().map(|incoming| incoming.origin_lsn).filter(|lsn| *lsn != OriginLsn::ZERO)
+    }
+
+    /// The tables at hand, for an error's sake. Ours have the source's names; one that is missing has no other.
+    pub fn relation(&self) -> Option<String> {
+        let name = |id: &u32| {
+            self.touched.relations.get(id).map(|relation| format!("{}.{}", relation.schema, relation.name))
+        };
+        (!self.at_hand.is_empty()).then(|| self.at_hand.iter().filter_map(name).collect::<Vec<_>>().join(", "))
     }
 
     /// The source has met a transaction beyond the stop timestamp.
@@ -136,19 +160,13 @@ impl Applier {
 
     fn apply(&mut self, change: &Message) {
         let Some(incoming) = &mut self.incoming else { return };
-        // The table may not be there, or not be ours to open: then it has no other name than this.
-        let name = |oid: &u32| {
-            self.touched.relations.get(oid).map(|relation| format!("{}.{}", relation.schema, relation.name))
-        };
-        self.relation = match change {
+        match change {
             Message::Insert { relation, .. } | Message::Update { relation, .. } | Message::Delete { relation, .. } => {
-                name(relation)
+                self.at_hand.push(*relation);
             }
-            Message::Truncate { relations, .. } => {
-                Some(relations.iter().filter_map(name).collect::<Vec<_>>().join(", "))
-            }
-            _ => None,
-        };
+            Message::Truncate { relations, .. } => self.at_hand.extend_from_slice(relations),
+            _ => (),
+        }
         let origin_lsn = incoming.origin_lsn;
         let setting = &self.setting;
         let is_wanted = |table: pgrx::pg_sys::Oid| setting.wants(table, origin_lsn);
@@ -164,16 +182,10 @@ impl Applier {
             _ => (),
         }
         if incoming.is_collected {
+            self.at_hand.clear();
             return;
         }
-        let mut applier = ChangeApplier {
-            setting: &self.setting,
-            policy: guc::rescue_conflict_resolution(),
-            origin_lsn: incoming.origin_lsn,
-            committed_at: incoming.committed_at,
-            relation: &mut self.relation,
-            done: &mut incoming.done,
-        };
+        let mut applier = incoming.applier(&self.setting, &mut self.tables);
         match change {
             Message::Insert { relation, new } => applier.insert(*relation, new),
             Message::Update { relation, old, new } => applier.update(*relation, old.as_ref(), new),
@@ -181,6 +193,21 @@ impl Applier {
             Message::Truncate { relations, restart_sequences } => applier.truncate(relations, *restart_sequences),
             _ => (),
         }
+        self.at_hand.clear();
+    }
+
+    /// Stores the rows that were held, before anything else is done.
+    fn store_held(&mut self) {
+        let (Some(relation), Some(incoming)) = (self.tables.take_holding(), &mut self.incoming) else { return };
+        self.at_hand.push(relation);
+        let mut applier = incoming.applier(&self.setting, &mut self.tables);
+        if !transaction::step(|| applier.insert_held(relation)) {
+            let mut place = 0;
+            while transaction::step(|| applier.insert_one_held(relation, place)) {
+                place += 1;
+            }
+        }
+        self.at_hand.clear();
     }
 
     /// Commits also what was given up and what had nothing for us: progress is a commit's.
@@ -192,11 +219,13 @@ impl Applier {
             self.incoming = None;
             if transaction::is_open() {
                 // It has looked at tables, and written nothing.
+                self.tables.end_transaction();
                 transaction::commit_applied();
             }
             return;
         };
         transaction::begin_if_none();
+        self.tables.end_transaction();
         origin::stamp_commit(incoming.origin_lsn, incoming.committed_at.0);
         failpoint::hit(names::RESCUE_BEFORE_COMMIT);
         transaction::commit_applied();
@@ -251,6 +280,10 @@ impl Receiver for Applier {
             // converted from the database's encoding, which needs one as well.
             transaction::begin_if_none();
         }
+        if matches!(message.first(), Some(b'R')) {
+            // Core's map frees what these tables were opened with.
+            self.tables.forget();
+        }
         // Taken out for the time of the call, for it needs all of the others as well.
         let context = std::mem::replace(&mut self.context, MessageContext::NONE);
         context.run(|| match logicalrep::read(message) {
@@ -260,7 +293,10 @@ impl Receiver for Applier {
                 self.note_table(relation, Relation { schema, name, columns });
             }
             Message::Over => self.is_over = true,
-            Message::Commit => self.commit(),
+            Message::Commit => {
+                self.store_held();
+                self.commit();
+            }
             // Types are for messages about columns whose type is not there: core's map keeps what it needs.
             Message::Other(b'Y') => (),
             Message::Other(kind) => {
@@ -270,7 +306,13 @@ impl Receiver for Applier {
                     format!("unexpected message \"{}\" from the source", char::from(kind).escape_default())
                 );
             }
-            change => transaction::step(|| self.apply(&change)),
+            change => {
+                let is_joined = matches!(&change, Message::Insert { relation, .. } if self.tables.takes_more(*relation));
+                if !is_joined {
+                    self.store_held();
+                }
+                transaction::step(|| self.apply(&change));
+            }
         });
         self.context = context;
     }

@@ -224,3 +224,38 @@ pub unsafe fn is_virtual(attribute: *const pg_sys::FormData_pg_attribute) -> boo
         (*attribute).attgenerated as u8 == pg_sys::ATTRIBUTE_GENERATED_VIRTUAL
     }
 }
+
+/// Begins a scan of an index.
+///
+/// # Safety
+/// Open relations and a snapshot that live as long as the scan.
+pub unsafe fn index_beginscan(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    keys: core::ffi::c_int,
+) -> pg_sys::IndexScanDesc {
+    #[cfg(feature = "pg17")]
+    // SAFETY: the caller's promise.
+    return unsafe { pg_sys::index_beginscan(table, index, snapshot, keys, 0) };
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise; nothing is counted.
+    unsafe {
+        pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), keys, 0)
+    }
+}
+
+/// Whether any column is generated.
+///
+/// # Safety
+/// The constraints of an open table.
+pub unsafe fn has_generated_columns(constraints: *const pg_sys::TupleConstr) -> bool {
+    #[cfg(feature = "pg17")]
+    // SAFETY: the caller's promise.
+    return unsafe { (*constraints).has_generated_stored };
+    #[cfg(feature = "pg18")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*constraints).has_generated_stored || (*constraints).has_generated_virtual
+    }
+}

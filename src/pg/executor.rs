@@ -1,15 +1,16 @@
 //! One change of one table, through core's executor: find, insert, update, delete, with indexes, constraints, triggers and
 //! partitions (executor/executor.h, execPartition.h; the counterpart of worker.c's apply_handle_*).
 //!
-//! A [`Change`] is opened for each change and closed after it. Nothing is undone while an ERROR unwinds: the abort of the
-//! transaction frees all of it.
+//! A [`Change`] is opened for each change and closed after it; its table may stay open for the next one (src/pg/open_table.rs).
+//! Nothing is undone while an ERROR unwinds: the abort of the transaction frees all of it.
 
 use super::clock::Timestamp;
 use super::guarded;
 use super::logicalrep::{self, ApplyAs, RelMapEntry, Tuple};
-use super::tuple;
+use super::open_table::{OpenTable, OpenTables, new_node};
+use super::tuple::{self, Columns};
 use super::untrusted_user::AppliesAs;
-use super::{commit_ts, compat};
+use super::{commit_ts, interrupts};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
@@ -61,7 +62,6 @@ pub struct Leaf {
     pub(super) info: *mut pg_sys::ResultRelInfo,
     /// For an update or delete: which index finds the row. Null for an insert into a partition.
     entry: *mut RelMapEntry,
-    has_opened_indexes: bool,
 }
 
 impl Leaf {
@@ -72,9 +72,7 @@ impl Leaf {
 }
 
 pub struct Change {
-    entry: *mut RelMapEntry,
-    pub(super) estate: *mut pg_sys::EState,
-    root: *mut pg_sys::ResultRelInfo,
+    pub(super) table: Box<OpenTable>,
     routing: Option<(*mut pg_sys::ModifyTableState, *mut PartitionTupleRouting)>,
     operation: Operation,
     user: AppliesAs,
@@ -82,132 +80,111 @@ pub struct Change {
 
 impl Change {
     /// Opens and locks the table of a change, and becomes who applies it. Needs a transaction with an active snapshot.
-    pub fn open(relation: u32, operation: Operation, apply_as: ApplyAs) -> Change {
+    pub fn open(tables: &mut OpenTables, relation: u32, operation: Operation, apply_as: ApplyAs) -> Change {
+        let table = tables.take(relation);
         // SAFETY: within a transaction; all is closed in `close`, or by the abort.
         unsafe {
-            let entry = logicalrep::open(relation, pg_sys::RowExclusiveLock);
-            let local = (*entry).localrel;
             if operation != Operation::Insert {
-                require_updatable(entry);
+                require_updatable(table.entry);
             }
-            let user = AppliesAs::begin(apply_as, (*(*local).rd_rel).relowner);
-            let estate = pg_sys::CreateExecutorState();
-            let rte = new_node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
-            (*rte).rtekind = pg_sys::RTEKind::RTE_RELATION;
-            (*rte).relid = (*local).rd_id;
-            (*rte).relkind = (*(*local).rd_rel).relkind;
-            (*rte).rellockmode = pg_sys::AccessShareLock as i32;
-            let mut permissions = std::ptr::null_mut();
-            pg_sys::addRTEPermissionInfo(&mut permissions, rte);
-            let tables = pg_sys::lappend(std::ptr::null_mut(), rte.cast());
-            compat::exec_init_range_table(estate, tables, permissions);
-            let root = new_node::<pg_sys::ResultRelInfo>(pg_sys::NodeTag::T_ResultRelInfo);
-            pg_sys::InitResultRelInfo(root, local, 1, std::ptr::null_mut(), 0);
-            // Not opened by the executor, yet listed, so that triggers find it.
-            (*estate).es_opened_result_relations = pg_sys::lappend((*estate).es_opened_result_relations, root.cast());
-            (*estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
-            pg_sys::AfterTriggerBeginQuery();
-            Change { entry, estate, root, routing: None, operation, user }
+            let user = AppliesAs::begin(apply_as, (*(*(*table.entry).localrel).rd_rel).relowner);
+            (*table.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
+            if table.fires_triggers() {
+                pg_sys::AfterTriggerBeginQuery();
+            }
+            Change { table, routing: None, operation, user }
         }
     }
 
-    /// Fires the triggers that waited for the change, and lets everything go but the table's lock.
-    pub fn close(self, leaf: Leaf) {
-        // SAFETY: opened in `open`; the leaf is of this change.
+    /// Fires the triggers that waited for the change. The table may stay open among `tables`, its lock stays in any case.
+    pub fn close(self, tables: &mut OpenTables) {
+        // SAFETY: opened in `open`.
         unsafe {
-            if leaf.has_opened_indexes {
-                pg_sys::ExecCloseIndices(leaf.info);
+            if self.table.fires_triggers() {
+                pg_sys::AfterTriggerEndQuery(self.table.estate);
             }
-            pg_sys::AfterTriggerEndQuery(self.estate);
             if let Some((state, routing)) = self.routing {
                 guarded!(ExecCleanupTupleRouting(state, routing));
             }
-            pg_sys::ExecResetTupleTable((*self.estate).es_tupleTable, false);
-            pg_sys::FreeExecutorState(self.estate);
-            self.user.end();
-            logicalrep::close(self.entry);
         }
-    }
-
-    /// Closes a change that is not applied: no row was looked at.
-    pub fn close_unused(self) {
-        let leaf = Leaf { info: self.root, entry: self.entry, has_opened_indexes: false };
-        self.close(leaf);
+        self.user.end();
+        tables.give_back(self.table);
     }
 
     /// The table's oid here.
     pub fn table(&self) -> Oid {
         // SAFETY: open.
-        unsafe { (*self.entry).localreloid }
+        unsafe { (*self.table.entry).localreloid }
     }
 
     /// `schema.table`, for messages.
     pub fn name(&self) -> String {
         // SAFETY: open.
-        unsafe { logicalrep::name_of((*self.entry).localrel) }
+        unsafe { logicalrep::name_of((*self.table.entry).localrel) }
     }
 
     /// The row that an insert brings, with defaults for the columns that are ours alone.
     pub fn new_row(&mut self, new: &Tuple) -> Row {
+        let slot = self.table.virtual_slot();
+        let columns = self.table.columns();
         // SAFETY: a slot of the open table.
         unsafe {
-            let slot = self.extra_slot();
-            self.in_tuple_context(|| {
-                tuple::store(slot, self.entry, new);
-                tuple::fill_defaults(slot, self.entry, self.estate);
+            in_tuple_context(self.table.estate, || {
+                tuple::store(slot, columns, new);
+                tuple::fill_defaults(slot, &mut self.table);
             });
-            Row(slot)
         }
+        Row(slot)
     }
 
     /// The row that an update or delete looks for: its key, or all of it.
     pub fn key_row(&mut self, key: &Tuple) -> Row {
+        let slot = self.table.virtual_slot();
         // SAFETY: a slot of the open table.
-        unsafe {
-            let slot = self.extra_slot();
-            self.in_tuple_context(|| tuple::store(slot, self.entry, key));
-            Row(slot)
-        }
+        unsafe { in_tuple_context(self.table.estate, || tuple::store(slot, self.table.columns(), key)) };
+        Row(slot)
     }
 
     /// Tells triggers and generated columns which columns an update changes.
     pub fn note_changed_columns(&mut self, row: Row, new: &Tuple) {
-        // SAFETY: the executor state has one range table entry with its permissions.
+        // SAFETY: a row of the open table; cleared with the change.
         unsafe {
-            let permissions: *mut pg_sys::RTEPermissionInfo =
-                pg_sys::list_nth((*self.estate).es_rteperminfos, 0).cast();
-            (*permissions).updatedCols = tuple::changed_columns(row.0, self.entry, new);
+            in_tuple_context(self.table.estate, || {
+                let changed = tuple::changed_columns(row.0, (*self.table.entry).attrmap, new);
+                (*self.table.permissions()).updatedCols = changed;
+            });
         }
+        self.table.forget_unchanged_indexes();
     }
 
     /// The table that holds the row, or is to hold it, and the row in its columns.
     pub fn leaf_of(&mut self, row: Row) -> (Leaf, Row) {
         // SAFETY: open; routing needs a bare ModifyTableState, as core's apply worker gives it.
         unsafe {
-            let table = (*self.entry).localrel;
+            let (entry, root, estate) = (self.table.entry, self.table.root, self.table.estate);
+            let table = (*entry).localrel;
             if (*(*table).rd_rel).relkind as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
-                pg_sys::ExecOpenIndices(self.root, false);
-                return (Leaf { info: self.root, entry: self.entry, has_opened_indexes: true }, row);
+                return (Leaf { info: root, entry }, row);
             }
             let (state, routing) = match self.routing {
                 Some(routing) => routing,
                 None => {
                     let state = new_node::<pg_sys::ModifyTableState>(pg_sys::NodeTag::T_ModifyTableState);
-                    (*state).ps.state = self.estate;
+                    (*state).ps.state = estate;
                     (*state).operation = match self.operation {
                         Operation::Insert => pg_sys::CmdType::CMD_INSERT,
                         Operation::Update => pg_sys::CmdType::CMD_UPDATE,
                         Operation::Delete => pg_sys::CmdType::CMD_DELETE,
                     };
-                    (*state).resultRelInfo = self.root;
-                    let routing = guarded!(ExecSetupPartitionTupleRouting(self.estate, table));
+                    (*state).resultRelInfo = root;
+                    let routing = guarded!(ExecSetupPartitionTupleRouting(estate, table));
                     self.routing = Some((state, routing));
                     (state, routing)
                 }
             };
-            let context = (*tuple::per_tuple_context(self.estate)).ecxt_per_tuple_memory;
+            let context = (*tuple::per_tuple_context(estate)).ecxt_per_tuple_memory;
             let previous = pg_sys::MemoryContextSwitchTo(context);
-            let info = guarded!(ExecFindPartition(state, self.root, routing, row.0, self.estate));
+            let info = guarded!(ExecFindPartition(state, root, routing, row.0, estate));
             let partition = (*info).ri_RelationDesc;
             let schema = pg_sys::get_namespace_name((*(*partition).rd_rel).relnamespace);
             pg_sys::CheckSubscriptionRelkind(
@@ -217,9 +194,9 @@ impl Change {
             );
             let mut slot = (*info).ri_PartitionTupleSlot;
             if slot.is_null() {
-                slot = pg_sys::table_slot_create(partition, &mut (*self.estate).es_tupleTable);
+                slot = pg_sys::table_slot_create(partition, &mut (*estate).es_tupleTable);
             }
-            let map = pg_sys::ExecGetRootToChildMap(info, self.estate);
+            let map = pg_sys::ExecGetRootToChildMap(info, estate);
             let attributes = if map.is_null() { std::ptr::null_mut() } else { (*map).attrMap };
             let slot = if map.is_null() {
                 let slot = pg_sys::ExecCopySlot(slot, row.0);
@@ -232,21 +209,32 @@ impl Change {
             let entry = if self.operation == Operation::Insert {
                 std::ptr::null_mut()
             } else {
-                let entry = logicalrep::open_partition(self.entry, partition, attributes);
+                let entry = logicalrep::open_partition(entry, partition, attributes);
                 require_updatable(entry);
                 entry
             };
-            (Leaf { info, entry, has_opened_indexes: false }, Row(slot))
+            (Leaf { info, entry }, Row(slot))
         }
     }
 
     /// The row that an update or delete is about, locked; None if there is none.
     pub fn find(&mut self, leaf: &Leaf, key: Row) -> Option<Row> {
+        self.require_privilege(leaf, pg_sys::ACL_SELECT);
+        let slot = self.new_slot(leaf);
         // SAFETY: the leaf is of this change; for updates and deletes its entry is set.
         unsafe {
-            let table = (*leaf.info).ri_RelationDesc;
-            require_privilege(table, pg_sys::ACL_SELECT);
-            let slot = pg_sys::table_slot_create(table, &mut (*self.estate).es_tupleTable);
+            let table = leaf.table();
+            if leaf.info == self.table.root {
+                while let Some(is_there) = self.table.find(key.0, slot) {
+                    if !is_there {
+                        return None;
+                    }
+                    if lock(table, &mut (*slot).tts_tid, slot) {
+                        return Some(Row(slot));
+                    }
+                    interrupts::check();
+                }
+            }
             let index = (*leaf.entry).localindexoid;
             let mode = pg_sys::LockTupleMode::LockTupleExclusive;
             let found = if index != pg_sys::InvalidOid {
@@ -269,7 +257,14 @@ impl Change {
     /// The row that was found, with the columns that were sent.
     pub fn modified(&mut self, leaf: &Leaf, key: Row, found: Row, new: &Tuple) -> Row {
         // SAFETY: rows of the leaf; the key's slot is not needed any more.
-        unsafe { self.in_tuple_context(|| tuple::modify(key.0, found.0, leaf.entry, new)) };
+        unsafe {
+            let columns = if leaf.info == self.table.root {
+                self.table.columns()
+            } else {
+                Columns { map: (*leaf.entry).attrmap, inputs: None, context: std::ptr::null_mut() }
+            };
+            in_tuple_context(self.table.estate, || tuple::modify(key.0, found.0, columns, new));
+        }
         key
     }
 
@@ -278,9 +273,9 @@ impl Change {
         // SAFETY: a row of the leaf.
         unsafe {
             let table = (*leaf.info).ri_RelationDesc;
-            std::ptr::eq(leaf.info, self.root)
+            std::ptr::eq(leaf.info, self.table.root)
                 || !(*(*table).rd_rel).relispartition
-                || pg_sys::ExecPartitionCheck(leaf.info, row.0, self.estate, false)
+                || pg_sys::ExecPartitionCheck(leaf.info, row.0, self.table.estate, false)
         }
     }
 
@@ -288,10 +283,10 @@ impl Change {
     pub fn row_of_root(&mut self, leaf: &Leaf, row: Row) -> Row {
         // SAFETY: open tables; a null map means that their columns are alike.
         unsafe {
-            let slot = self.extra_slot();
+            let slot = self.table.virtual_slot();
             let map = pg_sys::convert_tuples_by_name(
                 (*(*leaf.info).ri_RelationDesc).rd_att,
-                (*(*self.entry).localrel).rd_att,
+                (*(*self.table.entry).localrel).rd_att,
             );
             let slot = if map.is_null() {
                 let slot = pg_sys::ExecCopySlot(slot, row.0);
@@ -307,20 +302,20 @@ impl Change {
     pub fn insert(&mut self, leaf: &Leaf, row: Row) {
         // SAFETY: a row of the leaf, whose indexes are open.
         unsafe {
-            require_privilege((*leaf.info).ri_RelationDesc, pg_sys::ACL_INSERT);
-            pg_sys::ExecSimpleRelationInsert(leaf.info, self.estate, row.0);
+            self.require_privilege(leaf, pg_sys::ACL_INSERT);
+            pg_sys::ExecSimpleRelationInsert(leaf.info, self.table.estate, row.0);
         }
     }
 
     pub fn update(&mut self, leaf: &Leaf, found: Row, row: Row) {
         // SAFETY: rows of the leaf, whose indexes are open; the state is ended right after.
         unsafe {
-            require_privilege((*leaf.info).ri_RelationDesc, pg_sys::ACL_UPDATE);
+            self.require_privilege(leaf, pg_sys::ACL_UPDATE);
             let mut recheck = pg_sys::EPQState::default();
             let nothing = std::ptr::null_mut;
-            pg_sys::EvalPlanQualInit(&mut recheck, self.estate, std::ptr::null_mut(), nothing(), -1, nothing());
+            pg_sys::EvalPlanQualInit(&mut recheck, self.table.estate, std::ptr::null_mut(), nothing(), -1, nothing());
             recheck.origslot = row.0;
-            pg_sys::ExecSimpleRelationUpdate(leaf.info, self.estate, &mut recheck, found.0, row.0);
+            pg_sys::ExecSimpleRelationUpdate(leaf.info, self.table.estate, &mut recheck, found.0, row.0);
             pg_sys::EvalPlanQualEnd(&mut recheck);
         }
     }
@@ -328,43 +323,86 @@ impl Change {
     pub fn delete(&mut self, leaf: &Leaf, found: Row) {
         // SAFETY: as `update`.
         unsafe {
-            require_privilege((*leaf.info).ri_RelationDesc, pg_sys::ACL_DELETE);
+            self.require_privilege(leaf, pg_sys::ACL_DELETE);
             let mut recheck = pg_sys::EPQState::default();
             let nothing = std::ptr::null_mut;
-            pg_sys::EvalPlanQualInit(&mut recheck, self.estate, std::ptr::null_mut(), nothing(), -1, nothing());
+            pg_sys::EvalPlanQualInit(&mut recheck, self.table.estate, std::ptr::null_mut(), nothing(), -1, nothing());
             recheck.origslot = found.0;
-            pg_sys::ExecSimpleRelationDelete(leaf.info, self.estate, &mut recheck, found.0);
+            pg_sys::ExecSimpleRelationDelete(leaf.info, self.table.estate, &mut recheck, found.0);
             pg_sys::EvalPlanQualEnd(&mut recheck);
         }
     }
 
     /// A slot for rows of the leaf, as its table stores them.
-    pub(super) unsafe fn new_slot(&mut self, leaf: &Leaf) -> *mut pg_sys::TupleTableSlot {
+    pub(super) fn new_slot(&mut self, leaf: &Leaf) -> *mut pg_sys::TupleTableSlot {
+        if leaf.info == self.table.root {
+            return self.table.table_slot();
+        }
         // SAFETY: an open table; freed with the executor state.
-        unsafe { pg_sys::table_slot_create(leaf.table(), &mut (*self.estate).es_tupleTable) }
+        unsafe { pg_sys::table_slot_create(leaf.table(), &mut (*self.table.estate).es_tupleTable) }
     }
 
     pub(super) fn expression_context(&self) -> *mut pg_sys::ExprContext {
         // SAFETY: the executor state is alive as long as the change.
-        unsafe { tuple::per_tuple_context(self.estate) }
+        unsafe { tuple::per_tuple_context(self.table.estate) }
     }
 
-    unsafe fn extra_slot(&mut self) -> *mut pg_sys::TupleTableSlot {
-        // SAFETY: an open table; freed with the executor state.
-        unsafe {
-            let descriptor = (*(*self.entry).localrel).rd_att;
-            pg_sys::ExecInitExtraTupleSlot(self.estate, descriptor, &pg_sys::TTSOpsVirtual)
-        }
+    pub(super) fn require_insert_privilege(&mut self) {
+        let leaf = Leaf { info: self.table.root, entry: self.table.entry };
+        self.require_privilege(&leaf, pg_sys::ACL_INSERT);
     }
 
-    unsafe fn in_tuple_context(&self, f: impl FnOnce()) {
-        // SAFETY: the executor state's own context, freed with it.
+    fn require_privilege(&mut self, leaf: &Leaf, privilege: u32) {
+        // SAFETY: within a transaction; the leaf is open.
         unsafe {
-            let context = (*tuple::per_tuple_context(self.estate)).ecxt_per_tuple_memory;
-            let previous = pg_sys::MemoryContextSwitchTo(context);
-            f();
-            pg_sys::MemoryContextSwitchTo(previous);
+            let user = pg_sys::GetUserId();
+            if leaf.info != self.table.root {
+                require_privilege(leaf.table(), privilege);
+            } else if !self.table.is_allowed(user, privilege) {
+                require_privilege(leaf.table(), privilege);
+                self.table.note_allowed(user, privilege);
+            }
         }
+    }
+}
+
+/// Runs `f` in the context of one change's values.
+unsafe fn in_tuple_context(estate: *mut pg_sys::EState, f: impl FnOnce()) {
+    // SAFETY: the caller's promise: an executor state that is alive; the context is emptied after the change.
+    unsafe {
+        let context = (*tuple::per_tuple_context(estate)).ecxt_per_tuple_memory;
+        let previous = pg_sys::MemoryContextSwitchTo(context);
+        f();
+        pg_sys::MemoryContextSwitchTo(previous);
+    }
+}
+
+/// Locks the row at a place, and takes it as it is now; false if it has gone or changed meanwhile.
+///
+/// # Safety
+/// An open table and a slot of it.
+pub(super) unsafe fn lock(
+    table: pg_sys::Relation,
+    place: *mut pg_sys::ItemPointerData,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: the caller's promise; the snapshot is popped on every path that does not unwind.
+    unsafe {
+        let mut failure = pg_sys::TM_FailureData::default();
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        let result = pg_sys::table_tuple_lock(
+            table,
+            place,
+            pg_sys::GetActiveSnapshot(),
+            slot,
+            pg_sys::GetCurrentCommandId(false),
+            pg_sys::LockTupleMode::LockTupleExclusive,
+            pg_sys::LockWaitPolicy::LockWaitBlock,
+            0,
+            &mut failure,
+        );
+        pg_sys::PopActiveSnapshot();
+        result == pg_sys::TM_Result::TM_Ok
     }
 }
 
@@ -413,15 +451,5 @@ unsafe fn require_updatable(entry: *mut RelMapEntry) {
             )
         };
         pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
-    }
-}
-
-/// makeNode, a macro.
-unsafe fn new_node<T>(tag: pg_sys::NodeTag) -> *mut T {
-    // SAFETY: zeroed memory of the node's size, whose first field is its tag.
-    unsafe {
-        let node = pg_sys::palloc0(size_of::<T>());
-        node.cast::<pg_sys::Node>().write(pg_sys::Node { type_: tag });
-        node.cast()
     }
 }

@@ -104,6 +104,12 @@ impl Tuple {
         }
     }
 
+    /// Bytes of the values that were sent.
+    pub fn bytes(&self) -> usize {
+        // SAFETY: an array of `ncols`; a column without a value has no length.
+        (0..self.0.ncols as usize).map(|column| unsafe { (*self.0.colvalues.add(column)).len as usize }).sum()
+    }
+
     /// A tuple of values as text, those at `places` or all of them and the others as unchanged, in the current memory
     /// context. None if this database's encoding has no such text.
     pub fn of_texts(values: &[Option<String>], places: Option<&[usize]>) -> Option<Tuple> {

@@ -59,7 +59,7 @@ impl Change {
             let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
             let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
             let info = pg_sys::BuildIndexInfo(index);
-            pg_sys::FormIndexDatum(info, slot, self.estate, values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::FormIndexDatum(info, slot, self.table.estate, values.as_mut_ptr(), nulls.as_mut_ptr());
             let text = pg_sys::BuildIndexValueDescription(index, values.as_ptr(), nulls.as_ptr());
             pg_sys::index_close(index, pg_sys::NoLock as i32);
             (!text.is_null()).then(|| super::text::to_utf8(CStr::from_ptr(text)))

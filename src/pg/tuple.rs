@@ -2,7 +2,8 @@
 //! slot_fill_defaults; executor/tuptable.h).
 
 use super::compat;
-use super::logicalrep::{RelMapEntry, Tuple};
+use super::logicalrep::Tuple;
+use super::open_table::OpenTable;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 
@@ -18,17 +19,35 @@ enum Column {
     Value(pg_sys::Datum),
 }
 
+/// How the text of a column becomes its value.
+#[repr(C)]
+pub struct Input {
+    function: pg_sys::FmgrInfo,
+    parameter: pg_sys::Oid,
+}
+
+/// Where a row's columns come from: how those that were sent are read, by the columns of the slot to be filled.
+#[derive(Clone, Copy)]
+pub struct Columns {
+    /// By our columns, the sender's, or less than zero.
+    pub map: *mut pg_sys::AttrMap,
+    /// None: looked up for each value, as for a partition.
+    pub inputs: Option<*mut Input>,
+    /// Lives as long as `inputs`.
+    pub context: pg_sys::MemoryContext,
+}
+
 /// Fills `slot` with the columns that were sent; the others are null.
 ///
 /// # Safety
-/// `slot` must be of the entry's open table; the tuple's message context must be alive; values go into the current context.
-pub unsafe fn store(slot: *mut pg_sys::TupleTableSlot, entry: *mut RelMapEntry, tuple: &Tuple) {
+/// `slot` must be of the columns' open table; the tuple's message context must be alive; values go into the current context.
+pub unsafe fn store(slot: *mut pg_sys::TupleTableSlot, columns: Columns, tuple: &Tuple) {
     // SAFETY: the caller's promise; `columns` visits the descriptor's attributes only.
     unsafe {
         pg_sys::ExecClearTuple(slot);
         let count = (*(*slot).tts_tupleDescriptor).natts as usize;
         for index in 0..count {
-            let column = column(slot, entry, tuple, index);
+            let column = column(slot, columns, tuple, index);
             let (value, is_null) = match column {
                 Some(Column::Value(value)) => (value, false),
                 // An unchanged column in a tuple that is to be found or inserted would be a fault of the sender.
@@ -49,7 +68,7 @@ pub unsafe fn store(slot: *mut pg_sys::TupleTableSlot, entry: *mut RelMapEntry, 
 pub unsafe fn modify(
     slot: *mut pg_sys::TupleTableSlot,
     existing: *mut pg_sys::TupleTableSlot,
-    entry: *mut RelMapEntry,
+    columns: Columns,
     tuple: &Tuple,
 ) {
     // SAFETY: the caller's promise.
@@ -58,7 +77,7 @@ pub unsafe fn modify(
         pg_sys::slot_getallattrs(existing);
         let count = (*(*slot).tts_tupleDescriptor).natts as usize;
         for index in 0..count {
-            let (value, is_null) = match column(slot, entry, tuple, index) {
+            let (value, is_null) = match column(slot, columns, tuple, index) {
                 Some(Column::Value(value)) => (value, false),
                 Some(Column::Null) => (pg_sys::Datum::from(0), true),
                 Some(Column::Unchanged) | None => {
@@ -75,30 +94,37 @@ pub unsafe fn modify(
 /// Columns that exist here only get their defaults.
 ///
 /// # Safety
-/// As [`store`]; `estate` must be alive.
-pub unsafe fn fill_defaults(slot: *mut pg_sys::TupleTableSlot, entry: *mut RelMapEntry, estate: *mut pg_sys::EState) {
+/// `slot` must be of the open table.
+pub(super) unsafe fn fill_defaults(slot: *mut pg_sys::TupleTableSlot, table: &mut OpenTable) {
     // SAFETY: the caller's promise; expressions are evaluated in the executor state's per-tuple context.
     unsafe {
-        let descriptor = (*slot).tts_tupleDescriptor;
-        if (*descriptor).natts == (*entry).remoterel.natts {
+        let (entry, estate) = (table.entry, table.estate);
+        if (*(*slot).tts_tupleDescriptor).natts == (*entry).remoterel.natts {
             return;
         }
         let context = per_tuple_context(estate);
-        for index in 0..(*descriptor).natts {
-            let attribute = compat::attribute(descriptor, index);
-            let is_sent = *(*(*entry).attrmap).attnums.add(index as usize) >= 0;
-            if is_sent || (*attribute).attisdropped || (*attribute).attgenerated != 0 {
-                continue;
+        let defaults = table.defaults.get_or_insert_with(|| {
+            let previous = pg_sys::MemoryContextSwitchTo((*estate).es_query_cxt);
+            let descriptor = (*slot).tts_tupleDescriptor;
+            let mut defaults = Vec::new();
+            for index in 0..(*descriptor).natts {
+                let attribute = compat::attribute(descriptor, index);
+                let is_sent = *(*(*entry).attrmap).attnums.add(index as usize) >= 0;
+                if is_sent || (*attribute).attisdropped || (*attribute).attgenerated != 0 {
+                    continue;
+                }
+                let default = pg_sys::build_column_default((*entry).localrel, index + 1);
+                if !default.is_null() {
+                    let expression = pg_sys::expression_planner(default.cast());
+                    defaults.push((index as usize, pg_sys::ExecInitExpr(expression, std::ptr::null_mut())));
+                }
             }
-            let default = pg_sys::build_column_default((*entry).localrel, index + 1);
-            if default.is_null() {
-                continue;
-            }
-            let expression = pg_sys::expression_planner(default.cast());
-            let state = pg_sys::ExecInitExpr(expression, std::ptr::null_mut());
-            let index = index as usize;
-            let value = pg_sys::ExecEvalExpr(state, context, (*slot).tts_isnull.add(index));
-            *(*slot).tts_values.add(index) = value;
+            pg_sys::MemoryContextSwitchTo(previous);
+            defaults
+        });
+        for (index, state) in defaults {
+            let value = pg_sys::ExecEvalExpr(*state, context, (*slot).tts_isnull.add(*index));
+            *(*slot).tts_values.add(*index) = value;
         }
     }
 }
@@ -109,7 +135,7 @@ pub unsafe fn fill_defaults(slot: *mut pg_sys::TupleTableSlot, entry: *mut RelMa
 /// As [`store`].
 pub unsafe fn changed_columns(
     slot: *mut pg_sys::TupleTableSlot,
-    entry: *mut RelMapEntry,
+    map: *mut pg_sys::AttrMap,
     tuple: &Tuple,
 ) -> *mut pg_sys::Bitmapset {
     let mut changed = std::ptr::null_mut();
@@ -117,7 +143,7 @@ pub unsafe fn changed_columns(
     unsafe {
         let descriptor = (*slot).tts_tupleDescriptor;
         for index in 0..(*descriptor).natts {
-            let sent = *(*(*entry).attrmap).attnums.add(index as usize);
+            let sent = *(*map).attnums.add(index as usize);
             if (*compat::attribute(descriptor, index)).attisdropped || sent < 0 {
                 continue;
             }
@@ -160,14 +186,14 @@ fn status(tuple: &Tuple, sent: i16) -> u8 {
 /// The value that was sent for column `index` of ours; None if none was.
 unsafe fn column(
     slot: *mut pg_sys::TupleTableSlot,
-    entry: *mut RelMapEntry,
+    columns: Columns,
     tuple: &Tuple,
     index: usize,
 ) -> Option<Column> {
     // SAFETY: the caller's promise: an attribute of the descriptor, whose map has as many entries.
     unsafe {
         let attribute = compat::attribute((*slot).tts_tupleDescriptor, index as i32);
-        let sent = *(*(*entry).attrmap).attnums.add(index);
+        let sent = *(*columns.map).attnums.add(index);
         if (*attribute).attisdropped || sent < 0 {
             return None;
         }
@@ -176,8 +202,20 @@ unsafe fn column(
         let (mut function, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
         Some(match status {
             TEXT => {
-                pg_sys::getTypeInputInfo((*attribute).atttypid, &mut function, &mut parameter);
-                Column::Value(pg_sys::OidInputFunctionCall(function, (*value).data, parameter, (*attribute).atttypmod))
+                let (of, modifier) = ((*attribute).atttypid, (*attribute).atttypmod);
+                // What is known of a type that a user has made may change at any time.
+                let input = columns.inputs.filter(|_| of.to_u32() < pg_sys::FirstNormalObjectId);
+                let Some(input) = input.map(|inputs| inputs.add(index)) else {
+                    pg_sys::getTypeInputInfo(of, &mut function, &mut parameter);
+                    let datum = pg_sys::OidInputFunctionCall(function, (*value).data, parameter, modifier);
+                    return Some(Column::Value(datum));
+                };
+                if (*input).function.fn_oid == pg_sys::InvalidOid {
+                    pg_sys::getTypeInputInfo(of, &mut function, &mut (*input).parameter);
+                    pg_sys::fmgr_info_cxt(function, &mut (*input).function, columns.context);
+                }
+                let parameter = (*input).parameter;
+                Column::Value(pg_sys::InputFunctionCall(&mut (*input).function, (*value).data, parameter, modifier))
             }
             BINARY => {
                 // The same tuple may be read twice.

@@ -1,6 +1,6 @@
 //! What stands in the way of a row by a unique index (executor/executor.h).
 
-use super::executor::{Change, Leaf, Row};
+use super::executor::{Change, Leaf, Row, lock};
 use super::{compat, guarded, interrupts, logicalrep};
 use pgrx::pg_sys::{self, Oid};
 
@@ -32,20 +32,21 @@ impl Change {
                     continue;
                 }
                 if (*index_info).ii_UniqueOps.is_null() {
-                    let previous = pg_sys::MemoryContextSwitchTo((*self.estate).es_query_cxt);
+                    let previous = pg_sys::MemoryContextSwitchTo((*self.table.estate).es_query_cxt);
                     pg_sys::BuildSpeculativeIndexInfo(index, index_info);
                     pg_sys::MemoryContextSwitchTo(previous);
                 }
                 let index = (*index).rd_id;
                 let one = pg_sys::lappend_oid(std::ptr::null_mut(), index);
                 // A row that goes while it is being locked is looked for again: another may have taken its place.
-                while let Some(place) = self.conflict(info, row, one) {
+                while let Some(mut place) = self.conflict(info, row, one) {
                     let is_known = found.iter().any(|(known, _)| same_place(known, &place));
                     if is_known || own_place.is_some_and(|own| same_place(&own, &place)) {
                         break;
                     }
-                    if let Some(row) = self.lock(info, place) {
-                        found.push((place, InTheWay { row, index }));
+                    let slot = self.new_slot(leaf);
+                    if lock(leaf.table(), &mut place, slot) {
+                        found.push((place, InTheWay { row: Row(slot), index }));
                         break;
                     }
                     interrupts::check();
@@ -70,31 +71,8 @@ impl Change {
     ) -> Option<pg_sys::ItemPointerData> {
         let mut place = pg_sys::ItemPointerData::default();
         // SAFETY: the caller's promise: unique indexes that are open and prepared.
-        let is_free = unsafe { compat::exec_check_index_constraints(info, row.0, self.estate, &mut place, indexes) };
+        let is_free = unsafe { compat::exec_check_index_constraints(info, row.0, self.table.estate, &mut place, indexes) };
         (!is_free).then_some(place)
-    }
-
-    unsafe fn lock(&mut self, info: *mut pg_sys::ResultRelInfo, mut place: pg_sys::ItemPointerData) -> Option<Row> {
-        // SAFETY: an open table and a row of it; the snapshot is popped on every path that does not unwind.
-        unsafe {
-            let table = (*info).ri_RelationDesc;
-            let slot = pg_sys::table_slot_create(table, &mut (*self.estate).es_tupleTable);
-            let mut failure = pg_sys::TM_FailureData::default();
-            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-            let result = pg_sys::table_tuple_lock(
-                table,
-                &mut place,
-                pg_sys::GetActiveSnapshot(),
-                slot,
-                pg_sys::GetCurrentCommandId(false),
-                pg_sys::LockTupleMode::LockTupleExclusive,
-                pg_sys::LockWaitPolicy::LockWaitBlock,
-                0,
-                &mut failure,
-            );
-            pg_sys::PopActiveSnapshot();
-            (result == pg_sys::TM_Result::TM_Ok).then_some(Row(slot))
-        }
     }
 }
 

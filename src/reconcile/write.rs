@@ -3,6 +3,7 @@
 use super::judge::Verdict;
 use crate::pg::executor::{Change, Operation};
 use crate::pg::logicalrep::{ApplyAs, Tuple};
+use crate::pg::open_table::OpenTables;
 use crate::pg::{origin, process, transaction, untrusted_user};
 
 /// What has become of a row that was to be written.
@@ -29,7 +30,8 @@ pub fn write(
         return Did::Refused;
     };
     let operation = if verdict == Verdict::Delete { Operation::Delete } else { Operation::Update };
-    let mut change = Change::open(relation, operation, apply_as);
+    let mut tables = OpenTables::default();
+    let mut change = Change::open(&mut tables, relation, operation, apply_as);
     let key = change.key_row(&key_row);
     let (leaf, key) = change.leaf_of(key);
     let found = change.find(&leaf, key);
@@ -52,18 +54,20 @@ pub fn write(
         }
         None => Did::Written,
     };
-    change.close(leaf);
+    change.close(&mut tables);
     if found.is_some() || did != Did::Written {
+        tables.forget();
         return did;
     }
-    let mut change = Change::open(relation, Operation::Insert, apply_as);
+    let mut change = Change::open(&mut tables, relation, Operation::Insert, apply_as);
     let new = change.new_row(&row);
     let (leaf, new) = change.leaf_of(new);
     let is_free = change.rows_in_the_way(&leaf, new, None).is_empty();
     if is_free {
         change.insert(&leaf, new);
     }
-    change.close(leaf);
+    change.close(&mut tables);
+    tables.forget();
     if is_free { Did::Written } else { Did::Again }
 }
 

@@ -270,7 +270,7 @@ impl Rescue {
             Ok::<_, RecoverError>(ended)
         });
         // First of all: what is written from here on is no transaction of the failed node.
-        let (relation, origin_lsn, position) = (applier.relation.take(), applier.at(), applier.applied());
+        let (relation, origin_lsn, position) = (applier.relation(), applier.at(), applier.applied());
         origin::forget_stamp();
         if outcome.is_err() || transaction::is_open() {
             // An ERROR, or a stream that broke off within a transaction.

@@ -1,0 +1,510 @@
+//! Tables that changes are applied to, kept open from one change to the next (executor/executor.h, utils/inval.h).
+//!
+//! Core's apply worker opens a table and its indexes and builds an executor state for every row. Here that is done once: a
+//! plain table stays open until its transaction ends, and what was built for it without any expression of a user's stays
+//! until the relation cache says that a table has changed. May do: hold relations, slots and scans within the transaction
+//! that opened them. May not: hold any of them beyond it ([`OpenTables::end_transaction`]), nor anything at all of a table that has
+//! triggers which fire here, partitions or generated columns: those are opened for each change.
+//!
+//! Nothing is undone while an ERROR unwinds: whoever catches it forgets these tables and lets the abort free the rest.
+
+use super::compat;
+use super::find::Finder;
+use super::held::Held;
+use super::logicalrep::{self, RelMapEntry};
+use super::tuple::{Columns, Input};
+use pgrx::pg_sys::{self, Oid};
+use std::cell::Cell;
+use std::collections::HashMap;
+
+thread_local! {
+    /// Counts what the relation cache was told of changed relations, whichever: they are few, and building anew is cheap.
+    static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
+    static IS_WATCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+fn watch_invalidations() {
+    if !IS_WATCHING.replace(true) {
+        // SAFETY: the callback is a function of this library, which is never unloaded.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(note_invalidation), pg_sys::Datum::from(0)) };
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn note_invalidation(_argument: pg_sys::Datum, _relation: Oid) {
+    INVALIDATIONS.set(INVALIDATIONS.get() + 1);
+}
+
+/// How long what was opened and built for a table may be used.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Lifetime {
+    /// Triggers, partitions and generated columns depend on the change.
+    Change,
+    /// Expressions of a user's are prepared: a function in them may be replaced at any time.
+    Transaction,
+    /// Until the relation cache is told of a change.
+    Process,
+}
+
+/// One table with all that changes of it need.
+pub(super) struct OpenTable {
+    relation: u32,
+    pub(super) entry: *mut RelMapEntry,
+    pub(super) estate: *mut pg_sys::EState,
+    pub(super) root: *mut pg_sys::ResultRelInfo,
+    pub(super) lifetime: Lifetime,
+    /// Whether rows may be stored before those that came earlier are seen by what judges them: nothing of a user's looks.
+    pub(super) may_batch: bool,
+    /// Whether a unique index could refuse a row.
+    pub(super) is_unique: bool,
+    /// How input functions turn a column's text into its value, in the table's columns.
+    inputs: *mut Input,
+    /// Defaults of the columns that the sender does not have.
+    pub(super) defaults: Option<Vec<(usize, *mut pg_sys::ExprState)>>,
+    /// None: not looked for yet.
+    finder: Option<Option<Finder>>,
+    oid: Oid,
+    indexes: Vec<Oid>,
+    pub(super) descriptor: pg_sys::TupleDesc,
+    virtual_slots: Slots,
+    table_slots: Slots,
+    /// Rows that wait to be stored together.
+    pub(super) held: Held,
+    /// Privileges that were found granted in this transaction, and to whom.
+    allowed: (Oid, u32),
+    is_open: bool,
+    invalidations: u64,
+}
+
+/// Slots that are used one after the other, and then again.
+#[derive(Default)]
+pub(super) struct Slots {
+    all: Vec<*mut pg_sys::TupleTableSlot>,
+    used: usize,
+}
+
+impl OpenTable {
+    /// Opens and locks our table for the sender's. Needs a transaction with an active snapshot.
+    fn open(relation: u32) -> Box<OpenTable> {
+        watch_invalidations();
+        let invalidations = INVALIDATIONS.get();
+        // SAFETY: within a transaction; all is closed in `close` and freed in `free`, or by the abort.
+        unsafe {
+            let entry = logicalrep::open(relation, pg_sys::RowExclusiveLock);
+            let local = (*entry).localrel;
+            let estate = pg_sys::CreateExecutorState();
+            let previous = pg_sys::MemoryContextSwitchTo((*estate).es_query_cxt);
+            let rte = new_node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
+            (*rte).rtekind = pg_sys::RTEKind::RTE_RELATION;
+            (*rte).relid = (*local).rd_id;
+            (*rte).relkind = (*(*local).rd_rel).relkind;
+            (*rte).rellockmode = pg_sys::AccessShareLock as i32;
+            let mut permissions = std::ptr::null_mut();
+            pg_sys::addRTEPermissionInfo(&mut permissions, rte);
+            let tables = pg_sys::lappend(std::ptr::null_mut(), rte.cast());
+            compat::exec_init_range_table(estate, tables, permissions);
+            let root = new_node::<pg_sys::ResultRelInfo>(pg_sys::NodeTag::T_ResultRelInfo);
+            pg_sys::InitResultRelInfo(root, local, 1, std::ptr::null_mut(), 0);
+            if !fires_any(root) {
+                // As if it had none: none of them would be asked.
+                (*root).ri_TrigDesc = std::ptr::null_mut();
+            }
+            // Not opened by the executor, yet listed, so that triggers find it.
+            (*estate).es_opened_result_relations = pg_sys::lappend((*estate).es_opened_result_relations, root.cast());
+            if (*(*local).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION {
+                pg_sys::ExecOpenIndices(root, false);
+            }
+            let columns = (*(*local).rd_att).natts as usize;
+            let inputs = pg_sys::palloc0(columns * size_of::<Input>()).cast();
+            let lifetime = lifetime_of(entry, root);
+            let descriptor = match lifetime {
+                Lifetime::Change => (*local).rd_att,
+                // Of its own: the table's is counted by the transaction.
+                _ => pg_sys::CreateTupleDescCopyConstr((*local).rd_att),
+            };
+            match lifetime {
+                Lifetime::Change => (),
+                Lifetime::Transaction => {
+                    pg_sys::MemoryContextSetParent((*estate).es_query_cxt, pg_sys::TopTransactionContext)
+                }
+                Lifetime::Process => pg_sys::MemoryContextSetParent((*estate).es_query_cxt, pg_sys::TopMemoryContext),
+            }
+            pg_sys::MemoryContextSwitchTo(previous);
+            let indexes = (0..(*root).ri_NumIndices as usize).map(|place| index_of(root, place));
+            Box::new(OpenTable {
+                relation,
+                entry,
+                estate,
+                root,
+                lifetime,
+                may_batch: lifetime > Lifetime::Change && may_batch(entry, root),
+                is_unique: indexes.clone().any(|index| (*(*index).rd_index).indisunique),
+                inputs,
+                defaults: None,
+                finder: None,
+                oid: (*local).rd_id,
+                indexes: indexes.map(|index| (*index).rd_id).collect(),
+                descriptor,
+                virtual_slots: Slots::default(),
+                table_slots: Slots::default(),
+                held: Held::default(),
+                allowed: (Oid::INVALID, 0),
+                is_open: true,
+                invalidations,
+            })
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        self.invalidations == INVALIDATIONS.get()
+    }
+
+    /// Opens the relations again in a new transaction. False: they have changed, and all must be built anew.
+    fn reopen(&mut self) -> bool {
+        // SAFETY: within a transaction; a lock takes invalidations in, so they are looked at after it.
+        unsafe {
+            self.entry = logicalrep::open(self.relation, pg_sys::RowExclusiveLock);
+            self.is_open = true;
+            let local = (*self.entry).localrel;
+            (*self.root).ri_RelationDesc = local;
+            if (*local).rd_id == self.oid && self.is_current() {
+                for (place, index) in self.indexes.iter().enumerate() {
+                    let opened = pg_sys::index_open(*index, pg_sys::RowExclusiveLock as i32);
+                    *(*self.root).ri_IndexRelationDescs.add(place) = opened;
+                }
+                return self.is_current();
+            }
+            // Nothing but the table is open.
+            (*self.root).ri_NumIndices = 0;
+            false
+        }
+    }
+
+    /// Closes the relations, whose locks stay until the transaction ends.
+    fn close(&mut self) {
+        // SAFETY: opened in `open` or `reopen`.
+        unsafe {
+            if let Some(Some(finder)) = &mut self.finder {
+                finder.end_scan();
+            }
+            self.clear_slots();
+            self.held.is_refused = false;
+            pg_sys::ExecCloseIndices(self.root);
+            logicalrep::close(self.entry);
+        }
+        self.is_open = false;
+        self.allowed = (Oid::INVALID, 0);
+    }
+
+    fn free(self: Box<Self>) {
+        // SAFETY: closed; nothing of it is used any more.
+        unsafe {
+            pg_sys::ExecResetTupleTable((*self.estate).es_tupleTable, false);
+            pg_sys::FreeExecutorState(self.estate);
+        }
+    }
+
+    /// Whether triggers may wait for the end of a change.
+    pub(super) fn fires_triggers(&self) -> bool {
+        self.lifetime == Lifetime::Change
+    }
+
+    pub(super) fn columns(&self) -> Columns {
+        // SAFETY: the entry is open, the executor state alive.
+        unsafe {
+            let context = (*self.estate).es_query_cxt;
+            Columns { map: (*self.entry).attrmap, inputs: Some(self.inputs), context }
+        }
+    }
+
+    /// Another update may change other columns, and with them the keys of other indexes.
+    pub(super) fn forget_unchanged_indexes(&mut self) {
+        for place in 0..self.indexes.len() {
+            // SAFETY: an open table's indexes.
+            unsafe { (**(*self.root).ri_IndexRelationInfo.add(place)).ii_CheckedUnchanged = false };
+        }
+    }
+
+    /// After a change: nothing of its rows is left.
+    pub(super) fn clear(&mut self) {
+        self.clear_slots();
+        // SAFETY: the executor state is alive; the columns were noted in a context that is emptied now.
+        unsafe {
+            let context = (*self.estate).es_per_tuple_exprcontext;
+            if !context.is_null() {
+                (*context).ecxt_scantuple = std::ptr::null_mut();
+                pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+            }
+            (*self.permissions()).updatedCols = std::ptr::null_mut();
+        }
+    }
+
+    /// The row with the key's values, not locked; None if the table's key is not one that a [`Finder`] is for.
+    pub(super) fn find(&mut self, key: *mut pg_sys::TupleTableSlot, row: *mut pg_sys::TupleTableSlot) -> Option<bool> {
+        if self.lifetime == Lifetime::Change {
+            return None;
+        }
+        // SAFETY: an open table with open indexes, and slots of it.
+        unsafe {
+            let key_index = (*self.entry).localindexoid;
+            let place = self.indexes.iter().position(|index| *index == key_index)?;
+            let (table, index) = ((*self.root).ri_RelationDesc, index_of(self.root, place));
+            let previous = pg_sys::MemoryContextSwitchTo((*self.estate).es_query_cxt);
+            let info = *(*self.root).ri_IndexRelationInfo.add(place);
+            let finder = self.finder.get_or_insert_with(|| Finder::new(table, index, info));
+            let found = finder.as_mut().map(|finder| finder.find(table, index, key, row));
+            pg_sys::MemoryContextSwitchTo(previous);
+            found
+        }
+    }
+
+    fn clear_slots(&mut self) {
+        self.virtual_slots.clear();
+        self.table_slots.clear();
+    }
+
+    /// A slot for values, until the change ends.
+    pub(super) fn virtual_slot(&mut self) -> *mut pg_sys::TupleTableSlot {
+        // SAFETY: an open table.
+        self.virtual_slots.next(|| unsafe { new_slot(self.estate, self.descriptor, &pg_sys::TTSOpsVirtual) })
+    }
+
+    /// A slot for rows as the table stores them, until the change ends.
+    pub(super) fn table_slot(&mut self) -> *mut pg_sys::TupleTableSlot {
+        // SAFETY: an open table.
+        self.table_slots.next(|| unsafe {
+            let kind = pg_sys::table_slot_callbacks((*self.root).ri_RelationDesc);
+            let slot = new_slot(self.estate, self.descriptor, kind);
+            (*slot).tts_tableOid = self.oid;
+            slot
+        })
+    }
+
+    /// What was noted for the change's only range table entry.
+    pub(super) fn permissions(&self) -> *mut pg_sys::RTEPermissionInfo {
+        // SAFETY: the executor state has one range table entry with its permissions.
+        unsafe { (*(*(*self.estate).es_rteperminfos).elements).ptr_value.cast() }
+    }
+
+    /// Whether the privilege was found granted in this transaction. Privileges that are revoked meanwhile are seen with the
+    /// next lock that is taken, as by core.
+    pub(super) fn is_allowed(&self, user: Oid, privilege: u32) -> bool {
+        self.allowed.0 == user && self.allowed.1 & privilege != 0
+    }
+
+    pub(super) fn note_allowed(&mut self, user: Oid, privilege: u32) {
+        let before = if self.allowed.0 == user { self.allowed.1 } else { 0 };
+        self.allowed = (user, before | privilege);
+    }
+}
+
+impl Slots {
+    pub(super) fn next(&mut self, make: impl FnOnce() -> *mut pg_sys::TupleTableSlot) -> *mut pg_sys::TupleTableSlot {
+        if self.used == self.all.len() {
+            self.all.push(make());
+        }
+        self.used += 1;
+        self.all[self.used - 1]
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.used
+    }
+
+    pub(super) fn used(&mut self) -> &mut [*mut pg_sys::TupleTableSlot] {
+        &mut self.all[..self.used]
+    }
+
+    pub(super) fn clear(&mut self) {
+        for slot in self.used() {
+            // SAFETY: slots of an executor state that is alive.
+            unsafe { pg_sys::ExecClearTuple(*slot) };
+        }
+        self.used = 0;
+    }
+}
+
+/// The tables that are open, by the sender's ids.
+#[derive(Default)]
+pub struct OpenTables {
+    /// The one that was used last, so that the same one is found again at once.
+    last: Option<Box<OpenTable>>,
+    others: HashMap<u32, Box<OpenTable>>,
+    /// The one that holds rows back.
+    holding: Option<u32>,
+}
+
+impl OpenTables {
+    /// Whether a row for the table can be held together with those that are.
+    pub fn takes_more(&self, relation: u32) -> bool {
+        self.holding == Some(relation) && self.last.as_ref().is_some_and(|table| !table.held.is_full())
+    }
+
+    /// The table whose rows were held back: from now on the caller has to store them.
+    pub fn take_holding(&mut self) -> Option<u32> {
+        self.holding.take()
+    }
+
+    /// The table, open and locked. An ERROR if it, or one of its columns, is missing.
+    pub(super) fn take(&mut self, relation: u32) -> Box<OpenTable> {
+        let known = match self.last.take_if(|table| table.relation == relation) {
+            Some(table) => Some(table),
+            None => self.others.remove(&relation),
+        };
+        if let Some(mut table) = known {
+            // What it holds was made with what is known of it: it is stored before anything is built anew.
+            if table.is_open && !table.held.is_empty() {
+                return table;
+            }
+            if table.is_current() && (table.is_open || table.reopen()) {
+                return table;
+            }
+            if table.is_open {
+                table.close();
+            }
+            table.free();
+        }
+        OpenTable::open(relation)
+    }
+
+    pub(super) fn give_back(&mut self, mut table: Box<OpenTable>) {
+        if table.lifetime == Lifetime::Change {
+            table.close();
+            table.free();
+        } else {
+            table.clear();
+            if !table.held.is_empty() {
+                self.holding = Some(table.relation);
+            }
+            if let Some(before) = self.last.replace(table) {
+                self.others.insert(before.relation, before);
+            }
+        }
+    }
+
+    /// Before a commit: closes everything.
+    pub fn end_transaction(&mut self) {
+        self.others.extend(self.last.take().map(|table| (table.relation, table)));
+        let mut ended = Vec::new();
+        for table in self.others.values_mut().filter(|table| table.is_open) {
+            table.close();
+            if table.lifetime != Lifetime::Process {
+                ended.push(table.relation);
+            }
+        }
+        for table in ended.iter().filter_map(|relation| self.others.remove(relation)) {
+            table.free();
+        }
+    }
+
+    /// Before anything else opens these tables, or the sender tells one anew.
+    pub fn forget(&mut self) {
+        for mut table in self.last.take().into_iter().chain(self.others.drain().map(|(_, table)| table)) {
+            if table.is_open {
+                table.close();
+            }
+            table.free();
+        }
+    }
+}
+
+/// A slot that lives as long as the executor state, and keeps what it is given as long.
+///
+/// # Safety
+/// An executor state that is alive, and a descriptor that lives as long.
+pub(super) unsafe fn new_slot(
+    estate: *mut pg_sys::EState,
+    descriptor: pg_sys::TupleDesc,
+    kind: *const pg_sys::TupleTableSlotOps,
+) -> *mut pg_sys::TupleTableSlot {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let previous = pg_sys::MemoryContextSwitchTo((*estate).es_query_cxt);
+        let slot = pg_sys::ExecInitExtraTupleSlot(estate, descriptor, kind);
+        pg_sys::MemoryContextSwitchTo(previous);
+        slot
+    }
+}
+
+unsafe fn index_of(root: *mut pg_sys::ResultRelInfo, place: usize) -> pg_sys::Relation {
+    // SAFETY: the caller's promise: one of the indexes that are open.
+    unsafe { *(*root).ri_IndexRelationDescs.add(place) }
+}
+
+/// Whether any trigger of the table fires for what a replica applies.
+unsafe fn fires_any(root: *mut pg_sys::ResultRelInfo) -> bool {
+    // SAFETY: the caller's promise: an open table; its triggers are an array of that length.
+    unsafe {
+        let triggers = (*root).ri_TrigDesc;
+        if triggers.is_null() {
+            return false;
+        }
+        let is_replica = pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32;
+        let fires = |kind: u8| kind == b'A' || kind == b'R';
+        !is_replica
+            || (0..(*triggers).numtriggers as usize).any(|i| fires((*(*triggers).triggers.add(i)).tgenabled as u8))
+    }
+}
+
+unsafe fn lifetime_of(entry: *mut RelMapEntry, root: *mut pg_sys::ResultRelInfo) -> Lifetime {
+    // SAFETY: the caller's promise: an open table with open indexes.
+    unsafe {
+        let table = (*entry).localrel;
+        let constraints = (*(*table).rd_att).constr;
+        if (*(*table).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION
+            || (*(*table).rd_rel).relispartition
+            || !(*root).ri_TrigDesc.is_null()
+            || (!constraints.is_null() && compat::has_generated_columns(constraints))
+        {
+            return Lifetime::Change;
+        }
+        let is_simple = |place: usize| {
+            let info = *(*root).ri_IndexRelationInfo.add(place);
+            (*info).ii_Am == pg_sys::BTREE_AM_OID
+                && (*info).ii_Expressions.is_null()
+                && (*info).ii_Predicate.is_null()
+                && (*info).ii_ExclusionOps.is_null()
+        };
+        let has_expressions = has_own_columns(entry)
+            || (!constraints.is_null() && (*constraints).num_check > 0)
+            || !(0..(*root).ri_NumIndices as usize).all(is_simple);
+        if has_expressions { Lifetime::Transaction } else { Lifetime::Process }
+    }
+}
+
+/// Columns that the sender does not have, whose defaults are to be computed.
+unsafe fn has_own_columns(entry: *mut RelMapEntry) -> bool {
+    // SAFETY: the caller's promise: an open entry.
+    unsafe { (*(*(*entry).localrel).rd_att).natts != (*entry).remoterel.natts }
+}
+
+unsafe fn may_batch(entry: *mut RelMapEntry, root: *mut pg_sys::ResultRelInfo) -> bool {
+    // SAFETY: the caller's promise: an open table with open indexes.
+    unsafe {
+        let constraints = (*(*(*entry).localrel).rd_att).constr;
+        let is_plain_check = |place: usize| {
+            let text = (*(*constraints).check.add(place)).ccbin;
+            !pg_sys::contain_mutable_functions(pg_sys::stringToNode(text).cast())
+        };
+        let is_plain_index = |place: usize| {
+            let (index, info) = (index_of(root, place), *(*root).ri_IndexRelationInfo.add(place));
+            (*info).ii_ExclusionOps.is_null() && (!(*info).ii_Unique || (*(*index).rd_index).indimmediate)
+        };
+        !has_own_columns(entry)
+            && (constraints.is_null() || (0..(*constraints).num_check as usize).all(is_plain_check))
+            && (0..(*root).ri_NumIndices as usize).all(is_plain_index)
+    }
+}
+
+/// makeNode, a macro.
+///
+/// # Safety
+/// `T` must be a node that begins with its tag.
+pub(super) unsafe fn new_node<T>(tag: pg_sys::NodeTag) -> *mut T {
+    // SAFETY: zeroed memory of the node's size, whose first field is its tag.
+    unsafe {
+        let node = pg_sys::palloc0(size_of::<T>());
+        node.cast::<pg_sys::Node>().write(pg_sys::Node { type_: tag });
+        node.cast()
+    }
+}
