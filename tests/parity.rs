@@ -13,6 +13,7 @@ mod identity;
 mod partitions;
 mod publications;
 mod roles;
+mod runs;
 mod transactions;
 mod triggers;
 mod truncates;

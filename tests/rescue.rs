@@ -11,6 +11,7 @@ mod conflicts;
 mod connection;
 mod failures;
 mod kills;
+mod meanwhile;
 mod permissions;
 mod promotion;
 mod publications;

@@ -24,7 +24,10 @@ const ASK_INTERVAL: Duration = Duration::from_millis(100);
 const DATA_HEADER: usize = 25;
 
 /// Messages between two looks at whether to go on.
-const MESSAGES_BETWEEN_LOOKS: u32 = 1_000;
+const MESSAGES_BETWEEN_LOOKS: u32 = 1_024;
+
+/// Messages between two looks at the clock: few, for a row may take a second where a trigger is slow.
+const MESSAGES_BETWEEN_CLOCKS: u32 = 16;
 
 pub struct Stream {
     connection: WalReceiverConnection,
@@ -91,7 +94,7 @@ impl Stream {
     ) -> Result<Ended, RemoteError> {
         let mut messages = 0;
         loop {
-            interrupts::check();
+            interrupts::check_signals();
             if receiver.is_idle() && (self.sent >= until || is_complete(receiver)) {
                 return Ok(Ended::Complete);
             }
@@ -110,26 +113,39 @@ impl Stream {
                         }
                         _ => (),
                     }
-                    self.heard_at = Instant::now();
                     messages += 1;
                     None
                 }
             };
+            let has_come = messages > 0;
             // Also within a transaction: one that is not finished is rolled back, however large.
             if socket.is_some() || messages >= MESSAGES_BETWEEN_LOOKS {
                 messages = 0;
+                interrupts::check();
                 interrupts::reload_config_if_asked();
                 if !goes_on(receiver) {
                     return Ok(Ended::Stopped);
                 }
             }
-            if must_answer || walreceiver::status_interval().is_some_and(|interval| self.told_at.elapsed() >= interval)
-            {
+            if must_answer {
                 self.tell(false);
+            } else if messages.is_multiple_of(MESSAGES_BETWEEN_CLOCKS) {
+                self.tell_in_time(has_come);
             }
             if let Some(socket) = socket {
                 self.wait(socket)?;
             }
+        }
+    }
+
+    /// Looks at the clock: something `has_come` until now, and the source is to hear of us every so often.
+    fn tell_in_time(&mut self, has_come: bool) {
+        let now = Instant::now();
+        if has_come {
+            self.heard_at = now;
+        }
+        if walreceiver::status_interval().is_some_and(|interval| now - self.told_at >= interval) {
+            self.tell(false);
         }
     }
 

@@ -112,9 +112,8 @@ impl Applier {
 
     /// The tables at hand, for an error's sake. Ours have the source's names; one that is missing has no other.
     pub fn relation(&self) -> Option<String> {
-        let name = |id: &u32| {
-            self.touched.relations.get(id).map(|relation| format!("{}.{}", relation.schema, relation.name))
-        };
+        let name =
+            |id: &u32| self.touched.relations.get(id).map(|relation| format!("{}.{}", relation.schema, relation.name));
         (!self.at_hand.is_empty()).then(|| self.at_hand.iter().filter_map(name).collect::<Vec<_>>().join(", "))
     }
 
@@ -206,6 +205,8 @@ impl Applier {
             while transaction::step(|| applier.insert_one_held(relation, place)) {
                 place += 1;
             }
+            // None of them is held any more.
+            self.tables.take_holding();
         }
         self.at_hand.clear();
     }
@@ -219,13 +220,13 @@ impl Applier {
             self.incoming = None;
             if transaction::is_open() {
                 // It has looked at tables, and written nothing.
-                self.tables.end_transaction();
+                self.tables.close_all();
                 transaction::commit_applied();
             }
             return;
         };
         transaction::begin_if_none();
-        self.tables.end_transaction();
+        self.tables.close_all();
         origin::stamp_commit(incoming.origin_lsn, incoming.committed_at.0);
         failpoint::hit(names::RESCUE_BEFORE_COMMIT);
         transaction::commit_applied();
@@ -262,31 +263,10 @@ impl Applier {
     }
 }
 
-impl Receiver for Applier {
-    fn handle(&mut self, message: &[u8]) {
-        if self.incoming.as_ref().is_none_or(|incoming| !incoming.is_collected) {
-            self.totals.bytes += message.len() as u64;
-        }
-        let is_change = matches!(message.first(), Some(b'I' | b'U' | b'D' | b'T'));
-        let is_wanted = self
-            .incoming
-            .as_ref()
-            .is_some_and(|incoming| (incoming.is_wanted || incoming.is_collected) && !incoming.is_skipped);
-        if is_change && !is_wanted {
-            return;
-        }
-        if is_change || matches!(message.first(), Some(b'R')) {
-            // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
-            // converted from the database's encoding, which needs one as well.
-            transaction::begin_if_none();
-        }
-        if matches!(message.first(), Some(b'R')) {
-            // Core's map frees what these tables were opened with.
-            self.tables.forget();
-        }
-        // Taken out for the time of the call, for it needs all of the others as well.
-        let context = std::mem::replace(&mut self.context, MessageContext::NONE);
-        context.run(|| match logicalrep::read(message) {
+impl Applier {
+    /// Takes what a message says.
+    fn take(&mut self, message: Message) {
+        match message {
             Message::Begin { committed_at } => self.begin(Timestamp(committed_at)),
             Message::Origin { lsn } => self.note_origin(lsn),
             Message::Relation { relation, schema, name, columns } => {
@@ -307,12 +287,44 @@ impl Receiver for Applier {
                 );
             }
             change => {
-                let is_joined = matches!(&change, Message::Insert { relation, .. } if self.tables.takes_more(*relation));
+                let is_joined =
+                    matches!(&change, Message::Insert { relation, .. } if self.tables.takes_more(*relation));
                 if !is_joined {
                     self.store_held();
                 }
                 transaction::step(|| self.apply(&change));
             }
+        }
+    }
+}
+
+impl Receiver for Applier {
+    fn handle(&mut self, message: &[u8]) {
+        if self.incoming.as_ref().is_none_or(|incoming| !incoming.is_collected) {
+            self.totals.bytes += message.len() as u64;
+        }
+        let is_change = matches!(message.first(), Some(b'I' | b'U' | b'D' | b'T'));
+        let is_wanted = self
+            .incoming
+            .as_ref()
+            .is_some_and(|incoming| (incoming.is_wanted || incoming.is_collected) && !incoming.is_skipped);
+        if is_change && !is_wanted {
+            return;
+        }
+        if is_change || matches!(message.first(), Some(b'R')) {
+            // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
+            // converted from the database's encoding, which needs one as well.
+            transaction::begin_if_none();
+        }
+        // Taken out for the time of the call, for it needs all of the others as well.
+        let context = std::mem::replace(&mut self.context, MessageContext::NONE);
+        context.run(|| {
+            if matches!(message.first(), Some(b'R')) {
+                // Core's map frees what these tables were opened with.
+                self.store_held();
+                self.tables.forget();
+            }
+            self.take(logicalrep::read(message));
         });
         self.context = context;
     }

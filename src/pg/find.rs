@@ -103,13 +103,7 @@ impl Finder {
                 }
             };
             loop {
-                pg_sys::index_rescan(
-                    scan,
-                    self.keys.as_mut_ptr(),
-                    self.keys.len() as i32,
-                    std::ptr::null_mut(),
-                    0,
-                );
+                pg_sys::index_rescan(scan, self.keys.as_mut_ptr(), self.keys.len() as i32, std::ptr::null_mut(), 0);
                 if !pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, row) {
                     return false;
                 }
@@ -118,7 +112,12 @@ impl Finder {
                 let Some(writer) = writers.into_iter().find(|xid| *xid != pg_sys::InvalidTransactionId) else {
                     return true;
                 };
-                pg_sys::XactLockTableWait(writer, std::ptr::null_mut(), std::ptr::null_mut(), pg_sys::XLTW_Oper::XLTW_None);
+                pg_sys::XactLockTableWait(
+                    writer,
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                    pg_sys::XLTW_Oper::XLTW_None,
+                );
             }
         }
     }

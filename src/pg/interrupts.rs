@@ -44,6 +44,11 @@ pub fn shutdown_requested() -> bool {
     }
 }
 
+/// CHECK_FOR_INTERRUPTS alone, between two calls of [`check`] that are not far apart.
+pub fn check_signals() {
+    pgrx::check_for_interrupts!();
+}
+
 /// CHECK_FOR_INTERRUPTS, and the end of the process if the postmaster has died: core notices that only in waits,
 /// and a busy loop does not wait.
 pub fn check() {

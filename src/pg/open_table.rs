@@ -3,7 +3,7 @@
 //! Core's apply worker opens a table and its indexes and builds an executor state for every row. Here that is done once: a
 //! plain table stays open until its transaction ends, and what was built for it without any expression of a user's stays
 //! until the relation cache says that a table has changed. May do: hold relations, slots and scans within the transaction
-//! that opened them. May not: hold any of them beyond it ([`OpenTables::end_transaction`]), nor anything at all of a table that has
+//! that opened them. May not: hold any of them beyond it ([`OpenTables::close_all`]), nor anything at all of a table that has
 //! triggers which fire here, partitions or generated columns: those are opened for each change.
 //!
 //! Nothing is undone while an ERROR unwinds: whoever catches it forgets these tables and lets the abort free the rest.
@@ -364,7 +364,12 @@ impl OpenTables {
             }
             table.free();
         }
-        OpenTable::open(relation)
+        let table = OpenTable::open(relation);
+        if table.lifetime == Lifetime::Change {
+            // Its triggers may do what no open table allows, as ALTER TABLE.
+            self.close_all();
+        }
+        table
     }
 
     pub(super) fn give_back(&mut self, mut table: Box<OpenTable>) {
@@ -382,8 +387,8 @@ impl OpenTables {
         }
     }
 
-    /// Before a commit: closes everything.
-    pub fn end_transaction(&mut self) {
+    /// Before a commit. What lasts stays known; what is held must have been stored.
+    pub fn close_all(&mut self) {
         self.others.extend(self.last.take().map(|table| (table.relation, table)));
         let mut ended = Vec::new();
         for table in self.others.values_mut().filter(|table| table.is_open) {
@@ -488,7 +493,10 @@ unsafe fn may_batch(entry: *mut RelMapEntry, root: *mut pg_sys::ResultRelInfo) -
         };
         let is_plain_index = |place: usize| {
             let (index, info) = (index_of(root, place), *(*root).ri_IndexRelationInfo.add(place));
-            (*info).ii_ExclusionOps.is_null() && (!(*info).ii_Unique || (*(*index).rd_index).indimmediate)
+            (*info).ii_ExclusionOps.is_null()
+                && (!(*info).ii_Unique || (*(*index).rd_index).indimmediate)
+                // It keeps a page pinned from one row to the next, which a subtransaction does not hand on.
+                && (*(*index).rd_indam).aminsertcleanup.is_none()
         };
         !has_own_columns(entry)
             && (constraints.is_null() || (0..(*constraints).num_check as usize).all(is_plain_check))

@@ -184,12 +184,7 @@ fn status(tuple: &Tuple, sent: i16) -> u8 {
 }
 
 /// The value that was sent for column `index` of ours; None if none was.
-unsafe fn column(
-    slot: *mut pg_sys::TupleTableSlot,
-    columns: Columns,
-    tuple: &Tuple,
-    index: usize,
-) -> Option<Column> {
+unsafe fn column(slot: *mut pg_sys::TupleTableSlot, columns: Columns, tuple: &Tuple, index: usize) -> Option<Column> {
     // SAFETY: the caller's promise: an attribute of the descriptor, whose map has as many entries.
     unsafe {
         let attribute = compat::attribute((*slot).tts_tupleDescriptor, index as i32);

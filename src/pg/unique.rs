@@ -71,7 +71,8 @@ impl Change {
     ) -> Option<pg_sys::ItemPointerData> {
         let mut place = pg_sys::ItemPointerData::default();
         // SAFETY: the caller's promise: unique indexes that are open and prepared.
-        let is_free = unsafe { compat::exec_check_index_constraints(info, row.0, self.table.estate, &mut place, indexes) };
+        let is_free =
+            unsafe { compat::exec_check_index_constraints(info, row.0, self.table.estate, &mut place, indexes) };
         (!is_free).then_some(place)
     }
 }

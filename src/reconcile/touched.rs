@@ -6,10 +6,11 @@
 use crate::pg::logicalrep::{self, Tuple};
 use crate::pg::spill::Spill;
 use pgrx::pg_sys::Oid;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
-/// Bytes of keys that are remembered so that a row that is changed again and again is noted once.
-const REMEMBERED: usize = 4 << 20;
+/// Keys that are remembered, by their hash, so that a row that is changed again and again is noted about once. A power of two.
+const REMEMBERED: usize = 1 << 17;
 
 /// One of the source's tables as it tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,16 +27,18 @@ pub struct Key {
     pub values: Vec<Vec<u8>>,
 }
 
-impl Key {
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = self.relation.to_ne_bytes().to_vec();
-        for value in &self.values {
-            bytes.extend_from_slice(&(value.len() as u32).to_ne_bytes());
-            bytes.extend_from_slice(value);
-        }
-        bytes
-    }
+/// The beginning of a key's bytes.
+fn begin_bytes(bytes: &mut Vec<u8>, relation: u32) {
+    bytes.clear();
+    bytes.extend_from_slice(&relation.to_ne_bytes());
+}
 
+fn add_value(bytes: &mut Vec<u8>, value: &[u8]) {
+    bytes.extend_from_slice(&(value.len() as u32).to_ne_bytes());
+    bytes.extend_from_slice(value);
+}
+
+impl Key {
     fn of_bytes(bytes: &[u8]) -> Option<Key> {
         let (relation, mut rest) = bytes.split_first_chunk::<4>()?;
         let mut values = Vec::new();
@@ -53,8 +56,9 @@ pub struct Touched {
     pub relations: HashMap<u32, Relation>,
     /// Where the key is in the source's rows, by its table; None where rows cannot be told apart.
     keys: HashMap<u32, Option<(Oid, Vec<usize>)>>,
-    remembered: HashSet<Vec<u8>>,
-    remembered_bytes: usize,
+    remembered: Remembered,
+    /// The key at hand.
+    bytes: Vec<u8>,
     store: Spill,
 }
 
@@ -67,42 +71,48 @@ impl Touched {
 
     /// Notes the row of a change, if our table `is_wanted`. Needs a transaction with an active snapshot.
     pub fn note(&mut self, relation: u32, row: &Tuple, is_wanted: impl Fn(Oid) -> bool) {
-        if let Some((table, key)) = self.key_of(relation, row)
-            && is_wanted(table)
-        {
-            self.push(key);
+        if self.read_key(relation, row).is_some_and(is_wanted) {
+            self.note_bytes();
+        }
+    }
+
+    fn note_bytes(&mut self) {
+        if self.remembered.is_new(&self.bytes) {
+            self.store.push(&self.bytes);
         }
     }
 
     /// Our table, and the key of the source's row; None where it has none, or not all of it was sent: then it is the old
     /// one, which was. Needs a transaction with an active snapshot.
     pub fn key_of(&mut self, relation: u32, row: &Tuple) -> Option<(Oid, Vec<u8>)> {
-        let (table, columns) = self.learn_key(relation)?;
-        let values: Option<Vec<Vec<u8>>> = columns.iter().map(|column| row.text(*column).map(<[u8]>::to_vec)).collect();
-        Some((*table, Key { relation, values: values? }.to_bytes()))
+        self.read_key(relation, row).map(|table| (table, self.bytes.clone()))
+    }
+
+    /// As `key_of`; the key is in `bytes`.
+    fn read_key(&mut self, relation: u32, row: &Tuple) -> Option<Oid> {
+        let (table, columns) = learn_key(&mut self.keys, relation)?;
+        begin_bytes(&mut self.bytes, relation);
+        for column in columns {
+            add_value(&mut self.bytes, row.text(*column)?);
+        }
+        Some(*table)
     }
 
     /// Our table, and where its key is in the source's rows. Needs a transaction with an active snapshot.
     pub fn learn_key(&mut self, relation: u32) -> Option<(&Oid, &[usize])> {
-        let key = self.keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation));
-        key.as_ref().map(|(table, columns)| (table, columns.as_slice()))
+        learn_key(&mut self.keys, relation)
     }
 
     pub fn push_key(&mut self, relation: u32, values: Vec<Vec<u8>>) {
-        self.push(Key { relation, values }.to_bytes());
+        begin_bytes(&mut self.bytes, relation);
+        values.iter().for_each(|value| add_value(&mut self.bytes, value));
+        self.note_bytes();
     }
 
     pub fn push(&mut self, bytes: Vec<u8>) {
-        if self.remembered.contains(&bytes) {
-            return;
+        if self.remembered.is_new(&bytes) {
+            self.store.push(&bytes);
         }
-        self.store.push(&bytes);
-        self.remembered_bytes += bytes.len();
-        if self.remembered_bytes > REMEMBERED {
-            self.remembered.clear();
-            self.remembered_bytes = bytes.len();
-        }
-        self.remembered.insert(bytes);
     }
 
     /// Columns of the key in the source's rows.
@@ -120,7 +130,7 @@ impl Touched {
     }
 
     pub fn rewind(&mut self) {
-        self.remembered = HashSet::new();
+        self.remembered = Remembered::default();
         self.store.rewind();
     }
 
@@ -134,6 +144,34 @@ impl Touched {
     }
 }
 
+/// Where the key is in the source's rows, and our table; looked up the first time.
+fn learn_key(
+    keys: &mut HashMap<u32, Option<(Oid, Vec<usize>)>>,
+    relation: u32,
+) -> Option<(&Oid, &[usize])> {
+    let key = keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation));
+    key.as_ref().map(|(table, columns)| (table, columns.as_slice()))
+}
+
+/// The hashes of keys, each in the one place that it belongs to, where a later one replaces it. Two keys of the same 64 bits,
+/// seen one after the other, would be taken for one: with a key of the process's own for hashing nobody can bring that about.
+#[derive(Default)]
+struct Remembered {
+    hashes: Vec<u64>,
+    hasher: RandomState,
+}
+
+impl Remembered {
+    /// Whether the key is not remembered; it is from now on.
+    fn is_new(&mut self, bytes: &[u8]) -> bool {
+        if self.hashes.is_empty() {
+            self.hashes = vec![0; REMEMBERED];
+        }
+        let hash = self.hasher.hash_one(bytes);
+        std::mem::replace(&mut self.hashes[hash as usize & (REMEMBERED - 1)], hash) != hash
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,8 +180,19 @@ mod tests {
     proptest! {
         #[test]
         fn a_key_is_read_as_it_was_written(relation: u32, values: Vec<Vec<u8>>) {
-            let key = Key { relation, values };
-            prop_assert_eq!(Key::of_bytes(&key.to_bytes()), Some(key));
+            let mut bytes = b"of the key before".to_vec();
+            begin_bytes(&mut bytes, relation);
+            values.iter().for_each(|value| add_value(&mut bytes, value));
+            prop_assert_eq!(Key::of_bytes(&bytes), Some(Key { relation, values }));
+        }
+
+        #[test]
+        fn a_key_is_new_once_and_no_other_is_taken_for_it(keys: std::collections::HashSet<Vec<u8>>) {
+            let mut remembered = Remembered::default();
+            for key in &keys {
+                prop_assert!(remembered.is_new(key));
+                prop_assert!(!remembered.is_new(key));
+            }
         }
     }
 }

@@ -47,6 +47,26 @@ fn clashes() -> Vec<Clash> {
             "insert_exists apply_remote",
         ),
         clash(
+            "a run of inserts, and an older row is there",
+            vec![
+                N2("INSERT INTO t VALUES (305, 'n2')"),
+                N1("INSERT INTO t SELECT g, 'n1 later' FROM generate_series(301, 320) g"),
+            ],
+            "301, 305, 320",
+            "301|n1 later|\n305|n1 later|\n320|n1 later|",
+            "insert_exists apply_remote",
+        ),
+        clash(
+            "a run of inserts, and of the last the other key is taken by a later row",
+            vec![
+                N1("INSERT INTO t SELECT g, 'n1', g FROM generate_series(331, 350) g"),
+                N2("INSERT INTO t VALUES (351, 'n2 later', 350)"),
+            ],
+            "331, 349, 350, 351",
+            "331|n1|331\n349|n1|349\n351|n2 later|350",
+            "insert_exists keep_local",
+        ),
+        clash(
             "update of a row that is gone",
             vec![N2("DELETE FROM t WHERE id = 3"), N1("UPDATE t SET v = 'n1' WHERE id = 3")],
             "3",
