@@ -165,7 +165,7 @@ impl ChangeApplier<'_> {
 
     /// Late, as everything here: rows that were committed after it stay.
     pub fn truncate(&mut self, relations: &[u32], restart_sequences: bool) {
-        self.tables.forget();
+        self.tables.forget_all();
         let wanted = |table: Oid| self.is_wanted(table);
         let truncation = Truncation::open(relations, self.setting.apply_as, wanted);
         if !truncation.is_empty() {

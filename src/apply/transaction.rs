@@ -319,10 +319,10 @@ impl Receiver for Applier {
         // Taken out for the time of the call, for it needs all of the others as well.
         let context = std::mem::replace(&mut self.context, MessageContext::NONE);
         context.run(|| {
-            if matches!(message.first(), Some(b'R')) {
-                // Core's map frees what these tables were opened with.
+            if let Some(relation) = logicalrep::told_relation(message) {
+                // Core's map frees what the table was opened with.
                 self.store_held();
-                self.tables.forget();
+                self.tables.forget(relation);
             }
             self.take(logicalrep::read(message));
         });

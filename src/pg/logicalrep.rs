@@ -181,6 +181,12 @@ pub enum Message {
     Other(u8),
 }
 
+/// The table that a message tells of, if it is one that tells a table.
+pub fn told_relation(message: &[u8]) -> Option<u32> {
+    let relation = message.strip_prefix(b"R")?.first_chunk()?;
+    Some(u32::from_be_bytes(*relation))
+}
+
 /// Reads one message. A relation message is taken into core's map at once. Allocates in the current memory context; raises
 /// an ERROR where the message is malformed.
 pub fn read(message: &[u8]) -> Message {

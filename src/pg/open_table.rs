@@ -88,7 +88,7 @@ impl OpenTable {
     fn open(relation: u32) -> Box<OpenTable> {
         watch_invalidations();
         let invalidations = INVALIDATIONS.get();
-        // SAFETY: within a transaction; all is closed in `close` and freed in `free`, or by the abort.
+        // SAFETY: within a transaction; all is closed and freed in `close_and_free`, or by the abort.
         unsafe {
             let entry = logicalrep::open(relation, pg_sys::RowExclusiveLock);
             let local = (*entry).localrel;
@@ -196,8 +196,11 @@ impl OpenTable {
         self.allowed = (Oid::INVALID, 0);
     }
 
-    fn free(self: Box<Self>) {
-        // SAFETY: closed; nothing of it is used any more.
+    fn close_and_free(mut self: Box<Self>) {
+        if self.is_open {
+            self.close();
+        }
+        // SAFETY: nothing of it is used any more.
         unsafe {
             pg_sys::ExecResetTupleTable((*self.estate).es_tupleTable, false);
             pg_sys::FreeExecutorState(self.estate);
@@ -359,10 +362,7 @@ impl OpenTables {
             if table.is_current() && (table.is_open || table.reopen()) {
                 return table;
             }
-            if table.is_open {
-                table.close();
-            }
-            table.free();
+            table.close_and_free();
         }
         let table = OpenTable::open(relation);
         if table.lifetime == Lifetime::Change {
@@ -374,8 +374,7 @@ impl OpenTables {
 
     pub(super) fn give_back(&mut self, mut table: Box<OpenTable>) {
         if table.lifetime == Lifetime::Change {
-            table.close();
-            table.free();
+            table.close_and_free();
         } else {
             table.clear();
             if !table.held.is_empty() {
@@ -398,17 +397,22 @@ impl OpenTables {
             }
         }
         for table in ended.iter().filter_map(|relation| self.others.remove(relation)) {
-            table.free();
+            table.close_and_free();
         }
     }
 
-    /// Before anything else opens these tables, or the sender tells one anew.
-    pub fn forget(&mut self) {
-        for mut table in self.last.take().into_iter().chain(self.others.drain().map(|(_, table)| table)) {
-            if table.is_open {
-                table.close();
-            }
-            table.free();
+    /// Before anything else opens these tables.
+    pub fn forget_all(&mut self) {
+        for table in self.last.take().into_iter().chain(self.others.drain().map(|(_, table)| table)) {
+            table.close_and_free();
+        }
+    }
+
+    /// Before the sender tells the table anew.
+    pub fn forget(&mut self, relation: u32) {
+        let known = self.last.take_if(|table| table.relation == relation).or_else(|| self.others.remove(&relation));
+        if let Some(table) = known {
+            table.close_and_free();
         }
     }
 }

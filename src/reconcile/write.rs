@@ -56,7 +56,7 @@ pub fn write(
     };
     change.close(&mut tables);
     if found.is_some() || did != Did::Written {
-        tables.forget();
+        tables.forget_all();
         return did;
     }
     let mut change = Change::open(&mut tables, relation, Operation::Insert, apply_as);
@@ -67,7 +67,7 @@ pub fn write(
         change.insert(&leaf, new);
     }
     change.close(&mut tables);
-    tables.forget();
+    tables.forget_all();
     if is_free { Did::Written } else { Did::Again }
 }
 
