@@ -39,6 +39,7 @@ pub mod transaction;
 pub mod truncate;
 mod tuple;
 pub mod unique;
+mod unlocked;
 pub mod untrusted_user;
 pub mod wal;
 pub mod walreceiver;

@@ -102,22 +102,46 @@ impl ChangeApplier<'_> {
 
     pub fn update(&mut self, relation: u32, old: Option<&Tuple>, new: &Tuple) {
         let mut change = Change::open(self.tables, relation, Operation::Update, self.setting.apply_as);
-        if !self.is_wanted(change.table()) {
-            return change.close(self.tables);
+        if self.is_wanted(change.table()) {
+            let key = old.unwrap_or(new);
+            if !self.update_undisputed(&mut change, key, new) {
+                self.update_judged(&mut change, key, new);
+            }
+            self.done.rows += 1;
         }
-        let key = change.key_row(old.unwrap_or(new));
+        change.close(self.tables);
+    }
+
+    /// Most rows are there, nobody else has written to them, and nothing stands in the way: such a one is changed without
+    /// being locked first. False: nothing was done.
+    fn update_undisputed(&self, change: &mut Change, key: &Tuple, new: &Tuple) -> bool {
+        if !change.may_be_unlocked() {
+            return false;
+        }
+        let key = change.key_row(key);
+        change.note_changed_columns(key, new);
+        let (leaf, key) = change.leaf_of(key);
+        let Some(found) = self.find_undisputed(change, &leaf, key) else { return false };
+        let row = change.modified(&leaf, key, found, new);
+        change.rows_in_the_way(&leaf, row, Some(found)).is_empty() && change.update_unlocked(&leaf, found, row)
+    }
+
+    fn find_undisputed(&self, change: &mut Change, leaf: &Leaf, key: Row) -> Option<Row> {
+        change.find_unlocked(leaf, key).filter(|found| !conflict::differs(self.existing(change.version_of(*found))))
+    }
+
+    fn update_judged(&mut self, change: &mut Change, key: &Tuple, new: &Tuple) {
+        let key = change.key_row(key);
         change.note_changed_columns(key, new);
         let (leaf, key) = change.leaf_of(key);
         match change.find(&leaf, key) {
-            None => self.miss(&mut change, &leaf, Kind::UpdateMissing, key, Some(new)),
-            Some(found) if self.must_keep(&mut change, &leaf, found, Kind::UpdateOriginDiffers, key, Some(new)) => (),
+            None => self.miss(change, &leaf, Kind::UpdateMissing, key, Some(new)),
+            Some(found) if self.must_keep(change, &leaf, found, Kind::UpdateOriginDiffers, key, Some(new)) => (),
             Some(found) => {
                 let row = change.modified(&leaf, key, found, new);
-                self.replace(&mut change, &leaf, found, row);
+                self.replace(change, &leaf, found, row);
             }
         }
-        self.done.rows += 1;
-        change.close(self.tables);
     }
 
     /// Puts the changed row in place of the one that was found, in another partition if it belongs there, unless another
@@ -149,18 +173,24 @@ impl ChangeApplier<'_> {
 
     pub fn delete(&mut self, relation: u32, old: &Tuple) {
         let mut change = Change::open(self.tables, relation, Operation::Delete, self.setting.apply_as);
-        if !self.is_wanted(change.table()) {
-            return change.close(self.tables);
+        if self.is_wanted(change.table()) {
+            let key = change.key_row(old);
+            let (leaf, key) = change.leaf_of(key);
+            let undisputed = self.find_undisputed(&mut change, &leaf, key);
+            if !undisputed.is_some_and(|found| change.delete_unlocked(&leaf, found)) {
+                self.delete_judged(&mut change, &leaf, key);
+            }
+            self.done.rows += 1;
         }
-        let key = change.key_row(old);
-        let (leaf, key) = change.leaf_of(key);
-        match change.find(&leaf, key) {
-            None => self.miss(&mut change, &leaf, Kind::DeleteMissing, key, None),
-            Some(found) if self.must_keep(&mut change, &leaf, found, Kind::DeleteOriginDiffers, key, None) => (),
-            Some(found) => change.delete(&leaf, found),
-        }
-        self.done.rows += 1;
         change.close(self.tables);
+    }
+
+    fn delete_judged(&mut self, change: &mut Change, leaf: &Leaf, key: Row) {
+        match change.find(leaf, key) {
+            None => self.miss(change, leaf, Kind::DeleteMissing, key, None),
+            Some(found) if self.must_keep(change, leaf, found, Kind::DeleteOriginDiffers, key, None) => (),
+            Some(found) => change.delete(leaf, found),
+        }
     }
 
     /// Late, as everything here: rows that were committed after it stay.

@@ -352,7 +352,7 @@ impl Change {
         self.require_privilege(&leaf, pg_sys::ACL_INSERT);
     }
 
-    fn require_privilege(&mut self, leaf: &Leaf, privilege: u32) {
+    pub(super) fn require_privilege(&mut self, leaf: &Leaf, privilege: u32) {
         // SAFETY: within a transaction; the leaf is open.
         unsafe {
             let user = pg_sys::GetUserId();

@@ -116,3 +116,47 @@ fn row_security_that_is_switched_on_meanwhile_holds_the_next_transaction_and_the
         assert_eq!(n2.value(&format!("SELECT count(*) FROM {table}")), "60", "{table}");
     }
 }
+
+#[test]
+fn rows_that_a_user_has_locked_and_then_changes_are_judged_as_they_are_then() {
+    let cluster = start("rescue_meanwhile_locked", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3] = cluster.all();
+    n1.sql("INSERT INTO t SELECT g, 'before' FROM generate_series(1, 9) g");
+    for node in [n2, n3] {
+        super::drain(n1, node);
+    }
+    apart(n1, n2, n3);
+    n1.sql("UPDATE t SET v = 'n1' WHERE id = 1");
+    n1.sql("DELETE FROM t WHERE id = 2");
+    n1.sql("UPDATE t SET v = 'n1' WHERE id = 3");
+    n1.sql("DELETE FROM t WHERE id = 4");
+    n1.sql("UPDATE t SET v = 'n1' WHERE id = 5");
+    end_gap(n1);
+    let mut users: Vec<_> = [
+        "UPDATE t SET v = 'n2' WHERE id = 1",
+        "UPDATE t SET v = 'n2' WHERE id = 2",
+        "DELETE FROM t WHERE id = 3",
+        "SELECT",
+        "ROLLBACK",
+    ]
+    .into_iter()
+    .zip(1..)
+    .map(|(statement, id)| {
+        let mut session = n2.session();
+        session.sql(&format!("BEGIN; SELECT FROM t WHERE id = {id} FOR UPDATE"));
+        (session, statement)
+    })
+    .collect();
+    begin(n2, n3, "");
+    for (session, statement) in &mut users {
+        n2.wait_until(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue' AND wait_event_type = 'Lock'",
+            "1",
+        );
+        session.sql(&format!("{statement}; COMMIT"));
+    }
+    wait_completed(n2);
+    wait_tidy(n2, n3);
+    assert_eq!(n2.value("SELECT id, v FROM t WHERE id < 6 ORDER BY id"), "1|n2\n2|n2\n5|n1");
+    assert_eq!(summary(n2, "conflicts"), "3");
+}
