@@ -30,6 +30,7 @@ pub mod row_text;
 pub mod seclabel;
 pub mod setting;
 pub mod slot;
+mod slots;
 pub mod spi_text;
 pub mod spill;
 pub mod subscription;

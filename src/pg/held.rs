@@ -8,7 +8,8 @@
 
 use super::executor::{Change, Row};
 use super::logicalrep::Tuple;
-use super::open_table::{Lifetime, OpenTable, Slots, new_slot};
+use super::open_table::{Lifetime, OpenTable};
+use super::slots::{Slots, new_slot};
 use super::{transaction, tuple};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, pg_sys};

@@ -12,6 +12,7 @@ use super::compat;
 use super::find::Finder;
 use super::held::Held;
 use super::logicalrep::{self, RelMapEntry};
+use super::slots::{Slots, new_slot};
 use super::tuple::{Columns, Input};
 use pgrx::pg_sys::{self, Oid};
 use std::cell::Cell;
@@ -74,13 +75,6 @@ pub(super) struct OpenTable {
     allowed: (Oid, u32),
     is_open: bool,
     invalidations: u64,
-}
-
-/// Slots that are used one after the other, and then again.
-#[derive(Default)]
-pub(super) struct Slots {
-    all: Vec<*mut pg_sys::TupleTableSlot>,
-    used: usize,
 }
 
 impl OpenTable {
@@ -301,32 +295,6 @@ impl OpenTable {
     }
 }
 
-impl Slots {
-    pub(super) fn next(&mut self, make: impl FnOnce() -> *mut pg_sys::TupleTableSlot) -> *mut pg_sys::TupleTableSlot {
-        if self.used == self.all.len() {
-            self.all.push(make());
-        }
-        self.used += 1;
-        self.all[self.used - 1]
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.used
-    }
-
-    pub(super) fn used(&mut self) -> &mut [*mut pg_sys::TupleTableSlot] {
-        &mut self.all[..self.used]
-    }
-
-    pub(super) fn clear(&mut self) {
-        for slot in self.used() {
-            // SAFETY: slots of an executor state that is alive.
-            unsafe { pg_sys::ExecClearTuple(*slot) };
-        }
-        self.used = 0;
-    }
-}
-
 /// The tables that are open, by the sender's ids.
 #[derive(Default)]
 pub struct OpenTables {
@@ -414,24 +382,6 @@ impl OpenTables {
         if let Some(table) = known {
             table.close_and_free();
         }
-    }
-}
-
-/// A slot that lives as long as the executor state, and keeps what it is given as long.
-///
-/// # Safety
-/// An executor state that is alive, and a descriptor that lives as long.
-pub(super) unsafe fn new_slot(
-    estate: *mut pg_sys::EState,
-    descriptor: pg_sys::TupleDesc,
-    kind: *const pg_sys::TupleTableSlotOps,
-) -> *mut pg_sys::TupleTableSlot {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let previous = pg_sys::MemoryContextSwitchTo((*estate).es_query_cxt);
-        let slot = pg_sys::ExecInitExtraTupleSlot(estate, descriptor, kind);
-        pg_sys::MemoryContextSwitchTo(previous);
-        slot
     }
 }
 

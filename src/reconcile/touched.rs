@@ -145,10 +145,7 @@ impl Touched {
 }
 
 /// Where the key is in the source's rows, and our table; looked up the first time.
-fn learn_key(
-    keys: &mut HashMap<u32, Option<(Oid, Vec<usize>)>>,
-    relation: u32,
-) -> Option<(&Oid, &[usize])> {
+fn learn_key(keys: &mut HashMap<u32, Option<(Oid, Vec<usize>)>>, relation: u32) -> Option<(&Oid, &[usize])> {
     let key = keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation));
     key.as_ref().map(|(table, columns)| (table, columns.as_slice()))
 }
