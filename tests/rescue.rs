@@ -168,13 +168,13 @@ pub fn wait_tidy(target: &Node, source: &Node) {
     target.wait_until("SELECT count(*) FROM spock.subscription WHERE sub_rescue_temporary", "0");
 }
 
-/// How far a node has durably applied n1.
+/// How far a node has durably applied n1, whatever it holds its peers' WAL for.
 pub fn applied(node: &Node) -> String {
     applied_of(node, "n1")
 }
 
 pub fn applied_of(node: &Node, origin: &str) -> String {
-    node.value(&format!("SELECT applied_lsn FROM spock.node_positions() WHERE origin_node = '{origin}'"))
+    node.value(&format!("SELECT applied_lsn FROM spock.node_positions(held := false) WHERE origin_node = '{origin}'"))
 }
 
 /// Where its origin for n1 stands, whatever it tells its peers.

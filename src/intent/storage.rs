@@ -6,6 +6,7 @@ use super::id::IntentId;
 use crate::node::registry;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::{catalog, random};
+use pgrx::Spi;
 
 /// The journal as it stands; empty where there is none, or where it was written elsewhere.
 pub fn read() -> Journal {
@@ -14,6 +15,20 @@ pub fn read() -> Journal {
         Some(text) => Journal::parse_local(&text, registry::here()),
         None => Journal::new(registry::here()),
     }
+}
+
+/// The journal as the active snapshot sees it, for who reads beside it what it names.
+pub fn read_by_snapshot() -> Result<Journal, pgrx::spi::Error> {
+    let here = registry::here();
+    let Some(schema) = catalog::extension_schema() else { return Ok(Journal::new(here)) };
+    let question =
+        "SELECT label FROM pg_catalog.pg_seclabel WHERE objoid = $1 AND objsubid = 0 AND provider = 'spock_recovery'
+                       AND classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass";
+    let text = Spi::connect(|client| match client.select(question, Some(1), &[schema.into()])?.into_iter().next() {
+        Some(row) => row.get::<String>(1),
+        None => Ok(None),
+    })?;
+    Ok(text.map_or_else(|| Journal::new(here), |text| Journal::parse_local(&text, here)))
 }
 
 /// Changes the journal under the lock of SECURITY LABEL, which serialises all who do. Nothing is written where `change`

@@ -17,8 +17,9 @@ use pgrx::spi::quote_literal;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// Bytes that are written or read at once.
+/// Bytes that are written at once, and pages of a large object that are read at once.
 const PIECE: usize = 1 << 20;
+const PAGES: i32 = 512;
 
 /// A table, with the places of its key among the columns.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -94,21 +95,22 @@ pub fn forget(object: u32) -> Result<(), RecoverError> {
     Ok(Spi::run_with_args(question, &[Oid::from_u32(object).into()])?)
 }
 
-/// Reads what was kept; `see` gets the tables and each row. False if the large object is gone, or is not what was written.
-/// Needs a transaction with a snapshot.
+/// Reads what was kept, as the active snapshot sees it; `see` gets the tables and each row. False if the large object is gone,
+/// or is not what was written.
 pub fn read(object: u32, mut see: impl FnMut(&[Table], Row)) -> Result<bool, RecoverError> {
-    let oid = Oid::from_u32(object);
-    let question = "SELECT 1 FROM pg_catalog.pg_largeobject_metadata WHERE oid = $1";
-    if Spi::connect(|client| Ok::<_, RecoverError>(client.select(question, None, &[oid.into()])?.is_empty()))? {
-        return Ok(false);
-    }
-    let (mut tables, mut rest, mut at): (Option<Vec<Table>>, Vec<u8>, i64) = (None, Vec::new(), 0);
-    loop {
-        let arguments: [DatumWithOid; 3] = [oid.into(), at.into(), (PIECE as i32).into()];
-        let piece = Spi::get_one_with_args::<Vec<u8>>("SELECT pg_catalog.lo_get($1, $2, $3)", &arguments)?;
-        let piece = piece.unwrap_or_default();
-        at += piece.len() as i64;
-        rest.extend_from_slice(&piece);
+    let (mut tables, mut rest): (Option<Vec<Table>>, Vec<u8>) = (None, Vec::new());
+    for first in (0_i32..).step_by(PAGES as usize) {
+        let arguments: [DatumWithOid; 3] = [Oid::from_u32(object).into(), first.into(), (first + PAGES).into()];
+        let pages = Spi::connect(|client| {
+            let question = "SELECT data FROM pg_catalog.pg_largeobject WHERE loid = $1 AND pageno >= $2 AND pageno < $3
+                             ORDER BY pageno";
+            let pages = client.select(question, None, &arguments)?.map(|row| row.get::<Vec<u8>>(1));
+            pages.collect::<Result<Vec<_>, _>>()
+        })?;
+        if pages.is_empty() {
+            break;
+        }
+        rest.extend(pages.into_iter().flatten().flatten());
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         for line in rest[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let Some(tables) = &tables else {
@@ -120,10 +122,8 @@ pub fn read(object: u32, mut see: impl FnMut(&[Table], Row)) -> Result<bool, Rec
             see(tables, row);
         }
         rest.drain(..whole);
-        if piece.is_empty() {
-            return Ok(tables.is_some());
-        }
     }
+    Ok(tables.is_some())
 }
 
 /// What was kept, as rows that a replay has touched: core's relation map learns their tables as if the source had told them.

@@ -58,6 +58,13 @@ pub struct Reconciler<'a> {
     pub(super) stuck: HashSet<String>,
     /// Rows of the replay that were taken away for what a node's INSERT was thought to bring.
     pub(super) removed: HashMap<(u32, KeyText), Found>,
+    /// How often it could not apply what came from a node, now and when the last of them was taken away.
+    pub(super) errors_now: HashMap<String, i64>,
+    pub(super) errors_at_removal: HashMap<String, i64>,
+    /// What was taken away in vain stays away until rows of other recoveries were looked at: one transaction may wait for
+    /// several of them.
+    pub holds_removed: bool,
+    held: Vec<Difference>,
     pub counts: Counts,
     /// The rows that were left, and may be judged another time.
     pub kept: Keeper,
@@ -94,6 +101,10 @@ impl<'a> Reconciler<'a> {
             errors: HashMap::new(),
             stuck: HashSet::new(),
             removed: HashMap::new(),
+            errors_now: HashMap::new(),
+            errors_at_removal: HashMap::new(),
+            holds_removed: false,
+            held: Vec::new(),
             counts: Counts::default(),
             kept: Keeper::default(),
             is_hasty: false,
@@ -327,6 +338,7 @@ impl Reconciler<'_> {
                         self.bring(touched, &difference, Verdict::Delete, (None, target.as_ref()), &theirs, false)?;
                     if let (Did::Written, Some(target)) = (did, target) {
                         self.removed.insert((difference.relation, difference.key.clone()), target);
+                        self.errors_at_removal.clone_from(&self.errors_now);
                     }
                     open.push(difference);
                     continue;
@@ -334,6 +346,7 @@ impl Reconciler<'_> {
                 match (lacks, verdict) {
                     // The later version is the target's: nothing that is still to come bears on that.
                     (_, Verdict::Keep) | (None, Verdict::Settled) => self.counts.compared += 1,
+                    (Some(_), _) if self.holds_removed && self.has_removed(&difference) => self.held.push(difference),
                     (Some(why), _) => {
                         self.leave(touched, difference.relation, &difference.key, why);
                         self.put_back(touched, &difference, target.as_ref(), &theirs)?;
@@ -370,6 +383,22 @@ impl Reconciler<'_> {
             self.put_back(touched, &difference, None, &theirs)?;
         }
         Ok(())
+    }
+
+    fn has_removed(&self, difference: &Difference) -> bool {
+        self.removed.contains_key(&(difference.relation, difference.key.clone()))
+    }
+
+    /// Something was taken away in vain until now.
+    pub fn holds_something(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Looks once more at what was taken away, and puts it back where that was in vain.
+    pub fn let_held_go(&mut self, touched: &Touched) -> Result<(), RecoverError> {
+        self.holds_removed = false;
+        let held = std::mem::take(&mut self.held);
+        self.look_closer(touched, held)
     }
 
     /// What was taken away for an INSERT that has not come after all.

@@ -8,6 +8,7 @@ use crate::intent::id::IntentId;
 use crate::intent::storage;
 use crate::pg::process;
 use crate::pg::text::Text;
+use crate::recover::error::RecoverError;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
@@ -26,7 +27,7 @@ fn recovery_unjudged(
     }
     let intent_id = intent_id.ok_or(IntentError::NullArgument { argument: "intent_id", hint: RECOVERY_UNJUDGED });
     let id = IntentId(*intent_id.or_raise().as_bytes());
-    let journal = storage::read();
+    let journal = storage::read_by_snapshot().map_err(RecoverError::from).or_raise();
     let Some(intent) = journal.intent(id) else { raise(&IntentError::Unknown { id }) };
     let mut rows = Vec::new();
     if let Some(object) = intent.kept_rows {

@@ -7,7 +7,7 @@ use crate::lsn::OriginLsn;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, transaction};
 use crate::recover::error::RecoverError;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// So long nothing of a node that answers may move: its changes cannot be applied, or a transaction is long.
@@ -78,6 +78,7 @@ impl Reconciler<'_> {
             let before = |node: &String| self.errors.get(node).copied().unwrap_or(0);
             self.stuck =
                 ours.errors.iter().filter(|(node, now)| **now > before(node)).map(|(node, _)| node.clone()).collect();
+            self.errors_now.clone_from(&ours.errors);
             let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
             for (node, applied) in &theirs.applied {
                 let passed = ours.passed.get(node).copied().unwrap_or_default();
@@ -94,7 +95,7 @@ impl Reconciler<'_> {
                     || ours.disabled.contains(node)
                     || !ours.passed.contains_key(node)
                     // Where room was made for what comes, it needs a while to come.
-                    || (self.stuck.contains(node) && self.removed.is_empty())
+                    || (self.stuck.contains(node) && (self.removed.is_empty() || self.is_in_vain(node)))
             };
             let awaited = but(&lacks, is_hopeless);
             if self.patience[1].is_over(&awaited, &ours.silent, self.is_hasty) {
@@ -103,6 +104,12 @@ impl Reconciler<'_> {
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
             interrupts::check();
         }
+    }
+
+    /// What comes from the node has failed again since room was made for it: once it may have been at it before.
+    fn is_in_vain(&self, node: &String) -> bool {
+        let of = |errors: &HashMap<String, i64>| errors.get(node).copied().unwrap_or(0);
+        of(&self.errors_now) >= of(&self.errors_at_removal) + 2
     }
 }
 

@@ -21,15 +21,16 @@ use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
 
 impl Rescue {
-    /// Looks again at all that is kept, as far as that can be done now. Never fails: a later look may do better.
-    pub(super) fn judge_again(&mut self) {
+    /// Looks again at all that is kept, as far as that can be done now, but for the rows of those that are being looked at.
+    /// Never fails: a later look may do better.
+    pub(super) fn judge_again(&mut self, but: &[IntentId]) {
         let intents: Vec<Intent> = transaction::run(|| storage::read().with_kept_rows().cloned().collect());
-        for intent in intents {
+        for intent in intents.into_iter().filter(|intent| !but.contains(&intent.id)) {
             failpoint::hit(names::RESCUE_JUDGING_AGAIN);
             process::report_activity(&format!("comparing rows of node {} again", intent.request.failed));
             // What one node cannot tell now, another one may.
             for peer in peers_of(&intent) {
-                let done = interrupts::catch(|| self.judge_kept(intent.id, &peer));
+                let done = interrupts::catch(|| self.judge_kept(intent.id, &peer, but));
                 let trouble = match done {
                     Ok(Ok(())) => continue,
                     Ok(Err(Trouble::MustStop)) => return,
@@ -53,7 +54,7 @@ impl Rescue {
     }
 
     /// Looks at what is left of a recovery's rows beside those of one node.
-    fn judge_kept(&mut self, id: IntentId, peer: &str) -> Result<(), Trouble> {
+    fn judge_kept(&mut self, id: IntentId, peer: &str, but: &[IntentId]) -> Result<(), Trouble> {
         let Some(intent) = transaction::run(|| storage::read().intent(id).cloned()) else { return Ok(()) };
         let Some(object) = intent.kept_rows else { return Ok(()) };
         let Some(mut reconciler) = reconciler_with(&intent, peer)? else { return Ok(()) };
@@ -65,10 +66,15 @@ impl Rescue {
             return self.note(&intent, Counts::default(), None);
         };
         let index = self.index;
+        reconciler.holds_removed = true;
+        if !while_reconciling(|| reconciler.run(&mut touched, |_| goes_on(index)))? {
+            return Err(Trouble::MustStop);
+        }
+        if reconciler.holds_something() {
+            self.judge_again(&[but, &[id]].concat());
+        }
         let is_done = while_reconciling(|| {
-            if !reconciler.run(&mut touched, |_| goes_on(index))? {
-                return Ok(false);
-            }
+            reconciler.let_held_go(&touched)?;
             // A row that is gone may have another key since it was kept; what is kept on is looked at with the next look.
             if reconciler.counts.compared == 0 || !reconciler.may_have_moved {
                 return Ok(true);

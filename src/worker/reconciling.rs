@@ -130,15 +130,20 @@ impl Rescue {
         let route = transaction::run(|| route_to(&request.source))?;
         let mut reconciler = Reconciler::new(Source::open(&request.source, &route)?, intent, apply_as);
         let index = self.index;
+        let goes_on = |counts: &Counts| {
+            with_entry(index, |entry| entry.compared = counts.compared + counts.unjudged());
+            goes_on(index)
+        };
+        with_entry(index, |entry| entry.touched = touched.count());
+        reconciler.holds_removed = true;
+        if !while_reconciling(|| reconciler.run(touched, goes_on))? {
+            return Err(Trouble::MustStop);
+        }
+        if reconciler.holds_something() {
+            self.judge_again(&[]);
+        }
         let is_done = while_reconciling(|| {
-            with_entry(index, |entry| entry.touched = touched.count());
-            let goes_on = |counts: &Counts| {
-                with_entry(index, |entry| entry.compared = counts.compared + counts.unjudged());
-                goes_on(index)
-            };
-            if !reconciler.run(touched, goes_on)? {
-                return Ok(false);
-            }
+            reconciler.let_held_go(touched)?;
             let mut known = Known::of(touched);
             if reconciler.may_have_moved {
                 let clone = clone_of(intent);

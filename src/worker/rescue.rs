@@ -80,7 +80,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         // It is no recovery's failure, whatever becomes of it.
         HAS_SETTLED.set(true);
         with_entry(index, |entry| entry.intent = [0; 16]);
-        rescue.judge_again();
+        rescue.judge_again(&[]);
         interrupts::exit(0)
     };
     with_entry(index, |entry| entry.intent = intent.id.0);
@@ -146,7 +146,7 @@ impl Rescue {
             (position, self.reconcile(intent, apply_as, &mut touched)?)
         };
         // What other recoveries had to leave may be judged now.
-        self.judge_again();
+        self.judge_again(&[]);
         self.finish(intent, position, reconciled)
     }
 
