@@ -9,7 +9,9 @@ use crate::pg::clock::Timestamp;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Author {
     Node(String),
-    /// By an origin that no subscription has: a reconcile has copied it, with the time of its commit.
+    /// A reconcile on the target, with the time of the commit that it has copied.
+    Reconcile,
+    /// By an origin that no subscription has: as a reconcile on the source.
     Unknown,
 }
 
@@ -71,8 +73,13 @@ pub struct Replay<'a> {
 }
 
 impl Replay<'_> {
+    /// Also one that was taken away, and put back.
     pub fn has_written(self, found: &Found) -> bool {
-        let is_of_failed = matches!(&found.committed, Some((_, Author::Node(name))) if name == self.failed);
+        let is_of_failed = match &found.committed {
+            Some((_, Author::Node(name))) => name == self.failed,
+            Some((_, Author::Reconcile)) => true,
+            _ => false,
+        };
         // Transaction ids wrap around.
         is_of_failed && found.transaction.wrapping_sub(self.since).cast_signed() >= 0
     }
@@ -111,7 +118,7 @@ pub fn judge(source: Option<&Found>, target: Option<&Found>, replay: Replay<'_>)
 fn name(author: &Author) -> &str {
     match author {
         Author::Node(name) => name,
-        Author::Unknown => "",
+        Author::Reconcile | Author::Unknown => "",
     }
 }
 
@@ -136,6 +143,7 @@ mod tests {
     fn found(committed: Option<(i64, &str)>, value: &str) -> Found {
         let author = |name: &str| match name {
             "copied" => Author::Unknown,
+            "put back" => Author::Reconcile,
             name => Author::Node(name.to_owned()),
         };
         Found {
@@ -158,7 +166,9 @@ mod tests {
             ("what the replay wrote is gone on the source", None, of(10, "n1"), Delete),
             ("the target's own row is not on the source", None, of(10, "n2"), Keep),
             ("nor is a peer's", None, of(10, "n3"), Keep),
-            ("nor what a reconcile brought", None, of(10, "copied"), Keep),
+            ("nor what another's reconcile brought", None, of(10, "copied"), Keep),
+            ("what a reconcile here has put back is gone on the source", None, of(10, "put back"), Delete),
+            ("the source's is as old as what was put back", of(10, "n1"), other(10, "put back"), Update),
             ("nor one of unknown age", None, old("a"), Keep),
             ("the same", of(10, "n1"), of(10, "n1"), Settled),
             ("the same content by others", of(10, "n1"), of(12, "n2"), Settled),

@@ -92,6 +92,7 @@ pub fn take(
     columns: &Columns<'_>,
     answer: impl IntoIterator<Item = Vec<Option<String>>>,
     origins: &HashMap<u16, String>,
+    reconcile: Option<u16>,
     node: &str,
 ) {
     for mut row in answer {
@@ -101,6 +102,7 @@ pub fn take(
         let number = |index: usize| row.get(index).and_then(|value| value.as_ref()?.parse::<i64>().ok());
         let author = |id: i64| match u16::try_from(id) {
             Ok(origin::LOCAL) => Author::Node(node.to_owned()),
+            Ok(id) if Some(id) == reconcile => Author::Reconcile,
             Ok(id) => origins.get(&id).map_or(Author::Unknown, |name| Author::Node(name.clone())),
             Err(_) => Author::Unknown,
         };

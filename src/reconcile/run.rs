@@ -50,6 +50,8 @@ pub struct Reconciler<'a> {
     /// The nodes that the source receives from, by their replication origins there; and those of the target.
     pub(super) origins: HashMap<u16, String>,
     pub(super) own_origins: HashMap<u16, String>,
+    /// The target's origin of its reconciles.
+    pub(super) own_reconcile: Option<u16>,
     /// The target's tables by the nodes that it replicates them from.
     pub(super) tables: HashMap<String, HashSet<u32>>,
     /// How often it could not apply what came from a node, when this began.
@@ -97,6 +99,7 @@ impl<'a> Reconciler<'a> {
             apply_as,
             origins: HashMap::new(),
             own_origins: HashMap::new(),
+            own_reconcile: None,
             tables: HashMap::new(),
             errors: HashMap::new(),
             stuck: HashSet::new(),
@@ -160,6 +163,7 @@ impl Reconciler<'_> {
         let ours = self.view_target()?;
         self.errors.clone_from(&ours.errors);
         self.tables = transaction::run(views::tables)?;
+        self.own_reconcile = Some(transaction::run(origin::of_reconcile));
         let behind = self.wait_for_source(&ours, false)?;
         self.behind.extend(behind.iter().filter(|node| *node != self.failed).cloned());
         let (mut chunk, mut differences): (Vec<Key>, Vec<Difference>) = (Vec::new(), Vec::new());
@@ -324,14 +328,15 @@ impl Reconciler<'_> {
                     self.removed.remove(&(difference.relation, difference.key.clone()));
                 }
                 let must_write = matches!(verdict, Verdict::Insert | Verdict::Update | Verdict::Delete);
-                let lacks = match self.lacks(verdict, source.as_ref(), &source_lacks, &target_lacks) {
+                let rows = (source.as_ref(), target.as_ref());
+                let lacks = match self.lacks(verdict, rows, &source_lacks, &target_lacks) {
                     None if must_write && !self.is_replicated(touched, difference.relation, source.as_ref()) => {
                         Some(Why::NotReplicated)
                     }
                     lacks => lacks,
                 };
                 let is_late = target.as_ref().is_some_and(|target| self.replay().has_written(target));
-                if is_late && verdict == Verdict::Update && self.is_stuck(source.as_ref(), &target_lacks) {
+                if is_late && self.is_stuck(verdict, source.as_ref(), &target_lacks) {
                     // What comes from that node may be an INSERT for which what came late leaves no room. It is judged
                     // again when that has come.
                     let did =
@@ -353,7 +358,6 @@ impl Reconciler<'_> {
                     }
                     (None, Verdict::OfUnknownAge) => self.counts.leave(Why::UnknownAge, 1),
                     (None, Verdict::Insert | Verdict::Update | Verdict::Delete) => {
-                        let rows = (source.as_ref(), target.as_ref());
                         let did =
                             self.bring(touched, &difference, verdict, rows, &theirs, verdict == Verdict::Insert)?;
                         match did {
@@ -420,7 +424,7 @@ impl Reconciler<'_> {
     fn lacks(
         &self,
         verdict: Verdict,
-        source: Option<&Found>,
+        (source, target): (Option<&Found>, Option<&Found>),
         source_lacks: &BTreeSet<String>,
         target_lacks: &BTreeSet<String>,
     ) -> Option<Why> {
@@ -429,6 +433,8 @@ impl Reconciler<'_> {
             Verdict::Insert => !source_lacks.is_empty(),
             // What the source has yet to get of others the target may have skipped: of its own changes it has skipped none.
             Verdict::Settled | Verdict::Update => source_lacks.iter().any(|node| node != self.local),
+            // It has all of the failed node, and maybe not what was brought from another source.
+            Verdict::Delete if is_brought(target) => source_lacks.iter().any(|node| node != self.local),
             _ => false,
         };
         if source_lags {
@@ -452,10 +458,13 @@ impl Reconciler<'_> {
         author == self.local || self.tables.get(author).is_some_and(|tables| tables.contains(&table))
     }
 
-    /// Whether the target fails again and again to apply what comes from the author of the source's later version.
-    fn is_stuck(&self, source: Option<&Found>, target_lacks: &BTreeSet<String>) -> bool {
-        match source.and_then(|source| source.committed.as_ref()) {
-            Some((_, Author::Node(node))) => self.stuck.contains(node) && target_lacks.contains(node),
+    /// Whether the target fails again and again to apply what comes from the author of the source's later version; or, where
+    /// the source has none, from anybody: it may have come and gone there.
+    fn is_stuck(&self, verdict: Verdict, source: Option<&Found>, target_lacks: &BTreeSet<String>) -> bool {
+        let is_stuck = |node: &String| self.stuck.contains(node) && target_lacks.contains(node);
+        match (verdict, source.and_then(|source| source.committed.as_ref())) {
+            (Verdict::Update, Some((_, Author::Node(node)))) => is_stuck(node),
+            (Verdict::Delete, _) => target_lacks.iter().any(is_stuck),
             _ => false,
         }
     }
@@ -550,7 +559,7 @@ impl Reconciler<'_> {
             match self.source.rows(&question, count) {
                 Ok(answer) => {
                     let answer = answer.into_iter().map(crate::remote::row::Row::into_values);
-                    take(&mut rows, &columns, answer, &self.origins, &self.source_name);
+                    take(&mut rows, &columns, answer, &self.origins, None, &self.source_name);
                 }
                 Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message }, .. }) => {
                     pgrx::log!(
@@ -574,8 +583,12 @@ impl Reconciler<'_> {
         let Some(columns) = columns_of(touched, relation) else { return rows };
         for keys in keys.chunks(CHUNK) {
             let answer = transaction::run(|| spi_text::rows(&question(&columns, keys, with_storage)));
-            take(&mut rows, &columns, answer, &self.own_origins, self.local);
+            take(&mut rows, &columns, answer, &self.own_origins, self.own_reconcile, self.local);
         }
         rows
     }
+}
+
+fn is_brought(target: Option<&Found>) -> bool {
+    matches!(target.and_then(|target| target.committed.as_ref()), Some((_, Author::Reconcile)))
 }
