@@ -24,7 +24,7 @@ pub fn read_by_snapshot() -> Result<Journal, pgrx::spi::Error> {
     let question =
         "SELECT label FROM pg_catalog.pg_seclabel WHERE objoid = $1 AND objsubid = 0 AND provider = 'spock_recovery'
                        AND classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass";
-    let text = Spi::connect(|client| match client.select(question, Some(1), &[schema.into()])?.into_iter().next() {
+    let text = Spi::connect(|client| match client.select(question, Some(1), &[schema.into()])?.next() {
         Some(row) => row.get::<String>(1),
         None => Ok(None),
     })?;

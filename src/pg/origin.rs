@@ -42,6 +42,8 @@ pub fn latest_commit() -> Option<(u16, Timestamp)> {
 }
 
 thread_local! {
+    /// There are few places for what is called at the end of a process.
+    static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
     /// The origin that is set up; LOCAL: none.
     static SET_UP: Cell<u16> = const { Cell::new(LOCAL) };
 }
@@ -61,12 +63,14 @@ pub fn of_reconcile() -> u16 {
 }
 
 /// Makes this process apply under the origin; an ERROR (55006) if another process does. Needs a transaction. Returns how
-/// far it has been applied. Once per process.
+/// far it has been applied.
 pub fn set_up(origin_id: u16) -> OriginLsn {
     // SAFETY: within a transaction; given back by `reset`, or by the end of the process. The callback runs before core's
     // own, which aborts what is open: it was registered later.
     unsafe {
-        pg_sys::before_shmem_exit(Some(forget_at_exit), pg_sys::Datum::from(0));
+        if !IS_REGISTERED.replace(true) {
+            pg_sys::before_shmem_exit(Some(forget_at_exit), pg_sys::Datum::from(0));
+        }
         pg_sys::replorigin_session_setup(origin_id, 0);
         SET_UP.set(origin_id);
         pg_sys::replorigin_session_origin = origin_id;

@@ -17,6 +17,8 @@ use crate::apply::conflict::Policy;
 use crate::guc;
 use crate::intent::document::Intent;
 use crate::lsn::OriginLsn;
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{commit_ts, interrupts, origin, spi_text, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
@@ -72,6 +74,8 @@ pub struct Reconciler<'a> {
     pub kept: Keeper,
     /// Rows that were kept are looked at again, as they will be once more: nobody is waited for as long.
     pub is_hasty: bool,
+    /// There are nodes beside these two and the failed one: what neither of these two can tell, one of them may.
+    pub has_others: bool,
     /// For how long the source and the target get no further.
     pub(super) patience: [Patience; 2],
     /// The nodes of which the source lacks something that the target had, and may have skipped.
@@ -111,6 +115,7 @@ impl<'a> Reconciler<'a> {
             counts: Counts::default(),
             kept: Keeper::default(),
             is_hasty: false,
+            has_others: false,
             patience: Default::default(),
             behind: BTreeSet::new(),
             may_have_moved: false,
@@ -128,8 +133,11 @@ impl Reconciler<'_> {
     }
 
     /// Whether what the source has of the failed node came late there as well, and is not made good yet: it holds its peers'
-    /// WAL for it.
+    /// WAL for it. Where there is nobody else to ask, both have what there is.
     pub(super) fn is_source_late(&mut self, ours: &View) -> Result<bool, RecoverError> {
+        if !self.has_others {
+            return Ok(false);
+        }
         let question = format!(
             "SELECT (greatest(applied_lsn, passed_lsn) - '0/0')::pg_catalog.int8 FROM spock.node_positions(held := true)
               WHERE origin_node = {}",
@@ -164,6 +172,9 @@ impl Reconciler<'_> {
         self.errors.clone_from(&ours.errors);
         self.tables = transaction::run(views::tables)?;
         self.own_reconcile = Some(transaction::run(origin::of_reconcile));
+        let among = [self.local, self.failed, self.source_name.as_str()];
+        let peers = transaction::run(|| NativeProvider.peers())?;
+        self.has_others = peers.iter().any(|peer| !among.contains(&peer.name.as_str()));
         let behind = self.wait_for_source(&ours, false)?;
         self.behind.extend(behind.iter().filter(|node| *node != self.failed).cloned());
         let (mut chunk, mut differences): (Vec<Key>, Vec<Difference>) = (Vec::new(), Vec::new());
@@ -431,6 +442,10 @@ impl Reconciler<'_> {
         // Where the target has a row, what the source lacks of it shows in that row's version.
         let source_lags = match verdict {
             Verdict::Insert => !source_lacks.is_empty(),
+            // The target may have had the source's version, and have done away with it before a late one came to its place.
+            Verdict::Update if target.is_some_and(|target| self.replay().has_written(target)) => {
+                !source_lacks.is_empty()
+            }
             // What the source has yet to get of others the target may have skipped: of its own changes it has skipped none.
             Verdict::Settled | Verdict::Update => source_lacks.iter().any(|node| node != self.local),
             // It has all of the failed node, and maybe not what was brought from another source.

@@ -19,17 +19,26 @@ use crate::recover::error::RecoverError;
 use crate::recover::source::{Source, route_to};
 use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+/// For so long a recovery looks at what others had to leave.
+const LONGEST: Duration = Duration::from_secs(15);
 
 impl Rescue {
     /// Looks again at all that is kept, as far as that can be done now, but for the rows of those that are being looked at.
     /// Never fails: a later look may do better.
     pub(super) fn judge_again(&mut self, but: &[IntentId]) {
+        let begun = Instant::now();
         let intents: Vec<Intent> = transaction::run(|| storage::read().with_kept_rows().cloned().collect());
         for intent in intents.into_iter().filter(|intent| !but.contains(&intent.id)) {
             failpoint::hit(names::RESCUE_JUDGING_AGAIN);
             process::report_activity(&format!("comparing rows of node {} again", intent.request.failed));
             // What one node cannot tell now, another one may.
             for peer in peers_of(&intent) {
+                if self.carries && begun.elapsed() >= LONGEST {
+                    // The recovery is not to wait for it; it is looked at again without one.
+                    return;
+                }
                 let done = interrupts::catch(|| self.judge_kept(intent.id, &peer, but));
                 let trouble = match done {
                     Ok(Ok(())) => continue,

@@ -60,6 +60,8 @@ impl<E: Into<RecoverError>> From<E> for Trouble {
 
 pub(super) struct Rescue {
     pub(super) index: usize,
+    /// There is a recovery to carry.
+    pub(super) carries: bool,
     /// What this attempt has done and no checkpoint has counted yet.
     done: Totals,
 }
@@ -75,7 +77,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         Resumable::One(intent) => Some(intent.clone()),
         Resumable::Nothing | Resumable::Several(_) => None,
     });
-    let mut rescue = Rescue { index, done: Totals::default() };
+    let mut rescue = Rescue { index, carries: intent.is_some(), done: Totals::default() };
     let Some(intent) = intent else {
         // It is no recovery's failure, whatever becomes of it.
         HAS_SETTLED.set(true);
