@@ -241,7 +241,7 @@ COMMENT ON PROCEDURE watch_recovery(text, text, uuid, boolean, jsonb) IS
     'watches a recovery on its target until it has ended; verb: tells each step, and progress every second';
 
 CREATE FUNCTION has_lost_source(running jsonb, best name) RETURNS boolean
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE sql IMMUTABLE STRICT
     RETURN (running ->> 'waiting')::boolean AND running ->> 'error_sqlstate' LIKE '08%' AND running ->> 'source_node' <> best::text;
 COMMENT ON FUNCTION has_lost_source(jsonb, name) IS
     'whether a recovery waits for a source that does not answer, while another one is the best';

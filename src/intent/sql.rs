@@ -11,6 +11,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::process;
 use crate::pg::text::Text;
+use crate::shmem;
 use crate::slot::snapshot::require_reader;
 use crate::worker::wake;
 use pgrx::pg_sys::Oid;
@@ -111,11 +112,20 @@ pub fn describe(intent: &Intent, failure: &Failure) -> String {
     format!("{text} (SQLSTATE {})", failure.sqlstate)
 }
 
-/// Whether a recovery of that id is unfinished here, or has rows left to judge: what a source asks before it drops a clone.
+/// Whether a recovery of that id is unfinished here, or rows that it has left are looked at now: what a source asks before it
+/// drops a clone.
 #[pg_extern(sql = false)]
 fn recovery_is_open(intent_id: Option<Uuid>) -> bool {
     let Some(id) = intent_id.map(|id| IntentId(*id.as_bytes())) else { return false };
-    storage::read().intent(id).is_some_and(|intent| intent.is_unfinished() || intent.kept_rows.is_some())
+    storage::read()
+        .intent(id)
+        .is_some_and(|intent| intent.is_unfinished() || intent.kept_rows.is_some() && is_rescue_worker_up())
+}
+
+fn is_rescue_worker_up() -> bool {
+    let mut shared = shmem::lock();
+    let index = shared.index_of(process::my_database());
+    index.is_some_and(|index| shared.databases()[index].rescue.worker_pid != 0)
 }
 
 fn require_superuser(function: &'static str) {

@@ -36,6 +36,8 @@ fn the_end_of_a_node_leaves_neither_slot_nor_label() {
     let [server] = cluster.all();
     // A worker that a DROP DATABASE meets in the midst of a move.
     server.expect_log("terminating background worker \"spock_recovery slot worker\" due to administrator command");
+    // One that comes up when the database has gone.
+    server.expect_log("spock_recovery slot worker  FATAL:  database");
     for database in ["a", "b", "c"] {
         server.sql(&format!("CREATE DATABASE {database} STRATEGY file_copy"));
         make_node(server.db(database), "n1", &server.dsn(database));
