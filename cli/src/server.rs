@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -287,6 +287,33 @@ impl Drop for Server {
         if self.stop(Shutdown::Immediate).is_err() {
             let _ = self.kill();
         }
+        if self.options.detached {
+            return;
+        }
+        // A server that was killed leaves its segment behind, of which a machine has room for a few thousand; only its next
+        // start would remove it.
+        if let Some(segment) = fs::read_to_string(self.data.join("postmaster.pid")).ok().as_deref().and_then(segment_of)
+        {
+            let _ = Command::new("ipcrm").args(["-m", segment]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// The id of the shared memory segment that postmaster.pid names in line 7, after its key.
+fn segment_of(pid_file: &str) -> Option<&str> {
+    pid_file.lines().nth(6)?.split_whitespace().nth(1).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::segment_of;
+
+    #[test]
+    fn the_segment_of_a_killed_server_is_found_in_its_file() {
+        let file = "4711\n/data\n1795200000\n5432\n/tmp\n\n  1310835    32768\nready   \n";
+        assert_eq!(segment_of(file), Some("32768"));
+        assert_eq!(segment_of("4711\n/data\n"), None);
+        assert_eq!(segment_of(&file.replace("32768", "-1")), None);
     }
 }
 
