@@ -13,15 +13,20 @@ fn counted(target: &Node, what: &str) -> String {
     target.value(&format!("SELECT summary->'reconciled'->>'{what}' FROM {LAST_INTENT}"))
 }
 
-/// n1 dies, and n2 is recovered from n3.
-fn recover(cluster: &Cluster) {
-    let [n1, n2, n3] = ["n1", "n2", "n3"].map(|name| cluster.node(name));
+/// n1 dies, and n3 knows it.
+fn fail(cluster: &Cluster) {
+    let [n1, n3] = ["n1", "n3"].map(|name| cluster.node(name));
     end_gap(n1);
     n3.wait_until(
         "SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n3_n1' AND received_lsn IS NOT NULL",
         "0",
     );
-    n2.sql("CALL spock.recover_run('n1', 'n3')");
+}
+
+/// n1 dies, and n2 is recovered from n3.
+fn recover(cluster: &Cluster) {
+    fail(cluster);
+    cluster.node("n2").sql("CALL spock.recover_run('n1', 'n3')");
 }
 
 const VERSIONS: &str = "SELECT t.*, (pg_xact_commit_timestamp_origin(xmin)).timestamp FROM t ORDER BY id";

@@ -304,6 +304,15 @@ fn segment_of(pid_file: &str) -> Option<&str> {
     pid_file.lines().nth(6)?.split_whitespace().nth(1).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+/// Line 1 of postmaster.pid is the id, line 8 the state (utils/pidfile.h). A killed server leaves its own file behind.
+fn says_ready(pid_file: &Path, pid: u32) -> bool {
+    let Ok(text) = fs::read_to_string(pid_file) else {
+        return false;
+    };
+    let mut lines = text.lines();
+    lines.next() == Some(pid.to_string().as_str()) && lines.nth(6).is_some_and(|state| state.trim_end() == "ready")
+}
+
 #[cfg(test)]
 mod tests {
     use super::segment_of;
@@ -315,13 +324,4 @@ mod tests {
         assert_eq!(segment_of("4711\n/data\n"), None);
         assert_eq!(segment_of(&file.replace("32768", "-1")), None);
     }
-}
-
-/// Line 1 of postmaster.pid is the id, line 8 the state (utils/pidfile.h). A killed server leaves its own file behind.
-fn says_ready(pid_file: &Path, pid: u32) -> bool {
-    let Ok(text) = fs::read_to_string(pid_file) else {
-        return false;
-    };
-    let mut lines = text.lines();
-    lines.next() == Some(pid.to_string().as_str()) && lines.nth(6).is_some_and(|state| state.trim_end() == "ready")
 }

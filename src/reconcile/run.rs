@@ -5,10 +5,11 @@
 //! and judged only if it is still the same. Where the target has no row to lock, the source's is read once more after ours
 //! is in place: what it does to it after that finds ours.
 
+use super::compare::HASHED;
 use super::counts::{Counts, Why};
 use super::judge::{self, Author, Found, Passed, Replay, Verdict};
 use super::kept::Keeper;
-use super::rows::{FIRST_VALUE, KeyText, Rows, columns_of, name, question, sums_question, take, text_of, there};
+use super::rows::{FIRST_VALUE, KeyText, Rows, columns_of, name, question, take, there};
 use super::touched::{Key, Touched};
 use super::views::{self, View};
 use super::waits::Patience;
@@ -16,7 +17,6 @@ use super::write::{Did, write};
 use crate::apply::conflict::Policy;
 use crate::guc;
 use crate::intent::document::Intent;
-use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::logicalrep::ApplyAs;
@@ -24,15 +24,10 @@ use crate::pg::{commit_ts, interrupts, origin, spi_text, transaction, untrusted_
 use crate::recover::error::RecoverError;
 use crate::recover::source::Source;
 use crate::remote::connection::RemoteError;
-use pgrx::spi::quote_literal;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// Rows that are asked for at once; and of which a hash is.
-const CHUNK: usize = 500;
-const HASHED: usize = 2_000;
-
-/// Values of the answer to that.
-const SUMS: usize = 3;
+/// Rows that are asked for at once.
+pub(super) const CHUNK: usize = 500;
 
 /// Rows that differ and are looked at closer together, for each closer look waits for both nodes.
 const CLOSER: usize = 5_000;
@@ -86,9 +81,9 @@ pub struct Reconciler<'a> {
 }
 
 /// A row that differs.
-struct Difference {
-    relation: u32,
-    key: KeyText,
+pub(super) struct Difference {
+    pub(super) relation: u32,
+    pub(super) key: KeyText,
 }
 
 impl<'a> Reconciler<'a> {
@@ -130,24 +125,6 @@ impl Reconciler<'_> {
         let theirs = self.view_source(&ours)?;
         let both = theirs.passed.get(self.failed).zip(ours.applied.get(self.failed));
         Ok(both.map(|(theirs, ours)| theirs >= ours))
-    }
-
-    /// Whether what the source has of the failed node came late there as well, and is not made good yet: it holds its peers'
-    /// WAL for it. Where there is nobody else to ask, both have what there is.
-    pub(super) fn is_source_late(&mut self, ours: &View) -> Result<bool, RecoverError> {
-        if !self.has_others {
-            return Ok(false);
-        }
-        let question = format!(
-            "SELECT (greatest(applied_lsn, passed_lsn) - '0/0')::pg_catalog.int8 FROM spock.node_positions(held := true)
-              WHERE origin_node = {}",
-            quote_literal(self.failed)
-        );
-        let theirs: Option<u64> = match self.source.rows(&question, 1)?.first() {
-            Some(row) => self.source.read(row.optional(0))?,
-            None => None,
-        };
-        Ok(theirs.zip(ours.applied.get(self.failed)).is_some_and(|(theirs, ours)| OriginLsn(theirs) < *ours))
     }
 
     /// Compares all of them. False: `goes_on` has said no.
@@ -199,92 +176,13 @@ impl Reconciler<'_> {
     }
 
     /// A row stays as it is.
-    fn leave(&mut self, touched: &Touched, relation: u32, key: &KeyText, why: Why) {
+    pub(super) fn leave(&mut self, touched: &Touched, relation: u32, key: &KeyText, why: Why) {
         self.counts.leave(why, 1);
         if why.may_pass()
             && let Some(columns) = columns_of(touched, relation)
         {
             self.kept.add(&columns, why, key);
         }
-    }
-
-    /// A first look at rows of one table: most are alike, and then a hash over all of them tells it.
-    fn compare(
-        &mut self,
-        touched: &Touched,
-        keys: &[Key],
-        behind: &BTreeSet<String>,
-        differences: &mut Vec<Difference>,
-    ) -> Result<(), RecoverError> {
-        let Some(relation) = keys.first().map(|key| key.relation) else { return Ok(()) };
-        let texts: Vec<KeyText> = keys.iter().filter_map(text_of).collect();
-        self.counts.leave(Why::NotComparable, keys.len() - texts.len());
-        if self.are_alike(touched, relation, &texts)? {
-            self.count_alike(touched, relation, texts.iter(), behind);
-            return Ok(());
-        }
-        texts.chunks(CHUNK).try_for_each(|texts| self.compare_rows(touched, relation, texts, behind, differences))
-    }
-
-    /// Whether both nodes surely have the same of these rows.
-    fn are_alike(&mut self, touched: &Touched, relation: u32, texts: &[KeyText]) -> Result<bool, RecoverError> {
-        let Some(columns) = columns_of(touched, relation).filter(|_| !texts.is_empty()) else { return Ok(true) };
-        let failed = self.origins.iter().find(|(_, node)| *node == self.failed).map(|(origin, _)| *origin);
-        let question = sums_question(&columns, texts, failed);
-        // Where the source does not show them, or sees no such column, each row is to be left by itself.
-        let Ok(answer) = self.source.rows(&question, SUMS) else { return Ok(false) };
-        let answer = answer.into_iter().next().map(crate::remote::row::Row::into_values).unwrap_or_default();
-        let ours = transaction::run(|| spi_text::rows(&question)).into_iter().next().unwrap_or_default();
-        let are_alike = answer.get(..2) == ours.get(..2);
-        let of_failed = answer.get(2).and_then(|count| count.as_ref()?.parse::<usize>().ok());
-        self.may_have_moved |= are_alike && of_failed != Some(texts.len());
-        Ok(are_alike)
-    }
-
-    fn count_alike<'k>(
-        &mut self,
-        touched: &Touched,
-        relation: u32,
-        keys: impl Iterator<Item = &'k KeyText>,
-        behind: &BTreeSet<String>,
-    ) {
-        if behind.is_empty() {
-            self.counts.compared += keys.count() as u64;
-        } else {
-            keys.for_each(|key| self.leave(touched, relation, key, Why::SourceLags));
-        }
-    }
-
-    /// Row by row: which of them differ.
-    fn compare_rows(
-        &mut self,
-        touched: &Touched,
-        relation: u32,
-        texts: &[KeyText],
-        behind: &BTreeSet<String>,
-        differences: &mut Vec<Difference>,
-    ) -> Result<(), RecoverError> {
-        let Some(source) = self.rows_of_source(touched, relation, texts, false)? else { return Ok(()) };
-        let target = self.rows_of_target(touched, relation, texts, false);
-        let mut found: BTreeSet<&KeyText> = source.keys().collect();
-        found.extend(target.keys());
-        // Both have nothing of the others.
-        let mut alike: Vec<&KeyText> = texts.iter().filter(|key| !found.contains(key)).collect();
-        self.may_have_moved |= !alike.is_empty();
-        for key in found {
-            let of_source = there(&source, key).flatten().and_then(|found| found.committed.as_ref());
-            self.may_have_moved |=
-                !of_source.is_some_and(|(_, author)| matches!(author, Author::Node(node) if node == self.failed));
-            match (there(&source, key), there(&target, key)) {
-                (Some(source), Some(target)) if judge::judge(source, target, self.replay()) == Verdict::Settled => {
-                    alike.push(key);
-                }
-                (Some(_), Some(_)) => differences.push(Difference { relation, key: key.clone() }),
-                _ => self.counts.leave(Why::NotComparable, 1),
-            }
-        }
-        self.count_alike(touched, relation, alike.into_iter(), behind);
-        Ok(())
     }
 
     /// Judges rows that differ, each as soon as it may be.
@@ -554,12 +452,12 @@ impl Reconciler<'_> {
         Ok(did)
     }
 
-    fn replay(&self) -> Replay<'_> {
+    pub(super) fn replay(&self) -> Replay<'_> {
         Replay { failed: self.failed, since: self.since }
     }
 
     /// None: the source does not show them, which is counted.
-    fn rows_of_source(
+    pub(super) fn rows_of_source(
         &mut self,
         touched: &Touched,
         relation: u32,
@@ -593,7 +491,13 @@ impl Reconciler<'_> {
         Ok(Some(rows))
     }
 
-    fn rows_of_target(&mut self, touched: &Touched, relation: u32, keys: &[KeyText], with_storage: bool) -> Rows {
+    pub(super) fn rows_of_target(
+        &mut self,
+        touched: &Touched,
+        relation: u32,
+        keys: &[KeyText],
+        with_storage: bool,
+    ) -> Rows {
         let mut rows = Rows::new();
         let Some(columns) = columns_of(touched, relation) else { return rows };
         for keys in keys.chunks(CHUNK) {

@@ -7,6 +7,7 @@ use crate::lsn::OriginLsn;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, transaction};
 use crate::recover::error::RecoverError;
+use pgrx::spi::quote_literal;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
@@ -104,6 +105,24 @@ impl Reconciler<'_> {
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
             interrupts::check();
         }
+    }
+
+    /// Whether what the source has of the failed node came late there as well, and is not made good yet: it holds its peers'
+    /// WAL for it. Where there is nobody else to ask, both have what there is.
+    fn is_source_late(&mut self, ours: &View) -> Result<bool, RecoverError> {
+        if !self.has_others {
+            return Ok(false);
+        }
+        let question = format!(
+            "SELECT (greatest(applied_lsn, passed_lsn) - '0/0')::pg_catalog.int8 FROM spock.node_positions(held := true)
+              WHERE origin_node = {}",
+            quote_literal(self.failed)
+        );
+        let theirs: Option<u64> = match self.source.rows(&question, 1)?.first() {
+            Some(row) => self.source.read(row.optional(0))?,
+            None => None,
+        };
+        Ok(theirs.zip(ours.applied.get(self.failed)).is_some_and(|(theirs, ours)| OriginLsn(theirs) < *ours))
     }
 
     /// What comes from the node has failed again since room was made for it: once it may have been at it before.

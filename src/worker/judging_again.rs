@@ -1,7 +1,7 @@
 //! Rows that earlier recoveries could not judge are looked at again: within the next recovery on this node, whoever's it is,
 //! and by a worker of their own when there is none (src/worker/rescues.rs). What still cannot be judged stays kept.
 
-use super::reconciling::{moves_of, while_reconciling};
+use super::reconciling::{compare_moved, while_reconciling};
 use super::rescue::{Rescue, Trouble, failure_of, goes_on};
 use crate::failpoint::{self, names};
 use crate::intent::document::Intent;
@@ -89,19 +89,8 @@ impl Rescue {
                 return Ok(true);
             }
             let mut known = Known::of(&mut touched);
-            for node in std::iter::once(peer.to_owned()).chain(reconciler.behind.clone()) {
-                match moves_of(&intent, &node, &mut known, index) {
-                    Ok(Some(mut moved)) => {
-                        if !reconciler.run(&mut moved, |_| goes_on(index))? {
-                            return Ok(false);
-                        }
-                    }
-                    Ok(None) => return Ok(false),
-                    Err(error @ RecoverError::Remote { .. }) if node == peer => return Err(error),
-                    Err(error) => pgrx::log!("changes of keys by node \"{node}\" are not followed: {error}"),
-                }
-            }
-            Ok(true)
+            let nodes: Vec<String> = std::iter::once(peer.to_owned()).chain(reconciler.behind.clone()).collect();
+            compare_moved(&mut reconciler, &intent, nodes, Some(peer), &mut known, index, |_| goes_on(index))
         })?;
         if !is_done {
             return Err(Trouble::MustStop);

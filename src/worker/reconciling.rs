@@ -144,28 +144,21 @@ impl Rescue {
         }
         let is_done = while_reconciling(|| {
             reconciler.let_held_go(touched)?;
+            if !reconciler.may_have_moved && reconciler.behind.is_empty() {
+                return Ok(true);
+            }
             let mut known = Known::of(touched);
             if reconciler.may_have_moved {
-                let clone = clone_of(intent);
-                let moved = follow_moves(intent, &request.source, &route, &clone, &mut known, index)?;
+                let mut source = Source::open(&request.source, &route)?;
+                let moved = follow_moves(intent, &mut source, &route, &clone_of(intent), &mut known, index)?;
                 let Some(mut moved) = moved else { return Ok(false) };
                 if !reconciler.run(&mut moved, goes_on)? {
                     return Ok(false);
                 }
             }
             // What the source has yet to get of a node, the target may have skipped: also that a row has another key now.
-            for node in reconciler.behind.clone() {
-                match moves_of(intent, &node, &mut known, index) {
-                    Ok(Some(mut moved)) => {
-                        if !reconciler.run(&mut moved, goes_on)? {
-                            return Ok(false);
-                        }
-                    }
-                    Ok(None) => return Ok(false),
-                    Err(error) => pgrx::log!("changes of keys by node \"{node}\" are not followed: {error}"),
-                }
-            }
-            Ok(true)
+            let behind = reconciler.behind.clone();
+            compare_moved(&mut reconciler, intent, behind, None, &mut known, index, goes_on)
         })?;
         if is_done { Ok((reconciler.counts, reconciler.kept)) } else { Err(Trouble::MustStop) }
     }
@@ -215,19 +208,39 @@ fn clone_of(intent: &Intent) -> String {
     now.and_then(|now| now.clone_name().map(str::to_owned)).unwrap_or_default()
 }
 
-/// What rows that were touched have moved to by a living node's changes of keys which the source has not seen: its own
-/// recovery slot has kept them, as the source's has.
-pub(super) fn moves_of(
+/// Compares what touched rows have moved to by the changes of keys at these nodes: their own recovery slots have kept them, as
+/// the source's has. One that cannot be asked is left out, unless it is `needed`. False: the recovery is to stop.
+pub(super) fn compare_moved(
+    reconciler: &mut Reconciler<'_>,
     intent: &Intent,
-    node: &str,
+    nodes: impl IntoIterator<Item = String>,
+    needed: Option<&str>,
     known: &mut Known,
     index: usize,
-) -> Result<Option<Touched>, RecoverError> {
+    goes_on: impl Fn(&Counts) -> bool,
+) -> Result<bool, RecoverError> {
+    for node in nodes {
+        match moves_of(intent, &node, known, index) {
+            Ok(Some(mut moved)) => {
+                if !reconciler.run(&mut moved, &goes_on)? {
+                    return Ok(false);
+                }
+            }
+            Ok(None) => return Ok(false),
+            Err(error @ RecoverError::Remote { .. }) if needed == Some(node.as_str()) => return Err(error),
+            Err(error) => pgrx::log!("changes of keys by node \"{node}\" are not followed: {error}"),
+        }
+    }
+    Ok(true)
+}
+
+/// What touched rows have moved to, read from a clone of the node's recovery slot that goes again.
+fn moves_of(intent: &Intent, node: &str, known: &mut Known, index: usize) -> Result<Option<Touched>, RecoverError> {
     let request = &intent.request;
     let route = transaction::run(|| route_to(node))?;
     let mut source = Source::open(node, &route)?;
     let clone = source.make_clone(intent.id, intent.begun_at, &request.failed, &request.target)?;
-    let followed = follow_moves(intent, node, &route, &clone, known, index);
+    let followed = follow_moves(intent, &mut source, &route, &clone, known, index);
     // It asks by itself whether the recovery goes on, where it cannot be told.
     let _ = source.release_clone(&clone, intent.id);
     followed
@@ -237,7 +250,7 @@ pub(super) fn moves_of(
 /// is to stop.
 fn follow_moves(
     intent: &Intent,
-    node: &str,
+    source: &mut Source,
     route: &Route,
     clone: &str,
     known: &mut Known,
@@ -245,10 +258,11 @@ fn follow_moves(
 ) -> Result<Option<Touched>, RecoverError> {
     let request = &intent.request;
     let target = transaction::run(|| target::look(&request.failed))?;
-    let facts = Source::open(node, route)?.facts(&request.failed, &target.tables)?;
+    let facts = source.facts(&request.failed, &target.tables)?;
     let mut settings = plugin_settings(intent, &facts, OriginLsn::ZERO, OriginLsn::INFINITY).to_vec();
     settings.push(("spock.rescue_key_changes", "on".to_owned()));
-    let lost = |error| RecoverError::Remote { source_node: node.to_owned(), error };
+    let node = source.name().to_owned();
+    let lost = |error| RecoverError::Remote { source_node: node.clone(), error };
     let mut stream = Stream::open(route, clone, &settings, guc::peer_timeout()).map_err(lost)?;
     let mut reader = MoveReader::new(known);
     let ended = stream.run(&mut reader, facts.until, |_| false, |_| goes_on(index)).map_err(lost)?;
