@@ -64,7 +64,9 @@ impl ServerOptions {
             settings.push(("output_plugin_libraries", "pgoutput, test_decoding, spock_recovery"));
         }
         if !self.durable {
-            settings.extend([("fsync", "off"), ("full_page_writes", "off")]);
+            // Segments as files of the data directory: those of a killed server would stay in /dev/shm.
+            let segments = ("dynamic_shared_memory_type", "mmap");
+            settings.extend([("fsync", "off"), ("full_page_writes", "off"), segments]);
         }
         settings.extend(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         settings.into_iter().map(|(name, value)| format!("{name} = {}\n", literal(value))).collect()
