@@ -20,11 +20,16 @@ use crate::pg::compat;
 use parameters::Parameters;
 use pgrx::{PgMemoryContexts, pg_sys};
 
+/// A pack is sent when it has come to this; a transaction's last is sent with its commit.
+const PACK_BYTES: core::ffi::c_int = 32 * 1024;
+
 /// What belongs to one stream, in `output_plugin_private`.
 struct Stream {
     parameters: Parameters,
     /// For one change, reset after it.
     change_context: pg_sys::MemoryContext,
+    /// Messages of the present transaction that are yet to be sent.
+    pack: pg_sys::StringInfo,
     /// A transaction later than the stop timestamp has come: nothing after it is sent either.
     is_over: bool,
     /// The present transaction's changes are wanted.
@@ -69,7 +74,10 @@ unsafe extern "C-unwind" fn startup(
             pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
             pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
         );
-        let stream = Stream { parameters, change_context, is_over: false, is_wanted: false, is_begun: false };
+        let previous = pg_sys::MemoryContextSwitchTo((*context).context);
+        let pack = pg_sys::makeStringInfo();
+        pg_sys::MemoryContextSwitchTo(previous);
+        let stream = Stream { parameters, change_context, pack, is_over: false, is_wanted: false, is_begun: false };
         let stream = PgMemoryContexts::For((*context).context).leak_and_drop_on_delete(stream);
         (*context).output_plugin_private = stream.cast();
     }
@@ -110,11 +118,12 @@ unsafe extern "C-unwind" fn begin(context: *mut pg_sys::LogicalDecodingContext, 
             stream.is_over = true;
             stream.is_wanted = false;
             // The receiver must know that something was left out: where to set the origin depends on it.
-            write(context, || {
+            write(context, stream, |out| {
                 let (xid, lsn) = (pg_sys::InvalidTransactionId, (*txn).final_lsn);
                 let prefix = c"spock_recovery".as_ptr();
-                pg_sys::logicalrep_write_message((*context).out, xid, lsn, false, prefix, 0, c"".as_ptr());
+                pg_sys::logicalrep_write_message(out, xid, lsn, false, prefix, 0, c"".as_ptr());
             });
+            send(context, stream);
         }
     }
 }
@@ -132,7 +141,9 @@ unsafe extern "C-unwind" fn commit(
         // A receiver that is sent nothing for long must hear that we are alive, and how far we are.
         pg_sys::OutputPluginUpdateProgress(context, !is_begun);
         if is_begun {
-            write(context, || pg_sys::logicalrep_write_commit((*context).out, txn, commit_lsn));
+            write(context, stream, |out| pg_sys::logicalrep_write_commit(out, txn, commit_lsn));
+            // Before the receiver can hear that we are beyond it.
+            send(context, stream);
         }
     }
 }
@@ -172,7 +183,7 @@ unsafe extern "C-unwind" fn change(
         }
         send_begin(context, txn, stream);
         if !known.is_told {
-            send_columns(context, target);
+            send_columns(context, stream, target);
             relation::note_told(oid);
         }
         let is_delete_without_key = (*change).action == DELETE && old.is_null();
@@ -181,14 +192,13 @@ unsafe extern "C-unwind" fn change(
             old = pg_sys::MakeSingleTupleTableSlot((*target).rd_att, &pg_sys::TTSOpsVirtual);
             pg_sys::ExecStoreAllNullTuple(old);
         }
-        let out = (*context).out;
         match (*change).action {
-            INSERT => write(context, || compat::logicalrep_write_insert(out, target, new)),
-            UPDATE => write(context, || compat::logicalrep_write_update(out, target, old, new)),
+            INSERT => write(context, stream, |out| compat::logicalrep_write_insert(out, target, new)),
+            UPDATE => write(context, stream, |out| compat::logicalrep_write_update(out, target, old, new)),
             // Without the old key, which a table without replica identity does not log, the row cannot be found. pgoutput
             // leaves such a DELETE out; a rescue must not: with a key of nulls, and none in the table's description, the
             // receiver says that it cannot apply it.
-            DELETE => write(context, || compat::logicalrep_write_delete(out, target, old)),
+            DELETE => write(context, stream, |out| compat::logicalrep_write_delete(out, target, old)),
             // Speculative insertions that were not confirmed never come here.
             _ => (),
         }
@@ -231,16 +241,16 @@ unsafe extern "C-unwind" fn truncate(
             }
             send_begin(context, txn, stream);
             if !known.is_told {
-                send_columns(context, truncated);
+                send_columns(context, stream, truncated);
                 relation::note_told((*truncated).rd_id);
             }
             sent.push((*truncated).rd_id);
         }
         if !sent.is_empty() {
             let options = (*change).data.truncate;
-            write(context, || {
+            write(context, stream, |out| {
                 pg_sys::logicalrep_write_truncate(
-                    (*context).out,
+                    out,
                     pg_sys::InvalidTransactionId,
                     sent.len() as core::ffi::c_int,
                     sent.as_mut_ptr(),
@@ -266,15 +276,15 @@ unsafe fn send_begin(
     // SAFETY: the caller's promise. The name is not looked at by the receiver, which knows the failed node's origin: the
     // id is enough, and needs no catalog.
     unsafe {
-        write(context, || pg_sys::logicalrep_write_begin((*context).out, txn));
-        write(context, || {
-            pg_sys::logicalrep_write_origin((*context).out, c"spock_recovery".as_ptr(), (*txn).origin_lsn);
+        write(context, stream, |out| pg_sys::logicalrep_write_begin(out, txn));
+        write(context, stream, |out| {
+            pg_sys::logicalrep_write_origin(out, c"spock_recovery".as_ptr(), (*txn).origin_lsn);
         });
     }
 }
 
 /// The types and columns of a table, before its first row.
-unsafe fn send_columns(context: *mut pg_sys::LogicalDecodingContext, table: pg_sys::Relation) {
+unsafe fn send_columns(context: *mut pg_sys::LogicalDecodingContext, stream: &mut Stream, table: pg_sys::Relation) {
     // SAFETY: the caller's promise: an open relation; attributes are laid out by its descriptor.
     unsafe {
         let descriptor = (*table).rd_att;
@@ -286,21 +296,40 @@ unsafe fn send_columns(context: *mut pg_sys::LogicalDecodingContext, table: pg_s
             {
                 continue;
             }
-            write(context, || {
-                pg_sys::logicalrep_write_typ((*context).out, pg_sys::InvalidTransactionId, (*attribute).atttypid);
+            write(context, stream, |out| {
+                pg_sys::logicalrep_write_typ(out, pg_sys::InvalidTransactionId, (*attribute).atttypid);
             });
         }
-        write(context, || compat::logicalrep_write_rel((*context).out, table));
+        write(context, stream, |out| compat::logicalrep_write_rel(out, table));
     }
 }
 
-/// One message.
-unsafe fn write(context: *mut pg_sys::LogicalDecodingContext, message: impl FnOnce()) {
-    // SAFETY: the caller's promise: between callbacks of the same context.
+/// One message: behind those that wait to be sent, or at once.
+unsafe fn write(
+    context: *mut pg_sys::LogicalDecodingContext,
+    stream: &mut Stream,
+    message: impl FnOnce(pg_sys::StringInfo),
+) {
+    message(stream.pack);
+    // SAFETY: the caller's promise: in a callback of the stream's context.
     unsafe {
-        pg_sys::OutputPluginPrepareWrite(context, false);
-        message();
-        pg_sys::OutputPluginWrite(context, false);
+        if !stream.parameters.is_packed || (*stream.pack).len >= PACK_BYTES {
+            send(context, stream);
+        }
+    }
+}
+
+/// What was written, if anything. Each sending is a system call here, and two and a wake-up at the receiver.
+unsafe fn send(context: *mut pg_sys::LogicalDecodingContext, stream: &mut Stream) {
+    // SAFETY: the caller's promise: in a callback of the stream's context.
+    unsafe {
+        let pack = stream.pack;
+        if (*pack).len > 0 {
+            pg_sys::OutputPluginPrepareWrite(context, false);
+            pg_sys::appendBinaryStringInfo((*context).out, (*pack).data.cast(), (*pack).len);
+            pg_sys::OutputPluginWrite(context, false);
+            pg_sys::resetStringInfo(pack);
+        }
     }
 }
 

@@ -50,10 +50,15 @@ impl<'a> Stream<'a> {
 
     /// The messages of a stream, decoded, without consuming them.
     fn messages(&self, settings: &str) -> Vec<String> {
+        self.raw(settings).iter().map(|message| decode(message)).collect()
+    }
+
+    /// What a stream sends, each by itself.
+    fn raw(&self, settings: &str) -> Vec<Vec<u8>> {
         let mut session = self.node.db("postgres").session();
         session.sql(settings);
         let rows = session.rows("SELECT encode(data, 'hex') FROM pg_logical_slot_peek_binary_changes('s', NULL, NULL)");
-        rows.iter().map(|row| decode(&bytes(row[0].as_deref().expect("data")))).collect()
+        rows.iter().map(|row| bytes(row[0].as_deref().expect("data"))).collect()
     }
 
     fn sent(&self, skip: u32, stop: u32) -> Vec<String> {
@@ -335,6 +340,29 @@ fn a_prepared_transaction_is_sent_when_it_commits() {
 }
 
 #[test]
+fn a_packed_stream_is_the_same_bytes_in_fewer_pieces_and_no_piece_has_two_transactions() {
+    let cluster = Cluster::new("plugin_packed").start();
+    let [node] = cluster.all();
+    let mut stream = Stream::new(node, "CREATE TABLE t (id int PRIMARY KEY, v text)", &["t"]);
+    stream.transaction(1, 1, "INSERT INTO t VALUES (1, 'a'), (2, 'b'); DELETE FROM t WHERE id = 1");
+    stream.transaction(2, 2, "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(10, 2009) g");
+    // A stop timestamp that ends the stream before the last is said at once.
+    stream.transaction(3, 9, "INSERT INTO t VALUES (3, 'c')");
+    let stop =
+        node.value("SELECT (extract(epoch FROM timestamptz '2026-01-01 00:00:05Z') - 946684800)::bigint * 1000000");
+    let settings = format!("{}; SET spock.rescue_stop_timestamp = '{stop}'", stream.settings(0, 3));
+    let single = stream.raw(&settings);
+    let packed = stream.raw(&format!("{settings}; SET spock.rescue_packed = 'on'"));
+    assert_eq!(packed.concat(), single.concat());
+    assert_eq!(single.iter().map(|message| message[0]).filter(|kind| *kind == b'I').count(), 2002);
+    // The first transaction, the second in pieces of 32 kB and a rest, and the end.
+    assert_eq!((packed.first().map(|pack| pack[0]), packed.last().map(|pack| pack[0])), (Some(b'B'), Some(b'M')));
+    let second = packed[1..packed.len() - 1].iter().map(Vec::len);
+    assert!(packed[1][0] == b'B' && second.clone().sum::<usize>() > 2000 * 100, "the second begins a piece");
+    assert!((7..9).contains(&second.clone().count()) && second.max() < Some(33_000), "{}", packed.len());
+}
+
+#[test]
 fn without_its_settings_or_with_a_malformed_one_it_refuses_and_names_it() {
     let cluster = Cluster::new("plugin_settings").start();
     let [node] = cluster.all();
@@ -351,6 +379,7 @@ fn without_its_settings_or_with_a_malformed_one_it_refuses_and_names_it() {
         ("spock.rescue_stop_lsn", "x/1"),
         ("spock.rescue_stop_timestamp", "now"),
         ("spock.rescue_tables", "t"),
+        ("spock.rescue_packed", "yes"),
     ] {
         session.sql(&format!("SET {setting} = '{value}'"));
         let error = session.try_sql(peek).expect_err("a malformed setting");

@@ -31,6 +31,9 @@ const MESSAGES_BETWEEN_CLOCKS: u32 = 16;
 
 pub struct Stream {
     connection: WalReceiverConnection,
+    /// Messages that came as one, and how many bytes of them are taken.
+    pack: Vec<u8>,
+    taken: usize,
     /// Up to where of its WAL the source has sent what there is to send.
     sent: LocalLsn,
     heard_at: Instant,
@@ -39,8 +42,9 @@ pub struct Stream {
 
 /// Who takes what is streamed.
 pub trait Receiver {
-    /// Takes one message. An ERROR leaves the transaction open: the caller aborts it.
-    fn handle(&mut self, message: &[u8]);
+    /// Takes the first of some messages and returns its length in bytes. An ERROR leaves the transaction open: the caller
+    /// aborts it.
+    fn handle(&mut self, messages: &[u8]) -> usize;
     /// Between two transactions.
     fn is_idle(&self) -> bool;
 }
@@ -80,7 +84,7 @@ impl Stream {
         // The source looks for where to begin in the WAL that the clone has kept: bounded by the receiver's own limit.
         connection.start_streaming(&clone);
         let now = Instant::now();
-        Ok(Stream { connection, sent: LocalLsn::ZERO, heard_at: now, told_at: now })
+        Ok(Stream { connection, pack: Vec::new(), taken: 0, sent: LocalLsn::ZERO, heard_at: now, told_at: now })
     }
 
     /// Receives until everything that the source had in its WAL before `until` has come. Loses a source that
@@ -99,24 +103,33 @@ impl Stream {
                 return Ok(Ended::Complete);
             }
             let mut must_answer = false;
-            let socket = match self.connection.receive() {
-                Received::End => return Err(RemoteError::Lost("the source has ended the stream".to_owned())),
-                Received::Nothing(socket) => Some(socket),
-                Received::Message(message) => {
-                    match message.first() {
-                        Some(b'w') if message.len() > DATA_HEADER => receiver.handle(&message[DATA_HEADER..]),
+            let mut socket = None;
+            if self.taken < self.pack.len() {
+                self.taken += receiver.handle(&self.pack[self.taken..]);
+                messages += 1;
+            } else {
+                match self.connection.receive() {
+                    Received::End => return Err(RemoteError::Lost("the source has ended the stream".to_owned())),
+                    Received::Nothing(readable) => socket = Some(readable),
+                    Received::Message(message) => match message.first() {
+                        // Copied: what we send the source meanwhile may end the message's life.
+                        Some(b'w') if message.len() > DATA_HEADER => {
+                            self.pack.clear();
+                            self.pack.extend_from_slice(&message[DATA_HEADER..]);
+                            self.taken = 0;
+                            continue;
+                        }
                         Some(b'k') => {
                             if let Some(end) = message.get(1..9).and_then(|bytes| bytes.try_into().ok()) {
                                 self.sent = self.sent.max(LocalLsn(u64::from_be_bytes(end)));
                             }
                             must_answer = message.get(17) == Some(&1);
+                            messages += 1;
                         }
-                        _ => (),
-                    }
-                    messages += 1;
-                    None
+                        _ => messages += 1,
+                    },
                 }
-            };
+            }
             let has_come = messages > 0;
             // Also within a transaction: one that is not finished is rolled back, however large.
             if socket.is_some() || messages >= MESSAGES_BETWEEN_LOOKS {

@@ -277,8 +277,7 @@ impl Applier {
                 self.store_held();
                 self.commit();
             }
-            // Types are for messages about columns whose type is not there: core's map keeps what it needs.
-            Message::Other(b'Y') => (),
+            Message::Type => (),
             Message::Other(kind) => {
                 pgrx::ereport!(
                     ERROR,
@@ -299,34 +298,37 @@ impl Applier {
 }
 
 impl Receiver for Applier {
-    fn handle(&mut self, message: &[u8]) {
-        if self.incoming.as_ref().is_none_or(|incoming| !incoming.is_collected) {
-            self.totals.bytes += message.len() as u64;
-        }
-        let is_change = matches!(message.first(), Some(b'I' | b'U' | b'D' | b'T'));
+    fn handle(&mut self, messages: &[u8]) -> usize {
+        let is_change = matches!(messages.first(), Some(b'I' | b'U' | b'D' | b'T'));
         let is_wanted = self
             .incoming
             .as_ref()
             .is_some_and(|incoming| (incoming.is_wanted || incoming.is_collected) && !incoming.is_skipped);
-        if is_change && !is_wanted {
-            return;
-        }
-        if is_change || matches!(message.first(), Some(b'R')) {
+        let is_left = is_change && !is_wanted;
+        if (is_change && is_wanted) || matches!(messages.first(), Some(b'R')) {
             // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
             // converted from the database's encoding, which needs one as well.
             transaction::begin_if_none();
         }
         // Taken out for the time of the call, for it needs all of the others as well.
         let context = std::mem::replace(&mut self.context, MessageContext::NONE);
-        context.run(|| {
-            if let Some(relation) = logicalrep::told_relation(message) {
+        let bytes = context.run(|| {
+            if let Some(relation) = logicalrep::told_relation(messages) {
                 // Core's map frees what the table was opened with.
                 self.store_held();
                 self.tables.forget(relation);
             }
-            self.take(logicalrep::read(message));
+            let (message, bytes) = logicalrep::read(messages);
+            if !is_left {
+                if self.incoming.as_ref().is_none_or(|incoming| !incoming.is_collected) {
+                    self.totals.bytes += bytes as u64;
+                }
+                self.take(message);
+            }
+            bytes
         });
         self.context = context;
+        bytes
     }
 
     fn is_idle(&self) -> bool {

@@ -175,6 +175,8 @@ pub enum Message {
         relations: Vec<u32>,
         restart_sequences: bool,
     },
+    /// The name of a type, for messages about columns whose type is not there: core's map keeps what it needs.
+    Type,
     Commit,
     /// The sender has met the first transaction beyond the stop timestamp: nothing follows.
     Over,
@@ -187,10 +189,10 @@ pub fn told_relation(message: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(*relation))
 }
 
-/// Reads one message. A relation message is taken into core's map at once. Allocates in the current memory context; raises
-/// an ERROR where the message is malformed.
-pub fn read(message: &[u8]) -> Message {
-    let Some((kind, body)) = message.split_first() else { return Message::Other(0) };
+/// Reads the first of some messages, and tells its length in bytes. A relation message is taken into core's map at once.
+/// Allocates in the current memory context; raises an ERROR where the message is malformed.
+pub fn read(messages: &[u8]) -> (Message, usize) {
+    let Some((kind, body)) = messages.split_first() else { return (Message::Other(0), 0) };
     // SAFETY: a read-only buffer, as core's initReadOnlyStringInfo makes it (maxlen 0); the readers bound themselves by len.
     unsafe {
         let mut buffer = pg_sys::StringInfoData {
@@ -200,7 +202,7 @@ pub fn read(message: &[u8]) -> Message {
             cursor: 0,
         };
         let input = &raw mut buffer;
-        match kind {
+        let message = match kind {
             b'B' => {
                 let mut begin = pg_sys::LogicalRepBeginData::default();
                 pg_sys::logicalrep_read_begin(input, &mut begin);
@@ -244,10 +246,21 @@ pub fn read(message: &[u8]) -> Message {
                 let list = pg_sys::logicalrep_read_truncate(input, &mut cascade, &mut restart_sequences);
                 Message::Truncate { relations: oids(list), restart_sequences }
             }
-            b'C' => Message::Commit,
-            b'M' => Message::Over,
-            other => Message::Other(*other),
-        }
+            b'C' => {
+                let mut commit = pg_sys::LogicalRepCommitData::default();
+                pg_sys::logicalrep_read_commit(input, &mut commit);
+                Message::Commit
+            }
+            b'Y' => {
+                let mut kind = pg_sys::LogicalRepTyp::default();
+                pg_sys::logicalrep_read_typ(input, &mut kind);
+                Message::Type
+            }
+            // The last: nothing is sent behind it.
+            b'M' => return (Message::Over, messages.len()),
+            other => return (Message::Other(*other), messages.len()),
+        };
+        (message, 1 + buffer.cursor as usize)
     }
 }
 

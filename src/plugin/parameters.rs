@@ -13,6 +13,7 @@ pub struct Settings {
     pub stop_timestamp: String,
     pub tables: String,
     pub key_changes: String,
+    pub packed: String,
 }
 
 /// What is to be streamed.
@@ -31,6 +32,8 @@ pub struct Parameters {
     pub tables: Vec<u32>,
     /// Instead of the origin's transactions: of all others, the updates that change a row's key.
     pub wants_key_changes: bool,
+    /// Messages of a transaction are sent many at a time.
+    pub is_packed: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -49,6 +52,7 @@ const STOP: &str = "spock.rescue_stop_lsn";
 const STOP_TIMESTAMP: &str = "spock.rescue_stop_timestamp";
 const TABLES: &str = "spock.rescue_tables";
 const KEY_CHANGES: &str = "spock.rescue_key_changes";
+const PACKED: &str = "spock.rescue_packed";
 
 /// Bytes of a malformed value that a message repeats.
 const SHOWN: usize = 40;
@@ -77,15 +81,9 @@ impl Parameters {
         })?;
         tables.sort_unstable();
         tables.dedup();
-        let wants_key_changes = match settings.key_changes.trim() {
-            "" => false,
-            text => value(KEY_CHANGES, text, "on or off", |text| match text {
-                "on" => Some(true),
-                "off" => Some(false),
-                _ => None,
-            })?,
-        };
-        Ok(Parameters { origin_id, skip, stop, stop_timestamp, tables, wants_key_changes })
+        let wants_key_changes = switch(KEY_CHANGES, &settings.key_changes)?;
+        let is_packed = switch(PACKED, &settings.packed)?;
+        Ok(Parameters { origin_id, skip, stop, stop_timestamp, tables, wants_key_changes, is_packed })
     }
 
     pub fn lists(&self, table: u32) -> bool {
@@ -100,6 +98,18 @@ impl Parameters {
     /// Whether a transaction that is wanted otherwise ends the stream before itself.
     pub fn ends_before(&self, commit_time: i64) -> bool {
         self.stop_timestamp.is_some_and(|stop| commit_time > stop)
+    }
+}
+
+/// Off where it is not set.
+fn switch(setting: &'static str, text: &str) -> Result<bool, ParameterError> {
+    match text.trim() {
+        "" => Ok(false),
+        text => value(setting, text, "on or off", |text| match text {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        }),
     }
 }
 
@@ -158,6 +168,7 @@ mod tests {
             stop_timestamp: String::new(),
             tables: " 16400, 16390,16400 ".to_owned(),
             key_changes: String::new(),
+            packed: String::new(),
         }
     }
 
@@ -171,6 +182,7 @@ mod tests {
             stop_timestamp: None,
             tables: vec![16390, 16400],
             wants_key_changes: false,
+            is_packed: false,
         };
         assert_eq!(read, Ok(expected));
         let timed = Settings { stop_timestamp: "-5".to_owned(), ..settings() };
@@ -178,9 +190,9 @@ mod tests {
         for (text, expected) in [("on", true), ("off", false)] {
             let asked = Settings { key_changes: text.to_owned(), ..settings() };
             assert_eq!(Parameters::read(&asked).map(|read| read.wants_key_changes), Ok(expected));
+            let asked = Settings { packed: text.to_owned(), ..settings() };
+            assert_eq!(Parameters::read(&asked).map(|read| read.is_packed), Ok(expected));
         }
-        let asked = Settings { key_changes: "maybe".to_owned(), ..settings() };
-        assert!(matches!(Parameters::read(&asked), Err(ParameterError::Malformed { setting: KEY_CHANGES, .. })));
     }
 
     #[test]
@@ -202,12 +214,14 @@ mod tests {
     #[test]
     fn each_malformed_setting_is_named() {
         type Spoil = fn(&mut Settings, &str);
-        let spoils: [(&str, Spoil, &[&str]); 5] = [
+        let spoils: [(&str, Spoil, &[&str]); 7] = [
             (ORIGIN, |settings, text| settings.origin = text.to_owned(), &["0", "65535", "65536", "-1", "n1"]),
             (SKIP, |settings, text| settings.skip_lsn = text.to_owned(), &["0", "x/y", "0/123456789"]),
             (STOP, |settings, text| settings.stop_lsn = text.to_owned(), &["0", "1/", "/1"]),
             (STOP_TIMESTAMP, |settings, text| settings.stop_timestamp = text.to_owned(), &["now", "1.5"]),
             (TABLES, |settings, text| settings.tables = text.to_owned(), &["t", "1,,2", "0", "1,4294967296"]),
+            (KEY_CHANGES, |settings, text| settings.key_changes = text.to_owned(), &["maybe", "1"]),
+            (PACKED, |settings, text| settings.packed = text.to_owned(), &["maybe", "1"]),
         ];
         for (name, spoil, values) in spoils {
             for value in values {

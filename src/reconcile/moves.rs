@@ -51,30 +51,35 @@ impl<'a> MoveReader<'a> {
 }
 
 impl Receiver for MoveReader<'_> {
-    fn handle(&mut self, message: &[u8]) {
-        if matches!(message.first(), Some(b'U' | b'R')) {
+    fn handle(&mut self, messages: &[u8]) -> usize {
+        if matches!(messages.first(), Some(b'U' | b'R')) {
             // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
             // converted from the database's encoding, which needs one as well.
             transaction::begin_if_none();
         }
         let context = std::mem::replace(&mut self.context, MessageContext::NONE);
-        context.run(|| match logicalrep::read(message) {
-            Message::Begin { .. } => self.is_idle = false,
-            Message::Relation { relation, schema, name, columns } => {
-                self.moved.note_relation(relation, Relation { schema, name, columns });
-            }
-            Message::Update { relation, old: Some(old), new } => {
-                transaction::step(|| self.note(relation, &old, &new));
-            }
-            Message::Commit => {
-                self.is_idle = true;
-                if transaction::is_open() {
-                    transaction::commit_applied();
+        let bytes = context.run(|| {
+            let (message, bytes) = logicalrep::read(messages);
+            match message {
+                Message::Begin { .. } => self.is_idle = false,
+                Message::Relation { relation, schema, name, columns } => {
+                    self.moved.note_relation(relation, Relation { schema, name, columns });
                 }
+                Message::Update { relation, old: Some(old), new } => {
+                    transaction::step(|| self.note(relation, &old, &new));
+                }
+                Message::Commit => {
+                    self.is_idle = true;
+                    if transaction::is_open() {
+                        transaction::commit_applied();
+                    }
+                }
+                _ => (),
             }
-            _ => (),
+            bytes
         });
         self.context = context;
+        bytes
     }
 
     fn is_idle(&self) -> bool {

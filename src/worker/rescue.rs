@@ -440,13 +440,14 @@ pub(super) fn plugin_settings(
     facts: &SourceFacts,
     skip: OriginLsn,
     stop: OriginLsn,
-) -> [(&'static str, String); 5] {
+) -> [(&'static str, String); 6] {
     [
         ("spock.rescue_origin", facts.origin_id.to_string()),
         ("spock.rescue_skip_lsn", skip.min(stop).to_string()),
         ("spock.rescue_stop_lsn", stop.to_string()),
         ("spock.rescue_stop_timestamp", intent.request.stop_timestamp.map_or(String::new(), |at| at.to_string())),
         ("spock.rescue_tables", facts.tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+        ("spock.rescue_packed", "on".to_owned()),
     ]
 }
 
