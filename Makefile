@@ -10,7 +10,7 @@ help:
 	@echo 'make test      set everything up and run every test on each supported PostgreSQL'
 	@echo 'make lint      rustfmt, clippy, rustdoc and the pure unit tests'
 	@echo 'make soak      the multi-node tests again and again (SOAK_ROUNDS=5)'
-	@echo 'make bench     measures the recovery beside its alternatives (QUICK=1 smaller; SCENARIO=small one alone)'
+	@echo 'make bench     measures the recovery beside its alternatives (QUICK=1 smaller; SCENARIO=small one alone; GROWTH=1 curves)'
 	@echo 'make install   build the extension for PG_CONFIG=…, or for the servers in the cache, and install it'
 	@echo 'make clean     remove what was built here; servers and tools in the cache stay'
 	@echo 'PG=17|18 picks a major, PG_CONFIG=/path/to/pg_config a server.'

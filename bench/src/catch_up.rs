@@ -100,8 +100,9 @@ fn bulk(
     rows: u64,
     backlog: impl Fn(usize) -> String,
 ) -> Result<Vec<Figure>> {
-    let fill =
-        format!("INSERT INTO bulk SELECT g, (g * 7919) % 100003, md5(g::text) FROM generate_series(0, {rows} - 1) g");
+    let fill = format!(
+        "INSERT INTO bulk SELECT g, (g * 7919) % 100003, md5(g::text) FROM generate_series(bigint '0', {rows} - 1) g"
+    );
     let cluster = start(bench, |node| wait::sql(node, BULK), |n1| wait::sql(n1, &fill))?;
     let mut figure = Figure::new(name);
     for pair in 0..bench.pairs() {

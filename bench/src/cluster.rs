@@ -32,11 +32,22 @@ pub struct Cluster {
 const FIRST_PORT: u16 = 5432;
 
 impl Cluster {
-    /// Starts the named servers, with `tables` in each before anything replicates.
+    /// Starts the named servers, and does in each what is to be there before anything replicates.
     pub fn start(
         bench: &Bench,
         names: &[&str],
         with_extension: bool,
+        prepare: impl Fn(&Server) -> Result<()>,
+    ) -> Result<Cluster> {
+        Cluster::start_with(bench, names, with_extension, &[], prepare)
+    }
+
+    /// With other settings than the usual ones.
+    pub fn start_with(
+        bench: &Bench,
+        names: &[&str],
+        with_extension: bool,
+        settings: &[(&str, &str)],
         prepare: impl Fn(&Server) -> Result<()>,
     ) -> Result<Cluster> {
         let folder = RunFolder::create(&bench.user)?;
@@ -45,7 +56,8 @@ impl Cluster {
             let mut options = ServerOptions::new(name, port);
             options.durable = true;
             options.preloads_extension = with_extension;
-            options.settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+            let settings = SETTINGS.iter().chain(settings);
+            options.settings = settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             let path: &Path = cluster._folder.path();
             cluster.servers.push(Server::create(&bench.installation, &bench.user, path, options)?);
         }
@@ -60,24 +72,21 @@ impl Cluster {
                 "CREATE TABLE first (id bigint GENERATED ALWAYS AS IDENTITY, node text, PRIMARY KEY (node, id))",
             )?;
             prepare(node)?;
-            if with_extension {
-                wait::sql(node, "CREATE EXTENSION spock_recovery")?;
-                wait::sql(
-                    node,
-                    &format!("SELECT spock.node_create({}, {})", literal(node.name()), literal(&node.dsn(DATABASE))),
-                )?;
-            }
-            mesh::publish(node, &options())?;
+            publish(node, DATABASE, with_extension)?;
         }
         Ok(cluster)
     }
 
     /// Each target receives from its source.
     pub fn subscribe(&self, pairs: &[(&str, &str)]) -> Result<()> {
+        self.subscribe_in(DATABASE, pairs)
+    }
+
+    pub fn subscribe_in(&self, database: &str, pairs: &[(&str, &str)]) -> Result<()> {
         for (target, source) in pairs {
-            mesh::subscribe(self.node(target)?, self.node(source)?, &options())?;
+            mesh::subscribe(self.node(target)?, self.node(source)?, &options(database))?;
         }
-        mesh::wait_ready(&self.nodes(), &options(), LIMIT)
+        mesh::wait_ready(&self.nodes(), &options(database), LIMIT)
     }
 
     /// Returns when the source can vouch for what it keeps of the failed node for each of its peers.
@@ -204,6 +213,16 @@ fn applied_question(target: &str, source: &str) -> String {
     )
 }
 
-fn options() -> MeshOptions {
-    MeshOptions { database: DATABASE.into(), ..MeshOptions::default() }
+/// Makes a database one that others can subscribe to, and a node where the extension is wanted.
+pub fn publish(server: &Server, database: &str, with_extension: bool) -> Result<()> {
+    if with_extension {
+        server.query(database, "CREATE EXTENSION spock_recovery")?;
+        let (name, dsn) = (literal(server.name()), literal(&server.dsn(database)));
+        server.query(database, &format!("SELECT spock.node_create({name}, {dsn})"))?;
+    }
+    mesh::publish(server, &options(database))
+}
+
+fn options(database: &str) -> MeshOptions {
+    MeshOptions { database: database.into(), ..MeshOptions::default() }
 }

@@ -4,22 +4,25 @@
 
 mod catch_up;
 mod cluster;
+mod growth;
 mod measure;
 mod memory;
 mod overhead;
+mod plot;
 mod report;
 mod scenario;
 mod stream;
 mod wait;
 mod whole_call;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use spockctl::error::{Error, Result};
 use spockctl::{Installation, Screen, ServerUser, interrupt};
 
+use crate::growth::CURVES;
 use crate::scenario::{GROUPS, SCENARIOS};
 
 #[derive(Parser)]
@@ -34,10 +37,13 @@ struct Cli {
     /// How often ours and the baseline are measured; without it 3, and 1 with --quick
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     pairs: Option<u8>,
-    /// Where the figures go
+    /// Instead of the scenarios: how recovery and idle cost grow, as curves
+    #[arg(long)]
+    growth: bool,
+    /// Where the figures go; those of growth and their plot go into the same folder
     #[arg(long, value_name = "PATH", default_value = "target/bench/results.json")]
     output: PathBuf,
-    /// These alone; without any, all
+    /// These alone, scenarios or curves; without any, all
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
 }
@@ -78,15 +84,22 @@ fn main() -> ExitCode {
 
 /// All that is wanted is measured, whatever fails; then the first failure is told.
 fn run(cli: Cli) -> Result<()> {
-    if let Some(unknown) = cli.scenarios.iter().find(|name| !SCENARIOS.iter().any(|scenario| scenario.name == **name)) {
-        let known: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
-        return Err(Error::Verification(format!("there is no scenario \"{unknown}\"; there are {}", known.join(", "))));
+    let known: Vec<&str> = match cli.growth {
+        true => CURVES.iter().map(|(name, _)| *name).collect(),
+        false => SCENARIOS.iter().map(|scenario| scenario.name).collect(),
+    };
+    if let Some(unknown) = cli.scenarios.iter().find(|name| !known.contains(&name.as_str())) {
+        let what = if cli.growth { "curve" } else { "scenario" };
+        return Err(Error::Verification(format!("there is no {what} \"{unknown}\"; there are {}", known.join(", "))));
     }
     let user = ServerUser::find()?;
     let installation = Installation::find_default(cli.pg_config.as_deref(), &user)?;
     let screen = Screen::stdout();
     let bench = Bench { installation, user, screen, quick: cli.quick, pairs: cli.pairs, wanted: cli.scenarios };
     bench.screen.line(report::surroundings(&bench));
+    if cli.growth {
+        return growth::run(&bench, cli.output.parent().unwrap_or(Path::new(".")));
+    }
     let mut figures = Vec::new();
     let mut failures = Vec::new();
     for group in GROUPS {

@@ -73,17 +73,28 @@ pub fn write(bench: &Bench, figures: &[Figure], path: &Path) -> Result<()> {
         });
         scenarios.insert(figure.name.to_owned(), value);
     }
-    let version = bench.installation.version.trim_start_matches("PostgreSQL ");
-    let document: Value = json!({ "pg": version, "scenarios": scenarios });
+    write_json(bench, path, &json!({ "pg": version(bench), "scenarios": scenarios }))
+}
+
+/// As results.json has it: 17.11.
+pub fn version(bench: &Bench) -> &str {
+    bench.installation.version.trim_start_matches("PostgreSQL ")
+}
+
+pub fn write_json(bench: &Bench, path: &Path, document: &Value) -> Result<()> {
+    write_text(bench, path, &format!("{document:#}\n"))
+}
+
+pub fn write_text(bench: &Bench, path: &Path, text: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
     }
-    fs::write(path, format!("{document:#}\n")).map_err(Error::io("write", path))?;
+    fs::write(path, text).map_err(Error::io("write", path))?;
     bench.screen.line(format!("written to {}", path.display()));
     Ok(())
 }
 
-fn shown(value: f64) -> String {
+pub fn shown(value: f64) -> String {
     if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") }
 }
 

@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, DATABASE};
 use crate::measure::{Figure, timed};
 use crate::{Bench, report, wait};
 
-const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, v text NOT NULL)";
+pub const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, v text NOT NULL)";
 const CONTENT: &str = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM t";
 
 /// The procedure without anything to do but its steps: 70 transactions of one row.
@@ -146,38 +146,18 @@ impl Table {
 
     /// Seconds of the whole call, for `gap` updated rows that are spread over the table.
     fn recover(&self, gap: u64, pair: usize) -> Result<f64> {
-        let cluster = &self.cluster;
-        for target in ["n2", "n3"] {
-            cluster.enable(target, "n1")?;
-            cluster.wait_arrived(target, "n1")?;
-        }
-        cluster.settle("n3", &[("n2", "n3"), ("n3", "n2")])?;
-        cluster.disable("n2", "n1")?;
         // A prime step: no row comes twice before all have come, where there are enough.
         let rows = self.rows;
         let statement = format!(
             "DO $$ BEGIN FOR r IN 0 .. {} - 1 LOOP
-                 UPDATE t SET v = md5(t.v) FROM generate_series(0, {GAP_ROWS} - 1) g
+                 UPDATE t SET v = md5(t.v) FROM generate_series(bigint '0', {GAP_ROWS} - 1) g
                   WHERE t.id = ({} + r * {GAP_ROWS} + g) * 99991 % {rows};
                  COMMIT;
              END LOOP; END $$",
             gap / GAP_ROWS,
             pair as u64 * gap,
         );
-        wait::sql(cluster.node("n1")?, &statement)?;
-        cluster.wait_arrived("n3", "n1")?;
-        cluster.disable("n3", "n1")?;
-        cluster.wait_arrived("n2", "n3")?;
-        for node in cluster.nodes() {
-            wait::sql(node, "CHECKPOINT")?;
-        }
-        let n2 = cluster.node("n2")?;
-        let call = "failed_node_name := 'n1', source_node_name := 'n3', target_node_name := 'n2'";
-        let taken = timed(|| Call::begin(n2, call).finish())?;
-        expect_no_conflict(n2)?;
-        cluster.wait_arrived("n3", "n2")?;
-        wait::same(&[n2, cluster.node("n3")?], CONTENT)?;
-        Ok(taken.as_secs_f64())
+        recover(&self.cluster, || wait::sql(self.cluster.node("n1")?, &statement))
     }
 
     /// Seconds of the initial copy from n3 to an empty node.
@@ -218,6 +198,30 @@ impl Table {
         })?;
         Ok(taken.as_secs_f64())
     }
+}
+
+/// Seconds of the whole call on n2, from n3, for what is written while n2 receives nothing from n1.
+pub fn recover(cluster: &Cluster, write: impl FnOnce() -> Result<()>) -> Result<f64> {
+    for target in ["n2", "n3"] {
+        cluster.enable(target, "n1")?;
+        cluster.wait_arrived(target, "n1")?;
+    }
+    cluster.settle("n3", &[("n2", "n3"), ("n3", "n2")])?;
+    cluster.disable("n2", "n1")?;
+    write()?;
+    cluster.wait_arrived("n3", "n1")?;
+    cluster.disable("n3", "n1")?;
+    cluster.wait_arrived("n2", "n3")?;
+    for node in cluster.nodes() {
+        wait::sql(node, "CHECKPOINT")?;
+    }
+    let n2 = cluster.node("n2")?;
+    let call = "failed_node_name := 'n1', source_node_name := 'n3', target_node_name := 'n2'";
+    let taken = timed(|| Call::begin(n2, call).finish())?;
+    expect_no_conflict(n2)?;
+    cluster.wait_arrived("n3", "n2")?;
+    wait::same(&[n2, cluster.node("n3")?], CONTENT)?;
+    Ok(taken.as_secs_f64())
 }
 
 /// Rows that a replay has touched, compared with the source's; and both tables hashed.

@@ -1,0 +1,90 @@
+//! The whole recover_run, for more and more transactions that are missing, and for the same few in more and more WAL.
+
+use spockctl::error::Result;
+
+use super::{Curve, Line, tell};
+use crate::catch_up::each_transaction;
+use crate::cluster::Cluster;
+use crate::measure::median;
+use crate::whole_call::{TABLE, recover};
+use crate::{Bench, wait};
+
+/// Others write to a table of their own.
+const OTHERS: &str = "CREATE TABLE others (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text NOT NULL)";
+
+/// A recovery of a second is measured as often as this, a longer one once.
+const REPEATED: usize = 3;
+
+fn start(bench: &Bench) -> Result<Cluster> {
+    let cluster = Cluster::start(bench, &["n1", "n2", "n3"], true, |node| {
+        wait::sql(node, TABLE)?;
+        wait::sql(node, OTHERS)?;
+        // What is replayed is to be there soon; how it was written does not matter.
+        wait::sql(node, "ALTER DATABASE postgres SET synchronous_commit = off")
+    })?;
+    cluster.subscribe(&[("n2", "n1"), ("n3", "n1"), ("n2", "n3"), ("n3", "n2")])?;
+    cluster.wait_vouched("n1", "n3")?;
+    Ok(cluster)
+}
+
+/// New rows of n1, one in each transaction.
+struct Rows {
+    next: u64,
+}
+
+impl Rows {
+    fn write(&mut self, cluster: &Cluster, transactions: u64) -> Result<()> {
+        let first = self.next;
+        self.next += transactions;
+        let statement = format!("INSERT INTO t VALUES ({first} + t, md5(t::text));");
+        wait::sql(cluster.node("n1")?, &each_transaction(transactions, &statement))
+    }
+}
+
+pub fn gap(bench: &Bench) -> Result<Curve> {
+    let cluster = start(bench)?;
+    let mut rows = Rows { next: 0 };
+    let mut line = Line::new("recover_run");
+    let sizes: &[u64] = if bench.quick { &[1_000, 10_000] } else { &[1_000, 10_000, 100_000, 1_000_000] };
+    for size in sizes {
+        let mut taken = Vec::new();
+        while taken.is_empty() || (taken.len() < REPEATED && *size <= 10_000) {
+            taken.push(recover(&cluster, || rows.write(&cluster, *size))?);
+        }
+        tell(bench, "transactions", *size as f64, line.label, median(&taken), "s");
+        line.points.push((*size as f64, median(&taken)));
+    }
+    cluster.stop()?;
+    Ok(Curve { name: "gap", what: "transactions", unit: "s", lines: vec![line] })
+}
+
+/// A thousand transactions, half of them before and half of them behind what n3 writes itself.
+pub fn retained_wal(bench: &Bench) -> Result<Curve> {
+    let cluster = start(bench)?;
+    let n3 = cluster.node("n3")?;
+    let mut rows = Rows { next: 0 };
+    let mut line = Line::new("recover_run");
+    let sizes: &[u64] = if bench.quick { &[0, 64] } else { &[0, 512, 1024, 2048, 4096] };
+    for megabytes in sizes {
+        let before = wait::value(n3, "SELECT pg_current_wal_lsn()")?;
+        let mut between = 0.0;
+        // A row of a kilobyte is rather more than that of WAL.
+        let others = format!(
+            "INSERT INTO others (v) SELECT repeat(md5(g::text), 28) FROM generate_series(1, {} * 10) g;",
+            megabytes
+        );
+        let taken = recover(&cluster, || {
+            rows.write(&cluster, 500)?;
+            wait::sql(n3, &each_transaction(100, &others))?;
+            rows.write(&cluster, 500)?;
+            between = wait::number(n3, &format!("SELECT (pg_current_wal_lsn() - '{before}') / 1048576.0"))?;
+            Ok(())
+        })?;
+        tell(bench, "MB", between, line.label, taken, "s");
+        line.points.push((between, taken));
+        wait::sql(n3, "DELETE FROM others")?;
+        wait::sql(n3, "VACUUM others")?;
+    }
+    cluster.stop()?;
+    Ok(Curve { name: "retained_wal", what: "MB of WAL", unit: "s", lines: vec![line] })
+}
