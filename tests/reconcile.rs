@@ -29,4 +29,4 @@ fn recover(cluster: &Cluster) {
     cluster.node("n2").sql("CALL spock.recover_run('n1', 'n3')");
 }
 
-const VERSIONS: &str = "SELECT t.*, (pg_xact_commit_timestamp_origin(xmin)).timestamp FROM t ORDER BY id";
+pub const VERSIONS: &str = "SELECT t.*, (pg_xact_commit_timestamp_origin(xmin)).timestamp FROM t ORDER BY id";

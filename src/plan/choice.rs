@@ -1,7 +1,8 @@
 //! Which source serves a target best, and how sure one can be (pure).
 //!
-//! The best source is the one that has the most among those whose proof holds; of equals, the first by name. A survivor
-//! that does not answer is no source, and may have more than anybody else: that is said, and lowers the confidence.
+//! The best source is the one that has the most among those whose proof holds; of equals, the one that lacks nothing of
+//! another node that is silent, then the first by name. A survivor that does not answer is no source, and may have more than
+//! anybody else: that is said, and lowers the confidence.
 
 use super::facts::NodeFacts;
 use super::outcome::{Outcome, Reason};
@@ -9,6 +10,7 @@ use super::proof::Condition;
 use super::{Other, Plan, Wishes, from_source};
 use crate::lsn::OriginLsn;
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 /// What a survivor has answered.
 #[derive(Clone, Debug)]
@@ -67,7 +69,10 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
             from_source(failed, facts, source, &wishes).ok()
         })
         .collect();
-    plans.sort_by(|one, other| (Reverse(one.source_lsn), &one.source).cmp(&(Reverse(other.source_lsn), &other.source)));
+    plans.sort_by_cached_key(|plan| {
+        let lacks = plan.source.as_ref().map_or(0, |source| lacked(source, survivors).len());
+        (Reverse(plan.source_lsn), lacks, plan.source.clone())
+    });
     let mut plan = match chosen(&plans) {
         Some(index) => {
             let mut plan = plans.remove(index);
@@ -76,6 +81,7 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         }
         None => nobody(failed, target, &others),
     };
+    note_lacked(&mut plan, survivors);
     if plan.source_lsn.is_some() && plan.source_lsn < plan.target_lsn {
         // Nobody has more than the target.
         plan = Plan {
@@ -93,6 +99,35 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         }
     }
     plan
+}
+
+/// The nodes beside the failed one that do not answer, and that the source has less of than another survivor.
+fn lacked<'a>(source: &str, survivors: &'a [Survivor]) -> Vec<&'a str> {
+    let answered = || survivors.iter().filter_map(Survivor::facts);
+    let Some(source) = answered().find(|facts| facts.node == source) else { return Vec::new() };
+    let mut most: BTreeMap<&str, OriginLsn> = BTreeMap::new();
+    for (node, applied) in answered().flat_map(|facts| &facts.others) {
+        let known = most.entry(node).or_insert(*applied);
+        *known = (*known).max(*applied);
+    }
+    let is_lacked = |node: &str, most: &OriginLsn| source.others.get(node).is_some_and(|applied| applied < most);
+    most.iter()
+        .filter(|(node, most)| is_lacked(node, most) && !answered().any(|facts| facts.node == **node))
+        .map(|(node, _)| *node)
+        .collect()
+}
+
+/// What the failed node did to rows that the source did not have is not in the source's WAL.
+pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
+    let Some(source) = &plan.source else { return };
+    let notes = lacked(source, survivors).into_iter().map(|node| {
+        format!(
+            "node \"{source}\" lacks transactions of node \"{node}\", which does not answer: what node \"{}\" did to their \
+             rows cannot be had from it",
+            plan.failed
+        )
+    });
+    plan.notes.extend(notes);
 }
 
 /// Of plans whose sources have the most first: the one that works, else the one that would help most.

@@ -63,6 +63,42 @@ fn the_source_that_has_the_most_is_chosen_and_of_equals_the_first_by_name() {
     assert_eq!((plan.others[0].source.as_str(), plan.others[0].reason), ("n4", Reason::GapCovered));
 }
 
+/// One that has applied so much of another node as well.
+fn with_other(name: &str, other: &str, applied: u64) -> Survivor {
+    let mut facts = node(name, if name == "n2" { 20 } else { 90 });
+    facts.others.insert(other.to_owned(), OriginLsn(applied));
+    Survivor { node: name.to_owned(), answer: Answer::Facts(Box::new(facts)) }
+}
+
+#[test]
+fn of_equals_one_that_lacks_nothing_of_another_silent_node_is_chosen_and_what_is_lacked_is_said() {
+    let down = || silent("n5", Reason::NodeUnreachable);
+    // n3 lacks something of n5, which n1 may have changed.
+    let survivors = [with_other("n2", "n5", 50), with_other("n3", "n5", 40), with_other("n4", "n5", 50), down()];
+    assert_eq!(outcome(&survivors).2.as_deref(), Some("n4"));
+    assert!(plan(&survivors).notes.iter().all(|note| !note.contains("lacks")));
+    // What the target alone has counts as well, and so does a node that is no survivor any more.
+    let survivors = [with_other("n2", "n5", 50), with_other("n3", "n5", 40), with_other("n4", "n5", 45)];
+    assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"), "both lack something");
+    let notes = plan(&survivors).notes;
+    assert!(notes.iter().any(|note| note.contains("\"n3\" lacks transactions of node \"n5\"")), "{notes:?}");
+    // A node that answers sends what is lacked.
+    let up = || with_other("n5", "n2", 1);
+    let survivors = [with_other("n2", "n5", 50), with_other("n3", "n5", 40), with_other("n4", "n5", 50), up()];
+    assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"));
+    // Who does not receive from it does not lack its rows.
+    let survivors = [with_other("n2", "n5", 50), with_other("n3", "n6", 40), with_other("n4", "n5", 50), down()];
+    assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"));
+    // To have more of the failed node weighs more.
+    let mut most = node("n3", 95);
+    most.others.insert("n5".to_owned(), OriginLsn(40));
+    let most = Survivor { node: "n3".to_owned(), answer: Answer::Facts(Box::new(most)) };
+    assert_eq!(
+        outcome(&[with_other("n2", "n5", 50), most, with_other("n4", "n5", 50), down()]).2.as_deref(),
+        Some("n3")
+    );
+}
+
 #[test]
 fn one_that_has_more_but_cannot_serve_is_passed_over_and_said() {
     let survivors = [survivor("n2", 20), empty("n3", 90), survivor("n4", 80)];

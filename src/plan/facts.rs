@@ -4,6 +4,7 @@
 
 use crate::lsn::OriginLsn;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The only version there is.
 pub const VERSION: u32 = 1;
@@ -17,6 +18,8 @@ pub struct NodeFacts {
     pub extension: String,
     /// Those that come from the failed node.
     pub subscriptions: Vec<SubscriptionFacts>,
+    /// How far it has applied each other node.
+    pub others: BTreeMap<String, OriginLsn>,
     /// Subscriptions of which nobody knows where they come from: any of them may come from the failed node.
     pub unknown_origins: Vec<String>,
     pub slot: SlotFacts,

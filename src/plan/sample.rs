@@ -2,6 +2,7 @@
 
 use super::facts::*;
 use crate::lsn::OriginLsn;
+use std::collections::BTreeMap;
 
 pub fn limit(setting: &str) -> Limit {
     Limit { setting: setting.to_owned(), used: 3, limit: 10 }
@@ -50,6 +51,7 @@ pub fn node(name: &str, applied: u64) -> NodeFacts {
             unprotected: Vec::new(),
         },
         subscriptions: vec![subscription],
+        others: BTreeMap::new(),
         unknown_origins: Vec::new(),
         failed_answers: false,
         peers: ["n2", "n3", "n4"]

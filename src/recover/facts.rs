@@ -30,6 +30,7 @@ use crate::slot::record::RetentionRecord;
 use crate::slot::snapshot::{Snapshot, require_reader, snapshot};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A question that has been open for this part of spock.peer_timeout is taken for one that gets no answer: a healthy peer
@@ -68,6 +69,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
     let positions = positions::own_positions()?;
     let mut subscriptions = Vec::new();
     let mut unknown_origins = Vec::new();
+    let mut others = BTreeMap::new();
     let known = NativeProvider.subscriptions()?;
     for position in &positions {
         let Some(subscription) = known.iter().find(|known| known.id == position.subscription) else { continue };
@@ -82,7 +84,10 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
                 look_closer(&mut facts, &asked_by.role)?;
                 subscriptions.push(facts);
             }
-            Some(_) => (),
+            Some(origin) => {
+                let applied = others.entry(origin.to_string()).or_insert(OriginLsn::ZERO);
+                *applied = position.applied().unwrap_or_default().max(*applied);
+            }
         }
     }
     let server = capacity::of_server()?;
@@ -104,6 +109,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         node: local.name.to_string(),
         extension: env!("CARGO_PKG_VERSION").to_owned(),
         subscriptions,
+        others,
         unknown_origins,
         slot: slot_found.with_record(),
         failed_answers,

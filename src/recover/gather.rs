@@ -216,8 +216,10 @@ impl Gathered {
     /// The plan from a source that was named.
     fn between(&self, target: &NodeFacts, source: &str) -> Result<Plan, PlanError> {
         let facts = self.answer_of(self.survivor(source)?)?;
-        from_source(&self.failed, target, facts, &self.wishes(&target.node, source))
-            .map_err(|error| PlanError::bounds(error, &self.failed, source))
+        let mut plan = from_source(&self.failed, target, facts, &self.wishes(&target.node, source))
+            .map_err(|error| PlanError::bounds(error, &self.failed, source))?;
+        choice::note_lacked(&mut plan, &self.survivors);
+        Ok(plan)
     }
 
     /// The survivor to recover where none was named; None: nobody lags.

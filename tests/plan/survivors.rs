@@ -2,6 +2,9 @@
 
 use super::{fail, make_gap, plan, start, state};
 use crate::cluster::{Cluster, Node};
+use crate::reconcile::VERSIONS;
+use crate::rescue::{disable, drain, hold_back};
+use crate::slot_keeps::{quick, start_mesh, wait_confirmed};
 
 const ROWS: &str =
     "SELECT target_node, source_node, outcome, reason, target_lsn < source_lsn, gap_bytes > 0, released_lsn
@@ -80,4 +83,46 @@ fn confidence_falls_with_the_number_of_answers(cluster: &Cluster) {
     n2.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n3'", "unreachable");
     assert_eq!(n2.value("SELECT source_node_name, confidence_level FROM spock.find_rescue_source('n1')"), "n2|LOW");
     assert_eq!(plan(n2, "n2"), "needs_rebuild|node_unreachable|");
+}
+
+#[test]
+fn what_a_failed_node_did_to_rows_that_a_source_lacks_is_had_from_another_that_does_not() {
+    let builder = quick("plan_lacked", 5).setting("spock.peer_timeout", "5s");
+    let cluster = start_mesh(builder, "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3, n4, n5] = cluster.all();
+    // n3 lacks rows of n5, skips what n1 does to them, and so has nothing of it in its WAL.
+    disable(n3, "sub_n3_n5");
+    n5.sql("INSERT INTO t SELECT g, 'n5' FROM generate_series(1, 4) g");
+    for node in [n1, n2, n4] {
+        drain(n5, node);
+    }
+    hold_back(n2);
+    n1.sql("DELETE FROM t WHERE id = 1");
+    n1.sql("UPDATE t SET id = 12 WHERE id = 2");
+    n1.sql("UPDATE t SET v = 'n1' WHERE id = 3");
+    for node in [n3, n4] {
+        n1.sql("SELECT pg_logical_emit_message(true, 'flush', '')");
+        wait_confirmed(n1, &format!("sub_{}_n1", node.name()));
+    }
+    for dead in [n1, n5] {
+        dead.kill9();
+        n2.wait_until(
+            &format!("SELECT state FROM spock.peer_status() WHERE node_name = '{}'", dead.name()),
+            "unreachable",
+        );
+    }
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+    let sources = "SELECT source_node, plan->'others'->0->>'source', plan->>'notes' LIKE '%lacks%'
+                     FROM spock.recover_plan('n1', 'n2')";
+    assert_eq!(n2.value(sources), "n4|n3|f");
+    // Who names the other one is told.
+    let notes = n2.value("SELECT plan->>'notes' FROM spock.choose_recovery('n1', 'n3', NULL, 'n2', NULL)");
+    assert!(notes.contains("lacks transactions of node \\\"n5\\\", which does not answer"), "{notes}");
+    n2.sql("CALL spock.recover_run('n1')");
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "3|n1\n4|n5\n12|n5");
+    // n3 gets n5's rows, and what n1 did to them.
+    n3.sql("ALTER SUBSCRIPTION sub_n3_n5 ENABLE");
+    n3.sql("CALL spock.recover_run('n5', 'n4')");
+    assert_eq!(n3.value(VERSIONS), n4.value(VERSIONS));
+    assert_eq!(n2.value(VERSIONS), n4.value(VERSIONS));
 }
