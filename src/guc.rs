@@ -55,6 +55,7 @@ static RESCUE_STOP_LSN: GucSetting<Option<CString>> = GucSetting::<Option<CStrin
 static RESCUE_STOP_TIMESTAMP: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static RESCUE_TABLES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static RESCUE_KEY_CHANGES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static RESCUE_RECONCILED_BY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static RESCUE_PACKED: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 const HOUR_MS: i32 = 3_600_000;
@@ -117,6 +118,7 @@ pub fn rescue_settings() -> Settings {
         stop_timestamp: text(&RESCUE_STOP_TIMESTAMP),
         tables: text(&RESCUE_TABLES),
         key_changes: text(&RESCUE_KEY_CHANGES),
+        reconciled_by: text(&RESCUE_RECONCILED_BY),
         packed: text(&RESCUE_PACKED),
     }
 }
@@ -234,7 +236,7 @@ pub fn register() {
 }
 
 fn register_plugin_settings() {
-    let settings: [(&'static CStr, &'static CStr, &'static GucSetting<Option<CString>>); 7] = [
+    let settings: [(&'static CStr, &'static CStr, &'static GucSetting<Option<CString>>); 8] = [
         (c"spock.rescue_origin", c"Replication origin that the output plugin sends, by its id.", &RESCUE_ORIGIN),
         (c"spock.rescue_skip_lsn", c"Position at the origin after which the output plugin begins.", &RESCUE_SKIP_LSN),
         (c"spock.rescue_stop_lsn", c"Position at the origin up to which the output plugin sends.", &RESCUE_STOP_LSN),
@@ -248,6 +250,11 @@ fn register_plugin_settings() {
             c"spock.rescue_key_changes",
             c"Has the output plugin send the updates that change a key, of all origins but the one.",
             &RESCUE_KEY_CHANGES,
+        ),
+        (
+            c"spock.rescue_reconciled_by",
+            c"Replication origin of which the output plugin sends all changes beside those of keys, by its id.",
+            &RESCUE_RECONCILED_BY,
         ),
         (
             c"spock.rescue_packed",

@@ -16,7 +16,7 @@ mod relation;
 use crate::error::OrRaise;
 use crate::guc;
 use crate::lsn::OriginLsn;
-use crate::pg::compat;
+use crate::pg::{compat, origin};
 use parameters::Parameters;
 use pgrx::{PgMemoryContexts, pg_sys};
 
@@ -36,6 +36,14 @@ struct Stream {
     is_wanted: bool,
     /// BEGIN was sent for it: not before its first change, so that empty transactions send nothing.
     is_begun: bool,
+}
+
+impl Stream {
+    /// The transaction is this server's own, of a recovery.
+    unsafe fn is_reconciled(&self, txn: *mut pg_sys::ReorderBufferTXN) -> bool {
+        // SAFETY: the caller's promise: the transaction at hand.
+        self.parameters.reconciled_by == Some(unsafe { (*txn).origin_id })
+    }
 }
 
 #[pgrx::pg_guard]
@@ -169,7 +177,10 @@ unsafe extern "C-unwind" fn change(
             REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
         };
         // PostgreSQL logs an old key where it has changed, and of a table with REPLICA IDENTITY FULL always.
-        if stream.parameters.wants_key_changes && ((*change).action != UPDATE || old.is_null()) {
+        if stream.parameters.wants_key_changes
+            && ((*change).action != UPDATE || old.is_null())
+            && !stream.is_reconciled(txn)
+        {
             return;
         }
         if (*change).action != DELETE && new.is_null() {
@@ -273,12 +284,13 @@ unsafe fn send_begin(
     if std::mem::replace(&mut stream.is_begun, true) {
         return;
     }
-    // SAFETY: the caller's promise. The name is not looked at by the receiver, which knows the failed node's origin: the
-    // id is enough, and needs no catalog.
+    // SAFETY: the caller's promise. The receiver knows the failed node's origin, and looks at the name of the other alone:
+    // the id is enough, and needs no catalog.
     unsafe {
+        let name = if stream.is_reconciled(txn) { origin::RECONCILE } else { c"spock_recovery" };
         write(context, stream, |out| pg_sys::logicalrep_write_begin(out, txn));
         write(context, stream, |out| {
-            pg_sys::logicalrep_write_origin(out, c"spock_recovery".as_ptr(), (*txn).origin_lsn);
+            pg_sys::logicalrep_write_origin(out, name.as_ptr(), (*txn).origin_lsn);
         });
     }
 }

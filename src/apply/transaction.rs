@@ -268,7 +268,7 @@ impl Applier {
     fn take(&mut self, message: Message) {
         match message {
             Message::Begin { committed_at } => self.begin(Timestamp(committed_at)),
-            Message::Origin { lsn } => self.note_origin(lsn),
+            Message::Origin { lsn, .. } => self.note_origin(lsn),
             Message::Relation { relation, schema, name, columns } => {
                 self.note_table(relation, Relation { schema, name, columns });
             }

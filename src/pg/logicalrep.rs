@@ -3,8 +3,8 @@
 //!
 //! The functions declared here are not in pgrx's bindings: each call stands in guarded!.
 
-use super::guarded;
 use super::text::to_utf8;
+use super::{guarded, origin};
 use crate::lsn::OriginLsn;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
@@ -150,6 +150,8 @@ pub enum Message {
     },
     Origin {
         lsn: OriginLsn,
+        /// What the sender has written of its own recoveries.
+        is_reconciled: bool,
     },
     /// A table as it is named there; its columns are kept by core's map as well.
     Relation {
@@ -210,8 +212,8 @@ pub fn read(messages: &[u8]) -> (Message, usize) {
             }
             b'O' => {
                 let mut lsn = 0;
-                pg_sys::logicalrep_read_origin(input, &mut lsn);
-                Message::Origin { lsn: OriginLsn(lsn) }
+                let name = CStr::from_ptr(pg_sys::logicalrep_read_origin(input, &mut lsn));
+                Message::Origin { lsn: OriginLsn(lsn), is_reconciled: name == origin::RECONCILE }
             }
             b'R' => {
                 let relation = pg_sys::logicalrep_read_rel(input);

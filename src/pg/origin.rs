@@ -49,7 +49,7 @@ thread_local! {
 }
 
 /// Under which a reconcile writes, so that nobody forwards it.
-const RECONCILE: &std::ffi::CStr = c"spock_reconcile";
+pub const RECONCILE: &std::ffi::CStr = c"spock_reconcile";
 
 /// The origin under which a reconcile writes, created the first time. Needs a transaction.
 pub fn of_reconcile() -> u16 {

@@ -13,6 +13,7 @@ pub struct Settings {
     pub stop_timestamp: String,
     pub tables: String,
     pub key_changes: String,
+    pub reconciled_by: String,
     pub packed: String,
 }
 
@@ -32,6 +33,9 @@ pub struct Parameters {
     pub tables: Vec<u32>,
     /// Instead of the origin's transactions: of all others, the updates that change a row's key.
     pub wants_key_changes: bool,
+    /// With them all that this server has written of its own recoveries, under this origin: the changes of keys that others
+    /// made before may be in its WAL as that alone.
+    pub reconciled_by: Option<u16>,
     /// Messages of a transaction are sent many at a time.
     pub is_packed: bool,
 }
@@ -52,6 +56,7 @@ const STOP: &str = "spock.rescue_stop_lsn";
 const STOP_TIMESTAMP: &str = "spock.rescue_stop_timestamp";
 const TABLES: &str = "spock.rescue_tables";
 const KEY_CHANGES: &str = "spock.rescue_key_changes";
+const RECONCILED_BY: &str = "spock.rescue_reconciled_by";
 const PACKED: &str = "spock.rescue_packed";
 
 /// Bytes of a malformed value that a message repeats.
@@ -60,9 +65,16 @@ const SHOWN: usize = 40;
 impl Parameters {
     /// Reads the settings; the first that is missing or malformed is named.
     pub fn read(settings: &Settings) -> Result<Parameters, ParameterError> {
-        let origin_id = value(ORIGIN, &settings.origin, "the id of a replication origin, from 1 to 65534", |text| {
-            text.parse().ok().filter(|id| (1..u16::MAX).contains(id))
-        })?;
+        let of_origin = |name, text| {
+            value(name, text, "the id of a replication origin, from 1 to 65534", |text| {
+                text.parse().ok().filter(|id| (1..u16::MAX).contains(id))
+            })
+        };
+        let origin_id = of_origin(ORIGIN, &settings.origin)?;
+        let reconciled_by = match settings.reconciled_by.trim() {
+            "" => None,
+            text => Some(of_origin(RECONCILED_BY, text)?),
+        };
         let lsn = "a WAL position such as 0/16B3748";
         let skip: OriginLsn = value(SKIP, &settings.skip_lsn, lsn, |text| text.parse().ok())?;
         let stop: OriginLsn = value(STOP, &settings.stop_lsn, lsn, |text| text.parse().ok())?;
@@ -83,7 +95,7 @@ impl Parameters {
         tables.dedup();
         let wants_key_changes = switch(KEY_CHANGES, &settings.key_changes)?;
         let is_packed = switch(PACKED, &settings.packed)?;
-        Ok(Parameters { origin_id, skip, stop, stop_timestamp, tables, wants_key_changes, is_packed })
+        Ok(Parameters { origin_id, skip, stop, stop_timestamp, tables, wants_key_changes, reconciled_by, is_packed })
     }
 
     pub fn lists(&self, table: u32) -> bool {
@@ -168,6 +180,7 @@ mod tests {
             stop_timestamp: String::new(),
             tables: " 16400, 16390,16400 ".to_owned(),
             key_changes: String::new(),
+            reconciled_by: String::new(),
             packed: String::new(),
         }
     }
@@ -182,6 +195,7 @@ mod tests {
             stop_timestamp: None,
             tables: vec![16390, 16400],
             wants_key_changes: false,
+            reconciled_by: None,
             is_packed: false,
         };
         assert_eq!(read, Ok(expected));
@@ -190,6 +204,8 @@ mod tests {
         for (text, expected) in [("on", true), ("off", false)] {
             let asked = Settings { key_changes: text.to_owned(), ..settings() };
             assert_eq!(Parameters::read(&asked).map(|read| read.wants_key_changes), Ok(expected));
+            let asked = Settings { reconciled_by: "7".to_owned(), ..settings() };
+            assert_eq!(Parameters::read(&asked).map(|read| read.reconciled_by), Ok(Some(7)));
             let asked = Settings { packed: text.to_owned(), ..settings() };
             assert_eq!(Parameters::read(&asked).map(|read| read.is_packed), Ok(expected));
         }
@@ -214,13 +230,14 @@ mod tests {
     #[test]
     fn each_malformed_setting_is_named() {
         type Spoil = fn(&mut Settings, &str);
-        let spoils: [(&str, Spoil, &[&str]); 7] = [
+        let spoils: [(&str, Spoil, &[&str]); 8] = [
             (ORIGIN, |settings, text| settings.origin = text.to_owned(), &["0", "65535", "65536", "-1", "n1"]),
             (SKIP, |settings, text| settings.skip_lsn = text.to_owned(), &["0", "x/y", "0/123456789"]),
             (STOP, |settings, text| settings.stop_lsn = text.to_owned(), &["0", "1/", "/1"]),
             (STOP_TIMESTAMP, |settings, text| settings.stop_timestamp = text.to_owned(), &["now", "1.5"]),
             (TABLES, |settings, text| settings.tables = text.to_owned(), &["t", "1,,2", "0", "1,4294967296"]),
             (KEY_CHANGES, |settings, text| settings.key_changes = text.to_owned(), &["maybe", "1"]),
+            (RECONCILED_BY, |settings, text| settings.reconciled_by = text.to_owned(), &["0", "65535", "n1"]),
             (PACKED, |settings, text| settings.packed = text.to_owned(), &["maybe", "1"]),
         ];
         for (name, spoil, values) in spoils {

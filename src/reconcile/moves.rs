@@ -1,5 +1,6 @@
 //! Rows that the replay has touched, and to which others had given another key: the target has skipped that, and what the
-//! source has under the new key is to be compared as well.
+//! source has under the new key is to be compared as well. Where the source was itself recovered, it has skipped that too, and
+//! has written it of its own since: all that it has written so is compared.
 
 use super::touched::{Relation, Touched};
 use crate::apply::stream::Receiver;
@@ -24,18 +25,35 @@ impl Known {
     }
 }
 
-/// Reads all changes of keys that a node has seen, in their order.
+/// Reads all changes of keys that a node has seen, and what it has written of its own recoveries, in their order.
 pub struct MoveReader<'a> {
     known: &'a mut Known,
     /// Keys that rows have moved to.
     pub moved: Touched,
     context: MessageContext,
     is_idle: bool,
+    /// The transaction at hand is one of the node's recoveries.
+    is_reconciled: bool,
 }
 
 impl<'a> MoveReader<'a> {
     pub fn new(known: &'a mut Known) -> MoveReader<'a> {
-        MoveReader { known, moved: Touched::default(), context: MessageContext::new(), is_idle: true }
+        MoveReader {
+            known,
+            moved: Touched::default(),
+            context: MessageContext::new(),
+            is_idle: true,
+            is_reconciled: false,
+        }
+    }
+
+    /// A row that was written of a recovery: whatever it was before.
+    fn note_written(&mut self, relation: u32, row: &logicalrep::Tuple) {
+        if let Some((_, key)) = self.moved.key_of(relation, row)
+            && hash_of(&self.moved, &key).is_some_and(|key| self.known.0.insert(key))
+        {
+            self.moved.push(key);
+        }
     }
 
     fn note(&mut self, relation: u32, old: &logicalrep::Tuple, new: &logicalrep::Tuple) {
@@ -52,7 +70,7 @@ impl<'a> MoveReader<'a> {
 
 impl Receiver for MoveReader<'_> {
     fn handle(&mut self, messages: &[u8]) -> usize {
-        if matches!(messages.first(), Some(b'U' | b'R')) {
+        if matches!(messages.first(), Some(b'U' | b'I' | b'D' | b'R')) {
             // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
             // converted from the database's encoding, which needs one as well.
             transaction::begin_if_none();
@@ -62,8 +80,16 @@ impl Receiver for MoveReader<'_> {
             let (message, bytes) = logicalrep::read(messages);
             match message {
                 Message::Begin { .. } => self.is_idle = false,
+                Message::Origin { is_reconciled, .. } => self.is_reconciled = is_reconciled,
                 Message::Relation { relation, schema, name, columns } => {
                     self.moved.note_relation(relation, Relation { schema, name, columns });
+                }
+                Message::Insert { relation, new: row }
+                | Message::Update { relation, new: row, .. }
+                | Message::Delete { relation, old: row }
+                    if self.is_reconciled =>
+                {
+                    transaction::step(|| self.note_written(relation, &row));
                 }
                 Message::Update { relation, old: Some(old), new } => {
                     transaction::step(|| self.note(relation, &old, &new));

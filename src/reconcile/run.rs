@@ -127,6 +127,11 @@ impl Reconciler<'_> {
         Ok(both.map(|(theirs, ours)| theirs >= ours))
     }
 
+    /// Whether the source may have written of its own what others did, as another key, for it was recovered itself.
+    pub fn source_was_recovered(&mut self) -> Result<bool, RecoverError> {
+        Ok(self.source.reconcile_origin()?.is_some())
+    }
+
     /// Compares all of them. False: `goes_on` has said no.
     pub fn run(
         &mut self,

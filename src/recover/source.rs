@@ -9,7 +9,7 @@ use crate::node::conninfo;
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::node::registry::RegistryError;
-use crate::pg::transaction;
+use crate::pg::{origin, transaction};
 use crate::plan::facts::NodeFacts;
 use crate::remote::connection::{Connection, RemoteError};
 use pgrx::spi::quote_literal;
@@ -121,6 +121,16 @@ impl Source {
             None => return Err(self.error(RemoteError::Unexpected("no position".to_owned()))),
         };
         Ok(SourceFacts { origin_id, tables, until })
+    }
+
+    /// The replication origin under which it has written what its own recoveries brought; None: it was never recovered.
+    pub fn reconcile_origin(&mut self) -> Result<Option<u32>, RecoverError> {
+        let name = quote_literal(&origin::RECONCILE.to_string_lossy());
+        let question = format!("SELECT roident FROM pg_catalog.pg_replication_origin WHERE roname = {name}");
+        match self.rows(&question, 1)?.first() {
+            Some(row) => Ok(Some(self.read(row.value(0))?)),
+            None => Ok(None),
+        }
     }
 
     /// The tables that it replicates from the failed node, and those of the target by name: a table that the target has

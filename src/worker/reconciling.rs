@@ -144,11 +144,12 @@ impl Rescue {
         }
         let is_done = while_reconciling(|| {
             reconciler.let_held_go(touched)?;
-            if !reconciler.may_have_moved && reconciler.behind.is_empty() {
+            let is_to_be_followed = reconciler.may_have_moved || reconciler.source_was_recovered()?;
+            if !is_to_be_followed && reconciler.behind.is_empty() {
                 return Ok(true);
             }
             let mut known = Known::of(touched);
-            if reconciler.may_have_moved {
+            if is_to_be_followed {
                 let mut source = Source::open(&request.source, &route)?;
                 let moved = follow_moves(intent, &mut source, &route, &clone_of(intent), &mut known, index)?;
                 let Some(mut moved) = moved else { return Ok(false) };
@@ -261,6 +262,7 @@ fn follow_moves(
     let facts = source.facts(&request.failed, &target.tables)?;
     let mut settings = plugin_settings(intent, &facts, OriginLsn::ZERO, OriginLsn::INFINITY).to_vec();
     settings.push(("spock.rescue_key_changes", "on".to_owned()));
+    settings.extend(source.reconcile_origin()?.map(|origin| ("spock.rescue_reconciled_by", origin.to_string())));
     let node = source.name().to_owned();
     let lost = |error| RecoverError::Remote { source_node: node.clone(), error };
     let mut stream = Stream::open(route, clone, &settings, guc::peer_timeout()).map_err(lost)?;

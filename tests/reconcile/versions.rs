@@ -2,6 +2,7 @@
 
 use super::{VERSIONS, counted, recover, start};
 use crate::rescue::{disable, drain, hold_back};
+use crate::slot_keeps::{quick, start_mesh};
 
 #[test]
 fn what_others_did_to_rows_that_came_late_is_made_good() {
@@ -228,4 +229,47 @@ fn what_the_source_has_yet_to_get_of_a_living_node_is_not_lost() {
     assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "3|n1\n104|moved\n303|moved");
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
     assert_eq!(n4.value(VERSIONS), n3.value(VERSIONS));
+}
+
+#[test]
+fn what_a_source_has_of_its_own_recovery_is_compared_as_well() {
+    let tables = "CREATE TABLE t (id int PRIMARY KEY, v text);
+                  CREATE TABLE whole (id int PRIMARY KEY, v text); ALTER TABLE whole REPLICA IDENTITY FULL";
+    let cluster = start_mesh(quick("reconcile_late_source", 4), tables);
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    disable(n4, "sub_n4_n1");
+    for table in ["t", "whole"] {
+        n1.sql(&format!("INSERT INTO {table} SELECT g, 'n1' FROM generate_series(1, 6) g"));
+    }
+    drain(n1, n3);
+    // n2 and n4 have none of these rows.
+    for table in ["t", "whole"] {
+        n3.sql(&format!("UPDATE {table} SET id = 101 WHERE id = 1"));
+        n3.sql(&format!("UPDATE {table} SET v = 'n3' WHERE id = 2"));
+        n3.sql(&format!("DELETE FROM {table} WHERE id = 3"));
+    }
+    for node in [n2, n4] {
+        drain(n3, node);
+    }
+    n1.kill9();
+    for node in [n2, n3, n4] {
+        node.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "unreachable");
+    }
+    n2.sql("CALL spock.recover_run('n1', 'n3')");
+    // What n3 did is in n2's WAL as what n2's recovery has written alone.
+    n4.sql("CALL spock.recover_run('n1', 'n2', target_node_name := 'n4')");
+    for table in ["t", "whole"] {
+        for node in [n2, n4] {
+            assert_eq!(
+                node.value(&format!("SELECT id, v FROM {table} ORDER BY id")),
+                "2|n3\n4|n1\n5|n1\n6|n1\n101|n1",
+                "{} on {}",
+                table,
+                node.name()
+            );
+        }
+    }
+    assert_eq!(n4.value(VERSIONS), n3.value(VERSIONS));
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }
