@@ -100,6 +100,8 @@ fn what_a_failed_node_did_to_rows_that_a_source_lacks_is_had_from_another_that_d
     n1.sql("DELETE FROM t WHERE id = 1");
     n1.sql("UPDATE t SET id = 12 WHERE id = 2");
     n1.sql("UPDATE t SET v = 'n1' WHERE id = 3");
+    // Both have come as far.
+    n1.sql("INSERT INTO t VALUES (5, 'n1')");
     for node in [n3, n4] {
         n1.sql("SELECT pg_logical_emit_message(true, 'flush', '')");
         wait_confirmed(n1, &format!("sub_{}_n1", node.name()));
@@ -119,7 +121,7 @@ fn what_a_failed_node_did_to_rows_that_a_source_lacks_is_had_from_another_that_d
     let notes = n2.value("SELECT plan->>'notes' FROM spock.choose_recovery('n1', 'n3', NULL, 'n2', NULL)");
     assert!(notes.contains("lacks transactions of node \\\"n5\\\", which does not answer"), "{notes}");
     n2.sql("CALL spock.recover_run('n1')");
-    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "3|n1\n4|n5\n12|n5");
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "3|n1\n4|n5\n5|n1\n12|n5");
     // n3 gets n5's rows, and what n1 did to them.
     n3.sql("ALTER SUBSCRIPTION sub_n3_n5 ENABLE");
     n3.sql("CALL spock.recover_run('n5', 'n4')");
