@@ -4,7 +4,7 @@
 //! The functions declared here are not in pgrx's bindings: each call stands in guarded!.
 
 use super::text::to_utf8;
-use super::{guarded, origin};
+use super::{compat, guarded, origin};
 use crate::lsn::OriginLsn;
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
@@ -361,17 +361,32 @@ pub fn announce(relation: u32, schema: &str, name: &str, columns: &[String], key
     }
 }
 
-/// Our table for the sender's, and the places of its key's columns in the sender's rows; None if it has no key, or the
-/// sender does not send all of it. An ERROR if the table is missing. Needs a transaction with an active snapshot.
-pub fn key_of(relation: u32) -> Option<(Oid, Vec<usize>)> {
+/// A table of ours, and its key.
+pub struct TableKey {
+    pub table: Oid,
+    /// The places of its columns in the sender's rows.
+    pub columns: Vec<usize>,
+    /// It is one column of a type of which there are arrays.
+    pub has_array: bool,
+}
+
+/// Our table for the sender's, and its key; None if it has none, or the sender does not send all of it. An ERROR if the table
+/// is missing. Needs a transaction with an active snapshot.
+pub fn key_of(relation: u32) -> Option<TableKey> {
     // SAFETY: opened and closed here; the attribute map has a place for each of our columns.
     unsafe {
         let entry = open(relation, pg_sys::AccessShareLock);
         let (table, map) = ((*entry).localrel, (*entry).attrmap);
         let index = identity_of(table);
+        let mut has_array = false;
         let key = (index != Oid::INVALID).then(|| {
             let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             let form = (*index).rd_index;
+            let first = *(*form).indkey.values.as_ptr();
+            if (*form).indnkeyatts == 1 && first > 0 {
+                let attribute = compat::attribute((*table).rd_att, i32::from(first) - 1);
+                has_array = pg_sys::get_array_type(pg_sys::getBaseType((*attribute).atttypid)) != Oid::INVALID;
+            }
             let sent = (0..(*form).indnkeyatts as usize).map(|place| {
                 let column = *(*form).indkey.values.as_ptr().add(place);
                 let sent = if column > 0 { *(*map).attnums.add(column as usize - 1) } else { -1 };
@@ -381,7 +396,7 @@ pub fn key_of(relation: u32) -> Option<(Oid, Vec<usize>)> {
             pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             sent
         });
-        let found = key.flatten().map(|key| ((*table).rd_id, key));
+        let found = key.flatten().map(|columns| TableKey { table: (*table).rd_id, columns, has_array });
         close(entry);
         found
     }

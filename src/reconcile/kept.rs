@@ -170,7 +170,7 @@ fn learn(touched: &mut Touched, place: usize, table: &Table) -> bool {
     let relation = relation_of(place);
     logicalrep::announce(relation, schema, name, columns, key);
     touched.note_relation(relation, Relation { schema: schema.clone(), name: name.clone(), columns: columns.clone() });
-    touched.learn_key(relation).is_some_and(|(_, columns)| columns == key)
+    touched.learn_key(relation).is_some_and(|known| known.columns == *key)
 }
 
 fn line(value: &impl Serialize) -> String {

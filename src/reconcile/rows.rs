@@ -18,13 +18,16 @@ pub type Rows = HashMap<KeyText, Option<Found>>;
 pub struct Columns<'a> {
     pub relation: &'a Relation,
     pub key: &'a [usize],
+    /// Values of the key can be listed in an array.
+    pub has_array: bool,
 }
 
 /// Values before those of the columns: time of commit, its origin, the transaction.
 pub const FIRST_VALUE: usize = 3;
 
 pub fn columns_of(touched: &Touched, relation: u32) -> Option<Columns<'_>> {
-    Some(Columns { relation: touched.relations.get(&relation)?, key: touched.key_columns(relation)? })
+    let key = touched.key(relation)?;
+    Some(Columns { relation: touched.relations.get(&relation)?, key: &key.columns, has_array: key.has_array })
 }
 
 /// The same question to both nodes: replication matches tables and columns by name. `with_storage`: after the values, which
@@ -56,9 +59,9 @@ pub fn sums_question(columns: &Columns<'_>, keys: &[KeyText], origin: Option<u16
     format!(
         "SELECT pg_catalog.count(*),
                 pg_catalog.sum(pg_catalog.hashtextextended(ROW({})::pg_catalog.text COLLATE pg_catalog.\"C\", 0)),
-                pg_catalog.count(*) FILTER (WHERE x.roident::pg_catalog.int8 = {origin})
-           FROM {} t, LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) x
-          WHERE {}",
+                pg_catalog.count(*) FILTER (
+                    WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident::pg_catalog.int8 = {origin})
+           FROM {} t WHERE {}",
         values.join(", "),
         quote_qualified_identifier(schema, name),
         condition(columns, keys)
@@ -69,6 +72,22 @@ fn condition(columns: &Columns<'_>, keys: &[KeyText]) -> String {
     let column = |index: &usize| format!("t.{}", quote_identifier(&columns.relation.columns[*index]));
     // Literals of no type of their own: each becomes its column's type, a domain's base type without its checks.
     match columns.key {
+        // One literal for all: it is read in a tenth of the time.
+        [one] if columns.has_array => {
+            let mut list = String::from("{");
+            for value in keys.iter().filter_map(|key| key.first()) {
+                list.push_str(if list.len() > 1 { ",\"" } else { "\"" });
+                for character in value.chars() {
+                    if matches!(character, '"' | '\\') {
+                        list.push('\\');
+                    }
+                    list.push(character);
+                }
+                list.push('"');
+            }
+            list.push('}');
+            format!("{} = ANY ({})", column(one), quote_literal(&list))
+        }
         [one] => {
             let keys: Vec<String> = keys.iter().filter_map(|key| key.first().map(quote_literal)).collect();
             format!("{} IN ({})", column(one), keys.join(", "))

@@ -3,7 +3,7 @@
 //! They are collected while the replay goes on, each about once, and re-collected from the source's clone by an attempt
 //! that takes over from another.
 
-use crate::pg::logicalrep::{self, Tuple};
+use crate::pg::logicalrep::{self, TableKey, Tuple};
 use crate::pg::spill::Spill;
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
@@ -54,8 +54,8 @@ impl Key {
 #[derive(Default)]
 pub struct Touched {
     pub relations: HashMap<u32, Relation>,
-    /// Where the key is in the source's rows, by its table; None where rows cannot be told apart.
-    keys: HashMap<u32, Option<(Oid, Vec<usize>)>>,
+    /// By the source's tables; None where rows cannot be told apart.
+    keys: HashMap<u32, Option<TableKey>>,
     remembered: Remembered,
     /// The key at hand.
     bytes: Vec<u8>,
@@ -90,16 +90,16 @@ impl Touched {
 
     /// As `key_of`; the key is in `bytes`.
     fn read_key(&mut self, relation: u32, row: &Tuple) -> Option<Oid> {
-        let (table, columns) = learn_key(&mut self.keys, relation)?;
+        let key = learn_key(&mut self.keys, relation)?;
         begin_bytes(&mut self.bytes, relation);
-        for column in columns {
+        for column in &key.columns {
             add_value(&mut self.bytes, row.text(*column)?);
         }
-        Some(*table)
+        Some(key.table)
     }
 
-    /// Our table, and where its key is in the source's rows. Needs a transaction with an active snapshot.
-    pub fn learn_key(&mut self, relation: u32) -> Option<(&Oid, &[usize])> {
+    /// Our table and its key, for the source's. Needs a transaction with an active snapshot.
+    pub fn learn_key(&mut self, relation: u32) -> Option<&TableKey> {
         learn_key(&mut self.keys, relation)
     }
 
@@ -115,14 +115,19 @@ impl Touched {
         }
     }
 
+    /// What was learnt of the table's key.
+    pub fn key(&self, relation: u32) -> Option<&TableKey> {
+        self.keys.get(&relation)?.as_ref()
+    }
+
     /// Columns of the key in the source's rows.
     pub fn key_columns(&self, relation: u32) -> Option<&[usize]> {
-        self.keys.get(&relation)?.as_ref().map(|(_, columns)| columns.as_slice())
+        self.key(relation).map(|key| key.columns.as_slice())
     }
 
     /// Our table for the source's.
     pub fn table(&self, relation: u32) -> Option<u32> {
-        self.keys.get(&relation)?.as_ref().map(|(table, _)| table.to_u32())
+        self.key(relation).map(|key| key.table.to_u32())
     }
 
     pub fn count(&self) -> u64 {
@@ -145,9 +150,8 @@ impl Touched {
 }
 
 /// Where the key is in the source's rows, and our table; looked up the first time.
-fn learn_key(keys: &mut HashMap<u32, Option<(Oid, Vec<usize>)>>, relation: u32) -> Option<(&Oid, &[usize])> {
-    let key = keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation));
-    key.as_ref().map(|(table, columns)| (table, columns.as_slice()))
+fn learn_key(keys: &mut HashMap<u32, Option<TableKey>>, relation: u32) -> Option<&TableKey> {
+    keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation)).as_ref()
 }
 
 /// The hashes of keys, each in the one place that it belongs to, where a later one replaces it. Two keys of the same 64 bits,

@@ -273,3 +273,44 @@ fn what_a_source_has_of_its_own_recovery_is_compared_as_well() {
     assert_eq!(n4.value(VERSIONS), n3.value(VERSIONS));
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }
+
+#[test]
+fn rows_are_found_by_keys_of_every_kind() {
+    let kinds = [
+        ("a_text", "text", vec!["a,b", "\"quoted\"", "back\\slash", "it''s", "NULL", "", " ", "{}", "größe"]),
+        ("a_char", "char(5)", vec!["x", "y z"]),
+        ("an_enum", "mood", vec!["sad", "not so sad"]),
+        ("a_domain", "positive", vec!["1", "2"]),
+        ("an_array", "int[]", vec!["{1,2}", "{}"]),
+        ("a_range", "int4range", vec!["[1,5)", "empty"]),
+        ("bytes", "bytea", vec!["\\x00ff", "\\x5c22"]),
+        ("a_uuid", "uuid", vec!["00000000-0000-0000-0000-00000000000a"]),
+        ("a_time", "timestamptz", vec!["2026-01-01 00:00:00.123456+00", "infinity"]),
+        ("a_number", "numeric", vec!["1.0", "-2.50", "NaN"]),
+    ];
+    let tables: Vec<String> =
+        kinds.iter().map(|(name, kind, _)| format!("CREATE TABLE {name} (k {kind} PRIMARY KEY, v text);")).collect();
+    let types = "CREATE TYPE mood AS ENUM ('sad', 'not so sad'); CREATE DOMAIN positive AS int CHECK (VALUE > 0);";
+    let cluster = start("reconcile_keys", &format!("{types} {}", tables.concat()));
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    let mut count = 0;
+    for (name, _, values) in &kinds {
+        for value in values {
+            n1.sql(&format!("INSERT INTO {name} VALUES ('{value}', 'n1')"));
+            count += 1;
+        }
+    }
+    drain(n1, n3);
+    // n2 skips it.
+    for (name, ..) in &kinds {
+        n3.sql(&format!("UPDATE {name} SET v = 'n3'"));
+    }
+    drain(n3, n2);
+    recover(&cluster);
+    for (name, ..) in &kinds {
+        assert_eq!(n2.value(&format!("SELECT count(*) FILTER (WHERE v <> 'n3') FROM {name}")), "0", "{name}");
+    }
+    assert_eq!((counted(n2, "compared"), counted(n2, "updated")), (count.to_string(), count.to_string()));
+    assert_eq!(counted(n2, "unjudged"), "");
+}
