@@ -314,3 +314,23 @@ fn rows_are_found_by_keys_of_every_kind() {
     assert_eq!((counted(n2, "compared"), counted(n2, "updated")), (count.to_string(), count.to_string()));
     assert_eq!(counted(n2, "unjudged"), "");
 }
+
+#[test]
+fn more_keys_than_are_kept_in_memory_are_all_compared() {
+    let cluster = start("reconcile_spilled", "CREATE TABLE t (id text PRIMARY KEY, v text)");
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    // 6 MB of keys, of which 4 MB stay in memory.
+    let key = |number: &str| format!("lpad({number}::text, 2000, 'x')");
+    n1.sql(&format!("INSERT INTO t SELECT {}, 'n1' FROM generate_series(1, 3000) g", key("g")));
+    drain(n1, n3);
+    for number in ["1", "1500", "3000"] {
+        n3.sql(&format!("UPDATE t SET v = 'n3' WHERE id = {}", key(number)));
+    }
+    n3.sql(&format!("DELETE FROM t WHERE id IN ({}, {})", key("2"), key("2999")));
+    drain(n2, n3);
+    recover(&cluster);
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+    assert_eq!((counted(n2, "compared"), counted(n2, "updated")), ("3000".to_owned(), "3".to_owned()));
+    assert_eq!((counted(n2, "deleted"), counted(n2, "unjudged")), ("2".to_owned(), String::new()));
+}
