@@ -266,3 +266,37 @@ fn rows_are_not_compared_with_a_node_whose_own_are_not_made_good_yet() {
         assert_eq!(node.value("SELECT id, v FROM t ORDER BY id"), "2|n1", "{}", node.name());
     }
 }
+
+#[test]
+fn late_rows_of_two_recoveries_make_room_together_for_one_transaction() {
+    let cluster = start_mesh(quick("reconcile_kept_together", 4), TABLE);
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    disable(n2, "sub_n2_n4");
+    n1.sql("INSERT INTO t VALUES (1, 'n1')");
+    n4.sql("INSERT INTO t VALUES (2, 'n4')");
+    for node in [n1, n4] {
+        drain(node, n3);
+    }
+    // n2 has neither row: nothing is left there to be deleted.
+    n3.sql("DELETE FROM t");
+    wait_confirmed(n3, "sub_n2_n3");
+    disable(n2, "sub_n2_n3");
+    n3.sql("INSERT INTO t VALUES (1, 'n3'), (2, 'n3')");
+    for node in [n1, n4] {
+        node.kill9();
+    }
+    for dead in ["n1", "n4"] {
+        n2.wait_until(&format!("SELECT state FROM spock.peer_status() WHERE node_name = '{dead}'"), "unreachable");
+        n2.sql(&format!("CALL spock.recover_run('{dead}', 'n3')"));
+    }
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "1|n1\n2|n4");
+    assert_eq!(n2.value(KEPT), "public.t|(id)=(1)|target_lags\npublic.t|(id)=(2)|target_lags");
+    // Either row alone keeps n3's transaction out.
+    n2.expect_log("duplicate key value violates unique constraint");
+    n2.expect_log("conflict=insert_exists");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n3 ENABLE");
+    wait_judged(n2);
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+    assert_eq!(n2.value("SELECT string_agg(v, ',') FROM t"), "n3,n3");
+}
