@@ -188,9 +188,13 @@ impl Cluster {
         let source = self.node(source)?;
         let end = wait::value(source, "SELECT pg_current_wal_flush_lsn()")?;
         let look = || -> Result<bool> {
+            wait::sql(source, "SELECT pg_log_standby_snapshot()")?;
             wait::sql(source, "SELECT spock.advance_recovery_slot()")?;
-            let question =
-                format!("SELECT bool_and(confirmed_flush_lsn >= '{end}') FROM spock.get_recovery_slot_status()");
+            // Decoding begins where it restarts: what lies before is not to be read again.
+            let question = format!(
+                "SELECT bool_and(confirmed_flush_lsn >= '{end}' AND restart_lsn >= '{end}')
+                   FROM spock.get_recovery_slot_status()"
+            );
             Ok(wait::value(source, &question)? == "t")
         };
         deadline::poll(LIMIT, || look().map(|is_so| is_so.then_some(())).transpose()).unwrap_or_else(|| {

@@ -56,12 +56,14 @@ pub fn sums_question(columns: &Columns<'_>, keys: &[KeyText], origin: Option<u16
     let Relation { schema, name, columns: names } = columns.relation;
     let values: Vec<String> = names.iter().map(|name| format!("t.{}", quote_identifier(name))).collect();
     let origin = origin.map_or("NULL".to_owned(), |origin| origin.to_string());
+    // By transactions, which are fewer than rows: what is asked of each is dear.
     format!(
-        "SELECT pg_catalog.count(*),
-                pg_catalog.sum(pg_catalog.hashtextextended(ROW({})::pg_catalog.text COLLATE pg_catalog.\"C\", 0)),
-                pg_catalog.count(*) FILTER (
-                    WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident::pg_catalog.int8 = {origin})
-           FROM {} t WHERE {}",
+        "SELECT pg_catalog.sum(w.rows), pg_catalog.sum(w.hash),
+                pg_catalog.sum(w.rows) FILTER (
+                    WHERE (pg_catalog.pg_xact_commit_timestamp_origin(w.xmin)).roident::pg_catalog.int8 = {origin})
+           FROM (SELECT t.xmin, pg_catalog.count(*) AS rows,
+                        pg_catalog.sum(pg_catalog.hashtextextended(ROW({})::pg_catalog.text COLLATE pg_catalog.\"C\", 0)) AS hash
+                   FROM {} t WHERE {} GROUP BY t.xmin) w",
         values.join(", "),
         quote_qualified_identifier(schema, name),
         condition(columns, keys)
