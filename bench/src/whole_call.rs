@@ -91,14 +91,20 @@ pub fn of_a_large_table(bench: &Bench) -> Result<Vec<Figure>> {
     let gap = large / 100;
     let of_large = Table::start(bench, large)?;
     let of_small = if bench.wants("size") { Some(Table::start(bench, small)?) } else { None };
-    let mut figures = [Figure::new("rebuild"), Figure::new("row_compare"), Figure::new("size")];
+    let mut figures = ["rebuild", "row_compare", "size", "rebuild_spread"].map(Figure::new);
     for pair in 0..bench.pairs() {
-        let ours = of_large.recover(gap, pair)?;
-        if bench.wants("rebuild") {
+        let ours = of_large.recover(gap, small, pair)?;
+        if bench.wants("rebuild") || bench.wants("rebuild_spread") {
             let copied = of_large.copy()?;
             figures[0].ours.push(ours);
             figures[0].baseline.push(copied);
             report::pair(bench, "rebuild", ours, copied);
+            if bench.wants("rebuild_spread") {
+                let spread = of_large.recover(gap, large, pair)?;
+                figures[3].ours.push(spread);
+                figures[3].baseline.push(copied);
+                report::pair(bench, "rebuild_spread", spread, copied);
+            }
         }
         if bench.wants("row_compare") {
             let hashed = of_large.hash()?;
@@ -107,7 +113,7 @@ pub fn of_a_large_table(bench: &Bench) -> Result<Vec<Figure>> {
             report::pair(bench, "row_compare", ours, hashed);
         }
         if let Some(of_small) = &of_small {
-            let with_few_rows = of_small.recover(gap, pair)?;
+            let with_few_rows = of_small.recover(gap, small, pair)?;
             figures[2].ours.push(ours);
             figures[2].baseline.push(with_few_rows);
             report::pair(bench, "size", ours, with_few_rows);
@@ -144,14 +150,14 @@ impl Table {
         Ok(Table { cluster, rows })
     }
 
-    /// Seconds of the whole call, for `gap` updated rows that are spread over the table.
-    fn recover(&self, gap: u64, pair: usize) -> Result<f64> {
+    /// Seconds of the whole call, for `gap` updated rows that are spread over the last `among` of the table.
+    fn recover(&self, gap: u64, among: u64, pair: usize) -> Result<f64> {
         // A prime step: no row comes twice before all have come, where there are enough.
-        let rows = self.rows;
+        let before = self.rows - among;
         let statement = format!(
             "DO $$ BEGIN FOR r IN 0 .. {} - 1 LOOP
                  UPDATE t SET v = md5(t.v) FROM generate_series(bigint '0', {GAP_ROWS} - 1) g
-                  WHERE t.id = ({} + r * {GAP_ROWS} + g) * 99991 % {rows};
+                  WHERE t.id = {before} + ({} + r * {GAP_ROWS} + g) * 99991 % {among};
                  COMMIT;
              END LOOP; END $$",
             gap / GAP_ROWS,
@@ -232,7 +238,7 @@ pub fn reconcile(bench: &Bench) -> Result<Vec<Figure>> {
     for pair in 0..bench.pairs() {
         let n2 = table.cluster.node("n2")?;
         let ours = thread::scope(|scope| {
-            let recovery = scope.spawn(|| table.recover(touched, pair));
+            let recovery = scope.spawn(|| table.recover(touched, rows, pair));
             let seen = watch_reconciling(n2, || recovery.is_finished());
             recovery.join().unwrap_or_else(|_| Err(Error::Verification("a thread has panicked".into())))?;
             seen
