@@ -222,7 +222,7 @@ BEGIN
         COMMIT;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         PERFORM @extschema@.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
-        nap := least(nap * 1.2, 0.2);
+        nap := least(nap * 1.07, 0.2);
         COMMIT;
     END LOOP;
     report := state || jsonb_build_object('seconds',

@@ -10,7 +10,7 @@ use super::counts::{Counts, Why};
 use super::judge::{self, Author, Found, Passed, Replay, Verdict};
 use super::kept::Keeper;
 use super::rows::{FIRST_VALUE, KeyText, Rows, columns_of, name, question, take, there};
-use super::touched::{Key, Touched};
+use super::touched::Touched;
 use super::views::{self, View};
 use super::waits::Patience;
 use super::write::{Did, write};
@@ -159,23 +159,23 @@ impl Reconciler<'_> {
         self.has_others = peers.iter().any(|peer| !among.contains(&peer.name.as_str()));
         let behind = self.wait_for_source(&ours, false)?;
         self.behind.extend(behind.iter().filter(|node| *node != self.failed).cloned());
-        let (mut chunk, mut differences): (Vec<Key>, Vec<Difference>) = (Vec::new(), Vec::new());
+        let mut differences = Vec::new();
         loop {
-            let next = touched.next();
-            let is_full = chunk.len() >= HASHED
-                || chunk.first().zip(next.as_ref()).is_some_and(|(first, next)| first.relation != next.relation);
-            if next.is_none() || is_full {
-                self.compare(touched, &std::mem::take(&mut chunk), &behind, &mut differences)?;
-                if differences.len() >= CLOSER || next.is_none() {
-                    self.look_closer(touched, std::mem::take(&mut differences))?;
-                }
-                if !goes_on(&self.counts) {
-                    return Ok(false);
-                }
+            let keys = touched.next_sorted();
+            if keys.is_empty() {
+                self.look_closer(touched, differences)?;
+                return Ok(goes_on(&self.counts));
             }
-            match next {
-                Some(key) => chunk.push(key),
-                None => return Ok(true),
+            for of_table in keys.chunk_by(|one, other| one.relation == other.relation) {
+                for chunk in of_table.chunks(HASHED) {
+                    self.compare(touched, chunk, &behind, &mut differences)?;
+                    if differences.len() >= CLOSER {
+                        self.look_closer(touched, std::mem::take(&mut differences))?;
+                    }
+                    if !goes_on(&self.counts) {
+                        return Ok(false);
+                    }
+                }
             }
         }
     }

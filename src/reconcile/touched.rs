@@ -6,11 +6,16 @@
 use crate::pg::logicalrep::{self, TableKey, Tuple};
 use crate::pg::spill::Spill;
 use pgrx::pg_sys::Oid;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 /// Keys that are remembered, by their hash, so that a row that is changed again and again is noted about once. A power of two.
 const REMEMBERED: usize = 1 << 17;
+
+/// Keys that are put in order together, and their bytes: bounds of the memory that it takes.
+const SORTED: usize = 100_000;
+const SORTED_BYTES: usize = 16 << 20;
 
 /// One of the source's tables as it tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +44,13 @@ fn add_value(bytes: &mut Vec<u8>, value: &[u8]) {
 }
 
 impl Key {
+    /// By tables, and about as an index has them: numbers of the same sign, times and identifiers by their length and text.
+    fn in_order(one: &Key, other: &Key) -> Ordering {
+        let lengths = |key: &Key| key.values.iter().map(Vec::len).collect::<Vec<_>>();
+        let table = one.relation.cmp(&other.relation);
+        table.then_with(|| lengths(one).cmp(&lengths(other))).then_with(|| one.values.cmp(&other.values))
+    }
+
     fn of_bytes(bytes: &[u8]) -> Option<Key> {
         let (relation, mut rest) = bytes.split_first_chunk::<4>()?;
         let mut values = Vec::new();
@@ -143,6 +155,18 @@ impl Touched {
         Key::of_bytes(&self.next_bytes()?)
     }
 
+    /// The next keys, those of one table together and neighbours beside each other; none at the end.
+    pub fn next_sorted(&mut self) -> Vec<Key> {
+        let (mut keys, mut bytes) = (Vec::new(), 0);
+        while keys.len() < SORTED && bytes < SORTED_BYTES {
+            let Some(key) = self.next() else { break };
+            bytes += key.values.iter().map(Vec::len).sum::<usize>();
+            keys.push(key);
+        }
+        keys.sort_unstable_by(Key::in_order);
+        keys
+    }
+
     /// The next key as it is kept, and as `key_of` gives it.
     pub fn next_bytes(&mut self) -> Option<Vec<u8>> {
         self.store.next()
@@ -185,6 +209,18 @@ mod tests {
             begin_bytes(&mut bytes, relation);
             values.iter().for_each(|value| add_value(&mut bytes, value));
             prop_assert_eq!(Key::of_bytes(&bytes), Some(Key { relation, values }));
+        }
+
+        #[test]
+        fn numbers_are_in_order_within_their_table(mut numbers: Vec<(u32, u32)>) {
+            let key = |(relation, number): &(u32, u32)| Key {
+                relation: *relation,
+                values: vec![number.to_string().into_bytes()],
+            };
+            let mut keys: Vec<Key> = numbers.iter().map(key).collect();
+            keys.sort_unstable_by(Key::in_order);
+            numbers.sort_unstable();
+            prop_assert_eq!(keys, numbers.iter().map(key).collect::<Vec<_>>());
         }
 
         #[test]

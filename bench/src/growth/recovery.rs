@@ -18,9 +18,7 @@ const REPEATED: usize = 3;
 fn start(bench: &Bench) -> Result<Cluster> {
     let cluster = Cluster::start(bench, &["n1", "n2", "n3"], true, |node| {
         wait::sql(node, TABLE)?;
-        wait::sql(node, OTHERS)?;
-        // What is replayed is to be there soon; how it was written does not matter.
-        wait::sql(node, "ALTER DATABASE postgres SET synchronous_commit = off")
+        wait::sql(node, OTHERS)
     })?;
     cluster.subscribe(&[("n2", "n1"), ("n3", "n1"), ("n2", "n3"), ("n3", "n2")])?;
     cluster.wait_vouched("n1", "n3")?;
@@ -36,7 +34,11 @@ impl Rows {
     fn write(&mut self, cluster: &Cluster, transactions: u64) -> Result<()> {
         let first = self.next;
         self.next += transactions;
-        let statement = format!("INSERT INTO t VALUES ({first} + t, md5(t::text));");
+        // A backlog is to be there soon; how it was written does not matter.
+        let statement = format!(
+            "PERFORM set_config('synchronous_commit', 'off', true);
+             INSERT INTO t VALUES ({first} + t, md5(t::text));"
+        );
         wait::sql(cluster.node("n1")?, &each_transaction(transactions, &statement))
     }
 }
