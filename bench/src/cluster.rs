@@ -79,14 +79,10 @@ impl Cluster {
 
     /// Each target receives from its source.
     pub fn subscribe(&self, pairs: &[(&str, &str)]) -> Result<()> {
-        self.subscribe_in(DATABASE, pairs)
-    }
-
-    pub fn subscribe_in(&self, database: &str, pairs: &[(&str, &str)]) -> Result<()> {
         for (target, source) in pairs {
-            mesh::subscribe(self.node(target)?, self.node(source)?, &options(database))?;
+            mesh::subscribe(self.node(target)?, self.node(source)?, &options(DATABASE))?;
         }
-        mesh::wait_ready(&self.nodes(), &options(database), LIMIT)
+        mesh::wait_ready(&self.nodes(), &options(DATABASE), LIMIT)
     }
 
     /// Returns when the source can vouch for what it keeps of the failed node for each of its peers.

@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use spockctl::client::literal;
 use spockctl::error::{Error, Result};
 use spockctl::server::Server;
 
@@ -77,7 +78,9 @@ pub fn databases(bench: &Bench) -> Result<Curve> {
                     node.query(&name, "CREATE TABLE t (id bigint PRIMARY KEY)")?;
                     cluster::publish(node, &name, with_extension)?;
                 }
-                cluster.subscribe_in(&name, &[("n1", "n2"), ("n2", "n1")])?;
+                for (target, source) in [("n1", "n2"), ("n2", "n1")] {
+                    subscribe(cluster.node(target)?, cluster.node(source)?, &name)?;
+                }
                 names.push(name);
             }
             let n1 = cluster.node("n1")?;
@@ -93,6 +96,18 @@ pub fn databases(bench: &Bench) -> Result<Curve> {
         lines.push(line);
     }
     Ok(Curve { name: "databases", what: "databases", unit: "% of a core", lines })
+}
+
+/// Slots of all databases of a server have different names.
+fn subscribe(target: &Server, source: &Server, database: &str) -> Result<()> {
+    let statement = format!(
+        "CREATE SUBSCRIPTION sub_{} CONNECTION {} PUBLICATION mesh
+           WITH (origin = none, copy_data = false, slot_name = 'sub_{}_{database}')",
+        source.name(),
+        literal(&source.dsn(database)),
+        target.name(),
+    );
+    target.query(database, &statement).map(drop)
 }
 
 fn wait_for_slots(node: &Server, databases: &[&str]) -> Result<()> {
