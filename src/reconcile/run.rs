@@ -75,6 +75,8 @@ pub struct Reconciler<'a> {
     pub(super) patience: [Patience; 2],
     /// The nodes of which the source lacks something that the target had, and may have skipped.
     pub behind: BTreeSet<String>,
+    /// The nodes of which the source has rows that came late, and has yet to make good.
+    pub(super) late_at_source: BTreeSet<String>,
     /// The source has something else than the failed node's version of a row, or nothing: others may have given it another
     /// key.
     pub may_have_moved: bool,
@@ -113,6 +115,7 @@ impl<'a> Reconciler<'a> {
             has_others: false,
             patience: Default::default(),
             behind: BTreeSet::new(),
+            late_at_source: BTreeSet::new(),
             may_have_moved: false,
         }
     }
@@ -355,7 +358,14 @@ impl Reconciler<'_> {
             Verdict::Delete if is_brought(target) => source_lacks.iter().any(|node| node != self.local),
             _ => false,
         };
-        if source_lags {
+        // What came late there may be what others have deleted or changed, which the source has skipped.
+        let is_late = match source.and_then(|source| source.committed.as_ref()) {
+            Some((_, Author::Node(node))) => node != self.failed && self.late_at_source.contains(node),
+            // Its own recovery has brought it, or put it back.
+            Some(_) => !self.late_at_source.is_empty(),
+            None => false,
+        };
+        if source_lags || (is_late && matches!(verdict, Verdict::Insert | Verdict::Update)) {
             return Some(Why::SourceLags);
         }
         let is_behind = match judge::must_be_passed(source) {

@@ -65,6 +65,7 @@ impl Reconciler<'_> {
                 if self.is_source_late(ours)? {
                     lacks.insert(self.failed.to_owned());
                 }
+                self.view_late()?;
                 return Ok(lacks);
             }
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
@@ -123,6 +124,19 @@ impl Reconciler<'_> {
             None => None,
         };
         Ok(theirs.zip(ours.applied.get(self.failed)).is_some_and(|(theirs, ours)| OriginLsn(theirs) < *ours))
+    }
+
+    /// Before rows of the source are read: what is made good by then they show.
+    fn view_late(&mut self) -> Result<(), RecoverError> {
+        let question = "SELECT h.origin_node FROM spock.node_positions(held := true) h
+              JOIN spock.node_positions(held := false) a USING (subscription)
+             WHERE h.applied_lsn < a.applied_lsn AND h.origin_node IS NOT NULL";
+        let mut late = BTreeSet::new();
+        for row in self.source.rows(question, 1)? {
+            late.insert(self.source.read(row.value(0))?);
+        }
+        self.late_at_source = late;
+        Ok(())
     }
 
     /// What comes from the node has failed again since room was made for it: once it may have been at it before.
