@@ -23,6 +23,9 @@ use pgrx::{PgMemoryContexts, pg_sys};
 /// A pack is sent when it has come to this; a transaction's last is sent with its commit.
 const PACK_BYTES: core::ffi::c_int = 32 * 1024;
 
+/// The memory of a large row is given back.
+const KEPT_BYTES: core::ffi::c_int = 8 * PACK_BYTES;
+
 /// What belongs to one stream, in `output_plugin_private`.
 struct Stream {
     parameters: Parameters,
@@ -340,7 +343,14 @@ unsafe fn send(context: *mut pg_sys::LogicalDecodingContext, stream: &mut Stream
             pg_sys::OutputPluginPrepareWrite(context, false);
             pg_sys::appendBinaryStringInfo((*context).out, (*pack).data.cast(), (*pack).len);
             pg_sys::OutputPluginWrite(context, false);
-            pg_sys::resetStringInfo(pack);
+            if (*pack).maxlen > KEPT_BYTES {
+                pg_sys::pfree((*pack).data.cast());
+                let previous = pg_sys::MemoryContextSwitchTo((*context).context);
+                pg_sys::initStringInfo(pack);
+                pg_sys::MemoryContextSwitchTo(previous);
+            } else {
+                pg_sys::resetStringInfo(pack);
+            }
         }
     }
 }

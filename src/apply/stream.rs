@@ -29,9 +29,13 @@ const MESSAGES_BETWEEN_LOOKS: u32 = 1_024;
 /// Messages between two looks at the clock: few, for a row may take a second where a trigger is slow.
 const MESSAGES_BETWEEN_CLOCKS: u32 = 16;
 
+/// A pack is shorter, but for one of a large row, whose memory is given back.
+const KEPT_BYTES: usize = 256 << 10;
+
 pub struct Stream {
     connection: WalReceiverConnection,
-    /// Messages that came as one, and how many bytes of them are taken.
+    /// Messages that came as one, with a NUL behind them that bounds what core's readers take for a string; and how many bytes
+    /// of them are taken.
     pack: Vec<u8>,
     taken: usize,
     /// Up to where of its WAL the source has sent what there is to send.
@@ -104,18 +108,21 @@ impl Stream {
             }
             let mut must_answer = false;
             let mut socket = None;
-            if self.taken < self.pack.len() {
-                self.taken += receiver.handle(&self.pack[self.taken..]);
+            let end = self.pack.len().saturating_sub(1);
+            if self.taken < end {
+                self.taken += receiver.handle(&self.pack[self.taken..end]);
                 messages += 1;
             } else {
                 match self.connection.receive() {
                     Received::End => return Err(RemoteError::Lost("the source has ended the stream".to_owned())),
                     Received::Nothing(readable) => socket = Some(readable),
                     Received::Message(message) => match message.first() {
-                        // Copied: what we send the source meanwhile may end the message's life.
+                        // Copied, for the connection is needed meanwhile.
                         Some(b'w') if message.len() > DATA_HEADER => {
                             self.pack.clear();
+                            self.pack.shrink_to(KEPT_BYTES);
                             self.pack.extend_from_slice(&message[DATA_HEADER..]);
+                            self.pack.push(0);
                             self.taken = 0;
                             continue;
                         }

@@ -366,8 +366,25 @@ pub struct TableKey {
     pub table: Oid,
     /// The places of its columns in the sender's rows.
     pub columns: Vec<usize>,
-    /// It is one column of a type of which there are arrays.
+    /// It is one column, whose values can be listed in an array literal of no type of its own.
     pub has_array: bool,
+}
+
+/// Whether `column = ANY ('{…}')` reads the literal as an array of the column's type: it is one of what the operator takes,
+/// which for regclass is oid, and for a composite type any record.
+unsafe fn is_listed_as_itself(column: Oid) -> bool {
+    // SAFETY: the caller's promise: within a transaction; entries of the type cache live as long as the process.
+    unsafe {
+        let base = pg_sys::getBaseType(column);
+        let equal = (*pg_sys::lookup_type_cache(base, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr;
+        let (mut left, mut right) = (Oid::INVALID, Oid::INVALID);
+        if equal == Oid::INVALID || pg_sys::get_array_type(base) == Oid::INVALID {
+            return false;
+        }
+        pg_sys::op_input_types(equal, &mut left, &mut right);
+        let becomes_actual = [pg_sys::ANYENUMOID, pg_sys::ANYRANGEOID, pg_sys::ANYMULTIRANGEOID];
+        right == base || (base == pg_sys::VARCHAROID && right == pg_sys::TEXTOID) || becomes_actual.contains(&right)
+    }
 }
 
 /// Our table for the sender's, and its key; None if it has none, or the sender does not send all of it. An ERROR if the table
@@ -385,7 +402,7 @@ pub fn key_of(relation: u32) -> Option<TableKey> {
             let first = *(*form).indkey.values.as_ptr();
             if (*form).indnkeyatts == 1 && first > 0 {
                 let attribute = compat::attribute((*table).rd_att, i32::from(first) - 1);
-                has_array = pg_sys::get_array_type(pg_sys::getBaseType((*attribute).atttypid)) != Oid::INVALID;
+                has_array = is_listed_as_itself((*attribute).atttypid);
             }
             let sent = (0..(*form).indnkeyatts as usize).map(|place| {
                 let column = *(*form).indkey.values.as_ptr().add(place);

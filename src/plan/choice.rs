@@ -101,29 +101,31 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
     plan
 }
 
-/// The nodes beside the failed one that do not answer, and that the source has less of than another survivor.
+/// The nodes beside the failed one that the source has less of than another survivor, and gets nothing of: they do not answer,
+/// or its subscription is disabled.
 fn lacked<'a>(source: &str, survivors: &'a [Survivor]) -> Vec<&'a str> {
     let answered = || survivors.iter().filter_map(Survivor::facts);
     let Some(source) = answered().find(|facts| facts.node == source) else { return Vec::new() };
     let mut most: BTreeMap<&str, OriginLsn> = BTreeMap::new();
-    for (node, applied) in answered().flat_map(|facts| &facts.others) {
-        let known = most.entry(node).or_insert(*applied);
-        *known = (*known).max(*applied);
+    for (node, other) in answered().flat_map(|facts| &facts.others) {
+        let known = most.entry(node).or_insert(other.applied);
+        *known = (*known).max(other.applied);
     }
-    let is_lacked = |node: &str, most: &OriginLsn| source.others.get(node).is_some_and(|applied| applied < most);
-    most.iter()
-        .filter(|(node, most)| is_lacked(node, most) && !answered().any(|facts| facts.node == **node))
-        .map(|(node, _)| *node)
-        .collect()
+    let answers = |node: &str| answered().any(|facts| facts.node == node);
+    let is_lacked = |node: &str, most: OriginLsn| {
+        let known = source.others.get(node);
+        known.is_some_and(|other| other.passed < most && (!other.is_enabled || !answers(node)))
+    };
+    most.into_iter().filter(|(node, most)| is_lacked(node, *most)).map(|(node, _)| node).collect()
 }
 
 /// What the failed node did to rows that the source did not have is not in the source's WAL.
 pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
-    let Some(source) = &plan.source else { return };
+    let Some(source) = plan.source.as_ref().filter(|_| plan.outcome == Some(Outcome::CatchUp)) else { return };
     let notes = lacked(source, survivors).into_iter().map(|node| {
         format!(
-            "node \"{source}\" lacks transactions of node \"{node}\", which does not answer: what node \"{}\" did to their \
-             rows cannot be had from it",
+            "node \"{source}\" lacks transactions of node \"{node}\", and gets none: what node \"{}\" did to their rows \
+             cannot be had from it",
             plan.failed
         )
     });
@@ -236,7 +238,7 @@ pub fn best_source(failed: &str, survivors: &[Survivor], wishes: &WishesOf<'_>) 
         .filter(|facts| facts.applied().is_some())
         .filter(|facts| if lagging.is_empty() { true } else { serves(facts) })
         .collect();
-    candidates.sort_by_key(|facts| (Reverse(facts.applied()), &facts.node));
+    candidates.sort_by_key(|facts| (Reverse(facts.applied()), lacked(&facts.node, survivors).len(), &facts.node));
     let source = candidates.first()?;
     let is_silent = |survivor: &Survivor| matches!(survivor.answer, Answer::Silent { .. });
     let confidence = if concerned.len() == 1 {

@@ -1,6 +1,7 @@
 //! The choice of the source, and the confidence in it.
 
 use super::choice::*;
+use super::facts::OtherFacts;
 use super::outcome::{Outcome, Reason};
 use super::sample::node;
 use super::{Plan, Wishes};
@@ -65,8 +66,16 @@ fn the_source_that_has_the_most_is_chosen_and_of_equals_the_first_by_name() {
 
 /// One that has applied so much of another node as well.
 fn with_other(name: &str, other: &str, applied: u64) -> Survivor {
-    let mut facts = node(name, if name == "n2" { 20 } else { 90 });
-    facts.others.insert(other.to_owned(), OriginLsn(applied));
+    with_facts(name, if name == "n2" { 20 } else { 90 }, other, of_other(applied))
+}
+
+fn of_other(applied: u64) -> OtherFacts {
+    OtherFacts { applied: OriginLsn(applied), passed: OriginLsn(applied), is_enabled: true }
+}
+
+fn with_facts(name: &str, applied: u64, other: &str, of_other: OtherFacts) -> Survivor {
+    let mut facts = node(name, applied);
+    facts.others.insert(other.to_owned(), of_other);
     Survivor { node: name.to_owned(), answer: Answer::Facts(Box::new(facts)) }
 }
 
@@ -86,13 +95,19 @@ fn of_equals_one_that_lacks_nothing_of_another_silent_node_is_chosen_and_what_is
     let up = || with_other("n5", "n2", 1);
     let survivors = [with_other("n2", "n5", 50), with_other("n3", "n5", 40), with_other("n4", "n5", 50), up()];
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"));
+    let disabled = with_facts("n3", 90, "n5", OtherFacts { is_enabled: false, ..of_other(40) });
+    let survivors = [with_other("n2", "n5", 50), disabled, with_other("n4", "n5", 50), up()];
+    assert_eq!(outcome(&survivors).2.as_deref(), Some("n4"), "it cannot send it there");
+    assert_eq!(best_source("n1", &survivors, &|_, _| Wishes::default()).map(|best| best.node).as_deref(), Some("n4"));
+    // Nothing of it was for n3 since: it has passed what others have applied.
+    let passed = with_facts("n3", 90, "n5", OtherFacts { passed: OriginLsn(60), ..of_other(40) });
+    let survivors = [with_other("n2", "n5", 50), passed, with_other("n4", "n5", 50), down()];
+    assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"));
     // Who does not receive from it does not lack its rows.
     let survivors = [with_other("n2", "n5", 50), with_other("n3", "n6", 40), with_other("n4", "n5", 50), down()];
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"));
     // To have more of the failed node weighs more.
-    let mut most = node("n3", 95);
-    most.others.insert("n5".to_owned(), OriginLsn(40));
-    let most = Survivor { node: "n3".to_owned(), answer: Answer::Facts(Box::new(most)) };
+    let most = with_facts("n3", 95, "n5", of_other(40));
     assert_eq!(
         outcome(&[with_other("n2", "n5", 50), most, with_other("n4", "n5", 50), down()]).2.as_deref(),
         Some("n3")

@@ -19,7 +19,7 @@ pub struct NodeFacts {
     /// Those that come from the failed node.
     pub subscriptions: Vec<SubscriptionFacts>,
     /// How far it has applied each other node.
-    pub others: BTreeMap<String, OriginLsn>,
+    pub others: BTreeMap<String, OtherFacts>,
     /// Subscriptions of which nobody knows where they come from: any of them may come from the failed node.
     pub unknown_origins: Vec<String>,
     pub slot: SlotFacts,
@@ -32,6 +32,16 @@ pub struct NodeFacts {
     /// Unfinished recoveries of which it is the target.
     pub recoveries: Vec<RecoveryFacts>,
     pub asked_by: AskerFacts,
+}
+
+/// How far a node is with another one than the failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherFacts {
+    pub applied: OriginLsn,
+    pub passed: OriginLsn,
+    /// Something may still come.
+    pub is_enabled: bool,
 }
 
 /// A subscription to the failed node.

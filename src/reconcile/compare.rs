@@ -39,7 +39,8 @@ impl Reconciler<'_> {
     fn are_alike(&mut self, touched: &Touched, relation: u32, texts: &[KeyText]) -> Result<bool, RecoverError> {
         let Some(columns) = columns_of(touched, relation).filter(|_| !texts.is_empty()) else { return Ok(true) };
         let failed = self.origins.iter().find(|(_, node)| *node == self.failed).map(|(origin, _)| *origin);
-        let question = sums_question(&columns, texts, failed);
+        // What quoting allocates goes with the transaction.
+        let question = transaction::run_without_snapshot(|| sums_question(&columns, texts, failed));
         // Where the source does not show them, or sees no such column, each row is to be left by itself.
         let Ok(answer) = self.source.rows(&question, SUMS) else { return Ok(false) };
         let answer = answer.into_iter().next().map(Row::into_values).unwrap_or_default();

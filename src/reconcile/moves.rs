@@ -7,6 +7,8 @@ use crate::apply::stream::Receiver;
 use crate::pg::logicalrep::{self, Message};
 use crate::pg::memory::MessageContext;
 use crate::pg::transaction;
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys::Oid;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -30,6 +32,8 @@ pub struct MoveReader<'a> {
     known: &'a mut Known,
     /// Keys that rows have moved to.
     pub moved: Touched,
+    /// Our tables that the target replicates from the failed node.
+    wanted: HashSet<Oid>,
     context: MessageContext,
     is_idle: bool,
     /// The transaction at hand is one of the node's recoveries.
@@ -37,10 +41,11 @@ pub struct MoveReader<'a> {
 }
 
 impl<'a> MoveReader<'a> {
-    pub fn new(known: &'a mut Known) -> MoveReader<'a> {
+    pub fn new(known: &'a mut Known, wanted: HashSet<Oid>) -> MoveReader<'a> {
         MoveReader {
             known,
             moved: Touched::default(),
+            wanted,
             context: MessageContext::new(),
             is_idle: true,
             is_reconciled: false,
@@ -49,7 +54,8 @@ impl<'a> MoveReader<'a> {
 
     /// A row that was written of a recovery: whatever it was before.
     fn note_written(&mut self, relation: u32, row: &logicalrep::Tuple) {
-        if let Some((_, key)) = self.moved.key_of(relation, row)
+        if let Some((table, key)) = self.moved.key_of(relation, row)
+            && self.wanted.contains(&table)
             && hash_of(&self.moved, &key).is_some_and(|key| self.known.0.insert(key))
         {
             self.moved.push(key);
@@ -84,13 +90,15 @@ impl Receiver for MoveReader<'_> {
                 Message::Relation { relation, schema, name, columns } => {
                     self.moved.note_relation(relation, Relation { schema, name, columns });
                 }
-                Message::Insert { relation, new: row }
-                | Message::Update { relation, new: row, .. }
-                | Message::Delete { relation, old: row }
+                Message::Insert { relation, new: row } | Message::Delete { relation, old: row }
                     if self.is_reconciled =>
                 {
                     transaction::step(|| self.note_written(relation, &row));
                 }
+                Message::Update { relation, old, new } if self.is_reconciled => transaction::step(|| {
+                    // A key that is stored out of line stands in the old row alone.
+                    old.iter().chain([&new]).for_each(|row| self.note_written(relation, row));
+                }),
                 Message::Update { relation, old: Some(old), new } => {
                     transaction::step(|| self.note(relation, &old, &new));
                 }
@@ -100,7 +108,14 @@ impl Receiver for MoveReader<'_> {
                         transaction::commit_applied();
                     }
                 }
-                _ => (),
+                Message::Type | Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } => (),
+                Message::Truncate { .. } | Message::Over | Message::Other(_) => {
+                    pgrx::ereport!(
+                        ERROR,
+                        PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+                        "unexpected message from the source"
+                    );
+                }
             }
             bytes
         });

@@ -72,7 +72,7 @@ pub fn sums_question(columns: &Columns<'_>, keys: &[KeyText], origin: Option<u16
 
 fn condition(columns: &Columns<'_>, keys: &[KeyText]) -> String {
     let column = |index: &usize| format!("t.{}", quote_identifier(&columns.relation.columns[*index]));
-    // Literals of no type of their own: each becomes its column's type, a domain's base type without its checks.
+    // Literals of no type of their own: they become the column's type, a domain's base type without its checks.
     match columns.key {
         // One literal for all: it is read in a tenth of the time.
         [one] if columns.has_array => {
@@ -91,7 +91,9 @@ fn condition(columns: &Columns<'_>, keys: &[KeyText]) -> String {
             format!("{} = ANY ({})", column(one), quote_literal(&list))
         }
         [one] => {
-            let keys: Vec<String> = keys.iter().filter_map(|key| key.first().map(quote_literal)).collect();
+            let mut keys: Vec<String> = keys.iter().filter_map(|key| key.first().map(quote_literal)).collect();
+            // One alone would become what the operator takes.
+            keys.extend(keys.first().cloned());
             format!("{} IN ({})", column(one), keys.join(", "))
         }
         several => {

@@ -482,7 +482,9 @@ impl Reconciler<'_> {
         let Some(columns) = columns_of(touched, relation) else { return Ok(None) };
         let mut rows = Rows::new();
         for keys in keys.chunks(CHUNK) {
-            let question = question(&columns, keys, with_storage);
+            let quoted = || question(&columns, keys, with_storage);
+            // What quoting allocates goes with the transaction.
+            let question = if transaction::is_open() { quoted() } else { transaction::run_without_snapshot(quoted) };
             let count = columns.relation.columns.len() * (1 + usize::from(with_storage)) + FIRST_VALUE;
             match self.source.rows(&question, count) {
                 Ok(answer) => {

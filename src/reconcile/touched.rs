@@ -46,9 +46,9 @@ fn add_value(bytes: &mut Vec<u8>, value: &[u8]) {
 impl Key {
     /// By tables, and about as an index has them: numbers of the same sign, times and identifiers by their length and text.
     fn in_order(one: &Key, other: &Key) -> Ordering {
-        let lengths = |key: &Key| key.values.iter().map(Vec::len).collect::<Vec<_>>();
         let table = one.relation.cmp(&other.relation);
-        table.then_with(|| lengths(one).cmp(&lengths(other))).then_with(|| one.values.cmp(&other.values))
+        let lengths = || one.values.iter().map(Vec::len).cmp(other.values.iter().map(Vec::len));
+        table.then_with(lengths).then_with(|| one.values.cmp(&other.values))
     }
 
     fn of_bytes(bytes: &[u8]) -> Option<Key> {

@@ -126,14 +126,18 @@ impl Reconciler<'_> {
         Ok(theirs.zip(ours.applied.get(self.failed)).is_some_and(|(theirs, ours)| OriginLsn(theirs) < *ours))
     }
 
-    /// Before rows of the source are read: what is made good by then they show.
+    /// Before rows of the source are read: what is made good by then they show. Where there is nobody else to ask, both have
+    /// what there is of the failed node.
     fn view_late(&mut self) -> Result<(), RecoverError> {
         let question = "SELECT h.origin_node FROM spock.node_positions(held := true) h
               JOIN spock.node_positions(held := false) a USING (subscription)
              WHERE h.applied_lsn < a.applied_lsn AND h.origin_node IS NOT NULL";
-        let mut late = BTreeSet::new();
+        let mut late: BTreeSet<String> = BTreeSet::new();
         for row in self.source.rows(question, 1)? {
             late.insert(self.source.read(row.value(0))?);
+        }
+        if !self.has_others {
+            late.remove(self.failed);
         }
         self.late_at_source = late;
         Ok(())

@@ -21,8 +21,8 @@ use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::Text;
 use crate::pg::{process, role, setting, slot, wal};
 use crate::plan::facts::{
-    AskerFacts, CapacityFacts, Limit, NodeFacts, PeerFacts, RecoveryFacts, ReleasedFacts, SettingsFacts, SlotFacts,
-    SlotState, SubscriptionFacts, TableFacts, VERSION,
+    AskerFacts, CapacityFacts, Limit, NodeFacts, OtherFacts, PeerFacts, RecoveryFacts, ReleasedFacts, SettingsFacts,
+    SlotFacts, SlotState, SubscriptionFacts, TableFacts, VERSION,
 };
 use crate::shmem::{PeerEntry, PeerKey, PeerState};
 use crate::slot::positions::{self, OwnPosition};
@@ -85,8 +85,11 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
                 subscriptions.push(facts);
             }
             Some(origin) => {
-                let applied = others.entry(origin.to_string()).or_insert(OriginLsn::ZERO);
-                *applied = position.applied().unwrap_or_default().max(*applied);
+                let facts = of_position(position, seen.as_ref());
+                if let Some((applied, passed)) = facts.applied.zip(facts.passed()) {
+                    let other = OtherFacts { applied, passed, is_enabled: subscription.is_enabled };
+                    others.insert(origin.to_string(), other);
+                }
             }
         }
     }

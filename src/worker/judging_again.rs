@@ -85,8 +85,7 @@ impl Rescue {
         let is_done = while_reconciling(|| {
             reconciler.let_held_go(&touched)?;
             // A row that is gone may have another key since it was kept; what is kept on is looked at with the next look.
-            let is_to_be_followed = reconciler.may_have_moved || reconciler.source_was_recovered()?;
-            if reconciler.counts.compared == 0 || !is_to_be_followed {
+            if reconciler.counts.compared == 0 || !(reconciler.may_have_moved || reconciler.source_was_recovered()?) {
                 return Ok(true);
             }
             let mut known = Known::of(&mut touched);

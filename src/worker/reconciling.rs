@@ -209,7 +209,7 @@ fn clone_of(intent: &Intent) -> String {
     now.and_then(|now| now.clone_name().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Compares what touched rows have moved to by the changes of keys at these nodes: their own recovery slots have kept them, as
+/// Compares what touched rows have moved to by the changes of keys at these nodes, and what their recoveries have written: their own recovery slots have kept them, as
 /// the source's has. One that cannot be asked is left out, unless it is `needed`. False: the recovery is to stop.
 pub(super) fn compare_moved(
     reconciler: &mut Reconciler<'_>,
@@ -235,7 +235,7 @@ pub(super) fn compare_moved(
     Ok(true)
 }
 
-/// What touched rows have moved to, read from a clone of the node's recovery slot that goes again.
+/// What touched rows have moved to, and what the node's recoveries have written, read from a clone of the node's recovery slot that goes again.
 fn moves_of(intent: &Intent, node: &str, known: &mut Known, index: usize) -> Result<Option<Touched>, RecoverError> {
     let request = &intent.request;
     let route = transaction::run(|| route_to(node))?;
@@ -247,7 +247,7 @@ fn moves_of(intent: &Intent, node: &str, known: &mut Known, index: usize) -> Res
     followed
 }
 
-/// Streams the changes of keys that a node has seen since its clone begins: what touched rows have moved to. None: the recovery
+/// Streams the changes of keys that a node has seen since its clone begins, and what its recoveries have written. None: the recovery
 /// is to stop.
 fn follow_moves(
     intent: &Intent,
@@ -266,7 +266,8 @@ fn follow_moves(
     let node = source.name().to_owned();
     let lost = |error| RecoverError::Remote { source_node: node.clone(), error };
     let mut stream = Stream::open(route, clone, &settings, guc::peer_timeout()).map_err(lost)?;
-    let mut reader = MoveReader::new(known);
+    let wanted = target.tables.iter().map(|table| table.oid).collect();
+    let mut reader = MoveReader::new(known, wanted);
     let ended = stream.run(&mut reader, facts.until, |_| false, |_| goes_on(index)).map_err(lost)?;
     with_entry(index, |entry| entry.touched += reader.moved.count());
     Ok((ended == Ended::Complete).then_some(reader.moved))

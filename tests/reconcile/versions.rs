@@ -286,11 +286,15 @@ fn rows_are_found_by_keys_of_every_kind() {
         ("bytes", "bytea", vec!["\\x00ff", "\\x5c22"]),
         ("a_uuid", "uuid", vec!["00000000-0000-0000-0000-00000000000a"]),
         ("a_time", "timestamptz", vec!["2026-01-01 00:00:00.123456+00", "infinity"]),
+        ("a_table", "regclass", vec!["pg_class", "pg_type"]),
+        ("a_pair", "pair", vec!["(1,x)", "(2,\"y z\")"]),
+        ("a_short", "varchar(10)", vec!["a,b", "c"]),
+        ("an_address", "cidr", vec!["10.0.0.0/8"]),
         ("a_number", "numeric", vec!["1.0", "-2.50", "NaN"]),
     ];
     let tables: Vec<String> =
         kinds.iter().map(|(name, kind, _)| format!("CREATE TABLE {name} (k {kind} PRIMARY KEY, v text);")).collect();
-    let types = "CREATE TYPE mood AS ENUM ('sad', 'not so sad'); CREATE DOMAIN positive AS int CHECK (VALUE > 0);";
+    let types = "CREATE TYPE mood AS ENUM ('sad', 'not so sad'); CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE TYPE pair AS (a int, b text);";
     let cluster = start("reconcile_keys", &format!("{types} {}", tables.concat()));
     let [n1, n2, n3] = cluster.all();
     hold_back(n2);
@@ -320,8 +324,8 @@ fn more_keys_than_are_kept_in_memory_are_all_compared() {
     let cluster = start("reconcile_spilled", "CREATE TABLE t (id text PRIMARY KEY, v text)");
     let [n1, n2, n3] = cluster.all();
     hold_back(n2);
-    // 6 MB of keys, of which 4 MB stay in memory.
-    let key = |number: &str| format!("lpad({number}::text, 2000, 'x')");
+    // 18 MB of keys, of which 4 MB stay in memory and 16 MB are put in order together.
+    let key = |number: &str| format!("lpad({number}::text, 6000, 'x')");
     n1.sql(&format!("INSERT INTO t SELECT {}, 'n1' FROM generate_series(1, 3000) g", key("g")));
     drain(n1, n3);
     for number in ["1", "1500", "3000"] {
