@@ -42,8 +42,10 @@ impl Line {
     }
 }
 
+type Measure = fn(&Bench) -> Result<Curve>;
+
 /// The curves, each with what measures it.
-pub const CURVES: [(&str, fn(&Bench) -> Result<Curve>); 4] = [
+pub const CURVES: [(&str, Measure); 4] = [
     ("gap", recovery::gap),
     ("retained_wal", recovery::retained_wal),
     ("peers", idle::peers),

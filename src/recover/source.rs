@@ -125,7 +125,7 @@ impl Source {
 
     /// The replication origin under which it has written what its own recoveries brought; None: it was never recovered.
     pub fn reconcile_origin(&mut self) -> Result<Option<u32>, RecoverError> {
-        let name = quote_literal(&origin::RECONCILE.to_string_lossy());
+        let name = quote_literal(origin::RECONCILE.to_string_lossy());
         let question = format!("SELECT roident FROM pg_catalog.pg_replication_origin WHERE roname = {name}");
         match self.rows(&question, 1)?.first() {
             Some(row) => Ok(Some(self.read(row.value(0))?)),
