@@ -5,8 +5,10 @@
 //! lack of the row, and does not come again.
 //!
 //! Pure: judge and counts. The rows that were touched are collected in touched, and in moves those that others have
-//! given another key since; they are looked at in compare, judged and written in run. What cannot be judged now is kept.
+//! given another key since; they are asked for in ask, looked at in compare, judged and written in run. What cannot be
+//! judged now is kept.
 
+mod ask;
 mod compare;
 pub mod counts;
 pub mod judge;
