@@ -4,33 +4,43 @@
 mod idle;
 mod recovery;
 
+use std::fs;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use spockctl::error::{Error, Result};
 use spockctl::table;
 
 use crate::{Bench, plot, report};
 
 /// One measurement after another, each with more of the same.
+#[derive(Serialize, Deserialize)]
 pub struct Curve {
-    pub name: &'static str,
+    pub name: String,
     /// What there is more of.
-    pub what: &'static str,
+    pub what: String,
     /// Of the values: the unit.
-    pub unit: &'static str,
+    pub unit: String,
     pub lines: Vec<Line>,
 }
 
+#[derive(Serialize, Deserialize)]
 pub struct Line {
-    pub label: &'static str,
+    pub label: String,
     /// How much of it, and the value.
     pub points: Vec<(f64, f64)>,
 }
 
+impl Curve {
+    fn new(name: &str, what: &str, unit: &str, lines: Vec<Line>) -> Curve {
+        Curve { name: name.to_owned(), what: what.to_owned(), unit: unit.to_owned(), lines }
+    }
+}
+
 impl Line {
-    fn new(label: &'static str) -> Line {
-        Line { label, points: Vec::new() }
+    fn new(label: &str) -> Line {
+        Line { label: label.to_owned(), points: Vec::new() }
     }
 
     /// By the last two points: `n` times as much took so many times as long.
@@ -52,9 +62,11 @@ pub const CURVES: [(&str, Measure); 4] = [
     ("databases", idle::databases),
 ];
 
-/// All that are wanted are measured, whatever fails; the figures and the plot go beside each other.
+/// All that are wanted are measured, whatever fails; the figures and the plot go beside each other. A curve that is not wanted
+/// stays as it was measured before with this version of PostgreSQL.
 pub fn run(bench: &Bench, folder: &Path) -> Result<()> {
-    let mut curves = Vec::new();
+    let file = folder.join("growth.json");
+    let mut curves = measured_before(bench, &file);
     let mut failures = Vec::new();
     for (name, measure) in CURVES {
         if !bench.wants(name) {
@@ -64,6 +76,7 @@ pub fn run(bench: &Bench, folder: &Path) -> Result<()> {
         match measure(bench) {
             Ok(curve) => {
                 show(bench, &curve);
+                curves.retain(|before| before.name != name);
                 curves.push(curve);
             }
             Err(error) => {
@@ -72,7 +85,10 @@ pub fn run(bench: &Bench, folder: &Path) -> Result<()> {
             }
         }
     }
-    report::write_json(bench, &folder.join("growth.json"), &document(bench, &curves))?;
+    curves.sort_by_key(|curve| CURVES.iter().position(|(name, _)| *name == curve.name));
+    let document = Document { pg: report::version(bench).to_owned(), curves };
+    report::write_json(bench, &file, &json!(document))?;
+    let curves = document.curves;
     plot::draw(bench, &curves, &folder.join("growth.svg"))?;
     match failures.is_empty() {
         true => Ok(()),
@@ -91,9 +107,9 @@ fn tell(bench: &Bench, what: &str, much: f64, label: &str, value: f64, unit: &st
 }
 
 fn show(bench: &Bench, curve: &Curve) {
-    let mut rows = vec![[curve.what, "", curve.unit].map(str::to_owned).to_vec()];
+    let mut rows = vec![vec![curve.what.clone(), String::new(), curve.unit.clone()]];
     for line in &curve.lines {
-        let row = |(much, value): &(f64, f64)| vec![report::shown(*much), line.label.to_owned(), report::shown(*value)];
+        let row = |(much, value): &(f64, f64)| vec![report::shown(*much), line.label.clone(), report::shown(*value)];
         rows.extend(line.points.iter().map(row));
     }
     table::lines(&rows).into_iter().for_each(|line| bench.screen.line(line));
@@ -106,12 +122,17 @@ fn show(bench: &Bench, curve: &Curve) {
     }
 }
 
-fn document(bench: &Bench, curves: &[Curve]) -> Value {
-    let mut all = Map::new();
-    for curve in curves {
-        let lines: Map<String, Value> =
-            curve.lines.iter().map(|line| (line.label.to_owned(), json!(line.points))).collect();
-        all.insert(curve.name.to_owned(), json!({ "of": curve.what, "unit": curve.unit, "lines": lines }));
-    }
-    json!({ "pg": report::version(bench), "curves": all })
+#[derive(Serialize, Deserialize)]
+struct Document {
+    pg: String,
+    curves: Vec<Curve>,
+}
+
+fn measured_before(bench: &Bench, file: &Path) -> Vec<Curve> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let document = serde_json::from_str::<Document>(&text).ok();
+    document
+        .filter(|document| document.pg == report::version(bench))
+        .map(|document| document.curves)
+        .unwrap_or_default()
 }

@@ -59,17 +59,17 @@ where
     Y::CoordDescType: ValueFormatter<f64>,
 {
     let mut chart = ChartBuilder::on(area)
-        .caption(curve.name, ("sans-serif", 16))
+        .caption(&curve.name, ("sans-serif", 16))
         .margin(12)
         .x_label_area_size(38)
         .y_label_area_size(56)
         .build_cartesian_2d(x, y)?;
-    chart.configure_mesh().light_line_style(WHITE).x_desc(curve.what).y_desc(curve.unit).draw()?;
+    chart.configure_mesh().light_line_style(WHITE).x_desc(&curve.what).y_desc(&curve.unit).draw()?;
     for (line, colour) in curve.lines.iter().zip(COLOURS) {
         let drawn = LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)).point_size(3);
         chart
             .draw_series(drawn)?
-            .label(line.label)
+            .label(&line.label)
             .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 12, y + 4)], colour.filled()));
     }
     if curve.lines.len() > 1 {

@@ -13,7 +13,7 @@ use crate::cluster::{self, Cluster};
 use crate::{Bench, wait};
 
 /// After the last change, until nothing is left to be done once.
-const SETTLES: Duration = Duration::from_secs(15);
+const SETTLES: Duration = Duration::from_secs(10);
 
 /// Room for 50 databases, and for 15 peers.
 const SETTINGS: [(&str, &str); 8] = [
@@ -58,7 +58,7 @@ pub fn peers(bench: &Bench) -> Result<Curve> {
         }
         lines.push(line);
     }
-    Ok(Curve { name: "peers", what: "nodes", unit: "% of a core", lines })
+    Ok(Curve::new("peers", "nodes", "% of a core", lines))
 }
 
 /// Each database is a node of its own, with one peer on another server.
@@ -95,7 +95,7 @@ pub fn databases(bench: &Bench) -> Result<Curve> {
         cluster.stop()?;
         lines.push(line);
     }
-    Ok(Curve { name: "databases", what: "databases", unit: "% of a core", lines })
+    Ok(Curve::new("databases", "databases", "% of a core", lines))
 }
 
 /// Slots of all databases of a server have different names.

@@ -53,11 +53,11 @@ pub fn gap(bench: &Bench) -> Result<Curve> {
         while taken.is_empty() || (taken.len() < REPEATED && *size <= 10_000) {
             taken.push(recover(&cluster, || rows.write(&cluster, *size))?);
         }
-        tell(bench, "transactions", *size as f64, line.label, median(&taken), "s");
+        tell(bench, "transactions", *size as f64, &line.label, median(&taken), "s");
         line.points.push((*size as f64, median(&taken)));
     }
     cluster.stop()?;
-    Ok(Curve { name: "gap", what: "transactions", unit: "s", lines: vec![line] })
+    Ok(Curve::new("gap", "transactions", "s", vec![line]))
 }
 
 /// A thousand transactions, half of them before and half of them behind what n3 writes itself.
@@ -82,11 +82,11 @@ pub fn retained_wal(bench: &Bench) -> Result<Curve> {
             between = wait::number(n3, &format!("SELECT (pg_current_wal_lsn() - '{before}') / 1048576.0"))?;
             Ok(())
         })?;
-        tell(bench, "MB", between, line.label, taken, "s");
+        tell(bench, "MB", between, &line.label, taken, "s");
         line.points.push((between, taken));
         wait::sql(n3, "DELETE FROM others")?;
         wait::sql(n3, "VACUUM others")?;
     }
     cluster.stop()?;
-    Ok(Curve { name: "retained_wal", what: "MB of WAL", unit: "s", lines: vec![line] })
+    Ok(Curve::new("retained_wal", "MB of WAL", "s", vec![line]))
 }
