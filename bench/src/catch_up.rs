@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use spockctl::error::{Error, Result};
 use spockctl::server::Server;
 
 use crate::cluster::{Cluster, DATABASE};
-use crate::measure::{Figure, alternating};
+use crate::measure::{Figure, alternating, processor_seconds};
 use crate::{Bench, report, stream, wait};
 
 /// n3 receives from the target and from the node like it: what either applies is decoded once more for n3.
@@ -261,12 +260,10 @@ impl Worker<'_> {
         false
     }
 
-    /// User and system time so far, in ticks of a hundredth of a second (proc_pid_stat(5)); NaN if it was not seen.
+    /// NaN if it was not seen.
     fn processor_seconds(&self) -> f64 {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid.borrow())).unwrap_or_default();
-        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-        if ticks.len() == 2 { (ticks[0] + ticks[1]) / 100.0 } else { f64::NAN }
+        let pid = self.pid.borrow().parse().ok();
+        pid.and_then(|pid| processor_seconds(pid, false)).unwrap_or(f64::NAN)
     }
 }
 

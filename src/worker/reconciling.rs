@@ -209,8 +209,9 @@ fn clone_of(intent: &Intent) -> String {
     now.and_then(|now| now.clone_name().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Compares what touched rows have moved to by the changes of keys at these nodes, and what their recoveries have written: their own recovery slots have kept them, as
-/// the source's has. One that cannot be asked is left out, unless it is `needed`. False: the recovery is to stop.
+/// Compares what touched rows have moved to by the changes of keys at these nodes, and what their recoveries have written:
+/// their own recovery slots have kept them, as the source's has. One that cannot be asked is left out, unless it is `needed`.
+/// False: the recovery is to stop.
 pub(super) fn compare_moved(
     reconciler: &mut Reconciler<'_>,
     intent: &Intent,
@@ -235,7 +236,8 @@ pub(super) fn compare_moved(
     Ok(true)
 }
 
-/// What touched rows have moved to, and what the node's recoveries have written, read from a clone of the node's recovery slot that goes again.
+/// What touched rows have moved to, and what the node's recoveries have written, read from a clone of the node's recovery slot
+/// that goes again.
 fn moves_of(intent: &Intent, node: &str, known: &mut Known, index: usize) -> Result<Option<Touched>, RecoverError> {
     let request = &intent.request;
     let route = transaction::run(|| route_to(node))?;
@@ -247,8 +249,8 @@ fn moves_of(intent: &Intent, node: &str, known: &mut Known, index: usize) -> Res
     followed
 }
 
-/// Streams the changes of keys that a node has seen since its clone begins, and what its recoveries have written. None: the recovery
-/// is to stop.
+/// Streams the changes of keys that a node has seen since its clone begins, and what its recoveries have written. None: the
+/// recovery is to stop.
 fn follow_moves(
     intent: &Intent,
     source: &mut Source,

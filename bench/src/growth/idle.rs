@@ -1,6 +1,5 @@
 //! What a node without work takes of its machine, all its processes together, with the extension and without.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use spockctl::server::Server;
 
 use super::{Curve, Line, tell};
 use crate::cluster::{self, Cluster};
+use crate::measure::processor_seconds;
 use crate::{Bench, wait};
 
 /// After the last change, until nothing is left to be done once.
@@ -49,7 +49,7 @@ pub fn peers(bench: &Bench) -> Result<Curve> {
             let pairs: Vec<(&str, &str)> = names[1..].iter().flat_map(|peer| [("n1", *peer), (*peer, "n1")]).collect();
             cluster.subscribe(&pairs)?;
             if with_extension {
-                wait_for_slots(cluster.node("n1")?, &[cluster::DATABASE])?;
+                wait_for_slots(cluster.node("n1")?, 1)?;
             }
             let share = share(bench, cluster.node("n1")?)?;
             tell(bench, "nodes", *count as f64, label, share, "% of a core");
@@ -85,8 +85,7 @@ pub fn databases(bench: &Bench) -> Result<Curve> {
             }
             let n1 = cluster.node("n1")?;
             if with_extension {
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                wait_for_slots(n1, &names)?;
+                wait_for_slots(n1, names.len())?;
             }
             let share = share(bench, n1)?;
             tell(bench, "databases", *count as f64, label, share, "% of a core");
@@ -110,10 +109,9 @@ fn subscribe(target: &Server, source: &Server, database: &str) -> Result<()> {
     target.query(database, &statement).map(drop)
 }
 
-fn wait_for_slots(node: &Server, databases: &[&str]) -> Result<()> {
+fn wait_for_slots(node: &Server, count: usize) -> Result<()> {
     let question = format!(
-        "SELECT count(*) = {} FROM pg_replication_slots WHERE slot_name LIKE 'spk_recovery%' AND NOT temporary",
-        databases.len()
+        "SELECT count(*) = {count} FROM pg_replication_slots WHERE slot_name LIKE 'spk_recovery%' AND NOT temporary"
     );
     wait::until(node, &question)
 }
@@ -122,20 +120,16 @@ fn wait_for_slots(node: &Server, databases: &[&str]) -> Result<()> {
 fn share(bench: &Bench, node: &Server) -> Result<f64> {
     let window = Duration::from_secs(bench.size(30, 10));
     thread::sleep(SETTLES);
-    let (before, begun) = (processor_seconds(node)?, Instant::now());
+    let (before, begun) = (seconds_of_all(node)?, Instant::now());
     thread::sleep(window);
-    let used = processor_seconds(node)? - before;
+    let used = seconds_of_all(node)? - before;
     Ok(100.0 * used / begun.elapsed().as_secs_f64())
 }
 
-/// User and system time of all processes of a server, those that have ended among them (proc_pid_stat(5), fields 14 to 17).
-fn processor_seconds(node: &Server) -> Result<f64> {
-    let postmaster = node.pid().ok_or_else(|| Error::NotRunning(node.name().to_owned()))?;
-    let ticks = |pid: i32, fields: usize| -> f64 {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let after_name = text.rsplit(')').next().unwrap_or_default();
-        after_name.split_whitespace().skip(11).take(fields).filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
-    };
-    let living: f64 = node.processes().iter().map(|process| ticks(process.pid, 2)).sum();
-    Ok((ticks(postmaster, 4) + living) / 100.0)
+/// Of all processes of a server, those that have ended among them.
+fn seconds_of_all(node: &Server) -> Result<f64> {
+    let not_running = || Error::NotRunning(node.name().to_owned());
+    let postmaster = node.pid().and_then(|pid| processor_seconds(pid, true)).ok_or_else(not_running)?;
+    let living: f64 = node.processes().iter().filter_map(|process| processor_seconds(process.pid, false)).sum();
+    Ok(postmaster + living)
 }
