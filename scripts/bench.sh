@@ -9,11 +9,9 @@ cd "$ROOT"
 
 scenarios=("$@")
 if [ -n "${SCENARIO:-}" ]; then read -r -a scenarios <<<"$SCENARIO"; fi
-major=$(wanted_majors | head -n 1)
-pg_config=$(find_pg_config "$major") || die "there is no PostgreSQL $major" "Run make bench, or give PG_CONFIG=…"
+read -r _ pg_config < <(servers_of bench) || die "there is no PostgreSQL" "Run make bench, or give PG_CONFIG=…"
 PG_CONFIG=$pg_config scripts/install.sh release
-say "building the benchmark"
-cargo build --quiet --release --package spock_recovery_bench
+step "compiling the benchmark" cargo build --locked --quiet --release --package spock_recovery_bench
 say "measuring"
 TARGET=${CARGO_TARGET_DIR:-target}
 options=(--pg-config "$pg_config" --output "$TARGET/bench/results.json")

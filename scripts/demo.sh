@@ -1,14 +1,11 @@
 #!/usr/bin/env bash
-# Installs the extension as users get it into the newest wanted server, and runs `spockctl demo --crash` there: a node is lost and
+# Installs the extension as users get it into one server, and runs `spockctl demo --crash` there: a node is lost and
 # recovered. KEEP=1 leaves the servers running.
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-major=$(wanted_majors | tail -n 1)
-pg_config=$(find_pg_config "$major") || die "there is no PostgreSQL $major" "Run make demo, or give PG_CONFIG=…"
+read -r _ pg_config < <(servers_of demo) || die "there is no PostgreSQL" "Run make demo, or give PG_CONFIG=…"
 PG_CONFIG=$pg_config scripts/install.sh release
-say "building spockctl"
-cargo build --quiet --release --package spockctl
 say "the demo"
 options=(--crash --pg-config "$pg_config")
 if [ "${KEEP:-0}" = 1 ]; then options+=(--keep); fi

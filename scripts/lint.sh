@@ -1,25 +1,44 @@
 #!/usr/bin/env bash
-# rustfmt, clippy and rustdoc without a warning, for every supported major, and the pure unit tests. Stops at the first failure.
+# rustfmt, clippy and rustdoc without a warning, for every supported major, licences and advisories, and the pure unit tests. Stops at the first failure.
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
-use_pgrx
+use_tools
 
+mapfile -t servers < <(servers_of lint)
+[ "${#servers[@]}" -gt 0 ] || die "there is no PostgreSQL, whose headers lint needs" "Run make lint, or give PG_CONFIG=…"
 say "rustfmt"
 cargo fmt --all --check
+if command -v shellcheck >/dev/null 2>&1; then
+    say "shellcheck"
+    shellcheck --severity=warning --shell=bash --exclude=SC2034 scripts/*.sh scripts/tests/*.sh
+fi
 say "clippy"
-cargo clippy --quiet --package spockctl --package spock_recovery_bench --package spock_recovery_tests --all-targets -- -D warnings
+cargo clippy --locked --quiet --package spockctl --package spock_recovery_bench --package spock_recovery_tests --all-targets -- -D warnings
 export RUSTDOCFLAGS="-D warnings"
-for major in $(wanted_majors); do
+for server in "${servers[@]}"; do
+    read -r major pg_config <<<"$server"
     # With and without what only tests compile.
     say "clippy and rustdoc for PostgreSQL $major"
-    cargo clippy --quiet --package spock_recovery --all-targets --no-default-features --features "pg$major" -- -D warnings
-    cargo clippy --quiet --package spock_recovery --all-targets --no-default-features --features "pg$major failpoints pg_test" -- -D warnings
-    cargo doc --quiet --package spock_recovery --lib --no-deps --document-private-items --no-default-features --features "pg$major"
+    of_major=(--locked --quiet --package spock_recovery --no-default-features)
+    extension_cargo "$pg_config" clippy "${of_major[@]}" --all-targets --features "pg$major" -- -D warnings
+    extension_cargo "$pg_config" clippy "${of_major[@]}" --all-targets --features "pg$major failpoints pg_test" -- -D warnings
+    extension_cargo "$pg_config" doc "${of_major[@]}" --lib --no-deps --document-private-items --features "pg$major"
 done
-cargo doc --quiet --package spockctl --lib --no-deps --document-private-items
+cargo doc --locked --quiet --package spockctl --lib --no-deps --document-private-items
+if cargo deny --version >/dev/null 2>&1; then
+    say "licences, sources and bans of crates"
+    cargo deny --offline --log-level error check licenses bans sources
+    say "advisories"
+    if cargo deny --log-level error fetch db >/dev/null 2>&1; then
+        cargo deny --offline --log-level error check advisories
+    else
+        note "not looked at: the database of advisories cannot be had here"
+    fi
+fi
 say "unit tests"
-major=$(wanted_majors | head -n 1)
-cargo test --quiet --package spock_recovery --lib --no-default-features --features "pg$major"
-cargo test --quiet --package spockctl --lib
-cargo test --quiet --package spock_recovery_bench
+read -r major pg_config <<<"${servers[0]}"
+extension_cargo "$pg_config" test --locked --quiet --package spock_recovery --lib --no-default-features --features "pg$major"
+cargo test --locked --quiet --package spockctl --lib
+cargo test --locked --quiet --package spock_recovery_bench
+scripts/tests/servers.sh
 say "lint: clean"

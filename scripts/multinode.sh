@@ -1,30 +1,41 @@
 #!/usr/bin/env bash
 # Runs the multi-node tests against the server of one pg_config, in which the extension was installed for tests.
 #   scripts/multinode.sh <pg_config> [words in tests' names …]
-# What this server or this call cannot run is left out by name, and said: no test passes without having run.
+# What this server or this call cannot run is left out by name, and said: no test passes without having run. Each test has a
+# deadline of its own (.config/nextest.toml).
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
-
-# Several times what a run takes, so that a test that hangs ends the run and not the patience of CI.
-LIMIT=${MULTINODE_LIMIT:-25m}
+use_tools
 
 pg_config=$1
 shift
-left_out=()
+major=$(pg_major "$pg_config")
+filter="all()"
 leave_out() {
-    left_out+=(--skip "$1")
+    filter="$filter - test(/$1/)"
     note "left out: $1 ($2)"
 }
-major=$(pg_major "$pg_config")
 [ "$major" -ge 18 ] || leave_out an_installed_extension_spock "needs extension_control_path of PostgreSQL 18"
 [ "$major" -ge 18 ] || leave_out virtual_columns_are_computed "needs virtual columns of PostgreSQL 18"
 if [ "$major" -lt 18 ]; then
     leave_out survives_pg_upgrade "runs with 18, after 17"
-elif ! old=$(PG_CONFIG='' find_pg_config 17) || [ ! -f "$("$old" --sharedir)/extension/spock_recovery.control" ]; then
+elif ! { PG_CONFIG='' && plan test && find_there 17; } || [ ! -f "$("$PG_CONFIG_FOUND" --sharedir)/extension/spock_recovery.control" ]; then
     leave_out survives_pg_upgrade "needs PostgreSQL 17 with the extension beside 18"
 fi
-binary=$(cargo test --quiet --package spock_recovery_tests --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
-# Servers wait more than they compute. In the foreground: an interrupt typed at the terminal reaches the tests.
-SPOCK_RECOVERY_PG_CONFIG=$pg_config timeout --foreground --kill-after=30s "$LIMIT" \
-    "$binary" --test-threads="$(($(nproc) * 2))" "${left_out[@]}" "$@"
+
+# Servers wait more than they compute, up to a point: beyond it tests wait for each other.
+export NEXTEST_TEST_THREADS=${NEXTEST_TEST_THREADS:-$(($(nproc) * 2))}
+export SPOCK_RECOVERY_PG_CONFIG=$pg_config
+selection=(--locked --package spock_recovery_tests --filterset "$filter" "$@")
+results=$(mktemp)
+trap 'rm -f "$results"' EXIT
+status=0
+# A word that no test has is an empty run, which is an error.
+cargo nextest run "${selection[@]}" --profile "${NEXTEST_PROFILE:-default}" 2>&1 | tee "$results" || status=$?
+
+# What was chosen and has no result, by name: nextest tells how many.
+missing=$(comm -23 <(cargo nextest list "${selection[@]}" --message-format oneline --cargo-quiet 2>/dev/null | awk '{ print $NF }' | sort -u) \
+    <(sed 's/\x1b\[[0-9;]*m//g' "$results" | awk '/^ +(PASS|LEAK|FAIL|TIMEOUT|ABORT|SIG[A-Z]+) +\[/ { print $NF }' | sort -u))
+for name in $missing; do note "did not run: $name"; done
+if [ "$status" = 0 ] && [ -n "$missing" ]; then status=1; fi
+exit "$status"

@@ -1,48 +1,71 @@
 #!/usr/bin/env bash
-# All set-up that `make demo`, `make test` and the other targets need; does nothing where all is there.
-#   scripts/setup.sh             packages, servers, cargo-pgrx, user
-# PG_CONFIG=… uses that server alone, PG=NN one major, SPOCK_RECOVERY_CACHE=… another cache folder.
-. "$(dirname "$0")/lib.sh"
+# All set-up that a goal of the Makefile needs; does nothing, and needs no network, where everything is there.
+#   scripts/setup.sh <demo|test|lint|soak|bench|install>
+# PG_CONFIG=… uses that server alone, PG=NN one major, SPOCK_RECOVERY_SERVER=… one place for servers (servers.sh),
+# SPOCK_RECOVERY_CACHE=… another cache folder.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# PostgreSQL's makefiles make their generated headers only when they are the outermost make.
-unset MAKELEVEL MAKEFLAGS MFLAGS MAKEOVERRIDES
-
-# What compiles PostgreSQL, what bindgen needs, and what PostgreSQL links with.
-PACKAGES="build-essential clang libclang-dev bison flex perl pkg-config xz-utils ca-certificates
+# What compiles the extension: a linker, and libclang, by which bindgen reads PostgreSQL's headers.
+BUILD_PACKAGES="build-essential clang libclang-dev pkg-config ca-certificates"
+# What compiles PostgreSQL, and what it links with.
+SOURCE_PACKAGES="build-essential bison flex perl pkg-config bzip2 xz-utils ca-certificates
     libreadline-dev zlib1g-dev libssl-dev liblz4-dev libzstd-dev libxml2-dev"
 
-# Two calls at once (a second terminal, a CI job) must not build into the same folder.
-lock_cache() {
-    mkdir -p "$CACHE" 2>/dev/null || as_root install -d -o "$(id -u)" "$CACHE"
-    [ -w "$CACHE" ] || die "the cache folder $CACHE is not writable" "Set SPOCK_RECOVERY_CACHE to a folder that is."
-    exec 9>"$CACHE/.lock"
-    flock -n 9 || { note "another set-up is running; waiting for it"; flock 9; }
+lists_updated=no
+update_package_lists() {
+    [ "$lists_updated" = no ] || return 0
+    lists_updated=yes
+    as_root apt-get update -qq >"$CACHE/apt.log" 2>&1 || note "apt-get update failed; going on with the lists that are there: $(last_words "$CACHE/apt.log")"
 }
 
-install_packages() {
+install_debian_packages() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$CACHE/apt.log" 2>&1
+}
+
+# install_missing_packages <name…>: on Debian, those that are not there; elsewhere it only looks for the programs. REASON if it fails.
+install_missing_packages() {
+    local missing="" name
     if ! command -v dpkg-query >/dev/null 2>&1; then
-        for tool in cc clang bison flex perl pkg-config make xz; do
-            command -v "$tool" >/dev/null 2>&1 || die "$tool is missing, and this is not a Debian system" \
-                "Install a C compiler, clang with libclang, bison, flex, perl, pkg-config, make and xz by hand."
+        for name in cc clang make "${@//*/}"; do
+            if [ -n "$name" ] && ! command -v "$name" >/dev/null 2>&1; then missing="$missing $name"; fi
         done
-        return
+        [ -z "$missing" ] && return
+        REASON="missing, and this is not a Debian system:$missing"
+        return 1
     fi
-    local missing="" package
-    for package in $PACKAGES; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+    for name in "$@"; do
+        # shellcheck disable=SC2016
+        dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing="$missing $name"
     done
     [ -z "$missing" ] && return
-    say "installing Debian packages:$missing"
-    as_root apt-get update -qq || die "apt-get update failed" "Check the package sources of this machine."
+    if ! can_be_root; then
+        REASON="these Debian packages, which need root to install: apt-get install$missing"
+        return 1
+    fi
+    update_package_lists
     # shellcheck disable=SC2086
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >"$CACHE/apt.log" 2>&1 ||
-        { tail -n 20 "$CACHE/apt.log" >&2; die "these Debian packages could not be installed:$missing"; }
+    step "installing Debian packages:$missing" install_debian_packages $missing && return
+    REASON="these Debian packages could not be installed:$missing ($(last_words "$CACHE/apt.log"))"
+    return 1
 }
 
 check_rust() {
-    command -v cargo >/dev/null 2>&1 || die "cargo is missing" "Install a Rust toolchain (1.95 or later, from https://rustup.rs)."
-    cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
-        note "rustfmt or clippy is missing: make lint will not run (rustup component add rustfmt clippy)"
+    local version
+    version=$(cargo --version | sed -E 's/^cargo ([0-9]+\.[0-9]+).*/\1/')
+    [ "$(printf '%s\n' "$RUST_LEAST" "$version" | sort -V | head -n 1)" = "$RUST_LEAST" ] ||
+        die "cargo $version is too old" "Rust $RUST_LEAST or later is needed: https://rustup.rs"
+    if [ "$1" = lint ]; then
+        cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
+            die "rustfmt or clippy is missing" "Run: rustup component add rustfmt clippy"
+    fi
+}
+
+# Everything in Cargo.lock, so that what compiles afterwards needs no network, and a missing network is said here.
+fetch_crates() {
+    cd "$ROOT"
+    cargo fetch --quiet --locked --offline 2>/dev/null && return
+    step "fetching the crates that Cargo.lock names" cargo fetch --quiet --locked ||
+        die "the crates could not be fetched" "Is there a network, and does cargo reach its registry? What is fetched once needs no network again."
 }
 
 make_user() {
@@ -53,112 +76,41 @@ make_user() {
     as_root useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
 }
 
-# Debian's suite that carries a major's source package (packages.debian.org/source/postgresql-NN).
-suite_of_major() {
+# install_tool <crate> <version> <minutes> <options…>: builds a program of cargo's into the cache, unless the system has one.
+install_tool() {
+    local crate=$1 version=$2 minutes=$3 home
+    shift 3
+    home="$CACHE/tools/$crate-$version"
+    if cargo "${crate#cargo-}" --version >/dev/null 2>&1 || cached_tool "$crate" "$version"; then return; fi
+    rm -rf "$home.partial"
+    # What was compiled stays for the next try.
+    CARGO_TARGET_DIR="$CACHE/tools/build" step "building $crate $version (about $minutes minutes, once)" \
+        cargo install --quiet --locked --version "=$version" --root "$home.partial" "$@" "$crate" || return
+    mv "$home.partial" "$home"
+    rm -rf "$CACHE/tools/build"
+}
+
+main() {
+    lock_cache
+    install_missing_packages $BUILD_PACKAGES || die "what compiles the extension is missing" "$REASON"
+    check_rust "$1"
+    make_user
+    say "looking for PostgreSQL"
+    ensure_servers "$1"
+    fetch_crates
+    use_tools
     case $1 in
-        17) printf 'trixie\n' ;;
-        18) printf 'forky\n' ;;
+        test | soak)
+            install_tool cargo-nextest "$NEXTEST_VERSION" 5 --no-default-features --features default-no-update ||
+                die "cargo-nextest $NEXTEST_VERSION, which runs the tests, could not be built" "See https://nexte.st for other ways to install it."
+            ;;
+        lint)
+            install_tool cargo-deny "$CARGO_DENY_VERSION" 6 || note "cargo-deny could not be built: licences and advisories are not looked at"
+            ;;
     esac
+    # The servers' user must be able to enter every folder above the cache.
+    if [ "$(id -u)" = 0 ]; then chmod 755 "$CACHE"; fi
 }
 
-# Debian's source package of a major, from the mirror that this machine already uses: the orig tarball is plain upstream.
-download_source() {
-    local major=$1 into=$2 mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg apt
-    command -v apt-get >/dev/null 2>&1 || die "PostgreSQL $major is not installed and there is no apt-get to fetch its source" \
-        "Install PostgreSQL $major with its headers, and give its pg_config: make $MAKE_GOAL PG_CONFIG=/path/to/pg_config"
-    mirror=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' | awk '$1 == "Debian" && $2 == "Debian" { print $3; exit }')
-    if [ -z "$mirror" ]; then
-        as_root apt-get update -qq
-        mirror=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' | awk '$1 == "Debian" && $2 == "Debian" { print $3; exit }')
-    fi
-    [ -n "$mirror" ] || die "no Debian mirror is configured on this machine, so the source of PostgreSQL $major cannot be had" \
-        "Install PostgreSQL $major with its headers, and give its pg_config: make $MAKE_GOAL PG_CONFIG=/path/to/pg_config"
-    [ -f "$keyring" ] || die "$keyring is missing" "Install the package debian-archive-keyring."
-    mkdir -p "$into/sources" "$into/lists/partial" "$into/cache/archives/partial"
-    printf 'Types: deb-src\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' \
-        "$mirror" "$(suite_of_major "$major")" "$keyring" >"$into/sources/debian.sources"
-    apt="apt-get -qq -o Dir::Etc::sourceparts=$into/sources -o Dir::Etc::sourcelist=/dev/null
-        -o Dir::State::lists=$into/lists -o Dir::Cache=$into/cache -o APT::Sandbox::User=$(id -un)"
-    # shellcheck disable=SC2086
-    (cd "$into" && $apt update && $apt source --download-only "postgresql-$major") >"$into/apt.log" 2>&1 ||
-        { tail -n 20 "$into/apt.log" >&2; die "the source of PostgreSQL $major could not be fetched from $mirror"; }
-}
-
-# Installs below a folder of its own first, so that an interrupted installation is never taken for a whole one. Chained by
-# &&: errexit does not hold in a function whose status is asked for.
-compile_server() {
-    local work=$1 prefix=$2 part
-    cd "$work/src" &&
-        ./configure --quiet --prefix="$prefix" --without-icu --with-openssl --with-lz4 --with-zstd --with-libxml &&
-        make -s -j"$(nproc)" &&
-        make -s -C contrib -j"$(nproc)" &&
-        rm -rf "$work/root" || return 1
-    for part in . contrib src/test/regress src/test/isolation; do
-        make -s -C "$part" all && make -s -C "$part" install DESTDIR="$work/root" || return 1
-    done
-}
-
-build_server() {
-    local major=$1 work="$CACHE/build-$1" tarball version
-    say "building PostgreSQL $major from Debian's source package (about 5 minutes, once)"
-    rm -rf "$work"
-    mkdir -p "$work"
-    download_source "$major" "$work"
-    tarball=$(find "$work" -maxdepth 1 -name "postgresql-${major}_*.orig.tar.*" ! -name '*.asc' | head -n 1)
-    version=$(basename "$tarball" | sed -E 's/^[^_]*_([0-9.]+)\.orig.*/\1/')
-    note "source of $version is here; compiling"
-    mkdir "$work/src"
-    tar -xf "$tarball" -C "$work/src" --strip-components=1
-    (compile_server "$work" "$CACHE/pg-$version") >"$work/build.log" 2>&1 ||
-        { tail -n 30 "$work/build.log" >&2; die "PostgreSQL $version did not build; the log is $work/build.log"; }
-    rm -rf "$CACHE/pg-$version"
-    mv "$work/root$CACHE/pg-$version" "$CACHE/pg-$version"
-    # The source stays: it is PostgreSQL's best documentation. Objects and lists go.
-    make -s -C "$work/src" clean >/dev/null 2>&1 || true
-    rm -rf "$work/root" "$work/lists" "$work/cache"
-    note "PostgreSQL $version is in $CACHE/pg-$version"
-}
-
-install_cargo_pgrx() {
-    local home="$CACHE/cargo-pgrx-$PGRX_VERSION"
-    [ -x "$home/bin/cargo-pgrx" ] && return
-    say "building cargo-pgrx $PGRX_VERSION (about 5 minutes, once)"
-    # cargo moves the binary into place only when it is whole, and keeps what was compiled for the next try.
-    CARGO_TARGET_DIR="$CACHE/cargo-pgrx-build" cargo install --quiet --locked --version "=$PGRX_VERSION" --root "$home" cargo-pgrx ||
-        die "cargo-pgrx $PGRX_VERSION could not be built"
-    rm -rf "$CACHE/cargo-pgrx-build"
-}
-
-# What `cargo pgrx init` would write, without the initdb that it would run as root.
-configure_pgrx() {
-    local major config
-    mkdir -p "$CACHE/pgrx"
-    {
-        printf '[configs]\n'
-        for major in $MAJORS; do
-            if [ -n "${PG_CONFIG:-}" ] && [ "$(pg_major "$PG_CONFIG")" = "$major" ]; then
-                printf 'pg%s = "%s"\n' "$major" "$PG_CONFIG"
-            elif config=$(PG_CONFIG='' find_pg_config "$major"); then
-                printf 'pg%s = "%s"\n' "$major" "$config"
-            fi
-        done
-    } >"$CACHE/pgrx/config.toml.new"
-    if cmp -s "$CACHE/pgrx/config.toml.new" "$CACHE/pgrx/config.toml"; then
-        rm "$CACHE/pgrx/config.toml.new"
-    else
-        mv "$CACHE/pgrx/config.toml.new" "$CACHE/pgrx/config.toml"
-    fi
-}
-
-MAKE_GOAL=${1:-test}
-lock_cache
-install_packages
-check_rust
-make_user
-for major in $(wanted_majors); do
-    find_pg_config "$major" >/dev/null || build_server "$major"
-done
-install_cargo_pgrx
-configure_pgrx
-# The servers' user must be able to enter every folder above the cache.
-if [ "$(id -u)" = 0 ]; then chmod 755 "$CACHE"; fi
+# scripts/tests/servers.sh sources this file for its functions.
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then main "${1:-test}"; fi

@@ -11,15 +11,16 @@ export SOAK_KILLS=${SOAK_KILLS:-100}
 # Random histories: one seed or a range.
 [ -z "${SEEDS:-}" ] || export CONVERGENCE_SEEDS=$SEEDS
 export SOAK_ROWS=${SOAK_ROWS:-1000000}
-export MULTINODE_LIMIT=${MULTINODE_LIMIT:-120m}
+export NEXTEST_PROFILE=soak
 case $ROUNDS in '' | *[!0-9]* | 0) die "SOAK_ROUNDS=$ROUNDS is no number of rounds" ;; esac
 
 LOGS=${CARGO_TARGET_DIR:-target}/soak
 mkdir -p "$LOGS"
-cargo test --quiet --package spock_recovery_tests --no-run
 bad=0
-for major in $(wanted_majors); do
-    pg_config=$(find_pg_config "$major") || die "there is no PostgreSQL $major" "Run make soak, or give PG_CONFIG=…"
+mapfile -t servers < <(servers_of soak)
+[ "${#servers[@]}" -gt 0 ] || die "there is no PostgreSQL" "Run make soak, or give PG_CONFIG=…"
+for server in "${servers[@]}"; do
+    read -r major pg_config <<<"$server"
     PG_CONFIG=$pg_config scripts/install.sh test
     for ((round = 1; round <= ROUNDS; round++)); do
         begun=$SECONDS

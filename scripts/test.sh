@@ -1,26 +1,35 @@
 #!/usr/bin/env bash
-# Every test: pure unit tests once, then per major the extension's #[pg_test] functions, pg_regress and the multi-node tests.
-# A phase that fails does not keep the next from running. The last line is `N passed, N failed`, over everything;
-# a phase that failed without a failed test (it did not build, or hung) counts as one failure.
-# Arguments go to the test binary: scripts/test.sh harness runs what has that in its name.
+# Every test: set-up's decisions and the pure unit tests once, then per major the extension's #[pg_test] functions, pg_regress and
+# the multi-node tests. A phase that fails does not keep the next from running. The summary says which servers were used, which
+# major could not be had, and what did not run; the last line is `N passed, N failed`, over everything. A phase that failed
+# without a failed test (it did not build) counts as one failure, and so does a major that could not be had under CI=true.
+# Arguments are words in tests' names: scripts/test.sh harness runs what has that in its name.
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
-use_pgrx
+use_tools
 
 LOGS=${CARGO_TARGET_DIR:-target}/test-phases
 FILTERS=("$@")
 
 mkdir -p "$LOGS"
+STARTED=$LOGS/started
+touch "$STARTED"
 passed=0
 failed=0
-broken=()
+summary=()
 
-# Sums libtest's results and those of the two runners (tests/pg_tests.rs, tests/regress.rs) in a phase's output: `passed failed`.
+# counts <file>: what a phase's output tells of its tests: `passed failed`. nextest ends with a line of sums; where it was killed
+# before that, the lines of single tests count, as they came. tests/pg_tests.rs, tests/regress.rs and scripts/tests/ write sums of
+# their own.
 counts() {
-    awk '
-        match($0, /[0-9]+ passed; [0-9]+ failed/) { split(substr($0, RSTART, RLENGTH), n, " "); p += n[1]; f += n[3] }
-        match($0, /(pg_test|pg_regress): [0-9]+ passed, [0-9]+ failed/) { split(substr($0, RSTART, RLENGTH), n, " "); p += n[2]; f += n[4] }
-        END { print p + 0, f + 0 }' "$1"
+    sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        function number(pattern) { return match($0, pattern) ? substr($0, RSTART, RLENGTH) + 0 : 0 }
+        /^ +(PASS|LEAK) \[/ { p++ }
+        /^ +(FAIL|TIMEOUT|ABORT|SIG[A-Z]+) \[/ { f++ }
+        /^ +Summary \[/ { p = number("[0-9]+ passed"); f = number("[0-9]+ failed") + number("[0-9]+ timed out") + number("[0-9]+ exec failed"); sum_p += p; sum_f += f; p = f = 0; ended = 1; next }
+        ended && /^ +(PASS|LEAK|FAIL|TIMEOUT|ABORT|SIG[A-Z]+) \[/ { p = f = 0 }
+        match($0, /(pg_test|pg_regress|set-up): [0-9]+ passed, [0-9]+ failed/) { split(substr($0, RSTART, RLENGTH), n, " "); sum_p += n[2]; sum_f += n[4] }
+        END { print sum_p + p, sum_f + f }'
 }
 
 # phase <name> <command…>: runs it, shows its output, says how long it took, adds up its tests.
@@ -32,38 +41,56 @@ phase() {
     "$@" 2>&1 | tee "$log" || status=$?
     read -r p f < <(counts "$log")
     if [ "$status" != 0 ]; then
-        broken+=("$name")
         if [ "$f" = 0 ]; then f=1; fi
+        summary+=("FAILED: $name (its output: $log)")
     fi
     passed=$((passed + p))
     failed=$((failed + f))
-    note "$name: $((SECONDS - begun)) s$([ "$status" = 0 ] || printf ', FAILED (status %s)' "$status")"
+    note "$name: $p passed, $f failed in $(took "$begun")"
     return "$status"
 }
 
 unit_tests() {
-    local major
-    major=$(wanted_majors | head -n 1)
-    cargo test --quiet --package spock_recovery --lib --no-default-features --features "pg$major" &&
-        cargo test --quiet --package spockctl --lib
+    local major pg_config
+    read -r major pg_config < <(servers_of test)
+    extension_cargo "$pg_config" nextest run --locked --package spock_recovery --lib --no-default-features --features "pg$major" \
+        --status-level fail --show-progress none &&
+        cargo nextest run --locked --package spockctl --lib --status-level fail --show-progress none
 }
 
-build_tests() {
-    cargo test --quiet --package spock_recovery_tests --no-run
-}
+build_tests() { cargo nextest run --locked --package spock_recovery_tests --no-run; }
 
+server_kind() { if is_prebuilt "$1"; then printf ' (prebuilt: without TLS, lz4, ICU and regression modules)'; fi; }
+
+phase "set-up's decisions" scripts/tests/servers.sh || true
 phase "unit tests" unit_tests || true
-if phase "build of the multi-node tests" build_tests; then
-    for major in $(wanted_majors); do
-        pg_config=$(find_pg_config "$major") || die "there is no PostgreSQL $major" "Run make test, or give PG_CONFIG=…"
-        phase "extension for PostgreSQL $major" env PG_CONFIG="$pg_config" scripts/install.sh test &&
-            phase "tests on PostgreSQL $major" scripts/multinode.sh "$pg_config" "${FILTERS[@]}" || true
-    done
-fi
-
-note "everything: $SECONDS s"
-for name in "${broken[@]}"; do
-    note "failed: $name (its output: $LOGS/${name//[^a-zA-Z0-9]/_}.log)"
+built=no
+if phase "build of the multi-node tests" build_tests; then built=yes; fi
+mapfile -t servers < <(servers_of test)
+for server in ${servers[@]+"${servers[@]}"}; do
+    read -r major pg_config <<<"$server"
+    summary+=("ran on $("$pg_config" --version)$(server_kind "$pg_config"), $pg_config")
+    if [ "$built" = yes ] &&
+        phase "extension for PostgreSQL $major" env PG_CONFIG="$pg_config" scripts/install.sh test; then
+        phase "tests on PostgreSQL $major" scripts/multinode.sh "$pg_config" "${FILTERS[@]}" || true
+    fi
 done
+plan test
+for major in $GOAL_MAJORS; do
+    case " ${PG_CONFIG:+$major} ${servers[*]%% *} " in
+        *" $major "*) ;;
+        *)
+            summary+=("*** NOT RUN on PostgreSQL $major: no server could be had (make test says why at its beginning) ***")
+            if [ "${CI:-}" = true ]; then failed=$((failed + 1)); fi
+            ;;
+    esac
+done
+
+say "summary"
+for line in "${summary[@]}"; do note "$line"; done
+for log in "$LOGS"/tests_on_PostgreSQL_*.log; do
+    [ -f "$log" ] && [ "$log" -nt "$STARTED" ] && { grep -E '^ +(left out|did not run): ' "$log" || true; }
+done
+note "everything: $(took 0)"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ]

@@ -17,16 +17,14 @@ use world::Play;
 use std::env;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// Those of each `make test`.
 const SEEDS: [u64; 4] = [73, 13, 25, 26];
 
-/// Tests, which take their seeds from one queue.
+/// Tests, each a process of its own, which share the seeds out among them.
 const PLACES: usize = 3;
-
-static QUEUE: OnceLock<Mutex<Vec<u64>>> = OnceLock::new();
 
 fn number(text: &str, name: &str) -> u64 {
     text.trim().parse().unwrap_or_else(|_| panic!("{name} is a number, and not \"{text}\""))
@@ -37,24 +35,31 @@ fn range(text: &str) -> RangeInclusive<u64> {
     number(first, "CONVERGENCE_SEEDS")..=number(last, "CONVERGENCE_SEEDS")
 }
 
-fn next_seed() -> Option<u64> {
-    let queue = QUEUE.get_or_init(|| {
-        let mut seeds = match env::var("CONVERGENCE_SEEDS") {
-            Ok(given) => given.split(',').flat_map(range).collect(),
-            Err(_) => SEEDS.to_vec(),
-        };
-        seeds.reverse();
-        Mutex::new(seeds)
-    });
-    queue.lock().unwrap_or_else(PoisonError::into_inner).pop()
+/// How many seeds are played side by side, in all tests together.
+fn jobs() -> usize {
+    env::var("CONVERGENCE_JOBS").map_or(PLACES, |jobs| number(&jobs, "CONVERGENCE_JOBS") as usize).max(1)
+}
+
+/// The seeds of one test; none where there are fewer jobs than tests.
+fn seeds_of(place: usize) -> Vec<u64> {
+    let all: Vec<u64> = match env::var("CONVERGENCE_SEEDS") {
+        Ok(given) => given.split(',').flat_map(range).collect(),
+        Err(_) => SEEDS.to_vec(),
+    };
+    let places = PLACES.min(jobs());
+    if place < places { all.into_iter().skip(place).step_by(places).collect() } else { Vec::new() }
+}
+
+fn next_of(seeds: &Mutex<Vec<u64>>) -> Option<u64> {
+    seeds.lock().unwrap_or_else(PoisonError::into_inner).pop()
 }
 
 /// Plays seeds until there are no more.
-fn play_all(failed: &Mutex<Vec<u64>>) {
+fn play_all(seeds: &Mutex<Vec<u64>>, failed: &Mutex<Vec<u64>>) {
     // The moments of kills do not follow from the seed: `make test` leaves them to tests/recover/kills.rs and its like.
     let with_kills = env::var_os("CONVERGENCE_SEEDS").is_some()
         && env::var("CONVERGENCE_KILLS").ok().is_none_or(|kills| kills != "0");
-    while let Some(seed) = next_seed() {
+    while let Some(seed) = next_of(seeds) {
         let play = |as_what| {
             let script = world::Script::new();
             let played = catch_unwind(AssertUnwindSafe(|| world::play(seed, as_what, &script)));
@@ -69,11 +74,12 @@ fn play_all(failed: &Mutex<Vec<u64>>) {
 }
 
 fn run(place: usize) {
-    let jobs = env::var("CONVERGENCE_JOBS").map_or(PLACES, |jobs| number(&jobs, "CONVERGENCE_JOBS") as usize);
-    let failed = Mutex::default();
+    let mut seeds = seeds_of(place);
+    seeds.reverse();
+    let (seeds, failed) = (Mutex::new(seeds), Mutex::default());
     thread::scope(|scope| {
-        for _ in (place..jobs).step_by(PLACES) {
-            scope.spawn(|| play_all(&failed));
+        for _ in (place..jobs()).step_by(PLACES) {
+            scope.spawn(|| play_all(&seeds, &failed));
         }
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -8,6 +8,8 @@ mod cluster;
 mod convergence;
 mod demo;
 mod harness;
+mod install;
+mod library;
 mod parity;
 mod pg_tests;
 mod plan;

