@@ -21,49 +21,44 @@ fn project(file: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Statements and comments of SQL, without the comments in which cargo-pgrx says where something comes from, and without the
-/// white space round them.
-fn without_generated_comments(sql: &str) -> Vec<String> {
+/// The lines of SQL without its comments: cargo-pgrx writes down where each part comes from, and what is made elsewhere.
+fn without_comments(sql: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut in_comment = false;
     for line in sql.lines().map(str::trim_end) {
-        if line.starts_with("/* <") || line.starts_with("/* </") {
+        // No SQL file has a comment of this kind.
+        if in_comment || line.starts_with("/*") {
             in_comment = !line.ends_with("*/");
-        } else if in_comment {
-            in_comment = !line.ends_with("*/");
-        } else if !line.is_empty() && !is_location(line) {
+        } else if !line.is_empty() && !line.trim_start().starts_with("--") {
             lines.push(line.to_owned());
         }
     }
     lines
 }
 
-/// As in `-- src/lib.rs:37`, a line of cargo-pgrx's.
-fn is_location(line: &str) -> bool {
-    line.strip_prefix("-- ").is_some_and(|rest| {
-        rest.rsplit_once(".rs:").is_some_and(|(path, line)| !path.contains(' ') && line.parse::<u32>().is_ok())
-    })
-}
-
 #[test]
 fn make_install_and_cargo_pgrx_install_the_same_sql() {
     let installation = installation();
     let section = library::section_of(&installation);
-    let control = ControlFile::from_str_with_cargo_version(&project("spock_recovery.control"), env!("CARGO_PKG_VERSION"))
-        .expect("the control file can be read");
+    let control =
+        ControlFile::from_str_with_cargo_version(&project("spock_recovery.control"), env!("CARGO_PKG_VERSION"))
+            .expect("the control file can be read");
     let version = control.default_version.clone();
     let entities = library::entities(&section);
-    assert!(entities.iter().any(|entity| matches!(entity, SqlGraphEntity::CustomSql(_))), "the library names no SQL file");
+    assert!(
+        entities.iter().any(|entity| matches!(entity, SqlGraphEntity::CustomSql(_))),
+        "the library names no SQL file"
+    );
     let all = entities.into_iter().chain([SqlGraphEntity::ExtensionRoot(control)]);
     let graph = PgrxSql::build(all, "spock_recovery".into(), false).expect("the library's entries fit together");
-    let by_pgrx = without_generated_comments(&graph.to_sql().expect("SQL"));
+    let by_pgrx = without_comments(&graph.to_sql().expect("SQL"));
 
     let extension = installation.sharedir.join("extension");
     let read = |name: String| {
         let path = extension.join(name);
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     };
-    let installed = without_generated_comments(&read(format!("spock_recovery--{version}.sql")));
+    let installed = without_comments(&read(format!("spock_recovery--{version}.sql")));
     assert!(by_pgrx == installed, "{}", first_difference(&by_pgrx, &installed));
     let control = project("spock_recovery.control").replace("@CARGO_VERSION@", env!("CARGO_PKG_VERSION"));
     assert_eq!(read("spock_recovery.control".into()), control);
@@ -77,10 +72,9 @@ fn first_difference(by_pgrx: &[String], installed: &[String]) -> String {
 }
 
 #[test]
-fn what_cargo_pgrx_adds_to_sql_is_told_from_it() {
-    let generated = "/* <begin connected objects> */\n-- src/lib.rs:37\n-- requires:\n--   slot\n\n-- The slot.\nCREATE FUNCTION f();\n\n/* </end connected objects> */\n/* <begin\nx */\n";
-    assert_eq!(without_generated_comments(generated), ["-- requires:", "--   slot", "-- The slot.", "CREATE FUNCTION f();"]);
-    assert!(!is_location("-- see src/lib.rs:37"));
+fn comments_are_told_from_sql() {
+    let sql = "/* <begin> */\n-- src/lib.rs:37\n\nCREATE FUNCTION f(); -- stays\n\n/* <begin\nx */\nSELECT 1;\n";
+    assert_eq!(without_comments(sql), ["CREATE FUNCTION f(); -- stays", "SELECT 1;"]);
 }
 
 /// A function as the database has it.
@@ -103,9 +97,9 @@ fn functions_in_sql(node: &Node) -> BTreeMap<String, InSql> {
     };
     let rows = node.rows(&format!(
         "SELECT prosrc, proname, proisstrict::text, proretset::text, format_type(prorettype, NULL), {}, {}
-           FROM (SELECT p.*, coalesce(proallargtypes, proargtypes::oid[]) AS types, proargmodes AS modes, proargnames AS names
+           FROM (SELECT p.*, coalesce(proallargtypes, string_to_array(proargtypes::text, ' ')::oid[]) AS types, proargmodes AS modes, proargnames AS names
                    FROM pg_proc p JOIN pg_language l ON l.oid = prolang
-                  WHERE lanname = 'c' AND probin LIKE '%spock_recovery%' AND pronamespace <> to_regnamespace('tests')) f",
+                  WHERE lanname = 'c' AND probin LIKE '%spock_recovery%' AND pronamespace IS DISTINCT FROM to_regnamespace('tests')) f",
         pairs("i"),
         pairs("o,t")
     ));
@@ -134,8 +128,8 @@ fn functions_in_sql(node: &Node) -> BTreeMap<String, InSql> {
 /// Whether a value of Rust's type may stand where SQL says `sql`: it is that type, or has its very representation.
 fn fits(node: &Node, rust: &str, sql: &str) -> bool {
     let rust = node.value(&format!("SELECT format_type('{}'::regtype, NULL)", rust.to_lowercase()));
-    // WAL positions are passed as the 64 bits that they are.
-    rust == sql || (rust == "bigint" && sql == "pg_lsn")
+    // WAL positions are passed as the 64 bits that they are, a relation by its oid.
+    rust == sql || matches!((rust.as_str(), sql), ("bigint", "pg_lsn") | ("oid", "regclass"))
 }
 
 fn differences(node: &Node, what: &str, rust: &[Declared], sql: &[(String, String)]) -> Vec<String> {
@@ -161,8 +155,11 @@ fn every_function_has_in_sql_the_symbol_arguments_and_result_that_it_has_in_rust
     let in_rust = library::functions(&section);
     assert!(!in_rust.is_empty(), "the library tells of no function");
     let symbols: BTreeSet<String> = in_rust.iter().map(library::symbol).collect();
-    let mut faults: Vec<String> =
-        in_sql.keys().filter(|symbol| !symbols.contains(*symbol)).map(|symbol| format!("{symbol} is in SQL alone")).collect();
+    let mut faults: Vec<String> = in_sql
+        .keys()
+        .filter(|symbol| !symbols.contains(*symbol))
+        .map(|symbol| format!("{symbol} is in SQL alone"))
+        .collect();
     for function in &in_rust {
         let Some(sql) = in_sql.get(&library::symbol(function)) else {
             faults.push(format!("{} is in Rust alone", function.name));
@@ -174,7 +171,8 @@ fn every_function_has_in_sql_the_symbol_arguments_and_result_that_it_has_in_rust
         if !sql.strict && arguments.iter().any(|argument| !argument.nullable) {
             found.push("SQL must say STRICT, for an argument of Rust's cannot be null".into());
         }
-        let returns = |rust: &str, set: bool| sql.returns_set == set && sql.columns.is_empty() && fits(node, rust, &sql.returned);
+        let returns =
+            |rust: &str, set: bool| sql.returns_set == set && sql.columns.is_empty() && fits(node, rust, &sql.returned);
         let agrees = match library::returned(function) {
             Returned::Nothing => returns("void", false),
             Returned::One(rust) => returns(&rust, false),

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use object::{Object, ObjectSection};
 use pgrx_sql_entity_graph::metadata::{Returns, SqlArrayMapping, SqlMapping};
-use pgrx_sql_entity_graph::pg_extern::entity::{PgExternEntity, PgExternReturnEntity};
 use pgrx_sql_entity_graph::section;
+use pgrx_sql_entity_graph::{PgExternEntity, PgExternReturnEntity};
 use pgrx_sql_entity_graph::{SqlGraphEntity, UsedTypeEntity};
 
 use spockctl::Installation;
@@ -108,7 +108,8 @@ pub fn returned(function: &PgExternEntity) -> Returned {
         PgExternReturnEntity::Iterated { tys } => Returned::Rows(
             tys.iter()
                 .map(|column| Declared {
-                    name: column.name.unwrap_or_default().to_owned(),
+                    // Quoted, as it stands in `name!`.
+                    name: column.name.unwrap_or_default().trim_matches('"').to_owned(),
                     sql_type: one(function, &column.ty),
                     nullable: column.ty.optional,
                 })

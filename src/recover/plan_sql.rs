@@ -118,10 +118,10 @@ fn find_rescue_source(
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn choose_recovery(
-    failed_node: Option<Text>,
-    source_node: Option<Text>,
+    failed: Option<Text>,
+    source: Option<Text>,
     source_dsn: Option<Text>,
-    target_node: Option<Text>,
+    target: Option<Text>,
     target_dsn: Option<Text>,
 ) -> TableIterator<
     'static,
@@ -142,10 +142,10 @@ fn choose_recovery(
     if !process::is_superuser() {
         raise(&PlanError::NotSuperuser { function: "recover_run" });
     }
-    let failed = required(failed_node, "failed_node_name", CHOOSE).to_utf8();
+    let failed = required(failed, "failed_node_name", CHOOSE).to_utf8();
     let mut ways = Ways::new();
-    let source = named("source_dsn", source_node, source_dsn, &mut ways).or_raise();
-    let target = named("target_dsn", target_node, target_dsn, &mut ways).or_raise();
+    let source = named("source_dsn", source, source_dsn, &mut ways).or_raise();
+    let target = named("target_dsn", target, target_dsn, &mut ways).or_raise();
     let request = Request { failed: &failed, source: source.as_deref(), target: target.as_deref(), ways };
     let chosen = gather::plan_for(request).or_raise();
     for (node, finding) in &chosen.silent {
