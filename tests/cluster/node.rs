@@ -9,7 +9,7 @@ use spockctl::client::{self, Rows};
 use spockctl::process::{self, Process};
 use spockctl::{Server, Shutdown, deadline};
 
-use super::session::{Database, Session, SqlError};
+use super::session::{Database, Idle, Session, SqlError};
 use super::{LIMIT, log_check, wait_for};
 
 /// Settings that hold a list of quoted names: given as one string, they would become one name.
@@ -24,6 +24,7 @@ const LISTS: [&str; 5] = [
 pub struct Node {
     name: String,
     server: Mutex<Server>,
+    idle: Mutex<Option<Idle>>,
     expected: Mutex<Vec<String>>,
     /// Of the whole cluster: peers of a killed node log it too.
     disturbed: Arc<AtomicBool>,
@@ -73,17 +74,42 @@ impl Node {
             };
             self.sql(&format!("ALTER SYSTEM SET {name} = {value}"));
         }
-        let loaded = self.value("SELECT pg_conf_load_time()");
+        let loaded = self.session().value("SELECT pg_conf_load_time()");
         self.sql("SELECT pg_reload_conf()");
         // A session takes this time over from the postmaster, with the settings: each look needs a new one.
-        wait_for("the configuration to be reloaded", || self.value("SELECT pg_conf_load_time()") != loaded);
+        wait_for("the configuration to be reloaded", || self.session().value("SELECT pg_conf_load_time()") != loaded);
+        // One that was there may not have read it yet.
+        self.end_idle();
+    }
+}
+
+/// The session that verbs share.
+impl Node {
+    pub(super) fn take_idle(&self) -> Option<Idle> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        idle.and_then(Idle::reset)
+    }
+
+    pub(super) fn leave_idle(&self, session: Idle) {
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+    }
+
+    /// Before anything happens to the server that a session would have to wait for, or would not outlive.
+    fn end_idle(&self) {
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
 /// The server and its processes.
 impl Node {
     pub(super) fn new(server: Server, disturbed: Arc<AtomicBool>) -> Node {
-        Node { name: server.name().into(), server: Mutex::new(server), expected: Mutex::default(), disturbed }
+        Node {
+            name: server.name().into(),
+            server: Mutex::new(server),
+            idle: Mutex::default(),
+            expected: Mutex::default(),
+            disturbed,
+        }
     }
 
     pub fn name(&self) -> &str {
@@ -202,6 +228,7 @@ impl Node {
     }
 
     pub(super) fn disturb(&self) {
+        self.end_idle();
         self.disturbed.store(true, Ordering::SeqCst);
     }
 }

@@ -1,4 +1,4 @@
-//! SQL on a node: each verb in a session of its own, or several in one `Session`.
+//! SQL on a node: each verb in a session that knows nothing of those before, or several in one `Session`.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,7 +62,8 @@ impl fmt::Display for SqlError {
     }
 }
 
-/// One database of a node; every verb connects anew, so that no session stays behind.
+/// One database of a node. A verb in the database `postgres` as the superuser reuses an idle session of an earlier verb, reset to
+/// what a new one is: a backend costs as much as the statements of many tests. Any other connects anew and leaves nothing behind.
 #[derive(Clone, Copy)]
 pub struct Database<'a> {
     pub(super) node: &'a Node,
@@ -93,21 +94,43 @@ impl<'a> Database<'a> {
     }
 
     pub fn sql(self, statements: &str) {
-        self.session().sql(statements);
+        self.rows(statements);
     }
 
     /// Rows, or the error, which its server's log may then hold.
     pub fn try_sql(self, statements: &str) -> Result<Rows, SqlError> {
-        self.try_session()?.try_sql(statements)
+        let mut session = self.idle_or_new()?;
+        let rows = session.try_sql(statements)?;
+        self.leave(session);
+        Ok(rows)
+    }
+
+    fn idle_or_new(self) -> Result<Session<'a>, SqlError> {
+        match self.is_pooled().then(|| self.node.take_idle()).flatten() {
+            Some(Idle(client, notices)) => Ok(Session { node: self.node, client, notices }),
+            None => self.try_session(),
+        }
+    }
+
+    fn leave(self, session: Session<'a>) {
+        if self.is_pooled() {
+            self.node.leave_idle(Idle(session.client, session.notices));
+        }
     }
 
     pub fn rows(self, statement: &str) -> Rows {
-        self.session().rows(statement)
+        self.try_sql(statement).unwrap_or_else(|error| {
+            panic!("{}, database \"{}\": {error}\nSTATEMENT:  {statement}", self.node.name(), self.name)
+        })
     }
 
     /// As psql -At prints it: columns divided by `|`, rows by newlines, NULL empty.
     pub fn value(self, statement: &str) -> String {
-        self.session().value(statement)
+        psql_text(&self.rows(statement))
+    }
+
+    fn is_pooled(self) -> bool {
+        self.name == "postgres" && self.role == "postgres"
     }
 
     /// Runs the query until it returns this value (as `value` writes it); rides out disconnections, panics at any other error.
@@ -115,7 +138,7 @@ impl<'a> Database<'a> {
         let mut session: Option<Session<'a>> = None;
         let mut last = String::new();
         let reached = deadline::poll(LIMIT, || {
-            let connected = session.take().map_or_else(|| self.try_session(), Ok);
+            let connected = session.take().map_or_else(|| self.idle_or_new(), Ok);
             match connected.and_then(|mut fresh| fresh.try_sql(statement).inspect(|_| session = Some(fresh))) {
                 Ok(rows) => last = psql_text(&rows),
                 Err(error) if error.is_disconnection() => last = error.to_string(),
@@ -123,6 +146,9 @@ impl<'a> Database<'a> {
             }
             (last == expected).then_some(())
         });
+        if let Some(session) = session {
+            self.leave(session);
+        }
         if reached.is_none() {
             let (name, waited) = (self.node.name(), LIMIT.as_secs());
             panic!("{name}: after {waited} s still not \"{expected}\" but \"{last}\"\nSTATEMENT:  {statement}");
@@ -162,6 +188,17 @@ impl Session<'_> {
     /// The messages of NOTICEs and WARNINGs since the last call.
     pub fn notices(&mut self) -> Vec<String> {
         self.notices.take()
+    }
+}
+
+/// A session between two verbs.
+pub(super) struct Idle(Client, Notices);
+
+impl Idle {
+    /// As a new one; None if it has ended, or is within a transaction.
+    pub(super) fn reset(mut self) -> Option<Idle> {
+        self.0.simple_query("DISCARD ALL").ok()?;
+        Some(self)
     }
 }
 
