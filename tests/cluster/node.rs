@@ -95,7 +95,7 @@ impl Node {
     }
 
     /// Before anything happens to the server that a session would have to wait for, or would not outlive.
-    fn end_idle(&self) {
+    pub(super) fn end_idle(&self) {
         *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -78,6 +78,10 @@ impl<'a> Database<'a> {
     }
 
     pub fn try_session(self) -> Result<Session<'a>, SqlError> {
+        if !self.is_pooled() {
+            // It may be about to copy or to drop the database that an idle session is connected to.
+            self.node.end_idle();
+        }
         let notices = Notices::default();
         let collected = notices.clone();
         let mut config = self.node.server().config(self.name);
