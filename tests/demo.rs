@@ -107,6 +107,11 @@ fn a_cluster_that_stays_is_found_shown_started_again_and_removed() {
     let mut client = client::connect("n1", &kept.0.config(port)).unwrap_or_else(|error| panic!("{error}"));
     client::query("n1", &mut client, "INSERT INTO crash_test VALUES (1, 'x')")
         .unwrap_or_else(|error| panic!("{error}"));
+    // Other accounts of the machine get in nowhere: there is no address, and the sockets' folder is closed to them.
+    let listens = client::query("n1", &mut client, "SHOW listen_addresses").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(listens, [[Some(String::new())]]);
+    let mode = std::fs::metadata(&folder).expect("the folder is there").permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
     drop(client);
     let postmaster = kept.0.postmaster("n2").expect("n2 runs");
     // The others have heard from it that it has n1's row.

@@ -1,4 +1,4 @@
-//! Several servers that are nodes of one cluster, in one folder, on neighbouring ports.
+//! Several servers that are nodes of one cluster, with their sockets in one folder, told apart by neighbouring ports.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,6 @@ use crate::configuration::ServerOptions;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
 use crate::interrupt;
-use crate::ports::Block;
 use crate::record::Record;
 use crate::run_folder::RunFolder;
 use crate::screen::Screen;
@@ -21,9 +20,6 @@ pub const DATABASE: &str = "demo";
 
 /// What a step may take that needs milliseconds, or a few rounds of the manager: more passes only where something is broken.
 pub const LIMIT: Duration = Duration::from_secs(60);
-
-/// Somebody else may take a port between our look and the server's; then the next block is tried.
-const PORT_ATTEMPTS: u32 = 3;
 
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
@@ -41,7 +37,6 @@ pub struct Cluster {
     servers: Vec<Server>,
     folder: RunFolder,
     installation: Installation,
-    ports: Block,
 }
 
 impl Cluster {
@@ -50,21 +45,7 @@ impl Cluster {
         let user = ServerUser::find()?;
         let installation = Installation::find_default(options.pg_config.as_deref(), &user)?;
         let step = screen.spinner(format!("starting {} servers of {}", options.nodes, installation.version));
-        let mut first_port = options.first_port;
-        let mut attempt = 1;
-        let cluster = loop {
-            let ports = Block::find(first_port, options.nodes)?;
-            first_port = ports.first();
-            match Cluster::launch(options, &user, &installation, ports) {
-                Err(Error::Start { log, .. })
-                    if attempt < PORT_ATTEMPTS && log.contains("could not create any TCP/IP") =>
-                {
-                    attempt += 1;
-                    first_port = first_port.saturating_add(1);
-                }
-                launched => break launched?,
-            }
-        };
+        let cluster = Cluster::launch(options, &user, &installation)?;
         drop(step);
         let nodes: Vec<String> =
             cluster.servers.iter().map(|node| format!("{} on port {}", node.name(), node.port())).collect();
@@ -78,15 +59,15 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn launch(
-        options: &ClusterOptions,
-        user: &ServerUser,
-        installation: &Installation,
-        ports: Block,
-    ) -> Result<Cluster> {
+    fn launch(options: &ClusterOptions, user: &ServerUser, installation: &Installation) -> Result<Cluster> {
+        let ClusterOptions { first_port, nodes, .. } = *options;
+        u16::try_from(nodes)
+            .ok()
+            .and_then(|count| first_port.checked_add(count))
+            .ok_or(Error::NoPorts { from: first_port, count: nodes })?;
         let folder = RunFolder::create(user)?;
-        let mut cluster = Cluster { servers: Vec::new(), folder, installation: installation.clone(), ports };
-        for (name, port) in (1..=options.nodes).map(|number| format!("n{number}")).zip(cluster.ports.first()..) {
+        let mut cluster = Cluster { servers: Vec::new(), folder, installation: installation.clone() };
+        for (name, port) in (1..=nodes).map(|number| format!("n{number}")).zip(first_port..) {
             let settings = server_options(&name, port, options.stays);
             cluster.servers.push(Server::create(installation, user, cluster.folder.path(), settings)?);
         }
@@ -134,7 +115,8 @@ impl Cluster {
         screen.line("The servers go on running:");
         for node in &self.servers {
             let port = node.port();
-            screen.line(format!("  {}: {} -h 127.0.0.1 -p {port} -U postgres {DATABASE}", node.name(), psql.display()));
+            let (program, folder) = (psql.display(), self.folder.path().display());
+            screen.line(format!("  {}: {program} -h {folder} -p {port} -U postgres {DATABASE}", node.name()));
         }
         let program = env::args().next().unwrap_or_else(|| "spockctl".into());
         let folder = self.folder.path().display();
@@ -148,5 +130,5 @@ impl Cluster {
 
 /// With which options a node of a cluster is started, the first time and again.
 pub fn server_options(name: &str, port: u16, detached: bool) -> ServerOptions {
-    ServerOptions { listens_on_localhost: true, detached, ..ServerOptions::new(name, port) }
+    ServerOptions { detached, ..ServerOptions::new(name, port) }
 }

@@ -25,8 +25,6 @@ const SETTINGS: [(&str, &str); 11] = [
 pub struct ServerOptions {
     pub name: String,
     pub port: u16,
-    /// Also listens on 127.0.0.1, for people with psql; sockets alone otherwise.
-    pub listens_on_localhost: bool,
     /// Loads spock_recovery.
     pub preloads_extension: bool,
     /// Survives a crash of the machine. A crash of the server alone loses nothing either way.
@@ -41,7 +39,6 @@ impl ServerOptions {
         ServerOptions {
             name: name.into(),
             port,
-            listens_on_localhost: false,
             preloads_extension: true,
             durable: false,
             detached: false,
@@ -56,7 +53,9 @@ impl ServerOptions {
         let socket_folder = socket_folder.display().to_string();
         settings.push(("port", &port));
         settings.push(("unix_socket_directories", &socket_folder));
-        settings.push(("listen_addresses", if self.listens_on_localhost { "127.0.0.1" } else { "" }));
+        // The socket alone, in a folder that its owner alone may enter: initdb's authentication is trust, and on an address every
+        // account of the machine would get in.
+        settings.push(("listen_addresses", ""));
         if self.preloads_extension {
             settings.push(("shared_preload_libraries", "spock_recovery"));
         }

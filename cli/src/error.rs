@@ -37,7 +37,7 @@ pub enum Error {
     Sql { server: String, statement: String, source: postgres::Error },
     #[error("waited {} s in vain for {what}; last seen: {last}", .waited.as_secs())]
     Timeout { what: String, waited: Duration, last: String },
-    #[error("no {count} free ports next to each other at or after {from}")]
+    #[error("there are not {count} ports from {from} on: the last is 65535")]
     NoPorts { from: u16, count: usize },
     #[error("{nodes} nodes are too few: {reason}")]
     TooFewNodes { nodes: usize, reason: &'static str },

@@ -14,7 +14,6 @@ pub mod error;
 pub mod installation;
 pub mod interrupt;
 pub mod mesh;
-pub mod ports;
 pub mod process;
 pub mod record;
 pub mod run_folder;

@@ -32,7 +32,7 @@ struct ServerArguments {
     /// The server to use; without it SPOCK_RECOVERY_PG_CONFIG, else the newest that has the extension
     #[arg(long, value_name = "PATH")]
     pg_config: Option<PathBuf>,
-    /// The port of n1; n2 and the others take those after it. If one is taken, the next block ten further on
+    /// The port of n1; n2 and the others take those after it. Their sockets are in the cluster's own folder: no two clusters meet
     #[arg(long, default_value_t = 5451, value_name = "PORT")]
     port: u16,
     /// How many nodes
