@@ -214,3 +214,47 @@ fn a_subscription_that_must_use_its_password_is_polled_with_it_alone() {
         "unreachable|t",
     );
 }
+
+/// A function and an operator that make mallory a superuser when one calls them, for the names that the install script might use.
+const TRAPS: &str = "
+    CREATE FUNCTION spock.trap() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+        IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN EXECUTE 'ALTER ROLE mallory SUPERUSER'; END IF; END $$;
+    CREATE FUNCTION spock.recovery_facts(text) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN PERFORM spock.trap(); RETURN NULL; END $$;
+    CREATE FUNCTION spock.current_setting(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM spock.trap(); RETURN NULL; END $$;
+    CREATE FUNCTION spock.equal(name, text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM spock.trap(); RETURN true; END $$;
+    CREATE FUNCTION spock.equal(oid, regclass) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM spock.trap(); RETURN true; END $$;
+    CREATE OPERATOR spock.= (LEFTARG = name, RIGHTARG = text, PROCEDURE = spock.equal);
+    CREATE OPERATOR spock.= (LEFTARG = oid, RIGHTARG = regclass, PROCEDURE = spock.equal)";
+
+#[test]
+fn the_extension_is_not_made_in_a_schema_that_another_role_has_prepared() {
+    let cluster = start(Cluster::new("registry_schema"));
+    let [n1] = cluster.all();
+    n1.sql("CREATE ROLE mallory LOGIN");
+    n1.sql("CREATE DATABASE app OWNER mallory");
+    let app = n1.db("app");
+    let refused = |why: &str| {
+        let error = app.try_sql("CREATE EXTENSION spock_recovery").expect_err(why);
+        assert_eq!(error.sqlstate, "55000", "{error}");
+        assert!(error.detail.as_ref().is_some_and(|detail| detail.contains(why)), "{error}");
+        assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("CREATE EXTENSION spock_recovery")), "{error}");
+        assert_eq!(app.value("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'"), "f");
+        assert_eq!(app.value("SELECT count(*) FROM pg_extension WHERE extname = 'spock_recovery'"), "0");
+    };
+    app.role("mallory").sql("CREATE SCHEMA spock");
+    app.role("mallory").sql(TRAPS);
+    refused("it belongs to the role \"mallory\", which is no superuser");
+    app.sql("ALTER SCHEMA spock OWNER TO postgres");
+    refused("there are objects in it");
+    app.sql("DROP SCHEMA spock CASCADE; CREATE SCHEMA spock; GRANT CREATE ON SCHEMA spock TO PUBLIC");
+    refused("others may create objects in it");
+    app.sql("REVOKE CREATE ON SCHEMA spock FROM PUBLIC; GRANT CREATE ON SCHEMA spock TO mallory");
+    refused("others may create objects in it");
+    // Closed and empty it is as good as a new one.
+    app.sql("REVOKE CREATE ON SCHEMA spock FROM mallory");
+    app.sql("CREATE EXTENSION spock_recovery");
+    assert_eq!(app.value("SELECT count(*) FROM spock.node"), "0");
+    // What is left when it is dropped is that as well.
+    app.sql("DROP EXTENSION spock_recovery");
+    app.sql("CREATE EXTENSION spock_recovery");
+}
