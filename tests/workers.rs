@@ -3,6 +3,7 @@
 //! Where nothing may wait for a nap, the nap is an hour. Two databases of one server do for two nodes.
 
 mod databases;
+mod diagnostics;
 mod ending;
 mod loading;
 mod peers;

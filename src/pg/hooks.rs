@@ -1,7 +1,11 @@
 //! Core's hooks that this library takes: object access, utility commands, the end of a transaction. What they mean is
 //! decided in src/worker; here they are only tied in, each calling whoever had it before.
+//!
+//! What a hook surrounds is not ours, and neither are its errors. A frame of Rust that guards the call would catch core's ERROR
+//! and raise it anew without its context, position, constraint, table and column. So the hooks of this file that call on are
+//! bare functions without anything to drop, over which an ERROR jumps as over a frame of C; what is ours stands in a guarded
+//! function of its own, which has returned before.
 
-use super::guarded;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::sync::OnceLock;
@@ -56,7 +60,8 @@ pub fn install(callbacks: Callbacks) {
     }
 }
 
-#[pgrx::pg_guard]
+/// Not guarded, see above.
+#[allow(ffi_unwind_calls, reason = "nothing of this frame is lost when an ERROR jumps over it")]
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -65,9 +70,15 @@ unsafe extern "C-unwind" fn object_access(
     arg: *mut core::ffi::c_void,
 ) {
     if let Some(Some(previous)) = PREVIOUS_ACCESS.get() {
-        // SAFETY: the same arguments, guarded.
-        unsafe { guarded!(previous(access, class, object, sub, arg)) };
+        // SAFETY: the same arguments.
+        unsafe { previous(access, class, object, sub, arg) };
     }
+    // SAFETY: guards itself.
+    unsafe { note_access(access, class) };
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn note_access(access: pg_sys::ObjectAccessType::Type, class: pg_sys::Oid) {
     use pg_sys::ObjectAccessType::{OAT_DROP, OAT_POST_ALTER, OAT_POST_CREATE};
     if !matches!(access, OAT_POST_CREATE | OAT_POST_ALTER | OAT_DROP) {
         return;
@@ -103,8 +114,24 @@ unsafe extern "C-unwind" fn resources_released(
     }
 }
 
-#[pgrx::pg_guard]
-#[allow(clippy::too_many_arguments)] // core's signature
+unsafe extern "C-unwind" {
+    /// As it is: the bindings' own function of this name guards it.
+    #[link_name = "standard_ProcessUtility"]
+    fn core_process_utility(
+        statement: *mut pg_sys::PlannedStmt,
+        query: *const core::ffi::c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+/// Not guarded, see above.
+#[allow(clippy::too_many_arguments, reason = "core's signature")]
+#[allow(ffi_unwind_calls, reason = "nothing of this frame is lost when an ERROR jumps over it")]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
     query: *const core::ffi::c_char,
@@ -115,26 +142,14 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: core gives a planned utility statement.
-    let utility = unsafe { classify((*statement).utilityStmt) };
-    if let (Some(utility), Some(callbacks)) = (utility, CALLBACKS.get()) {
-        (callbacks.on_utility)(utility);
-    }
-    let previous = PREVIOUS_UTILITY.get().copied().flatten();
-    // SAFETY: the same arguments; a hook is a bare function pointer and must be guarded.
+    // SAFETY: guards itself; core gives a planned utility statement, and the arguments are passed on as they came.
     unsafe {
-        match previous {
-            Some(previous) => guarded!(previous(
-                statement,
-                query,
-                read_only_tree,
-                context,
-                params,
-                environment,
-                destination,
-                completion,
-            )),
-            None => pg_sys::standard_ProcessUtility(
+        note_utility(statement);
+        match PREVIOUS_UTILITY.get() {
+            Some(Some(previous)) => {
+                previous(statement, query, read_only_tree, context, params, environment, destination, completion)
+            }
+            _ => core_process_utility(
                 statement,
                 query,
                 read_only_tree,
@@ -145,6 +160,15 @@ unsafe extern "C-unwind" fn process_utility(
                 completion,
             ),
         }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn note_utility(statement: *mut pg_sys::PlannedStmt) {
+    // SAFETY: the caller's promise: a planned utility statement.
+    let utility = unsafe { classify((*statement).utilityStmt) };
+    if let (Some(utility), Some(callbacks)) = (utility, CALLBACKS.get()) {
+        (callbacks.on_utility)(utility);
     }
 }
 
