@@ -22,6 +22,7 @@ pub mod memory;
 pub mod name;
 pub mod open_table;
 pub mod origin;
+pub mod owned_table;
 pub mod prepared;
 pub mod process;
 pub mod random;

@@ -4,6 +4,7 @@
 //! The twin is a database of n3's server beside the node n3: it has n2's tables, whatever those of the source look like.
 //! One cluster and one rescue serve all cases of a topic, each in a schema of its own.
 
+mod code;
 mod columns;
 mod constraints;
 mod definitions;

@@ -81,13 +81,12 @@ pub struct Change {
 impl Change {
     /// Opens and locks the table of a change, and becomes who applies it. Needs a transaction with an active snapshot.
     pub fn open(tables: &mut OpenTables, relation: u32, operation: Operation, apply_as: ApplyAs) -> Change {
-        let table = tables.take(relation);
+        let (table, user) = tables.take(relation, apply_as);
         // SAFETY: within a transaction; all is closed in `close`, or by the abort.
         unsafe {
             if operation != Operation::Insert {
                 require_updatable(table.entry);
             }
-            let user = AppliesAs::begin(apply_as, (*(*(*table.entry).localrel).rd_rel).relowner);
             (*table.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
             if table.fires_triggers() {
                 pg_sys::AfterTriggerBeginQuery();

@@ -4,10 +4,19 @@
 //! The functions declared here are not in pgrx's bindings: each call stands in guarded!.
 
 use super::text::to_utf8;
-use super::{compat, guarded, origin};
+use super::untrusted_user::AppliesAs;
+use super::{guarded, origin};
 use crate::lsn::OriginLsn;
 use pgrx::pg_sys::{self, Oid};
-use std::ffi::CStr;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+
+thread_local! {
+    /// Schema and name of each table that was told, as the server writes them: core keeps its own map to itself, and opens
+    /// what is in it before anybody could look at the table.
+    static TOLD: RefCell<HashMap<u32, (CString, CString)>> = RefCell::default();
+}
 
 /// `Subscription` (catalog/pg_subscription.h), the same in 17 and 18.
 #[repr(C)]
@@ -217,8 +226,7 @@ pub fn read(messages: &[u8]) -> (Message, usize) {
             }
             b'R' => {
                 let relation = pg_sys::logicalrep_read_rel(input);
-                guarded!(logicalrep_relmap_update(relation));
-                guarded!(logicalrep_partmap_reset_relmap(relation));
+                keep(relation);
                 let [schema, name] =
                     [(*relation).nspname, (*relation).relname].map(|name| to_utf8(CStr::from_ptr(name)));
                 let columns = (0..(*relation).natts as usize)
@@ -274,13 +282,75 @@ unsafe fn oids(list: *mut pg_sys::List) -> Vec<u32> {
     }
 }
 
-/// Opens and locks our table for the sender's; an ERROR if it or one of its columns is missing.
+/// Takes a table that was told into core's map and into ours.
+unsafe fn keep(relation: *mut pg_sys::LogicalRepRelation) {
+    // SAFETY: the caller's promise: a table with its names. Core's map copies all of it.
+    unsafe {
+        let names = [(*relation).nspname, (*relation).relname].map(|name| CStr::from_ptr(name).to_owned());
+        guarded!(logicalrep_relmap_update(relation));
+        guarded!(logicalrep_partmap_reset_relmap(relation));
+        let [schema, name] = names;
+        TOLD.with_borrow_mut(|told| told.insert((*relation).remoteid, (schema, name)));
+    }
+}
+
+/// A table that is locked, and whose code this process runs as who may run it, from before anything of it is opened.
+pub struct Opened {
+    pub entry: *mut RelMapEntry,
+    pub user: AppliesAs,
+}
+
+/// Locks our table for the sender's, becomes who applies its changes, and opens it; an ERROR if it or one of its columns is
+/// missing, or if the subscription's owner may not become the table's.
+///
+/// Where a table has no key, core's map looks for an index among all of them, and reads the expressions and predicates of each
+/// with its constants folded, which runs functions of the owner's (IsIndexUsableForReplicaIdentityFull). Then the owner opens
+/// it; otherwise the subscription's does, as in core's apply worker, and needs nothing but his own rights on the schema.
 ///
 /// # Safety
 /// In a transaction; the entry is valid until [`close`].
-pub unsafe fn open(relation: u32, lock: u32) -> *mut RelMapEntry {
-    // SAFETY: the caller's promise.
-    unsafe { guarded!(logicalrep_rel_open(relation, lock as pg_sys::LOCKMODE)) }
+pub unsafe fn open(relation: u32, lock: u32, apply_as: ApplyAs) -> Opened {
+    let open = || unsafe { guarded!(logicalrep_rel_open(relation, lock as pg_sys::LOCKMODE)) };
+    // SAFETY: the caller's promise; what `owner_of_locked` has locked stays so.
+    unsafe {
+        if let Some(Locked { owner, has_key: false }) = lock_table(relation, lock) {
+            let user = AppliesAs::begin(apply_as, owner);
+            return Opened { entry: open(), user };
+        }
+        // A table that is missing as well: core says so.
+        let as_subscription_owner = AppliesAs::begin(ApplyAs { run_as_owner: true, ..apply_as }, apply_as.owner);
+        let entry = open();
+        as_subscription_owner.end();
+        Opened { entry, user: AppliesAs::begin(apply_as, (*(*(*entry).localrel).rd_rel).relowner) }
+    }
+}
+
+struct Locked {
+    owner: Oid,
+    has_key: bool,
+}
+
+/// Locks our table for the sender's; None if there is none.
+unsafe fn lock_table(relation: u32, lock: u32) -> Option<Locked> {
+    // SAFETY: the caller's promise: in a transaction. Neither the relation's own entry nor the list of its indexes holds an
+    // expression.
+    unsafe {
+        let range = TOLD.with_borrow(|told| {
+            let (schema, name) = told.get(&relation)?;
+            let [schema, name] = [schema, name].map(|name| pg_sys::pstrdup(name.as_ptr()));
+            Some(pg_sys::makeRangeVar(schema, name, -1))
+        })?;
+        let flags = pg_sys::RVROption::RVR_MISSING_OK;
+        let (callback, argument) = (None, std::ptr::null_mut());
+        let table = pg_sys::RangeVarGetRelidExtended(range, lock as pg_sys::LOCKMODE, flags, callback, argument);
+        if table == Oid::INVALID {
+            return None;
+        }
+        let table = pg_sys::relation_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let locked = Locked { owner: (*(*table).rd_rel).relowner, has_key: identity_of(table) != Oid::INVALID };
+        pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        Some(locked)
+    }
 }
 
 /// # Safety
@@ -356,8 +426,7 @@ pub fn announce(relation: u32, schema: &str, name: &str, columns: &[String], key
             relkind: pg_sys::RELKIND_RELATION as core::ffi::c_char,
             attkeys,
         };
-        guarded!(logicalrep_relmap_update(&raw mut told));
-        guarded!(logicalrep_partmap_reset_relmap(&raw mut told));
+        keep(&raw mut told);
     }
 }
 
@@ -366,44 +435,24 @@ pub struct TableKey {
     pub table: Oid,
     /// The places of its columns in the sender's rows.
     pub columns: Vec<usize>,
-    /// It is one column, whose values can be listed in an array literal of no type of its own.
-    pub has_array: bool,
-}
-
-/// Whether `column = ANY ('{…}')` reads the literal as an array of the column's type: it is one of what the operator takes,
-/// which for regclass is oid, and for a composite type any record.
-unsafe fn is_listed_as_itself(column: Oid) -> bool {
-    // SAFETY: the caller's promise: within a transaction; entries of the type cache live as long as the process.
-    unsafe {
-        let base = pg_sys::getBaseType(column);
-        let equal = (*pg_sys::lookup_type_cache(base, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr;
-        let (mut left, mut right) = (Oid::INVALID, Oid::INVALID);
-        if equal == Oid::INVALID || pg_sys::get_array_type(base) == Oid::INVALID {
-            return false;
-        }
-        pg_sys::op_input_types(equal, &mut left, &mut right);
-        let becomes_actual = [pg_sys::ANYENUMOID, pg_sys::ANYRANGEOID, pg_sys::ANYMULTIRANGEOID];
-        right == base || (base == pg_sys::VARCHAROID && right == pg_sys::TEXTOID) || becomes_actual.contains(&right)
-    }
 }
 
 /// Our table for the sender's, and its key; None if it has none, or the sender does not send all of it. An ERROR if the table
 /// is missing. Needs a transaction with an active snapshot.
 pub fn key_of(relation: u32) -> Option<TableKey> {
+    let lock = pg_sys::AccessShareLock;
     // SAFETY: opened and closed here; the attribute map has a place for each of our columns.
     unsafe {
-        let entry = open(relation, pg_sys::AccessShareLock);
+        // Opening a table without a key runs code of its owner's: see `open`.
+        if lock_table(relation, lock).is_some_and(|table| !table.has_key) {
+            return None;
+        }
+        let entry = guarded!(logicalrep_rel_open(relation, lock as pg_sys::LOCKMODE));
         let (table, map) = ((*entry).localrel, (*entry).attrmap);
         let index = identity_of(table);
-        let mut has_array = false;
         let key = (index != Oid::INVALID).then(|| {
             let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             let form = (*index).rd_index;
-            let first = *(*form).indkey.values.as_ptr();
-            if (*form).indnkeyatts == 1 && first > 0 {
-                let attribute = compat::attribute((*table).rd_att, i32::from(first) - 1);
-                has_array = is_listed_as_itself((*attribute).atttypid);
-            }
             let sent = (0..(*form).indnkeyatts as usize).map(|place| {
                 let column = *(*form).indkey.values.as_ptr().add(place);
                 let sent = if column > 0 { *(*map).attnums.add(column as usize - 1) } else { -1 };
@@ -413,7 +462,7 @@ pub fn key_of(relation: u32) -> Option<TableKey> {
             pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             sent
         });
-        let found = key.flatten().map(|columns| TableKey { table: (*table).rd_id, columns, has_array });
+        let found = key.flatten().map(|columns| TableKey { table: (*table).rd_id, columns });
         close(entry);
         found
     }

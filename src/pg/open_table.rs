@@ -11,9 +11,10 @@
 use super::compat;
 use super::find::Finder;
 use super::held::Held;
-use super::logicalrep::{self, RelMapEntry};
+use super::logicalrep::{self, ApplyAs, Opened, RelMapEntry};
 use super::slots::{Slots, new_slot};
 use super::tuple::{Columns, Input};
+use super::untrusted_user::AppliesAs;
 use pgrx::pg_sys::{self, Oid};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -78,13 +79,15 @@ pub(super) struct OpenTable {
 }
 
 impl OpenTable {
-    /// Opens and locks our table for the sender's. Needs a transaction with an active snapshot.
-    fn open(relation: u32) -> Box<OpenTable> {
+    /// Locks our table for the sender's, becomes who applies its changes, and only then opens it: opening its indexes folds the
+    /// constants of their expressions and predicates, which runs functions of the owner's. Needs a transaction with an active
+    /// snapshot.
+    fn open(relation: u32, apply_as: ApplyAs) -> (Box<OpenTable>, AppliesAs) {
         watch_invalidations();
         let invalidations = INVALIDATIONS.get();
         // SAFETY: within a transaction; all is closed and freed in `close_and_free`, or by the abort.
         unsafe {
-            let entry = logicalrep::open(relation, pg_sys::RowExclusiveLock);
+            let Opened { entry, user } = logicalrep::open(relation, pg_sys::RowExclusiveLock, apply_as);
             let local = (*entry).localrel;
             let estate = pg_sys::CreateExecutorState();
             let previous = pg_sys::MemoryContextSwitchTo((*estate).es_query_cxt);
@@ -125,7 +128,7 @@ impl OpenTable {
             }
             pg_sys::MemoryContextSwitchTo(previous);
             let indexes = (0..(*root).ri_NumIndices as usize).map(|place| index_of(root, place));
-            Box::new(OpenTable {
+            let table = Box::new(OpenTable {
                 relation,
                 entry,
                 estate,
@@ -145,19 +148,27 @@ impl OpenTable {
                 allowed: (Oid::INVALID, 0),
                 is_open: true,
                 invalidations,
-            })
+            });
+            (table, user)
         }
+    }
+
+    fn owner(&self) -> Oid {
+        // SAFETY: open, and locked since: its owner cannot change.
+        unsafe { (*(*(*self.entry).localrel).rd_rel).relowner }
     }
 
     fn is_current(&self) -> bool {
         self.invalidations == INVALIDATIONS.get()
     }
 
-    /// Opens the relations again in a new transaction. False: they have changed, and all must be built anew.
-    fn reopen(&mut self) -> bool {
+    /// Opens the relations again in a new transaction, as who applies their changes. None: they have changed, and all must be
+    /// built anew.
+    fn reopen(&mut self, apply_as: ApplyAs) -> Option<AppliesAs> {
         // SAFETY: within a transaction; a lock takes invalidations in, so they are looked at after it.
         unsafe {
-            self.entry = logicalrep::open(self.relation, pg_sys::RowExclusiveLock);
+            let Opened { entry, user } = logicalrep::open(self.relation, pg_sys::RowExclusiveLock, apply_as);
+            self.entry = entry;
             self.is_open = true;
             let local = (*self.entry).localrel;
             (*self.root).ri_RelationDesc = local;
@@ -166,11 +177,15 @@ impl OpenTable {
                     let opened = pg_sys::index_open(*index, pg_sys::RowExclusiveLock as i32);
                     *(*self.root).ri_IndexRelationDescs.add(place) = opened;
                 }
-                return self.is_current();
+                if self.is_current() {
+                    return Some(user);
+                }
+            } else {
+                // Nothing but the table is open.
+                (*self.root).ri_NumIndices = 0;
             }
-            // Nothing but the table is open.
-            (*self.root).ri_NumIndices = 0;
-            false
+            user.end();
+            None
         }
     }
 
@@ -316,28 +331,33 @@ impl OpenTables {
         self.holding.take()
     }
 
-    /// The table, open and locked. An ERROR if it, or one of its columns, is missing.
-    pub(super) fn take(&mut self, relation: u32) -> Box<OpenTable> {
+    /// The table, open and locked, and this process as who applies its changes, until that is ended. An ERROR if it, or one of
+    /// its columns, is missing.
+    pub(super) fn take(&mut self, relation: u32, apply_as: ApplyAs) -> (Box<OpenTable>, AppliesAs) {
         let known = match self.last.take_if(|table| table.relation == relation) {
             Some(table) => Some(table),
             None => self.others.remove(&relation),
         };
         if let Some(mut table) = known {
             // What it holds was made with what is known of it: it is stored before anything is built anew.
-            if table.is_open && !table.held.is_empty() {
-                return table;
+            if table.is_open && (!table.held.is_empty() || table.is_current()) {
+                let user = AppliesAs::begin(apply_as, table.owner());
+                return (table, user);
             }
-            if table.is_current() && (table.is_open || table.reopen()) {
-                return table;
+            if !table.is_open
+                && table.is_current()
+                && let Some(user) = table.reopen(apply_as)
+            {
+                return (table, user);
             }
             table.close_and_free();
         }
-        let table = OpenTable::open(relation);
+        let (table, user) = OpenTable::open(relation, apply_as);
         if table.lifetime == Lifetime::Change {
             // Its triggers may do what no open table allows, as ALTER TABLE.
             self.close_all();
         }
-        table
+        (table, user)
     }
 
     pub(super) fn give_back(&mut self, mut table: Box<OpenTable>) {

@@ -2,7 +2,7 @@
 
 use super::executor::{RowVersion, require_privilege};
 use super::guarded;
-use super::logicalrep::{self, ApplyAs, RelMapEntry};
+use super::logicalrep::{self, ApplyAs, Opened, RelMapEntry};
 use super::untrusted_user::AppliesAs;
 use super::{commit_ts, interrupts};
 use pgrx::pg_sys::{self, Oid};
@@ -34,7 +34,9 @@ impl Truncation {
         // SAFETY: opened here, closed in `close` or by the abort.
         unsafe {
             for relation in relations {
-                let entry = logicalrep::open(*relation, lock);
+                let Opened { entry, user } = logicalrep::open(*relation, lock, apply_as);
+                // What follows opens no index, and ExecuteTruncateGuts itself becomes the owner where it does.
+                user.end();
                 if !wanted((*entry).localreloid) {
                     logicalrep::close(entry);
                     continue;

@@ -1,10 +1,11 @@
 //! Rows by their keys, as the source and the target have them now.
 
 use super::counts::Why;
-use super::rows::{FIRST_VALUE, KeyText, Rows, columns_of, name, question, take};
+use super::rows::{KeyText, Question, Rows, columns_of, name, take};
 use super::run::{CHUNK, Reconciler};
 use super::touched::Touched;
-use crate::pg::{spi_text, transaction};
+use crate::error::OrRaise;
+use crate::pg::transaction;
 use crate::recover::error::RecoverError;
 use crate::remote::connection::RemoteError;
 
@@ -20,13 +21,8 @@ impl Reconciler<'_> {
         let Some(columns) = columns_of(touched, relation) else { return Ok(None) };
         let mut rows = Rows::new();
         for keys in keys.chunks(CHUNK) {
-            let quoted = || question(&columns, keys, with_storage);
-            // What quoting allocates goes with the transaction.
-            let question = if transaction::is_open() { quoted() } else { transaction::run_without_snapshot(quoted) };
-            let count = columns.relation.columns.len() * (1 + usize::from(with_storage)) + FIRST_VALUE;
-            match self.source.rows(&question, count) {
+            match self.source.touched_rows(&Question::rows(&columns, keys, with_storage).to_text()) {
                 Ok(answer) => {
-                    let answer = answer.into_iter().map(crate::remote::row::Row::into_values);
                     take(&mut rows, &columns, answer, &self.origins, None, &self.source_name);
                 }
                 Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message }, .. }) => {
@@ -56,7 +52,7 @@ impl Reconciler<'_> {
         let mut rows = Rows::new();
         let Some(columns) = columns_of(touched, relation) else { return rows };
         for keys in keys.chunks(CHUNK) {
-            let answer = transaction::run(|| spi_text::rows(&question(&columns, keys, with_storage)));
+            let answer = transaction::run(|| Question::rows(&columns, keys, with_storage).answer().or_raise());
             take(&mut rows, &columns, answer, &self.own_origins, self.own_reconcile, self.local);
         }
         rows

@@ -2,19 +2,16 @@
 
 use super::counts::Why;
 use super::judge::{self, Author, Verdict};
-use super::rows::{KeyText, columns_of, sums_question, text_of, there};
+use super::rows::{KeyText, Question, columns_of, text_of, there};
 use super::run::{CHUNK, Difference, Reconciler};
 use super::touched::{Key, Touched};
-use crate::pg::{spi_text, transaction};
+use crate::error::OrRaise;
+use crate::pg::transaction;
 use crate::recover::error::RecoverError;
-use crate::remote::row::Row;
 use std::collections::BTreeSet;
 
 /// Rows of which one hash is asked for.
 pub(super) const HASHED: usize = 2_000;
-
-/// Values of the answer to that.
-const SUMS: usize = 3;
 
 impl Reconciler<'_> {
     /// A first look at rows of one table: most are alike, and then a hash over all of them tells it.
@@ -39,12 +36,11 @@ impl Reconciler<'_> {
     fn are_alike(&mut self, touched: &Touched, relation: u32, texts: &[KeyText]) -> Result<bool, RecoverError> {
         let Some(columns) = columns_of(touched, relation).filter(|_| !texts.is_empty()) else { return Ok(true) };
         let failed = self.origins.iter().find(|(_, node)| *node == self.failed).map(|(origin, _)| *origin);
-        // What quoting allocates goes with the transaction.
-        let question = transaction::run_without_snapshot(|| sums_question(&columns, texts, failed));
+        let question = Question::sums(&columns, texts, failed);
         // Where the source does not show them, or sees no such column, each row is to be left by itself.
-        let Ok(answer) = self.source.rows(&question, SUMS) else { return Ok(false) };
-        let answer = answer.into_iter().next().map(Row::into_values).unwrap_or_default();
-        let ours = transaction::run(|| spi_text::rows(&question)).into_iter().next().unwrap_or_default();
+        let Ok(answer) = self.source.touched_rows(&question.to_text()) else { return Ok(false) };
+        let answer = answer.into_iter().next().unwrap_or_default();
+        let ours = transaction::run(|| question.answer().or_raise()).into_iter().next().unwrap_or_default();
         let are_alike = answer.get(..2) == ours.get(..2);
         let of_failed = answer.get(2).and_then(|count| count.as_ref()?.parse::<usize>().ok());
         self.may_have_moved |= are_alike && of_failed != Some(texts.len());

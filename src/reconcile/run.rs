@@ -145,7 +145,6 @@ impl Reconciler<'_> {
             self.counts.leave(Why::Policy, touched.count() as usize);
             return Ok(true);
         }
-        self.source.compare_as_text()?;
         let theirs = self.source.read_one("SHOW track_commit_timestamp")?;
         if !commit_ts::is_tracked() || theirs.as_deref() != Some("on") {
             self.counts.leave(Why::NoCommitTimestamps, touched.count() as usize);

@@ -1,13 +1,14 @@
-//! The function that shows the rows which a reconcile could not judge. Its CREATE FUNCTION, grants and comment stand in sql/.
-#![allow(unsafe_code)] // pg_extern generates the C entry point
+//! The functions that show the rows which a reconcile could not judge, and tell a target of rows here. Their CREATE FUNCTION, grants and comment stand in sql/.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::kept::{self, Row};
-use crate::error::{OrRaise, raise};
+use super::rows::Question;
+use crate::error::{OrRaise, SqlError, raise};
 use crate::intent::IntentError;
 use crate::intent::id::IntentId;
 use crate::intent::storage;
 use crate::pg::process;
-use crate::pg::text::Text;
+use crate::pg::text::{Text, to_server};
 use crate::recover::error::RecoverError;
 use pgrx::Uuid;
 use pgrx::prelude::*;
@@ -42,4 +43,29 @@ fn recovery_unjudged(
         .or_raise();
     }
     TableIterator::new(rows)
+}
+
+/// Rows of a table, as a target that compares its own with them asks for them: each a JSON array of its values as text. The
+/// caller must be allowed to read the table; the table is read as its owner.
+#[pg_extern(sql = false)]
+fn touched_rows(question: Text) -> SetOfIterator<'static, Text> {
+    let Some(question) = Question::of_text(&question.to_utf8()) else { raise(&NoQuestion) };
+    let rows = question.answer().or_raise();
+    let line = |row: Vec<Option<String>>| serde_json::to_string(&row).ok().and_then(|line| to_server(&line)).map(Text);
+    SetOfIterator::new(rows.into_iter().filter_map(line).collect::<Vec<_>>())
+}
+
+/// What was asked is no question of this version.
+#[derive(Debug, thiserror::Error)]
+#[error("touched_rows() was not asked as a recovery asks")]
+struct NoQuestion;
+
+impl SqlError for NoQuestion {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("Install the same version of spock_recovery on both nodes.".to_owned())
+    }
 }

@@ -9,7 +9,7 @@ use crate::node::conninfo;
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::node::registry::RegistryError;
-use crate::pg::{origin, transaction};
+use crate::pg::{origin, role, transaction};
 use crate::plan::facts::NodeFacts;
 use crate::remote::connection::{Connection, RemoteError};
 use pgrx::spi::quote_literal;
@@ -49,6 +49,12 @@ pub fn route_to(name: &str) -> Result<Route, RecoverError> {
         return Ok(Route { conninfo: given.0, must_use_password: false });
     }
     NativeProvider.route_to_peer(peer.id)?.ok_or_else(|| RecoverError::NoRoute { source_node: name.to_owned() })
+}
+
+/// Whether a node answers now, by the way that this one knows, within spock.peer_timeout. Needs a transaction with a snapshot.
+pub fn answers(name: &str) -> bool {
+    // The way is read for the caller, who does not see it.
+    role::as_superuser(|| route_to(name)).and_then(|route| Source::open(name, &route)).is_ok()
 }
 
 /// A way that a superuser has given. Checked first, because libpq's message would repeat a part of it, perhaps a password.
@@ -254,12 +260,6 @@ impl Source {
         self.read_one(call)
     }
 
-    /// Answers come as the values are stored, whatever that server's defaults are, and hold every row or none.
-    pub fn compare_as_text(&mut self) -> Result<(), RecoverError> {
-        let settings = "SET timezone = 'UTC'; SET bytea_output = 'hex'; SET row_security = off; SET search_path = ''";
-        in_transaction(|| self.connection.command(settings)).map_err(|error| self.error(error))
-    }
-
     fn begin_writing(&mut self) -> Result<(), RecoverError> {
         let writable = "SET default_transaction_read_only = off";
         in_transaction(|| self.connection.command(writable)).map_err(|error| self.error(error))
@@ -268,6 +268,21 @@ impl Source {
     /// Runs a question that answers rows of so many columns.
     pub fn rows(&mut self, question: &str, columns: usize) -> Result<Vec<crate::remote::row::Row>, RecoverError> {
         in_transaction(|| self.connection.query(question, columns)).map_err(|error| self.error(error))
+    }
+
+    /// Rows of a table there, of nullable text: the answer to a question that the source reads as the table's owner.
+    pub fn touched_rows(&mut self, question: &str) -> Result<Vec<Vec<Option<String>>>, RecoverError> {
+        let rows = in_transaction(|| {
+            let question = format!("SELECT * FROM spock.touched_rows({}::pg_catalog.text)", quote_literal(question));
+            self.connection.query(&question, 1)
+        });
+        let rows = rows.map_err(|error| self.error(error))?;
+        let unexpected = || RemoteError::Unexpected("a row that is no row".to_owned());
+        let values = |row: crate::remote::row::Row| {
+            let line = row.into_values().into_iter().next().flatten().ok_or_else(unexpected)?;
+            serde_json::from_str(&line).map_err(|_| unexpected())
+        };
+        rows.into_iter().map(values).collect::<Result<_, _>>().map_err(|error| self.error(error))
     }
 
     fn error(&self, error: RemoteError) -> RecoverError {

@@ -1,0 +1,234 @@
+//! Reading a user's table as its owner (utils/usercontext.h, commands/matview.c and its like, which guard in the same way).
+//!
+//! A query on a user's table runs users' code: planning it folds the constants of index expressions, reading a literal of a
+//! domain runs its checks, and the output functions and operators of its types are whoever's. So it is planned, run and read
+//! as the table's owner, in a security-restricted operation, and no view can stand in the table's place.
+//!
+//! Nothing is undone while an ERROR unwinds: the abort of the transaction restores user and settings.
+
+use super::compat;
+use super::logicalrep::name_of;
+use super::spi_text;
+use super::text::{to_server, to_utf8};
+use crate::error::SqlError;
+use pgrx::pg_sys::{self, Oid};
+use pgrx::spi::{quote_identifier, quote_qualified_identifier};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+use std::ffi::CStr;
+
+/// Why a table is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnedTableError {
+    #[error("relation \"{0}\" does not exist")]
+    Missing(String),
+    #[error("\"{0}\" is not a table")]
+    NoTable(String),
+    #[error("permission denied for table {0}")]
+    NotReadable(String),
+    #[error("row security would hide rows of table {0}")]
+    RowSecurity(String),
+    #[error("column \"{column}\" of table {table} does not exist")]
+    NoColumn { table: String, column: String },
+    #[error("column \"{column}\" of table {table} has no equality operator")]
+    NoEquality { table: String, column: String },
+}
+
+impl SqlError for OwnedTableError {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        match self {
+            Self::Missing(_) => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            Self::NoTable(_) => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::NotReadable(_) | Self::RowSecurity(_) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::NoColumn { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            Self::NoEquality { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotReadable(table) => Some(format!("As its owner: GRANT SELECT ON {table} TO …")),
+            Self::RowSecurity(_) => Some("Use a role with BYPASSRLS, or a superuser.".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// A table that is open and locked, for a query on it.
+pub struct OwnedTable {
+    relation: pg_sys::Relation,
+    schema: String,
+    name: String,
+}
+
+/// How values of a column are compared with literals.
+pub struct Comparison {
+    /// The column, quoted.
+    pub column: String,
+    /// As in `OPERATOR(pg_catalog.=)`.
+    pub equal: String,
+    /// The type that the operator takes, of which literals are: a domain's base type.
+    pub value_type: String,
+    /// The type of arrays of it, where there is one.
+    pub array_type: Option<String>,
+}
+
+impl OwnedTable {
+    /// As it stands in FROM: a table's children, by inheritance, are tables of their own.
+    pub fn quoted(&self) -> String {
+        // SAFETY: open.
+        let is_partitioned = unsafe { (*(*self.relation).rd_rel).relkind } as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
+        let name = quote_qualified_identifier(&self.schema, &self.name);
+        if is_partitioned { name } else { format!("ONLY {name}") }
+    }
+
+    /// How a column is compared, by its type's own equality, whatever the search path is.
+    pub fn comparison(&self, column: &str) -> Result<Comparison, OwnedTableError> {
+        let table = || format!("{}.{}", self.schema, self.name);
+        let no_column = || OwnedTableError::NoColumn { table: table(), column: column.to_owned() };
+        let name = to_server(column).ok_or_else(no_column)?;
+        // SAFETY: the table is open; what the caches return is copied.
+        unsafe {
+            let number = pg_sys::get_attnum((*self.relation).rd_id, name.as_ptr());
+            if number <= 0 {
+                return Err(no_column());
+            }
+            let attribute = compat::attribute((*self.relation).rd_att, i32::from(number) - 1);
+            let base = pg_sys::getBaseType((*attribute).atttypid);
+            let equal = (*pg_sys::lookup_type_cache(base, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr;
+            let equal = operator_name(equal)
+                .ok_or_else(|| OwnedTableError::NoEquality { table: table(), column: column.to_owned() })?;
+            let array = pg_sys::get_array_type(base);
+            Ok(Comparison {
+                column: quote_identifier(column),
+                equal,
+                value_type: type_name(base),
+                array_type: (array != Oid::INVALID).then(|| type_name(array)),
+            })
+        }
+    }
+}
+
+/// The rows of the query that `query` makes for a table, as text: planned, run and read as the table's owner. Whoever calls
+/// must be allowed to read it. Needs a transaction with a snapshot; the table stays locked until it ends.
+pub fn rows(
+    schema: &str,
+    name: &str,
+    query: impl FnOnce(&OwnedTable) -> Result<String, OwnedTableError>,
+) -> Result<Vec<Vec<Option<String>>>, OwnedTableError> {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    let missing = || OwnedTableError::Missing(format!("{schema}.{name}"));
+    let [schema_name, table_name] = [schema, name].map(to_server);
+    let (schema_name, table_name) = (schema_name.ok_or_else(missing)?, table_name.ok_or_else(missing)?);
+    // SAFETY: within a transaction; the relation is closed here or by the abort. Neither opening a relation nor the catalogs
+    // that are asked before the change of user run any code of a user's.
+    unsafe {
+        let names = [schema_name, table_name].map(|name| pg_sys::pstrdup(name.as_ptr()));
+        let range = pg_sys::makeRangeVar(names[0], names[1], -1);
+        let flags = pg_sys::RVROption::RVR_MISSING_OK;
+        let oid = pg_sys::RangeVarGetRelidExtended(range, lock, flags, None, std::ptr::null_mut());
+        if oid == Oid::INVALID {
+            return Err(missing());
+        }
+        let relation = pg_sys::relation_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let table = OwnedTable { relation, schema: schema.to_owned(), name: name.to_owned() };
+        let answer = require_readable(relation).and_then(|()| {
+            let owner = Owner::begin((*(*relation).rd_rel).relowner);
+            let answer = query(&table).map(|query| spi_text::rows(&query));
+            owner.end();
+            answer
+        });
+        pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        answer
+    }
+}
+
+unsafe fn require_readable(relation: pg_sys::Relation) -> Result<(), OwnedTableError> {
+    // SAFETY: the caller's promise: an open relation.
+    unsafe {
+        let name = || name_of(relation);
+        let kind = (*(*relation).rd_rel).relkind as u8;
+        if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_PARTITIONED_TABLE {
+            return Err(OwnedTableError::NoTable(name()));
+        }
+        let (oid, user) = ((*relation).rd_id, pg_sys::GetUserId());
+        if pg_sys::pg_class_aclcheck(oid, user, pg_sys::ACL_SELECT.into()) != pg_sys::AclResult::ACLCHECK_OK {
+            return Err(OwnedTableError::NotReadable(name()));
+        }
+        if pg_sys::check_enable_rls(oid, user, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32 {
+            return Err(OwnedTableError::RowSecurity(name()));
+        }
+        Ok(())
+    }
+}
+
+/// The user and the settings to go back to.
+struct Owner {
+    before: (Oid, core::ffi::c_int),
+    nest_level: core::ffi::c_int,
+}
+
+impl Owner {
+    fn begin(owner: Oid) -> Owner {
+        let mut before = (Oid::INVALID, 0);
+        let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
+        // SAFETY: within a transaction; `end` or the abort gives both back.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut before.0, &mut before.1);
+            pg_sys::SetUserIdAndSecContext(owner, before.1 | restricted as core::ffi::c_int);
+            let nest_level = pg_sys::NewGUCNestLevel();
+            pg_sys::RestrictSearchPath();
+            // An error instead of hidden rows, where policies apply to the owner as well.
+            set_locally(c"row_security", c"off");
+            Owner { before, nest_level }
+        }
+    }
+
+    fn end(self) {
+        // SAFETY: what `begin` has saved, in reverse order.
+        unsafe {
+            pg_sys::AtEOXact_GUC(false, self.nest_level);
+            pg_sys::SetUserIdAndSecContext(self.before.0, self.before.1);
+        }
+    }
+}
+
+/// Until the present nest level of settings ends.
+unsafe fn set_locally(name: &CStr, value: &CStr) {
+    // SAFETY: the caller's promise: within a nest level. The setting is one that every user may change.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            PgLogLevel::ERROR as core::ffi::c_int,
+            false,
+        );
+    }
+}
+
+/// `OPERATOR(schema.name)`; None if there is no such operator.
+unsafe fn operator_name(operator: Oid) -> Option<String> {
+    // SAFETY: the caller's promise: within a transaction. The row is read before it is given back.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::OPEROID as i32, operator.into());
+        if row.is_null() {
+            return None;
+        }
+        let form = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_operator>();
+        let name = to_utf8(CStr::from_ptr((*form).oprname.data.as_ptr()));
+        let schema = pg_sys::get_namespace_name((*form).oprnamespace);
+        let schema = (!schema.is_null()).then(|| to_utf8(CStr::from_ptr(schema)));
+        pg_sys::ReleaseSysCache(row);
+        Some(format!("OPERATOR({}.{name})", quote_identifier(schema?)))
+    }
+}
+
+/// With its schema, and of any length: `character` and `bit` would be of one.
+unsafe fn type_name(oid: Oid) -> String {
+    let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
+    // SAFETY: the caller's promise: an existing type, within a transaction.
+    unsafe { to_utf8(CStr::from_ptr(pg_sys::format_type_extended(oid, -1, flags as u16))) }
+}
