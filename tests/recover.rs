@@ -8,6 +8,7 @@ mod refusals;
 mod returned;
 mod rounds;
 mod run;
+mod settings;
 mod surroundings;
 
 use crate::cluster::{Cluster, Node};

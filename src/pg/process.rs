@@ -25,13 +25,11 @@ pub fn system_identifier() -> u64 {
 pub fn connect_worker(database: pg_sys::Oid) {
     // SAFETY: called once at a worker's start, after its signals were unblocked.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+    leave_users_defaults();
     set_option(c"search_path", c"pg_catalog, pg_temp");
     set_option(c"lock_timeout", c"1s");
     // What is written down must be on disk here; standbys are not waited for.
     set_option(c"synchronous_commit", c"local");
-    // Whatever ALTER DATABASE … SET says: what is read is to be of now, and our own state is written.
-    set_option(c"default_transaction_isolation", c"read committed");
-    set_option(c"default_transaction_read_only", c"off");
 }
 
 /// While it lives, this process logs nothing: core tells of each start of decoding by LOG, which only a threshold above
@@ -100,6 +98,24 @@ fn set_option(name: &CStr, value: &CStr) {
             pg_sys::GucSource::PGC_S_OVERRIDE,
         )
     };
+}
+
+/// What a role or a database has been given as defaults (ALTER ROLE, ALTER DATABASE … SET) is for its users' sessions, and this
+/// process would take it over: it would become another role, give up, or see another state. Called when it has connected.
+fn leave_users_defaults() {
+    let settings = [
+        (c"role", c"none"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_deferrable", c"off"),
+        (c"statement_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"transaction_timeout", c"0"),
+        (c"row_security", c"on"),
+    ];
+    for (name, value) in settings {
+        set_option(name, value);
+    }
 }
 
 /// Connects a worker to the shared catalogs alone.

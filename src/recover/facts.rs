@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::error::RecoverError;
+use super::source;
 use crate::error::OrRaise;
 use crate::guc;
 use crate::health::capacity;
@@ -104,9 +105,10 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         })
         .collect();
     let peers = peers(&servers, seen.as_ref());
-    let failed_answers =
-        entry_of(&servers, seen.as_ref(), failed).is_some_and(|entry| answers(entry, Timestamp::now()));
     wal::flush();
+    // Its poller may have asked it seconds ago, and a killed server has answered a moment before: it is asked again.
+    let has_answered = entry_of(&servers, seen.as_ref(), failed).is_some_and(|entry| answers(entry, Timestamp::now()));
+    let failed_answers = has_answered && source::answers(failed);
     Ok(NodeFacts {
         version: VERSION,
         node: local.name.to_string(),

@@ -6,7 +6,7 @@
 use super::error::RecoverError;
 use super::facts;
 use super::plan_error::PlanError;
-use super::source::{Source, given_route, route_to};
+use super::source::{self, Source, given_route, route_to};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::registry::{self, Role};
@@ -138,7 +138,7 @@ pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
 
 /// Whether a node answers now, within spock.peer_timeout; one whose poller has asked in vain is not asked.
 pub fn answers(node: &str) -> Result<bool, RecoverError> {
-    Ok(facts::known_to_be_silent(node)?.is_none() && connect(node, &Ways::new()).is_ok())
+    Ok(facts::known_to_be_silent(node)?.is_none() && source::answers(node))
 }
 
 fn ask(node: &str, failed: &str, ways: &Ways) -> Result<NodeFacts, RecoverError> {

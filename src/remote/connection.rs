@@ -11,6 +11,13 @@ use std::time::Duration;
 /// One row where the extension is.
 const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
 
+/// What every session of ours relies on, each of which a role may set for itself. The role comes first: another one might not be
+/// allowed to set the rest.
+const KNOWN_STATE: &str = "SET ROLE NONE; SET search_path = pg_catalog, pg_temp; \
+    SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = on; SET default_transaction_deferrable = off; \
+    SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET transaction_timeout = 0; SET row_security = off; \
+    SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3; SET timezone = 'UTC'; SET bytea_output = 'hex';";
+
 /// What went wrong with a peer. Holds libpq's or the peer's message, neither of which repeats the connection string.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
@@ -44,14 +51,14 @@ impl Connection {
         Ok(Connection { inner, limit })
     }
 
-    /// Puts the session into a known state: answers arrive in this database's encoding and in one style, whatever the
-    /// peer's defaults are. Needs a transaction.
+    /// Puts the session into a known state, whatever defaults the role and the database have there (ALTER ROLE, ALTER DATABASE
+    /// … SET): it is the role that has connected, finds names in pg_catalog alone, ends when this side says so, and answers in
+    /// this database's encoding and in one style. Needs a transaction.
     pub fn prepare(&mut self) -> Result<(), RemoteError> {
         let encoding = walreceiver::database_encoding();
         let encoding = pgrx::spi::quote_literal(encoding.to_string_lossy());
         self.command(&format!(
-            "SET client_encoding = {encoding}; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; \
-             SET extra_float_digits = 3; SET default_transaction_read_only = on; SET statement_timeout = {}",
+            "{KNOWN_STATE} SET client_encoding = {encoding}; SET statement_timeout = {}",
             self.limit.as_millis()
         ))
     }
