@@ -2,8 +2,8 @@
 -- Names that the extension spock also has stand in names_shared_with_spock.sql.
 
 -- Before anything else: whoever may create objects in the schema, or owns it, could have functions and operators there that
--- superusers and other nodes then call in place of ours. So the schema is new, or empty, a superuser's and closed to others, or
--- that of the extension spock. Everything here names its schema and has the very types that it is declared with: the search
+-- superusers and other nodes then call in place of ours. So the schema is new, or it is a superuser's, closed to others, and
+-- holds nothing but what belongs to the extension spock. Everything here names its schema and has the very types that it is declared with: the search
 -- path begins with the schema that is not trusted yet.
 DO LANGUAGE plpgsql $guard$
 DECLARE
@@ -12,29 +12,28 @@ DECLARE
     path pg_catalog.text := pg_catalog.current_setting('search_path'::pg_catalog.text);
 BEGIN
     PERFORM pg_catalog.set_config('search_path'::pg_catalog.text, 'pg_catalog, pg_temp'::pg_catalog.text, true);
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
-                    WHERE d.classid = 'pg_catalog.pg_namespace'::regclass AND d.objid = of_schema AND d.deptype = 'e'
-                      AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND e.extname = 'spock') THEN
-        SELECT CASE
-                 WHEN NOT o.rolsuper THEN format('it belongs to the role "%s", which is no superuser', o.rolname)
-                 WHEN EXISTS (SELECT FROM aclexplode(n.nspacl) a LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
-                               WHERE a.privilege_type = 'CREATE' AND g.rolsuper IS NOT TRUE)
-                   THEN 'others may create objects in it'
-                 WHEN EXISTS (SELECT FROM pg_catalog.pg_depend d
-                               WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = of_schema
-                                 AND d.classid <> 'pg_catalog.pg_extension'::regclass)
-                   THEN 'there are objects in it'
-               END
-          INTO found
-          FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles o ON o.oid = n.nspowner
-         WHERE n.oid = of_schema;
-        IF found IS NOT NULL THEN
-            RAISE EXCEPTION USING
-                ERRCODE = 'object_not_in_prerequisite_state',
-                MESSAGE = 'schema "@extschema@" is there already and cannot be trusted',
-                DETAIL = 'The extension needs the schema for itself, and ' || found || '.',
-                HINT = 'Look at what is in it, then drop or rename it: CREATE EXTENSION spock_recovery makes the schema by itself.';
-        END IF;
+    SELECT CASE
+             WHEN NOT o.rolsuper THEN format('it belongs to the role "%s", which is no superuser', o.rolname)
+             WHEN EXISTS (SELECT FROM aclexplode(n.nspacl) a LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
+                           WHERE a.privilege_type = 'CREATE' AND g.rolsuper IS NOT TRUE)
+               THEN 'others may create objects in it'
+             WHEN EXISTS (SELECT FROM pg_catalog.pg_depend d
+                           WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = of_schema
+                             AND d.classid <> 'pg_catalog.pg_extension'::regclass
+                             AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend m JOIN pg_catalog.pg_extension e ON e.oid = m.refobjid
+                                              WHERE m.classid = d.classid AND m.objid = d.objid AND m.deptype = 'e'
+                                                AND m.refclassid = 'pg_catalog.pg_extension'::regclass AND e.extname = 'spock'))
+               THEN 'there are objects in it'
+           END
+      INTO found
+      FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles o ON o.oid = n.nspowner
+     WHERE n.oid = of_schema;
+    IF found IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'schema "@extschema@" is there already and cannot be trusted',
+            DETAIL = 'The extension needs the schema for itself, and ' || found || '.',
+            HINT = 'Look at what is in it, then drop or rename it: CREATE EXTENSION spock_recovery makes the schema by itself.';
     END IF;
     PERFORM pg_catalog.set_config('search_path'::pg_catalog.text, path, true);
 END

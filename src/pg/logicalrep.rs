@@ -3,6 +3,7 @@
 //!
 //! The functions declared here are not in pgrx's bindings: each call stands in guarded!.
 
+use super::owned_table::Owner;
 use super::text::to_utf8;
 use super::untrusted_user::AppliesAs;
 use super::{guarded, origin};
@@ -13,9 +14,17 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 
 thread_local! {
-    /// Schema and name of each table that was told, as the server writes them: core keeps its own map to itself, and opens
-    /// what is in it before anybody could look at the table.
-    static TOLD: RefCell<HashMap<u32, (CString, CString)>> = RefCell::default();
+    /// What was told of each table: core keeps its own map to itself, and opens what is in it before anybody could look at the
+    /// table.
+    static TOLD: RefCell<HashMap<u32, Told>> = RefCell::default();
+}
+
+struct Told {
+    /// As the server writes them.
+    schema: CString,
+    name: CString,
+    /// The sender's rows come whole, for want of a key: where ours has none either, core looks for an index.
+    is_full: bool,
 }
 
 /// `Subscription` (catalog/pg_subscription.h), the same in 17 and 18.
@@ -290,7 +299,8 @@ unsafe fn keep(relation: *mut pg_sys::LogicalRepRelation) {
         guarded!(logicalrep_relmap_update(relation));
         guarded!(logicalrep_partmap_reset_relmap(relation));
         let [schema, name] = names;
-        TOLD.with_borrow_mut(|told| told.insert((*relation).remoteid, (schema, name)));
+        let is_full = (*relation).replident as u8 == pg_sys::REPLICA_IDENTITY_FULL;
+        TOLD.with_borrow_mut(|told| told.insert((*relation).remoteid, Told { schema, name, is_full }));
     }
 }
 
@@ -303,9 +313,10 @@ pub struct Opened {
 /// Locks our table for the sender's, becomes who applies its changes, and opens it; an ERROR if it or one of its columns is
 /// missing, or if the subscription's owner may not become the table's.
 ///
-/// Where a table has no key, core's map looks for an index among all of them, and reads the expressions and predicates of each
-/// with its constants folded, which runs functions of the owner's (IsIndexUsableForReplicaIdentityFull). Then the owner opens
-/// it; otherwise the subscription's does, as in core's apply worker, and needs nothing but his own rights on the schema.
+/// Where a table has no key and the sender's rows come whole, core's map looks for an index among all of them, and reads the
+/// expressions and predicates of each with its constants folded, which runs functions of the owner's
+/// (IsIndexUsableForReplicaIdentityFull). Then the owner opens it; otherwise the subscription's does, as in core's apply worker,
+/// and needs nothing but his own rights on the schema.
 ///
 /// # Safety
 /// In a transaction; the entry is valid until [`close`].
@@ -313,9 +324,16 @@ pub unsafe fn open(relation: u32, lock: u32, apply_as: ApplyAs) -> Opened {
     let open = || unsafe { guarded!(logicalrep_rel_open(relation, lock as pg_sys::LOCKMODE)) };
     // SAFETY: the caller's promise; what `owner_of_locked` has locked stays so.
     unsafe {
-        if let Some(Locked { owner, has_key: false }) = lock_table(relation, lock) {
+        if let Some(Locked { owner, is_searched: true, .. }) = lock_table(relation, lock) {
             let user = AppliesAs::begin(apply_as, owner);
-            return Opened { entry: open(), user };
+            let entry = open();
+            let opened = (*(*(*entry).localrel).rd_rel).relowner;
+            if opened == owner {
+                return Opened { entry, user };
+            }
+            // Core's map goes by the oid that it knows, and a schema can be given another name at any time: it is another table.
+            user.end();
+            return Opened { entry, user: AppliesAs::begin(apply_as, opened) };
         }
         // A table that is missing as well: core says so.
         let as_subscription_owner = AppliesAs::begin(ApplyAs { run_as_owner: true, ..apply_as }, apply_as.owner);
@@ -328,6 +346,10 @@ pub unsafe fn open(relation: u32, lock: u32, apply_as: ApplyAs) -> Opened {
 struct Locked {
     owner: Oid,
     has_key: bool,
+    /// Opening it looks at all its indexes.
+    is_searched: bool,
+    /// The owner finds names in the table's schema; one who does not can do nothing to its indexes.
+    may_use_schema: bool,
 }
 
 /// Locks our table for the sender's; None if there is none.
@@ -335,10 +357,10 @@ unsafe fn lock_table(relation: u32, lock: u32) -> Option<Locked> {
     // SAFETY: the caller's promise: in a transaction. Neither the relation's own entry nor the list of its indexes holds an
     // expression.
     unsafe {
-        let range = TOLD.with_borrow(|told| {
-            let (schema, name) = told.get(&relation)?;
-            let [schema, name] = [schema, name].map(|name| pg_sys::pstrdup(name.as_ptr()));
-            Some(pg_sys::makeRangeVar(schema, name, -1))
+        let (range, is_full) = TOLD.with_borrow(|told| {
+            let told = told.get(&relation)?;
+            let [schema, name] = [&told.schema, &told.name].map(|name| pg_sys::pstrdup(name.as_ptr()));
+            Some((pg_sys::makeRangeVar(schema, name, -1), told.is_full))
         })?;
         let flags = pg_sys::RVROption::RVR_MISSING_OK;
         let (callback, argument) = (None, std::ptr::null_mut());
@@ -347,7 +369,11 @@ unsafe fn lock_table(relation: u32, lock: u32) -> Option<Locked> {
             return None;
         }
         let table = pg_sys::relation_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-        let locked = Locked { owner: (*(*table).rd_rel).relowner, has_key: identity_of(table) != Oid::INVALID };
+        let has_key = identity_of(table) != Oid::INVALID;
+        let (owner, schema) = ((*(*table).rd_rel).relowner, (*(*table).rd_rel).relnamespace);
+        let usage = pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, owner, pg_sys::ACL_USAGE.into());
+        let may_use_schema = usage == pg_sys::AclResult::ACLCHECK_OK;
+        let locked = Locked { owner, has_key, is_searched: is_full && !has_key, may_use_schema };
         pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
         Some(locked)
     }
@@ -443,11 +469,17 @@ pub fn key_of(relation: u32) -> Option<TableKey> {
     let lock = pg_sys::AccessShareLock;
     // SAFETY: opened and closed here; the attribute map has a place for each of our columns.
     unsafe {
+        let locked = lock_table(relation, lock);
         // Opening a table without a key runs code of its owner's: see `open`.
-        if lock_table(relation, lock).is_some_and(|table| !table.has_key) {
+        if locked.as_ref().is_some_and(|table| !table.has_key) {
             return None;
         }
+        // Its key may go (DROP INDEX CONCURRENTLY) while core waits for another of its indexes, and then it is searched as well.
+        let owner = locked.filter(|table| table.may_use_schema).map(|table| Owner::begin(table.owner));
         let entry = guarded!(logicalrep_rel_open(relation, lock as pg_sys::LOCKMODE));
+        if let Some(owner) = owner {
+            owner.end();
+        }
         let (table, map) = ((*entry).localrel, (*entry).attrmap);
         let index = identity_of(table);
         let key = (index != Oid::INVALID).then(|| {

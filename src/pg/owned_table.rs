@@ -162,13 +162,13 @@ unsafe fn require_readable(relation: pg_sys::Relation) -> Result<(), OwnedTableE
 }
 
 /// The user and the settings to go back to.
-struct Owner {
+pub(super) struct Owner {
     before: (Oid, core::ffi::c_int),
     nest_level: core::ffi::c_int,
 }
 
 impl Owner {
-    fn begin(owner: Oid) -> Owner {
+    pub(super) fn begin(owner: Oid) -> Owner {
         let mut before = (Oid::INVALID, 0);
         let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
         // SAFETY: within a transaction; `end` or the abort gives both back.
@@ -183,7 +183,7 @@ impl Owner {
         }
     }
 
-    fn end(self) {
+    pub(super) fn end(self) {
         // SAFETY: what `begin` has saved, in reverse order.
         unsafe {
             pg_sys::AtEOXact_GUC(false, self.nest_level);

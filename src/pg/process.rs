@@ -25,6 +25,7 @@ pub fn system_identifier() -> u64 {
 pub fn connect_worker(database: pg_sys::Oid) {
     // SAFETY: called once at a worker's start, after its signals were unblocked.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+    super::untrusted_user::leave_session();
     leave_users_defaults();
     set_option(c"search_path", c"pg_catalog, pg_temp");
     set_option(c"lock_timeout", c"1s");

@@ -8,6 +8,12 @@ use crate::error::OrRaise;
 use crate::pg::transaction;
 use crate::recover::error::RecoverError;
 use crate::remote::connection::RemoteError;
+use pgrx::pg_sys::panic::ErrorReportWithLevel;
+
+/// The answer of this node. The Err is an ERROR of one table's, which concerns that table alone.
+pub(super) fn answer_here(question: &Question) -> Result<Vec<Vec<Option<String>>>, Box<ErrorReportWithLevel>> {
+    transaction::caught(|| question.answer().or_raise())
+}
 
 impl Reconciler<'_> {
     /// None: the source does not show them, which is counted.
@@ -42,19 +48,26 @@ impl Reconciler<'_> {
         Ok(Some(rows))
     }
 
+    /// None: this node does not show them to their owner, or his code fails, which is counted.
     pub(super) fn rows_of_target(
         &mut self,
         touched: &Touched,
         relation: u32,
         keys: &[KeyText],
         with_storage: bool,
-    ) -> Rows {
+    ) -> Option<Rows> {
+        let columns = columns_of(touched, relation)?;
         let mut rows = Rows::new();
-        let Some(columns) = columns_of(touched, relation) else { return rows };
         for keys in keys.chunks(CHUNK) {
-            let answer = transaction::run(|| Question::rows(&columns, keys, with_storage).answer().or_raise());
-            take(&mut rows, &columns, answer, &self.own_origins, self.own_reconcile, self.local);
+            match answer_here(&Question::rows(&columns, keys, with_storage)) {
+                Ok(answer) => take(&mut rows, &columns, answer, &self.own_origins, self.own_reconcile, self.local),
+                Err(error) => {
+                    pgrx::log!("rows of {} are not compared: {}", name(touched, relation), error.message());
+                    keys.iter().for_each(|key| self.leave(touched, relation, key, Why::Refused));
+                    return None;
+                }
+            }
         }
-        rows
+        Some(rows)
     }
 }

@@ -1,12 +1,11 @@
 //! A first look at rows that were touched: most are alike on both nodes, and those that are not are judged in run.
 
+use super::ask::answer_here;
 use super::counts::Why;
 use super::judge::{self, Author, Verdict};
 use super::rows::{KeyText, Question, columns_of, text_of, there};
 use super::run::{CHUNK, Difference, Reconciler};
 use super::touched::{Key, Touched};
-use crate::error::OrRaise;
-use crate::pg::transaction;
 use crate::recover::error::RecoverError;
 use std::collections::BTreeSet;
 
@@ -40,7 +39,8 @@ impl Reconciler<'_> {
         // Where the source does not show them, or sees no such column, each row is to be left by itself.
         let Ok(answer) = self.source.touched_rows(&question.to_text()) else { return Ok(false) };
         let answer = answer.into_iter().next().unwrap_or_default();
-        let ours = transaction::run(|| question.answer().or_raise()).into_iter().next().unwrap_or_default();
+        let Ok(ours) = answer_here(&question) else { return Ok(false) };
+        let ours = ours.into_iter().next().unwrap_or_default();
         let are_alike = answer.get(..2) == ours.get(..2);
         let of_failed = answer.get(2).and_then(|count| count.as_ref()?.parse::<usize>().ok());
         self.may_have_moved |= are_alike && of_failed != Some(texts.len());
@@ -71,7 +71,7 @@ impl Reconciler<'_> {
         differences: &mut Vec<Difference>,
     ) -> Result<(), RecoverError> {
         let Some(source) = self.rows_of_source(touched, relation, texts, false)? else { return Ok(()) };
-        let target = self.rows_of_target(touched, relation, texts, false);
+        let Some(target) = self.rows_of_target(touched, relation, texts, false) else { return Ok(()) };
         let mut found: BTreeSet<&KeyText> = source.keys().collect();
         found.extend(target.keys());
         // Both have nothing of the others.

@@ -204,13 +204,15 @@ impl Reconciler<'_> {
             }
             let mut target: HashMap<u32, Rows> = HashMap::new();
             for (relation, keys) in &relations {
-                target.insert(*relation, self.rows_of_target(touched, *relation, keys, true));
+                if let Some(rows) = self.rows_of_target(touched, *relation, keys, true) {
+                    target.insert(*relation, rows);
+                }
             }
             // After the rows: all that made them what they are is within.
             let ours = self.view_target()?;
             let source_lacks = self.wait_for_source(&ours, true)?;
             let mut source: HashMap<u32, Rows> = HashMap::new();
-            for (relation, keys) in &relations {
+            for (relation, keys) in relations.iter().filter(|(relation, _)| target.contains_key(relation)) {
                 if let Some(rows) = self.rows_of_source(touched, *relation, keys, true)? {
                     source.insert(*relation, rows);
                 }

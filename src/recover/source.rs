@@ -14,8 +14,12 @@ use crate::plan::facts::NodeFacts;
 use crate::remote::connection::{Connection, RemoteError};
 use pgrx::spi::quote_literal;
 use std::ffi::CString;
+use std::time::Duration;
 
 const IDENTITY: &str = "SELECT node_name, version FROM spock.node_identity()";
+
+/// The connection and the questions that tell a node that answers are three, each with this part of spock.peer_timeout.
+const ANSWER_FRACTION: u32 = 5;
 
 const FLUSHED: &str = "SELECT (pg_catalog.pg_current_wal_flush_lsn() - '0/0')::pg_catalog.int8";
 
@@ -51,10 +55,19 @@ pub fn route_to(name: &str) -> Result<Route, RecoverError> {
     NativeProvider.route_to_peer(peer.id)?.ok_or_else(|| RecoverError::NoRoute { source_node: name.to_owned() })
 }
 
-/// Whether a node answers now, by the way that this one knows, within spock.peer_timeout. Needs a transaction with a snapshot.
+/// Whether a node answers now, by the way that this one knows, within a part of spock.peer_timeout: who asks this node waits no
+/// longer than that himself. Needs a transaction with a snapshot.
 pub fn answers(name: &str) -> bool {
     // The way is read for the caller, who does not see it.
-    role::as_superuser(|| route_to(name)).and_then(|route| Source::open(name, &route)).is_ok()
+    let Ok(route) = role::as_superuser(|| route_to(name)) else { return false };
+    let limit = guc::peer_timeout() / ANSWER_FRACTION;
+    !matches!(
+        Source::open_within(name, &route, limit),
+        Err(RecoverError::Remote {
+            error: RemoteError::Connect(_) | RemoteError::Lost(_) | RemoteError::TimedOut(_),
+            ..
+        })
+    )
 }
 
 /// A way that a superuser has given. Checked first, because libpq's message would repeat a part of it, perhaps a password.
@@ -70,8 +83,13 @@ impl Source {
 
     /// Connects, and makes sure that it is the node that it is taken for, with our version.
     pub fn open(name: &str, route: &Route) -> Result<Source, RecoverError> {
+        Source::open_within(name, route, guc::peer_timeout())
+    }
+
+    /// The same with a limit of its own for the connection and each question.
+    fn open_within(name: &str, route: &Route, limit: Duration) -> Result<Source, RecoverError> {
         let lost = |error| RecoverError::Remote { source_node: name.to_owned(), error };
-        let mut connection = Connection::open(route, "rescue", guc::peer_timeout()).map_err(lost)?;
+        let mut connection = Connection::open(route, "rescue", limit).map_err(lost)?;
         in_transaction(|| connection.prepare()).map_err(lost)?;
         in_transaction(|| connection.require_extension()).map_err(lost)?;
         let mut source = Source { name: name.to_owned(), connection };
