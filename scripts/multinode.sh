@@ -23,6 +23,11 @@ elif ! { PG_CONFIG='' && plan test && find_there 17; } || [ ! -f "$("$PG_CONFIG_
     leave_out survives_pg_upgrade "needs PostgreSQL 17 with the extension beside 18"
 fi
 
+# What a server was configured without, as the prebuilt ones are.
+configured=$("$pg_config" --configure)
+case $configured in *--with-libxml*) ;; *) leave_out '^parity::(types|encodings)::' "needs a server with libxml" ;; esac
+case $configured in *--with-lz4*) ;; *) leave_out '^parity::columns::' "needs a server with lz4" ;; esac
+
 # Data directories come and go by the hundred, and a file system on a disk spends more time on that than the servers on their work:
 # they are in memory where there is plenty of it.
 has_gigabytes() { [ "$(($1 / 1024 / 1024))" -ge 8 ]; }
