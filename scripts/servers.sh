@@ -202,14 +202,16 @@ get_system() {
 }
 
 get_package() {
-    local names="postgresql-$1 postgresql-server-dev-$1" name
+    local names="postgresql-$1 postgresql-server-dev-$1" name policy
     if ! command -v apt-cache >/dev/null 2>&1; then
         REASON="this machine has no apt-get"
         return 1
     fi
     if can_be_root; then update_package_lists; fi
     for name in $names; do
-        if ! LC_ALL=C apt-cache policy "$name" 2>/dev/null | grep -q 'Candidate: [0-9]'; then
+        # Read to its end: a pipe to who stops at the first hit fails under pipefail.
+        policy=$(LC_ALL=C apt-cache policy "$name" 2>/dev/null) || policy=""
+        if ! [[ $policy =~ Candidate:\ [0-9] ]]; then
             REASON="no package source of this machine has $name"
             return 1
         fi
@@ -339,7 +341,7 @@ debian_mirror() {
     command -v apt-get >/dev/null 2>&1 || return 0
     # shellcheck disable=SC2016
     apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-        awk '$1 == "Debian" && $2 == "Debian" { print $3; exit }'
+        awk '$1 == "Debian" && $2 == "Debian" && !found { print $3; found = 1 }'
 }
 
 # Whatever version Debian's source index names, signed by Debian: the pinned one may be gone from the pool one day.
@@ -361,7 +363,7 @@ fetch_debian_source() {
         note "not from there: $REASON"
         return 1
     fi
-    SOURCE_FILE=$(find "$into" -maxdepth 1 -name "postgresql-${major}_*.orig.tar.*" ! -name '*.asc' | head -n 1)
+    SOURCE_FILE=$(find "$into" -maxdepth 1 -name "postgresql-${major}_*.orig.tar.*" ! -name '*.asc' | sed -n 1p)
     SOURCE_VERSION=$(basename "$SOURCE_FILE" | sed -E 's/^[^_]*_([0-9.]+)\.orig.*/\1/')
 }
 

@@ -35,7 +35,7 @@ install_missing_packages() {
     fi
     for name in "$@"; do
         # shellcheck disable=SC2016
-        dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing="$missing $name"
+        case $(dpkg-query -W -f '${Status}' "$name" 2>/dev/null) in *'ok installed'*) ;; *) missing="$missing $name" ;; esac
     done
     [ -z "$missing" ] && return
     if ! can_be_root; then
@@ -52,7 +52,7 @@ install_missing_packages() {
 check_rust() {
     local version
     version=$(cargo --version | sed -E 's/^cargo ([0-9]+\.[0-9]+).*/\1/')
-    [ "$(printf '%s\n' "$RUST_LEAST" "$version" | sort -V | head -n 1)" = "$RUST_LEAST" ] ||
+    [ "$(printf '%s\n' "$RUST_LEAST" "$version" | sort -V | sed -n 1p)" = "$RUST_LEAST" ] ||
         die "cargo $version is too old" "Rust $RUST_LEAST or later is needed: https://rustup.rs"
     if [ "$1" = lint ]; then
         cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||

@@ -48,7 +48,8 @@ machine() {
     stub curl 'echo "curl: (6) no network" >&2; exit 6'
 }
 
-has_package() { stub apt-cache 'case "$2" in *-'"$1"') printf "%s:\n  Candidate: '"$1"'.1-1\n" "$2" ;; *) printf "%s:\n  Candidate: (none)\n" "$2" ;; esac'; }
+# With more behind it than a pipe holds: who stops reading at the first hit ends the writer by a signal.
+has_package() { stub apt-cache 'case "$2" in *-'"$1"') printf "%s:\n  Candidate: '"$1"'.1-1\n" "$2"; for i in {1..20000}; do echo "     '"$1"'.1-1 500"; done ;; *) printf "%s:\n  Candidate: (none)\n" "$2" ;; esac'; }
 
 # The stub of apt-get installs a server where packages lie.
 installs_package() {
