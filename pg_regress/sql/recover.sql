@@ -63,7 +63,7 @@ CALL spock.recover_run('n1', 'n3', 'password=top secret', 'n2'); \echo :SQLSTATE
 CALL spock.recover_run('n1', 'n3', 'host=/nonexistent password=secret', 'n2'); \echo :SQLSTATE
 CALL spock.recover_run('n1', 'n2', NULL, 'n3', 'host=/nonexistent password=secret'); \echo :SQLSTATE
 CALL spock.recover_finalize('host=/nonexistent password=secret', 'n3', 'n1', NULL, 'clone'); \echo :SQLSTATE
-SELECT format('host=%s port=%s dbname=postgres password=secret', split_part(current_setting('unix_socket_directories'), ',', 1),
+SELECT format('host=%s port=%s dbname=postgres user=postgres password=secret', split_part(current_setting('unix_socket_directories'), ',', 1),
               current_setting('port')) AS elsewhere \gset
 CALL spock.recover_run('n1', 'n3', :'elsewhere', 'n2'); \echo :SQLSTATE
 CALL spock.recover_run('n1', NULL, :'elsewhere'); \echo :SQLSTATE
