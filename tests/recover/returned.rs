@@ -48,6 +48,12 @@ fn a_node_restored_from_an_older_copy_is_kept_out_by_every_survivor() {
     hold_back(n2);
     write(n1, 11, 60);
     wait_arrived(n1);
+    // A node judges by what it had applied when the other last answered, of a question that began after that.
+    for _ in 0..2 {
+        let now = n3.value("SELECT now()");
+        let answered = format!("SELECT last_contact > '{now}' FROM spock.peer_status() WHERE node_name = 'n1'");
+        n3.wait_until(&answered, "t");
+    }
     n1.kill9();
     n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
     assert_eq!(run(n2, "'n1'", "transactions"), "50");
