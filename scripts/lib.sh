@@ -74,7 +74,7 @@ lock_cache() {
     flock -n 9 || { note "another set-up is running; waiting for it"; flock 9; }
 }
 
-# cargo_build <pg_config> <cargo arguments…>: cargo for the extension, against that server's headers. Cargo alone: pgrx needs no
+# extension_cargo <pg_config> <cargo arguments…>: cargo for the extension, against that server's headers. Cargo alone: pgrx needs no
 # configuration of its own where this variable names the server.
 extension_cargo() {
     local pg_config=$1

@@ -69,16 +69,13 @@ pub fn apply_like_a_replica() {
 
 /// Values are written as text in one style, whatever the server's defaults are.
 pub fn compare_as_text() {
-    let settings = [
+    set_options(&[
         (c"datestyle", c"ISO"),
         (c"intervalstyle", c"postgres"),
         (c"extra_float_digits", c"3"),
         (c"timezone", c"UTC"),
         (c"bytea_output", c"hex"),
-    ];
-    for (name, value) in settings {
-        set_option(name, value);
-    }
+    ]);
 }
 
 /// The settings of our own bookkeeping again, as [`connect_worker`] has made them.
@@ -87,6 +84,10 @@ pub fn keep_books() {
     set_option(c"search_path", c"pg_catalog, pg_temp");
     set_option(c"lock_timeout", c"1s");
     set_option(c"synchronous_commit", c"local");
+}
+
+fn set_options(settings: &[(&CStr, &CStr)]) {
+    settings.iter().for_each(|(name, value)| set_option(name, value));
 }
 
 fn set_option(name: &CStr, value: &CStr) {
@@ -104,7 +105,7 @@ fn set_option(name: &CStr, value: &CStr) {
 /// What a role or a database has been given as defaults (ALTER ROLE, ALTER DATABASE … SET) is for its users' sessions, and this
 /// process would take it over: it would become another role, give up, or see another state. Called when it has connected.
 fn leave_users_defaults() {
-    let settings = [
+    set_options(&[
         (c"role", c"none"),
         (c"default_transaction_isolation", c"read committed"),
         (c"default_transaction_read_only", c"off"),
@@ -113,10 +114,7 @@ fn leave_users_defaults() {
         (c"idle_in_transaction_session_timeout", c"0"),
         (c"transaction_timeout", c"0"),
         (c"row_security", c"on"),
-    ];
-    for (name, value) in settings {
-        set_option(name, value);
-    }
+    ]);
 }
 
 /// Connects a worker to the shared catalogs alone.

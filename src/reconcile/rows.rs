@@ -23,7 +23,7 @@ pub struct Columns<'a> {
 }
 
 /// Values before those of the columns: time of commit, its origin, the transaction.
-pub const FIRST_VALUE: usize = 3;
+const FIRST_VALUE: usize = 3;
 
 pub fn columns_of(touched: &Touched, relation: u32) -> Option<Columns<'_>> {
     let key = touched.key(relation)?;
