@@ -53,6 +53,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::hooks::install(pg::hooks::Callbacks {
         on_change: worker::wake::note,
         on_transaction_end: worker::wake::on_transaction_end,
+        on_subtransaction_end: worker::stand_aside::end_of_subtransaction,
         on_utility: worker::utility::before,
     });
     // pg_upgrade's servers must be left as they are.

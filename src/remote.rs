@@ -1,4 +1,5 @@
 //! Questions to a peer, over libpqwalreceiver alone: conninfo, TLS, passfile and interrupts as in every subscription.
 
+pub mod argument;
 pub mod connection;
 pub mod row;

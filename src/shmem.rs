@@ -14,12 +14,14 @@ pub use entries::*;
 
 use crate::guc;
 use crate::lsn::LocalLsn;
+use crate::pg::clock::Monotonic;
 use crate::pg::guarded;
 use crate::pg::lwlock::LwLockGuard;
 use crate::pg::process;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::CStr;
+use std::time::Duration;
 
 const NAME: &CStr = c"spock_recovery";
 
@@ -48,7 +50,11 @@ struct StandAside {
     database: pg_sys::Oid,
     /// Zero: the place is free. A session that died holding it is found by its pid.
     session_pid: i32,
+    since: Monotonic,
 }
+
+/// No command takes longer to run once it has its database alone; a transaction that stays open beyond that has its workers back.
+const STAND_ASIDE_LIMIT: Duration = Duration::from_secs(300);
 
 thread_local! {
     static BASE: Cell<*mut Header> = const { Cell::new(std::ptr::null_mut()) };
@@ -133,7 +139,8 @@ unsafe extern "C-unwind" fn startup() {
                 wake_all: false,
                 wake_count: 0,
                 wakes: [pg_sys::InvalidOid; MAX_WAKES],
-                stand_asides: [StandAside { database: pg_sys::InvalidOid, session_pid: 0 }; MAX_STAND_ASIDES],
+                stand_asides: [StandAside { database: pg_sys::InvalidOid, session_pid: 0, since: Monotonic::NEVER };
+                    MAX_STAND_ASIDES],
             });
             fill(base.add(databases_offset()), entry_count(), DatabaseEntry::FREE);
             fill(base.add(peers_offset()), peer_count(), PeerEntry::FREE);
@@ -305,14 +312,14 @@ impl Shared {
         }
         let free = places.iter_mut().find(|place| place.session_pid == 0);
         free.is_some_and(|place| {
-            *place = StandAside { database, session_pid };
+            *place = StandAside { database, session_pid, since: Monotonic::now() };
             true
         })
     }
 
-    pub fn stop_standing_aside(&mut self, session_pid: i32) {
+    pub fn stop_standing_aside(&mut self, database: pg_sys::Oid, session_pid: i32) {
         for place in &mut self.header().stand_asides {
-            if place.session_pid == session_pid {
+            if place.session_pid == session_pid && place.database == database {
                 place.session_pid = 0;
             }
         }
@@ -324,7 +331,8 @@ impl Shared {
             if place.session_pid == 0 || place.database != database {
                 return false;
             }
-            if !process::is_backend(place.session_pid) {
+            let is_over = Monotonic::now().since(place.since) > STAND_ASIDE_LIMIT;
+            if is_over || !process::is_backend(place.session_pid) {
                 place.session_pid = 0;
                 return false;
             }

@@ -4,6 +4,7 @@
 //! What they tell each other is in shared memory; none of them waits for another.
 
 pub mod backoff;
+mod discovery;
 pub mod entry;
 pub mod error;
 mod judging_again;
@@ -15,6 +16,7 @@ pub mod reconciling;
 pub mod rescue;
 pub mod rescues;
 mod returns;
+mod skips;
 pub mod slot_worker;
 pub mod stand_aside;
 pub mod utility;

@@ -259,23 +259,117 @@ pub fn peer(facts: &PeerFacts) -> Check {
     let why = if facts.error.is_empty() { facts.state } else { &facts.error };
     let status =
         if facts.silent_for_s.is_none() && facts.state == "unknown" { Status::Warning } else { Status::Critical };
-    check(&name, status, format!("{}: {why}; {since}", facts.state))
+    let quoted = facts.name.replace('\'', "''");
+    let advice = match facts.state {
+        "other server" => format!(
+            "; nothing that it says counts: if node \"{}\" was rebuilt there, SELECT spock.peer_create('{quoted}', 'host=…'); else \
+             somebody answers in its place",
+            facts.name
+        ),
+        _ => String::new(),
+    };
+    check(&name, status, format!("{}: {why}; {since}{advice}", facts.state))
 }
 
-/// A subscription of which nobody knows which node it comes from. `says`: the name that its provider gives, which is not
-/// believed where it is this node's own; empty: it was not reached.
-pub fn unknown_origin(subscription: &str, says: &str) -> Check {
-    let why = if says.is_empty() {
-        "nobody knows which node it comes from".to_owned()
-    } else {
-        format!("its provider says that it is node \"{says}\", as this one does")
+/// A subscription of which nobody knows which node it comes from.
+#[derive(Clone, Debug, Default)]
+pub struct UnknownOriginFacts {
+    pub subscription: String,
+    /// The name that its provider gives; empty: it was not reached.
+    pub says: String,
+    pub local: String,
+    /// The node of that name is known, and is another server: both, as they are told.
+    pub conflict: Option<(String, String)>,
+    /// It counts: the slot keeps everything.
+    pub holds: bool,
+    pub is_trusted: bool,
+}
+
+pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
+    let UnknownOriginFacts { says, .. } = facts;
+    let quoted = |name: &str| name.replace('\'', "''");
+    let says_so = if says.is_empty() { String::new() } else { format!("its provider says that it is node \"{says}\"") };
+    let why = match (&facts.conflict, says.is_empty()) {
+        (Some((known, found)), _) => format!(
+            "{says_so}, but that one is known with {known}, and this one answers with {found}; if the node was rebuilt: SELECT \
+             spock.peer_create('{}', 'host=…')",
+            quoted(says)
+        ),
+        (None, false) if *says == facts.local => format!("{says_so}, as this one does"),
+        (None, false) if !facts.is_trusted => {
+            format!("{says_so}, which counts for nothing, for its owner is no superuser")
+        }
+        (None, false) => says_so,
+        (None, true) => "nobody knows which node it comes from".to_owned(),
     };
-    let quoted = subscription.replace('\'', "''");
+    let effect = if facts.holds {
+        "so the slot keeps everything"
+    } else if facts.is_trusted {
+        "and it has never been connected, so nobody waits for it"
+    } else {
+        "so nobody keeps WAL for it"
+    };
+    let name = &facts.subscription;
+    let sub = quoted(name);
+    let node = if says.is_empty() || *says == facts.local || facts.conflict.is_some() { "…" } else { says };
     check(
-        &format!("subscription {subscription}"),
-        Status::Warning,
-        format!("{why}, so the slot keeps everything: SELECT spock.sub_set_origin('{quoted}', '…')"),
+        &format!("subscription {name}"),
+        if facts.conflict.is_some() { Status::Critical } else { Status::Warning },
+        format!(
+            "{why}, {effect}: SELECT spock.sub_set_origin('{sub}', '{}'); or, if it comes from no node of the mesh, SELECT \
+             spock.sub_set_origin('{sub}', NULL)",
+            quoted(node)
+        ),
     )
+}
+
+/// The manager of this database.
+#[derive(Clone, Debug, Default)]
+pub struct ManagerFacts {
+    /// Zero: none runs.
+    pub pid: i32,
+    /// Seconds since the end of its last round in which it saw what there is; None: of none yet.
+    pub good_round_s: Option<u64>,
+    /// A round is due this often, in seconds.
+    pub interval_s: u64,
+    pub skips: u32,
+    pub skipped: String,
+}
+
+/// Rounds that may be missing before that is a fault: a catalog may be locked for a while.
+const MISSED_ROUNDS: u64 = 10;
+
+/// No less than so many seconds.
+const LEAST_SILENCE_S: u64 = 60;
+
+pub fn manager(facts: &ManagerFacts) -> Check {
+    let name = "manager";
+    let skips = match facts.skips {
+        0 => String::new(),
+        1 => format!("; it skips {}", facts.skipped),
+        several => format!("; it skips {several} objects, the first of them {}", facts.skipped),
+    };
+    if facts.pid == 0 {
+        return check(
+            name,
+            Status::Critical,
+            format!(
+                "no process runs for this database: the launcher starts one, and the server's log says what is in the way{skips}"
+            ),
+        );
+    }
+    let round = facts.good_round_s.map_or_else(
+        || "which has not ended a round yet".to_owned(),
+        |seconds| format!("last good round {seconds} s ago"),
+    );
+    let is_silent = facts.good_round_s.is_some_and(|s| s > (facts.interval_s * MISSED_ROUNDS).max(LEAST_SILENCE_S));
+    let status = match facts.good_round_s {
+        _ if is_silent => Status::Critical,
+        None => Status::Warning,
+        Some(_) if facts.skips > 0 => Status::Warning,
+        Some(_) => Status::Healthy,
+    };
+    check(name, status, format!("process {}, {round}{skips}", facts.pid))
 }
 
 /// A clone of the recovery slot that cannot go, or cannot be used.

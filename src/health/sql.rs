@@ -2,18 +2,20 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::capacity;
-use super::judge::{self, Check, CloneFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts};
+use super::judge::{
+    self, Check, CloneFacts, ManagerFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts, UnknownOriginFacts,
+};
 use crate::error::OrRaise;
 use crate::guc;
 use crate::intent::document::Suspension;
 use crate::intent::{self, storage};
 use crate::node::native::NativeProvider;
-use crate::node::provider::ReplicationProvider;
+use crate::node::provider::{Origin, ReplicationProvider, Subscription};
 use crate::node::registry;
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
-use crate::pg::{role, setting, slot};
-use crate::shmem::{PeerKey, PeerState};
+use crate::pg::{process, role, setting, slot};
+use crate::shmem::{self, PeerKey, PeerState};
 use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
 use pgrx::prelude::*;
@@ -33,9 +35,7 @@ fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name
 
 fn gather() -> Vec<Check> {
     let servers = registry::servers().or_raise();
-    if !servers.iter().any(|server| server.role == registry::Role::Local) {
-        return Vec::new();
-    }
+    let Some(local) = servers.iter().find(|server| server.role == registry::Role::Local) else { return Vec::new() };
     let settings = settings();
     let snapshot = snapshot::snapshot();
     let facts = slot_facts(snapshot.as_ref(), &servers);
@@ -48,10 +48,11 @@ fn gather() -> Vec<Check> {
         judge::commit_timestamps(&settings),
         judge::output_plugin(&settings),
         judge::recovery(&recoveries()),
+        judge::manager(&manager()),
     ];
     checks.extend(clones().iter().filter_map(judge::clone));
     checks.extend(returned());
-    let now = Timestamp::now();
+    let now = Monotonic::now();
     for server in servers.iter().filter(|server| server.role == registry::Role::Peer) {
         let entry = snapshot
             .iter()
@@ -63,23 +64,48 @@ fn gather() -> Vec<Check> {
             state: entry.map_or("unknown", |peer| peer.state.as_str()),
             answers: entry.is_some_and(|peer| peer.state == PeerState::Connected),
             error: entry.map_or_else(String::new, |peer| peer.error.as_str().to_owned()),
-            silent_for_s: entry
-                .filter(|peer| !peer.last_contact_at.is_never())
-                .map(|peer| now.since(peer.last_contact_at).as_secs()),
+            silent_for_s: entry.filter(|peer| !peer.heard_at.is_never()).map(|peer| now.since(peer.heard_at).as_secs()),
         }));
     }
-    for subscription in NativeProvider.subscriptions().or_raise() {
-        if subscription.origin.is_none() {
-            let says = snapshot
-                .iter()
-                .flat_map(|snapshot| &snapshot.peers)
-                .map(|(peer, _)| peer)
-                .find(|peer| peer.key == PeerKey::Subscription(subscription.id));
-            let name = says.map_or("", |peer| peer.node_name.as_str());
-            checks.push(judge::unknown_origin(&subscription.name, name));
-        }
+    let is_unknown = |subscription: &Subscription| subscription.origin == Origin::Unknown;
+    for subscription in NativeProvider.subscriptions().or_raise().into_iter().filter(is_unknown) {
+        let said = snapshot
+            .iter()
+            .flat_map(|snapshot| &snapshot.peers)
+            .map(|(peer, _)| peer)
+            .find(|peer| peer.key == PeerKey::Subscription(subscription.id));
+        let says = said.map_or("", |peer| peer.node_name.as_str()).to_owned();
+        let known = servers.iter().find(|server| server.name.as_str() == says).and_then(|server| server.bound);
+        checks.push(judge::unknown_origin(&UnknownOriginFacts {
+            local: local.name.to_string(),
+            conflict: known
+                .zip(said.and_then(|peer| peer.said))
+                .filter(|(known, found)| known != found)
+                .map(|(known, found)| (known.to_string(), found.to_string())),
+            holds: subscription.counts(),
+            is_trusted: subscription.is_trusted,
+            subscription: subscription.name,
+            says,
+        }));
     }
     checks
+}
+
+/// The manager, by what it has left in shared memory.
+fn manager() -> ManagerFacts {
+    let entry = {
+        let mut shared = shmem::lock();
+        shared.index_of(process::my_database()).map(|index| shared.databases()[index])
+    };
+    let Some(entry) = entry else { return ManagerFacts::default() };
+    let at = entry.manager.good_round_at;
+    ManagerFacts {
+        pid: entry.manager_pid,
+        good_round_s: (!at.is_never()).then(|| Monotonic::now().since(at).as_secs()),
+        interval_s: guc::manager_naptime().as_secs(),
+        skips: entry.manager.skips,
+        skipped: entry.manager.skipped.as_str().to_owned(),
+    }
 }
 
 fn settings() -> Settings {

@@ -5,7 +5,7 @@
 //! carries recoveries, one at a time.
 
 use super::document::{
-    Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Step, Totals, Until,
+    Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Step, Suspension, Totals, Until,
 };
 use super::error::IntentError;
 use super::id::IntentId;
@@ -287,17 +287,10 @@ impl Journal {
 
     /// What the carrier enables again when the replay is over or waits: the subscriptions to living peers. The one to the
     /// failed node stays, until that node is back and was judged.
-    pub fn take_suspended(&mut self, until: Until) -> Vec<u32> {
-        let taken =
-            self.suspensions.iter().filter(|entry| entry.until == until).map(|entry| entry.subscription).collect();
-        self.suspensions.retain(|entry| entry.until != until);
+    pub fn take_suspended(&mut self, until: Until) -> Vec<Suspension> {
+        let (taken, left) = std::mem::take(&mut self.suspensions).into_iter().partition(|entry| entry.until == until);
+        self.suspensions = left;
         taken
-    }
-
-    /// When the last recovery of a failed node has ended, in microseconds since 2000.
-    pub fn ended_at(&self, failed: &str) -> i64 {
-        let of_node = self.intents.iter().filter(|intent| intent.request.failed == failed);
-        of_node.filter_map(|intent| intent.end.as_ref()).map(|end| end.at).max().unwrap_or(i64::MIN)
     }
 
     pub fn register_clone(&mut self, clone: CloneRecord) {

@@ -1,6 +1,7 @@
 //! Which database of which server a document belongs to (pure). What was written elsewhere is inert here.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A database of a server. Two nodes never share both; a physical copy shares both with its original.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -17,17 +18,41 @@ impl DatabaseIdentity {
         [(SYSTEM_IDENTIFIER, self.system_identifier.to_string()), (DATABASE, self.database.to_string())]
     }
 
+    /// The options that bind a peer's foreign server to this database.
+    pub fn peer_options(self) -> [(&'static str, String); 2] {
+        [(PEER_SYSTEM_IDENTIFIER, self.system_identifier.to_string()), (PEER_DATABASE, self.database.to_string())]
+    }
+
     /// The identity that a server's options carry, in catalog form (`name=value`); None for a peer's server.
     pub fn from_server_options<'a>(options: impl IntoIterator<Item = &'a str>) -> Option<DatabaseIdentity> {
+        DatabaseIdentity::from_options(options, SYSTEM_IDENTIFIER, DATABASE)
+    }
+
+    /// The identity that a peer's server is bound to; None before it was first heard.
+    pub fn from_peer_options<'a>(options: impl IntoIterator<Item = &'a str>) -> Option<DatabaseIdentity> {
+        DatabaseIdentity::from_options(options, PEER_SYSTEM_IDENTIFIER, PEER_DATABASE)
+    }
+
+    fn from_options<'a>(
+        options: impl IntoIterator<Item = &'a str>,
+        of_server: &str,
+        of_database: &str,
+    ) -> Option<DatabaseIdentity> {
         let (mut system_identifier, mut database) = (None, None);
-        for option in options {
-            match option.split_once('=') {
-                Some((SYSTEM_IDENTIFIER, value)) => system_identifier = value.parse().ok(),
-                Some((DATABASE, value)) => database = value.parse().ok(),
-                _ => (),
+        for (name, value) in options.into_iter().filter_map(|option| option.split_once('=')) {
+            if name == of_server {
+                system_identifier = value.parse().ok();
+            } else if name == of_database {
+                database = value.parse().ok();
             }
         }
         Some(DatabaseIdentity { system_identifier: system_identifier?, database: database? })
+    }
+}
+
+impl fmt::Display for DatabaseIdentity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "system identifier {}, database oid {}", self.system_identifier, self.database)
     }
 }
 
@@ -35,6 +60,10 @@ impl DatabaseIdentity {
 pub const SYSTEM_IDENTIFIER: &str = "system_identifier";
 /// Option of a local node's server: the oid of the database it was created in.
 pub const DATABASE: &str = "database";
+/// Option of a peer's server: the system identifier that the peer had when it was first heard.
+pub const PEER_SYSTEM_IDENTIFIER: &str = "peer_system_identifier";
+/// Option of a peer's server: the oid that its database had there then.
+pub const PEER_DATABASE: &str = "peer_database";
 
 #[cfg(test)]
 mod tests {
@@ -46,6 +75,13 @@ mod tests {
     fn options_give_back_the_identity_they_were_made_of() {
         let options = HERE.server_options().map(|(name, value)| format!("{name}={value}"));
         assert_eq!(DatabaseIdentity::from_server_options(options.iter().map(String::as_str)), Some(HERE));
+    }
+
+    #[test]
+    fn what_a_peer_is_bound_to_does_not_make_it_the_local_node() {
+        let options = HERE.peer_options().map(|(name, value)| format!("{name}={value}"));
+        assert_eq!(DatabaseIdentity::from_peer_options(options.iter().map(String::as_str)), Some(HERE));
+        assert_eq!(DatabaseIdentity::from_server_options(options.iter().map(String::as_str)), None);
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub enum SetBy {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SubscriptionLabel {
     pub identity: DatabaseIdentity,
-    pub origin: NodeName,
+    /// None: from no node of the mesh, as only a user says.
+    pub origin: Option<NodeName>,
     pub set_by: SetBy,
 }
 
@@ -34,7 +35,7 @@ struct Document {
     version: u32,
     system_identifier: u64,
     database: u32,
-    origin: String,
+    origin: Option<String>,
     set_by: SetBy,
 }
 
@@ -55,7 +56,11 @@ impl SubscriptionLabel {
         if document.version != VERSION {
             return Err(invalid(format!("version {} is not {VERSION}", document.version)));
         }
-        let origin = NodeName::parse(&document.origin).map_err(|error| invalid(error.to_string()))?;
+        let origin = document.origin.as_deref().map(NodeName::parse).transpose();
+        let origin = origin.map_err(|error| invalid(error.to_string()))?;
+        if origin.is_none() && document.set_by != SetBy::User {
+            return Err(invalid("an origin is missing".to_owned()));
+        }
         let identity = DatabaseIdentity { system_identifier: document.system_identifier, database: document.database };
         Ok(SubscriptionLabel { identity, origin, set_by: document.set_by })
     }
@@ -66,7 +71,7 @@ impl SubscriptionLabel {
             version: VERSION,
             system_identifier: self.identity.system_identifier,
             database: self.identity.database,
-            origin: self.origin.as_str().to_owned(),
+            origin: self.origin.as_ref().map(ToString::to_string),
             set_by: self.set_by,
         })
     }
@@ -113,7 +118,7 @@ mod tests {
     fn label() -> SubscriptionLabel {
         SubscriptionLabel {
             identity: HERE,
-            origin: NodeName::parse("n'1\"").expect("a legal name"),
+            origin: Some(NodeName::parse("n'1\"").expect("a legal name")),
             set_by: SetBy::Discovery,
         }
     }
@@ -124,9 +129,16 @@ mod tests {
     }
 
     #[test]
+    fn that_a_subscription_is_none_of_the_mesh_is_for_a_user_to_say() {
+        let foreign = SubscriptionLabel { origin: None, set_by: SetBy::User, ..label() };
+        assert_eq!(SubscriptionLabel::parse(&foreign.to_text()), Ok(foreign));
+        assert!(SubscriptionLabel::parse(&SubscriptionLabel { origin: None, ..label() }.to_text()).is_err());
+    }
+
+    #[test]
     fn a_label_is_ascii_whatever_the_name_is() {
-        let label =
-            SubscriptionLabel { origin: NodeName::parse("Zürich 日本 😀").expect("a legal name"), ..label() };
+        let origin = Some(NodeName::parse("Zürich 日本 😀").expect("a legal name"));
+        let label = SubscriptionLabel { origin, ..label() };
         assert!(label.to_text().is_ascii());
         assert_eq!(SubscriptionLabel::parse(&label.to_text()), Ok(label));
     }

@@ -1,10 +1,12 @@
 //! PostgreSQL's own logical replication as an engine (catalog pg_subscription).
 
 use super::label::SubscriptionLabel;
-use super::provider::{ApplyProcess, LocalNode, Peer, ReplicationProvider, Route, Subscription};
+use super::provider::{ApplyProcess, LocalNode, Origin, Peer, ReplicationProvider, Route, Subscription};
 use super::registry::{self, RegistryError, Role};
+use crate::lsn::OriginLsn;
 use crate::pg::foreign_server;
 use crate::pg::name::Name;
+use crate::pg::origin;
 use crate::pg::prepared;
 use crate::pg::subscription;
 use crate::pg::text::Text;
@@ -38,8 +40,12 @@ impl ReplicationProvider for NativeProvider {
         Spi::connect(|client| {
             let rows = prepared::select(
                 client,
-                "SELECT s.oid, s.subname, s.subenabled, s.subpublications, l.label
+                "SELECT s.oid, s.subname, s.subenabled, s.subpublications, l.label, w.rolsuper,
+                        EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r WHERE r.srsubid = s.oid),
+                        coalesce(o.roident, 0)::pg_catalog.int4
                    FROM pg_catalog.pg_subscription s
+                   JOIN pg_catalog.pg_roles w ON w.oid = s.subowner
+                   LEFT JOIN pg_catalog.pg_replication_origin o ON o.roname = 'pg_' || s.oid
                    LEFT JOIN pg_catalog.pg_shseclabel l
                           ON l.objoid = s.oid AND l.classoid = 'pg_catalog.pg_subscription'::pg_catalog.regclass
                          AND l.provider = 'spock_recovery'
@@ -54,11 +60,20 @@ impl ReplicationProvider for NativeProvider {
                     continue;
                 };
                 let label = row.get::<Text>(5)?.and_then(|text| SubscriptionLabel::parse_local(&text.to_utf8(), here));
+                let is_enabled = row.get::<bool>(3)?.unwrap_or(false);
+                let knows_tables = row.get::<bool>(7)?.unwrap_or(false);
+                let origin_id = row.get::<i32>(8)?.unwrap_or(0) as u16;
                 subscriptions.push(Subscription {
                     id,
                     name: name.0,
-                    is_enabled: row.get::<bool>(3)?.unwrap_or(false),
-                    origin: label.map(|label| (label.origin, label.set_by)),
+                    is_enabled,
+                    origin: match label {
+                        None => Origin::Unknown,
+                        Some(SubscriptionLabel { origin: None, .. }) => Origin::Foreign,
+                        Some(SubscriptionLabel { origin: Some(node), set_by, .. }) => Origin::Node(node, set_by),
+                    },
+                    is_trusted: row.get::<bool>(6)?.unwrap_or(false),
+                    has_connected: is_enabled || knows_tables || origin::progress(origin_id) != OriginLsn::ZERO,
                     publications: row
                         .get::<Vec<Option<Text>>>(4)?
                         .unwrap_or_default()
@@ -82,9 +97,10 @@ impl ReplicationProvider for NativeProvider {
         let mut coming: Vec<Subscription> = self
             .subscriptions()?
             .into_iter()
-            .filter(|subscription| subscription.origin.as_ref().is_some_and(|(origin, _)| *origin == peer.name))
+            .filter(|subscription| subscription.origin.node() == Some(&peer.name))
             .collect();
-        coming.sort_by_key(|subscription| !subscription.is_enabled);
+        // Whose owner is no superuser leads the way only where there is no other one.
+        coming.sort_by_key(|subscription| (!subscription.is_trusted, !subscription.is_enabled));
         match coming.first() {
             Some(subscription) => self.route_of_subscription(subscription.id),
             None => Ok(None),

@@ -2,7 +2,7 @@
 //! node_create or CREATE SERVER alike.
 
 use super::conninfo::{self, ConninfoError};
-use super::identity::{DATABASE, SYSTEM_IDENTIFIER};
+use super::identity::{DATABASE, PEER_DATABASE, PEER_SYSTEM_IDENTIFIER, SYSTEM_IDENTIFIER};
 use super::registry::DSN;
 use crate::error::SqlError;
 use crate::pg::process;
@@ -29,7 +29,7 @@ pub fn check(options: &[Option<Text>], catalog: pg_sys::Oid) -> Result<(), Optio
         return Err(OptionError::NotSuperuser);
     }
     let valid: &[&str] = match catalog {
-        pg_sys::ForeignServerRelationId => &[SYSTEM_IDENTIFIER, DATABASE],
+        pg_sys::ForeignServerRelationId => &[SYSTEM_IDENTIFIER, DATABASE, PEER_SYSTEM_IDENTIFIER, PEER_DATABASE],
         pg_sys::UserMappingRelationId => &[DSN],
         _ => &[],
     };

@@ -26,9 +26,45 @@ pub struct Subscription {
     pub id: Oid,
     pub name: String,
     pub is_enabled: bool,
-    /// The node it comes from, and who said so; None while nobody knows.
-    pub origin: Option<(NodeName, SetBy)>,
+    pub origin: Origin,
+    /// Its owner is a superuser. What another one's provider says is not believed before a superuser says it too: whoever has
+    /// pg_create_subscription may let one lead to a server of his own.
+    pub is_trusted: bool,
+    /// It receives, has received, or knows which tables it would: one that was made without connecting and has not been enabled
+    /// since has nothing of anybody.
+    pub has_connected: bool,
     pub publications: Vec<String>,
+}
+
+/// Where a subscription comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Nobody knows yet.
+    Unknown,
+    /// The node, and who said so.
+    Node(NodeName, SetBy),
+    /// From no node of the mesh, as a superuser has said.
+    Foreign,
+}
+
+impl Origin {
+    pub fn node(&self) -> Option<&NodeName> {
+        match self {
+            Origin::Node(node, _) => Some(node),
+            Origin::Unknown | Origin::Foreign => None,
+        }
+    }
+}
+
+impl Subscription {
+    /// Whether it has a say in what slots keep and in plans. One of unknown origin has: it may be anybody's.
+    pub fn counts(&self) -> bool {
+        match self.origin {
+            Origin::Node(..) => true,
+            Origin::Foreign => false,
+            Origin::Unknown => self.is_trusted && self.has_connected,
+        }
+    }
 }
 
 /// How to reach a peer. Never shown: it may hold a password.

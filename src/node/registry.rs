@@ -11,11 +11,12 @@ use super::native::{self, NativeProvider};
 use super::provider::ReplicationProvider;
 use crate::error::SqlError;
 use crate::failpoint;
-use crate::pg::foreign_server::MappingFor;
+use crate::pg::foreign_server::{MappingFor, OptionAction};
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::{self, Text};
 use crate::pg::{foreign_server, prepared, process};
+use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, Spi};
 use std::ffi::{CStr, CString};
@@ -71,6 +72,8 @@ pub struct NodeServer {
     pub role: Role,
     /// Where it is the local node; None for a peer.
     pub identity: Option<DatabaseIdentity>,
+    /// What a peer is bound to since it was first heard: a name is what anybody may give.
+    pub bound: Option<DatabaseIdentity>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +109,10 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
             let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?) else {
                 continue;
             };
-            let identity = identity_of(&row.get::<Vec<Option<Text>>>(3)?.unwrap_or_default());
+            let options: Vec<String> =
+                row.get::<Vec<Option<Text>>>(3)?.unwrap_or_default().iter().flatten().map(Text::to_utf8).collect();
+            let identity = DatabaseIdentity::from_server_options(options.iter().map(String::as_str));
+            let bound = DatabaseIdentity::from_peer_options(options.iter().map(String::as_str));
             let role = match identity {
                 Some(identity) if identity == here => Role::Local,
                 Some(_) => Role::LocalElsewhere,
@@ -114,7 +120,7 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
             };
             // A server that somebody made by hand under a name that no node can have is no node.
             if let Ok(name) = NodeName::parse(&name.0) {
-                servers.push(NodeServer { id, name, role, identity });
+                servers.push(NodeServer { id, name, role, identity, bound });
             }
         }
         Ok(servers)
@@ -142,7 +148,7 @@ pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
             return Err(RegistryError::CopyOfNode { name: copy.name.clone() });
         }
         let (server, options) = (text(name.as_str())?, c_options(&options)?);
-        foreign_server::set_server_options(&server, &borrowed(&options));
+        foreign_server::alter_server_options(&server, &borrowed(&options), OptionAction::Set);
         foreign_server::drop_mapping(&server, MappingFor::Public);
         foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn)]);
         adopt_labels(copy.identity)?;
@@ -159,7 +165,7 @@ fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
             .and_then(|text| SubscriptionLabel::parse(&text).ok())
             .filter(|label| Some(label.identity) == former);
         if let Some(label) = copied {
-            write_label(subscription.id, &label.origin, label.set_by);
+            write_label(subscription.id, label.origin.as_ref(), label.set_by);
         }
     }
     Ok(())
@@ -171,9 +177,17 @@ pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     let name = NodeName::parse(name)?;
     conninfo::check(dsn)?;
     if let Some(known) = servers()?.iter().find(|server| server.name == name) {
-        // A peer that was found through a subscription gets a connection string of its own.
-        if known.role == Role::Peer && native::dsn_of_server(known.id)?.is_none() {
-            foreign_server::create_mapping(&text(name.as_str())?, MappingFor::Public, &[(&text(DSN)?, dsn)]);
+        // A peer that was found through a subscription gets a connection string of its own. Another server that answers in a
+        // peer's place is that peer from now on.
+        let is_replaced = entry_of(PeerKey::Node(known.id)).is_some_and(|entry| entry.state == PeerState::OtherServer);
+        if known.role == Role::Peer && (is_replaced || native::dsn_of_server(known.id)?.is_none()) {
+            let server = text(name.as_str())?;
+            foreign_server::drop_mapping(&server, MappingFor::Public);
+            foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn)]);
+            if let Some(bound) = known.bound.filter(|_| is_replaced) {
+                let options = c_options(&bound.peer_options())?;
+                foreign_server::alter_server_options(&server, &borrowed(&options), OptionAction::Drop);
+            }
             return Ok(known.id);
         }
     }
@@ -203,9 +217,29 @@ pub fn forget_recovery_dsn(name: &str) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// Makes a peer known that a subscription has led to.
-pub fn create_discovered_peer(name: &NodeName) -> Result<Oid, RegistryError> {
-    create_server(name, &[], None)
+/// Makes a peer known that a subscription has led to, and that is this database.
+pub fn create_discovered_peer(name: &NodeName, identity: DatabaseIdentity) -> Result<Oid, RegistryError> {
+    create_server(name, &identity.peer_options(), None)
+}
+
+/// Binds a peer to the database that has answered as it for the first time.
+pub fn bind_peer(name: &NodeName, identity: DatabaseIdentity) -> Result<(), RegistryError> {
+    let options = c_options(&identity.peer_options())?;
+    foreign_server::alter_server_options(&text(name.as_str())?, &borrowed(&options), OptionAction::Add);
+    Ok(())
+}
+
+/// What a peer is bound to, if it is known and was heard. Needs a transaction, but no snapshot.
+pub fn bound_identity(name: &str) -> Option<DatabaseIdentity> {
+    let options = foreign_server::server_options(&text::to_server(name)?, WRAPPER)?;
+    DatabaseIdentity::from_peer_options(options.iter().map(String::as_str))
+}
+
+/// What the poller of a peer or of a subscription has found out.
+fn entry_of(key: PeerKey) -> Option<PeerEntry> {
+    let mut shared = shmem::lock();
+    let index = shared.index_of(process::my_database())?;
+    shared.peers(index).iter().find(|entry| entry.key == key).copied()
 }
 
 fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>) -> Result<Oid, RegistryError> {
@@ -236,9 +270,7 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
     let subscriptions = NativeProvider.subscriptions()?;
     match node.role {
         Role::Peer => {
-            let still = subscriptions
-                .iter()
-                .find(|subscription| subscription.origin.as_ref().is_some_and(|(origin, _)| *origin == node.name));
+            let still = subscriptions.iter().find(|subscription| subscription.origin.node() == Some(&node.name));
             if let Some(subscription) = still {
                 return Err(RegistryError::StillSubscribed {
                     name: node.name.clone(),
@@ -266,6 +298,11 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
     Ok(true)
 }
 
+/// Removes a peer that has another name from now on.
+pub fn drop_renamed_peer(peer: &NodeServer) -> Result<(), RegistryError> {
+    drop_server(peer)
+}
+
 /// With its connection string; what users have hung on it beside that is dropped too, with a NOTICE.
 fn drop_server(server: &NodeServer) -> Result<(), RegistryError> {
     // The mapping first and by itself: dropped along with the server it would be told as a surprise; but core would say
@@ -277,30 +314,41 @@ fn drop_server(server: &NodeServer) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// Says by hand which node a subscription comes from.
-pub fn set_origin(subscription: &str, origin: &str) -> Result<(), RegistryError> {
+/// Says by hand which node a subscription comes from; None: from none of the mesh. A node that is not known becomes known by
+/// it if the subscription's provider says that it is that one.
+pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), RegistryError> {
     require_superuser("sub_set_origin")?;
     let servers = servers()?;
     let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RegistryError::NoLocalNode)?;
-    let node = servers
-        .iter()
-        .find(|server| server.name.as_str() == origin)
-        .ok_or_else(|| RegistryError::UnknownNode { name: origin.to_owned() })?;
-    if node.id == local.id {
-        return Err(RegistryError::OriginIsLocal { name: node.name.clone() });
-    }
     let subscriptions = NativeProvider.subscriptions()?;
     let found = subscriptions
         .iter()
         .find(|candidate| candidate.name == subscription)
         .ok_or_else(|| RegistryError::UnknownSubscription { name: subscription.to_owned() })?;
-    write_label(found.id, &node.name, SetBy::User);
+    let Some(origin) = origin else {
+        write_label(found.id, None, SetBy::User);
+        return Ok(());
+    };
+    let node = match servers.iter().find(|server| server.name.as_str() == origin) {
+        Some(node) if node.id == local.id => return Err(RegistryError::OriginIsLocal { name: node.name.clone() }),
+        Some(node) => node.name.clone(),
+        None => {
+            let said = entry_of(PeerKey::Subscription(found.id))
+                .filter(|entry| entry.state == PeerState::Connected && entry.node_name.as_str() == origin)
+                .and_then(|entry| entry.said);
+            let identity = said.ok_or_else(|| RegistryError::UnknownNode { name: origin.to_owned() })?;
+            let name = NodeName::parse(origin)?;
+            create_discovered_peer(&name, identity)?;
+            name
+        }
+    };
+    write_label(found.id, Some(&node), SetBy::User);
     Ok(())
 }
 
-/// Writes down which node a subscription comes from.
-pub fn write_label(subscription: Oid, origin: &NodeName, set_by: SetBy) {
-    let label = SubscriptionLabel { identity: here(), origin: origin.clone(), set_by };
+/// Writes down which node a subscription comes from; None: from none of the mesh.
+pub fn write_label(subscription: Oid, origin: Option<&NodeName>, set_by: SetBy) {
+    let label = SubscriptionLabel { identity: here(), origin: origin.cloned(), set_by };
     seclabel::set_label(LabelTarget::Subscription(subscription), Some(&label.to_text()));
 }
 

@@ -51,7 +51,7 @@ fn peer_create(node_name: Option<Name>, dsn: Option<Text>) -> Oid {
 #[pg_extern(sql = false)]
 fn sub_set_origin(sub_name: Option<Name>, node_name: Option<Name>) {
     let subscription = required(sub_name, "sub_name", SUB_SET_ORIGIN);
-    registry::set_origin(&subscription.0, &required(node_name, "node_name", SUB_SET_ORIGIN).0).or_raise();
+    registry::set_origin(&subscription.0, node_name.as_ref().map(|name| name.0.as_str())).or_raise();
 }
 
 /// Who this database is: what pollers of peers ask. No row where it is no node, or a copy of one that lives elsewhere.
@@ -98,7 +98,7 @@ fn is_local_node(options: Option<Vec<Option<Text>>>) -> bool {
 #[pg_extern(sql = false)]
 fn subscription_origin(subscription: Option<Oid>) -> Option<Name> {
     let text = seclabel::label(LabelTarget::Subscription(subscription?))?;
-    SubscriptionLabel::parse_local(&text, registry::here()).map(|label| Name(label.origin.to_string()))
+    SubscriptionLabel::parse_local(&text, registry::here())?.origin.map(|node| Name(node.to_string()))
 }
 
 /// What this database's pollers have found out about each peer.
@@ -140,7 +140,7 @@ fn peer_status() -> TableIterator<
             subscription,
             peer.state.as_str().to_owned(),
             reached.then(|| peer.last_contact_at.into()),
-            reached.then(|| peer.system_identifier.to_string()),
+            peer.said.map(|said| said.system_identifier.to_string()),
             Some(peer.error.as_str()).filter(|error| !error.is_empty()).map(Text::of_message),
         )
     }))

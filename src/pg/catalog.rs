@@ -87,10 +87,11 @@ pub fn my_database_name() -> String {
     }
 }
 
-/// The schema that the extension's objects are in, by the name that its control file fixes.
+/// The schema that the extension's objects are in: the extension's own entry says which, for a schema of that name may be
+/// anybody's. None where there is no extension. Needs a transaction.
 pub fn extension_schema() -> Option<pg_sys::Oid> {
-    // SAFETY: a static C string; missing_ok.
-    let oid = unsafe { pg_sys::get_namespace_oid(c"spock".as_ptr(), true) };
+    // SAFETY: looks up the catalog.
+    let oid = unsafe { pg_sys::get_extension_schema(extension_oid()?) };
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 

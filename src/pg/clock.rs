@@ -1,7 +1,34 @@
-//! The server's clock (utils/timestamp.h).
+//! The two clocks: what time it is (utils/timestamp.h), and how long something has taken, whoever sets the other one.
+#![allow(unsafe_code)]
 
 use pgrx::pg_sys;
 use std::time::Duration;
+
+/// A reading of the clock that nobody can set, in microseconds: the one for all waiting. It is the same one for all processes
+/// of a machine, and begins anew with it. Zero means never.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[repr(transparent)]
+pub struct Monotonic(pub u64);
+
+impl Monotonic {
+    pub const NEVER: Monotonic = Monotonic(0);
+
+    pub fn now() -> Monotonic {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes to a struct of its own; the clock exists on every system that PostgreSQL runs on.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+        Monotonic(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000)
+    }
+
+    /// Time from `earlier` to `self`.
+    pub fn since(self, earlier: Monotonic) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    pub fn is_never(self) -> bool {
+        self == Monotonic::NEVER
+    }
+}
 
 /// A `timestamptz` as shared memory holds it: microseconds since 2000-01-01 00:00 UTC. Zero means never.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -22,8 +49,9 @@ impl Timestamp {
         Timestamp(unsafe { pg_sys::PgStartTime })
     }
 
-    /// Time from `earlier` to `self`; zero if the clock was set back.
-    pub fn since(self, earlier: Timestamp) -> Duration {
+    /// Time from `earlier` to `self`, which both come from catalogs or from core; zero if the clock was set back, and wrong if
+    /// it was set at all. What we wait for ourselves is measured by [`Monotonic`].
+    pub fn by_the_wall_since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 

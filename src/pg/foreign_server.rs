@@ -24,8 +24,17 @@ pub fn create_server(name: &CStr, wrapper: &CStr, options: &[(&CStr, &CStr)]) ->
     }
 }
 
-/// ALTER SERVER … OPTIONS (SET …) for options that exist.
-pub fn set_server_options(name: &CStr, options: &[(&CStr, &CStr)]) {
+/// What ALTER SERVER … OPTIONS does with each option that is named.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OptionAction {
+    Add,
+    Set,
+    /// The value says nothing.
+    Drop,
+}
+
+/// ALTER SERVER … OPTIONS.
+pub fn alter_server_options(name: &CStr, options: &[(&CStr, &CStr)], action: OptionAction) {
     // SAFETY: as in `create_server`.
     unsafe {
         let mut statement: pg_sys::AlterForeignServerStmt = std::mem::zeroed();
@@ -33,7 +42,11 @@ pub fn set_server_options(name: &CStr, options: &[(&CStr, &CStr)]) {
         statement.servername = pg_sys::pstrdup(name.as_ptr());
         statement.options = option_list(options);
         for option in options_of(statement.options) {
-            (*option).defaction = pg_sys::DefElemAction::DEFELEM_SET;
+            (*option).defaction = match action {
+                OptionAction::Add => pg_sys::DefElemAction::DEFELEM_ADD,
+                OptionAction::Set => pg_sys::DefElemAction::DEFELEM_SET,
+                OptionAction::Drop => pg_sys::DefElemAction::DEFELEM_DROP,
+            };
         }
         pg_sys::AlterForeignServer(&mut statement);
         pg_sys::CommandCounterIncrement();
@@ -74,6 +87,28 @@ pub fn drop_mapping(server: &CStr, whose: MappingFor) {
         statement.missing_ok = true;
         pg_sys::RemoveUserMapping(&mut statement);
         pg_sys::CommandCounterIncrement();
+    }
+}
+
+/// The options of a server by its name, in catalog form (`name=value`), if it is one of that wrapper. Needs a transaction, but
+/// no snapshot.
+pub fn server_options(name: &CStr, wrapper: &CStr) -> Option<Vec<String>> {
+    // SAFETY: catalog entries copied into the current memory context, or null where there is none.
+    unsafe {
+        let server = pg_sys::GetForeignServerByName(name.as_ptr(), true);
+        if server.is_null() {
+            return None;
+        }
+        let of = pg_sys::GetForeignDataWrapper((*server).fdwid);
+        if CStr::from_ptr((*of).fdwname) != wrapper {
+            return None;
+        }
+        let option = |element: *mut pg_sys::DefElem| {
+            let name = CStr::from_ptr((*element).defname).to_string_lossy();
+            let value = CStr::from_ptr(pg_sys::defGetString(element)).to_string_lossy();
+            format!("{name}={value}")
+        };
+        Some(options_of((*server).options).map(option).collect())
     }
 }
 

@@ -37,8 +37,11 @@ pub struct Callbacks {
     pub on_change: fn(Change),
     /// Called after commit (true) or abort (false) of every transaction, when others see it. Must not raise.
     pub on_transaction_end: fn(bool),
-    /// Called before the command runs; may raise, and then it does not run.
-    pub on_utility: fn(Utility<'_>),
+    /// Called when a subtransaction commits (true) or aborts (false), with its nesting level (the transaction's own is 1). Must
+    /// not raise.
+    pub on_subtransaction_end: fn(bool, i32),
+    /// Called before the command runs; may raise, and then it does not run. True: it stands alone in its transaction.
+    pub on_utility: fn(Utility<'_>, bool),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -57,6 +60,7 @@ pub fn install(callbacks: Callbacks) {
         let _ = PREVIOUS_UTILITY.set(pg_sys::ProcessUtility_hook);
         pg_sys::ProcessUtility_hook = Some(process_utility);
         pg_sys::RegisterResourceReleaseCallback(Some(resources_released), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), std::ptr::null_mut());
     }
 }
 
@@ -114,6 +118,21 @@ unsafe extern "C-unwind" fn resources_released(
     }
 }
 
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn subtransaction_ended(
+    event: pg_sys::SubXactEvent::Type,
+    _own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut core::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
+    if let (SUBXACT_EVENT_ABORT_SUB | SUBXACT_EVENT_COMMIT_SUB, Some(callbacks)) = (event, CALLBACKS.get()) {
+        // SAFETY: reads this process's transaction state; the subtransaction that ends is still the current one.
+        let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+        (callbacks.on_subtransaction_end)(event == SUBXACT_EVENT_COMMIT_SUB, level);
+    }
+}
+
 unsafe extern "C-unwind" {
     /// As it is: the bindings' own function of this name guards it.
     #[link_name = "standard_ProcessUtility"]
@@ -144,7 +163,7 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: guards itself; core gives a planned utility statement, and the arguments are passed on as they came.
     unsafe {
-        note_utility(statement);
+        note_utility(statement, context);
         match PREVIOUS_UTILITY.get() {
             Some(Some(previous)) => {
                 previous(statement, query, read_only_tree, context, params, environment, destination, completion)
@@ -164,11 +183,18 @@ unsafe extern "C-unwind" fn process_utility(
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn note_utility(statement: *mut pg_sys::PlannedStmt) {
+unsafe extern "C-unwind" fn note_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    context: pg_sys::ProcessUtilityContext::Type,
+) {
     // SAFETY: the caller's promise: a planned utility statement.
     let utility = unsafe { classify((*statement).utilityStmt) };
     if let (Some(utility), Some(callbacks)) = (utility, CALLBACKS.get()) {
-        (callbacks.on_utility)(utility);
+        // What PreventInTransactionBlock asks (access/xact.c).
+        // SAFETY: reads this process's transaction state.
+        let is_within = unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() };
+        let is_alone = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL && !is_within;
+        (callbacks.on_utility)(utility, is_alone);
     }
 }
 

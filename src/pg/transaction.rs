@@ -162,6 +162,12 @@ pub fn commit_durably() {
     unsafe { pg_sys::ForceSyncCommit() };
 }
 
+/// How deep the present subtransaction is nested; 1 is the transaction itself.
+pub fn nesting_level() -> i32 {
+    // SAFETY: reads this process's transaction state.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+}
+
 /// The id that the next transaction will have, without its epoch.
 pub fn next_id() -> u32 {
     // SAFETY: reads shared memory under its lock.

@@ -54,7 +54,7 @@ pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
     wal::flush();
     view.wal_end = OriginLsn(wal::flushed().0);
     for subscription in NativeProvider.subscriptions()? {
-        let Some((node, _)) = &subscription.origin else { continue };
+        let Some(node) = subscription.origin.node() else { continue };
         view.errors.insert(node.to_string(), errors_of(subscription.id)?);
         view.received.extend(received_of(subscription.id)?.map(|lsn| (node.to_string(), lsn)));
         if !subscription.is_enabled {
@@ -74,7 +74,7 @@ pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
 pub fn tables() -> Result<HashMap<String, HashSet<u32>>, RecoverError> {
     let mut tables: HashMap<String, HashSet<u32>> = HashMap::new();
     for subscription in NativeProvider.subscriptions()? {
-        let Some((node, _)) = &subscription.origin else { continue };
+        let Some(node) = subscription.origin.node() else { continue };
         let of_node = tables.entry(node.to_string()).or_default();
         Spi::connect(|client| {
             let rows = client.select(
@@ -116,7 +116,7 @@ pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View,
     let rows = source.rows(
         "SELECT p.origin_node, (p.applied_lsn - '0/0')::pg_catalog.int8, (p.passed_lsn - '0/0')::pg_catalog.int8,
                 p.origin_id, p.slot_name, CASE WHEN s.subenabled THEN 1 ELSE 0 END
-           FROM spock.node_positions(held := false) p JOIN pg_catalog.pg_subscription s ON s.oid = p.subscription
+           FROM spock.node_positions(false::pg_catalog.bool) p JOIN pg_catalog.pg_subscription s ON s.oid = p.subscription
           WHERE p.origin_node IS NOT NULL",
         6,
     )?;

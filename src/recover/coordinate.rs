@@ -19,10 +19,10 @@ use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{process, transaction};
+use crate::remote::argument;
 use crate::shmem;
 use crate::worker::wake;
 use pgrx::prelude::*;
-use pgrx::spi::quote_literal;
 use pgrx::{JsonB, Uuid};
 
 /// A recovery's state, as recover_run() and its like tell it.
@@ -143,24 +143,15 @@ impl Asked {
 
     /// The call that begins it on another node.
     fn call(&self) -> String {
-        let text = |value: Option<String>| value.map_or("NULL".to_owned(), quote_literal);
-        // Microseconds since 2000, as the clocks of both nodes count.
-        let at = match self.request.stop_timestamp {
-            None => "NULL".to_owned(),
-            Some(i64::MIN) => "'-infinity'".to_owned(),
-            Some(i64::MAX) => "'infinity'".to_owned(),
-            Some(at) => {
-                format!("timestamptz '2000-01-01 00:00:00+00' + interval '1 microsecond' * {at}::pg_catalog.float8")
-            }
-        };
         format!(
-            "SELECT spock.begin_recovery({}, {}, {}, {}, {}, {}, {at})",
-            quote_literal(&self.request.failed),
-            quote_literal(&self.request.source),
-            quote_literal(&self.request.target),
-            text(self.source_dsn.as_ref().map(Text::to_utf8)),
-            text(self.request.skip.map(|lsn| lsn.to_string())),
-            text(self.request.stop.map(|lsn| lsn.to_string())),
+            "SELECT spock.begin_recovery({}, {}, {}, {}, {}, {}, {})",
+            argument::name(&self.request.failed),
+            argument::name(&self.request.source),
+            argument::name(&self.request.target),
+            argument::text(self.source_dsn.as_ref().map(Text::to_utf8).as_deref()),
+            argument::lsn(self.request.skip),
+            argument::lsn(self.request.stop),
+            argument::timestamp(self.request.stop_timestamp),
         )
     }
 }
@@ -226,8 +217,8 @@ fn recovery_state_at(
     let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
         Target::Here => Ok(recovery_state(intent_id, clone)),
         Target::Elsewhere(mut node) => {
-            let id = intent_id.map_or("NULL".to_owned(), |id| quote_literal(IntentId(*id.as_bytes()).to_string()));
-            let clone = clone.map_or("NULL".to_owned(), |clone| quote_literal(clone.to_utf8()));
+            let id = argument::uuid(intent_id.map(|id| IntentId(*id.as_bytes())));
+            let clone = argument::text(clone.map(|clone| clone.to_utf8()).as_deref());
             let text: Option<String> = node.read_one(&format!("SELECT spock.recovery_state({id}, {clone})"))?;
             Ok::<_, RecoverError>(text.and_then(|text| serde_json::from_str(&text).ok()).map(JsonB))
         }
@@ -243,7 +234,7 @@ fn abort_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>, failed
     let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
         Target::Here => Ok::<_, RecoverError>(crate::intent::sql::ask_to_abort_here(&failed)?),
         Target::Elsewhere(mut node) => {
-            let call = format!("SELECT spock.ask_to_abort({})", quote_literal(&failed));
+            let call = format!("SELECT spock.ask_to_abort({})", argument::name(&failed));
             let id: String = node.write_one(&call)?.unwrap_or_default();
             id.parse().map_err(|_| RecoverError::NotRunningThere { target: node.name().to_owned() })
         }

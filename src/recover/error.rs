@@ -3,6 +3,7 @@
 use crate::error::SqlError;
 use crate::intent::IntentError;
 use crate::lsn::OriginLsn;
+use crate::node::identity::DatabaseIdentity;
 use crate::node::registry::RegistryError;
 use crate::plan::outcome::Reason;
 use crate::remote::connection::RemoteError;
@@ -47,6 +48,8 @@ pub enum RecoverError {
     NoNodeBehind { argument: &'static str, error: RemoteError },
     #[error("node \"{source_node}\" says that it is node \"{found}\"")]
     OtherNode { source_node: String, found: String },
+    #[error("node \"{source_node}\" is another server than the one that it was")]
+    OtherServer { source_node: String, known: DatabaseIdentity, found: DatabaseIdentity },
     #[error("node \"{source_node}\" has version {theirs} of spock_recovery, this node has {ours}")]
     OtherVersion { source_node: String, theirs: String, ours: &'static str },
     #[error("no recovery is running on node \"{target}\"")]
@@ -113,6 +116,7 @@ impl SqlError for RecoverError {
             | E::TableNotReady { .. }
             | E::NoRoute { .. }
             | E::OtherNode { .. }
+            | E::OtherServer { .. }
             | E::OtherVersion { .. }
             | E::SourceHasNothing { .. }
             | E::CloneInvalid { .. }
@@ -166,6 +170,7 @@ impl SqlError for RecoverError {
                 "Its subscription has no replication origin, or has applied nothing since it was created.".to_owned()
             }
             E::TableNotReady { .. } => "Rows that a copy brings are in nobody's WAL as that node's.".to_owned(),
+            E::OtherServer { known, found, .. } => format!("It was known with {known}, and answers with {found}."),
             E::Released { released, passed, .. } => {
                 format!("Its recovery slot keeps what is beyond {released}; this node has passed {passed}.")
             }
@@ -219,6 +224,10 @@ impl SqlError for RecoverError {
                 "See SELECT * FROM spock.peer_status(); if it is the source, another survivor may be one too.".to_owned()
             }
             E::OtherNode { .. } => "Its connection string leads elsewhere: correct it with spock.peer_create().".to_owned(),
+            E::OtherServer { source_node, .. } => format!(
+                "If it was rebuilt: SELECT spock.peer_create('{}', 'host=… port=5432 dbname=…'); else somebody answers in its place.",
+                source_node.replace('\'', "''")
+            ),
             E::OtherVersion { .. } => "Install the same version on both.".to_owned(),
             E::NoClone { .. } | E::NotAClone { .. } | E::CloneInvalid { .. } => {
                 format!("Make one there: {CREATE_CLONE}")

@@ -15,7 +15,7 @@ use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::registry::{self, NodeServer, Role};
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::Monotonic;
 use crate::pg::json::Json;
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
@@ -107,7 +107,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
     let peers = peers(&servers, seen.as_ref());
     wal::flush();
     // Its poller may have asked it seconds ago, and a killed server has answered a moment before: it is asked again.
-    let has_answered = entry_of(&servers, seen.as_ref(), failed).is_some_and(|entry| answers(entry, Timestamp::now()));
+    let has_answered = entry_of(&servers, seen.as_ref(), failed).is_some_and(|entry| answers(entry, Monotonic::now()));
     let failed_answers = has_answered && source::answers(failed);
     Ok(NodeFacts {
         version: VERSION,
@@ -223,7 +223,7 @@ fn entry_of<'a>(servers: &[NodeServer], seen: Option<&'a Snapshot>, name: &str) 
 }
 
 /// The peer answers to its poller, and no question to it is overdue.
-fn answers(entry: &PeerEntry, now: Timestamp) -> bool {
+fn answers(entry: &PeerEntry, now: Monotonic) -> bool {
     let open_for = if entry.asked_at.0 > entry.answered_at.0 { now.since(entry.asked_at) } else { Duration::ZERO };
     entry.state == PeerState::Connected && open_for < guc::peer_timeout() / OVERDUE_FRACTION
 }
@@ -239,7 +239,10 @@ fn peers(servers: &[NodeServer], seen: Option<&Snapshot>) -> Vec<PeerFacts> {
             PeerFacts {
                 node: server.name.to_string(),
                 state: state.as_str().to_owned(),
-                is_unreachable: matches!(state, PeerState::Unreachable | PeerState::NotANode | PeerState::OtherNode),
+                is_unreachable: matches!(
+                    state,
+                    PeerState::Unreachable | PeerState::NotANode | PeerState::OtherNode | PeerState::OtherServer
+                ),
             }
         })
         .collect()

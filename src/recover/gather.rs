@@ -167,7 +167,7 @@ pub fn name_behind(argument: &'static str, dsn: &CString) -> Result<String, Plan
 
 fn reason_of(error: &RecoverError) -> Reason {
     match error {
-        RecoverError::OtherNode { .. } => Reason::OtherNode,
+        RecoverError::OtherNode { .. } | RecoverError::OtherServer { .. } => Reason::OtherNode,
         RecoverError::OtherVersion { .. } => Reason::VersionDiffers,
         RecoverError::Remote { error: RemoteError::Peer { sqlstate, .. }, .. } if sqlstate == "42501" => {
             Reason::PermissionDenied

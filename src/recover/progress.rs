@@ -4,7 +4,7 @@
 use crate::intent::document::{Intent, Phase, Totals};
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::name::Name;
 use crate::pg::process;
 use crate::shmem::{self, RescueEntry};
@@ -72,7 +72,7 @@ pub fn figures(intent: &Intent) -> Figures {
         conflicts: entry.conflicts,
         ..Totals::default()
     };
-    let seconds = Timestamp::now().since(entry.replay_began_at).as_secs_f64().max(0.001);
+    let seconds = Monotonic::now().since(entry.replay_began_at).as_secs_f64().max(0.001);
     let bytes_per_s = entry.applied.0.saturating_sub(entry.replay_began_from.0) as f64 / seconds;
     let left = checkpoint.map_or(0, |checkpoint| checkpoint.stop.0.saturating_sub(entry.applied.0));
     Figures {

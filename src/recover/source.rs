@@ -6,17 +6,19 @@ use crate::guc;
 use crate::intent::id::IntentId;
 use crate::lsn::LocalLsn;
 use crate::node::conninfo;
+use crate::node::identity::DatabaseIdentity;
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{ReplicationProvider, Route};
-use crate::node::registry::RegistryError;
+use crate::node::registry::{self, RegistryError};
 use crate::pg::{origin, role, transaction};
 use crate::plan::facts::NodeFacts;
+use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
 use pgrx::spi::quote_literal;
 use std::ffi::CString;
 use std::time::Duration;
 
-const IDENTITY: &str = "SELECT node_name, version FROM spock.node_identity()";
+const IDENTITY: &str = "SELECT node_name, version, system_identifier, database FROM spock.node_identity()";
 
 /// The connection and the questions that tell a node that answers are three, each with this part of spock.peer_timeout.
 const ANSWER_FRACTION: u32 = 5;
@@ -66,7 +68,7 @@ pub fn answers(name: &str) -> bool {
         Err(RecoverError::Remote {
             error: RemoteError::Connect(_) | RemoteError::Lost(_) | RemoteError::TimedOut(_),
             ..
-        })
+        } | RecoverError::OtherServer { .. })
     )
 }
 
@@ -93,13 +95,18 @@ impl Source {
         in_transaction(|| connection.prepare()).map_err(lost)?;
         in_transaction(|| connection.require_extension()).map_err(lost)?;
         let mut source = Source { name: name.to_owned(), connection };
-        let rows = source.rows(IDENTITY, 2)?;
+        let rows = source.rows(IDENTITY, 4)?;
         let Some(row) = rows.first() else {
             return Err(source.error(RemoteError::Unexpected("it is not a node".to_owned())));
         };
         let (found, version): (String, String) = (source.read(row.value(0))?, source.read(row.value(1))?);
         if found != name {
             return Err(RecoverError::OtherNode { source_node: name.to_owned(), found });
+        }
+        let found =
+            DatabaseIdentity { system_identifier: source.read(row.value(2))?, database: source.read(row.value(3))? };
+        if let Some(known) = in_transaction(|| registry::bound_identity(name)).filter(|known| *known != found) {
+            return Err(RecoverError::OtherServer { source_node: name.to_owned(), known, found });
         }
         let ours = env!("CARGO_PKG_VERSION");
         if version != ours {
@@ -120,16 +127,16 @@ impl Source {
 
     /// What it says of itself and of the failed node, for a plan.
     pub fn node_facts(&mut self, failed: &str) -> Result<NodeFacts, RecoverError> {
-        let text = self.read_one(&format!("SELECT spock.recovery_facts({})", quote_literal(failed)))?;
+        let text = self.read_one(&format!("SELECT spock.recovery_facts({})", argument::name(failed)))?;
         let unexpected = |message| self.error(RemoteError::Unexpected(message));
         NodeFacts::parse(&text.unwrap_or_default()).map_err(unexpected)
     }
 
     /// What it has of the failed node. The last thing asked is where its WAL ends: all before that is in there.
     pub fn facts(&mut self, failed: &str, tables: &[TargetTable]) -> Result<SourceFacts, RecoverError> {
-        let failed_literal = quote_literal(failed);
+        let failed_literal = argument::name(failed);
         let rows = self.rows(
-            &format!("SELECT origin_id, subscription FROM spock.node_positions() WHERE origin_node = {failed_literal}"),
+            &format!("SELECT origin_id, subscription FROM spock.node_positions(true::pg_catalog.bool) WHERE origin_node = {failed_literal}"),
             2,
         )?;
         let nothing = || RecoverError::SourceHasNothing { source_node: self.name.clone(), failed: failed.to_owned() };
@@ -228,10 +235,11 @@ impl Source {
     /// Ties the clone to the intent: from now on it stays until that has ended here.
     pub fn claim(&mut self, clone: &str, id: IntentId, failed: &str, target: &str) -> Result<(), RecoverError> {
         let call = format!(
-            "SELECT spock.claim_clone({}, '{id}', {}, {})",
-            quote_literal(clone),
-            quote_literal(failed),
-            quote_literal(target)
+            "SELECT spock.claim_clone({}, {}, {}, {})",
+            argument::text(Some(clone)),
+            argument::uuid(Some(id)),
+            argument::name(failed),
+            argument::name(target)
         );
         self.write_one(&call).map(|_| ())
     }
@@ -246,9 +254,11 @@ impl Source {
     ) -> Result<String, RecoverError> {
         self.begin_writing()?;
         let question = format!(
-            "SELECT cloned_slot_name, message FROM spock.clone_for_recovery('{id}', {begun_at}, {}, {})",
-            quote_literal(failed),
-            quote_literal(target)
+            "SELECT cloned_slot_name, message FROM spock.clone_for_recovery({}, {}, {}, {})",
+            argument::uuid(Some(id)),
+            argument::bigint(begun_at),
+            argument::name(failed),
+            argument::name(target)
         );
         let rows = self.rows(&question, 2)?;
         let row = rows.first().ok_or_else(|| self.error(RemoteError::Unexpected("no clone".to_owned())))?;
@@ -263,7 +273,8 @@ impl Source {
 
     /// Tells the source that the recovery needs its clone no more.
     pub fn release_clone(&mut self, clone: &str, id: IntentId) -> Result<(), RecoverError> {
-        self.write_one(&format!("SELECT spock.release_clone({}, '{id}')", quote_literal(clone))).map(|_| ())
+        let (clone, id) = (argument::text(Some(clone)), argument::uuid(Some(id)));
+        self.write_one(&format!("SELECT spock.release_clone({clone}, {id})")).map(|_| ())
     }
 
     /// Runs a question whose answer is one value.

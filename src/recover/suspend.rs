@@ -17,6 +17,7 @@ use crate::shmem::PeerKey;
 use crate::slot::record::RetentionRecord;
 use crate::slot::snapshot::snapshot;
 use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::panic::CaughtError;
 use std::time::{Duration, Instant};
 
 /// How long processes may take to end: one that applies a transaction ends after it.
@@ -60,10 +61,23 @@ fn run_of(node: &str) -> Result<Option<i64>, RecoverError> {
     Ok(judged.map(|entry| entry.server_started_at.0))
 }
 
-/// Enables what [`suspend`] has disabled, but for the subscription from the failed node.
+/// Enables what [`suspend`] has disabled, but for the subscription from the failed node. One that core does not enable, for
+/// somebody has taken its slot away, say, is left to the manager, and does not keep the recovery from ending.
 pub fn resume(journal: &mut Journal) {
-    for subscription in journal.take_suspended(Until::Replayed) {
-        NativeProvider.resume(Oid::from_u32(subscription));
+    for suspension in journal.take_suspended(Until::Replayed) {
+        let resumed = transaction::nested(|| NativeProvider.resume(Oid::from_u32(suspension.subscription)));
+        match resumed.map_err(|cause| *cause) {
+            Ok(_) => (),
+            Err(CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) => {
+                pgrx::warning!(
+                    "the subscription from node \"{}\" cannot be enabled again: {}",
+                    suspension.origin,
+                    report.message()
+                );
+                journal.suspensions.push(Suspension { until: Until::Returned, ..suspension });
+            }
+            Err(panic @ CaughtError::RustPanic { .. }) => panic.rethrow(),
+        }
     }
 }
 
@@ -108,5 +122,5 @@ pub fn wait_until_gone(failed: &str) -> Result<(), RecoverError> {
 }
 
 fn origin_of(subscription: &Subscription) -> String {
-    subscription.origin.as_ref().map(|(origin, _)| origin.to_string()).unwrap_or_default()
+    subscription.origin.node().map(ToString::to_string).unwrap_or_default()
 }

@@ -2,7 +2,8 @@
 
 use super::{CloneEntry, MAX_CLONES};
 use crate::lsn::{LocalLsn, OriginLsn};
-use crate::pg::clock::Timestamp;
+use crate::node::identity::DatabaseIdentity;
+use crate::pg::clock::{Monotonic, Timestamp};
 use crate::recover::returned::{Known, MAX_FORKS};
 use pgrx::pg_sys;
 
@@ -41,13 +42,30 @@ pub struct DatabaseEntry {
     pub database: pg_sys::Oid,
     pub phase: Phase,
     pub manager_pid: i32,
-    pub started_at: Timestamp,
+    pub started_at: Monotonic,
     /// Counts the calls of the manager: one that comes while it works must not be lost with its latch, which a wait for a
     /// lock resets.
     pub calls: u32,
+    pub manager: ManagerEntry,
     pub slot: SlotEntry,
     pub rescue: RescueEntry,
     pub clones: [CloneEntry; MAX_CLONES],
+}
+
+/// How the manager of a database fares.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ManagerEntry {
+    /// When it last ended a round in which it saw everything that it could read.
+    pub good_round_at: Monotonic,
+    /// How many objects it could not tend in its last round, and the first of them with the reason; or why there was no round.
+    pub skips: u32,
+    pub skipped: ShortText,
+}
+
+impl ManagerEntry {
+    pub const FREE: ManagerEntry =
+        ManagerEntry { good_round_at: Monotonic::NEVER, skips: 0, skipped: ShortText::EMPTY };
 }
 
 /// The recovery of which a database is the target.
@@ -57,13 +75,13 @@ pub struct RescueEntry {
     /// The rescue worker; it claims the place, so that a recovery has one carrier.
     pub worker_pid: i32,
     /// When the manager last registered one, and how often one ended without having finished since.
-    pub started_at: Timestamp,
+    pub started_at: Monotonic,
     pub is_coming_up: bool,
     pub failures: u32,
-    pub ended_at: Timestamp,
+    pub ended_at: Monotonic,
     /// What the worker carries, by the intent's id, and how far it is; what it has done since it began.
     pub intent: [u8; 16],
-    pub replay_began_at: Timestamp,
+    pub replay_began_at: Monotonic,
     pub replay_began_from: OriginLsn,
     pub applied: OriginLsn,
     pub transactions: u64,
@@ -131,7 +149,7 @@ pub struct SlotEntry {
     /// The slot worker, and what it was started for. It resets the job when it is done.
     pub worker_pid: i32,
     pub job: SlotJob,
-    pub job_ended_at: Timestamp,
+    pub job_ended_at: Monotonic,
     /// How often a job has failed in a row, and why the last one did.
     pub failures: u32,
     pub error: ShortText,
@@ -211,6 +229,8 @@ pub enum PeerState {
     NotANode,
     /// Reached, but it is another node than the one that it is taken for.
     OtherNode,
+    /// Reached, and it says that it is the node, but it is another server or database than the one that the node was.
+    OtherServer,
     Unreachable,
 }
 
@@ -223,6 +243,7 @@ impl PeerState {
             PeerState::Connected => "connected",
             PeerState::NotANode => "not a node",
             PeerState::OtherNode => "other node",
+            PeerState::OtherServer => "other server",
             PeerState::Unreachable => "unreachable",
         }
     }
@@ -236,19 +257,21 @@ pub struct PeerEntry {
     pub state: PeerState,
     pub poller_pid: i32,
     /// When the manager last registered a poller for it, and how often one ended at once since.
-    pub started_at: Timestamp,
+    pub started_at: Monotonic,
     pub failures: u32,
     /// A poller was registered at `started_at` and has not come up yet.
     pub is_coming_up: bool,
     /// When the present question was asked, and when the last one was answered.
-    pub asked_at: Timestamp,
-    pub answered_at: Timestamp,
-    /// When the peer last said who it is.
+    pub asked_at: Monotonic,
+    pub answered_at: Monotonic,
+    /// When the peer last said who it is, for users and for waiting.
     pub last_contact_at: Timestamp,
-    /// What the peer says it is.
+    pub heard_at: Monotonic,
+    /// What the peer says it is, whether it is believed or not.
     pub node_name: ShortName,
+    pub said: Option<DatabaseIdentity>,
+    /// Of which server what follows was last believed.
     pub system_identifier: u64,
-    pub database: u32,
     pub error: ShortText,
     pub timeline: u32,
     /// The end of its WAL.
@@ -318,7 +341,7 @@ impl SlotEntry {
     pub const FREE: SlotEntry = SlotEntry {
         worker_pid: 0,
         job: SlotJob::Nothing,
-        job_ended_at: Timestamp::NEVER,
+        job_ended_at: Monotonic::NEVER,
         failures: 0,
         error: ShortText::EMPTY,
         requested: 0,
@@ -338,7 +361,7 @@ impl SlotEntry {
     /// A job has failed. That answers who has asked for it: the next try waits as after any failure.
     pub fn note_failure(&mut self) {
         self.failures = self.failures.saturating_add(1);
-        self.job_ended_at = Timestamp::now();
+        self.job_ended_at = Monotonic::now();
         (self.serving, self.answered) = (self.requested, self.requested);
     }
 }
@@ -374,8 +397,9 @@ impl DatabaseEntry {
         database: pg_sys::InvalidOid,
         phase: Phase::Free,
         manager_pid: 0,
-        started_at: Timestamp::NEVER,
+        started_at: Monotonic::NEVER,
         calls: 0,
+        manager: ManagerEntry::FREE,
         slot: SlotEntry::FREE,
         rescue: RescueEntry::FREE,
         clones: [CloneEntry::FREE; MAX_CLONES],
@@ -385,12 +409,12 @@ impl DatabaseEntry {
 impl RescueEntry {
     pub const FREE: RescueEntry = RescueEntry {
         worker_pid: 0,
-        started_at: Timestamp::NEVER,
+        started_at: Monotonic::NEVER,
         is_coming_up: false,
         failures: 0,
-        ended_at: Timestamp::NEVER,
+        ended_at: Monotonic::NEVER,
         intent: [0; 16],
-        replay_began_at: Timestamp::NEVER,
+        replay_began_at: Monotonic::NEVER,
         replay_began_from: OriginLsn::ZERO,
         applied: OriginLsn::ZERO,
         transactions: 0,
@@ -408,15 +432,16 @@ impl PeerEntry {
         key: PeerKey::None,
         state: PeerState::Unknown,
         poller_pid: 0,
-        started_at: Timestamp::NEVER,
+        started_at: Monotonic::NEVER,
         failures: 0,
         is_coming_up: false,
-        asked_at: Timestamp::NEVER,
-        answered_at: Timestamp::NEVER,
+        asked_at: Monotonic::NEVER,
+        answered_at: Monotonic::NEVER,
         last_contact_at: Timestamp::NEVER,
+        heard_at: Monotonic::NEVER,
         node_name: ShortName::EMPTY,
+        said: None,
         system_identifier: 0,
-        database: 0,
         error: ShortText::EMPTY,
         timeline: 0,
         wal_end: OriginLsn::ZERO,

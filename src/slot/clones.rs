@@ -15,7 +15,7 @@ use crate::node::provider::Peer;
 use crate::node::registry::{self, RegistryError};
 use crate::pg::clock::Timestamp;
 use crate::pg::slot::{self, Slot};
-use crate::pg::{catalog, compat, process, transaction};
+use crate::pg::{compat, process, transaction};
 use crate::shmem::{self, CloneEntry, MAX_CLONES, PeerKey, PeerState, Shared, TargetSays};
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -117,10 +117,10 @@ impl Clones {
             let found = slots.iter().find(|slot| slot.name == clone.slot).map(|slot| SlotSeen {
                 is_active: slot.is_active,
                 is_invalid: slot.is_invalid,
-                idle_for: slot.inactive_since.map(|since| now.since(since)),
+                idle_for: slot.inactive_since.map(|since| now.by_the_wall_since(since)),
             });
             let says = said(&entries, clone);
-            match fate(clone, found, says, now.since(Timestamp(clone.created_at)), &rules) {
+            match fate(clone, found, says, now.by_the_wall_since(Timestamp(clone.created_at)), &rules) {
                 Fate::Keep(until) => round.nap = round.nap.min(until.unwrap_or(round.nap)),
                 Fate::Touch => {
                     round.steps.push(Step::Touch(clone.clone()));
@@ -301,7 +301,7 @@ enum ChangeError {
 
 /// Changes the journal in a transaction of its own.
 fn change<T>(f: impl FnOnce(&mut Journal) -> Result<T, ChangeError>) -> Result<Option<T>, String> {
-    flat(transaction::caught(|| match catalog::extension_schema() {
+    flat(transaction::caught(|| match storage::schema() {
         Some(_) => storage::try_update(f),
         // No schema, no journal: what is left are slots.
         None => f(&mut Journal::new(registry::here())).map(Some),

@@ -15,7 +15,7 @@ use crate::guc;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::provider::Peer;
 use crate::node::registry::{self, RegistryError};
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::slot::{self, Slot};
 use crate::pg::{catalog, compat, origin, process, wal};
@@ -417,7 +417,8 @@ impl Keeper {
     fn is_pinned(&self) -> Result<bool, RegistryError> {
         match (self.is_stuck, self.last_move) {
             (true, Some((begun, _))) => {
-                Ok(slot::oldest_writer()?.is_some_and(|since| Timestamp::now().since(since) > begun.elapsed()))
+                Ok(slot::oldest_writer()?
+                    .is_some_and(|since| Timestamp::now().by_the_wall_since(since) > begun.elapsed()))
             }
             _ => Ok(false),
         }
@@ -429,7 +430,7 @@ fn retry_wait(entry: &shmem::SlotEntry) -> Duration {
     if entry.failures == 0 {
         return Duration::ZERO;
     }
-    let since = Timestamp::now().since(entry.job_ended_at);
+    let since = Monotonic::now().since(entry.job_ended_at);
     backoff::delay(entry.failures.saturating_add(1)).saturating_sub(since)
 }
 
@@ -472,7 +473,7 @@ fn peer_inputs(index: usize, peers: &[Peer]) -> Vec<PeerInput> {
             });
             let contact = match place.map(|place| entries[place].state) {
                 Some(PeerState::Connected) => Contact::Answers,
-                Some(PeerState::NotANode | PeerState::OtherNode) => Contact::Useless,
+                Some(PeerState::NotANode | PeerState::OtherNode | PeerState::OtherServer) => Contact::Useless,
                 _ => Contact::Silent,
             };
             PeerInput { name: peer.name.to_string(), contact, report }
@@ -482,7 +483,7 @@ fn peer_inputs(index: usize, peers: &[Peer]) -> Vec<PeerInput> {
 
 fn is_idle_too_long(found: &Slot, now: Timestamp) -> bool {
     match (compat::idle_slot_timeout(), found.inactive_since) {
-        (Some(limit), Some(since)) => !found.is_active && now.since(since) >= limit / TOUCH_FRACTION,
+        (Some(limit), Some(since)) => !found.is_active && now.by_the_wall_since(since) >= limit / TOUCH_FRACTION,
         _ => false,
     }
 }

@@ -4,12 +4,14 @@
 //! peer has let go already. So whoever reports a position reads it and flushes WAL before he tells.
 
 use crate::lsn::OriginLsn;
-use crate::node::label::SubscriptionLabel;
 use crate::node::name::NodeName;
+use crate::node::native::NativeProvider;
+use crate::node::provider::{ReplicationProvider, Subscription};
 use crate::node::registry::{self, RegistryError};
 use crate::pg::{origin, prepared};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
+use std::collections::HashMap;
 
 /// One subscription's progress through the WAL of the node that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,18 +40,22 @@ impl OwnPosition {
     }
 }
 
-/// The positions of all subscriptions of this database. Catalogs are read before the origins' progress. Needs a snapshot.
+/// The positions of all subscriptions of this database that count. Catalogs are read before the origins' progress. Needs a
+/// snapshot.
 pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
     let here = registry::here();
+    let mut counting: HashMap<Oid, Option<NodeName>> = NativeProvider
+        .subscriptions()?
+        .into_iter()
+        .filter(Subscription::counts)
+        .map(|subscription| (subscription.id, subscription.origin.node().cloned()))
+        .collect();
     Spi::connect(|client| {
         let rows = prepared::select(
             client,
-            "SELECT s.oid, l.label, coalesce(o.roident, 0)::pg_catalog.int4, s.subslotname::pg_catalog.text, t.copied,
+            "SELECT s.oid, coalesce(o.roident, 0)::pg_catalog.int4, s.subslotname::pg_catalog.text, t.copied,
                     coalesce(t.is_ready, true), coalesce(t.digest, 0)
                FROM pg_catalog.pg_subscription s
-               LEFT JOIN pg_catalog.pg_shseclabel l
-                      ON l.objoid = s.oid AND l.classoid = 'pg_catalog.pg_subscription'::pg_catalog.regclass
-                     AND l.provider = 'spock_recovery'
                LEFT JOIN pg_catalog.pg_replication_origin o ON o.roname = 'pg_' || s.oid
                LEFT JOIN (SELECT r.srsubid,
                                  max(r.srsublsn - '0/0') FILTER (WHERE r.srsubstate = 'r')::pg_catalog.int8 AS copied,
@@ -68,17 +74,18 @@ pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
             let Some(subscription) = row.get::<Oid>(1)? else {
                 continue;
             };
-            let label = row.get::<String>(2)?.and_then(|text| SubscriptionLabel::parse_local(&text, here));
-            let origin_id = row.get::<i32>(3)?.unwrap_or(0) as u16;
+            let Some(origin) = counting.remove(&subscription) else {
+                continue;
+            };
             positions.push(OwnPosition {
                 subscription,
-                origin: label.map(|label| label.origin),
-                origin_id,
-                slot: row.get::<String>(4)?,
+                origin,
+                origin_id: row.get::<i32>(2)?.unwrap_or(0) as u16,
+                slot: row.get::<String>(3)?,
                 remote: OriginLsn::ZERO,
-                copied: OriginLsn(row.get::<i64>(5)?.unwrap_or(0) as u64),
-                is_ready: row.get::<bool>(6)?.unwrap_or(false),
-                tables: row.get::<i64>(7)?.unwrap_or(0),
+                copied: OriginLsn(row.get::<i64>(4)?.unwrap_or(0) as u64),
+                is_ready: row.get::<bool>(5)?.unwrap_or(false),
+                tables: row.get::<i64>(6)?.unwrap_or(0),
             });
         }
         for position in &mut positions {

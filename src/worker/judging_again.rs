@@ -147,7 +147,7 @@ fn reconciler_with<'a>(intent: &'a Intent, peer: &str) -> Result<Option<Reconcil
 /// The subscription from the first of these nodes which has one.
 fn subscription_of(nodes: [&str; 2]) -> Result<Option<Oid>, RecoverError> {
     let all = NativeProvider.subscriptions()?;
-    let is_from = |known: &&Subscription, node| known.origin.as_ref().is_some_and(|(name, _)| name.as_str() == node);
+    let is_from = |known: &&Subscription, node| known.origin.node().is_some_and(|name| name.as_str() == node);
     let of = |node| all.iter().find(|known| is_from(known, node)).map(|known| known.id);
     Ok(nodes.into_iter().find_map(of))
 }

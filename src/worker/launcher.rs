@@ -8,7 +8,7 @@ use super::error::NoRoom;
 use super::{backoff, entry};
 use crate::guc;
 use crate::pg::catalog::{self, Database};
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction, wal};
 use crate::shmem::{self, Phase};
@@ -151,7 +151,7 @@ impl Launcher {
                     }
                 }
                 Phase::Ended => {
-                    let run = Timestamp::now().since(entry.started_at);
+                    let run = Monotonic::now().since(entry.started_at);
                     let failures = self.failures.entry(entry.database).or_default();
                     *failures = backoff::failures_after(run, *failures);
                     self.not_before.insert(entry.database, Instant::now() + backoff::delay(*failures));
@@ -190,11 +190,11 @@ impl Launcher {
         self.handles.get(&index).is_some_and(|handle| handle.pid().is_ok())
     }
 
-    fn never_came_up(&self, index: usize, registered_at: Timestamp) -> bool {
+    fn never_came_up(&self, index: usize, registered_at: Monotonic) -> bool {
         match self.handles.get(&index).map(DynamicBackgroundWorker::pid) {
             Some(Err(BackgroundWorkerStatus::Stopped)) => true,
             Some(_) => false,
-            None => Timestamp::now().since(registered_at) > START_LIMIT,
+            None => Monotonic::now().since(registered_at) > START_LIMIT,
         }
     }
 
@@ -214,7 +214,7 @@ impl Launcher {
             };
             let entry = &mut shared.databases()[index];
             entry.phase = Phase::Starting;
-            entry.started_at = Timestamp::now();
+            entry.started_at = Monotonic::now();
             (index, comes_back)
         };
         // What was asked before is seen by the look that begins now.

@@ -1,31 +1,35 @@
 //! The manager of a database: keeps the registry true, has a poller for each peer, and leaves when the extension does.
 //!
-//! It never waits for a peer (pollers do that) nor for a user's transaction (lock_timeout; the next round tries again).
+//! It never waits for a peer (pollers do that) nor for a user's transaction (lock_timeout; the next round tries again). What it
+//! cannot tend it skips and says so (skips.rs).
 
+use super::discovery::{self, Discovery};
 use super::pollers::{self, Wanted};
 use super::rescues::{self, Rescues};
+use super::skips::{self, Skips};
 use crate::failpoint::{self, names};
 use crate::guc;
-use crate::intent::IntentError;
-use crate::node::label::SetBy;
 use crate::node::name::NodeName;
-use crate::node::native::{self, NativeProvider};
-use crate::node::provider::{Peer, ReplicationProvider, Subscription};
-use crate::node::registry::{self, NodeServer, RegistryError, Role};
-use crate::pg::clock::Timestamp;
+use crate::node::native::NativeProvider;
+use crate::node::provider::{Origin, Peer, ReplicationProvider};
+use crate::node::registry::{self, RegistryError, Role};
+use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::seclabel::{self, LabelTarget};
-use crate::pg::{catalog, interrupts, prepared, process, transaction};
-use crate::shmem::{self, PeerEntry, PeerKey, PeerState, Phase};
+use crate::pg::{catalog, interrupts, process, transaction};
+use crate::shmem::{self, PeerEntry, PeerKey, Phase};
 use crate::slot::clones::{Clones, Home};
 use crate::slot::keeper::Keeper;
-use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use std::cell::Cell;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 /// A round that found a catalog locked, or changed under its hands, is tried again after this at the latest.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Subscriptions of owners that are no superusers which are asked for the names of their nodes at the same time: whoever may
+/// make subscriptions must not use up the workers.
+const MAX_UNTRUSTED: usize = 4;
 
 thread_local! {
     /// The entry that this process has taken, and what it leaves in it.
@@ -57,6 +61,9 @@ pub fn run(index: usize, database: Oid) -> ! {
     let mut manager = Manager {
         index,
         said_copy: false,
+        said: Vec::new(),
+        busy_since: HashMap::new(),
+        discovery: Discovery::default(),
         pollers: pollers::Pollers::new(index),
         clones: Clones::new(index),
         keeper: Keeper::new(index),
@@ -97,7 +104,7 @@ fn take_entry(index: usize, database: Oid) -> bool {
     }
     entry.phase = Phase::Looking;
     entry.manager_pid = process::my_pid();
-    entry.started_at = Timestamp::now();
+    entry.started_at = Monotonic::now();
     ENTRY.set(Some(index));
     true
 }
@@ -122,6 +129,11 @@ fn on_exit() {
 struct Manager {
     index: usize,
     said_copy: bool,
+    /// What the last round has skipped: each is said once.
+    said: Vec<String>,
+    /// What somebody else has had a hand on in every round since then.
+    busy_since: HashMap<String, Instant>,
+    discovery: Discovery,
     pollers: pollers::Pollers,
     clones: Clones,
     keeper: Keeper,
@@ -134,33 +146,51 @@ impl Manager {
         let peers: Vec<PeerEntry> = shmem::lock().peers(self.index).to_vec();
         let is_spare = self.index == shmem::spare_entry();
         let (clones, keeper, rescues) = (&mut self.clones, &mut self.keeper, &mut self.rescues);
-        let seen = transaction::attempt(|| {
-            let found = look(&peers)?;
+        let discovery = &mut self.discovery;
+        let mut skips = Skips::default();
+        let seen = transaction::caught(|| {
+            let found = look(&peers, discovery, &mut skips)?;
             let (nodes, home) = match &found {
                 Found::Node { peers, .. } => (Some(peers.as_slice()), Home::Node(peers)),
                 Found::NoExtension | Found::NoNode => (None, Home::Nobody),
                 Found::Copy(_) => (None, Home::Elsewhere),
             };
-            let round = if is_spare { None } else { Some((clones.look(home)?, keeper.look(nodes)?)) };
-            let recovery = if nodes.is_some() { rescues.look(&peers)? } else { rescues::Wanted::default() };
-            Ok::<_, IntentError>((found, round, recovery))
-        });
-        let (found, round, recovery) = match seen {
-            Some(Ok(seen)) => seen,
-            Some(Err(error)) => {
-                pgrx::warning!("spock_recovery cannot read its catalogs: {error}");
-                return guc::manager_naptime();
+            let (mut cloned, mut kept) = (None, None);
+            if !is_spare {
+                cloned = skips.each(|| "clones of the recovery slot".to_owned(), || clones.look(home));
+                kept = skips.each(|| "the recovery slot".to_owned(), || keeper.look(nodes));
             }
+            let recovery = match nodes {
+                Some(_) => rescues.look(&peers, &mut skips),
+                None => Some(rescues::Wanted::default()),
+            };
+            Ok::<_, RegistryError>((found, cloned, kept, recovery))
+        });
+        let (found, cloned, kept, recovery) = match seen {
+            Ok(Ok(seen)) => seen,
             // Somebody holds a lock: the next round tries again.
-            None => return guc::manager_naptime().min(RETRY),
+            Err(report) if skips::is_contention(&report) => return guc::manager_naptime().min(RETRY),
+            Ok(Err(error)) => return self.note_failed_round(error.to_string()),
+            Err(report) => return self.note_failed_round(skips::in_one_line(&report)),
         };
         if !matches!(found, Found::NoExtension) {
             self.note_extension();
         }
         failpoint::hit(names::MANAGER_RECORD_WRITTEN);
-        let nap =
-            round.map_or(guc::manager_naptime(), |(clones, slot)| self.clones.act(clones).min(self.keeper.act(slot)));
-        let nap = if is_spare { nap } else { nap.min(self.rescues.act(&recovery)) };
+        let mut nap = guc::manager_naptime();
+        if skips.must_retry() {
+            nap = nap.min(RETRY);
+        }
+        if let Some(round) = cloned {
+            nap = nap.min(self.clones.act(round));
+        }
+        if let Some(round) = kept {
+            nap = nap.min(self.keeper.act(round));
+        }
+        if let Some(wanted) = recovery.filter(|_| !is_spare) {
+            nap = nap.min(self.rescues.act(&wanted));
+        }
+        self.note_round(skips);
         match found {
             Found::NoExtension if self.keeper.has_finished() && (is_spare || self.clones.has_finished()) => {
                 self.leave(Phase::NoExtension)
@@ -178,6 +208,37 @@ impl Manager {
             }
             Found::Node { wanted, .. } => nap.min(self.pollers.keep(&wanted)),
         }
+    }
+
+    /// The round has seen everything but what it skips.
+    fn note_round(&mut self, skips: Skips) {
+        let found = skips.into_found(&mut self.busy_since);
+        for skipped in found.iter().filter(|skipped| !self.said.contains(skipped)) {
+            pgrx::warning!("spock_recovery skips {skipped}");
+        }
+        {
+            let mut shared = shmem::lock();
+            let entry = &mut shared.databases()[self.index].manager;
+            entry.good_round_at = Monotonic::now();
+            entry.skips = found.len() as u32;
+            entry.skipped.set(found.first().map_or("", String::as_str));
+        }
+        self.said = found;
+    }
+
+    /// There was no round, for something that concerns all of it. Returns how long to sleep.
+    fn note_failed_round(&mut self, why: String) -> Duration {
+        if !self.said.contains(&why) {
+            pgrx::warning!("spock_recovery cannot look at its catalogs: {why}");
+        }
+        {
+            let mut shared = shmem::lock();
+            let entry = &mut shared.databases()[self.index].manager;
+            entry.skips = entry.skips.max(1);
+            entry.skipped.set(&why);
+        }
+        self.said = vec![why];
+        guc::manager_naptime()
     }
 
     /// The extension is there. In the spare entry, that is all there was to find out; else the first look is over, and
@@ -208,11 +269,11 @@ impl Manager {
 }
 
 /// Reads the catalogs, and brings them up to date with what the pollers have found out.
-fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
+fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Result<Found, RegistryError> {
     // Also where there is no node or no extension any more: a subscription may have been dropped just before that.
-    sweep_labels()?;
+    discovery::sweep_labels(skips)?;
     if catalog::extension_oid().is_none() {
-        remove_labels(&NativeProvider.subscriptions()?);
+        discovery::remove_labels(&NativeProvider.subscriptions()?, skips);
         return Ok(Found::NoExtension);
     }
     let servers = registry::servers()?;
@@ -220,120 +281,20 @@ fn look(peers: &[PeerEntry]) -> Result<Found, RegistryError> {
         let copy = servers.into_iter().find(|server| server.role == Role::LocalElsewhere);
         return Ok(copy.map_or(Found::NoNode, |server| Found::Copy(server.name)));
     };
-    let mut subscriptions = NativeProvider.subscriptions()?;
-    forget_wrong_origins(&servers, &mut subscriptions, peers)?;
-    label_discovered(local, &subscriptions, peers)?;
+    discovery.look(local, &servers, peers, skips)?;
     // Once more, for what was just made known.
     let peers_known = NativeProvider.peers()?;
-    let subscriptions = NativeProvider.subscriptions()?;
     let mut wanted: Vec<Wanted> =
         peers_known.iter().map(|peer| Wanted { key: PeerKey::Node(peer.id), name: peer.name.to_string() }).collect();
-    wanted.extend(subscriptions.iter().filter(|subscription| subscription.origin.is_none()).map(|subscription| {
-        Wanted { key: PeerKey::Subscription(subscription.id), name: format!("of subscription {}", subscription.name) }
+    let (trusted, untrusted): (Vec<_>, Vec<_>) = NativeProvider
+        .subscriptions()?
+        .into_iter()
+        .filter(|subscription| subscription.origin == Origin::Unknown)
+        .partition(|subscription| subscription.is_trusted);
+    let room = guc::max_peers().saturating_sub(wanted.len() + trusted.len()).min(MAX_UNTRUSTED);
+    wanted.extend(trusted.into_iter().chain(untrusted.into_iter().take(room)).map(|subscription| Wanted {
+        key: PeerKey::Subscription(subscription.id),
+        name: format!("of subscription {}", subscription.name),
     }));
     Ok(Found::Node { wanted, peers: peers_known })
-}
-
-/// A subscription whose origin was found out by asking, and whose provider now gives another name, is asked again.
-fn forget_wrong_origins(
-    servers: &[NodeServer],
-    subscriptions: &mut [Subscription],
-    peers: &[PeerEntry],
-) -> Result<(), RegistryError> {
-    for peer in peers {
-        let PeerKey::Node(id) = peer.key else { continue };
-        let Some(server) = servers.iter().find(|server| server.id == id) else {
-            continue;
-        };
-        // A connection string of its own is the administrator's word; only what was found out is asked again.
-        if peer.state != PeerState::OtherNode || native::dsn_of_server(id)?.is_some() {
-            continue;
-        }
-        for subscription in subscriptions.iter_mut() {
-            if subscription
-                .origin
-                .as_ref()
-                .is_some_and(|(origin, by)| *origin == server.name && *by == SetBy::Discovery)
-            {
-                pgrx::log!(
-                    "subscription \"{}\" does not come from node \"{}\" any more",
-                    subscription.name,
-                    server.name
-                );
-                seclabel::set_label(LabelTarget::Subscription(subscription.id), None);
-                subscription.origin = None;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Writes down what pollers of subscriptions have found out, and makes peers known that are new.
-fn label_discovered(
-    local: &NodeServer,
-    subscriptions: &[Subscription],
-    peers: &[PeerEntry],
-) -> Result<(), RegistryError> {
-    for peer in peers {
-        let PeerKey::Subscription(id) = peer.key else { continue };
-        let waiting = subscriptions.iter().find(|subscription| subscription.id == id && subscription.origin.is_none());
-        let (Some(subscription), PeerState::Connected) = (waiting, peer.state) else {
-            continue;
-        };
-        let Ok(origin) = NodeName::parse(peer.node_name.as_str()) else {
-            continue;
-        };
-        if origin == local.name {
-            // Two nodes of one name: the health check's business, not something to write down.
-            continue;
-        }
-        match registry::create_discovered_peer(&origin) {
-            Ok(_) => pgrx::log!("node \"{origin}\" became known through subscription \"{}\"", subscription.name),
-            Err(RegistryError::DuplicateNode { .. }) => (),
-            Err(error) => return Err(error),
-        }
-        registry::write_label(subscription.id, &origin, SetBy::Discovery);
-    }
-    Ok(())
-}
-
-/// Removes the labels that dropped subscriptions of this database have left behind (DROP SUBSCRIPTION does not).
-fn sweep_labels() -> Result<(), RegistryError> {
-    let here = registry::here();
-    let left_behind = Spi::connect(|client| {
-        let rows = prepared::select(
-            client,
-            "SELECT l.objoid, l.label FROM pg_catalog.pg_shseclabel l
-              WHERE l.classoid = 'pg_catalog.pg_subscription'::pg_catalog.regclass AND l.provider = 'spock_recovery'
-                AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription s WHERE s.oid = l.objoid)",
-            None,
-            &[],
-        )?;
-        let mut found = Vec::new();
-        for row in rows {
-            if let (Some(subscription), Some(text)) = (row.get::<Oid>(1)?, row.get::<String>(2)?) {
-                found.push((subscription, text));
-            }
-        }
-        Ok::<_, pgrx::spi::Error>(found)
-    })?;
-    for (subscription, text) in left_behind {
-        // Another database's manager sweeps its own; what comes from elsewhere is nobody's but ours.
-        let belongs_here =
-            crate::node::label::SubscriptionLabel::parse(&text).is_ok_and(|label| label.identity == here);
-        if belongs_here {
-            seclabel::set_label(LabelTarget::Subscription(subscription), None);
-        }
-    }
-    Ok(())
-}
-
-/// After DROP EXTENSION: nothing of ours stays on this database's subscriptions.
-fn remove_labels(subscriptions: &[Subscription]) {
-    for subscription in subscriptions {
-        if seclabel::label(LabelTarget::Subscription(subscription.id)).is_some() {
-            seclabel::set_label(LabelTarget::Subscription(subscription.id), None);
-            pgrx::log!("removed the spock_recovery label of subscription \"{}\"", subscription.name);
-        }
-    }
 }

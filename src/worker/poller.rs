@@ -6,13 +6,15 @@
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::lsn::OriginLsn;
+use crate::node::identity::DatabaseIdentity;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::node::registry::{self, NodeServer, RegistryError};
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
 use crate::recover::returned::{Known, MAX_FORKS, forks_from_text};
+use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
 use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, TargetSays};
 use crate::slot::{positions, view};
@@ -30,7 +32,7 @@ const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline,
 
 const POSITIONS: &str = "SELECT origin_node, (applied_lsn - '0/0')::pg_catalog.int8, (passed_lsn - '0/0')::pg_catalog.int8, \
                          (extract(epoch FROM commit_timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, ready, \
-                         subscription, origin_id FROM spock.node_positions()";
+                         subscription, origin_id FROM spock.node_positions(true::pg_catalog.bool)";
 
 thread_local! {
     /// The database's and the peer's index of the entry that this process has taken.
@@ -40,8 +42,7 @@ thread_local! {
 /// What a peer says of itself.
 struct Answer {
     node_name: String,
-    system_identifier: u64,
-    database: u32,
+    identity: DatabaseIdentity,
     timeline: u32,
     wal_end: OriginLsn,
     start: OriginLsn,
@@ -69,6 +70,8 @@ struct Question {
     route: Route,
     /// The name that the peer should have; None for a subscription whose origin is not known yet.
     expected: Option<String>,
+    /// The server and database that it should be; None before it was first heard.
+    bound: Option<DatabaseIdentity>,
     /// The subscription that comes from the peer, and its slot there.
     own: Option<(Oid, String)>,
     /// How far the peer is applied here.
@@ -119,7 +122,7 @@ fn take_entry(index: usize, peer: usize, database: Oid) -> Option<PeerKey> {
     entry.is_coming_up = false;
     if must_leave {
         // Registered before the session asked for the database, and not seen by it.
-        entry.started_at = Timestamp::NEVER;
+        entry.started_at = Monotonic::NEVER;
         return None;
     }
     entry.poller_pid = process::my_pid();
@@ -139,7 +142,7 @@ fn on_exit() {
             entry.answered_at = entry.asked_at;
             if stands_aside {
                 // No failure: its successor starts at once.
-                entry.started_at = Timestamp::NEVER;
+                entry.started_at = Monotonic::NEVER;
             }
         }
         shared.call_manager(index)
@@ -194,14 +197,13 @@ impl Poller {
     /// Looks up how to reach the peer and what to ask. None: there is no way to it.
     fn prepare(&self) -> Result<Option<Question>, RegistryError> {
         let nodes = registry::servers()?;
-        let (route, expected) = match self.key {
-            PeerKey::Node(id) => {
-                let expected = nodes.iter().find(|node| node.id == id).map(|node| node.name.to_string());
-                (NativeProvider.route_to_peer(id)?, expected)
-            }
+        let (route, node) = match self.key {
+            PeerKey::Node(id) => (NativeProvider.route_to_peer(id)?, nodes.iter().find(|node| node.id == id)),
             PeerKey::Subscription(id) => (NativeProvider.route_of_subscription(id)?, None),
             PeerKey::None => (None, None),
         };
+        let expected = node.map(|node| node.name.to_string());
+        let bound = node.and_then(|node| node.bound);
         let position = match &expected {
             Some(expected) => positions::own_positions()?
                 .into_iter()
@@ -211,7 +213,7 @@ impl Poller {
         let applied = position.as_ref().and_then(positions::OwnPosition::applied).unwrap_or(OriginLsn::ZERO);
         let own = position.and_then(|position| Some((position.subscription, position.slot?)));
         let clones = self.clones();
-        Ok(route.map(|route| Question { route, expected, own, applied, nodes, clones }))
+        Ok(route.map(|route| Question { route, expected, bound, own, applied, nodes, clones }))
     }
 
     /// The clones whose target the peer is.
@@ -257,27 +259,27 @@ impl Poller {
 
     /// Compares what the peer says it is with what it is taken for, and keeps what it said.
     fn judge(&mut self, question: &Question, answer: &Answer) {
-        let is_other = question.expected.as_ref().is_some_and(|expected| *expected != answer.node_name);
+        let doubt = doubt(question, answer);
         {
             let mut shared = shmem::lock();
             let Some(entry) = own_entry(&mut shared, self.index, self.peer) else {
                 return;
             };
-            entry.last_contact_at = Timestamp::now();
+            (entry.last_contact_at, entry.heard_at) = (Timestamp::now(), Monotonic::now());
             entry.node_name.set(&answer.node_name);
+            entry.said = Some(answer.identity);
             let before = Known {
                 applied: self.applied_before,
                 system_identifier: Some(entry.system_identifier),
                 timeline: Some(entry.timeline),
                 run: Some(entry.server_started_at),
             };
-            entry.system_identifier = answer.system_identifier;
-            entry.database = answer.database;
-            if !is_other {
+            if doubt.is_none() {
+                entry.system_identifier = answer.identity.system_identifier;
                 // Another run than the one that was watched: the manager judges whether it may go on.
                 let is_new_run = entry.start != OriginLsn::ZERO
                     && ((entry.start, entry.server_started_at) != (answer.start, answer.started_at)
-                        || before.system_identifier != Some(answer.system_identifier));
+                        || before.system_identifier != Some(answer.identity.system_identifier));
                 if is_new_run && answer.start != OriginLsn::ZERO && self.applied_before != OriginLsn::ZERO {
                     entry.to_judge = Some(before);
                 }
@@ -295,12 +297,12 @@ impl Poller {
                 keep_positions(shared.positions(self.index, self.peer), question, answer);
             }
         }
-        if is_other {
-            let message = format!("it says that it is node \"{}\"", answer.node_name);
-            self.note(PeerState::OtherNode, &message);
-        } else {
-            self.keep_verdicts(&answer.clones);
-            self.note(PeerState::Connected, "");
+        match doubt {
+            Some((state, why)) => self.note(state, &why),
+            None => {
+                self.keep_verdicts(&answer.clones);
+                self.note(PeerState::Connected, "");
+            }
         }
     }
 
@@ -309,7 +311,7 @@ impl Poller {
         let Some(entry) = own_entry(&mut shared, self.index, self.peer) else {
             return;
         };
-        entry.asked_at = Timestamp::now();
+        entry.asked_at = Monotonic::now();
         if entry.state == PeerState::Unknown {
             entry.state = PeerState::Connecting;
         }
@@ -325,7 +327,7 @@ impl Poller {
             let before = entry.state;
             entry.state = state;
             entry.error.set(error);
-            entry.answered_at = Timestamp::now();
+            entry.answered_at = Monotonic::now();
             (before, if before == state { 0 } else { shared.call_manager(self.index) })
         };
         if before == state {
@@ -336,9 +338,20 @@ impl Poller {
         match state {
             PeerState::Connected => pgrx::log!("{name}: the peer answers"),
             PeerState::Unknown | PeerState::Connecting => (),
-            PeerState::NotANode | PeerState::OtherNode | PeerState::Unreachable => pgrx::log!("{name}: {error}"),
+            PeerState::NotANode | PeerState::OtherNode | PeerState::OtherServer | PeerState::Unreachable => {
+                pgrx::log!("{name}: {error}")
+            }
         }
     }
+}
+
+/// Why what has answered is not believed to be the peer, if it is not: its name, or the server and database that it is.
+fn doubt(question: &Question, answer: &Answer) -> Option<(PeerState, String)> {
+    if question.expected.as_ref().is_some_and(|expected| *expected != answer.node_name) {
+        return Some((PeerState::OtherNode, format!("it says that it is node \"{}\"", answer.node_name)));
+    }
+    let bound = question.bound.filter(|bound| *bound != answer.identity)?;
+    Some((PeerState::OtherServer, format!("it was known with {bound}, and answers with {}", answer.identity)))
 }
 
 fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, RemoteError> {
@@ -379,7 +392,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
     }
     let mut clones = Vec::new();
     for clone in &question.clones {
-        match connection.query(&format!("SELECT spock.recovery_is_open('{}')", clone.intent), 1) {
+        match connection.query(&format!("SELECT spock.recovery_is_open({})", argument::uuid(Some(clone.intent))), 1) {
             Ok(rows) => {
                 let is_open: Option<String> = rows.first().map(|row| row.value(0)).transpose()?;
                 match is_open.as_deref() {
@@ -395,8 +408,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
     }
     Ok(Answer {
         node_name: row.value(0)?,
-        system_identifier: row.value(1)?,
-        database: row.value(2)?,
+        identity: DatabaseIdentity { system_identifier: row.value(1)?, database: row.value(2)? },
         timeline: row.value(3)?,
         wal_end: OriginLsn(row.optional(4)?.unwrap_or(0)),
         start: OriginLsn(row.optional(5)?.unwrap_or(0)),

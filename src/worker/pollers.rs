@@ -3,7 +3,7 @@
 use super::error::NoRoom;
 use super::{backoff, entry};
 use crate::guc;
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::Monotonic;
 use crate::pg::interrupts;
 use crate::shmem::{self, PeerEntry, PeerKey};
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl Pollers {
         let mut nap = guc::manager_naptime();
         let mut overflow = false;
         {
-            let now = Timestamp::now();
+            let now = Monotonic::now();
             let mut shared = shmem::lock();
             let peers = shared.peers(self.index);
             for peer in peers.iter_mut().filter(|peer| peer.key != PeerKey::None) {
@@ -112,7 +112,7 @@ impl Pollers {
             // None was started: the next try need not wait as after a failure.
             let mut shared = shmem::lock();
             let peer = &mut shared.peers(self.index)[place];
-            peer.started_at = Timestamp::NEVER;
+            peer.started_at = Monotonic::NEVER;
             peer.is_coming_up = false;
         }
         if !started && !self.said_no_slot {
@@ -124,7 +124,7 @@ impl Pollers {
 }
 
 /// What to do about a peer's poller. `started_at` is when one was last asked for; a pid of zero says that none runs.
-fn action(peer: &PeerEntry, now: Timestamp, peer_timeout: Duration) -> Action {
+fn action(peer: &PeerEntry, now: Monotonic, peer_timeout: Duration) -> Action {
     if peer.poller_pid != 0 {
         let hangs = peer.asked_at > peer.answered_at && now.since(peer.asked_at) > peer_timeout * HANGING;
         return if hangs { Action::End } else { Action::Nothing };
@@ -145,10 +145,10 @@ mod tests {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
-    const T0: Timestamp = Timestamp(1_000_000_000);
+    const T0: Monotonic = Monotonic(1_000_000_000);
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp(T0.0 + seconds * 1_000_000)
+    fn at(seconds: i64) -> Monotonic {
+        Monotonic(T0.0 + seconds * 1_000_000)
     }
 
     fn peer() -> PeerEntry {

@@ -19,7 +19,7 @@ use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
 use crate::node::registry;
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
@@ -120,7 +120,7 @@ fn on_exit() {
         let mut shared = shmem::lock();
         let rescue = &mut shared.databases()[index].rescue;
         rescue.worker_pid = 0;
-        rescue.ended_at = Timestamp::now();
+        rescue.ended_at = Monotonic::now();
         if !HAS_SETTLED.get() {
             // By a signal, or an ERROR where none is expected.
             rescue.failures = rescue.failures.saturating_add(1);
@@ -248,7 +248,7 @@ impl Rescue {
         let mut applier = Applier::new(setting, progress, skip, from, intent.skips.clone());
         let index = self.index;
         with_entry(index, |entry| {
-            entry.replay_began_at = Timestamp::now();
+            entry.replay_began_at = Monotonic::now();
             entry.replay_began_from = applied;
             show_progress(entry, &applier);
         });

@@ -3,7 +3,9 @@
 //! now and then for the rows that earlier recoveries could not judge.
 
 use super::error::NoRoom;
-use super::{backoff, entry, returns};
+use super::returns::Returns;
+use super::skips::Skips;
+use super::{backoff, entry};
 use crate::guc;
 use crate::intent::IntentError;
 use crate::intent::document::Journal;
@@ -11,7 +13,7 @@ use crate::intent::journal::Resumable;
 use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::Monotonic;
 use crate::pg::{catalog, interrupts};
 use crate::shmem::{self, PeerEntry, PeerState, RescueEntry};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -48,7 +50,7 @@ struct Again {
     due: Instant,
     pause: Duration,
     /// When the last worker for it was started.
-    started_at: Option<Timestamp>,
+    started_at: Option<Monotonic>,
 }
 
 #[derive(Debug)]
@@ -60,21 +62,30 @@ pub struct Rescues {
     said_no_worker: bool,
     asked_to_stop_at: Option<Instant>,
     again: Option<Again>,
+    returns: Returns,
 }
 
 impl Rescues {
     pub fn new(index: usize) -> Rescues {
-        Rescues { index, known: None, heard: 0, said_no_worker: false, asked_to_stop_at: None, again: None }
+        Rescues {
+            index,
+            known: None,
+            heard: 0,
+            said_no_worker: false,
+            asked_to_stop_at: None,
+            again: None,
+            returns: Returns::default(),
+        }
     }
 
     /// Reads the journal, in the manager's transaction.
-    pub fn look(&mut self, peers: &[PeerEntry]) -> Result<Wanted, IntentError> {
-        let journal = storage::read();
-        returns::look(&journal, peers)?;
-        Ok(match journal.resumable() {
+    pub fn look(&mut self, peers: &[PeerEntry], skips: &mut Skips) -> Option<Wanted> {
+        let journal = skips.each(|| "recoveries".to_owned(), || Ok::<_, IntentError>(storage::read()))?;
+        self.returns.look(&journal, peers, skips);
+        Some(match journal.resumable() {
             Resumable::Several(_) => Wanted::default(),
             Resumable::Nothing => Wanted {
-                kept: state_of_kept(&journal, peers)?,
+                kept: skips.each(|| "rows that are kept".to_owned(), || state_of_kept(&journal, peers))?,
                 database: catalog::my_database_name(),
                 ..Wanted::default()
             },
@@ -100,7 +111,7 @@ impl Rescues {
             self.known = None;
             return nap.min(self.look_again(wanted));
         };
-        let now = Timestamp::now();
+        let now = Monotonic::now();
         {
             let mut shared = shmem::lock();
             let rescue = &mut shared.databases()[self.index].rescue;
@@ -171,7 +182,7 @@ impl Rescues {
             return left;
         }
         {
-            let now = Timestamp::now();
+            let now = Monotonic::now();
             let mut shared = shmem::lock();
             let rescue = &mut shared.databases()[self.index].rescue;
             let is_coming_up = rescue.is_coming_up && now.since(rescue.started_at) < START_LIMIT;
@@ -185,7 +196,7 @@ impl Rescues {
             }
             *rescue = RescueEntry { is_coming_up: true, started_at: now, ..RescueEntry::FREE };
         }
-        again.started_at = Some(Timestamp::now());
+        again.started_at = Some(Monotonic::now());
         again.pause = (2 * again.pause).min(LONGEST_PAUSE);
         again.due = Instant::now() + again.pause;
         self.start_worker(wanted);

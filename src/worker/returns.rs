@@ -3,40 +3,62 @@
 //! A subscription that a recovery has suspended waits for the judgement. One that runs is suspended when its provider was
 //! restarted from less than what was applied here: every survivor judges by itself.
 
+use super::skips::Skips;
 use crate::intent::IntentError;
 use crate::intent::document::{Journal, Suspension, Until};
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Peer, ReplicationProvider};
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::process;
 use crate::recover::returned::{Known, Now, Verdict, judge};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::positions::{self, OwnPosition};
 use pgrx::pg_sys::Oid;
+use std::collections::HashMap;
 
-/// Looks at who is back. Runs in the manager's transaction.
-pub fn look(journal: &Journal, peers: &[PeerEntry]) -> Result<(), IntentError> {
-    // While a recovery runs the origins are its worker's.
-    if journal.unfinished().next().is_some() {
-        return Ok(());
+#[derive(Debug, Default)]
+pub struct Returns {
+    /// Since when this manager knows that a subscription waits for its node: what that said before may have been its last words.
+    waiting_since: HashMap<u32, Monotonic>,
+}
+
+impl Returns {
+    /// Looks at who is back. Runs in the manager's transaction.
+    pub fn look(&mut self, journal: &Journal, peers: &[PeerEntry], skips: &mut Skips) {
+        // While a recovery runs the origins are its worker's.
+        if journal.unfinished().next().is_some() {
+            return;
+        }
+        let restarted: Vec<&PeerEntry> =
+            peers.iter().filter(|peer| peer.state == PeerState::Connected && peer.to_judge.is_some()).collect();
+        let is_waiting = |entry: &&Suspension| entry.until == Until::Returned;
+        let waiting: Vec<&Suspension> = journal.suspensions.iter().filter(is_waiting).collect();
+        self.waiting_since.retain(|id, _| waiting.iter().any(|entry| entry.subscription == *id));
+        if restarted.is_empty() && waiting.is_empty() {
+            return;
+        }
+        let known = skips.each(
+            || "nodes that are back".to_owned(),
+            || Ok::<_, IntentError>((NativeProvider.peers()?, positions::own_positions()?)),
+        );
+        let Some((nodes, positions)) = known else { return };
+        for peer in restarted {
+            let what = || format!("peer \"{}\", which was restarted", peer.node_name.as_str());
+            skips.each(what, || judge_restarted(journal, peer, &nodes, &positions));
+        }
+        for suspension in waiting {
+            let since = *self.waiting_since.entry(suspension.subscription).or_insert_with(Monotonic::now);
+            let what = || {
+                format!(
+                    "the subscription (oid {}) from node \"{}\", which is back: enable or drop it by hand",
+                    suspension.subscription, suspension.origin
+                )
+            };
+            skips.each(what, || judge_suspended(suspension, since, peers, &nodes, &positions));
+        }
     }
-    let restarted: Vec<&PeerEntry> =
-        peers.iter().filter(|peer| peer.state == PeerState::Connected && peer.to_judge.is_some()).collect();
-    let waiting: Vec<&Suspension> = journal.suspensions.iter().filter(|entry| entry.until == Until::Returned).collect();
-    if restarted.is_empty() && waiting.is_empty() {
-        return Ok(());
-    }
-    let nodes = NativeProvider.peers()?;
-    let positions = positions::own_positions()?;
-    for peer in restarted {
-        judge_restarted(journal, peer, &nodes, &positions)?;
-    }
-    for suspension in waiting {
-        judge_suspended(journal, suspension, peers, &nodes, &positions)?;
-    }
-    Ok(())
 }
 
 /// The provider of a subscription that runs was restarted.
@@ -85,8 +107,8 @@ fn judge_restarted(
 
 /// The failed node of a recovery, or one that was judged before, answers (again).
 fn judge_suspended(
-    journal: &Journal,
     suspension: &Suspension,
+    since: Monotonic,
     peers: &[PeerEntry],
     nodes: &[Peer],
     positions: &[OwnPosition],
@@ -105,13 +127,16 @@ fn judge_suspended(
         // A later start of the same copy looks sound: only a person can say that it is another one now.
         return Ok(());
     }
+    if suspension.origin.is_empty() {
+        // It waits for nobody: it could not be enabled when a recovery ended.
+        NativeProvider.resume(id);
+        return change(suspension, None);
+    }
     let node = nodes.iter().find(|node| node.name.as_str() == suspension.origin).map(|node| node.id);
-    // What it said before the recovery ended may have been its last words.
-    let since = journal.ended_at(&suspension.origin);
     let answering = peers.iter().find(|peer| {
         node.is_some_and(|node| peer.key == PeerKey::Node(node))
             && peer.state == PeerState::Connected
-            && peer.reported_at.0 > since
+            && peer.heard_at > since
             && peer.start != OriginLsn::ZERO
     });
     let Some(peer) = answering else { return Ok(()) };

@@ -1,6 +1,6 @@
 //! The slot worker: does one job on the recovery slot and leaves.
 
-use crate::pg::clock::Timestamp;
+use crate::pg::clock::Monotonic;
 use crate::pg::{interrupts, latch, process};
 use crate::shmem::{self, Phase, SlotJob};
 use crate::slot::job;
@@ -34,7 +34,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         match &outcome {
             Ok(()) => {
                 slot.failures = 0;
-                slot.job_ended_at = Timestamp::now();
+                slot.job_ended_at = Monotonic::now();
                 slot.error.set("");
             }
             Err(message) => {

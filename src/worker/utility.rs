@@ -9,9 +9,11 @@ use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 
 /// What must be done before the command runs. Who may not run it gets core's refusal, and no worker has moved for him:
-/// the conditions are those of core's dropdb, movedb, RenameDatabase and createdb.
-pub fn before(utility: Utility<'_>) {
+/// the conditions are those of core's dropdb, movedb, RenameDatabase and createdb. Of these only RENAME runs within a
+/// transaction block. `is_alone`: the command is not within one.
+pub fn before(utility: Utility<'_>, is_alone: bool) {
     match utility {
+        Utility::TouchDatabase(_) | Utility::CopyDatabase(_) if !is_alone => (),
         Utility::TouchDatabase(name) => free(name, catalog::owns_database),
         Utility::RenameDatabase(name) => {
             free(name, |database| catalog::owns_database(database) && catalog::may_create_databases())

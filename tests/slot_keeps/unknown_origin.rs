@@ -8,11 +8,17 @@ fn assert_held(n3: &Node, node: &Node, blocked: &str) {
     node.sql(
         "CREATE SUBSCRIPTION stranger CONNECTION 'host=/nonexistent dbname=x' PUBLICATION p WITH (connect = false)",
     );
+    // One that has never been connected is not waited for.
+    advance_by_fresh_reports(n3, "'n2'");
+    wait_follows(n3);
+    node.expect_log("apply worker for subscription \"stranger\" could not connect");
+    node.sql("ALTER SUBSCRIPTION stranger ENABLE");
     advance_by_fresh_reports(n3, "'n2'");
     let held = advance(n3);
     n3.sql("CREATE TABLE grown (id int); DROP TABLE grown");
     assert_eq!(advance_by_fresh_reports(n3, "'n2'"), held);
     assert_eq!(n3.value("SELECT blocked_reason FROM spock.get_recovery_slot_status()"), blocked);
+    node.sql("ALTER SUBSCRIPTION stranger DISABLE");
     node.sql("ALTER SUBSCRIPTION stranger SET (slot_name = NONE)");
     node.sql("DROP SUBSCRIPTION stranger");
     wait_follows(n3);
