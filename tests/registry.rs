@@ -3,6 +3,7 @@
 mod bad_input;
 mod copies;
 mod discovery;
+mod identity;
 mod names;
 mod publication;
 mod security;

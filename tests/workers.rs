@@ -9,6 +9,7 @@ mod loading;
 mod peers;
 mod restart;
 mod room;
+mod skipping;
 mod stepping_aside;
 
 use std::net::TcpListener;

@@ -289,18 +289,21 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
     let UnknownOriginFacts { says, .. } = facts;
     let quoted = |name: &str| name.replace('\'', "''");
     let says_so = if says.is_empty() { String::new() } else { format!("its provider says that it is node \"{says}\"") };
-    let why = match (&facts.conflict, says.is_empty()) {
-        (Some((known, found)), _) => format!(
-            "{says_so}, but that one is known with {known}, and this one answers with {found}; if the node was rebuilt: SELECT \
-             spock.peer_create('{}', 'host=…')",
-            quoted(says)
-        ),
-        (None, false) if *says == facts.local => format!("{says_so}, as this one does"),
-        (None, false) if !facts.is_trusted => {
-            format!("{says_so}, which counts for nothing, for its owner is no superuser")
+    let why = match &facts.conflict {
+        Some((known, found)) => {
+            let conflict = format!("{says_so}, but that one is known with {known}, and this one answers with {found}");
+            match facts.is_trusted {
+                true => format!(
+                    "{conflict}; if the node was rebuilt: SELECT spock.peer_create('{}', 'host=…')",
+                    quoted(says)
+                ),
+                false => format!("{conflict}, and its owner is no superuser"),
+            }
         }
-        (None, false) => says_so,
-        (None, true) => "nobody knows which node it comes from".to_owned(),
+        None if says.is_empty() => "nobody knows which node it comes from".to_owned(),
+        None if *says == facts.local => format!("{says_so}, as this one does"),
+        None if !facts.is_trusted => format!("{says_so}, which counts for nothing, for its owner is no superuser"),
+        None => says_so,
     };
     let effect = if facts.holds {
         "so the slot keeps everything"
@@ -314,7 +317,7 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
     let node = if says.is_empty() || *says == facts.local || facts.conflict.is_some() { "…" } else { says };
     check(
         &format!("subscription {name}"),
-        if facts.conflict.is_some() { Status::Critical } else { Status::Warning },
+        if facts.conflict.is_some() && facts.is_trusted { Status::Critical } else { Status::Warning },
         format!(
             "{why}, {effect}: SELECT spock.sub_set_origin('{sub}', '{}'); or, if it comes from no node of the mesh, SELECT \
              spock.sub_set_origin('{sub}', NULL)",
@@ -561,6 +564,65 @@ mod tests {
             let lost = clone(&CloneFacts { is_invalid: true, claimed_by, ..fine.clone() }).expect("a row");
             assert!(lost.details.starts_with("was invalidated"), "{}", lost.details);
         }
+    }
+
+    #[test]
+    fn the_manager_is_judged_by_its_process_its_last_good_round_and_what_it_skips() {
+        let fine = ManagerFacts { pid: 7, good_round_s: Some(1), interval_s: 2, ..ManagerFacts::default() };
+        assert_eq!(manager(&fine).status, Status::Healthy);
+        let skips = ManagerFacts { skips: 2, skipped: "peer \"n3\": why".to_owned(), ..fine.clone() };
+        let verdict = manager(&skips);
+        assert_eq!(verdict.status, Status::Warning);
+        assert!(verdict.details.contains("skips 2 objects, the first of them peer \"n3\": why"), "{}", verdict.details);
+        assert_eq!(manager(&ManagerFacts { pid: 0, ..fine.clone() }).status, Status::Critical);
+        assert_eq!(manager(&ManagerFacts { good_round_s: None, ..fine.clone() }).status, Status::Warning);
+        for (seconds, interval, expected) in [
+            (60, 2, Status::Healthy),
+            (61, 2, Status::Critical),
+            (61, 60, Status::Healthy),
+            (601, 60, Status::Critical),
+        ] {
+            let facts = ManagerFacts { good_round_s: Some(seconds), interval_s: interval, ..fine.clone() };
+            assert_eq!(manager(&facts).status, expected, "{seconds} s of {interval} s");
+        }
+    }
+
+    #[test]
+    fn a_subscription_of_unknown_origin_is_told_with_what_to_type() {
+        let facts = UnknownOriginFacts {
+            subscription: "s'1".to_owned(),
+            local: "n1".to_owned(),
+            holds: true,
+            is_trusted: true,
+            ..UnknownOriginFacts::default()
+        };
+        let none = "SELECT spock.sub_set_origin('s''1', NULL)";
+        let verdict = unknown_origin(&facts);
+        assert_eq!(verdict.status, Status::Warning);
+        for part in ["nobody knows", "the slot keeps everything", "sub_set_origin('s''1', '…')", none] {
+            assert!(verdict.details.contains(part), "{}", verdict.details);
+        }
+        let strangers = UnknownOriginFacts { says: "n'3".to_owned(), holds: false, is_trusted: false, ..facts.clone() };
+        let verdict = unknown_origin(&strangers);
+        for part in ["no superuser", "nobody keeps WAL for it", "sub_set_origin('s''1', 'n''3')", none] {
+            assert!(verdict.details.contains(part), "{}", verdict.details);
+        }
+        let of_ours = UnknownOriginFacts { says: "n1".to_owned(), ..facts.clone() };
+        assert!(unknown_origin(&of_ours).details.contains("as this one does"));
+        assert!(
+            unknown_origin(&UnknownOriginFacts { holds: false, ..facts.clone() })
+                .details
+                .contains("never been connected")
+        );
+        let conflict = Some(("one".to_owned(), "another".to_owned()));
+        let facts = UnknownOriginFacts { says: "n3".to_owned(), conflict, ..facts };
+        let verdict = unknown_origin(&facts);
+        assert_eq!(verdict.status, Status::Critical);
+        assert!(verdict.details.contains("SELECT spock.peer_create('n3', "), "{}", verdict.details);
+        // Nobody is led to believe a stranger.
+        let verdict = unknown_origin(&UnknownOriginFacts { is_trusted: false, ..facts });
+        assert_eq!(verdict.status, Status::Warning);
+        assert!(!verdict.details.contains("peer_create") && !verdict.details.contains("'n3')"), "{}", verdict.details);
     }
 
     #[test]

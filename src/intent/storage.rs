@@ -17,7 +17,8 @@ pub fn schema() -> Option<Oid> {
 
 fn left_behind() -> Result<Option<Oid>, pgrx::spi::Error> {
     Spi::connect(|client| {
-        let question = "SELECT objoid, label FROM pg_catalog.pg_seclabel WHERE objsubid = 0 AND provider = 'spock_recovery'
+        let question =
+            "SELECT objoid, label FROM pg_catalog.pg_seclabel WHERE objsubid = 0 AND provider = 'spock_recovery'
                            AND classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass";
         for row in client.select(question, None, &[])? {
             let text = row.get::<String>(2)?.unwrap_or_default();

@@ -83,3 +83,38 @@ fn a_failed_node_that_returns_in_the_midst_of_a_rescue_waits_for_its_end_and_sen
     assert_eq!(enabled(n2), "sub_n2_n1|t\nsub_n2_n3|t");
     wait_tidy(n2, n3);
 }
+
+#[test]
+fn a_subscription_that_cannot_be_enabled_again_is_named_and_holds_up_nothing_else() {
+    let cluster = start("rescue_return_no_slot", TABLES);
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    insert_each(&mut n1.session(), "serial", 1, 20);
+    fail(&cluster);
+    rescue(n2, n3, "");
+    assert_eq!(enabled(n2), "sub_n2_n1|f\nsub_n2_n3|t");
+    // The first half of what drops a subscription whose provider is dead; the second never came.
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 SET (slot_name = NONE)");
+    let manager =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'spock_recovery manager' AND datname = 'postgres'";
+    let pid = n2.value(manager);
+    n1.start();
+    let verdict = "SELECT status, details FROM spock.quick_health_check() WHERE check_name = 'manager'";
+    n2.wait_until(&format!("SELECT status FROM ({verdict}) x"), "WARNING");
+    let said = n2.value(verdict);
+    for part in ["node \"n1\", which is back", "does not have a slot name", &format!("process {pid},")] {
+        assert!(said.contains(part), "no {part} in {said}");
+    }
+    // The slot goes on moving, and so does everything else.
+    wait_rounds(n2.db("postgres"), 3);
+    assert_eq!(n2.value(manager), pid);
+    n2.sql("INSERT INTO serial VALUES (1002)");
+    drain(n2, n3);
+    let end = n2.value("SELECT pg_current_wal_flush_lsn()");
+    n2.wait_until(&format!("SELECT confirmed_flush_lsn >= '{end}' FROM spock.get_recovery_slot_status()"), "t");
+    // Given its slot back it goes on by itself.
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 SET (slot_name = sub_n2_n1)");
+    n2.wait_until("SELECT subenabled FROM pg_subscription WHERE subname = 'sub_n2_n1'", "t");
+    n2.wait_until(&format!("SELECT status FROM ({verdict}) x"), "HEALTHY");
+    drain(n1, n2);
+}

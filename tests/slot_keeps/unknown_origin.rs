@@ -11,13 +11,21 @@ fn assert_held(n3: &Node, node: &Node, blocked: &str) {
     // One that has never been connected is not waited for.
     advance_by_fresh_reports(n3, "'n2'");
     wait_follows(n3);
-    node.expect_log("apply worker for subscription \"stranger\" could not connect");
+    node.expect_log("could not connect to the publisher: connection to server on socket \"/nonexistent/");
     node.sql("ALTER SUBSCRIPTION stranger ENABLE");
     advance_by_fresh_reports(n3, "'n2'");
     let held = advance(n3);
     n3.sql("CREATE TABLE grown (id int); DROP TABLE grown");
     assert_eq!(advance_by_fresh_reports(n3, "'n2'"), held);
     assert_eq!(n3.value("SELECT blocked_reason FROM spock.get_recovery_slot_status()"), blocked);
+    // A superuser says that it is none of the mesh's.
+    let check = "SELECT status, details FROM spock.quick_health_check() WHERE check_name = 'subscription stranger'";
+    let verdict = node.value(check);
+    let call = "SELECT spock.sub_set_origin('stranger', NULL)";
+    assert!(verdict.starts_with("WARNING|") && verdict.contains(call), "{verdict}");
+    node.sql(call);
+    wait_follows(n3);
+    assert_eq!(node.value(check), "");
     node.sql("ALTER SUBSCRIPTION stranger DISABLE");
     node.sql("ALTER SUBSCRIPTION stranger SET (slot_name = NONE)");
     node.sql("DROP SUBSCRIPTION stranger");

@@ -149,3 +149,48 @@ fn a_drop_that_fails_or_is_broken_off_brings_the_workers_back() {
     wait_worker(server, "manager", "a");
     wait_worker(server, "poller", "a");
 }
+
+#[test]
+fn a_command_that_does_not_run_keeps_no_worker_away() {
+    let cluster = without_naps("workers_aside_savepoint").start();
+    let [server] = cluster.all();
+    two_nodes_in_one_server(server);
+    let before = workers(server);
+    let mut session = server.session();
+    session.sql("BEGIN");
+    // Core runs none of these within a transaction block.
+    for statement in ["DROP DATABASE a", "CREATE DATABASE c TEMPLATE a", "ALTER DATABASE a SET TABLESPACE pg_default"] {
+        session.sql("SAVEPOINT s");
+        let error = session.try_sql(statement).expect_err(statement);
+        assert_eq!(error.sqlstate, "25001", "{statement}: {error}");
+        session.sql("ROLLBACK TO s");
+        assert_eq!(workers(server), before, "{statement}");
+    }
+    session.sql("ROLLBACK");
+    let error = session.try_sql("DO $$ BEGIN EXECUTE 'DROP DATABASE a'; END $$").expect_err("within a function");
+    assert_eq!(error.sqlstate, "25001", "{error}");
+    assert_eq!(workers(server), before);
+    // A rename runs there. Where it fails, the workers are back although the transaction stays open.
+    server.expect_log("terminating background worker \"spock_recovery");
+    session.sql("BEGIN");
+    session.sql("SAVEPOINT s");
+    let error = session.try_sql("ALTER DATABASE a RENAME TO b").expect_err("the name is taken");
+    assert_eq!(error.sqlstate, "42P04", "{error}");
+    session.sql("ROLLBACK TO s");
+    wait_worker(server, "manager", "a");
+    wait_answer(server, "a", "n2");
+    session.sql("COMMIT");
+    // What succeeded in a subtransaction that was released keeps them away as long as the transaction itself.
+    session.sql("BEGIN");
+    session.sql("SAVEPOINT s");
+    server.db("b").sql("SELECT spock.node_drop('n1')");
+    server.wait_until(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = 'a' AND application_name = 'spock_recovery poller'",
+        "0",
+    );
+    session.sql("ALTER DATABASE a RENAME TO c");
+    session.sql("RELEASE s");
+    assert_eq!(super::names(&workers(server)), ["launcher", "manager b"]);
+    session.sql("ROLLBACK");
+    wait_worker(server, "manager", "a");
+}
