@@ -166,7 +166,7 @@ pub fn check_label(target: LabelTarget, text: Option<&str>) {
         (LabelTarget::Database(_), Some(text)) => {
             RetentionRecord::parse(text).map_err(|error| LabelError::Invalid { reason: error.to_string() }).or_raise();
         }
-        (LabelTarget::Schema(schema), Some(text)) if catalog::extension_schema() == Some(schema) => {
+        (LabelTarget::Schema(schema), Some(text)) if catalog::extension_schema().is_none_or(|own| own == schema) => {
             Journal::parse(text).map_err(|error| LabelError::Invalid { reason: error.to_string() }).or_raise();
         }
         (LabelTarget::Schema(_) | LabelTarget::Other, Some(_)) => raise(&LabelError::WrongObject),

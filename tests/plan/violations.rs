@@ -83,7 +83,14 @@ fn each_thing_that_stands_in_the_way_has_its_own_reason() {
     n2.sql(&format!(
         "CREATE SUBSCRIPTION second CONNECTION '{n1}' PUBLICATION mesh WITH (connect = false, slot_name = NONE, enabled = false)"
     ));
+    // It has never been connected: nobody waits for it. This one knows a table.
+    assert_reason(both, "gap_covered");
+    n2.sql(
+        "INSERT INTO pg_subscription_rel SELECT oid, 't'::regclass, 'r' FROM pg_subscription WHERE subname = 'second'",
+    );
     assert_reason(both, "target_origin_unknown");
+    n2.sql("SELECT spock.sub_set_origin('second', NULL)");
+    assert_reason(both, "gap_covered");
     n2.sql("SELECT spock.sub_set_origin('second', 'n1')");
     assert_reason(both, "target_subscribes_twice");
     n2.sql("DROP SUBSCRIPTION second");
