@@ -106,3 +106,25 @@ fn several_that_lag_are_named_and_one_that_is_being_recovered_is_joined() {
     n2.wait_until("SELECT phase FROM spock.recovery_intents()", "completed");
     n3.wait_until("SELECT outcome FROM spock.recover_plan('n1', 'n2')", "zero_gap");
 }
+
+#[test]
+fn a_node_that_has_answered_a_moment_before_it_was_killed_is_asked_again() {
+    let cluster = start("plan_killed", 3);
+    let [n1, n2, _] = cluster.all();
+    n2.set(&[("spock.recovery_poll_interval", "1h")]);
+    let now = n2.value("SELECT clock_timestamp()");
+    n2.wait_until(
+        &format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'spock_recovery poller' AND state = 'idle'
+                AND state_change > pg_conf_load_time() AND '{now}' > pg_conf_load_time()"
+        ),
+        "2",
+    );
+    assert_eq!(n2.value("SELECT spock.recovery_facts('n1') -> 'failed_answers'"), "true");
+    n1.kill9();
+    // Its poller sleeps for an hour, and knows no better.
+    let state = "SELECT state FROM spock.peer_status() WHERE node_name = 'n1'";
+    assert_eq!(n2.value(state), "connected");
+    assert_eq!(n2.value("SELECT spock.recovery_facts('n1') -> 'failed_answers'"), "false");
+    assert_eq!(n2.value(state), "connected");
+}
