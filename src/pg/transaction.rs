@@ -21,21 +21,31 @@ pub fn run<T>(f: impl FnOnce() -> T) -> T {
 /// same catalog row first: None, and the next round tries again.
 pub fn attempt<T>(f: impl FnOnce() -> T) -> Option<T> {
     PgTryBuilder::new(AssertUnwindSafe(|| Some(run(f))))
-        .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| abort())
-        .catch_when(PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED, |_| abort())
-        .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |_| abort())
-        .catch_when(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, |_| abort())
-        .catch_when(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, |_| abort())
-        .catch_when(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, |cause| {
-            // heapam's "tuple concurrently updated" has no SQLSTATE of its own.
-            if let pg_sys::panic::CaughtError::PostgresError(report) = &cause
-                && report.message().starts_with("tuple concurrently")
-            {
-                return abort();
-            }
-            cause.rethrow()
+        .catch_others(|cause| match &cause {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) if is_contention(report) => abort(),
+            _ => cause.rethrow(),
         })
         .execute()
+}
+
+/// Somebody holds a lock, or has changed the same row first: nothing is wrong, and the next try may succeed.
+const CONTENTION: [PgSqlErrorCode; 5] = [
+    PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+    PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED,
+    PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
+    PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+    PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+];
+
+/// Whether an ERROR says that somebody else was quicker.
+pub fn is_contention(report: &ErrorReportWithLevel) -> bool {
+    // heapam's "tuple concurrently updated" has no SQLSTATE of its own.
+    CONTENTION.contains(&report.sql_error_code()) || report.message().starts_with("tuple concurrently")
+}
+
+/// Whether an ERROR says no more than that somebody wants this to end.
+pub fn is_cancel(report: &ErrorReportWithLevel) -> bool {
+    report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
 }
 
 /// Runs `f` in a transaction without a snapshot, for work that waits for a peer: it holds back no vacuum.

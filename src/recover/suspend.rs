@@ -68,7 +68,9 @@ pub fn resume(journal: &mut Journal) {
         let resumed = transaction::nested(|| NativeProvider.resume(Oid::from_u32(suspension.subscription)));
         match resumed.map_err(|cause| *cause) {
             Ok(_) => (),
-            Err(CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) => {
+            Err(CaughtError::PostgresError(report) | CaughtError::ErrorReport(report))
+                if !transaction::is_contention(&report) && !transaction::is_cancel(&report) =>
+            {
                 pgrx::warning!(
                     "the subscription from node \"{}\" cannot be enabled again: {}",
                     suspension.origin,
@@ -76,7 +78,7 @@ pub fn resume(journal: &mut Journal) {
                 );
                 journal.suspensions.push(Suspension { until: Until::Returned, ..suspension });
             }
-            Err(panic @ CaughtError::RustPanic { .. }) => panic.rethrow(),
+            Err(cause) => cause.rethrow(),
         }
     }
 }

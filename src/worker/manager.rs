@@ -169,7 +169,7 @@ impl Manager {
         let (found, cloned, kept, recovery) = match seen {
             Ok(Ok(seen)) => seen,
             // Somebody holds a lock: the next round tries again.
-            Err(report) if skips::is_contention(&report) => return guc::manager_naptime().min(RETRY),
+            Err(report) if transaction::is_contention(&report) => return guc::manager_naptime().min(RETRY),
             Ok(Err(error)) => return self.note_failed_round(error.to_string()),
             Err(report) => return self.note_failed_round(skips::in_one_line(&report)),
         };

@@ -306,7 +306,8 @@ impl Rescue {
         Ok(())
     }
 
-    /// The clone goes, and the intent is closed.
+    /// The intent is closed, with the rows that are kept; only then the clone goes, without which they could not be found out
+    /// again. Where this process dies in between, the source asks whether the intent has ended, and drops it.
     fn finish(
         &mut self,
         intent: &Intent,
@@ -315,7 +316,6 @@ impl Rescue {
     ) -> Result<(), Trouble> {
         // What was reconciled with asynchronous commits is on disk as well.
         wal::flush();
-        self.release(intent);
         let (counts, kept) = reconciled.unzip();
         let kept = RefCell::new(kept);
         self.write(|journal, _| {
@@ -328,6 +328,7 @@ impl Rescue {
             Ok(journal.complete(intent.id, position, Timestamp::now().0)?)
         })?;
         failpoint::hit(names::RESCUE_COMPLETED);
+        self.release(intent);
         pgrx::log!(
             "recovery of node \"{}\" from node \"{}\" is complete: applied up to {position}",
             intent.request.failed,

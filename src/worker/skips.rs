@@ -2,29 +2,14 @@
 //! made unusable, by mistake or on purpose, costs the others nothing.
 
 use crate::error::{OrRaise, SqlError};
-use crate::pg::transaction;
+use crate::pg::transaction::{self, is_contention};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Somebody holds a lock, or has changed the same row first: nothing is wrong, and the next round tries again.
-const CONTENTION: [PgSqlErrorCode; 5] = [
-    PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
-    PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED,
-    PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
-    PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
-    PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-];
-
 /// What looks like contention for longer than this is something else.
 const LONGEST_CONTENTION: Duration = Duration::from_secs(60);
-
-/// Whether an ERROR says that somebody else was quicker.
-pub fn is_contention(report: &ErrorReportWithLevel) -> bool {
-    // heapam's "tuple concurrently updated" has no SQLSTATE of its own.
-    CONTENTION.contains(&report.sql_error_code()) || report.message().starts_with("tuple concurrently")
-}
 
 /// An ERROR in one line: its message, with its hint where it has one.
 pub fn in_one_line(report: &ErrorReportWithLevel) -> String {
@@ -54,12 +39,14 @@ impl Skips {
             Ok(value) => Some(value),
             Err(cause) => {
                 match *cause {
-                    CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+                    CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)
+                        if !transaction::is_cancel(&report) =>
+                    {
                         let is_busy = is_contention(&report) && !is_of_ours(&report);
                         let list = if is_busy { &mut self.contended } else { &mut self.found };
                         list.push(format!("{}: {}", what(), in_one_line(&report)));
                     }
-                    panic @ CaughtError::RustPanic { .. } => panic.rethrow(),
+                    cause => cause.rethrow(),
                 }
                 None
             }
