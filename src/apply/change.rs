@@ -347,8 +347,9 @@ impl ChangeApplier<'_> {
             .set_detail(details.join("\n"))
             .set_hint(format!(
                 "Change the row, or set spock.rescue_conflict_resolution to last_update_wins, apply_remote or keep_local and \
-                 reload, or give the transaction up: SELECT spock.recover_skip('{}', '{}').",
-                self.setting.failed_node, self.origin_lsn
+                 reload, or give the transaction up: SELECT spock.recover_skip({}, '{}').",
+                pgrx::spi::quote_literal(&self.setting.failed_node),
+                self.origin_lsn
             ))
             .report(PgLogLevel::ERROR);
     }

@@ -275,6 +275,9 @@ pub fn peer(facts: &PeerFacts) -> Check {
 #[derive(Clone, Debug, Default)]
 pub struct UnknownOriginFacts {
     pub subscription: String,
+    pub owner: String,
+    /// What a superuser has said of it, before its owner gave it another connection.
+    pub was: Option<String>,
     /// The name that its provider gives; empty: it was not reached.
     pub says: String,
     pub local: String,
@@ -288,36 +291,47 @@ pub struct UnknownOriginFacts {
 pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
     let UnknownOriginFacts { says, .. } = facts;
     let quoted = |name: &str| name.replace('\'', "''");
-    let says_so = if says.is_empty() { String::new() } else { format!("its provider says that it is node \"{says}\"") };
-    let why = match &facts.conflict {
-        Some((known, found)) => {
-            let conflict = format!("{says_so}, but that one is known with {known}, and this one answers with {found}");
-            match facts.is_trusted {
-                true => format!(
-                    "{conflict}; if the node was rebuilt: SELECT spock.peer_create('{}', 'host=…')",
-                    quoted(says)
-                ),
-                false => format!("{conflict}, and its owner is no superuser"),
-            }
-        }
-        None if says.is_empty() => "nobody knows which node it comes from".to_owned(),
-        None if *says == facts.local => format!("{says_so}, as this one does"),
-        None if !facts.is_trusted => format!("{says_so}, which counts for nothing, for its owner is no superuser"),
-        None => says_so,
-    };
-    let effect = if facts.holds {
-        "so the slot keeps everything"
-    } else if facts.is_trusted {
-        "and it has never been connected, so nobody waits for it"
-    } else {
-        "so nobody keeps WAL for it"
-    };
     let name = &facts.subscription;
     let sub = quoted(name);
+    let says_so = if says.is_empty() { String::new() } else { format!("its provider says that it is node \"{says}\"") };
+    if !facts.is_trusted {
+        // Nobody is led by what a stranger says, nor by how he calls himself.
+        let mut why = format!("its owner \"{}\" is no superuser", facts.owner);
+        if let Some(was) = &facts.was {
+            why.push_str(&format!(
+                ", and has given it another connection since it was said that it comes from node \"{was}\""
+            ));
+        }
+        if !says_so.is_empty() {
+            why.push_str(&format!("; {says_so}, which counts for nothing"));
+        }
+        return check(
+            &format!("subscription {name}"),
+            Status::Warning,
+            format!(
+                "{why}; nobody keeps WAL for it: SELECT spock.sub_set_origin('{sub}', NULL) if it comes from no node of the mesh; \
+                 if its owner may speak for a node, SELECT spock.sub_set_origin('{sub}', '…')"
+            ),
+        );
+    }
+    let why = match &facts.conflict {
+        Some((known, found)) => format!(
+            "{says_so}, but that one is known with {known}, and this one answers with {found}; if the node was rebuilt: SELECT \
+             spock.peer_create('{}', 'host=…')",
+            quoted(says)
+        ),
+        None if says.is_empty() => "nobody knows which node it comes from".to_owned(),
+        None if *says == facts.local => format!("{says_so}, as this one does"),
+        None => says_so,
+    };
+    let effect = match facts.holds {
+        true => "so the slot keeps everything",
+        false => "and it has never been connected, so nobody waits for it",
+    };
     let node = if says.is_empty() || *says == facts.local || facts.conflict.is_some() { "…" } else { says };
     check(
         &format!("subscription {name}"),
-        if facts.conflict.is_some() && facts.is_trusted { Status::Critical } else { Status::Warning },
+        if facts.conflict.is_some() { Status::Critical } else { Status::Warning },
         format!(
             "{why}, {effect}: SELECT spock.sub_set_origin('{sub}', '{}'); or, if it comes from no node of the mesh, SELECT \
              spock.sub_set_origin('{sub}', NULL)",
@@ -602,11 +616,23 @@ mod tests {
         for part in ["nobody knows", "the slot keeps everything", "sub_set_origin('s''1', '…')", none] {
             assert!(verdict.details.contains(part), "{}", verdict.details);
         }
-        let strangers = UnknownOriginFacts { says: "n'3".to_owned(), holds: false, is_trusted: false, ..facts.clone() };
+        let strangers = UnknownOriginFacts {
+            says: "n'3".to_owned(),
+            owner: "bob".to_owned(),
+            holds: false,
+            is_trusted: false,
+            ..facts.clone()
+        };
         let verdict = unknown_origin(&strangers);
-        for part in ["no superuser", "nobody keeps WAL for it", "sub_set_origin('s''1', 'n''3')", none] {
+        for part in ["\"bob\" is no superuser", "nobody keeps WAL for it", "sub_set_origin('s''1', '…')", none] {
             assert!(verdict.details.contains(part), "{}", verdict.details);
         }
+        let moved = UnknownOriginFacts { was: Some("n2".to_owned()), ..strangers };
+        assert!(
+            unknown_origin(&moved).details.contains("another connection since"),
+            "{}",
+            unknown_origin(&moved).details
+        );
         let of_ours = UnknownOriginFacts { says: "n1".to_owned(), ..facts.clone() };
         assert!(unknown_origin(&of_ours).details.contains("as this one does"));
         assert!(

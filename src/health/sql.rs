@@ -67,14 +67,14 @@ fn gather() -> Vec<Check> {
             silent_for_s: entry.filter(|peer| !peer.heard_at.is_never()).map(|peer| now.since(peer.heard_at).as_secs()),
         }));
     }
-    let is_unknown = |subscription: &Subscription| subscription.origin == Origin::Unknown;
+    let is_unknown = |subscription: &Subscription| subscription.origin.is_unknown();
     for subscription in NativeProvider.subscriptions().or_raise().into_iter().filter(is_unknown) {
         let said = snapshot
             .iter()
             .flat_map(|snapshot| &snapshot.peers)
             .map(|(peer, _)| peer)
             .find(|peer| peer.key == PeerKey::Subscription(subscription.id));
-        let says = said.map_or("", |peer| peer.node_name.as_str()).to_owned();
+        let says = said.map_or_else(String::new, |peer| peer.node_name.shown());
         let known = servers.iter().find(|server| server.name.as_str() == says).and_then(|server| server.bound);
         checks.push(judge::unknown_origin(&UnknownOriginFacts {
             local: local.name.to_string(),
@@ -84,6 +84,11 @@ fn gather() -> Vec<Check> {
                 .map(|(known, found)| (known.to_string(), found.to_string())),
             holds: subscription.counts(),
             is_trusted: subscription.is_trusted,
+            owner: subscription.owner,
+            was: match subscription.origin {
+                Origin::Doubted(was) => Some(was.to_string()),
+                _ => None,
+            },
             subscription: subscription.name,
             says,
         }));

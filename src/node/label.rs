@@ -26,6 +26,9 @@ pub struct SubscriptionLabel {
     /// None: from no node of the mesh, as only a user says.
     pub origin: Option<NodeName>,
     pub set_by: SetBy,
+    /// A digest of how the subscription connected when that was said: to an owner who is no superuser it holds for no other
+    /// connection.
+    pub connection: Option<String>,
 }
 
 /// The document as it is written. Labels are world-readable: nothing secret ever enters it.
@@ -37,6 +40,8 @@ struct Document {
     database: u32,
     origin: Option<String>,
     set_by: SetBy,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    connection: Option<String>,
 }
 
 #[derive(PartialEq, Eq, Debug, thiserror::Error)]
@@ -62,7 +67,7 @@ impl SubscriptionLabel {
             return Err(invalid("an origin is missing".to_owned()));
         }
         let identity = DatabaseIdentity { system_identifier: document.system_identifier, database: document.database };
-        Ok(SubscriptionLabel { identity, origin, set_by: document.set_by })
+        Ok(SubscriptionLabel { identity, origin, set_by: document.set_by, connection: document.connection })
     }
 
     /// The document for the label.
@@ -73,6 +78,7 @@ impl SubscriptionLabel {
             database: self.identity.database,
             origin: self.origin.as_ref().map(ToString::to_string),
             set_by: self.set_by,
+            connection: self.connection.clone(),
         })
     }
 
@@ -120,6 +126,7 @@ mod tests {
             identity: HERE,
             origin: Some(NodeName::parse("n'1\"").expect("a legal name")),
             set_by: SetBy::Discovery,
+            connection: Some("00ff".to_owned()),
         }
     }
 

@@ -42,7 +42,7 @@ impl ReplicationProvider for NativeProvider {
                 client,
                 "SELECT s.oid, s.subname, s.subenabled, s.subpublications, l.label, w.rolsuper,
                         EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r WHERE r.srsubid = s.oid),
-                        coalesce(o.roident, 0)::pg_catalog.int4
+                        coalesce(o.roident, 0)::pg_catalog.int4, w.rolname
                    FROM pg_catalog.pg_subscription s
                    JOIN pg_catalog.pg_roles w ON w.oid = s.subowner
                    LEFT JOIN pg_catalog.pg_replication_origin o ON o.roname = 'pg_' || s.oid
@@ -61,18 +61,16 @@ impl ReplicationProvider for NativeProvider {
                 };
                 let label = row.get::<Text>(5)?.and_then(|text| SubscriptionLabel::parse_local(&text.to_utf8(), here));
                 let is_enabled = row.get::<bool>(3)?.unwrap_or(false);
+                let is_trusted = row.get::<bool>(6)?.unwrap_or(false);
                 let knows_tables = row.get::<bool>(7)?.unwrap_or(false);
                 let origin_id = row.get::<i32>(8)?.unwrap_or(0) as u16;
                 subscriptions.push(Subscription {
                     id,
                     name: name.0,
+                    owner: row.get::<Name>(9)?.map(|owner| owner.0).unwrap_or_default(),
                     is_enabled,
-                    origin: match label {
-                        None => Origin::Unknown,
-                        Some(SubscriptionLabel { origin: None, .. }) => Origin::Foreign,
-                        Some(SubscriptionLabel { origin: Some(node), set_by, .. }) => Origin::Node(node, set_by),
-                    },
-                    is_trusted: row.get::<bool>(6)?.unwrap_or(false),
+                    origin: origin_by(label, id, is_trusted),
+                    is_trusted,
                     has_connected: is_enabled || knows_tables || origin::progress(origin_id) != OriginLsn::ZERO,
                     publications: row
                         .get::<Vec<Option<Text>>>(4)?
@@ -153,6 +151,18 @@ impl ReplicationProvider for NativeProvider {
             }
             Ok(processes)
         })
+    }
+}
+
+/// What a subscription's label says to somebody who must not be led elsewhere by the subscription's owner.
+pub fn origin_by(label: Option<SubscriptionLabel>, subscription: Oid, is_trusted: bool) -> Origin {
+    match label {
+        None => Origin::Unknown,
+        Some(SubscriptionLabel { origin: None, .. }) => Origin::Foreign,
+        Some(SubscriptionLabel { origin: Some(node), set_by, connection, .. }) => {
+            let is_same = || connection.is_some() && connection == subscription::connection_digest(subscription);
+            if is_trusted || is_same() { Origin::Node(node, set_by) } else { Origin::Doubted(node) }
+        }
     }
 }
 

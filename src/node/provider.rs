@@ -25,6 +25,7 @@ pub struct Peer {
 pub struct Subscription {
     pub id: Oid,
     pub name: String,
+    pub owner: String,
     pub is_enabled: bool,
     pub origin: Origin,
     /// Its owner is a superuser. What another one's provider says is not believed before a superuser says it too: whoever has
@@ -43,6 +44,8 @@ pub enum Origin {
     Unknown,
     /// The node, and who said so.
     Node(NodeName, SetBy),
+    /// A superuser has said so, but its owner, who is none, has given it another connection since: nobody knows.
+    Doubted(NodeName),
     /// From no node of the mesh, as a superuser has said.
     Foreign,
 }
@@ -51,8 +54,13 @@ impl Origin {
     pub fn node(&self) -> Option<&NodeName> {
         match self {
             Origin::Node(node, _) => Some(node),
-            Origin::Unknown | Origin::Foreign => None,
+            Origin::Unknown | Origin::Doubted(_) | Origin::Foreign => None,
         }
+    }
+
+    /// Whether somebody has to say where it comes from.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Origin::Unknown | Origin::Doubted(_))
     }
 }
 
@@ -61,7 +69,7 @@ impl Subscription {
     pub fn counts(&self) -> bool {
         match self.origin {
             Origin::Node(..) => true,
-            Origin::Foreign => false,
+            Origin::Foreign | Origin::Doubted(_) => false,
             Origin::Unknown => self.is_trusted && self.has_connected,
         }
     }

@@ -8,14 +8,14 @@ use super::identity::DatabaseIdentity;
 use super::label::{SetBy, SubscriptionLabel};
 use super::name::{NodeName, NodeNameError};
 use super::native::{self, NativeProvider};
-use super::provider::ReplicationProvider;
+use super::provider::{ReplicationProvider, Subscription};
 use crate::error::SqlError;
 use crate::failpoint;
 use crate::pg::foreign_server::{MappingFor, OptionAction};
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::{self, Text};
-use crate::pg::{foreign_server, prepared, process};
+use crate::pg::{foreign_server, prepared, process, subscription};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, Spi};
@@ -165,7 +165,13 @@ fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
             .and_then(|text| SubscriptionLabel::parse(&text).ok())
             .filter(|label| Some(label.identity) == former);
         if let Some(label) = copied {
-            write_label(subscription.id, label.origin.as_ref(), label.set_by);
+            // Of a subscription whose owner is no superuser the label holds for the connection that it was written for.
+            let connection = match subscription.is_trusted {
+                true => subscription::connection_digest(subscription.id),
+                false => label.connection,
+            };
+            let adopted = SubscriptionLabel { identity: here(), connection, ..label };
+            seclabel::set_label(LabelTarget::Subscription(subscription.id), Some(&adopted.to_text()));
         }
     }
     Ok(())
@@ -346,9 +352,21 @@ pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), Regist
     Ok(())
 }
 
+/// The connection of a superuser's subscription has changed: what was said of it holds for the new one.
+pub fn note_connection(subscription: &Subscription) -> Result<(), RegistryError> {
+    let target = LabelTarget::Subscription(subscription.id);
+    let label = seclabel::label(target).and_then(|text| SubscriptionLabel::parse_local(&text, here()));
+    let now = subscription::connection_digest(subscription.id);
+    if let Some(label) = label.filter(|label| label.connection != now) {
+        seclabel::set_label(target, Some(&SubscriptionLabel { connection: now, ..label }.to_text()));
+    }
+    Ok(())
+}
+
 /// Writes down which node a subscription comes from; None: from none of the mesh.
 pub fn write_label(subscription: Oid, origin: Option<&NodeName>, set_by: SetBy) {
-    let label = SubscriptionLabel { identity: here(), origin: origin.cloned(), set_by };
+    let connection = subscription::connection_digest(subscription);
+    let label = SubscriptionLabel { identity: here(), origin: origin.cloned(), set_by, connection };
     seclabel::set_label(LabelTarget::Subscription(subscription), Some(&label.to_text()));
 }
 

@@ -11,7 +11,7 @@ use crate::error::{OrRaise, raise};
 use crate::intent::document::Journal;
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
-use crate::pg::seclabel::{self, LabelTarget};
+use crate::pg::seclabel::LabelTarget;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, wal};
 use crate::recover::returned;
@@ -94,11 +94,12 @@ fn is_local_node(options: Option<Vec<Option<Text>>>) -> bool {
     registry::identity_of(&options.unwrap_or_default()) == Some(registry::here())
 }
 
-/// The name of the node that a subscription of this database comes from, by its label.
+/// The name of the node that a subscription of this database comes from.
 #[pg_extern(sql = false)]
 fn subscription_origin(subscription: Option<Oid>) -> Option<Name> {
-    let text = seclabel::label(LabelTarget::Subscription(subscription?))?;
-    SubscriptionLabel::parse_local(&text, registry::here())?.origin.map(|node| Name(node.to_string()))
+    let id = subscription?;
+    let known = NativeProvider.subscriptions().or_raise().into_iter().find(|known| known.id == id)?;
+    known.origin.node().map(|node| Name(node.to_string()))
 }
 
 /// What this database's pollers have found out about each peer.

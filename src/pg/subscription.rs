@@ -1,7 +1,10 @@
 //! ALTER SUBSCRIPTION … ENABLE and DISABLE, by oid (commands/subscriptioncmds.h).
 
+use super::compat::SUBSCRIPTION_RELATION_ID;
 use super::guarded;
+use pgrx::IntoDatum;
 use pgrx::pg_sys::{self, Oid};
+use std::ffi::CStr;
 
 unsafe extern "C-unwind" {
     fn AlterSubscription(
@@ -10,6 +13,40 @@ unsafe extern "C-unwind" {
         is_top_level: bool,
     ) -> pg_sys::ObjectAddress;
 }
+
+/// A digest of how a subscription connects, its connection string and its slot; None where it does not exist. Nobody can try out
+/// strings against it: it holds a secret of this cluster, which its physical copies share. Needs a transaction.
+pub fn connection_digest(subscription: Oid) -> Option<String> {
+    // SAFETY: the tuple is read while it is held; values are copied; the nonce is of that length (pg_control.h).
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::SUBSCRIPTIONOID as i32;
+        let tuple = pg_sys::SearchSysCache1(cache, subscription.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let value = |column: &CStr| {
+            let mut is_null = false;
+            let number = pg_sys::get_attnum(SUBSCRIPTION_RELATION_ID, column.as_ptr());
+            let value = pg_sys::SysCacheGetAttr(cache, tuple, number, &mut is_null);
+            (!is_null).then_some(value)
+        };
+        let mut secret = std::slice::from_raw_parts(pg_sys::GetMockAuthenticationNonce().cast::<u8>(), NONCE).to_vec();
+        if let Some(conninfo) = value(c"subconninfo") {
+            secret.extend_from_slice(
+                CStr::from_ptr(pg_sys::text_to_cstring(conninfo.cast_mut_ptr())).to_bytes_with_nul(),
+            );
+        }
+        if let Some(slot) = value(c"subslotname") {
+            secret.extend_from_slice(CStr::from_ptr(slot.cast_mut_ptr()).to_bytes_with_nul());
+        }
+        pg_sys::ReleaseSysCache(tuple);
+        let digest: Vec<u8> = pgrx::direct_function_call(pg_sys::sha256_bytea, &[secret.into_datum()])?;
+        Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// `MOCK_AUTH_NONCE_LEN` (catalog/pg_control.h).
+const NONCE: usize = 32;
 
 /// Enables or disables a subscription; false if it does not exist any more. Needs a transaction, with whose commit the
 /// subscription's workers are told.

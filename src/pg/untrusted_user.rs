@@ -26,6 +26,11 @@ pub fn enter_session_of(owner: Oid) {
     unsafe { pg_sys::SetSessionAuthorization(owner, pg_sys::superuser_arg(owner)) };
 }
 
+pub fn is_session_of(owner: Oid) -> bool {
+    // SAFETY: reads this process's state.
+    unsafe { pg_sys::GetSessionUserId() == owner }
+}
+
 /// The bootstrap superuser's session again, as the worker has connected. Outside a transaction.
 pub fn leave_session() {
     // SAFETY: no change of user is in effect between transactions.

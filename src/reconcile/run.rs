@@ -238,8 +238,6 @@ impl Reconciler<'_> {
                 Verdict::Update => 1,
                 _ => 2,
             });
-            // What waits for a commit runs as whom core's apply worker connects.
-            transaction::run(|| untrusted_user::enter_session_of(self.apply_as.owner));
             for (verdict, difference, source, target) in found {
                 if target.is_some() {
                     self.removed.remove(&(difference.relation, difference.key.clone()));
@@ -303,6 +301,7 @@ impl Reconciler<'_> {
         for difference in open {
             self.put_back(touched, &difference, None, &theirs)?;
         }
+        untrusted_user::leave_session();
         Ok(())
     }
 
@@ -413,6 +412,10 @@ impl Reconciler<'_> {
         let apply_as = self.apply_as;
         let before = target.map(|target| target.transaction);
         let Some(key) = touched.key_columns(relation).map(<[usize]>::to_vec) else { return Ok(Did::Again) };
+        // What waits for a commit runs as whom core's apply worker connects.
+        if !untrusted_user::is_session_of(apply_as.owner) {
+            transaction::run(|| untrusted_user::enter_session_of(apply_as.owner));
+        }
         let unsent = source.zip(target).filter(|(source, target)| source.is_version_of(target));
         let columns = unsent.map(|(source, target)| source.unsent(target));
         let written = interrupts::catch(|| {

@@ -115,7 +115,7 @@ impl Reconciler<'_> {
             return Ok(false);
         }
         let question = format!(
-            "SELECT (greatest(applied_lsn, passed_lsn) - '0/0')::pg_catalog.int8 FROM spock.node_positions(held := true)
+            "SELECT (greatest(applied_lsn, passed_lsn) - '0/0')::pg_catalog.int8 FROM spock.node_positions(true::pg_catalog.bool)
               WHERE origin_node = {}",
             quote_literal(self.failed)
         );
@@ -129,8 +129,8 @@ impl Reconciler<'_> {
     /// Before rows of the source are read: what is made good by then they show. Where there is nobody else to ask, both have
     /// what there is of the failed node.
     fn view_late(&mut self) -> Result<(), RecoverError> {
-        let question = "SELECT h.origin_node FROM spock.node_positions(held := true) h
-              JOIN spock.node_positions(held := false) a USING (subscription)
+        let question = "SELECT h.origin_node FROM spock.node_positions(true::pg_catalog.bool) h
+              JOIN spock.node_positions(false::pg_catalog.bool) a USING (subscription)
              WHERE h.applied_lsn < a.applied_lsn AND h.origin_node IS NOT NULL";
         let mut late: BTreeSet<String> = BTreeSet::new();
         for row in self.source.rows(question, 1)? {

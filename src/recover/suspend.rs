@@ -32,7 +32,9 @@ pub fn suspend(journal: &mut Journal, failed: &str) -> Result<(), RecoverError> 
     // What the peers were when they last reported stands in the retention record.
     let text = seclabel::label(LabelTarget::Database(process::my_database()));
     let record = text.and_then(|text| RetentionRecord::parse_local(&text, registry::here()));
-    for subscription in NativeProvider.subscriptions()?.iter().filter(|subscription| subscription.is_enabled) {
+    // One that does not count is its owner's business, and must not hold up a recovery.
+    let is_ours = |subscription: &&Subscription| subscription.is_enabled && subscription.counts();
+    for subscription in NativeProvider.subscriptions()?.iter().filter(is_ours) {
         if !NativeProvider.suspend(subscription.id) {
             continue;
         }
@@ -91,8 +93,11 @@ pub fn wait_until_gone(failed: &str) -> Result<(), RecoverError> {
     loop {
         interrupts::check();
         let (subscriptions, silent, processes) = transaction::run(|| {
-            let subscriptions: Vec<Subscription> =
-                NativeProvider.subscriptions()?.into_iter().filter(|subscription| !subscription.is_enabled).collect();
+            let subscriptions: Vec<Subscription> = NativeProvider
+                .subscriptions()?
+                .into_iter()
+                .filter(|known| !known.is_enabled && known.counts())
+                .collect();
             let ids: Vec<Oid> = subscriptions.iter().map(|subscription| subscription.id).collect();
             let processes = NativeProvider.processes(&ids)?;
             let mut silent = vec![failed.to_owned()];

@@ -107,5 +107,6 @@ fn c_string(text: &str) -> Result<CString, RemoteError> {
 /// The first line: libpq's messages go on with an excerpt of the query, or with advice to a person at a prompt.
 fn one_line(message: &str) -> String {
     let message = message.strip_prefix("ERROR:").unwrap_or(message);
-    message.trim().lines().next().unwrap_or_default().to_owned()
+    let line = message.trim().lines().next().unwrap_or_default();
+    line.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }

@@ -3,6 +3,7 @@
 use super::{CloneEntry, MAX_CLONES};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::identity::DatabaseIdentity;
+use crate::node::name::NodeName;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::recover::returned::{Known, MAX_FORKS};
 use pgrx::pg_sys;
@@ -334,6 +335,21 @@ impl ShortName {
         let end = name.floor_char_boundary(self.bytes.len());
         self.bytes[..end].copy_from_slice(&name.as_bytes()[..end]);
         self.length = end as u8;
+    }
+}
+
+/// What to show of a name that somebody else has given.
+const NO_NAME: &str = "(a name that no node can have)";
+
+impl ShortName {
+    /// As a message may repeat it: what cannot be a node's name is not repeated.
+    pub fn shown(&self) -> String {
+        let name = self.as_str();
+        if name.is_empty() {
+            String::new()
+        } else {
+            NodeName::parse(name).map_or(NO_NAME.to_owned(), |name| name.to_string())
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use super::clone::{Outcome, clone_slot, require_slot_user};
 use super::clone_error::CloneError;
 use crate::error::OrRaise;
+use crate::intent::document::CloneRecord;
 use crate::intent::id::IntentId;
 use crate::intent::storage;
 use crate::pg::clock::Timestamp;
@@ -57,9 +58,12 @@ fn release_clone(slot_name: Option<Text>, intent_id: Option<Uuid>) -> bool {
             interrupts::check();
             latch::wait(Some(Duration::from_millis(5)), WaitEvent::SlotRequest);
         }
+        let is_its = |known: &CloneRecord| known.slot == name && known.intent == Some(intent);
+        // Who has no clone here takes no lock here.
+        if !storage::read().clones.iter().any(is_its) {
+            return Ok(false);
+        }
         storage::update(|journal| {
-            let is_its =
-                |known: &crate::intent::document::CloneRecord| known.slot == name && known.intent == Some(intent);
             let found = slot::find_here(&name)?.filter(|_| journal.clones.iter().any(is_its));
             let Some(found) = found else { return Ok(false) };
             if found.is_active {

@@ -47,6 +47,10 @@ impl Discovery {
         skips: &mut Skips,
     ) -> Result<(), RegistryError> {
         let subscriptions = NativeProvider.subscriptions()?;
+        for subscription in subscriptions.iter().filter(|known| known.is_trusted && known.origin.node().is_some()) {
+            let what = || format!("subscription \"{}\"", subscription.name);
+            skips.each(what, || registry::note_connection(subscription));
+        }
         self.followed.retain(|id, _| subscriptions.iter().any(|subscription| subscription.id == *id));
         for entry in peers {
             let Some(said) = said(entry) else { continue };

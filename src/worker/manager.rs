@@ -11,7 +11,7 @@ use crate::failpoint::{self, names};
 use crate::guc;
 use crate::node::name::NodeName;
 use crate::node::native::NativeProvider;
-use crate::node::provider::{Origin, Peer, ReplicationProvider};
+use crate::node::provider::{Peer, ReplicationProvider};
 use crate::node::registry::{self, RegistryError, Role};
 use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
@@ -26,6 +26,9 @@ use std::time::{Duration, Instant};
 
 /// A round that found a catalog locked, or changed under its hands, is tried again after this at the latest.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// So long, in seconds, each gets to answer.
+const UNTRUSTED_TURN_S: u64 = 60;
 
 /// Subscriptions of owners that are no superusers which are asked for the names of their nodes at the same time: whoever may
 /// make subscriptions must not use up the workers.
@@ -289,10 +292,15 @@ fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Re
     let (trusted, untrusted): (Vec<_>, Vec<_>) = NativeProvider
         .subscriptions()?
         .into_iter()
-        .filter(|subscription| subscription.origin == Origin::Unknown)
+        .filter(|subscription| subscription.origin.is_unknown())
         .partition(|subscription| subscription.is_trusted);
     let room = guc::max_peers().saturating_sub(wanted.len() + trusted.len()).min(MAX_UNTRUSTED);
-    wanted.extend(trusted.into_iter().chain(untrusted.into_iter().take(room)).map(|subscription| Wanted {
+    // In turns: nobody's names keep others from being asked.
+    let turn = (Monotonic::now().since(Monotonic::NEVER).as_secs() / UNTRUSTED_TURN_S) as usize;
+    let first = (turn * MAX_UNTRUSTED) % untrusted.len().max(1);
+    let count = untrusted.len().min(room);
+    let untrusted = untrusted.into_iter().cycle().skip(first).take(count);
+    wanted.extend(trusted.into_iter().chain(untrusted).map(|subscription| Wanted {
         key: PeerKey::Subscription(subscription.id),
         name: format!("of subscription {}", subscription.name),
     }));

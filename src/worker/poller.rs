@@ -16,7 +16,7 @@ use crate::pg::{interrupts, process, transaction};
 use crate::recover::returned::{Known, MAX_FORKS, forks_from_text};
 use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
-use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, TargetSays};
+use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, ShortName, TargetSays};
 use crate::slot::{positions, view};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::{self, Oid};
@@ -348,7 +348,9 @@ impl Poller {
 /// Why what has answered is not believed to be the peer, if it is not: its name, or the server and database that it is.
 fn doubt(question: &Question, answer: &Answer) -> Option<(PeerState, String)> {
     if question.expected.as_ref().is_some_and(|expected| *expected != answer.node_name) {
-        return Some((PeerState::OtherNode, format!("it says that it is node \"{}\"", answer.node_name)));
+        let mut name = ShortName::EMPTY;
+        name.set(&answer.node_name);
+        return Some((PeerState::OtherNode, format!("it says that it is node \"{}\"", name.shown())));
     }
     let bound = question.bound.filter(|bound| *bound != answer.identity)?;
     Some((PeerState::OtherServer, format!("it was known with {bound}, and answers with {}", answer.identity)))

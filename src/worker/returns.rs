@@ -113,16 +113,21 @@ fn judge_suspended(
     nodes: &[Peer],
     positions: &[OwnPosition],
 ) -> Result<(), IntentError> {
-    let Some(position) = positions.iter().find(|position| position.subscription.to_u32() == suspension.subscription)
-    else {
+    let id = Oid::from_u32(suspension.subscription);
+    let Some(subscription) = NativeProvider.subscriptions()?.into_iter().find(|known| known.id == id) else {
         // Dropped meanwhile.
         return change(suspension, None);
     };
-    let id = Oid::from_u32(suspension.subscription);
-    if NativeProvider.subscriptions()?.iter().any(|known| known.id == id && known.is_enabled) {
+    if subscription.is_enabled {
         // Somebody has enabled it by hand: his word.
         return change(suspension, None);
     }
+    if !subscription.counts() {
+        // It is none of the mesh's any more.
+        NativeProvider.resume(id);
+        return change(suspension, None);
+    }
+    let Some(position) = positions.iter().find(|position| position.subscription == id) else { return Ok(()) };
     if suspension.verdict.is_some() {
         // A later start of the same copy looks sound: only a person can say that it is another one now.
         return Ok(());

@@ -105,7 +105,7 @@ fn a_subscription_whose_owner_is_no_superuser_takes_nobodys_place() {
     );
     assert_ne!(n2.value("SELECT blocked_reason FROM spock.get_recovery_slot_status()"), "peer_unknown");
     let verdict = health(n2, "subscription aaa");
-    for part in ["WARNING|", "node \"n3\"", "no superuser", "sub_set_origin(''aaa'', NULL)"] {
+    for part in ["WARNING|its owner \"sub\" is no superuser", "node \"n3\"", "sub_set_origin(''aaa'', NULL)"] {
         assert!(verdict.contains(&part.replace("''", "'")), "no {part} in {verdict}");
     }
     // Its owner says nothing about that either.
@@ -138,15 +138,62 @@ fn what_a_strangers_subscription_comes_from_is_for_a_superuser_to_say() {
     n1.wait_until("SELECT state FROM spock.peer_status() WHERE sub_name = 's'", "connected");
     wait_round(n1.db("postgres"));
     assert_eq!(n1.value("SELECT node_name FROM spock.node"), "n1");
-    // The health check says what to type; a node that is not known yet becomes known by it.
-    assert!(
-        health(n1, "subscription s").contains("SELECT spock.sub_set_origin('s', 'n2')"),
-        "{}",
-        health(n1, "subscription s")
-    );
+    // The health check says what to type, and leaves the name to who types it; a node that is not known yet becomes known by it.
+    let verdict = health(n1, "subscription s");
+    assert!(verdict.contains("SELECT spock.sub_set_origin('s', '…')"), "{verdict}");
     n1.sql("SELECT spock.sub_set_origin('s', 'n2')");
     n1.wait_until("SELECT state, error FROM spock.peer_status() WHERE node_name = 'n2'", "connected|");
     assert_eq!(n1.value(ORIGINS), "s|n2");
+    // It was said of this connection, and of this slot. Its owner can change both, and with them what was said is over.
+    let connection = |role: &str, dsn: &str| {
+        n1.db("postgres").role(role).sql(&format!("ALTER SUBSCRIPTION s CONNECTION '{dsn} password=x'"));
+    };
+    connection("sub", &format!("{dsn} application_name=elsewhere"));
+    assert_eq!(n1.value(ORIGINS), "s|");
+    assert_eq!(n1.value("SELECT count(*) FROM spock.node_positions()"), "0");
+    let verdict = health(n1, "subscription s");
+    assert!(verdict.contains("has given it another connection since"), "{verdict}");
+    let way = "SELECT state, error FROM spock.peer_status() WHERE node_name = 'n2'";
+    n1.wait_until(way, "unreachable|no connection string is known");
+    connection("sub", &dsn);
+    assert_eq!(n1.value(ORIGINS), "s|n2");
+    n1.db("postgres").role("sub").sql("ALTER SUBSCRIPTION s SET (slot_name = 'another')");
+    assert_eq!(n1.value(ORIGINS), "s|");
+    n1.sql("SELECT spock.sub_set_origin('s', 'n2')");
+    assert_eq!(n1.value(ORIGINS), "s|n2");
+    // A superuser's own is followed wherever it leads.
+    n1.sql("ALTER SUBSCRIPTION s OWNER TO postgres");
+    connection("postgres", &format!("{dsn} application_name=moved"));
+    assert_eq!(n1.value(ORIGINS), "s|n2");
+    wait_round(n1.db("postgres"));
+    // Given away it keeps what it was at that moment, and no more.
+    n1.sql("ALTER SUBSCRIPTION s OWNER TO sub");
+    assert_eq!(n1.value(ORIGINS), "s|n2");
+    connection("sub", &dsn);
+    assert_eq!(n1.value(ORIGINS), "s|");
+}
+
+#[test]
+fn what_a_stranger_calls_himself_is_not_repeated() {
+    let cluster = quick("identity_names", 2);
+    let [n1, n2] = cluster.all();
+    make_node(n1.db("postgres"), &n1.dsn("postgres"), "n1");
+    n2.sql("CREATE EXTENSION spock_recovery");
+    // A server of his own answers whatever he likes.
+    n2.sql(
+        "ALTER EXTENSION spock_recovery DROP FUNCTION spock.node_identity(); DROP FUNCTION spock.node_identity() CASCADE;
+         CREATE FUNCTION spock.node_identity() RETURNS TABLE (node_name text, system_identifier text, database oid, version text,
+             timeline int, wal_end pg_lsn, started_at_lsn pg_lsn, timeline_forks text, started_at timestamptz) LANGUAGE sql AS
+         $$ SELECT E'n3\"; all is well\n ALTER ROLE bob SUPERUSER; --', '1', 5::oid, '0', 1, '0/1'::pg_lsn, '0/1'::pg_lsn, '', now() $$",
+    );
+    n1.sql(&format!("CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION p WITH (connect = false)", n2.dsn("postgres")));
+    n1.sql(&format!("SELECT spock.peer_create('n2', '{}')", n2.dsn("postgres")));
+    n1.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n2'", "other node");
+    n1.wait_until("SELECT state FROM spock.peer_status() WHERE sub_name = 's'", "connected");
+    let shown =
+        n1.value("SELECT details FROM spock.quick_health_check()") + &n1.value("SELECT error FROM spock.peer_status()");
+    assert!(shown.contains("a name that no node can have") && !shown.contains("bob"), "{shown}");
+    assert!(!n1.log_contains("ALTER ROLE bob"), "{}", n1.log());
 }
 
 #[test]
