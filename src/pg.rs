@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod clock;
 pub mod commit_ts;
 pub mod compat;
+pub mod digest;
 pub mod executor;
 mod find;
 pub mod foreign_server;

@@ -78,6 +78,75 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_connection_is_closed_when_a_question_was_not_answered_in_time() {
+        use crate::node::provider::Route;
+        use crate::remote::connection::{Connection, RemoteError};
+        use std::time::Duration;
+        let place = "SELECT format('host=%s port=%s dbname=%s user=%s', split_part(current_setting('unix_socket_directories'), ',', 1),
+                            current_setting('port'), current_database(), current_user)";
+        let conninfo = Spi::get_one::<String>(place).ok().flatten().expect("a place");
+        let route = Route { conninfo: std::ffi::CString::new(conninfo).expect("no NUL"), must_use_password: false };
+        let limit = Duration::from_secs(2);
+        let mut connection = Connection::open(&route, "test", limit).expect("connected");
+        // What may take longer is given up there, and leaves the connection, and its settings, as they were.
+        let given_up = connection.query_within(Duration::from_millis(50), "SELECT pg_sleep(600)", 1);
+        assert!(matches!(&given_up, Err(RemoteError::Peer { sqlstate, .. }) if sqlstate == "57014"), "{given_up:?}");
+        let shown = connection.query("SHOW statement_timeout", 1).expect("it answers");
+        assert_eq!(shown.first().map(|row| row.value::<String>(0)), Some(Ok("0".to_owned())));
+        // Nothing there gives this one up.
+        assert_eq!(connection.command("SELECT pg_sleep(600)"), Err(RemoteError::TimedOut(limit)));
+        for _ in 0..2 {
+            let after = connection.query("SELECT 1", 1);
+            assert!(matches!(&after, Err(RemoteError::Lost(why)) if why.contains("closed")), "{after:?}");
+        }
+    }
+
+    #[pg_test]
+    fn an_answer_about_rows_is_whole_or_says_how_many_rows_would_be() {
+        Spi::run(
+            "CREATE TABLE large (id int PRIMARY KEY, v text);
+             INSERT INTO large SELECT g, repeat('x', 1 << 20) FROM generate_series(1, 8) g WHERE g <> 2",
+        )
+        .expect("made");
+        let ask = |keys: &str, asked: &str| {
+            let question = format!(
+                r#"{{"schema":"public","name":"large","columns":["id","v"],"key":[0],"keys":[{keys}],"asked":{asked}}}"#
+            );
+            Spi::get_one_with_args::<String>("SELECT spock.touched_rows($1)", &[question.into()]).ok().flatten()
+        };
+        let all = r#"["1"],["2"],["3"],["4"],["5"],["6"],["7"],["8"]"#;
+        for asked in [r#""rows""#, r#""whole_rows""#, r#"{"sums":{"origin":null}}"#] {
+            assert_eq!(ask(all, asked).as_deref(), Some(r#"{"too_much":{"fit":3}}"#), "{asked}");
+        }
+        // A whole answer that does not tell of a key: it has no row.
+        let some = ask(r#"["1"],["2"],["3"]"#, r#""rows""#).expect("an answer");
+        assert_eq!(["1", "2", "3"].map(|id| some.contains(&format!(r#""values":["{id}","#))), [true, false, true]);
+        assert_eq!(ask(r#"["2"]"#, r#""rows""#).as_deref(), Some(r#"{"rows":[]}"#));
+        let digest =
+            Spi::get_one::<String>("SELECT encode(sha256(convert_to(v, 'UTF8')), 'hex') FROM large WHERE id = 1");
+        let hashed = format!(r#"{{"bytes":1048576,"sha256":"{}"}}"#, digest.ok().flatten().expect("a hash"));
+        assert!(some.contains(&hashed) && some.len() < 1000, "{some}");
+        // One key is answered, however large its row is.
+        Spi::run("UPDATE large SET v = repeat(v, 6) WHERE id = 1").expect("longer");
+        assert_eq!(ask(r#"["1"],["2"]"#, r#""rows""#).as_deref(), Some(r#"{"too_much":{"fit":0}}"#));
+        assert!(ask(r#"["1"]"#, r#""rows""#).is_some_and(|answer| answer.len() < 1000));
+        assert!(ask(r#"["1"]"#, r#""whole_rows""#).is_some_and(|answer| answer.len() > 6 << 20));
+    }
+
+    #[pg_test]
+    fn a_record_is_read_from_its_place_on_a_shelf() {
+        use crate::pg::spill::Shelf;
+        let mut shelf = Shelf::default();
+        let record = |number: usize| vec![number as u8; number * 1000];
+        let mut places: Vec<_> = (0..20).map(|number| shelf.put(&record(number))).collect();
+        assert_eq!(shelf.get(places[7]), record(7));
+        places.push(shelf.put(&record(20)));
+        for (number, place) in places.into_iter().enumerate().rev() {
+            assert_eq!(shelf.get(place), record(number), "{number}");
+        }
+    }
+
+    #[pg_test]
     fn sqlstates_of_bad_input() {
         Spi::run("CREATE FOREIGN DATA WRAPPER other; CREATE SERVER taken FOREIGN DATA WRAPPER other").expect("created");
         for (command, expected) in [

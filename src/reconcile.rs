@@ -4,20 +4,24 @@
 //! The failed node's transactions came late. What others had changed of its rows meanwhile was skipped on the target for
 //! lack of the row, and does not come again.
 //!
-//! Pure: judge and counts. The rows that were touched are collected in touched, and in moves those that others have
-//! given another key since; they are asked for in ask, looked at in compare, judged and written in run. What cannot be
-//! judged now is kept.
+//! Pure: judge, counts, value, answer and pieces. The rows that were touched are collected in touched, and in moves those that
+//! others have given another key since; they are asked for in ask, as many at once as pieces says, looked at in compare, judged in
+//! run and brought in bring. What cannot be judged now is kept.
 
+mod answer;
 mod ask;
+mod bring;
 mod compare;
 pub mod counts;
 pub mod judge;
 pub mod kept;
 pub mod moves;
+mod pieces;
 mod rows;
 pub mod run;
 mod sql;
 pub mod touched;
+mod value;
 mod views;
 mod waits;
 pub mod write;

@@ -2,6 +2,7 @@
 
 mod interrupted;
 mod kept;
+mod large;
 mod races;
 mod versions;
 

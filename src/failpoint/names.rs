@@ -29,6 +29,8 @@ pub const RESCUE_REPLAYED: &str = "rescue_replayed";
 pub const RESCUE_ORIGIN_SET: &str = "rescue_origin_set";
 pub const RESCUE_RESUMED: &str = "rescue_resumed";
 pub const RESCUE_RECONCILING: &str = "rescue_reconciling";
+/// In a rescue worker: what was touched is compared, and what was to be written is.
+pub const RESCUE_RECONCILED: &str = "rescue_reconciled";
 /// In a rescue worker that looks again at rows that are kept, before it asks anybody; and when it has written what was to be,
 /// which is not written down yet.
 pub const RESCUE_JUDGING_AGAIN: &str = "rescue_judging_again";

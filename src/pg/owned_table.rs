@@ -8,7 +8,7 @@
 
 use super::compat;
 use super::logicalrep::name_of;
-use super::spi_text;
+use super::spi_text::{self, Row};
 use super::text::{to_server, to_utf8};
 use crate::error::SqlError;
 use pgrx::pg_sys::{self, Oid};
@@ -108,13 +108,15 @@ impl OwnedTable {
     }
 }
 
-/// The rows of the query that `query` makes for a table, as text: planned, run and read as the table's owner. Whoever calls
-/// must be allowed to read it. Needs a transaction with a snapshot; the table stays locked until it ends.
-pub fn rows(
+/// The rows of the query that `query` makes for a table, one after the other: planned, run and read as the table's
+/// owner. `see` gets each, and says whether the next is wanted. Whoever calls must be allowed to read the table. Needs a
+/// transaction with a snapshot; the table stays locked until it ends.
+pub fn each_row(
     schema: &str,
     name: &str,
     query: impl FnOnce(&OwnedTable) -> Result<String, OwnedTableError>,
-) -> Result<Vec<Vec<Option<String>>>, OwnedTableError> {
+    see: impl FnMut(Row<'_>) -> bool,
+) -> Result<(), OwnedTableError> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let missing = || OwnedTableError::Missing(format!("{schema}.{name}"));
     let [schema_name, table_name] = [schema, name].map(to_server);
@@ -133,7 +135,7 @@ pub fn rows(
         let table = OwnedTable { relation, schema: schema.to_owned(), name: name.to_owned() };
         let answer = require_readable(relation).and_then(|()| {
             let owner = Owner::begin((*(*relation).rd_rel).relowner);
-            let answer = query(&table).map(|query| spi_text::rows(&query));
+            let answer = query(&table).map(|query| spi_text::each_row(&query, see));
             owner.end();
             answer
         });

@@ -1,32 +1,119 @@
-//! Rows of a query as text, by each type's output function (executor/spi.h).
+//! Rows of a query as text, by each type's output function (executor/spi.h, tcop/dest.h).
 
+use super::compat;
 use super::text::{to_server, to_utf8};
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
+use std::marker::PhantomData;
 
 /// Runs a query that reads. Needs a transaction with a snapshot.
 pub fn rows(query: &str) -> Vec<Vec<Option<String>>> {
-    let Some(query) = to_server(query) else { pgrx::error!("a query with a null byte") };
-    // SAFETY: connected and finished here; values are copied before that. An ERROR frees all of it.
-    unsafe {
-        pg_sys::SPI_connect();
-        if pg_sys::SPI_execute(query.as_ptr(), true, 0) != pg_sys::SPI_OK_SELECT as i32 {
-            pgrx::error!("the query gave no rows");
+    let mut rows = Vec::new();
+    each_row(query, |row| {
+        rows.push(row.texts());
+        true
+    });
+    rows
+}
+
+/// A row of a query.
+pub struct Row<'a>(*mut pg_sys::TupleTableSlot, PhantomData<&'a ()>);
+
+impl Row<'_> {
+    /// All its values.
+    pub fn texts(&self) -> Vec<Option<String>> {
+        // SAFETY: the slot holds a row of its descriptor, all of which was read.
+        unsafe { (0..(*(*self.0).tts_tupleDescriptor).natts).map(|column| self.text(column)).collect() }
+    }
+
+    unsafe fn text(&self, column: i32) -> Option<String> {
+        // SAFETY: the caller's promise: a column of the row.
+        unsafe {
+            let value = self.value(column as usize)?;
+            let (mut output, mut is_varlena) = (Oid::INVALID, false);
+            let of = (*compat::attribute((*self.0).tts_tupleDescriptor, column)).atttypid;
+            pg_sys::getTypeOutputInfo(of, &mut output, &mut is_varlena);
+            Some(to_utf8(CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, value))))
         }
-        let table = pg_sys::SPI_tuptable;
-        let descriptor = (*table).tupdesc;
-        let columns = (*descriptor).natts;
-        let rows = (0..pg_sys::SPI_processed as usize)
-            .map(|index| {
-                let tuple = *(*table).vals.add(index);
-                let value = |column| {
-                    let text = pg_sys::SPI_getvalue(tuple, descriptor, column);
-                    (!text.is_null()).then(|| to_utf8(CStr::from_ptr(text)))
-                };
-                (1..=columns).map(value).collect()
-            })
-            .collect();
-        pg_sys::SPI_finish();
-        rows
+    }
+
+    /// The value of a column that is an integer of any width, or a transaction id.
+    pub fn number(&self, column: usize) -> Option<i64> {
+        // SAFETY: the slot holds a row; its columns are counted.
+        unsafe {
+            let is_there = column < (*(*self.0).tts_tupleDescriptor).natts as usize;
+            // Of any width, as C extends it to that of a datum.
+            if is_there { self.value(column).map(|value| value.value() as i64) } else { None }
+        }
+    }
+
+    unsafe fn value(&self, column: usize) -> Option<pg_sys::Datum> {
+        // SAFETY: the caller's promise: a column of the row.
+        unsafe { (!*(*self.0).tts_isnull.add(column)).then(|| *(*self.0).tts_values.add(column)) }
     }
 }
+
+/// Runs a query that reads: `see` gets each row as the executor finds it, and says whether the next is wanted. What `see` takes
+/// of PostgreSQL's memory is freed before the next. Needs a transaction with a snapshot.
+pub fn each_row(query: &str, mut see: impl FnMut(Row<'_>) -> bool) {
+    let Some(query) = to_server(query) else { pgrx::error!("a query with a null byte") };
+    // SAFETY: connected and finished here; receiver and context live as long as the query. An ERROR frees all of it.
+    unsafe {
+        pg_sys::SPI_connect();
+        let mut receiver = Receiver {
+            functions: pg_sys::DestReceiver {
+                receiveSlot: Some(receive),
+                rStartup: Some(start_up),
+                rShutdown: Some(shut_down),
+                rDestroy: Some(shut_down),
+                mydest: pg_sys::CommandDest::DestNone,
+            },
+            context: pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                c"spock_recovery row".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            ),
+            see: &mut see,
+        };
+        let options = pg_sys::SPIExecuteOptions {
+            read_only: true,
+            must_return_tuples: true,
+            dest: (&raw mut receiver).cast(),
+            ..Default::default()
+        };
+        let status = pg_sys::SPI_execute_extended(query.as_ptr(), &options);
+        if status < 0 {
+            pgrx::error!("the query gave no rows");
+        }
+        pg_sys::SPI_finish();
+    }
+}
+
+/// Where the executor brings rows: a `DestReceiver` with what is its own behind it, as core's are made.
+#[repr(C)]
+struct Receiver<'a> {
+    functions: pg_sys::DestReceiver,
+    context: pg_sys::MemoryContext,
+    see: &'a mut dyn FnMut(Row<'_>) -> bool,
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver: *mut pg_sys::DestReceiver) -> bool {
+    // SAFETY: the executor gives back the receiver that it was given, with a row that is valid until this returns.
+    unsafe {
+        let receiver = &mut *receiver.cast::<Receiver<'_>>();
+        pg_sys::slot_getallattrs(slot);
+        let previous = pg_sys::MemoryContextSwitchTo(receiver.context);
+        let goes_on = (receiver.see)(Row(slot, PhantomData));
+        pg_sys::MemoryContextSwitchTo(previous);
+        pg_sys::MemoryContextReset(receiver.context);
+        goes_on
+    }
+}
+
+unsafe extern "C-unwind" fn start_up(_: *mut pg_sys::DestReceiver, _operation: core::ffi::c_int, _: pg_sys::TupleDesc) {
+}
+
+unsafe extern "C-unwind" fn shut_down(_: *mut pg_sys::DestReceiver) {}

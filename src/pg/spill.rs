@@ -28,16 +28,9 @@ impl Spill {
     }
 
     fn write_out(&mut self) {
-        // SAFETY: the file lives as long as the process, in its top memory context; it is not closed with a transaction.
-        unsafe {
-            let file = *self.file.get_or_insert_with(|| {
-                let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-                let file = pg_sys::BufFileCreateTemp(true);
-                pg_sys::MemoryContextSwitchTo(previous);
-                file
-            });
-            pg_sys::BufFileWrite(file, self.memory.as_ptr().cast(), self.memory.len());
-        }
+        let file = *self.file.get_or_insert_with(create);
+        // SAFETY: an open file.
+        unsafe { pg_sys::BufFileWrite(file, self.memory.as_ptr().cast(), self.memory.len()) };
         self.memory.clear();
     }
 
@@ -48,11 +41,7 @@ impl Spill {
             self.write_out();
         }
         if let Some(file) = self.file {
-            // SAFETY: an open file; SEEK_SET.
-            let failed = unsafe { pg_sys::BufFileSeek(file, 0, 0, 0) } != 0;
-            if failed {
-                pgrx::error!("could not rewind a temporary file");
-            }
+            seek(file, (0, 0));
         }
     }
 
@@ -82,5 +71,62 @@ impl Spill {
                     || unsafe { pg_sys::BufFileReadMaybeEOF(file, into.as_mut_ptr().cast(), length, true) } == length
             }
         }
+    }
+}
+
+/// Records that are read back one by one, in any order: in a temporary file that goes with the process.
+#[derive(Default)]
+pub struct Shelf {
+    file: Option<*mut pg_sys::BufFile>,
+    /// The size of a file of which a part is in memory is not to be had of the file.
+    end: (core::ffi::c_int, pg_sys::off_t),
+}
+
+/// Where a record is on its shelf.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    begin: (core::ffi::c_int, pg_sys::off_t),
+    length: usize,
+}
+
+impl Shelf {
+    pub fn put(&mut self, record: &[u8]) -> Place {
+        let file = *self.file.get_or_insert_with(create);
+        let begin = self.end;
+        seek(file, begin);
+        // SAFETY: an open file.
+        unsafe {
+            pg_sys::BufFileWrite(file, record.as_ptr().cast(), record.len());
+            pg_sys::BufFileTell(file, &mut self.end.0, &mut self.end.1);
+        }
+        Place { begin, length: record.len() }
+    }
+
+    /// The record that was put there.
+    pub fn get(&mut self, place: Place) -> Vec<u8> {
+        let file = *self.file.get_or_insert_with(create);
+        let mut record = vec![0; place.length];
+        seek(file, place.begin);
+        // SAFETY: an open file, read into a buffer of that length; an ERROR where it is shorter.
+        unsafe { pg_sys::BufFileReadExact(file, record.as_mut_ptr().cast(), record.len()) };
+        record
+    }
+}
+
+fn seek(file: *mut pg_sys::BufFile, (segment, offset): (core::ffi::c_int, pg_sys::off_t)) {
+    // SAFETY: an open file, which lives as long as the process.
+    if unsafe { pg_sys::BufFileSeek(file, segment, offset, libc::SEEK_SET) } != 0 {
+        pgrx::error!("could not seek in a temporary file");
+    }
+}
+
+/// A temporary file that lives as long as the process: it is not closed with a transaction.
+fn create() -> *mut pg_sys::BufFile {
+    // SAFETY: the file's memory is that of the process.
+    unsafe {
+        let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let file = pg_sys::BufFileCreateTemp(true);
+        pg_sys::MemoryContextSwitchTo(previous);
+        file
     }
 }

@@ -1,73 +1,163 @@
 //! Rows by their keys, as the source and the target have them now.
 
+use super::answer::Answer;
 use super::counts::Why;
-use super::rows::{KeyText, Question, Rows, columns_of, name, take};
+use super::judge::Found;
+use super::pieces::Pieces;
+use super::rows::{Columns, KeyText, Question, Rows, columns_of, name, take};
 use super::run::{CHUNK, Reconciler};
 use super::touched::Touched;
 use crate::error::OrRaise;
+use crate::guc;
 use crate::pg::transaction;
 use crate::recover::error::RecoverError;
 use crate::remote::connection::RemoteError;
-use pgrx::pg_sys::panic::ErrorReportWithLevel;
+use std::time::Duration;
 
-/// The answer of this node. The Err is an ERROR of one table's, which concerns that table alone.
-pub(super) fn answer_here(question: &Question) -> Result<Vec<Vec<Option<String>>>, Box<ErrorReportWithLevel>> {
-    transaction::caught(|| question.answer().or_raise())
+/// So long the source may take for one answer, which is far more than one that is bounded takes; and where a value is fetched as it
+/// is, so many bytes of it in a second besides, as over a line of 1 Mbit/s.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+const BYTES_PER_SECOND: u64 = 125_000;
+
+/// Which of the two nodes is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Source,
+    Target,
+}
+
+/// The values of a row, as they are written.
+pub(super) type Texts = Vec<Option<String>>;
+
+/// A node does not show rows of one table to its owner, or his code fails: that concerns this table alone.
+pub(super) struct Refused(pub String);
+
+/// What a node tells of rows.
+pub(super) enum Told {
+    /// With the bytes that were read for it.
+    Rows(Rows, u64),
+    TooMuch {
+        fit: usize,
+    },
 }
 
 impl Reconciler<'_> {
-    /// None: the source does not show them, which is counted.
-    pub(super) fn rows_of_source(
+    /// Asks one of the nodes; `bytes`: so much the answer is known to hold beside what it always may.
+    pub(super) fn ask(
         &mut self,
+        side: Side,
+        question: &Question,
+        bytes: u64,
+    ) -> Result<Result<Answer, Refused>, RecoverError> {
+        if side == Side::Target {
+            let answer = transaction::caught(|| question.answer().or_raise());
+            return Ok(answer.map_err(|report| Refused(report.message().to_owned())));
+        }
+        let limit = ANSWER_LIMIT.max(guc::peer_timeout()) + Duration::from_secs(bytes / BYTES_PER_SECOND);
+        match self.source.touched_rows(&question.to_text(), limit) {
+            Ok(answer) => match serde_json::from_str(&answer) {
+                // It would be asked for ever.
+                Ok(Answer::TooMuch { .. }) if question.is_single() => Err(self.source.unexpected("too many rows")),
+                Ok(answer) => Ok(Ok(answer)),
+                Err(_) => Err(self.source.unexpected("rows that are no rows")),
+            },
+            Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message }, .. }) => {
+                Ok(Err(Refused(format!("node \"{}\" reports {message} (SQLSTATE {sqlstate})", self.source_name))))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Rows that are asked for at once.
+    pub(super) fn tell(
+        &mut self,
+        side: Side,
+        columns: &Columns<'_>,
+        question: &Question,
+        bytes: u64,
+    ) -> Result<Result<Told, Refused>, RecoverError> {
+        let answer = match self.ask(side, question, bytes)? {
+            Ok(answer) => answer,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let bytes = answer.bytes();
+        let versions = match answer {
+            Answer::Rows(versions) => versions,
+            Answer::TooMuch { fit } => return Ok(Ok(Told::TooMuch { fit })),
+            Answer::Sums(_) => return Err(self.source.unexpected("sums in the place of rows")),
+        };
+        let mut rows = Rows::new();
+        match side {
+            Side::Source => take(&mut rows, columns, versions, &self.origins, None, &self.source_name),
+            Side::Target => take(&mut rows, columns, versions, &self.own_origins, self.own_reconcile, self.local),
+        }
+        Ok(Ok(Told::Rows(rows, bytes)))
+    }
+
+    /// Rows, long values as hashes, and which values are kept out of line. None: the node refuses some, and all are left.
+    pub(super) fn rows_of(
+        &mut self,
+        side: Side,
         touched: &Touched,
         relation: u32,
         keys: &[KeyText],
-        with_storage: bool,
     ) -> Result<Option<Rows>, RecoverError> {
         let Some(columns) = columns_of(touched, relation) else { return Ok(None) };
-        let mut rows = Rows::new();
-        for keys in keys.chunks(CHUNK) {
-            match self.source.touched_rows(&Question::rows(&columns, keys, with_storage).to_text()) {
-                Ok(answer) => {
-                    take(&mut rows, &columns, answer, &self.origins, None, &self.source_name);
+        let (mut rows, mut pieces, mut rest) = (Rows::new(), Pieces::of(CHUNK), keys);
+        while !rest.is_empty() {
+            let piece = pieces.next(rest);
+            match self.tell(side, &columns, &Question::rows(&columns, piece, true), 0)? {
+                Ok(Told::Rows(some, bytes)) => {
+                    rows.extend(some);
+                    pieces.grow(bytes);
+                    rest = &rest[piece.len()..];
                 }
-                Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message }, .. }) => {
-                    pgrx::log!(
-                        "rows of {} are not compared: node \"{}\" reports {message} (SQLSTATE {sqlstate})",
-                        name(touched, relation),
-                        self.source_name
-                    );
-                    for key in keys {
-                        self.leave(touched, relation, key, Why::Refused);
-                    }
+                Ok(Told::TooMuch { fit }) => pieces.shrink(piece.len(), fit),
+                Err(refused) => {
+                    self.leave_refused(touched, relation, keys, &refused);
                     return Ok(None);
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(Some(rows))
     }
 
-    /// None: this node does not show them to their owner, or his code fails, which is counted.
-    pub(super) fn rows_of_target(
+    pub(super) fn leave_refused(&mut self, touched: &Touched, relation: u32, keys: &[KeyText], refused: &Refused) {
+        pgrx::log!("rows of {} are not compared: {}", name(touched, relation), refused.0);
+        keys.iter().for_each(|key| self.leave(touched, relation, key, Why::Refused));
+    }
+
+    /// The values of a row as they are, which is still the version that was `found`. None: it is not, or cannot be read.
+    pub(super) fn whole_row(
+        &mut self,
+        side: Side,
+        touched: &Touched,
+        relation: u32,
+        key: &KeyText,
+        found: &Found,
+    ) -> Result<Result<Option<Texts>, Refused>, RecoverError> {
+        let Some(columns) = columns_of(touched, relation) else { return Ok(Ok(None)) };
+        let rows = match self.tell(side, &columns, &Question::whole(&columns, key), found.bytes())? {
+            Ok(Told::Rows(rows, _)) => rows,
+            Ok(Told::TooMuch { .. }) => return Ok(Ok(None)),
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let now = rows.into_iter().find_map(|(found, row)| if found == *key { row } else { None });
+        let now = now.filter(|now| now.transaction == found.transaction);
+        Ok(Ok(now.and_then(Found::into_texts)))
+    }
+
+    /// The transaction that has written the row that the source has now; None: it has none, or does not show it.
+    pub(super) fn transaction_at_source(
         &mut self,
         touched: &Touched,
         relation: u32,
-        keys: &[KeyText],
-        with_storage: bool,
-    ) -> Option<Rows> {
-        let columns = columns_of(touched, relation)?;
-        let mut rows = Rows::new();
-        for keys in keys.chunks(CHUNK) {
-            match answer_here(&Question::rows(&columns, keys, with_storage)) {
-                Ok(answer) => take(&mut rows, &columns, answer, &self.own_origins, self.own_reconcile, self.local),
-                Err(error) => {
-                    pgrx::log!("rows of {} are not compared: {}", name(touched, relation), error.message());
-                    keys.iter().for_each(|key| self.leave(touched, relation, key, Why::Refused));
-                    return None;
-                }
-            }
+        key: &KeyText,
+    ) -> Result<Option<u32>, RecoverError> {
+        let Some(columns) = columns_of(touched, relation) else { return Ok(None) };
+        match self.tell(Side::Source, &columns, &Question::rows(&columns, std::slice::from_ref(key), false), 0)? {
+            Ok(Told::Rows(mut rows, _)) => Ok(rows.remove(key).flatten().map(|now| now.transaction)),
+            _ => Ok(None),
         }
-        Some(rows)
     }
 }

@@ -1,10 +1,12 @@
 //! A first look at rows that were touched: most are alike on both nodes, and those that are not are judged in run.
 
-use super::ask::answer_here;
-use super::counts::Why;
-use super::judge::{self, Author, Verdict};
-use super::rows::{KeyText, Question, columns_of, text_of, there};
-use super::run::{CHUNK, Difference, Reconciler};
+use super::answer::Answer;
+use super::ask::{Side, Told};
+use super::counts::{Counts, Why};
+use super::judge::{self, Author, Found, Verdict};
+use super::pieces::Pieces;
+use super::rows::{KeyText, Question, Rows, columns_of, text_of, there};
+use super::run::{CHUNK, Difference, Differences, Reconciler};
 use super::touched::{Key, Touched};
 use crate::recover::error::RecoverError;
 use std::collections::BTreeSet;
@@ -12,39 +14,71 @@ use std::collections::BTreeSet;
 /// Rows of which one hash is asked for.
 pub(super) const HASHED: usize = 2_000;
 
+/// What the hashes of rows on both nodes tell.
+enum Likeness {
+    /// They surely are alike; so many bytes were read.
+    Alike(u64),
+    Unknown,
+    TooMuch {
+        fit: usize,
+    },
+}
+
 impl Reconciler<'_> {
-    /// A first look at rows of one table: most are alike, and then a hash over all of them tells it.
+    /// A first look at rows of one table: most are alike, and then a hash over all of them tells it. False: `goes_on` has said no.
     pub(super) fn compare(
         &mut self,
         touched: &Touched,
         keys: &[Key],
         behind: &BTreeSet<String>,
-        differences: &mut Vec<Difference>,
-    ) -> Result<(), RecoverError> {
-        let Some(relation) = keys.first().map(|key| key.relation) else { return Ok(()) };
+        differences: &mut Differences,
+        mut goes_on: impl FnMut(&Counts) -> bool,
+    ) -> Result<bool, RecoverError> {
+        let Some(relation) = keys.first().map(|key| key.relation) else { return Ok(true) };
         let texts: Vec<KeyText> = keys.iter().filter_map(text_of).collect();
         self.counts.leave(Why::NotComparable, keys.len() - texts.len());
-        if self.are_alike(touched, relation, &texts)? {
-            self.count_alike(touched, relation, texts.iter(), behind);
-            return Ok(());
+        let (mut pieces, mut rest) = (Pieces::of(HASHED), texts.as_slice());
+        while !rest.is_empty() {
+            let piece = pieces.next(rest);
+            match self.likeness(touched, relation, piece)? {
+                Likeness::TooMuch { fit } => {
+                    pieces.shrink(piece.len(), fit);
+                    continue;
+                }
+                Likeness::Alike(bytes) => {
+                    pieces.grow(bytes);
+                    self.count_alike(touched, relation, piece.iter(), behind);
+                }
+                Likeness::Unknown => self.compare_rows(touched, relation, piece, behind, differences)?,
+            }
+            rest = &rest[piece.len()..];
+            if !goes_on(&self.counts) {
+                return Ok(false);
+            }
         }
-        texts.chunks(CHUNK).try_for_each(|texts| self.compare_rows(touched, relation, texts, behind, differences))
+        Ok(true)
     }
 
-    /// Whether both nodes surely have the same of these rows.
-    fn are_alike(&mut self, touched: &Touched, relation: u32, texts: &[KeyText]) -> Result<bool, RecoverError> {
-        let Some(columns) = columns_of(touched, relation).filter(|_| !texts.is_empty()) else { return Ok(true) };
+    /// Whether both nodes have the same of these rows.
+    fn likeness(&mut self, touched: &Touched, relation: u32, keys: &[KeyText]) -> Result<Likeness, RecoverError> {
+        let Some(columns) = columns_of(touched, relation) else { return Ok(Likeness::Alike(0)) };
         let failed = self.origins.iter().find(|(_, node)| *node == self.failed).map(|(origin, _)| *origin);
-        let question = Question::sums(&columns, texts, failed);
-        // Where the source does not show them, or sees no such column, each row is to be left by itself.
-        let Ok(answer) = self.source.touched_rows(&question.to_text()) else { return Ok(false) };
-        let answer = answer.into_iter().next().unwrap_or_default();
-        let Ok(ours) = answer_here(&question) else { return Ok(false) };
-        let ours = ours.into_iter().next().unwrap_or_default();
-        let are_alike = answer.get(..2) == ours.get(..2);
-        let of_failed = answer.get(2).and_then(|count| count.as_ref()?.parse::<usize>().ok());
-        self.may_have_moved |= are_alike && of_failed != Some(texts.len());
-        Ok(are_alike)
+        let question = Question::sums(&columns, keys, failed);
+        let mut sums = Vec::new();
+        for side in [Side::Source, Side::Target] {
+            match self.ask(side, &question, 0)? {
+                Ok(Answer::TooMuch { fit }) => return Ok(Likeness::TooMuch { fit }),
+                Ok(Answer::Sums(of_side)) => sums.push(of_side),
+                // Where a node does not show them, or has no such column, each row is to be left by itself.
+                _ => return Ok(Likeness::Unknown),
+            }
+        }
+        let [theirs, ours] = sums.as_slice() else { return Ok(Likeness::Unknown) };
+        if !theirs.are_alike(ours) {
+            return Ok(Likeness::Unknown);
+        }
+        self.may_have_moved |= theirs.of_origin != keys.len() as u64;
+        Ok(Likeness::Alike(theirs.bytes.max(ours.bytes)))
     }
 
     fn count_alike<'k>(
@@ -66,30 +100,73 @@ impl Reconciler<'_> {
         &mut self,
         touched: &Touched,
         relation: u32,
-        texts: &[KeyText],
+        keys: &[KeyText],
         behind: &BTreeSet<String>,
-        differences: &mut Vec<Difference>,
+        differences: &mut Differences,
     ) -> Result<(), RecoverError> {
-        let Some(source) = self.rows_of_source(touched, relation, texts, false)? else { return Ok(()) };
-        let Some(target) = self.rows_of_target(touched, relation, texts, false) else { return Ok(()) };
+        let Some(columns) = columns_of(touched, relation) else { return Ok(()) };
+        let (mut pieces, mut rest) = (Pieces::of(CHUNK), keys);
+        'pieces: while !rest.is_empty() {
+            let piece = pieces.next(rest);
+            let question = Question::rows(&columns, piece, false);
+            let (mut told, mut read) = (Vec::new(), 0);
+            for side in [Side::Source, Side::Target] {
+                match self.tell(side, &columns, &question, 0)? {
+                    Ok(Told::Rows(rows, bytes)) => {
+                        told.push(rows);
+                        read = bytes.max(read);
+                    }
+                    Ok(Told::TooMuch { fit }) => {
+                        pieces.shrink(piece.len(), fit);
+                        continue 'pieces;
+                    }
+                    Err(refused) => {
+                        self.leave_refused(touched, relation, piece, &refused);
+                        break;
+                    }
+                }
+            }
+            if let [source, target] = told.as_slice() {
+                pieces.grow(read);
+                self.note_differences(touched, relation, piece, (source, target), behind, differences);
+            }
+            rest = &rest[piece.len()..];
+            if differences.are_many() {
+                self.look_closer(touched, std::mem::take(differences))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note_differences(
+        &mut self,
+        touched: &Touched,
+        relation: u32,
+        keys: &[KeyText],
+        (source, target): (&Rows, &Rows),
+        behind: &BTreeSet<String>,
+        differences: &mut Differences,
+    ) {
         let mut found: BTreeSet<&KeyText> = source.keys().collect();
         found.extend(target.keys());
         // Both have nothing of the others.
-        let mut alike: Vec<&KeyText> = texts.iter().filter(|key| !found.contains(key)).collect();
+        let mut alike: Vec<&KeyText> = keys.iter().filter(|key| !found.contains(key)).collect();
         self.may_have_moved |= !alike.is_empty();
         for key in found {
-            let of_source = there(&source, key).flatten().and_then(|found| found.committed.as_ref());
+            let of_source = there(source, key).flatten().and_then(|found| found.committed.as_ref());
             self.may_have_moved |=
                 !of_source.is_some_and(|(_, author)| matches!(author, Author::Node(node) if node == self.failed));
-            match (there(&source, key), there(&target, key)) {
+            match (there(source, key), there(target, key)) {
                 (Some(source), Some(target)) if judge::judge(source, target, self.replay()) == Verdict::Settled => {
                     alike.push(key);
                 }
-                (Some(_), Some(_)) => differences.push(Difference { relation, key: key.clone() }),
+                (Some(source), Some(target)) => {
+                    let rows = [source, target].into_iter().flatten().map(Found::kept_bytes).sum();
+                    differences.push(Difference { relation, key: key.clone(), rows_bytes: rows });
+                }
                 _ => self.counts.leave(Why::NotComparable, 1),
             }
         }
         self.count_alike(touched, relation, alike.into_iter(), behind);
-        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! The source is no authority: the later commit is. What the source lacks is deleted only if it is the very version that
 //! the replay wrote, for then somebody had deleted it before it came.
 
+use super::value::Value;
 use crate::pg::clock::Timestamp;
 
 /// Who has committed a version.
@@ -23,7 +24,7 @@ pub struct Found {
     /// The transaction there that has written it: tells whether it has changed since.
     pub transaction: u32,
     /// In the order of the columns that are compared.
-    pub values: Vec<Option<String>>,
+    pub values: Vec<Option<Value>>,
     /// Which of them are kept out of line, hence are not sent where an UPDATE leaves them alone; empty where nobody has asked.
     pub out_of_line: Vec<bool>,
 }
@@ -37,6 +38,52 @@ impl Found {
         (0..self.values.len())
             .filter(|index| differs(index) && (is_out_of_line(self, *index) || is_out_of_line(other, *index)))
             .collect()
+    }
+
+    /// The columns that are written where the other one is there: what was not sent of the same version; of another, all. A long
+    /// value that both have is left alone, so that it need not be fetched. None: all.
+    pub fn to_write_over(&self, other: &Found) -> Option<Vec<usize>> {
+        if self.is_version_of(other) {
+            return Some(self.unsent(other));
+        }
+        let is_alike = |index: &usize| {
+            let value = self.values.get(*index).and_then(Option::as_ref);
+            value.is_some_and(|value| value.text().is_none())
+                && value == other.values.get(*index).and_then(Option::as_ref)
+        };
+        let (alike, others): (Vec<usize>, Vec<usize>) = (0..self.values.len()).partition(is_alike);
+        (!alike.is_empty()).then_some(others)
+    }
+
+    /// Its values, of these columns and no others; None: one of them is long, and only its hash is known.
+    pub fn texts(&self, is_needed: impl Fn(usize) -> bool) -> Option<Vec<Option<String>>> {
+        let text = |(index, value): (usize, &Option<Value>)| match value {
+            Some(value) if is_needed(index) => value.text().map(|text| Some(text.to_owned())),
+            _ => Some(None),
+        };
+        self.values.iter().enumerate().map(text).collect()
+    }
+
+    /// Its values; None: one of them is long, and only its hash is known.
+    pub fn into_texts(self) -> Option<Vec<Option<String>>> {
+        let text = |value| match value {
+            None => Some(None),
+            Some(Value::Text(text)) => Some(Some(text)),
+            Some(Value::Hash { .. }) => None,
+        };
+        self.values.into_iter().map(text).collect()
+    }
+
+    /// Bytes of its values as text.
+    pub fn bytes(&self) -> u64 {
+        self.values.iter().flatten().map(Value::bytes).fold(0, u64::saturating_add)
+    }
+
+    /// About what it takes in memory.
+    pub fn kept_bytes(&self) -> usize {
+        let values: usize =
+            self.values.iter().map(|value| value.as_ref().map_or(size_of::<Value>(), Value::kept_bytes)).sum();
+        size_of::<Self>() + values + self.out_of_line.len()
     }
 
     /// Both are the very same version.
@@ -140,6 +187,10 @@ pub fn must_be_passed(source: Option<&Found>) -> Passed<'_> {
 mod tests {
     use super::*;
 
+    fn text(value: &str) -> Option<Value> {
+        Some(Value::Text(value.to_owned()))
+    }
+
     fn found(committed: Option<(i64, &str)>, value: &str) -> Found {
         let author = |name: &str| match name {
             "copied" => Author::Unknown,
@@ -149,7 +200,7 @@ mod tests {
         Found {
             committed: committed.map(|(at, name)| (Timestamp(at), author(name))),
             transaction: 1_000,
-            values: vec![Some("1".to_owned()), Some(value.to_owned())],
+            values: vec![text("1"), text(value)],
             out_of_line: vec![false, true],
         }
     }
@@ -218,6 +269,24 @@ mod tests {
         // The target has written it, and kept it out of line.
         (source.out_of_line, target.out_of_line) = (vec![false, false], vec![false, true]);
         assert_eq!(source.unsent(&target), [1]);
+    }
+
+    #[test]
+    fn a_long_value_that_both_have_is_not_written_and_one_that_differs_must_be_fetched() {
+        let long = |of: &str| Some(Value::Hash { bytes: 5_000, sha256: of.to_owned() });
+        let row = |at, by, values: [Option<Value>; 3]| Found { values: values.to_vec(), ..found(Some((at, by)), "") };
+        let target = row(10, "n1", [text("1"), long("a"), text("x")]);
+        let alike = row(11, "n3", [text("1"), long("a"), text("y")]);
+        assert_eq!(alike.to_write_over(&target), Some(vec![0, 2]));
+        assert_eq!(alike.texts(|index| index != 1), Some(vec![Some("1".to_owned()), None, Some("y".to_owned())]));
+        let differs = row(11, "n3", [text("1"), long("b"), None]);
+        assert_eq!(differs.to_write_over(&target), None);
+        assert_eq!(differs.texts(|_| true), None);
+        // Of the same version the long one alone, which was not sent.
+        let unsent = row(10, "n1", [text("1"), long("b"), text("x")]);
+        assert_eq!(unsent.to_write_over(&target), Some(vec![1]));
+        let short = [row(11, "n3", [text("1"), None, text("y")]), row(10, "n1", [text("1"), None, text("x")])];
+        assert_eq!(short[0].to_write_over(&short[1]), None);
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Rows as both nodes tell them: the question, and what is taken from the answer.
 
+use super::answer::{Answer, Meter, Summing, Sums, Version};
 use super::judge::{Author, Found};
 use super::touched::{Key, Relation, Touched};
+use super::value::Value;
 use crate::pg::clock::Timestamp;
-use crate::pg::owned_table::{self, Comparison, OwnedTableError};
-use crate::pg::{origin, text};
+use crate::pg::owned_table::{self, Comparison, OwnedTable, OwnedTableError};
+use crate::pg::spi_text::Row;
+use crate::pg::{commit_ts, digest, origin, text};
 use pgrx::spi::{quote_identifier, quote_literal};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -21,6 +24,9 @@ pub struct Columns<'a> {
     pub relation: &'a Relation,
     pub key: &'a [usize],
 }
+
+/// A row of a query as text; None for NULL.
+type Values = Vec<Option<String>>;
 
 /// Values before those of the columns: time of commit, its origin, the transaction.
 const FIRST_VALUE: usize = 3;
@@ -44,21 +50,28 @@ pub struct Question {
     asked: Asked,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Asked {
-    /// Each row: time of commit, its origin, the transaction, the values.
+    /// Each row, to be compared: long values as hashes.
     Rows,
-    /// And after the values, which of them are kept out of line.
+    /// And which of its values are kept out of line.
     RowsAndStorage,
-    /// All rows in one line: how many there are, a hash over all of them, and how many were written under that origin. Where
-    /// two nodes answer alike, they have the same rows; where not, they may.
+    /// Each row, to be written.
+    WholeRows,
+    /// All rows in one: how many there are, a hash over all of them, and how many were written under that origin. Where two nodes
+    /// answer alike, they have the same rows; where not, they may.
     Sums { origin: Option<u16> },
 }
 
 impl Question {
     pub fn rows(columns: &Columns<'_>, keys: &[KeyText], with_storage: bool) -> Question {
         Question::new(columns, keys, if with_storage { Asked::RowsAndStorage } else { Asked::Rows })
+    }
+
+    /// The row with this key, as it is to be written.
+    pub fn whole(columns: &Columns<'_>, key: &KeyText) -> Question {
+        Question::new(columns, std::slice::from_ref(key), Asked::WholeRows)
     }
 
     pub fn sums(columns: &Columns<'_>, keys: &[KeyText], origin: Option<u16>) -> Question {
@@ -84,23 +97,87 @@ impl Question {
         fits.then_some(question)
     }
 
-    /// The answer of this node: rows of nullable text. Needs a transaction with a snapshot.
-    pub fn answer(&self) -> Result<Vec<Vec<Option<String>>>, OwnedTableError> {
-        if self.keys.is_empty() {
-            return Ok(Vec::new());
+    /// Whether it asks for one row, or for as many as have one key: then it is answered whole.
+    pub fn is_single(&self) -> bool {
+        self.keys.len() <= 1
+    }
+
+    /// The answer of this node. Needs a transaction with a snapshot.
+    pub fn answer(&self) -> Result<Answer, OwnedTableError> {
+        match self.asked {
+            Asked::Sums { origin } => self.sum_up(origin),
+            Asked::Rows | Asked::RowsAndStorage | Asked::WholeRows => self.tell_rows(),
         }
-        owned_table::rows(&self.schema, &self.name, |table| {
+    }
+
+    fn tell_rows(&self) -> Result<Answer, OwnedTableError> {
+        let (mut meter, mut rows) = (Meter::new(self.keys.len()), Vec::new());
+        self.each_row(|row| {
+            let row = row.texts();
+            let goes_on = meter.take(bytes_of(&row));
+            // What would be too much is not kept.
+            if goes_on {
+                rows.push(self.version(row))
+            } else {
+                rows.clear()
+            }
+            goes_on
+        })?;
+        Ok(meter.answer(|_| Answer::Rows(rows)))
+    }
+
+    fn sum_up(&self, origin: Option<u16>) -> Result<Answer, OwnedTableError> {
+        let (mut meter, mut sums) = (Meter::new(self.keys.len()), Summing::default());
+        self.each_row(|row| {
+            let [transaction, hash, bytes] = [0, 1, 2].map(|column| row.number(column).unwrap_or_default());
+            sums.add(transaction as u32, hash);
+            meter.take(bytes.unsigned_abs())
+        })?;
+        let is_of = |transaction: u32| {
+            let committed = commit_ts::version_of(transaction.into()).committed;
+            origin.is_some() && committed.map(|(_, id)| id) == origin
+        };
+        // By transactions, which are fewer than rows: what is asked of each is dear.
+        let of_origin =
+            sums.transactions.iter().filter(|(transaction, _)| is_of(**transaction)).map(|(_, rows)| *rows).sum();
+        let rows = sums.transactions.values().sum();
+        Ok(meter.answer(|bytes| Answer::Sums(Sums { rows, hash: sums.hash, of_origin, bytes })))
+    }
+
+    fn each_row(&self, see: impl FnMut(Row<'_>) -> bool) -> Result<(), OwnedTableError> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let query = |table: &OwnedTable| {
             let compared = |index: &usize| table.comparison(&self.columns[*index]);
             let key: Vec<Comparison> = self.key.iter().map(compared).collect::<Result<_, _>>()?;
             Ok(self.query(&table.quoted(), &key))
-        })
+        };
+        owned_table::each_row(&self.schema, &self.name, query, see)
+    }
+
+    /// A row of the query as it is answered. A key is what the row is known by, and short: an index holds it.
+    fn version(&self, mut row: Values) -> Version {
+        let mut values = row.split_off(FIRST_VALUE.min(row.len()));
+        let storage = values.split_off(self.columns.len().min(values.len()));
+        let value = |(index, text): (usize, Option<String>)| {
+            let is_as_it_is = self.asked == Asked::WholeRows || self.key.contains(&index);
+            text.map(|text| if is_as_it_is { Value::Text(text) } else { Value::to_compare(text, digest::sha256) })
+        };
+        let origin = number(&row, 1).and_then(|id| u16::try_from(id).ok());
+        Version {
+            committed: number(&row, 0).zip(origin),
+            transaction: number(&row, 2).unwrap_or_default() as u32,
+            values: values.into_iter().enumerate().map(value).collect(),
+            out_of_line: storage.iter().map(|value| value.as_deref() == Some("t")).collect(),
+        }
     }
 
     fn query(&self, table: &str, key: &[Comparison]) -> String {
         let mut values: Vec<String> = self.columns.iter().map(|name| format!("t.{}", quote_identifier(name))).collect();
         let condition = condition(key, &self.keys);
         match self.asked {
-            Asked::Rows | Asked::RowsAndStorage => {
+            Asked::Rows | Asked::RowsAndStorage | Asked::WholeRows => {
                 if self.asked == Asked::RowsAndStorage {
                     let stored = |value: &String| format!("pg_catalog.pg_column_toast_chunk_id({value}) IS NOT NULL");
                     values.extend(values.iter().map(stored).collect::<Vec<_>>());
@@ -115,21 +192,22 @@ impl Question {
                     2 * self.keys.len(),
                 )
             }
-            Asked::Sums { origin } => {
-                let origin = origin.map_or("NULL".to_owned(), |origin| origin.to_string());
-                // By transactions, which are fewer than rows: what is asked of each is dear.
-                format!(
-                    "SELECT pg_catalog.sum(w.rows), pg_catalog.sum(w.hash),
-                            pg_catalog.sum(w.rows) FILTER (
-                                WHERE (pg_catalog.pg_xact_commit_timestamp_origin(w.xmin)).roident::pg_catalog.int8 OPERATOR(pg_catalog.=) {origin})
-                       FROM (SELECT t.xmin, pg_catalog.count(*) AS rows,
-                                    pg_catalog.sum(pg_catalog.hashtextextended(ROW({})::pg_catalog.text COLLATE pg_catalog.\"C\", 0)) AS hash
-                               FROM {table} t WHERE {condition} GROUP BY t.xmin) w",
-                    values.join(", "),
-                )
-            }
+            // Behind OFFSET the row is written as text once.
+            Asked::Sums { .. } => format!(
+                "SELECT t.xmin, pg_catalog.hashtextextended(w.text COLLATE pg_catalog.\"C\", 0), pg_catalog.octet_length(w.text)
+                   FROM {table} t, LATERAL (SELECT ROW({})::pg_catalog.text AS text OFFSET 0) w WHERE {condition}",
+                values.join(", "),
+            ),
         }
     }
+}
+
+fn bytes_of(row: &Values) -> u64 {
+    row.iter().flatten().map(|value| value.len() as u64).sum()
+}
+
+fn number(row: &Values, index: usize) -> Option<i64> {
+    row.get(index)?.as_ref()?.parse().ok()
 }
 
 /// The rows with these keys. Every literal has its column's type, a domain's base type without its checks.
@@ -168,32 +246,27 @@ fn array_literal<'a>(values: impl Iterator<Item = &'a String>) -> String {
 pub fn take(
     rows: &mut Rows,
     columns: &Columns<'_>,
-    answer: impl IntoIterator<Item = Vec<Option<String>>>,
+    answer: Vec<Version>,
     origins: &HashMap<u16, String>,
     reconcile: Option<u16>,
     node: &str,
 ) {
-    for mut row in answer {
-        let mut values = row.split_off(FIRST_VALUE);
-        let storage = values.split_off(columns.relation.columns.len().min(values.len()));
-        let out_of_line = storage.iter().map(|value| value.as_deref() == Some("t")).collect();
-        let number = |index: usize| row.get(index).and_then(|value| value.as_ref()?.parse::<i64>().ok());
-        let author = |id: i64| match u16::try_from(id) {
-            Ok(origin::LOCAL) => Author::Node(node.to_owned()),
-            Ok(id) if Some(id) == reconcile => Author::Reconcile,
-            Ok(id) => origins.get(&id).map_or(Author::Unknown, |name| Author::Node(name.clone())),
-            Err(_) => Author::Unknown,
+    for row in answer {
+        let author = |id: u16| match id {
+            origin::LOCAL => Author::Node(node.to_owned()),
+            id if Some(id) == reconcile => Author::Reconcile,
+            id => origins.get(&id).map_or(Author::Unknown, |name| Author::Node(name.clone())),
         };
-        let found = Found {
-            committed: number(0).zip(number(1)).map(|(at, id)| (Timestamp(at), author(id))),
-            transaction: number(2).unwrap_or_default() as u32,
-            values,
-            out_of_line,
-        };
-        let key: Option<KeyText> =
-            columns.key.iter().map(|index| found.values.get(*index).cloned().flatten()).collect();
+        let key = |index: &usize| row.values.get(*index)?.as_ref()?.text().map(str::to_owned);
+        let key: Option<KeyText> = columns.key.iter().map(key).collect();
         let Some(key) = key else { continue };
-        let is_readable = found.values.iter().flatten().all(|value| !value.contains(char::REPLACEMENT_CHARACTER));
+        let is_readable = row.values.iter().flatten().all(Value::is_readable);
+        let found = Found {
+            committed: row.committed.map(|(at, id)| (Timestamp(at), author(id))),
+            transaction: row.transaction,
+            values: row.values,
+            out_of_line: row.out_of_line,
+        };
         rows.entry(key).and_modify(|known| *known = None).or_insert(is_readable.then_some(found));
     }
 }

@@ -5,15 +5,16 @@
 //! and judged only if it is still the same. Where the target has no row to lock, the source's is read once more after ours
 //! is in place: what it does to it after that finds ours.
 
+use super::ask::Side;
+use super::bring::Removed;
 use super::compare::HASHED;
 use super::counts::{Counts, Why};
 use super::judge::{self, Author, Found, Passed, Replay, Verdict};
 use super::kept::Keeper;
-use super::rows::{KeyText, Rows, columns_of, name, there};
+use super::rows::{KeyText, Rows, columns_of, there};
 use super::touched::Touched;
 use super::views::{self, View};
 use super::waits::Patience;
-use super::write::{Did, write};
 use crate::apply::conflict::Policy;
 use crate::guc;
 use crate::intent::document::Intent;
@@ -28,8 +29,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 /// Rows that are asked for at once.
 pub(super) const CHUNK: usize = 500;
 
-/// Rows that differ and are looked at closer together, for each closer look waits for both nodes.
+/// Rows that differ and are looked at closer together, for each closer look waits for both nodes; and what they take in memory,
+/// once and as a copy.
 const CLOSER: usize = 5_000;
+const CLOSER_BYTES: usize = 8 << 20;
 
 /// Closer looks at a row that changes under our hands.
 const LOOKS: u32 = 20;
@@ -54,8 +57,7 @@ pub struct Reconciler<'a> {
     pub(super) errors: HashMap<String, i64>,
     /// The nodes of which it could not apply something since.
     pub(super) stuck: HashSet<String>,
-    /// Rows of the replay that were taken away for what a node's INSERT was thought to bring.
-    pub(super) removed: HashMap<(u32, KeyText), Found>,
+    pub(super) removed: Removed,
     /// How often it could not apply what came from a node, now and when the last of them was taken away.
     pub(super) errors_now: HashMap<String, i64>,
     pub(super) errors_at_removal: HashMap<String, i64>,
@@ -85,6 +87,26 @@ pub struct Reconciler<'a> {
 pub(super) struct Difference {
     pub(super) relation: u32,
     pub(super) key: KeyText,
+    /// What both nodes' rows took in memory when they were compared.
+    pub(super) rows_bytes: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Differences {
+    rows: Vec<Difference>,
+    bytes: usize,
+}
+
+impl Differences {
+    pub(super) fn push(&mut self, difference: Difference) {
+        self.bytes += difference.rows_bytes;
+        self.rows.push(difference);
+    }
+
+    /// No more are to be looked at together.
+    pub(super) fn are_many(&self) -> bool {
+        self.rows.len() >= CLOSER || self.bytes >= CLOSER_BYTES
+    }
 }
 
 impl<'a> Reconciler<'a> {
@@ -103,7 +125,7 @@ impl<'a> Reconciler<'a> {
             tables: HashMap::new(),
             errors: HashMap::new(),
             stuck: HashSet::new(),
-            removed: HashMap::new(),
+            removed: Removed::default(),
             errors_now: HashMap::new(),
             errors_at_removal: HashMap::new(),
             holds_removed: false,
@@ -160,7 +182,7 @@ impl Reconciler<'_> {
         self.has_others = peers.iter().any(|peer| !among.contains(&peer.name.as_str()));
         let behind = self.wait_for_source(&ours, false)?;
         self.behind.extend(behind.iter().filter(|node| *node != self.failed).cloned());
-        let mut differences = Vec::new();
+        let mut differences = Differences::default();
         loop {
             let keys = touched.next_sorted();
             if keys.is_empty() {
@@ -169,11 +191,7 @@ impl Reconciler<'_> {
             }
             for of_table in keys.chunk_by(|one, other| one.relation == other.relation) {
                 for chunk in of_table.chunks(HASHED) {
-                    self.compare(touched, chunk, &behind, &mut differences)?;
-                    if differences.len() >= CLOSER {
-                        self.look_closer(touched, std::mem::take(&mut differences))?;
-                    }
-                    if !goes_on(&self.counts) {
+                    if !self.compare(touched, chunk, &behind, &mut differences, &mut goes_on)? {
                         return Ok(false);
                     }
                 }
@@ -192,7 +210,8 @@ impl Reconciler<'_> {
     }
 
     /// Judges rows that differ, each as soon as it may be.
-    fn look_closer(&mut self, touched: &Touched, mut open: Vec<Difference>) -> Result<(), RecoverError> {
+    pub(super) fn look_closer(&mut self, touched: &Touched, differences: Differences) -> Result<(), RecoverError> {
+        let mut open = differences.rows;
         for _ in 0..LOOKS {
             if open.is_empty() {
                 return Ok(());
@@ -204,7 +223,7 @@ impl Reconciler<'_> {
             }
             let mut target: HashMap<u32, Rows> = HashMap::new();
             for (relation, keys) in &relations {
-                if let Some(rows) = self.rows_of_target(touched, *relation, keys, true) {
+                if let Some(rows) = self.rows_of(Side::Target, touched, *relation, keys)? {
                     target.insert(*relation, rows);
                 }
             }
@@ -213,7 +232,7 @@ impl Reconciler<'_> {
             let source_lacks = self.wait_for_source(&ours, true)?;
             let mut source: HashMap<u32, Rows> = HashMap::new();
             for (relation, keys) in relations.iter().filter(|(relation, _)| target.contains_key(relation)) {
-                if let Some(rows) = self.rows_of_source(touched, *relation, keys, true)? {
+                if let Some(rows) = self.rows_of(Side::Source, touched, *relation, keys)? {
                     source.insert(*relation, rows);
                 }
             }
@@ -229,7 +248,8 @@ impl Reconciler<'_> {
                     };
                     let verdict = judge::judge(source, target, self.replay());
                     let (source, target) = (source.cloned(), target.cloned());
-                    found.push((verdict, Difference { relation, key }, source, target));
+                    let rows_bytes = [&source, &target].into_iter().flatten().map(Found::kept_bytes).sum();
+                    found.push((verdict, Difference { relation, key, rows_bytes }, source, target));
                 }
             }
             // What goes first makes room for what comes.
@@ -240,7 +260,7 @@ impl Reconciler<'_> {
             });
             for (verdict, difference, source, target) in found {
                 if target.is_some() {
-                    self.removed.remove(&(difference.relation, difference.key.clone()));
+                    self.removed.forget(&difference);
                 }
                 let must_write = matches!(verdict, Verdict::Insert | Verdict::Update | Verdict::Delete);
                 let rows = (source.as_ref(), target.as_ref());
@@ -250,44 +270,28 @@ impl Reconciler<'_> {
                     }
                     lacks => lacks,
                 };
-                let is_late = target.as_ref().is_some_and(|target| self.replay().has_written(target));
-                if is_late && self.is_stuck(verdict, source.as_ref(), &target_lacks) {
+                let late = target.as_ref().filter(|target| self.replay().has_written(target));
+                if let Some(late) = late.filter(|_| self.is_stuck(verdict, source.as_ref(), &target_lacks)) {
                     // What comes from that node may be an INSERT for which what came late leaves no room. It is judged
                     // again when that has come.
-                    let did =
-                        self.bring(touched, &difference, Verdict::Delete, (None, target.as_ref()), &theirs, false)?;
-                    if let (Did::Written, Some(target)) = (did, target) {
-                        self.removed.insert((difference.relation, difference.key.clone()), target);
-                        self.errors_at_removal.clone_from(&self.errors_now);
-                    }
+                    self.take_away(touched, &difference, late, &theirs)?;
                     open.push(difference);
                     continue;
                 }
                 match (lacks, verdict) {
                     // The later version is the target's: nothing that is still to come bears on that.
                     (_, Verdict::Keep) | (None, Verdict::Settled) => self.counts.compared += 1,
-                    (Some(_), _) if self.holds_removed && self.has_removed(&difference) => self.held.push(difference),
+                    (Some(_), _) if self.holds_removed && self.removed.has(&difference) => self.held.push(difference),
                     (Some(why), _) => {
                         self.leave(touched, difference.relation, &difference.key, why);
-                        self.put_back(touched, &difference, target.as_ref(), &theirs)?;
+                        self.put_back(touched, &difference, target.as_ref(), &theirs);
                     }
                     (None, Verdict::OfUnknownAge) => self.counts.leave(Why::UnknownAge, 1),
                     (None, Verdict::Insert | Verdict::Update | Verdict::Delete) => {
                         let did =
                             self.bring(touched, &difference, verdict, rows, &theirs, verdict == Verdict::Insert)?;
-                        match did {
-                            Did::Again => open.push(difference),
-                            Did::Refused => {
-                                self.leave(touched, difference.relation, &difference.key, Why::Refused);
-                            }
-                            Did::Written if verdict == Verdict::Delete => {
-                                self.counts.compared += 1;
-                                self.counts.deleted += 1;
-                            }
-                            Did::Written => {
-                                self.counts.compared += 1;
-                                self.counts.updated += 1;
-                            }
+                        if self.count_brought(touched, &difference, verdict, did) {
+                            open.push(difference);
                         }
                     }
                 }
@@ -299,14 +303,10 @@ impl Reconciler<'_> {
         }
         let theirs = View::default();
         for difference in open {
-            self.put_back(touched, &difference, None, &theirs)?;
+            self.put_back(touched, &difference, None, &theirs);
         }
         untrusted_user::leave_session();
         Ok(())
-    }
-
-    fn has_removed(&self, difference: &Difference) -> bool {
-        self.removed.contains_key(&(difference.relation, difference.key.clone()))
     }
 
     /// Something was taken away in vain until now.
@@ -317,23 +317,14 @@ impl Reconciler<'_> {
     /// Looks once more at what was taken away, and puts it back where that was in vain.
     pub fn let_held_go(&mut self, touched: &Touched) -> Result<(), RecoverError> {
         self.holds_removed = false;
-        let held = std::mem::take(&mut self.held);
-        self.look_closer(touched, held)
-    }
-
-    /// What was taken away for an INSERT that has not come after all.
-    fn put_back(
-        &mut self,
-        touched: &Touched,
-        difference: &Difference,
-        target: Option<&Found>,
-        theirs: &View,
-    ) -> Result<(), RecoverError> {
-        let removed = self.removed.remove(&(difference.relation, difference.key.clone()));
-        if let (Some(removed), None) = (removed, target) {
-            self.bring(touched, difference, Verdict::Insert, (Some(&removed), None), theirs, false)?;
+        let mut together = Differences::default();
+        for difference in std::mem::take(&mut self.held) {
+            together.push(difference);
+            if together.are_many() {
+                self.look_closer(touched, std::mem::take(&mut together))?;
+            }
         }
-        Ok(())
+        self.look_closer(touched, together)
     }
 
     /// What stands in the way of a verdict: something of one node that the other has not passed.
@@ -394,80 +385,6 @@ impl Reconciler<'_> {
             (Verdict::Delete, _) => target_lacks.iter().any(is_stuck),
             _ => false,
         }
-    }
-
-    /// Writes one row, in a transaction of its own with the time of the source's commit. `must_look_again`: the source is asked
-    /// whether it still has that version, once ours is in place.
-    fn bring(
-        &mut self,
-        touched: &Touched,
-        difference: &Difference,
-        verdict: Verdict,
-        (source, target): (Option<&Found>, Option<&Found>),
-        theirs: &View,
-        must_look_again: bool,
-    ) -> Result<Did, RecoverError> {
-        let relation = difference.relation;
-        let Some(values) = source.or(target).map(|found| found.values.as_slice()) else { return Ok(Did::Again) };
-        let apply_as = self.apply_as;
-        let before = target.map(|target| target.transaction);
-        let Some(key) = touched.key_columns(relation).map(<[usize]>::to_vec) else { return Ok(Did::Again) };
-        // What waits for a commit runs as whom core's apply worker connects.
-        if !untrusted_user::is_session_of(apply_as.owner) {
-            transaction::run(|| untrusted_user::enter_session_of(apply_as.owner));
-        }
-        let unsent = source.zip(target).filter(|(source, target)| source.is_version_of(target));
-        let columns = unsent.map(|(source, target)| source.unsent(target));
-        let written = interrupts::catch(|| {
-            // One that was not committed has left it.
-            origin::take_up();
-            transaction::begin_if_none();
-            transaction::step(|| write(relation, apply_as, verdict, values, columns.as_deref(), &key, before))
-        });
-        let mut did = match written {
-            Ok(did) => did,
-            Err(report) => {
-                use pgrx::PgSqlErrorCode as Code;
-                match report.sql_error_code() {
-                    Code::ERRCODE_UNIQUE_VIOLATION
-                    | Code::ERRCODE_T_R_DEADLOCK_DETECTED
-                    | Code::ERRCODE_T_R_SERIALIZATION_FAILURE
-                    | Code::ERRCODE_LOCK_NOT_AVAILABLE => Did::Again,
-                    _ => {
-                        pgrx::log!(
-                            "a row of {} could not be reconciled: {}",
-                            name(touched, relation),
-                            report.message()
-                        );
-                        Did::Refused
-                    }
-                }
-            }
-        };
-        if did == Did::Written && must_look_again {
-            let again = self.rows_of_source(touched, relation, std::slice::from_ref(&difference.key), false);
-            let now = match again {
-                Ok(rows) => rows.and_then(|mut rows| rows.remove(&difference.key).flatten()),
-                Err(error) => {
-                    origin::forget_stamp();
-                    transaction::abort_current();
-                    return Err(error);
-                }
-            };
-            if now.map(|now| now.transaction) != source.map(|source| source.transaction) {
-                did = Did::Again;
-            }
-        }
-        if did == Did::Written {
-            // Of an unknown age, hence older than all that is known: no time at all would stand for now.
-            let at = source.and_then(|source| source.committed.as_ref()).map_or(1, |(at, _)| at.0);
-            origin::stamp_commit(theirs.wal_end, at);
-            transaction::commit_applied();
-        } else {
-            origin::forget_stamp();
-            transaction::abort_current();
-        }
-        Ok(did)
     }
 
     pub(super) fn replay(&self) -> Replay<'_> {

@@ -45,14 +45,13 @@ fn recovery_unjudged(
     TableIterator::new(rows)
 }
 
-/// Rows of a table, as a target that compares its own with them asks for them: each a JSON array of its values as text. The
-/// caller must be allowed to read the table; the table is read as its owner.
+/// Rows of a table, as a target that compares its own with them asks for them: a JSON document, the answer to the question in
+/// another one. The caller must be allowed to read the table; the table is read as its owner.
 #[pg_extern(sql = false)]
-fn touched_rows(question: Text) -> SetOfIterator<'static, Text> {
+fn touched_rows(question: Text) -> Option<Text> {
     let Some(question) = Question::of_text(&question.to_utf8()) else { raise(&NoQuestion) };
-    let rows = question.answer().or_raise();
-    let line = |row: Vec<Option<String>>| serde_json::to_string(&row).ok().and_then(|line| to_server(&line)).map(Text);
-    SetOfIterator::new(rows.into_iter().filter_map(line).collect::<Vec<_>>())
+    let answer = question.answer().or_raise();
+    serde_json::to_string(&answer).ok().and_then(|answer| to_server(&answer)).map(Text)
 }
 
 /// What was asked is no question of this version.

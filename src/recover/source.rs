@@ -299,19 +299,18 @@ impl Source {
         in_transaction(|| self.connection.query(question, columns)).map_err(|error| self.error(error))
     }
 
-    /// Rows of a table there, of nullable text: the answer to a question that the source reads as the table's owner.
-    pub fn touched_rows(&mut self, question: &str) -> Result<Vec<Vec<Option<String>>>, RecoverError> {
-        let rows = in_transaction(|| {
-            let question = format!("SELECT * FROM spock.touched_rows({}::pg_catalog.text)", quote_literal(question));
-            self.connection.query(&question, 1)
-        });
-        let rows = rows.map_err(|error| self.error(error))?;
-        let unexpected = || RemoteError::Unexpected("a row that is no row".to_owned());
-        let values = |row: crate::remote::row::Row| {
-            let line = row.into_values().into_iter().next().flatten().ok_or_else(unexpected)?;
-            serde_json::from_str(&line).map_err(|_| unexpected())
-        };
-        rows.into_iter().map(values).collect::<Result<_, _>>().map_err(|error| self.error(error))
+    /// What the source answers to a question about rows of a table, which it reads as the table's owner. It may take so long.
+    pub fn touched_rows(&mut self, question: &str, limit: Duration) -> Result<String, RecoverError> {
+        let question = format!("SELECT spock.touched_rows({}::pg_catalog.text)", quote_literal(question));
+        let rows = in_transaction(|| self.connection.query_within(limit, &question, 1));
+        let row = rows.map_err(|error| self.error(error))?.pop();
+        let answer = row.and_then(|row| row.into_values().pop().flatten());
+        answer.ok_or_else(|| self.unexpected("no rows"))
+    }
+
+    /// It has answered something that is no answer.
+    pub fn unexpected(&self, what: &str) -> RecoverError {
+        self.error(RemoteError::Unexpected(what.to_owned()))
     }
 
     fn error(&self, error: RemoteError) -> RecoverError {

@@ -18,6 +18,9 @@ const KNOWN_STATE: &str = "SET ROLE NONE; SET search_path = pg_catalog, pg_temp;
     SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET transaction_timeout = 0; SET row_security = off; \
     SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3; SET timezone = 'UTC'; SET bytea_output = 'hex';";
 
+/// Why a connection answers nothing any more.
+const CLOSED: &str = "it was closed after a question that was not answered to its end";
+
 /// What went wrong with a peer. Holds libpq's or the peer's message, neither of which repeats the connection string.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
@@ -34,7 +37,9 @@ pub enum RemoteError {
 }
 
 pub struct Connection {
-    inner: WalReceiverConnection,
+    /// None from the first question on that was not answered to its end: the peer may still be at it, and would answer it in the
+    /// place of the next one.
+    inner: Option<WalReceiverConnection>,
     limit: Duration,
 }
 
@@ -48,7 +53,7 @@ impl Connection {
             with_limit(limit, || WalReceiverConnection::connect(&route.conninfo, route.must_use_password, &name))
                 .map_err(|TimedOut| RemoteError::TimedOut(limit))?
                 .map_err(|message| RemoteError::Connect(one_line(&message)))?;
-        Ok(Connection { inner, limit })
+        Ok(Connection { inner: Some(inner), limit })
     }
 
     /// Puts the session into a known state, whatever defaults the role and the database have there (ALTER ROLE, ALTER DATABASE
@@ -73,29 +78,46 @@ impl Connection {
 
     /// Runs a question that returns `columns` columns. Needs a transaction.
     pub fn query(&mut self, question: &str, columns: usize) -> Result<Vec<Row>, RemoteError> {
-        match self.ask(question, columns)? {
-            Answer::Rows(rows) => Ok(rows.into_iter().map(Row::new).collect()),
-            _ => Err(RemoteError::Unexpected("no rows".to_owned())),
-        }
+        rows_of(self.ask(question, columns, self.limit)?)
+    }
+
+    /// The same for a question that may take longer than others. The peer gives it up after `limit`, which leaves the connection as
+    /// it was; this side only when the peer says nothing even then.
+    pub fn query_within(&mut self, limit: Duration, question: &str, columns: usize) -> Result<Vec<Row>, RemoteError> {
+        // Two statements in one message are one transaction, at whose end the setting is what it was.
+        let question = format!("SET LOCAL statement_timeout = {}; {question}", limit.as_millis());
+        rows_of(self.ask(&question, columns, limit + self.limit)?)
     }
 
     /// Runs a command without a result. Needs a transaction.
     pub fn command(&mut self, command: &str) -> Result<(), RemoteError> {
-        self.ask(command, 0).map(|_| ())
+        self.ask(command, 0, self.limit).map(|_| ())
     }
 
-    fn ask(&mut self, text: &str, columns: usize) -> Result<Answer, RemoteError> {
+    fn ask(&mut self, text: &str, columns: usize, limit: Duration) -> Result<Answer, RemoteError> {
         let text = c_string(text)?;
-        let inner = &mut self.inner;
-        match with_limit(self.limit, || inner.execute(&text, columns)) {
-            Err(TimedOut) => Err(RemoteError::TimedOut(self.limit)),
-            Ok(Answer::Error { sqlstate: None, message }) => Err(RemoteError::Lost(one_line(&message))),
-            Ok(Answer::Error { sqlstate: Some(code), message }) => Err(RemoteError::Peer {
+        let Some(mut inner) = self.inner.take() else { return Err(RemoteError::Lost(CLOSED.to_owned())) };
+        // Where this side stops waiting, or an ERROR unwinds, the connection is dropped, and so closed.
+        let answer = match with_limit(limit, || inner.execute(&text, columns)) {
+            Err(TimedOut) => return Err(RemoteError::TimedOut(limit)),
+            Ok(Answer::Error { sqlstate: None, message }) => return Err(RemoteError::Lost(one_line(&message))),
+            Ok(answer) => answer,
+        };
+        self.inner = Some(inner);
+        match answer {
+            Answer::Error { sqlstate: Some(code), message } => Err(RemoteError::Peer {
                 sqlstate: String::from_utf8_lossy(&code).into_owned(),
                 message: one_line(&message),
             }),
-            Ok(answer) => Ok(answer),
+            answer => Ok(answer),
         }
+    }
+}
+
+fn rows_of(answer: Answer) -> Result<Vec<Row>, RemoteError> {
+    match answer {
+        Answer::Rows(rows) => Ok(rows.into_iter().map(Row::new).collect()),
+        _ => Err(RemoteError::Unexpected("no rows".to_owned())),
     }
 }
 

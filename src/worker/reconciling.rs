@@ -116,7 +116,9 @@ impl Rescue {
         if matches!(reconciled, Err(Trouble::Recover(_) | Trouble::Raised { .. })) {
             self.keep_all(intent, touched)?;
         }
-        reconciled.map(Some)
+        let reconciled = reconciled?;
+        failpoint::hit(names::RESCUE_RECONCILED);
+        Ok(Some(reconciled))
     }
 
     fn compare(
