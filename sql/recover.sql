@@ -120,6 +120,7 @@ BEGIN
         EXIT WHEN coalesce((@extschema@.recovery_state_at(target_dsn, target_node::name, intent) ->> 'ended')::boolean, true);
         PERFORM @extschema@.pause_watching(0.02, failed_node, coalesce(target_node, ''));
         COMMIT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     END LOOP;
 END
 $$;
@@ -224,6 +225,7 @@ BEGIN
         PERFORM @extschema@.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
         nap := least(nap * 1.07, 0.2);
         COMMIT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     END LOOP;
     report := state || jsonb_build_object('seconds',
         round(extract(epoch FROM clock_timestamp() - begun), 3));
@@ -283,6 +285,7 @@ BEGIN
                 running ->> 'source_node', chosen.source_node;
             intent := @extschema@.abort_recovery_at(target_dsn, target, failed_node_name::name);
             COMMIT;
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
             CALL @extschema@.await_end(target_dsn, target, failed_node_name, intent);
             PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
             intent := NULL;
@@ -318,6 +321,7 @@ BEGIN
                                                 source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     END IF;
     COMMIT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     CALL @extschema@.watch_recovery(target_dsn, target::text, intent, verb, report);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     report := report || jsonb_build_object('outcome', 'catch_up',
@@ -370,8 +374,10 @@ BEGIN
     END LOOP;
     IF intents <> '[]' THEN
         COMMIT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
             CALL @extschema@.await_end(NULL, (entry ->> 'target_node')::name, failed_node_name, (entry ->> 'intent_id')::uuid);
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         END LOOP;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         intents := '[]';
@@ -418,6 +424,7 @@ BEGIN
         END IF;
     END LOOP;
     COMMIT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         LOOP
@@ -439,6 +446,7 @@ BEGIN
                 EXIT;
             END IF;
             COMMIT;
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
             PERFORM @extschema@.pause_watching(0.05, failed_node_name, entry ->> 'target_node');
         END LOOP;
         IF state IS NULL OR state ->> 'phase' <> 'completed' THEN
@@ -453,6 +461,7 @@ BEGIN
         END IF;
         survivors := survivors || entry;
         COMMIT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     report := jsonb_build_object('failed_node', failed_node_name, 'survivors', survivors, 'failures', failures,
@@ -533,12 +542,14 @@ BEGIN
     intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
                                             source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     COMMIT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     LOOP
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         state := @extschema@.recovery_state_at(target_dsn, chosen.target_node, intent);
         EXIT WHEN state ->> 'clone' IS NOT NULL OR (state ->> 'ended')::boolean OR (state ->> 'waiting')::boolean;
         PERFORM @extschema@.pause_watching(0.02, failed_node_name, chosen.target_node);
         COMMIT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     END LOOP;
     cloned_slot_name := state ->> 'clone';
     IF cloned_slot_name IS NULL THEN
@@ -579,7 +590,9 @@ BEGIN
             HINT = 'SELECT * FROM spock.recovery_intents(); on that node shows its recoveries.';
     END IF;
     COMMIT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     CALL @extschema@.watch_recovery(target_dsn, target_node_name, (state ->> 'intent_id')::uuid, coalesce(verb, false), report);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     RAISE NOTICE 'node "%" is recovered on node "%": %, up to %', failed_node_name, target_node_name,
         @extschema@.counted((report ->> 'transactions')::bigint, 'transaction'), report ->> 'final_lsn';
 END
@@ -598,7 +611,9 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     asked := @extschema@.abort_recovery_at(NULL, target_node_name::name, failed_node_name::name);
     COMMIT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     CALL @extschema@.await_end(NULL, target_node_name, failed_node_name, asked);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 END
 $$;
 REVOKE ALL ON PROCEDURE recover_abort(text, text) FROM PUBLIC;

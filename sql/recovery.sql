@@ -28,7 +28,7 @@ COMMENT ON FUNCTION recovery_unjudged(uuid) IS
 CREATE FUNCTION touched_rows(question text) RETURNS text
     LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'touched_rows_wrapper';
 COMMENT ON FUNCTION touched_rows(text) IS
-    'rows of a table by their keys, as a recovery on another node asks for them: as many as an answer takes, and long values as hashes; the caller needs SELECT on the table, which is read as its owner';
+    'rows of a table by their keys, as a recovery on another node asks for them: as many as an answer takes, and long values as hashes; the caller needs SELECT on the table, which is read as its owner (superusers, REPLICATION)';
 
 CREATE FUNCTION recover_skip(failed_node_name name, origin_lsn pg_lsn) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recover_skip_wrapper';

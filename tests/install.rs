@@ -189,3 +189,17 @@ fn every_function_has_in_sql_the_symbol_arguments_and_result_that_it_has_in_rust
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
+
+#[test]
+fn a_procedure_finds_nothing_of_its_callers_after_it_has_committed() {
+    let is_end = |line: &str| line == "COMMIT;" || line.starts_with("CALL @extschema@.") && line.ends_with(';');
+    let sql = project("sql/recover.sql");
+    let lines: Vec<&str> = sql.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let ends: Vec<usize> = (0..lines.len()).filter(|index| is_end(lines[*index])).collect();
+    assert!(ends.len() > 10, "{ends:?}");
+    for end in ends {
+        // What set the path was local to the transaction that has ended.
+        let next = lines[end + 1];
+        assert!(next.starts_with("PERFORM pg_catalog.set_config('search_path', "), "after {}: {next}", lines[end]);
+    }
+}

@@ -62,7 +62,7 @@ SELECT s.sub_name, o.node_name AS origin, t.node_name AS target
 SELECT if_name FROM spock.node_interface ORDER BY if_name;
 
 -- The label is ours.
-SELECT objtype, objname, label::jsonb - 'system_identifier' - 'database' AS label FROM pg_seclabels
+SELECT objtype, objname, label::jsonb - 'system_identifier' - 'database' - 'connection' AS label FROM pg_seclabels
  WHERE provider = 'spock_recovery' AND objtype = 'subscription';
 SECURITY LABEL FOR spock_recovery ON SUBSCRIPTION "Sub" IS 'n2';
 SECURITY LABEL FOR spock_recovery ON SUBSCRIPTION "Sub" IS '{"version": 2, "system_identifier": 1, "database": 1, "origin": "n2", "set_by": "user"}';

@@ -136,6 +136,7 @@ pub fn identity_of(options: &[Option<Text>]) -> Option<DatabaseIdentity> {
 /// Makes this database a node. Returns the node's id.
 pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     require_superuser("node_create")?;
+    foreign_server::lock_servers_of(WRAPPER);
     let name = NodeName::parse(name)?;
     conninfo::check(dsn)?;
     let servers = servers()?;
@@ -180,6 +181,7 @@ fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
 /// Makes a peer known that no subscription leads to. Returns the node's id.
 pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     require_superuser("peer_create")?;
+    foreign_server::lock_servers_of(WRAPPER);
     let name = NodeName::parse(name)?;
     conninfo::check(dsn)?;
     if let Some(known) = servers()?.iter().find(|server| server.name == name) {
@@ -203,6 +205,7 @@ pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
 /// Keeps the connection string that a caller has given for the recovery that begins. A node that was not known becomes
 /// known by it.
 pub fn keep_recovery_dsn(name: &str, dsn: &CStr) -> Result<(), RegistryError> {
+    foreign_server::lock_servers_of(WRAPPER);
     let name = NodeName::parse(name)?;
     conninfo::check(dsn)?;
     if servers()?.iter().all(|server| server.name != name) {
@@ -216,6 +219,7 @@ pub fn keep_recovery_dsn(name: &str, dsn: &CStr) -> Result<(), RegistryError> {
 
 /// Removes it when the recovery has ended.
 pub fn forget_recovery_dsn(name: &str) -> Result<(), RegistryError> {
+    foreign_server::lock_servers_of(WRAPPER);
     let Some(server) = servers()?.into_iter().find(|server| server.name.as_str() == name) else { return Ok(()) };
     if native::dsn_for_recovery(server.id)?.is_some() {
         foreign_server::drop_mapping(&text(name)?, MappingFor::Workers);
@@ -225,11 +229,13 @@ pub fn forget_recovery_dsn(name: &str) -> Result<(), RegistryError> {
 
 /// Makes a peer known that a subscription has led to, and that is this database.
 pub fn create_discovered_peer(name: &NodeName, identity: DatabaseIdentity) -> Result<Oid, RegistryError> {
+    foreign_server::lock_servers_of(WRAPPER);
     create_server(name, &identity.peer_options(), None)
 }
 
 /// Binds a peer to the database that has answered as it for the first time.
 pub fn bind_peer(name: &NodeName, identity: DatabaseIdentity) -> Result<(), RegistryError> {
+    foreign_server::lock_servers_of(WRAPPER);
     let options = c_options(&identity.peer_options())?;
     foreign_server::alter_server_options(&text(name.as_str())?, &borrowed(&options), OptionAction::Add);
     Ok(())
@@ -269,6 +275,7 @@ fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>
 /// that is dead for good. Returns false if there is none and `if_exists`.
 pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
     require_superuser("node_drop")?;
+    foreign_server::lock_servers_of(WRAPPER);
     let servers = servers()?;
     let Some(node) = servers.iter().find(|server| server.name.as_str() == name) else {
         return if if_exists { Ok(false) } else { Err(RegistryError::UnknownNode { name: name.to_owned() }) };
@@ -306,6 +313,7 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
 
 /// Removes a peer that has another name from now on.
 pub fn drop_renamed_peer(peer: &NodeServer) -> Result<(), RegistryError> {
+    foreign_server::lock_servers_of(WRAPPER);
     drop_server(peer)
 }
 
@@ -324,6 +332,7 @@ fn drop_server(server: &NodeServer) -> Result<(), RegistryError> {
 /// it if the subscription's provider says that it is that one.
 pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), RegistryError> {
     require_superuser("sub_set_origin")?;
+    foreign_server::lock_servers_of(WRAPPER);
     let servers = servers()?;
     let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RegistryError::NoLocalNode)?;
     let subscriptions = NativeProvider.subscriptions()?;

@@ -9,6 +9,17 @@ use std::ffi::CStr;
 /// `BOOTSTRAP_SUPERUSERID` (catalog/pg_authid.dat).
 pub const BOOTSTRAP_SUPERUSER: pg_sys::Oid = pg_sys::Oid::from_u32(10);
 
+/// Until the transaction ends nobody else changes servers of the wrapper: core takes no lock of its own, and the second of two
+/// would fail with "tuple concurrently updated".
+pub fn lock_servers_of(wrapper: &CStr) {
+    // SAFETY: within a transaction; missing_ok.
+    unsafe {
+        let wrapper = pg_sys::get_foreign_data_wrapper_oid(wrapper.as_ptr(), true);
+        let mode = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+        pg_sys::LockDatabaseObject(pg_sys::ForeignDataWrapperRelationId, wrapper, 0, mode);
+    }
+}
+
 /// CREATE SERVER. Needs a superuser. Returns the server's oid.
 pub fn create_server(name: &CStr, wrapper: &CStr, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
     // SAFETY: every string is copied into the current memory context before the command sees it.

@@ -46,7 +46,7 @@ impl SqlError for OwnedTableError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NotReadable(table) => Some(format!("As its owner: GRANT SELECT ON {table} TO …")),
+            Self::NotReadable(_) => Some("Its owner grants SELECT on it.".to_owned()),
             Self::RowSecurity(_) => Some("Use a role with BYPASSRLS, or a superuser.".to_owned()),
             _ => None,
         }
@@ -62,14 +62,16 @@ pub struct OwnedTable {
 
 /// How values of a column are compared with literals.
 pub struct Comparison {
-    /// The column, quoted.
+    /// The column, quoted, and cast to the type that the operator takes on its left: an operator of the same name that
+    /// somebody has made for the column's very type, a domain, would be taken before it.
     pub column: String,
     /// As in `OPERATOR(pg_catalog.=)`.
     pub equal: String,
-    /// The type that the operator takes, of which literals are: a domain's base type.
-    pub value_type: String,
-    /// The type of arrays of it, where there is one.
-    pub array_type: Option<String>,
+    /// What makes a literal a value that the operator takes on its right, as in `::pg_catalog.regclass::pg_catalog.oid`: it is
+    /// read as the column's type is, a domain's base type.
+    pub casts: String,
+    /// The same for a literal of an array, where there are arrays of both.
+    pub array_casts: Option<String>,
 }
 
 impl OwnedTable {
@@ -79,6 +81,20 @@ impl OwnedTable {
         let is_partitioned = unsafe { (*(*self.relation).rd_rel).relkind } as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
         let name = quote_qualified_identifier(&self.schema, &self.name);
         if is_partitioned { name } else { format!("ONLY {name}") }
+    }
+
+    /// A column as it stands in a query of the table `t`. What is no column of it would be taken for a function of the row.
+    pub fn column(&self, column: &str) -> Result<String, OwnedTableError> {
+        // SAFETY: the table is open.
+        let number =
+            to_server(column).map_or(0, |name| unsafe { pg_sys::get_attnum((*self.relation).rd_id, name.as_ptr()) });
+        match number > 0 {
+            true => Ok(format!("t.{}", quote_identifier(column))),
+            false => Err(OwnedTableError::NoColumn {
+                table: format!("{}.{}", self.schema, self.name),
+                column: column.to_owned(),
+            }),
+        }
     }
 
     /// How a column is compared, by its type's own equality, whatever the search path is.
@@ -95,14 +111,21 @@ impl OwnedTable {
             let attribute = compat::attribute((*self.relation).rd_att, i32::from(number) - 1);
             let base = pg_sys::getBaseType((*attribute).atttypid);
             let equal = (*pg_sys::lookup_type_cache(base, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr;
-            let equal = operator_name(equal)
+            let (equal, [left, right]) = operator(equal)
                 .ok_or_else(|| OwnedTableError::NoEquality { table: table(), column: column.to_owned() })?;
-            let array = pg_sys::get_array_type(base);
+            // Of a polymorphic one, as of arrays, enums and ranges, the type at hand is the declared one.
+            let declared = |of: Oid| if pg_sys::get_typtype(of) as u8 == pg_sys::TYPTYPE_PSEUDO { base } else { of };
+            let (left, right) = (declared(left), declared(right));
+            let casts = |from: Oid, to: Oid| match from == to {
+                true => format!("::{}", type_name(from)),
+                false => format!("::{}::{}", type_name(from), type_name(to)),
+            };
+            let arrays = [base, right].map(|of| pg_sys::get_array_type(of));
             Ok(Comparison {
-                column: quote_identifier(column),
+                column: format!("t.{}::{}", quote_identifier(column), type_name(left)),
                 equal,
-                value_type: type_name(base),
-                array_type: (array != Oid::INVALID).then(|| type_name(array)),
+                casts: casts(base, right),
+                array_casts: (!arrays.contains(&Oid::INVALID)).then(|| casts(arrays[0], arrays[1])),
             })
         }
     }
@@ -135,7 +158,11 @@ pub fn each_row(
         let table = OwnedTable { relation, schema: schema.to_owned(), name: name.to_owned() };
         let answer = require_readable(relation).and_then(|()| {
             let owner = Owner::begin((*(*relation).rd_rel).relowner);
+            // Whatever of his runs, it is to read. An abort, also of a subtransaction, gives this back too (access/xact.c).
+            let was_read_only = pg_sys::XactReadOnly;
+            pg_sys::XactReadOnly = true;
             let answer = query(&table).map(|query| spi_text::each_row(&query, see));
+            pg_sys::XactReadOnly = was_read_only;
             owner.end();
             answer
         });
@@ -211,8 +238,8 @@ unsafe fn set_locally(name: &CStr, value: &CStr) {
     }
 }
 
-/// `OPERATOR(schema.name)`; None if there is no such operator.
-unsafe fn operator_name(operator: Oid) -> Option<String> {
+/// `OPERATOR(schema.name)`, and the types that it takes; None if there is no such operator.
+unsafe fn operator(operator: Oid) -> Option<(String, [Oid; 2])> {
     // SAFETY: the caller's promise: within a transaction. The row is read before it is given back.
     unsafe {
         let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::OPEROID as i32, operator.into());
@@ -221,10 +248,11 @@ unsafe fn operator_name(operator: Oid) -> Option<String> {
         }
         let form = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_operator>();
         let name = to_utf8(CStr::from_ptr((*form).oprname.data.as_ptr()));
+        let types = [(*form).oprleft, (*form).oprright];
         let schema = pg_sys::get_namespace_name((*form).oprnamespace);
         let schema = (!schema.is_null()).then(|| to_utf8(CStr::from_ptr(schema)));
         pg_sys::ReleaseSysCache(row);
-        Some(format!("OPERATOR({}.{name})", quote_identifier(schema?)))
+        Some((format!("OPERATOR({}.{name})", quote_identifier(schema?)), types))
     }
 }
 

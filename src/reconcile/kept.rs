@@ -91,19 +91,22 @@ impl Keeper {
 
 /// Removes what was kept; nothing where somebody else has. Needs a transaction with a snapshot.
 pub fn forget(object: u32) -> Result<(), RecoverError> {
-    let question = "SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata WHERE oid = $1";
+    // One that somebody else has made since is not what was written.
+    let question =
+        "SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata WHERE oid = $1 AND lomowner = 10";
     Ok(Spi::run_with_args(question, &[Oid::from_u32(object).into()])?)
 }
 
 /// Reads what was kept, as the active snapshot sees it; `see` gets the tables and each row. False if the large object is gone,
-/// or is not what was written.
+/// or is not what was written (a worker's, hence the bootstrap superuser's).
 pub fn read(object: u32, mut see: impl FnMut(&[Table], Row)) -> Result<bool, RecoverError> {
     let (mut tables, mut rest): (Option<Vec<Table>>, Vec<u8>) = (None, Vec::new());
     for first in (0_i32..).step_by(PAGES as usize) {
         let arguments: [DatumWithOid; 3] = [Oid::from_u32(object).into(), first.into(), (first + PAGES).into()];
         let pages = Spi::connect(|client| {
-            let question = "SELECT data FROM pg_catalog.pg_largeobject WHERE loid = $1 AND pageno >= $2 AND pageno < $3
-                             ORDER BY pageno";
+            let question = "SELECT l.data FROM pg_catalog.pg_largeobject l
+                              JOIN pg_catalog.pg_largeobject_metadata m ON m.oid = l.loid AND m.lomowner = 10
+                             WHERE l.loid = $1 AND l.pageno >= $2 AND l.pageno < $3 ORDER BY l.pageno";
             let pages = client.select(question, None, &arguments)?.map(|row| row.get::<Vec<u8>>(1));
             pages.collect::<Result<Vec<_>, _>>()
         })?;

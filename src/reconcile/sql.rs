@@ -10,6 +10,7 @@ use crate::intent::storage;
 use crate::pg::process;
 use crate::pg::text::{Text, to_server};
 use crate::recover::error::RecoverError;
+use crate::slot::clone::require_slot_user;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
@@ -46,9 +47,11 @@ fn recovery_unjudged(
 }
 
 /// Rows of a table, as a target that compares its own with them asks for them: a JSON document, the answer to the question in
-/// another one. The caller must be allowed to read the table; the table is read as its owner.
+/// another one. The caller must be allowed to read the table; the table is read as its owner, whose code the caller's values are
+/// given to: hence the right to replicate as well.
 #[pg_extern(sql = false)]
 fn touched_rows(question: Text) -> Option<Text> {
+    require_slot_user("touched_rows").or_raise();
     let Some(question) = Question::of_text(&question.to_utf8()) else { raise(&NoQuestion) };
     let answer = question.answer().or_raise();
     serde_json::to_string(&answer).ok().and_then(|answer| to_server(&answer)).map(Text)

@@ -36,6 +36,19 @@ pub enum RemoteError {
     Unexpected(String),
 }
 
+impl RemoteError {
+    /// What has happened, without anybody's words.
+    pub fn kind(&self) -> String {
+        match self {
+            RemoteError::Connect(_) => "could not connect".to_owned(),
+            RemoteError::TimedOut(_) => self.to_string(),
+            RemoteError::Lost(_) => "connection lost".to_owned(),
+            RemoteError::Peer { sqlstate, .. } => format!("it reports SQLSTATE {sqlstate}"),
+            RemoteError::Unexpected(_) => "unexpected answer".to_owned(),
+        }
+    }
+}
+
 pub struct Connection {
     /// None from the first question on that was not answered to its end: the peer may still be at it, and would answer it in the
     /// place of the next one.

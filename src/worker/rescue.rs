@@ -487,7 +487,14 @@ pub(super) fn failure_of(trouble: Trouble) -> (Failure, String) {
     match trouble {
         Trouble::Recover(error) => {
             let sqlstate = sqlstate_text(error.sqlstate() as i32);
-            (Failure { sqlstate, reason: error.to_string(), relation: None, origin_lsn: None, at }, String::new())
+            // What libpq or a peer says may tell hosts and roles: the label is for all to read, the log is not.
+            let (reason, message) = match &error {
+                RecoverError::Remote { source_node, error } => {
+                    (format!("node \"{source_node}\": {}", error.kind()), error.to_string())
+                }
+                _ => (error.to_string(), String::new()),
+            };
+            (Failure { sqlstate, reason, relation: None, origin_lsn: None, at }, message)
         }
         Trouble::Raised { report, relation, origin_lsn } => {
             let sqlstate = sqlstate_text(report.sql_error_code() as i32);

@@ -258,3 +258,55 @@ fn the_extension_is_not_made_in_a_schema_that_another_role_has_prepared() {
     app.sql("DROP EXTENSION spock_recovery");
     app.sql("CREATE EXTENSION spock_recovery");
 }
+
+/// A question as a target asks it.
+fn question(schema: &str, table: &str, columns: &str, key: &str) -> String {
+    format!(
+        "SELECT spock.touched_rows('{{\"schema\": \"{schema}\", \"name\": \"{table}\", \"columns\": [{columns}], \"key\": [0],
+             \"keys\": [[\"{key}\"]], \"asked\": \"rows\"}}')"
+    )
+}
+
+#[test]
+fn rows_are_told_to_who_may_replicate_and_compared_by_the_keys_own_operator() {
+    let cluster = start(Cluster::new("registry_touched"));
+    let [n1] = cluster.all();
+    make_node(n1.db("postgres"), &n1.dsn("postgres"), "n1");
+    // A type whose equality is in a schema where mallory may create; a key of a domain over it.
+    n1.sql(
+        "CREATE ROLE mallory LOGIN; CREATE ROLE reader LOGIN REPLICATION; CREATE SCHEMA ext; GRANT ALL ON SCHEMA ext TO mallory;
+         CREATE TYPE ext.word;
+         CREATE FUNCTION ext.word_in(cstring) RETURNS ext.word LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+         CREATE FUNCTION ext.word_out(ext.word) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+         CREATE TYPE ext.word (INPUT = ext.word_in, OUTPUT = ext.word_out, LIKE = text);
+         CREATE FUNCTION ext.equal(ext.word, ext.word) RETURNS boolean LANGUAGE sql IMMUTABLE STRICT
+             AS $$ SELECT ext.word_out($1)::text = ext.word_out($2)::text $$;
+         CREATE FUNCTION ext.hash(ext.word) RETURNS int LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT hashtext(ext.word_out($1)::text) $$;
+         CREATE OPERATOR ext.= (LEFTARG = ext.word, RIGHTARG = ext.word, FUNCTION = ext.equal, HASHES);
+         CREATE OPERATOR CLASS ext.word_ops DEFAULT FOR TYPE ext.word USING hash AS OPERATOR 1 ext.=, FUNCTION 1 ext.hash(ext.word);
+         CREATE DOMAIN public.mail AS ext.word; CREATE TABLE t (m public.mail, v text); INSERT INTO t VALUES ('a', 'one'), ('b', 'two')",
+    );
+    let db = n1.db("postgres");
+    db.role("mallory").sql(
+        "CREATE FUNCTION ext.better(public.mail, ext.word) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+             IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN EXECUTE 'ALTER ROLE mallory SUPERUSER'; END IF;
+             RETURN true; END $$;
+         CREATE OPERATOR ext.= (LEFTARG = public.mail, RIGHTARG = ext.word, FUNCTION = ext.better)",
+    );
+    let asked = question("public", "t", "\"m\", \"v\"", "a");
+    let told = db.value(&asked);
+    assert!(told.contains("one") && !told.contains("two"), "{told}");
+    assert_eq!(db.value("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'"), "f");
+    // Who may read the table runs code as its owner by that: he must be one that replicates as well, and see what he asks for.
+    n1.sql("GRANT SELECT ON t TO mallory");
+    refused(db.role("mallory"), &asked, "42501", "REPLICATION");
+    refused(db.role("reader"), &asked, "42501", "SELECT");
+    n1.sql("GRANT SELECT ON t TO reader");
+    assert_eq!(db.role("reader").value(&asked), told);
+    // What is no column is no function of the row either.
+    let error = refused(db.role("reader"), &question("public", "t", "\"m\", \"row_to_json\"", "a"), "42703", "");
+    assert!(error.message.contains("row_to_json"), "{error}");
+    for malformed in ["", "{}", "[]", "null"] {
+        refused(db.role("reader"), &format!("SELECT spock.touched_rows('{malformed}')"), "22023", "same version");
+    }
+}
