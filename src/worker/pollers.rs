@@ -147,7 +147,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(5);
     const T0: Monotonic = Monotonic(1_000_000_000);
 
-    fn at(seconds: i64) -> Monotonic {
+    fn at(seconds: u64) -> Monotonic {
         Monotonic(T0.0 + seconds * 1_000_000)
     }
 
