@@ -31,6 +31,8 @@ pub const RESCUE_RESUMED: &str = "rescue_resumed";
 pub const RESCUE_RECONCILING: &str = "rescue_reconciling";
 /// In a rescue worker: what was touched is compared, and what was to be written is.
 pub const RESCUE_RECONCILED: &str = "rescue_reconciled";
+/// In a rescue worker: all is done, and neither the rows that are kept nor that it has ended is written down.
+pub const RESCUE_CLOSING: &str = "rescue_closing";
 /// In a rescue worker that looks again at rows that are kept, before it asks anybody; and when it has written what was to be,
 /// which is not written down yet.
 pub const RESCUE_JUDGING_AGAIN: &str = "rescue_judging_again";

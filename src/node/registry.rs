@@ -187,7 +187,7 @@ pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     if let Some(known) = servers()?.iter().find(|server| server.name == name) {
         // A peer that was found through a subscription gets a connection string of its own. Another server that answers in a
         // peer's place is that peer from now on.
-        let is_replaced = entry_of(PeerKey::Node(known.id)).is_some_and(|entry| entry.state == PeerState::OtherServer);
+        let is_replaced = is_replaced(known);
         if known.role == Role::Peer && (is_replaced || native::dsn_of_server(known.id)?.is_none()) {
             let server = text(name.as_str())?;
             foreign_server::drop_mapping(&server, MappingFor::Public);
@@ -245,6 +245,19 @@ pub fn bind_peer(name: &NodeName, identity: DatabaseIdentity) -> Result<(), Regi
 pub fn bound_identity(name: &str) -> Option<DatabaseIdentity> {
     let options = foreign_server::server_options(&text::to_server(name)?, WRAPPER)?;
     DatabaseIdentity::from_peer_options(options.iter().map(String::as_str))
+}
+
+/// Another server answers by the peer's name: to its own poller, or to that of a subscription.
+fn is_replaced(peer: &NodeServer) -> bool {
+    let mut shared = shmem::lock();
+    let Some(index) = shared.index_of(process::my_database()) else { return false };
+    shared.peers(index).iter().any(|entry| match entry.key {
+        PeerKey::Node(id) => id == peer.id && entry.state == PeerState::OtherServer,
+        PeerKey::Subscription(_) => {
+            entry.node_name.as_str() == peer.name.as_str() && entry.said.is_some() && entry.said != peer.bound
+        }
+        PeerKey::None => false,
+    })
 }
 
 /// What the poller of a peer or of a subscription has found out.

@@ -11,11 +11,21 @@ use crate::pg::clock::Timestamp;
 /// Timelines that are told: forks further back lie below any others.
 pub const MAX_FORKS: usize = 8;
 
+/// Subscriptions that came from the node, by oid; zero: there were no more.
+pub type Subscriptions = [u32; 4];
+
+/// The first of them.
+pub fn first_of(all: impl IntoIterator<Item = u32>) -> Subscriptions {
+    let mut all = all.into_iter();
+    std::array::from_fn(|_| all.next().unwrap_or(0))
+}
+
 /// What was known of the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Known {
-    /// How far it was applied here before it came back.
+    /// How far it was applied here before it came back, and by which subscriptions.
     pub applied: OriginLsn,
+    pub subscriptions: Subscriptions,
     /// None: it has never told.
     pub system_identifier: Option<u64>,
     pub timeline: Option<u32>,
@@ -73,6 +83,14 @@ pub fn judge(known: Known, now: &Now) -> Verdict {
     if now.start < applied { Verdict::HasLess { start: now.start, applied } } else { Verdict::GoesOn }
 }
 
+impl Known {
+    /// Whether a subscription had applied something of what the node was. One that was made since has not, and skips nothing of
+    /// what the node is now. Of more than are remembered any may have.
+    pub fn concerns(&self, subscription: u32) -> bool {
+        self.subscriptions.contains(&subscription) || !self.subscriptions.contains(&0)
+    }
+}
+
 impl Verdict {
     /// Why it may not go on, for a log and the health check; None if it may.
     pub fn reason(self, node: &str) -> Option<String> {
@@ -115,7 +133,13 @@ mod tests {
     use super::*;
 
     fn known(applied: u64, timeline: Option<u32>) -> Known {
-        Known { applied: OriginLsn(applied), system_identifier: Some(7), timeline, run: Some(Timestamp(1)) }
+        Known {
+            applied: OriginLsn(applied),
+            subscriptions: first_of([5]),
+            system_identifier: Some(7),
+            timeline,
+            run: Some(Timestamp(1)),
+        }
     }
 
     fn now(start: u64, forks: &[(u32, u64)]) -> Now {
@@ -137,6 +161,17 @@ mod tests {
         for start in [100, 101, 5000] {
             assert_eq!(judge(known(100, Some(1)), &now(start, &[(1, 0)])), Verdict::GoesOn, "{start}");
         }
+    }
+
+    #[test]
+    fn a_subscription_that_was_made_since_is_not_judged_by_what_the_node_was() {
+        let of = |subscriptions: &[u32]| Known {
+            subscriptions: first_of(subscriptions.iter().copied()),
+            ..known(100, None)
+        };
+        assert!(of(&[5]).concerns(5) && !of(&[5]).concerns(6) && !of(&[]).concerns(5));
+        assert!(of(&[1, 2, 3, 4, 5]).concerns(5) && of(&[1, 2, 3, 4]).concerns(6));
+        assert!(!of(&[1, 2, 3]).concerns(4));
     }
 
     #[test]

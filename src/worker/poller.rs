@@ -13,7 +13,7 @@ use crate::node::registry::{self, NodeServer, RegistryError};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
-use crate::recover::returned::{Known, MAX_FORKS, forks_from_text};
+use crate::recover::returned::{Known, MAX_FORKS, Subscriptions, first_of, forks_from_text};
 use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
 use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, ShortName, TargetSays};
@@ -74,6 +74,8 @@ struct Question {
     bound: Option<DatabaseIdentity>,
     /// The subscription that comes from the peer, and its slot there.
     own: Option<(Oid, String)>,
+    /// All that come from it.
+    subscriptions: Subscriptions,
     /// How far the peer is applied here.
     applied: OriginLsn,
     /// All nodes, to know the origins that the peer names.
@@ -87,8 +89,8 @@ struct Poller {
     peer: usize,
     key: PeerKey,
     connection: Option<(Route, Connection)>,
-    /// How far the peer was applied here when its former run last answered.
-    applied_before: OriginLsn,
+    /// How far the peer was applied here when its former run last answered, and by which subscription.
+    applied_before: (OriginLsn, Subscriptions),
     manager_seen: Instant,
 }
 
@@ -96,8 +98,14 @@ pub fn run(index: usize, peer: usize, database: Oid) -> ! {
     let Some(key) = take_entry(index, peer, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
-    let mut poller =
-        Poller { index, peer, key, connection: None, applied_before: OriginLsn::ZERO, manager_seen: Instant::now() };
+    let mut poller = Poller {
+        index,
+        peer,
+        key,
+        connection: None,
+        applied_before: (OriginLsn::ZERO, Subscriptions::default()),
+        manager_seen: Instant::now(),
+    };
     loop {
         if interrupts::shutdown_requested() || !poller.is_wanted(database) {
             interrupts::exit(0);
@@ -179,7 +187,7 @@ impl Poller {
         match self.ask(&question) {
             Ok(answer) => {
                 self.judge(&question, &answer);
-                self.applied_before = question.applied;
+                self.applied_before = (question.applied, question.subscriptions);
             }
             Err(error) => {
                 // What was applied by now may be of a run that has begun since the last answer: it says nothing of the former
@@ -204,16 +212,19 @@ impl Poller {
         };
         let expected = node.map(|node| node.name.to_string());
         let bound = node.and_then(|node| node.bound);
-        let position = match &expected {
+        let positions: Vec<positions::OwnPosition> = match &expected {
             Some(expected) => positions::own_positions()?
                 .into_iter()
-                .find(|position| position.origin.as_ref().is_some_and(|origin| origin.as_str() == expected)),
-            None => None,
+                .filter(|position| position.origin.as_ref().is_some_and(|origin| origin.as_str() == expected))
+                .collect(),
+            None => Vec::new(),
         };
+        let subscriptions = first_of(positions.iter().map(|position| position.subscription.to_u32()));
+        let position = positions.into_iter().next();
         let applied = position.as_ref().and_then(positions::OwnPosition::applied).unwrap_or(OriginLsn::ZERO);
         let own = position.and_then(|position| Some((position.subscription, position.slot?)));
         let clones = self.clones();
-        Ok(route.map(|route| Question { route, expected, bound, own, applied, nodes, clones }))
+        Ok(route.map(|route| Question { route, expected, bound, own, subscriptions, applied, nodes, clones }))
     }
 
     /// The clones whose target the peer is.
@@ -269,7 +280,8 @@ impl Poller {
             entry.node_name.set(&answer.node_name);
             entry.said = Some(answer.identity);
             let before = Known {
-                applied: self.applied_before,
+                applied: self.applied_before.0,
+                subscriptions: self.applied_before.1,
                 system_identifier: Some(entry.system_identifier),
                 timeline: Some(entry.timeline),
                 run: Some(entry.server_started_at),
@@ -280,7 +292,7 @@ impl Poller {
                 let is_new_run = entry.start != OriginLsn::ZERO
                     && ((entry.start, entry.server_started_at) != (answer.start, answer.started_at)
                         || before.system_identifier != Some(answer.identity.system_identifier));
-                if is_new_run && answer.start != OriginLsn::ZERO && self.applied_before != OriginLsn::ZERO {
+                if is_new_run && answer.start != OriginLsn::ZERO && self.applied_before.0 != OriginLsn::ZERO {
                     entry.to_judge = Some(before);
                 }
                 (entry.start, entry.server_started_at) = (answer.start, answer.started_at);

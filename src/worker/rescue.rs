@@ -316,6 +316,7 @@ impl Rescue {
     ) -> Result<(), Trouble> {
         // What was reconciled with asynchronous commits is on disk as well.
         wal::flush();
+        failpoint::hit(names::RESCUE_CLOSING);
         let (counts, kept) = reconciled.unzip();
         let kept = RefCell::new(kept);
         self.write(|journal, _| {

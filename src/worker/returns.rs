@@ -12,7 +12,7 @@ use crate::node::native::NativeProvider;
 use crate::node::provider::{Peer, ReplicationProvider};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::process;
-use crate::recover::returned::{Known, Now, Verdict, judge};
+use crate::recover::returned::{Known, Now, Verdict, first_of, judge};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::positions::{self, OwnPosition};
 use pgrx::pg_sys::Oid;
@@ -70,7 +70,10 @@ fn judge_restarted(
 ) -> Result<(), IntentError> {
     let Some(node) = nodes.iter().find(|node| peer.key == PeerKey::Node(node.id)) else { return Ok(()) };
     let verdict = peer.to_judge.map_or(Verdict::GoesOn, |known| judge(known, &now(peer)));
-    let is_of = |position: &&OwnPosition| position.origin.as_ref() == Some(&node.name);
+    let is_of = |position: &&OwnPosition| {
+        position.origin.as_ref() == Some(&node.name)
+            && peer.to_judge.is_some_and(|known| known.concerns(position.subscription.to_u32()))
+    };
     let mut has_written = false;
     if let Some(reason) = verdict.reason(node.name.as_str()) {
         for position in positions.iter().filter(is_of) {
@@ -146,6 +149,7 @@ fn judge_suspended(
     });
     let Some(peer) = answering else { return Ok(()) };
     let known = Known {
+        subscriptions: first_of([suspension.subscription]),
         applied: position.applied().unwrap_or(OriginLsn::ZERO),
         system_identifier: suspension.system_identifier,
         timeline: suspension.timeline,

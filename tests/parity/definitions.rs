@@ -67,7 +67,7 @@ fn rows_arrive_as_by_core_in_tables_that_were_altered_in_or_after_the_gap() {
     let cases: Vec<Case<'_>> = later.chain([case("altered")]).collect();
     let cluster = start(builder("parity_altered").start(), Wiring::default(), &cases);
     // What the source cannot show any more is not compared.
-    cluster.expect_log("column t.v does not exist");
+    cluster.expect_log("column \"v\" of table source_column_");
     let [n1, n2, n3] = cluster.all();
     let before = begin_gap(&cluster, &cases);
     wait_arrived(n1);

@@ -77,6 +77,27 @@ fn what_is_kept_outlives_a_crash_and_is_judged_when_the_nodes_have_caught_up() {
 }
 
 #[test]
+fn a_crash_before_the_end_is_written_down_loses_no_row_that_is_kept() {
+    let cluster = start_without_n4("reconcile_kept_closing");
+    let [_, n2, _, n4] = cluster.all();
+    n4.kill9();
+    fail(&cluster);
+    n2.arm(names::RESCUE_CLOSING, Action::Wait);
+    begin(n2, cluster.node("n3"), "");
+    n2.wait_hit(names::RESCUE_CLOSING);
+    // The clone is what it can be found out by once more.
+    n2.kill9();
+    n2.start();
+    n2.disarm(names::RESCUE_CLOSING);
+    wait_completed(n2);
+    assert_eq!(counted(n2, "unjudged"), "{\"target_lags\": 2}");
+    assert_eq!(n2.value(KEPT), "public.t|(id)=(1)|target_lags\npublic.t|(id)=(3)|target_lags");
+    // It goes when the source has heard of the end.
+    let clones = "SELECT count(*) FROM pg_replication_slots WHERE plugin = 'spock_recovery'";
+    cluster.node("n3").wait_until(clones, "0");
+}
+
+#[test]
 fn rows_of_a_table_that_is_dropped_are_forgotten_and_those_of_others_are_not() {
     let cluster = start(
         "reconcile_kept_dropped",

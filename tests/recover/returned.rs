@@ -130,3 +130,46 @@ fn a_promoted_standby_resumes_if_it_has_everything_and_stays_out_if_not() {
         }
     }
 }
+
+#[test]
+fn a_node_that_was_rebuilt_under_its_name_is_taken_on_by_one_word_and_its_fresh_subscriptions_run() {
+    let mut cluster = start("returned_rebuilt", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    cluster.add_node();
+    let [n1, n2, n3, rebuilt] = cluster.all();
+    write(n1, 1, 10);
+    for node in [n2, n3] {
+        drain(n1, node);
+    }
+    n1.kill9();
+    rebuilt.sql("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION mesh FOR ALL TABLES");
+    rebuilt.sql("CREATE EXTENSION spock_recovery");
+    rebuilt.sql(&format!("SELECT spock.node_create('n1', '{}')", rebuilt.dsn("postgres")));
+    for node in [n2, n3] {
+        let name = format!("sub_{}_n1", node.name());
+        node.sql(&format!("ALTER SUBSCRIPTION {name} DISABLE"));
+        node.sql(&format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)"));
+        node.sql(&format!("DROP SUBSCRIPTION {name}"));
+        node.sql(&format!(
+            "CREATE SUBSCRIPTION {name} CONNECTION '{}' PUBLICATION mesh WITH (copy_data = false, origin = none)",
+            rebuilt.dsn("postgres")
+        ));
+        // It is another server: nobody takes it for n1 before somebody says so.
+        let verdict =
+            format!("SELECT status, details FROM spock.quick_health_check() WHERE check_name = 'subscription {name}'");
+        node.wait_until(&format!("SELECT status FROM ({verdict}) x"), "CRITICAL");
+        assert!(node.value(&verdict).contains("SELECT spock.peer_create('n1', "), "{}", node.value(&verdict));
+        node.sql(&format!("SELECT spock.peer_create('n1', '{}')", rebuilt.dsn("postgres")));
+        node.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "connected");
+        node.wait_until(
+            &format!("SELECT spock.subscription_origin(oid) FROM pg_subscription WHERE subname = '{name}'"),
+            "n1",
+        );
+    }
+    write(rebuilt, 11, 20);
+    for node in [n2, n3] {
+        drain(rebuilt, node);
+        assert_eq!(node.value("SELECT count(*) FROM t"), "20", "{}", node.name());
+        assert_eq!(node.value("SELECT count(*) FROM pg_subscription WHERE NOT subenabled"), "0", "{}", node.name());
+        assert!(!node.log_contains("is back as another server"), "{}", node.log());
+    }
+}
