@@ -167,8 +167,7 @@ fn a_node_that_was_rebuilt_under_its_name_is_taken_on_by_one_word_and_its_fresh_
     }
     write(rebuilt, 11, 20);
     for node in [n2, n3] {
-        drain(rebuilt, node);
-        assert_eq!(node.value("SELECT count(*) FROM t"), "20", "{}", node.name());
+        node.wait_until("SELECT count(*) FROM t", "20");
         assert_eq!(node.value("SELECT count(*) FROM pg_subscription WHERE NOT subenabled"), "0", "{}", node.name());
         assert!(!node.log_contains("is back as another server"), "{}", node.log());
     }
