@@ -104,8 +104,13 @@ pub fn retention(facts: &SlotFacts) -> Check {
         (None, _) => String::new(),
     };
     let drop = match (facts.blocked_reason, &facts.blocked_by) {
-        (Some("peer_unreachable" | "peer_unknown"), Some(peer)) => {
+        (Some("peer_unreachable"), Some(peer)) => {
             format!("; if it is dead for good and recovered: SELECT spock.node_drop('{}')", peer.replace('\'', "''"))
+        }
+        (Some("peer_unknown"), Some(peer)) => {
+            format!(
+                "; how far it is is not known: see peer {peer} here, and SELECT * FROM spock.quick_health_check() there"
+            )
         }
         _ => String::new(),
     };
@@ -238,6 +243,9 @@ pub fn capacity(capacities: &[Capacity]) -> Check {
     }
 }
 
+/// What a poller says of a peer to which no way is known.
+pub const NO_ROUTE: &str = "no connection string is known";
+
 /// A peer as its poller has found it.
 #[derive(Clone, Debug)]
 pub struct PeerFacts {
@@ -247,12 +255,23 @@ pub struct PeerFacts {
     pub error: String,
     /// Seconds since it last answered; None: never.
     pub silent_for_s: Option<u64>,
+    /// It is asked so often that an answer is never older than that, in seconds.
+    pub longest_silence_s: u64,
 }
 
 pub fn peer(facts: &PeerFacts) -> Check {
     let name = format!("peer {}", facts.name);
     if facts.answers {
-        return check(&name, Status::Healthy, "answers");
+        return match facts.silent_for_s {
+            Some(seconds) if seconds > facts.longest_silence_s => check(
+                &name,
+                Status::Critical,
+                format!(
+                    "nobody has asked it for {seconds} s: its poller does not run, or is held up; the server's log says by what"
+                ),
+            ),
+            _ => check(&name, Status::Healthy, "answers"),
+        };
     }
     let since =
         facts.silent_for_s.map_or_else(|| "never heard".to_owned(), |seconds| format!("last heard {seconds} s ago"));
@@ -266,6 +285,14 @@ pub fn peer(facts: &PeerFacts) -> Check {
              somebody answers in its place",
             facts.name
         ),
+        "other node" => format!(
+            "; if it has another name now, its subscription follows within a minute; if the connection string is wrong: ALTER USER \
+             MAPPING FOR PUBLIC SERVER {} OPTIONS (SET dsn 'host=…')",
+            pgrx::spi::quote_identifier(&facts.name)
+        ),
+        _ if facts.error == NO_ROUTE => format!(
+            "; SELECT spock.peer_create('{quoted}', 'host=…'); or, if it is gone for good, SELECT spock.node_drop('{quoted}')"
+        ),
         _ => String::new(),
     };
     check(&name, status, format!("{}: {why}; {since}{advice}", facts.state))
@@ -276,7 +303,7 @@ pub fn peer(facts: &PeerFacts) -> Check {
 pub struct UnknownOriginFacts {
     pub subscription: String,
     pub owner: String,
-    /// What a superuser has said of it, before its owner gave it another connection.
+    /// What a superuser has said of it, before it got another connection.
     pub was: Option<String>,
     /// The name that its provider gives; empty: it was not reached.
     pub says: String,
@@ -299,7 +326,7 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
         let mut why = format!("its owner \"{}\" is no superuser", facts.owner);
         if let Some(was) = &facts.was {
             why.push_str(&format!(
-                ", and has given it another connection since it was said that it comes from node \"{was}\""
+                ", and it has another connection since it was said that it comes from node \"{was}\""
             ));
         }
         if !says_so.is_empty() {
@@ -326,7 +353,7 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
     };
     let effect = match facts.holds {
         true => "so the slot keeps everything",
-        false => "and it has never been connected, so nobody waits for it",
+        false => "and it is disabled and knows no table, so nobody waits for it",
     };
     let node = if says.is_empty() || *says == facts.local || facts.conflict.is_some() { "…" } else { says };
     check(
@@ -336,6 +363,24 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
             "{why}, {effect}: SELECT spock.sub_set_origin('{sub}', '{}'); or, if it comes from no node of the mesh, SELECT \
              spock.sub_set_origin('{sub}', NULL)",
             quoted(node)
+        ),
+    )
+}
+
+/// A standby of a node: the node is its primary, and nothing of ours runs here.
+pub fn standby() -> Check {
+    check("standby", Status::Healthy, "this server is a standby: ask its primary; once promoted, it is the node")
+}
+
+/// A copy of a node that lives elsewhere, or lived here before pg_upgrade: nothing is protected.
+pub fn copy(node: &str) -> Check {
+    let quoted = node.replace('\'', "''");
+    check(
+        "copy",
+        Status::Critical,
+        format!(
+            "this database is a copy of node \"{node}\" and acts on nothing: SELECT spock.node_create('{quoted}', 'host=…') if it \
+             takes that node's place; if not, SELECT spock.node_drop('{quoted}')"
         ),
     )
 }
@@ -418,13 +463,14 @@ pub fn clone(facts: &CloneFacts) -> Option<Check> {
 }
 
 /// A node that is back and may not go on.
-pub fn returned(node: &str, verdict: &str, subscription: u32) -> Check {
+pub fn returned(node: &str, verdict: &str, subscription: &str) -> Check {
     check(
         &format!("returned {node}"),
         Status::Critical,
         format!(
-            "{verdict}; its subscription (oid {subscription}) stays disabled, for its new transactions would be skipped: rebuild \
-             node \"{node}\" from a survivor; only if it is a complete copy after all, ALTER SUBSCRIPTION … ENABLE"
+            "{verdict}; its subscription stays disabled, for its new transactions would be skipped: rebuild node \"{node}\" from a \
+             survivor; only if it is a complete copy after all, ALTER SUBSCRIPTION {} ENABLE",
+            pgrx::spi::quote_identifier(subscription)
         ),
     )
 }
@@ -547,6 +593,7 @@ mod tests {
     #[test]
     fn a_silent_peer_is_critical_with_its_reason() {
         let facts = PeerFacts {
+            longest_silence_s: 60,
             name: "n2".to_owned(),
             state: "unreachable",
             answers: false,
@@ -556,7 +603,12 @@ mod tests {
         let verdict = peer(&facts);
         assert_eq!(verdict.status, Status::Critical);
         assert_eq!(verdict.details, "unreachable: no answer within 5000 ms; last heard 9 s ago");
-        assert_eq!(peer(&PeerFacts { answers: true, ..facts }).status, Status::Healthy);
+        let answers = PeerFacts { answers: true, ..facts };
+        assert_eq!(peer(&answers).status, Status::Healthy);
+        // Nobody asks it any more.
+        let forgotten = peer(&PeerFacts { silent_for_s: Some(61), ..answers });
+        assert_eq!(forgotten.status, Status::Critical);
+        assert!(forgotten.details.contains("nobody has asked it for 61 s"), "{}", forgotten.details);
     }
     #[test]
     fn a_clone_is_told_of_when_its_target_is_silent_or_it_is_lost() {

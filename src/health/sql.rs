@@ -14,13 +14,15 @@ use crate::node::provider::{Origin, ReplicationProvider, Subscription};
 use crate::node::registry;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
-use crate::pg::{process, role, setting, slot};
+use crate::pg::{process, role, setting, slot, wal};
 use crate::shmem::{self, PeerKey, PeerState};
 use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
 use pgrx::prelude::*;
+use std::time::Duration;
 
-/// One row per check, in milliseconds, whatever the peers do. No row where this database is no node.
+/// One row per check, in milliseconds, whatever the peers do. No row where this database is no node; one where it is the copy of
+/// one, or this server a standby.
 #[pg_extern(sql = false)]
 fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name!(status, String), name!(details, Text))>
 {
@@ -33,9 +35,19 @@ fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name
     )
 }
 
+/// Answers of a peer that may be missing before that is told, and no less than so long.
+const MISSED_POLLS: u32 = 3;
+const LEAST_SILENCE: Duration = Duration::from_secs(60);
+
 fn gather() -> Vec<Check> {
     let servers = registry::servers().or_raise();
-    let Some(local) = servers.iter().find(|server| server.role == registry::Role::Local) else { return Vec::new() };
+    if wal::is_in_recovery() {
+        return vec![judge::standby()];
+    }
+    let Some(local) = servers.iter().find(|server| server.role == registry::Role::Local) else {
+        let copy = servers.iter().find(|server| server.role == registry::Role::LocalElsewhere);
+        return copy.map(|copy| judge::copy(copy.name.as_str())).into_iter().collect();
+    };
     let settings = settings();
     let snapshot = snapshot::snapshot();
     let facts = slot_facts(snapshot.as_ref(), &servers);
@@ -53,6 +65,7 @@ fn gather() -> Vec<Check> {
     checks.extend(clones().iter().filter_map(judge::clone));
     checks.extend(returned());
     let now = Monotonic::now();
+    let longest_silence = LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()));
     for server in servers.iter().filter(|server| server.role == registry::Role::Peer) {
         let entry = snapshot
             .iter()
@@ -64,6 +77,7 @@ fn gather() -> Vec<Check> {
             state: entry.map_or("unknown", |peer| peer.state.as_str()),
             answers: entry.is_some_and(|peer| peer.state == PeerState::Connected),
             error: entry.map_or_else(String::new, |peer| peer.error.as_str().to_owned()),
+            longest_silence_s: longest_silence.as_secs(),
             silent_for_s: entry.filter(|peer| !peer.heard_at.is_never()).map(|peer| now.since(peer.heard_at).as_secs()),
         }));
     }
@@ -157,8 +171,11 @@ fn recoveries() -> Vec<RecoveryFacts> {
 
 /// Nodes that are back and may not go on.
 fn returned() -> Vec<Check> {
+    let subscriptions = NativeProvider.subscriptions().or_raise();
     let judged = |entry: &Suspension| {
-        entry.verdict.as_ref().map(|verdict| judge::returned(&entry.origin, verdict, entry.subscription))
+        let found = subscriptions.iter().find(|known| known.id.to_u32() == entry.subscription);
+        let name = found.map_or("…", |known| known.name.as_str());
+        entry.verdict.as_ref().map(|verdict| judge::returned(&entry.origin, verdict, name))
     };
     storage::read().suspensions.iter().filter_map(judged).collect()
 }

@@ -1,6 +1,7 @@
 //! PostgreSQL's own logical replication as an engine (catalog pg_subscription).
 
 use super::label::SubscriptionLabel;
+use super::name::NodeName;
 use super::provider::{ApplyProcess, LocalNode, Origin, Peer, ReplicationProvider, Route, Subscription};
 use super::registry::{self, RegistryError, Role};
 use crate::lsn::OriginLsn;
@@ -37,6 +38,7 @@ impl ReplicationProvider for NativeProvider {
 
     fn subscriptions(&self) -> Result<Vec<Subscription>, RegistryError> {
         let here = registry::here();
+        let nodes: Vec<NodeName> = registry::servers()?.into_iter().map(|server| server.name).collect();
         Spi::connect(|client| {
             let rows = prepared::select(
                 client,
@@ -69,7 +71,8 @@ impl ReplicationProvider for NativeProvider {
                     name: name.0,
                     owner: row.get::<Name>(9)?.map(|owner| owner.0).unwrap_or_default(),
                     is_enabled,
-                    origin: origin_by(label, id, is_trusted),
+                    // A node whose server somebody has dropped is none: then nobody knows.
+                    origin: origin_by(label.filter(|label| is_known(label, &nodes)), id, is_trusted),
                     is_trusted,
                     has_connected: is_enabled || knows_tables || origin::progress(origin_id) != OriginLsn::ZERO,
                     publications: row
@@ -152,6 +155,10 @@ impl ReplicationProvider for NativeProvider {
             Ok(processes)
         })
     }
+}
+
+fn is_known(label: &SubscriptionLabel, nodes: &[NodeName]) -> bool {
+    label.origin.as_ref().is_none_or(|origin| nodes.contains(origin))
 }
 
 /// What a subscription's label says to somebody who must not be led elsewhere by the subscription's owner.

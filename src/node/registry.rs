@@ -54,6 +54,8 @@ pub enum RegistryError {
     UnknownSubscription { name: String },
     #[error("node \"{name}\" is the local node")]
     OriginIsLocal { name: NodeName },
+    #[error("subscription \"{subscription}\" does not lead to node \"{name}\"")]
+    ProviderIsAnother { name: NodeName, subscription: String },
     #[error("cannot drop extension spock_recovery because nodes depend on it")]
     NodesExist { names: Vec<String> },
     #[error("cannot drop the local node because a recovery of node \"{failed}\" is running on it")]
@@ -190,7 +192,9 @@ pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
         let is_replaced = is_replaced(known);
         if known.role == Role::Peer && (is_replaced || native::dsn_of_server(known.id)?.is_none()) {
             let server = text(name.as_str())?;
-            foreign_server::drop_mapping(&server, MappingFor::Public);
+            if native::dsn_of_server(known.id)?.is_some() {
+                foreign_server::drop_mapping(&server, MappingFor::Public);
+            }
             foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn)]);
             if let Some(bound) = known.bound.filter(|_| is_replaced) {
                 let options = c_options(&bound.peer_options())?;
@@ -245,6 +249,12 @@ pub fn bind_peer(name: &NodeName, identity: DatabaseIdentity) -> Result<(), Regi
 pub fn bound_identity(name: &str) -> Option<DatabaseIdentity> {
     let options = foreign_server::server_options(&text::to_server(name)?, WRAPPER)?;
     DatabaseIdentity::from_peer_options(options.iter().map(String::as_str))
+}
+
+/// The provider of a subscription has answered, and is another server than the one that the node is known as.
+fn leads_elsewhere(subscription: Oid, node: &NodeServer) -> bool {
+    let said = entry_of(PeerKey::Subscription(subscription)).and_then(|entry| entry.said);
+    said.zip(node.bound).is_some_and(|(said, bound)| said != bound)
 }
 
 /// Another server answers by the peer's name: to its own poller, or to that of a subscription.
@@ -359,6 +369,10 @@ pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), Regist
     };
     let node = match servers.iter().find(|server| server.name.as_str() == origin) {
         Some(node) if node.id == local.id => return Err(RegistryError::OriginIsLocal { name: node.name.clone() }),
+        // It would be asked in that node's place.
+        Some(node) if leads_elsewhere(found.id, node) => {
+            return Err(RegistryError::ProviderIsAnother { name: node.name.clone(), subscription: found.name.clone() });
+        }
         Some(node) => node.name.clone(),
         None => {
             let said = entry_of(PeerKey::Subscription(found.id))
@@ -417,7 +431,11 @@ fn wrapper_of_server(name: &str) -> Result<Option<String>, RegistryError> {
 }
 
 fn require_superuser(action: &'static str) -> Result<(), RegistryError> {
-    if process::is_superuser() { Ok(()) } else { Err(RegistryError::NotSuperuser { action }) }
+    if !process::is_superuser() {
+        return Err(RegistryError::NotSuperuser { action });
+    }
+    process::require_writable(action);
+    Ok(())
 }
 
 fn text(value: &str) -> Result<CString, RegistryError> {
@@ -442,7 +460,7 @@ impl SqlError for RegistryError {
             RegistryError::DuplicateNode { .. }
             | RegistryError::SecondLocalNode { .. }
             | RegistryError::ForeignWrapper { .. } => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
-            RegistryError::CopyOfNode { .. } | RegistryError::NoLocalNode => {
+            RegistryError::CopyOfNode { .. } | RegistryError::NoLocalNode | RegistryError::ProviderIsAnother { .. } => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
             RegistryError::UnknownNode { .. } | RegistryError::UnknownSubscription { .. } => {
@@ -475,6 +493,9 @@ impl SqlError for RegistryError {
                 "Subscription \"{subscription}\" comes from it and is {}.",
                 if *is_enabled { "enabled" } else { "disabled" }
             )),
+            RegistryError::ProviderIsAnother { .. } => {
+                Some("Its provider is another server than the one that the node is known as.".to_owned())
+            }
             RegistryError::RecoveryRuns { .. } => {
                 Some("It has suspended subscriptions, which nobody would resume.".to_owned())
             }
@@ -496,11 +517,11 @@ impl SqlError for RegistryError {
             RegistryError::Conninfo(error) => error.hint(),
             RegistryError::NullArgument { example, .. } => Some(format!("Example: SELECT spock.{example};")),
             RegistryError::NotSuperuser { action } => Some(format!("Call spock.{action}() as a superuser.")),
-            RegistryError::DuplicateNode { .. } => Some(
-                "SELECT * FROM spock.node; shows the nodes that this database knows. Choose another name, or drop \
-                      that node with spock.node_drop()."
-                    .to_owned(),
-            ),
+            RegistryError::DuplicateNode { name } => Some(format!(
+                "To change its connection string: ALTER USER MAPPING FOR PUBLIC SERVER {} OPTIONS (SET dsn 'host=…'); for another \
+                 node choose another name, or drop that one with spock.node_drop().",
+                pgrx::spi::quote_identifier(name.as_str())
+            )),
             RegistryError::SecondLocalNode { name } => Some(format!(
                 "Use spock.peer_create() for another node, or SELECT spock.node_drop({}); first.",
                 pgrx::spi::quote_literal(name.as_str())
@@ -530,6 +551,12 @@ impl SqlError for RegistryError {
             RegistryError::UnknownSubscription { .. } => {
                 Some("SELECT subname FROM pg_subscription; shows them.".to_owned())
             }
+            RegistryError::ProviderIsAnother { name, subscription } => Some(format!(
+                "If the node was rebuilt there: SELECT spock.peer_create({}, 'host=… port=5432 dbname=…'); if the subscription comes \
+                 from no node of the mesh: SELECT spock.sub_set_origin({}, NULL);",
+                pgrx::spi::quote_literal(name.as_str()),
+                pgrx::spi::quote_literal(subscription)
+            )),
             RegistryError::OriginIsLocal { .. } => {
                 Some("Name the node at which the subscription's connection leads.".to_owned())
             }

@@ -143,6 +143,16 @@ pub fn report_idle() {
     }
 }
 
+/// Ends the statement in a read-only transaction and on a standby, as core's commands do.
+pub fn require_writable(function: &str) {
+    let name = CString::new(format!("{function}()")).unwrap_or_default();
+    // SAFETY: a NUL-terminated name that outlives the calls.
+    unsafe {
+        pg_sys::PreventCommandDuringRecovery(name.as_ptr());
+        pg_sys::PreventCommandIfReadOnly(name.as_ptr());
+    }
+}
+
 pub fn is_superuser() -> bool {
     // SAFETY: reads the current role.
     unsafe { pg_sys::superuser() }

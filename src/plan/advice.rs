@@ -18,7 +18,7 @@ pub fn of(plan: &Plan) -> String {
         ),
         Reason::NothingMissing => "Nothing is to be done.".to_owned(),
         Reason::NoSource => format!(
-            "Make the other survivors known with SELECT spock.peer_create('n3', 'host=… port=5432 dbname=…'); if there is \
+            "Make the other survivors known with SELECT spock.peer_create('…', 'host=… port=5432 dbname=…'); if there is \
              none, what node \"{target}\" has is all there is."
         ),
         Reason::NodeUnreachable => {
@@ -43,7 +43,7 @@ pub fn of(plan: &Plan) -> String {
              spock.recover_abort('…');"
         ),
         Reason::TargetOriginUnknown => {
-            format!("On node \"{target}\": SELECT spock.sub_set_origin('sub', {failed}); with the subscription's node.")
+            format!("On node \"{target}\": SELECT spock.sub_set_origin('…', '…'); for each of these, with its node, or NULL if it comes from none of the mesh.")
         }
         Reason::TargetNotSubscribed => format!(
             "If node \"{target}\" never subscribed to it, nothing is to be done; if its subscription was dropped, rebuild the \
@@ -67,7 +67,7 @@ pub fn of(plan: &Plan) -> String {
                 .to_owned()
         }
         Reason::SourceOriginUnknown => {
-            format!("{on_source}SELECT spock.sub_set_origin('sub', {failed}); with the subscription's node.")
+            format!("{on_source}SELECT spock.sub_set_origin('…', '…'); for each of these, with its node, or NULL if it comes from none of the mesh.")
         }
         Reason::SourceNotSubscribed | Reason::SourceProgressUnknown | Reason::SourceBehindTarget => {
             "Use another source: one that is behind the target is never used to take something back.".to_owned()

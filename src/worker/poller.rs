@@ -5,6 +5,7 @@
 
 use crate::failpoint::{self, names};
 use crate::guc;
+use crate::health::judge::NO_ROUTE;
 use crate::lsn::OriginLsn;
 use crate::node::identity::DatabaseIdentity;
 use crate::node::native::NativeProvider;
@@ -180,7 +181,7 @@ impl Poller {
             Ok(Some(question)) => question,
             Ok(None) => {
                 self.connection = None;
-                return self.note(PeerState::Unreachable, "no connection string is known");
+                return self.note(PeerState::Unreachable, NO_ROUTE);
             }
             Err(error) => return self.note(PeerState::Unreachable, &error.to_string()),
         };

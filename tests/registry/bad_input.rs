@@ -70,6 +70,10 @@ fn bad_input_gets_its_sqlstate_and_a_hint() {
     ] {
         refused(db, &format!("CREATE SERVER n5 FOREIGN DATA WRAPPER spock_node OPTIONS ({options})"), sqlstate, hint);
     }
+    for call in ["peer_create('n5', 'dbname=x')", "node_drop('n2')", "sub_set_origin('Sub 1', NULL)"] {
+        let error = db.try_sql(&format!("BEGIN READ ONLY; SELECT spock.{call}")).expect_err(call);
+        assert_eq!(error.sqlstate, "25006", "{error}");
+    }
     // The hint works, word by word.
     db.sql("ALTER SUBSCRIPTION \"Sub 1\" DISABLE");
     db.sql("ALTER SUBSCRIPTION \"Sub 1\" SET (slot_name = NONE)");

@@ -26,6 +26,8 @@ fn is_inert(node: &Node, copy: Database<'_>, before: usize) {
     assert_eq!(said_copy(node), before + 1, "said once, not once per round");
     assert_eq!(copy.value("SELECT node_name, is_local FROM spock.node ORDER BY 1"), "n1|f\nn9|f");
     assert_eq!(copy.value("SELECT count(*) FROM spock.local_node"), "0");
+    let verdict = copy.value("SELECT check_name, status, details FROM spock.quick_health_check()");
+    assert!(verdict.starts_with("copy|CRITICAL|") && verdict.contains("SELECT spock.node_create('n1', "), "{verdict}");
     assert_eq!(copy.value("SELECT count(*) FROM spock.node_identity()"), "0");
     assert_eq!(copy.value("SELECT count(*) FROM spock.peer_status()"), "0");
     assert_eq!(

@@ -44,6 +44,19 @@ fn another_server_in_a_peers_place_counts_for_nothing_until_a_superuser_says_so(
     assert!(plan.starts_with("|other_node|") && plan.contains("another server"), "{plan}");
     wait_round(n1.db("postgres"));
     assert_eq!(n1.value(bound), system_identifier(n2));
+    // Nor is a subscription to it taken for one of n2's.
+    n1.sql(&format!(
+        "CREATE SUBSCRIPTION dup CONNECTION '{}' PUBLICATION p WITH (connect = false)",
+        stranger.dsn("postgres")
+    ));
+    n1.wait_until("SELECT state FROM spock.peer_status() WHERE sub_name = 'dup'", "connected");
+    super::refused(
+        n1.db("postgres"),
+        "SELECT spock.sub_set_origin('dup', 'n2')",
+        "55000",
+        "sub_set_origin('dup', NULL)",
+    );
+    n1.sql("SELECT spock.sub_set_origin('dup', NULL)");
     // A restart changes nothing about that.
     n1.restart();
     n1.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n2'", "other server");
@@ -154,7 +167,7 @@ fn what_a_strangers_subscription_comes_from_is_for_a_superuser_to_say() {
     assert_eq!(n1.value(ORIGINS), "s|");
     assert_eq!(n1.value("SELECT count(*) FROM spock.node_positions()"), "0");
     let verdict = health(n1, "subscription s");
-    assert!(verdict.contains("has given it another connection since"), "{verdict}");
+    assert!(verdict.contains("it has another connection since"), "{verdict}");
     let way = "SELECT state, error FROM spock.peer_status() WHERE node_name = 'n2'";
     n1.wait_until(way, "unreachable|no connection string is known");
     connection("sub", &dsn);
@@ -196,6 +209,24 @@ fn what_a_stranger_calls_himself_is_not_repeated() {
         n1.value("SELECT details FROM spock.quick_health_check()") + &n1.value("SELECT error FROM spock.peer_status()");
     assert!(shown.contains("a name that no node can have") && !shown.contains("bob"), "{shown}");
     assert!(!n1.log_contains("ALTER ROLE bob"), "{}", n1.log());
+}
+
+#[test]
+fn a_node_whose_server_was_dropped_by_hand_is_found_again() {
+    let cluster = quick("identity_dropped", 2);
+    let [n1, n2] = cluster.all();
+    cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    cluster.mesh();
+    make_nodes(&cluster);
+    n1.wait_until(ORIGINS, "sub_n1_n2|n2");
+    n1.wait_until("SELECT state FROM spock.peer_status()", "connected");
+    let id = n1.value("SELECT oid FROM pg_foreign_server WHERE srvname = 'n2'");
+    n1.sql("DROP SERVER n2");
+    // Nobody knows where it comes from, and that holds the slot, until its provider has said so again.
+    n1.wait_until(&format!("SELECT count(*) FROM pg_foreign_server WHERE srvname = 'n2' AND oid <> {id}"), "1");
+    n1.wait_until(ORIGINS, "sub_n1_n2|n2");
+    n1.wait_until("SELECT node_name, state FROM spock.peer_status()", "n2|connected");
+    let _ = n2;
 }
 
 #[test]
