@@ -37,7 +37,8 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "source_node": intent.request.source,
         "target_node": intent.request.target,
         "phase": intent.phase_name(),
-        "ended": !intent.is_unfinished(),
+        // Its carrier is about to release the clone: who waits for the end need not find it there.
+        "ended": !intent.is_unfinished() && !figures.is_at_it,
         "waiting": intent.is_unfinished() && intent.failure.is_some() && !figures.is_at_it,
         "steps": intent.steps.iter().map(|step| serde_json::json!({
             "phase": step.phase.name(),
