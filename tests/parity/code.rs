@@ -59,7 +59,11 @@ const CASE: Case<'_> = Case {
 fn told(node: &Node, database: &str, since: usize) -> BTreeMap<String, BTreeSet<String>> {
     let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in node.log().get(since..).unwrap_or_default().lines() {
-        let Some((_, line)) = line.split_once("CODE <") else { continue };
+        let Some((who, line)) = line.split_once("CODE <") else { continue };
+        // Core's own apply of the gap may still be writing to the log: as whom it opens a table is not ours to judge.
+        if database == "postgres" && who.contains("logical replication apply worker") {
+            continue;
+        }
         let parts: Vec<&str> = line.trim_end_matches('>').split("> <").collect();
         let [place, user, of] = parts[..] else { panic!("a line that nobody wrote: {line}") };
         if of == database {
