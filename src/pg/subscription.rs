@@ -1,8 +1,7 @@
 //! ALTER SUBSCRIPTION … ENABLE and DISABLE, by oid (commands/subscriptioncmds.h).
 
 use super::compat::SUBSCRIPTION_RELATION_ID;
-use super::guarded;
-use pgrx::IntoDatum;
+use super::{digest, guarded};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 
@@ -40,8 +39,7 @@ pub fn connection_digest(subscription: Oid) -> Option<String> {
             secret.extend_from_slice(CStr::from_ptr(slot.cast_mut_ptr()).to_bytes_with_nul());
         }
         pg_sys::ReleaseSysCache(tuple);
-        let digest: Vec<u8> = pgrx::direct_function_call(pg_sys::sha256_bytea, &[secret.into_datum()])?;
-        Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(digest::sha256_of(&secret))
     }
 }
 
