@@ -134,8 +134,9 @@ fn labels_are_gone_after(name: &str, drop_extension: &str) {
          AND NOT (classoid = 'pg_database'::regclass AND objoid = (SELECT oid FROM pg_database WHERE datname = 'b'))";
     server.wait_until(labels, "3");
     server.expect_log("terminating background worker \"spock_recovery");
-    // A poller's question that the DROP overtakes.
+    // A poller's questions that the DROP overtakes, whichever of them and however far it has come.
     server.expect_log("cache lookup failed for function");
+    server.expect_log("function spock.");
     server.db("a").sql(&format!("BEGIN; DROP SUBSCRIPTION dropped; {drop_extension}; COMMIT"));
     wait_managers(server, "b");
     assert_eq!(server.value(labels), "0");
