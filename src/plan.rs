@@ -124,8 +124,8 @@ impl Plan {
 /// Plans the recovery of `target` from `source`. Err: bounds that the caller has given and that make no sense.
 pub fn from_source(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Result<Plan, RangeError> {
     let (ours, theirs) = (target.only_subscription(), source.only_subscription());
-    let (target_lsn, passed) = (ours.and_then(|ours| ours.applied), ours.and_then(|ours| ours.passed()));
-    let source_lsn = theirs.and_then(|theirs| theirs.applied);
+    let (target_lsn, passed) = (ours.and_then(|ours| ours.lacks_from()), ours.and_then(|ours| ours.passed()));
+    let source_lsn = theirs.and_then(|theirs| theirs.has_up_to());
     let released_lsn = theirs.and_then(|theirs| source.slot.released_for(theirs));
     let proof = proof::prove(failed, target, source, wishes);
     let pins = pins::needed(failed, target, source, wishes);
@@ -137,7 +137,10 @@ pub fn from_source(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes:
         }
         _ => None,
     };
-    let is_equal = target_lsn.is_some() && target_lsn == source_lsn;
+    // One that began behind all that the source has applied lacks nothing of it either.
+    let has_begun_later =
+        ours.is_some_and(|ours| ours.applied.is_none()) && source_lsn.is_some() && source_lsn <= target_lsn;
+    let is_equal = (target_lsn.is_some() && target_lsn == source_lsn) || has_begun_later;
     let failing = proof.iter().find(|condition| !condition.holds).map(|condition| condition.reason);
     let failing = failing.or(pins.iter().find(|pin| !pin.is_free).map(|pin| pin.reason));
     let (outcome, reason) = match failing {

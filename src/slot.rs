@@ -1,6 +1,6 @@
 //! The recovery slot: one inactive logical slot per node that keeps the WAL which a lagging peer may need one day.
 //!
-//! Pure: name, horizon, retention, pace, record, clone_name, clone_fate. The manager keeps the slot (keeper) and lets a worker of its own do what
+//! Pure: name, horizon, retention, pace, record, vouching, clone_name, clone_fate. The manager keeps the slot (keeper) and lets a worker of its own do what
 //! may wait: create, advance, touch, drop (job). A rescue streams from a copy (clone), which the manager looks after (clones).
 
 mod budget;
@@ -25,3 +25,4 @@ pub mod retention;
 pub mod snapshot;
 mod sql;
 pub mod view;
+pub mod vouching;

@@ -162,7 +162,7 @@ fn nobody(failed: &str, target: &Survivor, others: &[&Survivor]) -> Plan {
         }
     };
     let ours = target.facts().and_then(NodeFacts::only_subscription);
-    plan.target_lsn = ours.and_then(|ours| ours.applied);
+    plan.target_lsn = ours.and_then(|ours| ours.lacks_from());
     plan.target_passed_lsn = ours.and_then(|ours| ours.passed());
     plan
 }
@@ -225,8 +225,8 @@ pub struct Best {
 pub fn best_source(failed: &str, survivors: &[Survivor], wishes: &WishesOf<'_>) -> Option<Best> {
     let concerned: Vec<&NodeFacts> =
         survivors.iter().filter(|survivor| survivor.is_concerned()).filter_map(Survivor::facts).collect();
-    let most = concerned.iter().filter_map(|facts| facts.applied()).max()?;
-    let lagging: Vec<&&NodeFacts> = concerned.iter().filter(|facts| facts.applied() != Some(most)).collect();
+    let most = concerned.iter().filter_map(|facts| facts.has_up_to()).max()?;
+    let lagging: Vec<&&NodeFacts> = concerned.iter().filter(|facts| facts.lacks_of(most)).collect();
     let serves = |source: &NodeFacts| {
         lagging.iter().any(|target| {
             let wishes = Wishes { skip: None, stop: None, ..wishes(&target.node, &source.node) };
@@ -235,10 +235,10 @@ pub fn best_source(failed: &str, survivors: &[Survivor], wishes: &WishesOf<'_>) 
     };
     let mut candidates: Vec<&&NodeFacts> = concerned
         .iter()
-        .filter(|facts| facts.applied().is_some())
+        .filter(|facts| facts.has_up_to().is_some())
         .filter(|facts| if lagging.is_empty() { true } else { serves(facts) })
         .collect();
-    candidates.sort_by_key(|facts| (Reverse(facts.applied()), lacked(&facts.node, survivors).len(), &facts.node));
+    candidates.sort_by_key(|facts| (Reverse(facts.has_up_to()), lacked(&facts.node, survivors).len(), &facts.node));
     let source = candidates.first()?;
     let is_silent = |survivor: &Survivor| matches!(survivor.answer, Answer::Silent { .. });
     let confidence = if concerned.len() == 1 {
@@ -250,7 +250,7 @@ pub fn best_source(failed: &str, survivors: &[Survivor], wishes: &WishesOf<'_>) 
     };
     Some(Best {
         node: source.node.clone(),
-        applied: source.applied()?,
+        applied: source.has_up_to()?,
         committed_at: source.only_subscription().and_then(|subscription| subscription.committed_at),
         confidence,
     })

@@ -57,6 +57,9 @@ pub struct SubscriptionFacts {
     pub publications: Vec<String>,
     /// Durable. None: unknown.
     pub applied: Option<OriginLsn>,
+    /// Of one that has applied nothing yet: up to here nothing was for it. None: unknown, or it has applied something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins: Option<OriginLsn>,
     /// How far its slot at the failed node was confirmed, by this node's own reading; durable.
     pub confirmed: Option<OriginLsn>,
     /// When the last transaction of it was committed, as far as commit timestamps tell; microseconds since 2000.
@@ -80,7 +83,17 @@ pub struct SubscriptionFacts {
 impl SubscriptionFacts {
     /// How far this node is durably past the failed node's WAL.
     pub fn passed(&self) -> Option<OriginLsn> {
-        self.applied.map(|applied| applied.max(self.confirmed.unwrap_or(OriginLsn::ZERO)))
+        self.lacks_from().map(|from| from.max(self.confirmed.unwrap_or(OriginLsn::ZERO)))
+    }
+
+    /// Where what it lacks begins: how far it has applied, or, if it has applied nothing, where it began.
+    pub fn lacks_from(&self) -> Option<OriginLsn> {
+        self.applied.or(self.begins)
+    }
+
+    /// Up to where there are transactions that it has applied: 0/0 if it is known that there are none.
+    pub fn has_up_to(&self) -> Option<OriginLsn> {
+        self.applied.or(self.begins.map(|_| OriginLsn::ZERO))
     }
 
     pub fn table(&self, schema: &str, name: &str) -> Option<&TableFacts> {
@@ -244,8 +257,18 @@ impl NodeFacts {
         self.recoveries.iter().find(|recovery| recovery.failed == failed)
     }
 
-    /// The progress of the one subscription to the failed node.
-    pub fn applied(&self) -> Option<OriginLsn> {
-        self.only_subscription().and_then(|subscription| subscription.applied)
+    /// Up to where the one subscription to the failed node has applied; 0/0: nothing.
+    pub fn has_up_to(&self) -> Option<OriginLsn> {
+        self.only_subscription().and_then(SubscriptionFacts::has_up_to)
+    }
+
+    /// Where what the one subscription to the failed node lacks begins.
+    pub fn lacks_from(&self) -> Option<OriginLsn> {
+        self.only_subscription().and_then(SubscriptionFacts::lacks_from)
+    }
+
+    /// Whether it lacks something that another survivor has, which has applied up to `most`.
+    pub fn lacks_of(&self, most: OriginLsn) -> bool {
+        self.lacks_from().is_none_or(|from| from < most)
     }
 }

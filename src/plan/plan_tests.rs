@@ -1,5 +1,6 @@
 //! The plan at every boundary, and each condition failing alone.
 
+use super::choice::{Answer, Survivor};
 use super::facts::*;
 use super::outcome::{Outcome, Reason};
 use super::sample::{node, table};
@@ -238,6 +239,53 @@ fn what_the_source_let_go_must_be_passed_by_the_target() {
 }
 
 #[test]
+fn a_target_that_has_applied_nothing_lacks_what_came_after_its_beginning() {
+    let quiet = |name: &str, begins: u64, confirmed: Option<u64>| {
+        let mut facts = node(name, 1);
+        own(&mut facts).applied = None;
+        own(&mut facts).begins = Some(OriginLsn(begins));
+        own(&mut facts).confirmed = confirmed.map(OriginLsn);
+        facts
+    };
+    let plan_for = |target: &NodeFacts, source: &NodeFacts| {
+        let plan = from_source("n1", target, source, &Wishes::default()).expect("no bounds");
+        (plan.reason, plan.range.map(|range| (range.skip.0, range.stop.0)))
+    };
+    let mut source = node("n3", 90);
+    assert_eq!(plan_for(&quiet("n2", 20, None), &source), (Reason::GapCovered, Some((20, 90))));
+    // It is past what it was later told, and lacks what came after the beginning all the same.
+    source.slot.released[0].released = OriginLsn(30);
+    assert_eq!(plan_for(&quiet("n2", 20, None), &source), (Reason::ReleasedBeyondTarget, None));
+    assert_eq!(plan_for(&quiet("n2", 20, Some(30)), &source), (Reason::GapCovered, Some((20, 90))));
+    // It began behind everything that the source has, or the source has nothing either.
+    for begins in [90, 95] {
+        assert_eq!(plan_for(&quiet("n2", begins, None), &source).0, Reason::NothingMissing);
+    }
+    assert_eq!(plan_for(&quiet("n2", 20, None), &quiet("n3", 40, None)).0, Reason::NothingMissing);
+    // A source that has applied nothing has less than one that has.
+    assert_eq!(plan_for(&node("n2", 20), &quiet("n3", 40, None)).0, Reason::SourceBehindTarget);
+    // Nobody knows where it began.
+    let mut unknown = quiet("n2", 20, None);
+    own(&mut unknown).begins = None;
+    assert_eq!(plan_for(&unknown, &source), (Reason::TargetProgressUnknown, None));
+    let best = super::choice::best_source("n1", &survivors(vec![quiet("n2", 20, None), node("n3", 90)]), &|_, _| {
+        Wishes::default()
+    });
+    assert_eq!(best.map(|best| (best.node, best.applied.0)), Some(("n3".to_owned(), 90)));
+    // Nobody has anything of it: nobody lags.
+    let best =
+        super::choice::best_source("n1", &survivors(vec![quiet("n2", 20, None), quiet("n3", 40, None)]), &|_, _| {
+            Wishes::default()
+        });
+    assert_eq!(best.map(|best| best.applied.0), Some(0));
+}
+
+fn survivors(facts: Vec<NodeFacts>) -> Vec<Survivor> {
+    let survivor = |facts: NodeFacts| Survivor { node: facts.node.clone(), answer: Answer::Facts(Box::new(facts)) };
+    facts.into_iter().map(survivor).collect()
+}
+
+#[test]
 fn a_table_that_the_source_copied_must_have_been_copied_before_what_the_target_passed() {
     for (copied, expected) in [(19, true), (20, true), (21, false)] {
         let (target, mut source) = (node("n2", 20), node("n3", 90));
@@ -256,7 +304,7 @@ fn with_equal_progress_nothing_is_missing_whatever_else_fails() {
         let mut wishes = Wishes { asked_by_target: true, ..Wishes::default() };
         change(&mut target, &mut source, &mut wishes);
         let plan = from_source("n1", &target, &source, &wishes).expect("no bounds");
-        if target.applied().is_some() && target.applied() == source.applied() {
+        if target.lacks_from().is_some() && target.lacks_from() == source.has_up_to() {
             assert_eq!((plan.outcome, plan.reason), (Some(Outcome::ZeroGap), Reason::NothingMissing), "{name}");
             assert_eq!((plan.gap_bytes, plan.finding()), (Some(0), None));
         } else {

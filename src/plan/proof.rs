@@ -122,6 +122,10 @@ fn knows_its_origins(node: &NodeFacts) -> Found {
     }
 }
 
+fn unknown_progress(node: &NodeFacts) -> String {
+    format!("cannot be judged: the progress of node \"{}\" is unknown", node.node)
+}
+
 struct Case<'a> {
     failed: &'a str,
     target: &'a NodeFacts,
@@ -138,15 +142,20 @@ impl<'a> Case<'a> {
         node.only_subscription().ok_or_else(several)
     }
 
-    fn applied(&self, node: &'a NodeFacts) -> Result<OriginLsn, String> {
-        let unknown = || format!("cannot be judged: the progress of node \"{}\" is unknown", node.node);
-        self.subscription(node)?.applied.ok_or_else(unknown)
+    /// Where what the target lacks begins.
+    fn lacks_from(&self) -> Result<OriginLsn, String> {
+        self.subscription(self.target)?.lacks_from().ok_or_else(|| unknown_progress(self.target))
+    }
+
+    /// How far the source has applied the failed node.
+    fn has_up_to(&self) -> Result<OriginLsn, String> {
+        self.subscription(self.source)?.has_up_to().ok_or_else(|| unknown_progress(self.source))
     }
 
     /// Beyond what is recovered: where the target needs the source's WAL from.
     fn needed_from(&self) -> Result<OriginLsn, String> {
-        let applied = self.applied(self.target)?;
-        let passed = self.subscription(self.target)?.passed().unwrap_or(applied);
+        let from = self.lacks_from()?;
+        let passed = self.subscription(self.target)?.passed().unwrap_or(from);
         Ok(passed.max(self.wishes.skip.unwrap_or(OriginLsn::ZERO)))
     }
 }

@@ -26,9 +26,11 @@ use crate::plan::facts::{
     SlotFacts, SlotState, SubscriptionFacts, TableFacts, VERSION,
 };
 use crate::shmem::{PeerEntry, PeerKey, PeerState};
+use crate::slot::decision::is_recorded;
 use crate::slot::positions::{self, OwnPosition};
 use crate::slot::record::RetentionRecord;
 use crate::slot::snapshot::{Snapshot, require_reader, snapshot};
+use crate::slot::vouching;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::collections::BTreeMap;
@@ -68,6 +70,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
     let seen = snapshot();
     let slot_found = slot_facts()?;
     let positions = positions::own_positions()?;
+    let written = record();
     let mut subscriptions = Vec::new();
     let mut unknown_origins = Vec::new();
     let mut others = BTreeMap::new();
@@ -80,13 +83,13 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
                 let mut facts = SubscriptionFacts {
                     name: subscription.name.clone(),
                     publications: subscription.publications.clone(),
-                    ..of_position(position, seen.as_ref())
+                    ..of_position(position, seen.as_ref(), written.as_ref())
                 };
                 look_closer(&mut facts, &asked_by.role)?;
                 subscriptions.push(facts);
             }
             Some(origin) => {
-                let facts = of_position(position, seen.as_ref());
+                let facts = of_position(position, seen.as_ref(), written.as_ref());
                 if let Some((applied, passed)) = facts.applied.zip(facts.passed()) {
                     let other = OtherFacts { applied, passed, is_enabled: subscription.is_enabled };
                     others.insert(origin.to_string(), other);
@@ -116,7 +119,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         subscriptions,
         others,
         unknown_origins,
-        slot: slot_found.with_record(),
+        slot: slot_found.with_record(&positions),
         failed_answers,
         peers,
         settings: SettingsFacts {
@@ -139,8 +142,14 @@ fn limit(capacity: &judge::Capacity) -> Limit {
     Limit { setting: capacity.setting.to_owned(), used: capacity.used, limit: capacity.limit }
 }
 
-fn of_position(position: &OwnPosition, seen: Option<&Snapshot>) -> SubscriptionFacts {
-    let confirmed = seen.and_then(|seen| seen.confirmed_of(position.subscription).known());
+fn of_position(
+    position: &OwnPosition,
+    seen: Option<&Snapshot>,
+    written: Option<&RetentionRecord>,
+) -> SubscriptionFacts {
+    let confirmed = seen.map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(position.subscription));
+    let beginning = vouching::beginning(written, position, confirmed);
+    let confirmed = beginning.map_or(confirmed, |(_, passed)| passed).known();
     let committed_at = seen.map(|seen| seen.committed_of(position.subscription)).filter(|at| !at.is_never());
     SubscriptionFacts {
         subscription: position.subscription.to_u32(),
@@ -148,6 +157,7 @@ fn of_position(position: &OwnPosition, seen: Option<&Snapshot>) -> SubscriptionF
         // One without progress has no place in memory yet.
         origin_is_active: position.remote != OriginLsn::ZERO,
         applied: position.applied(),
+        begins: beginning.map(|(begins, _)| begins),
         confirmed,
         committed_at: committed_at.map(|at| at.0),
         tables_digest: position.tables,
@@ -162,7 +172,7 @@ struct SlotFound {
     confirmed: LocalLsn,
 }
 
-fn record() -> Option<RetentionRecord> {
+pub fn record() -> Option<RetentionRecord> {
     let text = seclabel::label(LabelTarget::Database(process::my_database()))?;
     RetentionRecord::parse_local(&text, registry::here())
 }
@@ -193,7 +203,7 @@ fn slot_facts() -> Result<SlotFound, RecoverError> {
 
 impl SlotFound {
     /// The slot, with what its record says. A record that is missing, or is of another slot, vouches for nothing.
-    fn with_record(self) -> SlotFacts {
+    fn with_record(self, positions: &[OwnPosition]) -> SlotFacts {
         let mut facts = self.facts;
         let Some(record) = record().filter(|record| Some(&record.slot) == self.name.as_ref()) else { return facts };
         match record.position {
@@ -206,11 +216,18 @@ impl SlotFound {
         facts.released = record
             .origins
             .into_iter()
-            .map(|origin| ReleasedFacts {
-                subscription: origin.subscription,
-                origin_id: origin.origin_id,
-                tables_digest: origin.tables,
-                released: origin.released,
+            .map(|origin| {
+                // What was written down of other tables may hold for those that there are now.
+                let holds_for = |position: &&OwnPosition| {
+                    let subscription = position.subscription.to_u32();
+                    is_recorded(&origin, subscription, position.origin_id, position.newest_table, position.tables)
+                };
+                ReleasedFacts {
+                    subscription: origin.subscription,
+                    origin_id: origin.origin_id,
+                    tables_digest: positions.iter().find(holds_for).map_or(origin.tables, |position| position.tables),
+                    released: origin.released,
+                }
             })
             .collect();
         facts

@@ -1,6 +1,7 @@
 //! What this node, the target of a recovery, knows of itself and the failed node.
 
 use super::error::RecoverError;
+use super::facts;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
@@ -8,6 +9,7 @@ use crate::pg::name::Name;
 use crate::pg::wal;
 use crate::slot::positions;
 use crate::slot::snapshot::snapshot;
+use crate::slot::vouching;
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use std::collections::HashSet;
@@ -56,12 +58,16 @@ pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
         return Err(RecoverError::SeveralSubscriptions { node: local, failed: failed.to_owned() });
     }
     let passed = seen.map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(position.subscription));
+    let record = facts::record();
     wal::flush();
     let unknown = || RecoverError::ProgressUnknown { failed: failed.to_owned() };
     if position.origin_id == 0 {
         return Err(unknown());
     }
-    let applied = position.applied().ok_or_else(unknown)?;
+    // What one that has applied nothing lacks begins where it began.
+    let beginning = vouching::beginning(record.as_ref(), position, passed);
+    let applied = position.applied().or(beginning.map(|(begins, _)| begins)).ok_or_else(unknown)?;
+    let passed = passed.max(beginning.map_or(OriginLsn::ZERO, |(_, passed)| passed));
     let tables = tables(position.subscription)?;
     if let Some(table) = tables.iter().find(|table| !table.is_ready) {
         return Err(RecoverError::TableNotReady {

@@ -290,6 +290,8 @@ pub struct PeerEntry {
     /// The subscription here that comes from it, and how far its slot there was confirmed.
     pub own_subscription: pg_sys::Oid,
     pub own_confirmed: OriginLsn,
+    /// When the question began whose answer told `wal_end` and, after it, `own_confirmed`.
+    pub own_asked_at: Monotonic,
     /// By the manager: it was given up for the retention budget.
     pub is_unprotected: bool,
 }
@@ -469,6 +471,7 @@ impl PeerEntry {
         has_unknown_origin: false,
         own_subscription: pg_sys::InvalidOid,
         own_confirmed: OriginLsn::ZERO,
+        own_asked_at: Monotonic::NEVER,
         is_unprotected: false,
     };
 

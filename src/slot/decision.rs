@@ -4,6 +4,7 @@
 use super::horizon::{Allowance, Hold, Progress, Samples};
 use super::record::{OriginRecord, PassedRecord, PeerRecord, RetentionRecord};
 use super::retention::{self, OriginView};
+use super::vouching::Reading;
 use crate::lsn::{LocalLsn, OriginLsn};
 
 /// This node's progress through one origin.
@@ -14,6 +15,10 @@ pub struct Own {
     pub origin_id: u16,
     /// Digest of the tables and their states.
     pub tables: i64,
+    /// The full transaction id that added the newest table that was taken without copying; 0: there is none.
+    pub newest_table: u64,
+    /// Every transaction with a full id below this one had ended when the tables were read.
+    pub settled_below: u64,
     /// Progress of the replication origin.
     pub remote: OriginLsn,
     /// applied(this node, origin).
@@ -92,37 +97,70 @@ impl Outcome {
     }
 }
 
+/// Whether what was written down holds for the subscription as it is: it is the same pair, and no table was added to it without
+/// copying its rows. A table that has gone takes nothing out of the WAL for the others, and for one that was copied since the
+/// proof asks up to where its rows came with the copy.
+pub fn is_recorded(before: &OriginRecord, subscription: u32, origin_id: u16, newest_table: u64, tables: i64) -> bool {
+    before.subscription == subscription
+        && before.origin_id == origin_id
+        && match before.tables_before {
+            Some(known_below) => newest_table < known_below,
+            None => before.tables == tables,
+        }
+}
+
 /// The next record of an origin. True: its past has ended, and the samples of it are to be thrown away.
 ///
 /// `covered`: the slot is where the record says, or before. Otherwise it is new, or somebody else has moved it, and all
-/// that this node has applied may be gone.
-pub fn next_origin(own: &Own, before: Option<&OriginRecord>, covered: bool) -> (OriginRecord, bool) {
-    let record = |released, waits_beyond| OriginRecord {
+/// that this node has applied may be gone. `unbroken_from`: where the stream of one that waits has been found to be unbroken
+/// from (vouching).
+pub fn next_origin(
+    own: &Own,
+    before: Option<&OriginRecord>,
+    covered: bool,
+    unbroken_from: Option<OriginLsn>,
+    now: i64,
+) -> (OriginRecord, bool) {
+    let is_same_pair =
+        |before: &&OriginRecord| (before.subscription, before.origin_id) == (own.subscription, own.origin_id);
+    let pair = before.filter(is_same_pair);
+    let record = |released| OriginRecord {
         node: own.node.clone(),
         subscription: own.subscription,
         origin_id: own.origin_id,
         tables: own.tables,
+        tables_before: Some(own.settled_below),
         released,
-        waits_beyond,
+        waits_beyond: None,
+        waits_since: None,
+        begins: pair.and_then(|pair| pair.begins),
+        passed: pair.and_then(|pair| pair.passed),
     };
-    // A new origin's progress says nothing until it has moved: one that was created without copying looks complete.
-    let waits = || record(OriginLsn::INFINITY, Some(own.remote));
-    let is_same = before.is_some_and(|before| {
-        before.subscription == own.subscription && before.origin_id == own.origin_id && before.tables == own.tables
-    });
-    match before {
-        Some(_) if !is_same => (waits(), true),
-        None if covered => (waits(), true),
-        Some(OriginRecord { waits_beyond: Some(beyond), .. }) => match own.applied {
-            Some(applied) if own.remote > *beyond => (record(applied, None), false),
-            _ => (record(OriginLsn::INFINITY, Some(*beyond)), false),
+    let waiting =
+        || OriginRecord { waits_beyond: Some(own.remote), waits_since: Some(now), ..record(OriginLsn::INFINITY) };
+    let recorded =
+        before.filter(|before| is_recorded(before, own.subscription, own.origin_id, own.newest_table, own.tables));
+    match (recorded, own.applied) {
+        (None, Some(applied)) if before.is_none() && !covered => (record(applied), true),
+        (None, _) => (waiting(), true),
+        (Some(before), _) if before.waits_beyond.is_some() => match unbroken_from {
+            Some(from) => (record(from), false),
+            None => (before.clone(), false),
         },
-        _ if !covered => match own.applied {
-            Some(applied) => (record(applied, None), true),
-            None => (waits(), true),
-        },
-        Some(before) => (before.clone(), false),
-        None => (waits(), true),
+        (Some(_), Some(applied)) if !covered => (record(applied), true),
+        (Some(_), None) if !covered => (waiting(), true),
+        (Some(before), _) if before.tables == own.tables && before.tables_before.is_some() => (before.clone(), false),
+        // What has changed in the tables is no loss to the others.
+        (Some(before), _) => (record(before.released), false),
+    }
+}
+
+/// Where a subscription that has applied nothing begins stays what was first read; how far it is past is what was read last.
+pub fn note_beginning(record: &mut OriginRecord, own: &Own, reading: Option<Reading>) {
+    let confirmed = reading.and_then(|reading| reading.confirmed.known());
+    if let (None, Some(confirmed)) = (own.applied, confirmed) {
+        record.begins.get_or_insert(confirmed);
+        record.passed = record.passed.max(Some(confirmed));
     }
 }
 

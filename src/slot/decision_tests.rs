@@ -12,6 +12,8 @@ fn own(subscription: u32, remote: u64) -> Own {
         subscription,
         origin_id: 1,
         tables: 7,
+        newest_table: 50,
+        settled_below: 100,
         remote: OriginLsn(remote),
         applied: OriginLsn(remote).known(),
     }
@@ -23,8 +25,12 @@ fn origin(released: u64) -> OriginRecord {
         subscription: 11,
         origin_id: 1,
         tables: 7,
+        tables_before: Some(60),
         released: OriginLsn(released),
         waits_beyond: None,
+        waits_since: None,
+        begins: None,
+        passed: None,
     }
 }
 
@@ -55,52 +61,102 @@ fn empty() -> RetentionRecord {
     record
 }
 
+fn next(own: &Own, before: Option<&OriginRecord>, covered: bool) -> (OriginRecord, bool) {
+    next_origin(own, before, covered, None, 1000)
+}
+
 #[test]
 fn what_nothing_has_changed_in_stays_as_it_was() {
-    assert_eq!(next_origin(&own(11, 500), Some(&origin(40)), true), (origin(40), false));
+    assert_eq!(next(&own(11, 500), Some(&origin(40)), true), (origin(40), false));
 }
 
 #[test]
 fn a_new_slot_may_have_let_go_all_that_was_applied() {
-    assert_eq!(next_origin(&own(11, 500), None, false).0.released, OriginLsn(500));
-    assert_eq!(next_origin(&own(11, 500), Some(&origin(40)), false).0.released, OriginLsn(500));
+    assert_eq!(next(&own(11, 500), None, false).0.released, OriginLsn(500));
+    assert_eq!(next(&own(11, 500), Some(&origin(40)), false).0.released, OriginLsn(500));
 }
 
 #[test]
 fn a_new_slot_beside_an_origin_that_has_not_moved_waits_for_it() {
-    let (record, _) = next_origin(&own(11, 0), None, false);
+    let (record, _) = next(&own(11, 0), None, false);
+    assert_eq!((record.released, record.waits_beyond), (OriginLsn::INFINITY, Some(OriginLsn(0))));
+    let (record, _) = next(&own(11, 0), Some(&origin(40)), false);
     assert_eq!((record.released, record.waits_beyond), (OriginLsn::INFINITY, Some(OriginLsn(0))));
 }
 
 #[test]
-fn another_subscription_origin_or_table_makes_everything_unsafe_until_the_origin_has_moved() {
+fn another_subscription_origin_or_added_table_makes_everything_unsafe_until_the_stream_is_known_to_be_unbroken() {
     let mut other_id = own(11, 500);
     other_id.origin_id = 2;
-    let mut other_tables = own(11, 500);
-    other_tables.tables = 8;
-    for changed in [own(12, 500), other_id, other_tables] {
-        let (waiting, starts_anew) = next_origin(&changed, Some(&origin(40)), true);
+    let mut more_tables = own(11, 500);
+    (more_tables.tables, more_tables.newest_table) = (8, 60);
+    for changed in [own(12, 500), other_id, more_tables] {
+        let (waiting, starts_anew) = next(&changed, Some(&origin(40)), true);
         assert!(starts_anew);
         assert_eq!((waiting.released, waiting.waits_beyond), (OriginLsn::INFINITY, Some(OriginLsn(500))));
-        // Not moved, and then moved by one transaction.
-        let (still, starts_anew) = next_origin(&changed, Some(&waiting), true);
+        assert_eq!(waiting.waits_since, Some(1000));
+        let (still, starts_anew) = next_origin(&changed, Some(&waiting), true, None, 2000);
         assert_eq!((still, starts_anew), (waiting.clone(), false));
-        let moved = Own { remote: OriginLsn(501), applied: Some(OriginLsn(501)), ..changed };
-        let (known, _) = next_origin(&moved, Some(&waiting), true);
-        assert_eq!((known.released, known.waits_beyond), (OriginLsn(501), None));
+        let (known, starts_anew) = next_origin(&changed, Some(&waiting), true, Some(OriginLsn(510)), 3000);
+        assert_eq!((known.released, known.waits_beyond, known.waits_since), (OriginLsn(510), None, None));
+        assert!(!starts_anew);
+        // Another one comes while it waits.
+        let more = Own { newest_table: 100, tables: 9, settled_below: 120, ..changed };
+        let (anew, starts_anew) = next_origin(&more, Some(&waiting), true, Some(OriginLsn(510)), 3000);
+        assert_eq!((anew.released, anew.waits_since, starts_anew), (OriginLsn::INFINITY, Some(3000), true));
     }
 }
 
 #[test]
+fn a_table_that_is_dropped_or_has_been_copied_takes_nothing_from_the_others() {
+    // The digest is another one, and no table is newer than those that were known.
+    let fewer = Own { tables: 8, newest_table: 0, ..own(11, 500) };
+    let (kept, starts_anew) = next(&fewer, Some(&origin(40)), true);
+    assert_eq!((kept.released, kept.tables, kept.tables_before), (OriginLsn(40), 8, Some(100)));
+    assert!(!starts_anew && kept.waits_beyond.is_none());
+    // One that was added without copying by the very first transaction that had not ended then.
+    let at_the_edge = Own { tables: 8, newest_table: 60, ..own(11, 500) };
+    assert_eq!(next(&at_the_edge, Some(&origin(40)), true).0.released, OriginLsn::INFINITY);
+    let just_before = Own { tables: 8, newest_table: 59, ..own(11, 500) };
+    assert_eq!(next(&just_before, Some(&origin(40)), true).0.released, OriginLsn(40));
+}
+
+#[test]
+fn what_an_earlier_version_wrote_down_is_compared_by_its_digest() {
+    let old = OriginRecord { tables_before: None, ..origin(40) };
+    let (kept, starts_anew) = next(&own(11, 500), Some(&old), true);
+    assert_eq!((kept.released, kept.tables_before, starts_anew), (OriginLsn(40), Some(100), false));
+    let other = Own { tables: 8, ..own(11, 500) };
+    assert_eq!(next(&other, Some(&old), true).0.released, OriginLsn::INFINITY);
+}
+
+#[test]
 fn an_origin_that_the_record_does_not_know_waits() {
-    let (record, starts_anew) = next_origin(&own(11, 500), None, true);
+    let (record, starts_anew) = next(&own(11, 500), None, true);
     assert_eq!((record.released, starts_anew), (OriginLsn::INFINITY, true));
 }
 
 #[test]
 fn an_origin_that_waits_goes_on_waiting_when_the_slot_was_moved() {
     let waiting = OriginRecord { waits_beyond: Some(OriginLsn(500)), ..origin(u64::MAX) };
-    assert_eq!(next_origin(&own(11, 500), Some(&waiting), false).0, waiting);
+    assert_eq!(next(&own(11, 500), Some(&waiting), false).0, waiting);
+}
+
+#[test]
+fn the_beginning_stays_where_it_was_first_read_and_goes_with_the_pair() {
+    let reading = |confirmed| Some(Reading { confirmed: OriginLsn(confirmed), ..Reading::default() });
+    let mut record = origin(40);
+    note_beginning(&mut record, &own(11, 0), None);
+    note_beginning(&mut record, &own(11, 0), reading(0));
+    note_beginning(&mut record, &own(11, 500), reading(70));
+    assert_eq!((record.begins, record.passed), (None, None));
+    for confirmed in [80, 90, 85] {
+        note_beginning(&mut record, &own(11, 0), reading(confirmed));
+    }
+    assert_eq!((record.begins, record.passed), (Some(OriginLsn(80)), Some(OriginLsn(90))));
+    let more = Own { newest_table: 60, ..own(11, 0) };
+    assert_eq!(next(&more, Some(&record), true).0.begins, Some(OriginLsn(80)));
+    assert_eq!(next(&own(12, 0), Some(&record), true).0.begins, None);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::positions::{self, OwnPosition};
 use super::record::{OriginRecord, PassedRecord, RetentionRecord};
 use super::retention::Rate;
 use super::view::{self, View};
+use super::vouching::{Reading, Watch};
 use crate::guc;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::provider::Peer;
@@ -57,6 +58,8 @@ pub struct Keeper {
     is_record_read: bool,
     /// By subscription.
     samples: HashMap<u32, Samples>,
+    /// Of subscriptions for which nothing can be vouched yet.
+    watches: HashMap<u32, Watch>,
     /// When a transaction of a replication origin was last seen to commit here.
     committed_at: HashMap<u16, Timestamp>,
     pace: Pace,
@@ -80,6 +83,7 @@ impl Keeper {
             record: None,
             is_record_read: false,
             samples: HashMap::new(),
+            watches: HashMap::new(),
             committed_at: HashMap::new(),
             pace: Pace::default(),
             rate: Rate::default(),
@@ -271,6 +275,7 @@ impl Keeper {
         };
         self.note_finished_move(found, may_act);
         let (positions, local) = self.sample()?;
+        let readings = readings(self.index);
         let own: Vec<Own> = positions.iter().filter_map(own_of).collect();
         let mut record = before.clone();
         let covered = record.position.is_some_and(|position| found.confirmed <= position);
@@ -285,7 +290,7 @@ impl Keeper {
             }
             record.position = Some(found.confirmed);
         }
-        record.origins = self.next_origins(&own, &before, covered);
+        record.origins = self.next_origins(&own, &before, covered, local.is_some(), &readings)?;
         let inputs = peer_inputs(self.index, peers);
         record.peers = inputs.iter().filter_map(|peer| decision::next_peer(peer, &before)).collect();
         let now = Timestamp::now();
@@ -341,6 +346,9 @@ impl Keeper {
             || record.origins != before.origins
             || record.unprotected != before.unprotected;
         if must_write && record != before {
+            for (origin, own) in record.origins.iter_mut().zip(&own) {
+                decision::note_beginning(origin, own, readings.get(&own.subscription).copied());
+            }
             write(&record);
             round.record = Some(record);
         }
@@ -373,18 +381,57 @@ impl Keeper {
         self.samples_since.elapsed() >= guc::recovery_poll_interval() * POLLS_TO_TELL + guc::peer_timeout()
     }
 
-    fn next_origins(&mut self, own: &[Own], before: &RetentionRecord, covered: bool) -> Vec<OriginRecord> {
-        own.iter()
-            .map(|own| {
-                let (next, starts_anew) =
-                    decision::next_origin(own, before.origin(&own.node, own.subscription), covered);
-                if starts_anew {
-                    self.samples_since = Instant::now();
-                    self.samples.remove(&own.subscription);
-                }
-                next
-            })
-            .collect()
+    fn next_origins(
+        &mut self,
+        own: &[Own],
+        before: &RetentionRecord,
+        covered: bool,
+        is_settled: bool,
+        readings: &HashMap<u32, Reading>,
+    ) -> Result<Vec<OriginRecord>, RegistryError> {
+        let now = Timestamp::now().0;
+        let mut origins = Vec::new();
+        for own in own {
+            let known = before.origin(&own.node, own.subscription);
+            let reading = readings.get(&own.subscription).copied();
+            let unbroken_from = match known {
+                Some(known) if known.waits_beyond.is_some() && is_settled => self.watch(own, reading)?,
+                _ => None,
+            };
+            let (mut next, starts_anew) = decision::next_origin(own, known, covered, unbroken_from, now);
+            if starts_anew {
+                self.samples_since = Instant::now();
+                self.samples.remove(&own.subscription);
+                let watch = Watch::begin(Monotonic::now(), positions::transactions_of_workers()?);
+                self.watches.insert(own.subscription, watch);
+            }
+            if next.waits_beyond.is_none() {
+                self.watches.remove(&own.subscription);
+            }
+            if next.begins.is_none() {
+                decision::note_beginning(&mut next, own, reading);
+            }
+            origins.push(next);
+        }
+        self.watches.retain(|subscription, _| own.iter().any(|own| own.subscription == *subscription));
+        Ok(origins)
+    }
+
+    /// Looks whether a subscription that waits can be vouched for.
+    fn watch(&mut self, own: &Own, reading: Option<Reading>) -> Result<Option<OriginLsn>, RegistryError> {
+        let running = match self.watches.get(&own.subscription) {
+            Some(watch) if !watch.waits_for_transactions() => Vec::new(),
+            _ => positions::transactions_of_workers()?,
+        };
+        let now = Monotonic::now();
+        Ok(match self.watches.get_mut(&own.subscription) {
+            Some(watch) => watch.look(now, &running, own, reading),
+            // Its watch ended with the manager before this one.
+            None => {
+                self.watches.insert(own.subscription, Watch::begin(now, running));
+                None
+            }
+        })
     }
 
     /// What of an origin goes when the slot moves to `stop`: rounded up to the next sample, else all that was applied.
@@ -440,9 +487,22 @@ fn own_of(position: &OwnPosition) -> Option<Own> {
         subscription: position.subscription.to_u32(),
         origin_id: position.origin_id,
         tables: position.tables,
+        newest_table: position.newest_table,
+        settled_below: position.settled_below,
         remote: position.remote,
         applied: position.applied(),
     })
+}
+
+/// What the pollers have read of the slots that this node's subscriptions have, by subscription.
+fn readings(index: usize) -> HashMap<u32, Reading> {
+    let mut shared = shmem::lock();
+    let read = shared.peers(index).iter().filter(|entry| entry.own_confirmed != OriginLsn::ZERO);
+    read.map(|entry| {
+        let reading = Reading { asked_at: entry.own_asked_at, wal_end: entry.wal_end, confirmed: entry.own_confirmed };
+        (entry.own_subscription.to_u32(), reading)
+    })
+    .collect()
 }
 
 /// What the pollers know of each peer.

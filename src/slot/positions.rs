@@ -31,6 +31,10 @@ pub struct OwnPosition {
     pub is_ready: bool,
     /// Digest of its tables, their states and `srsublsn`.
     pub tables: i64,
+    /// The full transaction id that added the newest of its tables that were taken without copying; 0: there is none.
+    pub newest_table: u64,
+    /// Every transaction with a full id below this one had ended when the tables were read.
+    pub settled_below: u64,
 }
 
 impl OwnPosition {
@@ -54,7 +58,8 @@ pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
         let rows = prepared::select(
             client,
             "SELECT s.oid, coalesce(o.roident, 0)::pg_catalog.int4, s.subslotname::pg_catalog.text, t.copied,
-                    coalesce(t.is_ready, true), coalesce(t.digest, 0)
+                    coalesce(t.is_ready, true), coalesce(t.digest, 0), coalesce(t.newest, 0),
+                    pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.text::pg_catalog.int8
                FROM pg_catalog.pg_subscription s
                LEFT JOIN pg_catalog.pg_replication_origin o ON o.roname = 'pg_' || s.oid
                LEFT JOIN (SELECT r.srsubid,
@@ -62,8 +67,13 @@ pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
                                  bool_and(r.srsubstate = 'r') AS is_ready,
                                  pg_catalog.hashtextextended(string_agg(
                                      r.srrelid || r.srsubstate::pg_catalog.text || coalesce(r.srsublsn, '0/0'), ','
-                                     ORDER BY r.srrelid), 0) AS digest
-                            FROM pg_catalog.pg_subscription_rel r GROUP BY r.srsubid) t ON t.srsubid = s.oid
+                                     ORDER BY r.srrelid), 0) AS digest,
+                                 -- The full id: the newest one before the next that ends in these 32 bits.
+                                 max(x.next - ((x.next - r.xmin::pg_catalog.text::pg_catalog.int8) & 4294967295))
+                                     FILTER (WHERE r.srsubstate = 'r' AND r.srsublsn IS NULL) AS newest
+                            FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
+                                             ::pg_catalog.text::pg_catalog.int8) x(next),
+                                 pg_catalog.pg_subscription_rel r GROUP BY r.srsubid) t ON t.srsubid = s.oid
               WHERE s.subdbid = $1
               ORDER BY s.oid",
             None,
@@ -86,11 +96,32 @@ pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
                 copied: OriginLsn(row.get::<i64>(4)?.unwrap_or(0) as u64),
                 is_ready: row.get::<bool>(5)?.unwrap_or(false),
                 tables: row.get::<i64>(6)?.unwrap_or(0),
+                newest_table: row.get::<i64>(7)?.unwrap_or(0) as u64,
+                settled_below: row.get::<i64>(8)?.unwrap_or(0) as u64,
             });
         }
         for position in &mut positions {
             position.remote = origin::progress(position.origin_id);
         }
         Ok(positions)
+    })
+}
+
+/// The transactions that subscriptions' workers have open on this server, by their virtual transaction ids.
+pub fn transactions_of_workers() -> Result<Vec<String>, RegistryError> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT l.virtualtransaction
+               FROM pg_catalog.pg_stat_get_subscription(NULL) s
+               JOIN pg_catalog.pg_lock_status() l ON l.pid = s.pid
+              WHERE l.locktype = 'virtualxid'",
+            None,
+            &[],
+        )?;
+        let mut transactions = Vec::new();
+        for row in rows {
+            transactions.extend(row.get::<String>(1)?);
+        }
+        Ok(transactions)
     })
 }

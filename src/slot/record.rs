@@ -22,11 +22,25 @@ pub struct OriginRecord {
     pub origin_id: u16,
     /// Digest of the subscription's tables and their states.
     pub tables: i64,
+    /// Tables that were added without copying by a transaction with a full id below this one are known: the origin's
+    /// transactions beyond `released` hold their rows. None: written by a version that compared digests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables_before: Option<u64>,
     /// Up to where the slot may have let the origin's transactions go.
     pub released: OriginLsn,
-    /// Where the origin stood when the pair or a table changed: released is infinite until it has moved.
+    /// Where the origin stood when the pair or a table changed: released is infinite until the stream is known to be
+    /// unbroken from some position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_beyond: Option<OriginLsn>,
+    /// Microseconds since 2000: since when nothing can be vouched for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_since: Option<i64>,
+    /// Up to here nothing was for this subscription, which had applied nothing by then: what it lacks begins here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins: Option<OriginLsn>,
+    /// The same as it was last read: this node is past it, whatever it has applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<OriginLsn>,
 }
 
 /// How far a peer has said that it has passed an origin.
@@ -139,8 +153,12 @@ mod tests {
             subscription: 16_400,
             origin_id: 1,
             tables: -5,
+            tables_before: Some(800),
             released: OriginLsn::INFINITY,
             waits_beyond: Some(OriginLsn(77)),
+            waits_since: Some(9),
+            begins: Some(OriginLsn(70)),
+            passed: Some(OriginLsn(75)),
         });
         record.peers.push(PeerRecord {
             peer: "n2".to_owned(),

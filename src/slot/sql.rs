@@ -2,7 +2,9 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::positions;
+use super::record::RetentionRecord;
 use super::snapshot::{budget_bytes, require_reader, retained_bytes, snapshot, unprotected_peers};
+use super::vouching;
 use crate::error::OrRaise;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
@@ -10,6 +12,7 @@ use crate::node::provider::ReplicationProvider;
 use crate::node::registry::{self, NodeServer};
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
+use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::slot;
 use crate::pg::{process, wal};
 use crate::shmem::{BlockedReason, PeerKey};
@@ -59,6 +62,8 @@ fn node_positions(
     let confirmed = |subscription: Oid| seen.as_ref().map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(subscription));
     let committed = |subscription: Oid| seen.as_ref().map_or(Timestamp::NEVER, |seen| seen.committed_of(subscription));
     let positions = positions::own_positions().or_raise();
+    let text = seclabel::label(LabelTarget::Database(process::my_database()));
+    let record = text.and_then(|text| RetentionRecord::parse_local(&text, registry::here()));
     wal::flush();
     let (system_identifier, timeline) = (process::system_identifier() as i64, wal::timeline() as i32);
     // Nobody is to let go of what a recovery may still need.
@@ -67,7 +72,10 @@ fn node_positions(
         .into_iter()
         .map(|position| {
             let mut applied = position.applied();
-            let mut passed = applied.unwrap_or(OriginLsn::ZERO).max(confirmed(position.subscription));
+            let confirmed = confirmed(position.subscription);
+            let begun = vouching::beginning(record.as_ref(), &position, confirmed);
+            let written = begun.map_or(OriginLsn::ZERO, |(_, passed)| passed);
+            let mut passed = applied.unwrap_or(OriginLsn::ZERO).max(confirmed).max(written);
             let is_of = |failed: &str| position.origin.as_ref().is_some_and(|origin| origin.as_str() == failed);
             let holding = journal.intents.iter().filter(|intent| intent.holds_wal() && is_of(&intent.request.failed));
             for intent in holding.filter(|_| held != Some(false)) {

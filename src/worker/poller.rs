@@ -54,6 +54,7 @@ struct Answer {
     own: Option<(Oid, OriginLsn)>,
     /// Of each clone made for it: whether its recovery is unfinished.
     clones: Vec<(CloneEntry, TargetSays)>,
+    asked_at: Monotonic,
 }
 
 struct Position {
@@ -306,6 +307,7 @@ impl Poller {
                 entry.has_unknown_origin = answer.positions.iter().any(|position| position.origin.is_none());
                 (entry.own_subscription, entry.own_confirmed) =
                     answer.own.unwrap_or((pg_sys::InvalidOid, OriginLsn::ZERO));
+                entry.own_asked_at = answer.asked_at;
                 entry.reported_at = Timestamp::now();
                 keep_positions(shared.positions(self.index, self.peer), question, answer);
             }
@@ -370,6 +372,7 @@ fn doubt(question: &Question, answer: &Answer) -> Option<(PeerState, String)> {
 }
 
 fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, RemoteError> {
+    let asked_at = Monotonic::now();
     connection.require_extension()?;
     let rows = connection.query(IDENTITY, 8)?;
     let Some(row) = rows.first() else {
@@ -433,6 +436,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
         positions,
         own,
         clones,
+        asked_at,
     })
 }
 

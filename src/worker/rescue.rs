@@ -174,7 +174,7 @@ impl Rescue {
             }
             // The range stays what it was; what a clone made later still has is looked at again.
             Some(checkpoint) => {
-                let skip = ours.applied().unwrap_or(target.applied).max(checkpoint.skip);
+                let skip = ours.lacks_from().unwrap_or(target.applied).max(checkpoint.skip);
                 if is_new && skip < checkpoint.stop {
                     prove(request, &ours, &theirs, bounded(Some(skip), Some(checkpoint.stop)))?;
                 }

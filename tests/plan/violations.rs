@@ -144,7 +144,7 @@ fn a_source_whose_subscription_was_made_anew_and_has_copied_rows_is_none() {
     n3.wait_until("SELECT bool_and(ready) FROM spock.node_positions() WHERE origin_node = 'n1'", "t");
     n1.kill9();
     // Its rows came with the copy: they are in nobody's WAL as n1's.
-    n2.wait_until(&plan_query("n2"), "needs_rebuild|released_unknown|n3");
+    n2.wait_until(&plan_query("n2"), "needs_rebuild|released_beyond_target|n3");
     let failing = "SELECT count(*) FROM spock.recover_plan('n1', 'n2'), jsonb_array_elements(plan->'proof') c
                     WHERE c->>'name' = 'source_tables_were_copied_before' AND NOT (c->>'holds')::boolean";
     assert_eq!(n2.value(failing), "1");

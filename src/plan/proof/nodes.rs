@@ -49,22 +49,26 @@ impl<'a> Case<'a> {
 
     pub(super) fn progress_is_known(&self, node: &'a NodeFacts) -> Found {
         let subscription = self.subscription(node)?;
-        match subscription.applied {
+        match (subscription.applied, subscription.begins) {
             // Without its origin nothing could be applied under it, nor told apart in WAL.
             _ if subscription.origin_id == 0 => Err(format!(
                 "subscription \"{}\" of node \"{}\" has no replication origin",
                 subscription.name, node.node
             )),
-            Some(applied) => Ok(format!("node \"{}\" has applied up to {applied}", node.node)),
-            None => Err(format!(
-                "subscription \"{}\" of node \"{}\" has applied nothing since it was created",
-                subscription.name, node.node
+            (Some(applied), _) => Ok(format!("node \"{}\" has applied up to {applied}", node.node)),
+            (None, Some(begins)) => {
+                Ok(format!("node \"{}\" has applied nothing yet; up to {begins} nothing was for it", node.node))
+            }
+            (None, None) => Err(format!(
+                "subscription \"{}\" of node \"{}\" has applied nothing since it was created, and it is not known where it \
+                 began: node \"{}\" has not been asked since then",
+                subscription.name, node.node, self.failed
             )),
         }
     }
 
     pub(super) fn is_not_behind(&self) -> Found {
-        let (ours, theirs) = (self.applied(self.target)?, self.applied(self.source)?);
+        let (ours, theirs) = (self.lacks_from()?, self.has_up_to()?);
         found(
             theirs >= ours,
             format!("node \"{}\" up to {theirs}, node \"{}\" up to {ours}", self.source.node, self.target.node),

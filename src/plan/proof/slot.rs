@@ -74,7 +74,8 @@ impl<'a> Case<'a> {
         match self.source.slot.released_for(subscription) {
             Some(released) => Ok(format!("node \"{}\" may have let go up to {released}", self.source.node)),
             None => Err(format!(
-                "node \"{}\" cannot vouch for anything of node \"{}\" before its subscription has moved again",
+                "node \"{}\" cannot vouch for anything of node \"{}\": since its subscription or a table of it is new it has not \
+                 heard how far its slot there is confirmed",
                 self.source.node, self.failed
             )),
         }
@@ -85,7 +86,7 @@ impl<'a> Case<'a> {
         let subscription = self.subscription(self.source)?;
         let unknown = || "cannot be judged: what was let go is unknown".to_owned();
         let released = self.source.slot.released_for(subscription).ok_or_else(unknown)?;
-        let stop = self.wishes.stop.or(subscription.applied).unwrap_or(OriginLsn::INFINITY);
+        let stop = self.wishes.stop.or(subscription.has_up_to()).unwrap_or(OriginLsn::INFINITY);
         let given_up = if self.source.slot.unprotected.contains(&self.target.node) {
             "; it was given up for the retention budget"
         } else {

@@ -1,0 +1,229 @@
+//! From where a stream is unbroken, in every order of events.
+
+use super::super::record::OriginRecord;
+use super::*;
+use crate::node::identity::DatabaseIdentity;
+use pgrx::pg_sys::Oid;
+use proptest::prelude::*;
+
+fn own(remote: u64) -> Own {
+    Own {
+        node: "n1".to_owned(),
+        subscription: 11,
+        origin_id: 1,
+        tables: 7,
+        newest_table: 0,
+        settled_below: 900,
+        remote: OriginLsn(remote),
+        applied: OriginLsn(remote).known(),
+    }
+}
+
+fn reading(asked_at: u64, wal_end: u64, confirmed: u64) -> Option<Reading> {
+    Some(Reading { asked_at: Monotonic(asked_at), wal_end: OriginLsn(wal_end), confirmed: OriginLsn(confirmed) })
+}
+
+fn at(now: u64) -> Monotonic {
+    Monotonic(now)
+}
+
+#[test]
+fn a_quiet_stream_is_unbroken_from_where_its_slot_is_confirmed() {
+    let mut watch = Watch::begin(at(10), Vec::new());
+    assert_eq!(watch.look(at(20), &[], &own(0), reading(15, 300, 300)), Some(OriginLsn(300)));
+    // What the origin was set to by hand counts where it is further.
+    let mut watch = Watch::begin(at(10), Vec::new());
+    assert_eq!(watch.look(at(20), &[], &own(400), reading(15, 300, 300)), Some(OriginLsn(400)));
+}
+
+#[test]
+fn what_was_read_before_or_was_never_confirmed_says_nothing() {
+    let mut watch = Watch::begin(at(10), Vec::new());
+    assert_eq!(watch.look(at(20), &[], &own(0), None), None);
+    assert_eq!(watch.look(at(20), &[], &own(0), reading(9, 300, 300)), None);
+    assert_eq!(watch.look(at(20), &[], &own(0), reading(10, 300, 300)), None);
+    assert_eq!(watch.look(at(20), &[], &own(0), reading(11, 300, 0)), None);
+    assert_eq!(watch.look(at(20), &[], &own(0), reading(11, 300, 300)), Some(OriginLsn(300)));
+}
+
+#[test]
+fn what_was_received_before_must_be_confirmed() {
+    let mut watch = Watch::begin(at(10), Vec::new());
+    assert_eq!(watch.look(at(20), &[], &own(0), reading(15, 300, 200)), None);
+    // The end that was told first counts: later ones run ahead for ever on a busy node.
+    assert_eq!(watch.look(at(30), &[], &own(0), reading(25, 400, 299)), None);
+    assert_eq!(watch.look(at(40), &[], &own(0), reading(35, 500, 301)), Some(OriginLsn(301)));
+}
+
+#[test]
+fn transactions_that_were_being_applied_must_have_ended_before_anything_counts() {
+    let running = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    let mut watch = Watch::begin(at(10), running(&["3/5", "4/1"]));
+    assert!(watch.waits_for_transactions());
+    // Another one of the same worker is not that one.
+    assert_eq!(watch.look(at(20), &running(&["4/1", "3/6"]), &own(100), reading(15, 300, 300)), None);
+    assert!(watch.waits_for_transactions());
+    assert_eq!(watch.look(at(30), &running(&["3/6"]), &own(150), reading(25, 300, 300)), None);
+    assert!(!watch.waits_for_transactions());
+    // Progress that was read before their end was seen is where one begins to look.
+    assert_eq!(watch.look(at(40), &[], &own(200), None), None);
+    assert_eq!(watch.look(at(50), &[], &own(200), reading(25, 300, 300)), None);
+    assert_eq!(watch.look(at(60), &[], &own(201), None), Some(OriginLsn(201)));
+}
+
+#[test]
+fn one_that_moves_is_unbroken_from_there_whatever_was_read() {
+    let mut watch = Watch::begin(at(10), Vec::new());
+    assert_eq!(watch.look(at(20), &[], &own(500), None), None);
+    assert_eq!(watch.look(at(30), &[], &own(501), reading(25, 900, 600)), Some(OriginLsn(501)));
+}
+
+fn position(applied: u64) -> OwnPosition {
+    OwnPosition {
+        subscription: Oid::from_u32(11),
+        origin: None,
+        origin_id: 1,
+        slot: None,
+        remote: OriginLsn(applied),
+        copied: OriginLsn::ZERO,
+        is_ready: true,
+        tables: 7,
+        newest_table: 0,
+        settled_below: 0,
+    }
+}
+
+fn record(begins: Option<u64>, passed: Option<u64>) -> RetentionRecord {
+    let here = DatabaseIdentity { system_identifier: 1, database: 1 };
+    let mut record = RetentionRecord::before_creation(here, 1, "slot".to_owned());
+    record.origins.push(OriginRecord {
+        node: "n1".to_owned(),
+        subscription: 11,
+        origin_id: 1,
+        tables: 7,
+        tables_before: None,
+        released: OriginLsn::INFINITY,
+        waits_beyond: None,
+        waits_since: None,
+        begins: begins.map(OriginLsn),
+        passed: passed.map(OriginLsn),
+    });
+    record
+}
+
+#[test]
+fn what_one_lacks_that_has_applied_nothing_begins_where_it_was_first_read() {
+    let of = |record: Option<&RetentionRecord>, position: &OwnPosition, confirmed: u64| {
+        beginning(record, position, OriginLsn(confirmed)).map(|(begins, passed)| (begins.0, passed.0))
+    };
+    assert_eq!(of(Some(&record(Some(100), Some(150))), &position(0), 200), Some((100, 200)));
+    // After a restart while the provider is gone.
+    assert_eq!(of(Some(&record(Some(100), Some(150))), &position(0), 0), Some((100, 150)));
+    assert_eq!(of(Some(&record(Some(100), None)), &position(0), 0), Some((100, 100)));
+    assert_eq!(of(Some(&record(None, None)), &position(0), 200), Some((200, 200)));
+    assert_eq!(of(None, &position(0), 200), Some((200, 200)));
+    assert_eq!(of(None, &position(0), 0), None);
+    // It has applied something, another origin was written down, or there is none.
+    assert_eq!(of(Some(&record(Some(100), None)), &position(5), 200), None);
+    let other = OwnPosition { origin_id: 2, ..position(0) };
+    assert_eq!(of(Some(&record(Some(100), None)), &other, 0), None);
+    let gone = OwnPosition { origin_id: 0, ..position(0) };
+    assert_eq!(of(Some(&record(Some(100), None)), &gone, 200), None);
+}
+
+/// A provider's transactions, each with whether the node has left something of it out (a table that it did not know yet) and
+/// whether it moves the origin.
+#[derive(Clone, Debug)]
+enum Event {
+    /// The provider commits.
+    Commit { moves: bool },
+    /// The node receives and applies the next one; `slowly`: it is still at it when others look.
+    Apply { slowly: bool },
+    /// The slow one ends.
+    End,
+    /// The slot is confirmed up to what was applied, or, where all was, to the end of WAL.
+    Confirm,
+    /// The poller asks.
+    Poll,
+    /// The keeper looks.
+    Look,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        any::<bool>().prop_map(|moves| Event::Commit { moves }),
+        any::<bool>().prop_map(|slowly| Event::Apply { slowly }),
+        Just(Event::End),
+        Just(Event::Confirm),
+        Just(Event::Poll),
+        Just(Event::Look),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// The table is added after `before` events. Whatever the order: what is vouched for holds no transaction of which the
+    /// node has left the new table out.
+    #[test]
+    fn nothing_is_vouched_for_that_was_left_out(
+        before in prop::collection::vec(event(), 0..12),
+        after in prop::collection::vec(event(), 0..40),
+    ) {
+        let (mut wal, mut received, mut confirmed, mut remote, mut clock) = (100_u64, 0_usize, 100_u64, 0_u64, 1_u64);
+        let mut commits: Vec<(u64, bool)> = Vec::new();
+        let mut last_left_out = 0;
+        let mut slow: Option<(u64, bool, u64)> = None;
+        let mut told = None;
+        let mut watch: Option<Watch> = None;
+        let events = before.into_iter().map(|event| (event, false)).chain(after.into_iter().map(|event| (event, true)));
+        for (event, knows_table) in events {
+            clock += 1;
+            let running: Vec<String> = slow.iter().map(|(_, _, began)| format!("3/{began}")).collect();
+            if knows_table && watch.is_none() {
+                watch = Some(Watch::begin(Monotonic(clock), running.clone()));
+                clock += 1;
+            }
+            match event {
+                Event::Commit { moves } => {
+                    wal += 10;
+                    commits.push((wal, moves));
+                    // Records of others.
+                    wal += 3;
+                }
+                Event::Apply { slowly } if slow.is_none() && received < commits.len() => {
+                    let (lsn, moves) = commits[received];
+                    received += 1;
+                    if !knows_table {
+                        last_left_out = lsn;
+                    }
+                    if slowly {
+                        slow = Some((lsn, moves, clock));
+                    } else if moves {
+                        remote = lsn;
+                    }
+                }
+                Event::End => {
+                    if let Some((lsn, moves, _)) = slow.take()
+                        && moves
+                    {
+                        remote = lsn;
+                    }
+                }
+                Event::Confirm if slow.is_none() => {
+                    confirmed = if received == commits.len() { wal } else { commits.get(received.wrapping_sub(1)).map_or(confirmed, |commit| commit.0.max(confirmed)) };
+                }
+                Event::Poll => told = reading(clock, wal, confirmed),
+                Event::Look => {
+                    if let Some(watch) = watch.as_mut()
+                        && let Some(from) = watch.look(Monotonic(clock), &running, &own(remote), told)
+                    {
+                        prop_assert!(from.0 >= last_left_out, "{from} is vouched for, {last_left_out} was left out");
+                        return Ok(());
+                    }
+                }
+                Event::Apply { .. } | Event::Confirm => (),
+            }
+        }
+    }
+}
