@@ -6,9 +6,11 @@
 //! process or of one that is just leaving.
 #![allow(unsafe_code)]
 
+mod apply_life;
 mod clone_entry;
 mod entries;
 
+pub use apply_life::*;
 pub use clone_entry::*;
 pub use entries::*;
 
@@ -37,6 +39,8 @@ struct Header {
     launcher_pid: i32,
     /// Where this run of the server began to write; zero before the launcher has looked.
     started_at: LocalLsn,
+    /// Apply workers that have committed something since this server was started.
+    lives: u64,
     wake_all: bool,
     wake_count: u32,
     wakes: [pg_sys::Oid; MAX_WAKES],
@@ -87,8 +91,13 @@ fn positions_offset() -> usize {
     (origins_offset() + peer_count() * size_of::<OriginEntry>()).next_multiple_of(align_of::<PositionEntry>())
 }
 
+fn applied_offset() -> usize {
+    (positions_offset() + peer_count() * guc::max_peers() * size_of::<PositionEntry>())
+        .next_multiple_of(align_of::<AppliedEntry>())
+}
+
 fn total_size() -> usize {
-    positions_offset() + peer_count() * guc::max_peers() * size_of::<PositionEntry>()
+    applied_offset() + peer_count() * size_of::<AppliedEntry>()
 }
 
 /// Places for peers over all databases; there are as many for origins, which are peers too.
@@ -136,6 +145,7 @@ unsafe extern "C-unwind" fn startup() {
             base.cast::<Header>().write(Header {
                 launcher_pid: 0,
                 started_at: LocalLsn::ZERO,
+                lives: 0,
                 wake_all: false,
                 wake_count: 0,
                 wakes: [pg_sys::InvalidOid; MAX_WAKES],
@@ -146,6 +156,7 @@ unsafe extern "C-unwind" fn startup() {
             fill(base.add(peers_offset()), peer_count(), PeerEntry::FREE);
             fill(base.add(origins_offset()), peer_count(), OriginEntry::FREE);
             fill(base.add(positions_offset()), peer_count() * guc::max_peers(), PositionEntry::FREE);
+            fill(base.add(applied_offset()), peer_count(), AppliedEntry::FREE);
         }
     }
 }
@@ -220,6 +231,27 @@ impl Shared {
             let offset = (index * guc::max_peers() + peer) * guc::max_peers();
             std::slice::from_raw_parts_mut(first.add(offset), guc::max_peers())
         }
+    }
+
+    /// The origins of the server that apply workers have applied.
+    fn applied(&mut self) -> &mut [AppliedEntry] {
+        // SAFETY: as laid out in `startup`; exclusive while the lock is held.
+        unsafe {
+            let first = self.base.cast::<u8>().add(applied_offset()).cast::<AppliedEntry>();
+            std::slice::from_raw_parts_mut(first, peer_count())
+        }
+    }
+
+    /// The number of the next apply worker.
+    fn next_life(&mut self) -> u64 {
+        let header = self.header();
+        header.lives += 1;
+        header.lives
+    }
+
+    /// Apply workers that have committed something by now: their numbers go up to this one.
+    pub fn lives(&mut self) -> u64 {
+        self.header().lives
     }
 
     /// The entry of a database, by its oid.

@@ -41,6 +41,24 @@ pub fn latest_commit() -> Option<(u16, Timestamp)> {
     }
 }
 
+/// What the transaction that was just committed carries: the origin, its position there, and when it was committed there. None for
+/// this server's own. Reads variables of this process alone.
+pub fn committed_stamp() -> Option<(u16, OriginLsn, Timestamp)> {
+    // SAFETY: variables of this process.
+    let (origin_id, lsn, at) = unsafe {
+        (
+            pg_sys::replorigin_session_origin,
+            pg_sys::replorigin_session_origin_lsn,
+            pg_sys::replorigin_session_origin_timestamp,
+        )
+    };
+    (origin_id != LOCAL && origin_id != DO_NOT_REPLICATE && lsn != 0).then_some((
+        origin_id,
+        OriginLsn(lsn),
+        Timestamp(at),
+    ))
+}
+
 thread_local! {
     /// There are few places for what is called at the end of a process.
     static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
@@ -119,6 +137,9 @@ pub fn stamp_commit(lsn: OriginLsn, committed_at: i64) {
         pg_sys::replorigin_session_origin_timestamp = committed_at;
     }
 }
+
+/// `DoNotReplicateId`: of no node, and not to be decoded.
+const DO_NOT_REPLICATE: u16 = u16::MAX;
 
 /// `InvalidRepOriginId`: what this server's own transactions carry.
 pub const LOCAL: u16 = 0;

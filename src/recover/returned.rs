@@ -20,6 +20,52 @@ pub fn first_of(all: impl IntoIterator<Item = u32>) -> Subscriptions {
     std::array::from_fn(|_| all.next().unwrap_or(0))
 }
 
+/// What is known of a run of the node, as of its last answer: of what was applied by then, nothing can be of a later run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Former {
+    /// How far it was applied here; zero: nothing was, or it has not answered yet.
+    pub applied: OriginLsn,
+    /// The subscriptions that come from it, and their replication origins.
+    pub subscriptions: Subscriptions,
+    pub origins: [u16; 4],
+    /// Apply workers that had committed something by then, on all of this server: what those of this node receive is of this run,
+    /// or of one before it, as long as they live.
+    pub lives: u64,
+}
+
+impl Former {
+    pub const NONE: Former = Former { applied: OriginLsn::ZERO, subscriptions: [0; 4], origins: [0; 4], lives: 0 };
+}
+
+/// An apply worker, whose life is one connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Life {
+    /// Workers are counted in the order of their first commits.
+    pub number: u64,
+    /// It had committed something before the node was first asked in vain, or the node never was.
+    pub began_before_loss: bool,
+    /// The last transaction that it has applied, and when the node had committed that, by the node's clock.
+    pub applied: OriginLsn,
+    pub committed_at: Timestamp,
+}
+
+/// How far the node was applied here by all its runs before the one that began at `began`, by the node's clock.
+///
+/// What was applied when the former run last answered is of a former run. So is all that is received by the workers of that time,
+/// whenever they apply it, for their connections end with that run. A later worker may have received from either. If it received
+/// from the former run, its last transaction was committed before the new run began. If from the new run, its last transaction is
+/// a later one, or one that the new run has in its WAL below its start, where it does no harm to count it. That comparison relies
+/// on the node's clock, which may be set back just after the machine has started, while a new run is busy already; so it is made
+/// only of workers that began before the node was asked in vain. (A poller asks at once when a worker begins: only one that began
+/// within a question's time before the node was lost is not of the time of an answer.)
+///
+/// A standby that was promoted had begun before it wrote: there the workers of the last answer's time alone are told.
+pub fn applied_of_former_runs(former: &Former, lives: impl IntoIterator<Item = Life>, began: Timestamp) -> OriginLsn {
+    let is_former = |life: &Life| life.number <= former.lives || (life.began_before_loss && life.committed_at < began);
+    let applied = lives.into_iter().filter(is_former).map(|life| life.applied);
+    applied.fold(former.applied, OriginLsn::max)
+}
+
 /// What was known of the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Known {
@@ -172,6 +218,38 @@ mod tests {
         assert!(of(&[5]).concerns(5) && !of(&[5]).concerns(6) && !of(&[]).concerns(5));
         assert!(of(&[1, 2, 3, 4, 5]).concerns(5) && of(&[1, 2, 3, 4]).concerns(6));
         assert!(!of(&[1, 2, 3]).concerns(4));
+    }
+
+    #[test]
+    fn what_the_former_run_had_sent_since_its_last_answer_counts() {
+        let former = Former { applied: OriginLsn(100), subscriptions: first_of([5]), origins: [1, 0, 0, 0], lives: 3 };
+        let life = |number, applied, at| Life {
+            number,
+            began_before_loss: true,
+            applied: OriginLsn(applied),
+            committed_at: Timestamp(at),
+        };
+        let applied = |lives: &[Life]| applied_of_former_runs(&former, lives.iter().copied(), Timestamp(1000)).0;
+        assert_eq!(applied(&[]), 100);
+        // The worker that was there when it last answered: whatever its clock says.
+        assert_eq!(applied(&[life(3, 170, 990)]), 170);
+        assert_eq!(applied(&[life(3, 170, 5000)]), 170);
+        // One that has begun since, and received from the former run.
+        assert_eq!(applied(&[life(3, 120, 900), life(4, 170, 999)]), 170);
+        // The new run's, busy from its first moment.
+        assert_eq!(applied(&[life(3, 120, 900), life(4, 9000, 1000)]), 120);
+        assert_eq!(applied(&[life(3, 120, 900), life(4, 170, 999), life(5, 9000, 1001)]), 170);
+        // Its clock was set back after its start: it was asked in vain before.
+        let after_loss = |life: Life| Life { began_before_loss: false, ..life };
+        assert_eq!(applied(&[life(3, 120, 900), after_loss(life(4, 9000, 950))]), 120);
+        // What the new run has kept of the former one lies below its start.
+        let kept = applied(&[life(3, 120, 900), life(4, 150, 950)]);
+        assert_eq!(
+            judge(Known { applied: OriginLsn(kept), ..known(0, Some(1)) }, &now(150, &[(1, 0)])),
+            Verdict::GoesOn
+        );
+        // It never goes below what was known.
+        assert_eq!(applied(&[life(2, 50, 10)]), 100);
     }
 
     #[test]

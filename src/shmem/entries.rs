@@ -5,7 +5,7 @@ use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::identity::DatabaseIdentity;
 use crate::node::name::NodeName;
 use crate::pg::clock::{Monotonic, Timestamp};
-use crate::recover::returned::{Known, MAX_FORKS};
+use crate::recover::returned::{Former, Known, MAX_FORKS};
 use pgrx::pg_sys;
 
 /// Bytes of an error message that are kept for a peer.
@@ -281,6 +281,12 @@ pub struct PeerEntry {
     pub start: OriginLsn,
     pub server_started_at: Timestamp,
     pub forks: [(u32, OriginLsn); MAX_FORKS],
+    /// It is to be asked at once, for it may be another one by now.
+    pub is_called: bool,
+    /// How far it was applied here when its present run last answered.
+    pub former: Former,
+    /// When it was first asked in vain since then; never: it was not.
+    pub lost_at: Monotonic,
     /// It was restarted while it was watched, and is to be judged: what was known of it before.
     pub to_judge: Option<Known>,
     /// When it last told its positions; what follows is of that moment.
@@ -466,6 +472,9 @@ impl PeerEntry {
         start: OriginLsn::ZERO,
         server_started_at: Timestamp::NEVER,
         forks: [(0, OriginLsn::ZERO); MAX_FORKS],
+        is_called: false,
+        former: Former::NONE,
+        lost_at: Monotonic::NEVER,
         to_judge: None,
         reported_at: Timestamp::NEVER,
         has_unknown_origin: false,

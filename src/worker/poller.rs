@@ -14,7 +14,7 @@ use crate::node::registry::{self, NodeServer, RegistryError};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
-use crate::recover::returned::{Known, MAX_FORKS, Subscriptions, first_of, forks_from_text};
+use crate::recover::returned::{Former, Known, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
 use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
 use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, ShortName, TargetSays};
@@ -26,6 +26,9 @@ use std::time::{Duration, Instant};
 
 /// A poller without a manager leaves after this long: far longer than the launcher takes to start another manager.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(90);
+
+/// A peer that was to be asked at once and did not answer is asked again after this at the latest.
+const CALLED_RETRY: Duration = Duration::from_millis(500);
 
 const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, (wal_end - '0/0')::pg_catalog.int8, \
                         (started_at_lsn - '0/0')::pg_catalog.int8, timeline_forks, \
@@ -76,10 +79,9 @@ struct Question {
     bound: Option<DatabaseIdentity>,
     /// The subscription that comes from the peer, and its slot there.
     own: Option<(Oid, String)>,
-    /// All that come from it.
-    subscriptions: Subscriptions,
-    /// How far the peer is applied here.
-    applied: OriginLsn,
+    /// How far the peer is applied here: seen before it is asked, so that if the run answers that was known, all of it is that
+    /// run's or an earlier one's.
+    former: Former,
     /// All nodes, to know the origins that the peer names.
     nodes: Vec<NodeServer>,
     /// The clones here that were made for it: seen before it is asked, so that what it says is later than their claims.
@@ -91,8 +93,6 @@ struct Poller {
     peer: usize,
     key: PeerKey,
     connection: Option<(Route, Connection)>,
-    /// How far the peer was applied here when its former run last answered, and by which subscription.
-    applied_before: (OriginLsn, Subscriptions),
     manager_seen: Instant,
 }
 
@@ -100,14 +100,7 @@ pub fn run(index: usize, peer: usize, database: Oid) -> ! {
     let Some(key) = take_entry(index, peer, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
-    let mut poller = Poller {
-        index,
-        peer,
-        key,
-        connection: None,
-        applied_before: (OriginLsn::ZERO, Subscriptions::default()),
-        manager_seen: Instant::now(),
-    };
+    let mut poller = Poller { index, peer, key, connection: None, manager_seen: Instant::now() };
     loop {
         if interrupts::shutdown_requested() || !poller.is_wanted(database) {
             interrupts::exit(0);
@@ -117,7 +110,11 @@ pub fn run(index: usize, peer: usize, database: Oid) -> ! {
         process::report_activity("asking");
         poller.round();
         process::report_idle();
-        latch::wait(Some(guc::recovery_poll_interval()), WaitEvent::PollerMain);
+        let mut wait = guc::recovery_poll_interval();
+        if poller.is_called() {
+            wait = wait.min(CALLED_RETRY);
+        }
+        latch::wait(Some(wait), WaitEvent::PollerMain);
     }
 }
 
@@ -177,6 +174,12 @@ impl Poller {
         home.database == database && key == Some(self.key) && self.manager_seen.elapsed() < ORPHAN_LIMIT
     }
 
+    /// It was called, and has had no answer since.
+    fn is_called(&self) -> bool {
+        let mut shared = shmem::lock();
+        own_entry(&mut shared, self.index, self.peer).is_some_and(|entry| entry.is_called)
+    }
+
     fn round(&mut self) {
         let question = match transaction::run(|| self.prepare()) {
             Ok(Some(question)) => question,
@@ -187,13 +190,8 @@ impl Poller {
             Err(error) => return self.note(PeerState::Unreachable, &error.to_string()),
         };
         match self.ask(&question) {
-            Ok(answer) => {
-                self.judge(&question, &answer);
-                self.applied_before = (question.applied, question.subscriptions);
-            }
+            Ok(answer) => self.judge(&question, &answer),
             Err(error) => {
-                // What was applied by now may be of a run that has begun since the last answer: it says nothing of the former
-                // one, and a node that was only restarted would look like a copy that has less.
                 self.connection = None;
                 self.note(state_after(&error), &error.to_string());
                 if matches!(error, RemoteError::TimedOut(_)) {
@@ -214,6 +212,8 @@ impl Poller {
         };
         let expected = node.map(|node| node.name.to_string());
         let bound = node.and_then(|node| node.bound);
+        // The workers are counted first: what one of them applies later is of the run that answers, or of an earlier one.
+        let lives = shmem::lock().lives();
         let positions: Vec<positions::OwnPosition> = match &expected {
             Some(expected) => positions::own_positions()?
                 .into_iter()
@@ -221,12 +221,18 @@ impl Poller {
                 .collect(),
             None => Vec::new(),
         };
-        let subscriptions = first_of(positions.iter().map(|position| position.subscription.to_u32()));
+        let applied = positions.iter().filter_map(positions::OwnPosition::applied).max();
+        let mut origins = positions.iter().map(|position| position.origin_id);
+        let former = Former {
+            applied: applied.unwrap_or(OriginLsn::ZERO),
+            subscriptions: first_of(positions.iter().map(|position| position.subscription.to_u32())),
+            origins: std::array::from_fn(|_| origins.next().unwrap_or(0)),
+            lives,
+        };
         let position = positions.into_iter().next();
-        let applied = position.as_ref().and_then(positions::OwnPosition::applied).unwrap_or(OriginLsn::ZERO);
         let own = position.and_then(|position| Some((position.subscription, position.slot?)));
         let clones = self.clones();
-        Ok(route.map(|route| Question { route, expected, bound, own, subscriptions, applied, nodes, clones }))
+        Ok(route.map(|route| Question { route, expected, bound, own, former, nodes, clones }))
     }
 
     /// The clones whose target the peer is.
@@ -275,28 +281,36 @@ impl Poller {
         let doubt = doubt(question, answer);
         {
             let mut shared = shmem::lock();
+            let lives = lives_of_former(&mut shared, self.index, self.peer, question);
+            let has_begun = shared.lives() > question.former.lives;
             let Some(entry) = own_entry(&mut shared, self.index, self.peer) else {
                 return;
             };
             (entry.last_contact_at, entry.heard_at) = (Timestamp::now(), Monotonic::now());
             entry.node_name.set(&answer.node_name);
             entry.said = Some(answer.identity);
-            let before = Known {
-                applied: self.applied_before.0,
-                subscriptions: self.applied_before.1,
-                system_identifier: Some(entry.system_identifier),
-                timeline: Some(entry.timeline),
-                run: Some(entry.server_started_at),
-            };
             if doubt.is_none() {
-                entry.system_identifier = answer.identity.system_identifier;
                 // Another run than the one that was watched: the manager judges whether it may go on.
                 let is_new_run = entry.start != OriginLsn::ZERO
                     && ((entry.start, entry.server_started_at) != (answer.start, answer.started_at)
-                        || before.system_identifier != Some(answer.identity.system_identifier));
-                if is_new_run && answer.start != OriginLsn::ZERO && self.applied_before.0 != OriginLsn::ZERO {
-                    entry.to_judge = Some(before);
+                        || entry.system_identifier != answer.identity.system_identifier);
+                if is_new_run && answer.start != OriginLsn::ZERO {
+                    let applied = applied_of_former_runs(&entry.former, lives.iter().copied(), answer.started_at);
+                    if applied != OriginLsn::ZERO {
+                        entry.to_judge = Some(Known {
+                            applied,
+                            subscriptions: entry.former.subscriptions,
+                            system_identifier: Some(entry.system_identifier),
+                            timeline: Some(entry.timeline),
+                            run: Some(entry.server_started_at),
+                        });
+                    }
                 }
+                entry.system_identifier = answer.identity.system_identifier;
+                entry.former = question.former;
+                entry.lost_at = Monotonic::NEVER;
+                // A worker that has begun since the question was prepared has called again.
+                entry.is_called &= has_begun;
                 (entry.start, entry.server_started_at) = (answer.start, answer.started_at);
                 entry.forks = [(0, OriginLsn::ZERO); MAX_FORKS];
                 for (place, fork) in entry.forks.iter_mut().zip(&answer.forks) {
@@ -341,6 +355,9 @@ impl Poller {
             };
             let before = entry.state;
             entry.state = state;
+            if state != PeerState::Connected && entry.lost_at.is_never() {
+                entry.lost_at = Monotonic::now();
+            }
             entry.error.set(error);
             entry.answered_at = Monotonic::now();
             (before, if before == state { 0 } else { shared.call_manager(self.index) })
@@ -438,6 +455,23 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
         clones,
         asked_at,
     })
+}
+
+/// The workers that have applied the peer, of those of its subscriptions that there were when it last answered and that there
+/// are now: an origin's id is used again.
+fn lives_of_former(shared: &mut Shared, index: usize, peer: usize, question: &Question) -> Vec<Life> {
+    let PeerEntry { former, lost_at, .. } = shared.peers(index)[peer];
+    let pairs = |of: Former| of.subscriptions.into_iter().zip(of.origins);
+    let mut lives = Vec::new();
+    for (_, origin) in pairs(former).filter(|pair| pairs(question.former).any(|now| now == *pair)) {
+        lives.extend(shared.lives_of(origin).into_iter().map(|life| Life {
+            number: life.number,
+            began_before_loss: lost_at.is_never() || life.began_at < lost_at,
+            applied: life.applied,
+            committed_at: life.committed_at,
+        }));
+    }
+    lives
 }
 
 /// Puts what the peer has said of each origin in place of what it said before; what the manager has written stays.

@@ -2,12 +2,16 @@
 //! commit, when the change can be seen.
 
 use super::stand_aside;
+use crate::lsn::OriginLsn;
+use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
-use crate::pg::{latch, process};
+use crate::pg::{latch, origin, process};
 use crate::shmem;
 use std::cell::Cell;
 
 thread_local! {
+    /// The origin that this process applies, and its number among the apply workers.
+    static LIFE: Cell<Option<(u16, u64)>> = const { Cell::new(None) };
     static THIS_DATABASE: Cell<bool> = const { Cell::new(false) };
     static ANY_DATABASE: Cell<bool> = const { Cell::new(false) };
 }
@@ -34,6 +38,9 @@ pub fn note(change: Change) {
 /// The end of a transaction: tells the workers if it committed. Raises nothing.
 pub fn on_transaction_end(committed: bool) {
     stand_aside::end();
+    if committed && let Some((origin_id, applied, committed_at)) = origin::committed_stamp() {
+        note_applied(origin_id, applied, committed_at);
+    }
     let this_database = THIS_DATABASE.replace(false);
     let any_database = ANY_DATABASE.replace(false);
     if !committed || !(this_database || any_database) {
@@ -59,4 +66,23 @@ pub fn on_transaction_end(committed: bool) {
     if any_database || manager.is_none() {
         latch::wake(launcher);
     }
+}
+
+/// A transaction of another node was committed here: how far its worker is, is noted, for when that node comes back. The first one
+/// of a worker lets the node be asked at once: a worker begins when the connection of the last one was lost, and the node may be
+/// another one by now.
+fn note_applied(origin_id: u16, applied: OriginLsn, committed_at: Timestamp) {
+    let number = LIFE.get().filter(|(origin, _)| *origin == origin_id).map(|(_, number)| number);
+    let poller = {
+        let mut shared = shmem::lock();
+        LIFE.set(Some((origin_id, shared.note_applied(number, origin_id, applied, committed_at))));
+        match number {
+            Some(_) => 0,
+            None => {
+                let index = shared.index_of(process::my_database());
+                index.map_or(0, |index| shared.call_poller_of(index, origin_id))
+            }
+        }
+    };
+    latch::wake(poller);
 }

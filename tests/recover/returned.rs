@@ -48,12 +48,6 @@ fn a_node_restored_from_an_older_copy_is_kept_out_by_every_survivor() {
     hold_back(n2);
     write(n1, 11, 60);
     wait_arrived(n1);
-    // A node judges by what it had applied when the other last answered, of a question that began after that.
-    for _ in 0..2 {
-        let now = n3.value("SELECT now()");
-        let answered = format!("SELECT last_contact > '{now}' FROM spock.peer_status() WHERE node_name = 'n1'");
-        n3.wait_until(&answered, "t");
-    }
     n1.kill9();
     n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
     assert_eq!(run(n2, "'n1'", "transactions"), "50");
@@ -87,6 +81,87 @@ fn a_node_restored_from_an_older_copy_is_kept_out_by_every_survivor() {
     // A person's word counts.
     n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
     n2.wait_until("SELECT count(*) FROM spock.subscription WHERE sub_rescue_suspended", "0");
+}
+
+/// The other has answered a question of this node that began after now.
+fn wait_asked(node: &Node, other: &str) {
+    for _ in 0..2 {
+        let now = node.value("SELECT clock_timestamp()");
+        node.sql("SELECT pg_reload_conf()");
+        let answered = format!("SELECT last_contact > '{now}' FROM spock.peer_status() WHERE node_name = '{other}'");
+        node.wait_until(&answered, "t");
+    }
+}
+
+#[test]
+fn a_copy_older_by_less_than_a_poll_is_kept_out_by_who_had_received_the_last_moments() {
+    let cluster = start("returned_little_older", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    cluster.expect_log("terminating logical replication worker");
+    let [n1, n2, n3] = cluster.all();
+    write(n1, 1, 10);
+    for node in [n2, n3] {
+        drain(n1, node);
+    }
+    n1.stop_fast();
+    let copied = cluster.folder().join("older");
+    copy(&n1.data(), &copied);
+    n1.start();
+    write(n1, 11, 20);
+    for node in [n2, n3] {
+        drain(n1, node);
+        // Each knows this run and its worker, and asks no more by itself.
+        node.set(&[("spock.recovery_poll_interval", "1h")]);
+        wait_asked(node, "n1");
+    }
+    // On n2 another worker receives what comes, of which the poller does not know either.
+    let poller = n2.wait_process("spock_recovery poller n1").pid;
+    n2.pause_process(poller);
+    let worker = "SELECT pid FROM pg_stat_subscription WHERE subname = 'sub_n2_n1'";
+    let before = n2.value(worker);
+    n2.sql(&format!("SELECT pg_terminate_backend({before})"));
+    n2.wait_until(&format!("SELECT count(*) FROM ({worker}) x WHERE pid <> {before}"), "1");
+    write(n1, 21, 60);
+    for node in [n2, n3] {
+        node.wait_until("SELECT count(*) FROM t", "60");
+    }
+    // As when the power goes: nobody says that the connections are gone, and n3's poller leaves with the question.
+    n1.pause();
+    n3.sql("SELECT pg_reload_conf()");
+    n3.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "unreachable");
+    n1.kill9();
+    restore(&cluster, n1, &copied);
+    n1.start();
+    n1.sql("INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1001, 5000) g");
+    n2.resume();
+    for node in [n2, n3] {
+        node.wait_log("is back from an older copy");
+        node.wait_until("SELECT subenabled FROM pg_subscription WHERE subname LIKE 'sub_%_n1'", "f");
+    }
+}
+
+#[test]
+fn a_node_that_is_only_restarted_goes_on_however_busy_it_is() {
+    let cluster = start("returned_busy", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3] = cluster.all();
+    write(n1, 1, 10);
+    for round in 1..=3 {
+        for node in [n2, n3] {
+            drain(n1, node);
+        }
+        // n2 has it all from the first moment on, and hears of the run later.
+        n2.set(&[("spock.recovery_poll_interval", "1h")]);
+        let from = round * 1000;
+        n1.sql(&format!("INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series({from}, {from} + 400) g"));
+        n1.kill9();
+        n1.start();
+        write(n1, from + 500, from + 600);
+        for node in [n2, n3] {
+            drain(n1, node);
+            wait_asked(node, "n1");
+            assert!(!node.log_contains("is back from an older copy"), "{}: {}", node.name(), node.log());
+        }
+        assert_eq!(n2.value("SELECT count(*) FROM t"), (10 + 502 * round).to_string());
+    }
 }
 
 #[test]

@@ -1,0 +1,214 @@
+//! Peers, and the subscriptions that come from them (pure).
+
+use super::{Check, Status, check, identifier};
+
+/// What a poller says of a peer to which no way is known.
+pub const NO_ROUTE: &str = "no connection string is known";
+
+/// A peer as its poller has found it.
+#[derive(Clone, Debug)]
+pub struct PeerFacts {
+    pub name: String,
+    pub state: &'static str,
+    pub answers: bool,
+    pub error: String,
+    /// Seconds since it last answered; None: never.
+    pub silent_for_s: Option<u64>,
+    /// It is asked so often that an answer is never older than that, in seconds.
+    pub longest_silence_s: u64,
+}
+
+pub fn peer(facts: &PeerFacts) -> Check {
+    let name = format!("peer {}", facts.name);
+    if facts.answers {
+        return match facts.silent_for_s {
+            Some(seconds) if seconds > facts.longest_silence_s => check(
+                &name,
+                Status::Critical,
+                format!(
+                    "nobody has asked it for {seconds} s: its poller does not run, or is held up; the server's log says by what"
+                ),
+            ),
+            _ => check(&name, Status::Healthy, "answers"),
+        };
+    }
+    let since =
+        facts.silent_for_s.map_or_else(|| "never heard".to_owned(), |seconds| format!("last heard {seconds} s ago"));
+    let why = if facts.error.is_empty() { facts.state } else { &facts.error };
+    let status =
+        if facts.silent_for_s.is_none() && facts.state == "unknown" { Status::Warning } else { Status::Critical };
+    let quoted = facts.name.replace('\'', "''");
+    let advice = match facts.state {
+        "other server" => format!(
+            "; nothing that it says counts: if node \"{}\" was rebuilt there, SELECT spock.peer_create('{quoted}', 'host=…'); else \
+             somebody answers in its place",
+            facts.name
+        ),
+        "other node" => format!(
+            "; if it has another name now, its subscription follows within a minute; if the connection string is wrong: ALTER USER \
+             MAPPING FOR PUBLIC SERVER {} OPTIONS (SET dsn 'host=…')",
+            identifier(&facts.name)
+        ),
+        _ if facts.error == NO_ROUTE => format!(
+            "; SELECT spock.peer_create('{quoted}', 'host=…'); or, if it is gone for good, SELECT spock.node_drop('{quoted}')"
+        ),
+        _ => String::new(),
+    };
+    check(&name, status, format!("{}: {why}; {since}{advice}", facts.state))
+}
+
+/// A subscription of which nobody knows which node it comes from.
+#[derive(Clone, Debug, Default)]
+pub struct UnknownOriginFacts {
+    pub subscription: String,
+    pub owner: String,
+    /// What a superuser has said of it, before it got another connection.
+    pub was: Option<String>,
+    /// The name that its provider gives; empty: it was not reached.
+    pub says: String,
+    pub local: String,
+    /// The node of that name is known, and is another server: both, as they are told.
+    pub conflict: Option<(String, String)>,
+    /// It counts: the slot keeps everything.
+    pub holds: bool,
+    pub is_trusted: bool,
+}
+
+pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
+    let UnknownOriginFacts { says, .. } = facts;
+    let quoted = |name: &str| name.replace('\'', "''");
+    let name = &facts.subscription;
+    let sub = quoted(name);
+    let says_so = if says.is_empty() { String::new() } else { format!("its provider says that it is node \"{says}\"") };
+    if !facts.is_trusted {
+        // Nobody is led by what a stranger says, nor by how he calls himself.
+        let mut why = format!("its owner \"{}\" is no superuser", facts.owner);
+        if let Some(was) = &facts.was {
+            why.push_str(&format!(
+                ", and it has another connection since it was said that it comes from node \"{was}\""
+            ));
+        }
+        if !says_so.is_empty() {
+            why.push_str(&format!("; {says_so}, which counts for nothing"));
+        }
+        return check(
+            &format!("subscription {name}"),
+            Status::Warning,
+            format!(
+                "{why}; nobody keeps WAL for it: SELECT spock.sub_set_origin('{sub}', NULL) if it comes from no node of the mesh; \
+                 if its owner may speak for a node, SELECT spock.sub_set_origin('{sub}', '…')"
+            ),
+        );
+    }
+    let why = match &facts.conflict {
+        Some((known, found)) => format!(
+            "{says_so}, but that one is known with {known}, and this one answers with {found}; if the node was rebuilt: SELECT \
+             spock.peer_create('{}', 'host=…')",
+            quoted(says)
+        ),
+        None if says.is_empty() => "nobody knows which node it comes from".to_owned(),
+        None if *says == facts.local => format!("{says_so}, as this one does"),
+        None => says_so,
+    };
+    let effect = match facts.holds {
+        true => "so the slot keeps everything",
+        false => "and it is disabled and knows no table, so nobody waits for it",
+    };
+    let node = if says.is_empty() || *says == facts.local || facts.conflict.is_some() { "…" } else { says };
+    check(
+        &format!("subscription {name}"),
+        if facts.conflict.is_some() { Status::Critical } else { Status::Warning },
+        format!(
+            "{why}, {effect}: SELECT spock.sub_set_origin('{sub}', '{}'); or, if it comes from no node of the mesh, SELECT \
+             spock.sub_set_origin('{sub}', NULL)",
+            quoted(node)
+        ),
+    )
+}
+
+/// A node that is back and may not go on.
+pub fn returned(node: &str, verdict: &str, subscription: &str) -> Check {
+    check(
+        &format!("returned {node}"),
+        Status::Critical,
+        format!(
+            "{verdict}; its subscription stays disabled, for its new transactions would be skipped: rebuild node \"{node}\" from a \
+             survivor; only if it is a complete copy after all, ALTER SUBSCRIPTION {} ENABLE",
+            identifier(subscription)
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_peer_is_critical_with_its_reason() {
+        let facts = PeerFacts {
+            longest_silence_s: 60,
+            name: "n2".to_owned(),
+            state: "unreachable",
+            answers: false,
+            error: "no answer within 5000 ms".to_owned(),
+            silent_for_s: Some(9),
+        };
+        let verdict = peer(&facts);
+        assert_eq!(verdict.status, Status::Critical);
+        assert_eq!(verdict.details, "unreachable: no answer within 5000 ms; last heard 9 s ago");
+        let answers = PeerFacts { answers: true, ..facts };
+        assert_eq!(peer(&answers).status, Status::Healthy);
+        // Nobody asks it any more.
+        let forgotten = peer(&PeerFacts { silent_for_s: Some(61), ..answers });
+        assert_eq!(forgotten.status, Status::Critical);
+        assert!(forgotten.details.contains("nobody has asked it for 61 s"), "{}", forgotten.details);
+    }
+
+    #[test]
+    fn a_subscription_of_unknown_origin_is_told_with_what_to_type() {
+        let facts = UnknownOriginFacts {
+            subscription: "s'1".to_owned(),
+            local: "n1".to_owned(),
+            holds: true,
+            is_trusted: true,
+            ..UnknownOriginFacts::default()
+        };
+        let none = "SELECT spock.sub_set_origin('s''1', NULL)";
+        let verdict = unknown_origin(&facts);
+        assert_eq!(verdict.status, Status::Warning);
+        for part in ["nobody knows", "the slot keeps everything", "sub_set_origin('s''1', '…')", none] {
+            assert!(verdict.details.contains(part), "{}", verdict.details);
+        }
+        let strangers = UnknownOriginFacts {
+            says: "n'3".to_owned(),
+            owner: "bob".to_owned(),
+            holds: false,
+            is_trusted: false,
+            ..facts.clone()
+        };
+        let verdict = unknown_origin(&strangers);
+        for part in ["\"bob\" is no superuser", "nobody keeps WAL for it", "sub_set_origin('s''1', '…')", none] {
+            assert!(verdict.details.contains(part), "{}", verdict.details);
+        }
+        let moved = UnknownOriginFacts { was: Some("n2".to_owned()), ..strangers };
+        assert!(
+            unknown_origin(&moved).details.contains("another connection since"),
+            "{}",
+            unknown_origin(&moved).details
+        );
+        let of_ours = UnknownOriginFacts { says: "n1".to_owned(), ..facts.clone() };
+        assert!(unknown_origin(&of_ours).details.contains("as this one does"));
+        assert!(
+            unknown_origin(&UnknownOriginFacts { holds: false, ..facts.clone() }).details.contains("knows no table")
+        );
+        let conflict = Some(("one".to_owned(), "another".to_owned()));
+        let facts = UnknownOriginFacts { says: "n3".to_owned(), conflict, ..facts };
+        let verdict = unknown_origin(&facts);
+        assert_eq!(verdict.status, Status::Critical);
+        assert!(verdict.details.contains("SELECT spock.peer_create('n3', "), "{}", verdict.details);
+        // Nobody is led to believe a stranger.
+        let verdict = unknown_origin(&UnknownOriginFacts { is_trusted: false, ..facts });
+        assert_eq!(verdict.status, Status::Warning);
+        assert!(!verdict.details.contains("peer_create") && !verdict.details.contains("'n3')"), "{}", verdict.details);
+    }
+}

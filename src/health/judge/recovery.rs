@@ -1,0 +1,68 @@
+//! The unfinished recoveries of which this node is the target (pure).
+
+use super::{Check, Status, check};
+
+/// An unfinished recovery of which this node is the target.
+#[derive(Clone, Debug)]
+pub struct RecoveryFacts {
+    pub failed: String,
+    pub intent: String,
+    pub phase: &'static str,
+    /// Why it waits.
+    pub failure: Option<String>,
+}
+
+pub fn recovery(unfinished: &[RecoveryFacts]) -> Check {
+    let name = "recovery";
+    let named = |facts: &RecoveryFacts| {
+        format!("recovery of node \"{}\" (intent {}), at phase {}", facts.failed, facts.intent, facts.phase)
+    };
+    match unfinished {
+        [] => check(name, Status::Healthy, "none is unfinished"),
+        [one] => match &one.failure {
+            None => check(name, Status::Healthy, named(one)),
+            Some(failure) => check(
+                name,
+                Status::Warning,
+                format!(
+                    "{}: {failure}; it goes on when the cause is mended, or CALL spock.recover_abort('{}')",
+                    named(one),
+                    one.failed.replace('\'', "''")
+                ),
+            ),
+        },
+        several => check(
+            name,
+            Status::Critical,
+            format!(
+                "{} are unfinished where one is expected, and none is resumed: {}; CALL spock.recover_abort('…') for what is \
+                 not to go on",
+                several.len(),
+                several.iter().map(named).collect::<Vec<_>>().join("; ")
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unfinished_recovery_is_a_warning_when_it_waits_and_several_are_critical() {
+        let running =
+            RecoveryFacts { failed: "n'1".to_owned(), intent: "i".to_owned(), phase: "replaying", failure: None };
+        assert_eq!(recovery(&[]).status, Status::Healthy);
+        let verdict = recovery(std::slice::from_ref(&running));
+        assert_eq!((verdict.status, verdict.details.contains("at phase replaying")), (Status::Healthy, true));
+        let waiting = RecoveryFacts { failure: Some("no such table (SQLSTATE 42P01)".to_owned()), ..running.clone() };
+        let verdict = recovery(std::slice::from_ref(&waiting));
+        assert_eq!(verdict.status, Status::Warning);
+        for part in ["SQLSTATE 42P01", "CALL spock.recover_abort('n''1')"] {
+            assert!(verdict.details.contains(part), "{}", verdict.details);
+        }
+        let verdict = recovery(&[running, waiting]);
+        assert_eq!(verdict.status, Status::Critical);
+        assert!(verdict.details.starts_with("2 are unfinished"), "{}", verdict.details);
+    }
+}

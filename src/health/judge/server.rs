@@ -1,0 +1,235 @@
+//! The server: its settings, its limits, its manager, and whether it is a node at all (pure).
+
+use super::{Check, Status, check};
+
+/// Settings of the server, as SHOW gives them; None: unknown to this server.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub wal_level: String,
+    pub track_commit_timestamp: bool,
+    pub max_slot_wal_keep_size: Option<String>,
+    pub idle_replication_slot_timeout: Option<String>,
+    pub output_plugin_libraries: Option<String>,
+}
+
+pub fn wal_level(settings: &Settings) -> Check {
+    if settings.wal_level == "logical" {
+        check("wal_level", Status::Healthy, "logical")
+    } else {
+        check(
+            "wal_level",
+            Status::Critical,
+            format!("wal_level = {}: ALTER SYSTEM SET wal_level = logical, and restart", settings.wal_level),
+        )
+    }
+}
+
+/// What could take the slot away.
+pub fn invalidation(settings: &Settings) -> Check {
+    let mut found = Vec::new();
+    if let Some(size) = settings.max_slot_wal_keep_size.as_deref().filter(|size| *size != "-1") {
+        found.push(format!(
+            "max_slot_wal_keep_size = {size} invalidates the slot without asking; use spock.recovery_slot_max_wal"
+        ));
+    }
+    if let Some(limit) = settings.idle_replication_slot_timeout.as_deref().filter(|limit| *limit != "0") {
+        found.push(format!(
+            "idle_replication_slot_timeout = {limit}: the manager touches the slot in time, but not while it is stopped"
+        ));
+    }
+    if found.is_empty() {
+        check("slot_invalidation", Status::Healthy, "no setting can invalidate the slot")
+    } else {
+        check("slot_invalidation", Status::Warning, found.join("; "))
+    }
+}
+
+pub fn commit_timestamps(settings: &Settings) -> Check {
+    if settings.track_commit_timestamp {
+        check("track_commit_timestamp", Status::Healthy, "on")
+    } else {
+        check(
+            "track_commit_timestamp",
+            Status::Warning,
+            "off: a rescue cannot tell which of two versions of a row is the later one; ALTER SYSTEM SET \
+             track_commit_timestamp = on, and restart",
+        )
+    }
+}
+
+pub fn output_plugin(settings: &Settings) -> Check {
+    let name = "output_plugin_libraries";
+    let Some(list) = &settings.output_plugin_libraries else {
+        return check(name, Status::Healthy, "this minor version does not restrict output plugins");
+    };
+    let items: Vec<&str> = list.split(',').map(|item| item.trim().trim_matches('"')).collect();
+    if items.iter().any(|item| item.rsplit('/').next() == Some("spock_recovery") || *item == "*") {
+        return check(name, Status::Healthy, "lists spock_recovery");
+    }
+    let listed: Vec<String> = items.iter().filter(|item| !item.is_empty()).map(|item| (*item).to_owned()).collect();
+    check(
+        name,
+        Status::Warning,
+        format!(
+            "does not list spock_recovery, without which nobody can be recovered from this node: ALTER SYSTEM SET \
+             output_plugin_libraries = {}, spock_recovery; SELECT pg_reload_conf()",
+            listed.join(", ")
+        ),
+    )
+}
+
+/// A limit of the server: how much of it is in use.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    pub setting: &'static str,
+    pub used: i64,
+    pub limit: i64,
+}
+
+/// A rescue takes one slot and one walsender on its source, one background worker on its target.
+pub fn capacity(capacities: &[Capacity]) -> Check {
+    let full: Vec<String> = capacities
+        .iter()
+        .filter(|capacity| capacity.used >= capacity.limit)
+        .map(|capacity| format!("all of {} = {} are in use", capacity.setting, capacity.limit))
+        .collect();
+    if full.is_empty() {
+        let free: Vec<String> = capacities
+            .iter()
+            .map(|capacity| format!("{} of {} {}", capacity.limit - capacity.used, capacity.limit, capacity.setting))
+            .collect();
+        check("rescue_capacity", Status::Healthy, format!("free: {}", free.join(", ")))
+    } else {
+        check(
+            "rescue_capacity",
+            Status::Critical,
+            format!("{}; a rescue needs one: raise it and restart", full.join("; ")),
+        )
+    }
+}
+
+/// A standby of a node: the node is its primary, and nothing of ours runs here.
+pub fn standby() -> Check {
+    check("standby", Status::Healthy, "this server is a standby: ask its primary; once promoted, it is the node")
+}
+
+/// A copy of a node that lives elsewhere, or lived here before pg_upgrade: nothing is protected.
+pub fn copy(node: &str) -> Check {
+    let quoted = node.replace('\'', "''");
+    check(
+        "copy",
+        Status::Critical,
+        format!(
+            "this database is a copy of node \"{node}\" and acts on nothing: SELECT spock.node_create('{quoted}', 'host=…') if it \
+             takes that node's place; if not, SELECT spock.node_drop('{quoted}')"
+        ),
+    )
+}
+
+/// The manager of this database.
+#[derive(Clone, Debug, Default)]
+pub struct ManagerFacts {
+    /// Zero: none runs.
+    pub pid: i32,
+    /// Seconds since the end of its last round in which it saw what there is; None: of none yet.
+    pub good_round_s: Option<u64>,
+    /// A round is due this often, in seconds.
+    pub interval_s: u64,
+    pub skips: u32,
+    pub skipped: String,
+}
+
+/// Rounds that may be missing before that is a fault: a catalog may be locked for a while.
+const MISSED_ROUNDS: u64 = 10;
+
+/// No less than so many seconds.
+const LEAST_SILENCE_S: u64 = 60;
+
+pub fn manager(facts: &ManagerFacts) -> Check {
+    let name = "manager";
+    let skips = match facts.skips {
+        0 => String::new(),
+        1 => format!("; it skips {}", facts.skipped),
+        several => format!("; it skips {several} objects, the first of them {}", facts.skipped),
+    };
+    if facts.pid == 0 {
+        return check(
+            name,
+            Status::Critical,
+            format!(
+                "no process runs for this database: the launcher starts one, and the server's log says what is in the way{skips}"
+            ),
+        );
+    }
+    let round = facts.good_round_s.map_or_else(
+        || "which has not ended a round yet".to_owned(),
+        |seconds| format!("last good round {seconds} s ago"),
+    );
+    let is_silent = facts.good_round_s.is_some_and(|s| s > (facts.interval_s * MISSED_ROUNDS).max(LEAST_SILENCE_S));
+    let status = match facts.good_round_s {
+        _ if is_silent => Status::Critical,
+        None => Status::Warning,
+        Some(_) if facts.skips > 0 => Status::Warning,
+        Some(_) => Status::Healthy,
+    };
+    check(name, status, format!("process {}, {round}{skips}", facts.pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plugin_must_be_listed_by_its_own_name() {
+        let verdict = |list: &str| {
+            let settings = Settings { output_plugin_libraries: Some(list.to_owned()), ..Settings::default() };
+            output_plugin(&settings)
+        };
+        assert_eq!(output_plugin(&Settings::default()).status, Status::Healthy);
+        assert_eq!(verdict("pgoutput, test_decoding, spock_recovery").status, Status::Healthy);
+        assert_eq!(verdict("pgoutput, \"spock_recovery\"").status, Status::Healthy);
+        assert_eq!(verdict("pgoutput,spock_recovery_old").status, Status::Warning);
+        let missing = verdict("pgoutput, test_decoding");
+        assert!(missing.details.contains("= pgoutput, test_decoding, spock_recovery;"), "{}", missing.details);
+    }
+
+    #[test]
+    fn settings_that_could_take_the_slot_are_warned_of() {
+        let settings = |size: &str, idle: &str| Settings {
+            max_slot_wal_keep_size: Some(size.to_owned()),
+            idle_replication_slot_timeout: Some(idle.to_owned()),
+            ..Settings::default()
+        };
+        assert_eq!(invalidation(&settings("-1", "0")).status, Status::Healthy);
+        assert_eq!(invalidation(&settings("100MB", "0")).status, Status::Warning);
+        assert_eq!(invalidation(&settings("-1", "1min")).status, Status::Warning);
+    }
+
+    #[test]
+    fn a_limit_that_is_used_up_is_critical() {
+        let at = |used| [Capacity { setting: "max_wal_senders", used, limit: 10 }];
+        assert_eq!(capacity(&at(9)).status, Status::Healthy);
+        assert_eq!(capacity(&at(10)).status, Status::Critical);
+    }
+
+    #[test]
+    fn the_manager_is_judged_by_its_process_its_last_good_round_and_what_it_skips() {
+        let fine = ManagerFacts { pid: 7, good_round_s: Some(1), interval_s: 2, ..ManagerFacts::default() };
+        assert_eq!(manager(&fine).status, Status::Healthy);
+        let skips = ManagerFacts { skips: 2, skipped: "peer \"n3\": why".to_owned(), ..fine.clone() };
+        let verdict = manager(&skips);
+        assert_eq!(verdict.status, Status::Warning);
+        assert!(verdict.details.contains("skips 2 objects, the first of them peer \"n3\": why"), "{}", verdict.details);
+        assert_eq!(manager(&ManagerFacts { pid: 0, ..fine.clone() }).status, Status::Critical);
+        assert_eq!(manager(&ManagerFacts { good_round_s: None, ..fine.clone() }).status, Status::Warning);
+        for (seconds, interval, expected) in [
+            (60, 2, Status::Healthy),
+            (61, 2, Status::Critical),
+            (61, 60, Status::Healthy),
+            (601, 60, Status::Critical),
+        ] {
+            let facts = ManagerFacts { good_round_s: Some(seconds), interval_s: interval, ..fine.clone() };
+            assert_eq!(manager(&facts).status, expected, "{seconds} s of {interval} s");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The recovery slot: whether it is there, what it keeps, and its clones (pure).
+
+use super::{Check, Status, check};
+use crate::slot::retention::ANNOUNCED_AT;
+
+/// The slot, as the manager and pg_replication_slots show it.
+#[derive(Clone, Debug, Default)]
+pub struct SlotFacts {
+    pub is_enabled: bool,
+    pub name: String,
+    pub exists: bool,
+    pub is_invalid: bool,
+    pub generation: i64,
+    /// Why the last job on it failed.
+    pub error: String,
+    pub retained_bytes: u64,
+    /// spock.recovery_slot_max_wal, else max_slot_wal_keep_size.
+    pub budget_bytes: Option<u64>,
+    pub blocked_reason: Option<&'static str>,
+    pub blocked_by: Option<String>,
+    pub unprotected: Vec<String>,
+}
+
+pub fn slot(facts: &SlotFacts) -> Check {
+    let name = "recovery_slot";
+    if !facts.is_enabled {
+        return check(
+            name,
+            Status::Disabled,
+            "spock.enable_recovery_slots is off: nobody can be recovered from this node",
+        );
+    }
+    if facts.is_invalid {
+        return check(
+            name,
+            Status::Critical,
+            format!(
+                "slot \"{}\" was invalidated; the next generation is created as soon as running transactions allow",
+                facts.name
+            ),
+        );
+    }
+    if !facts.exists {
+        let why = if facts.error.is_empty() {
+            "it is created as soon as running transactions allow".to_owned()
+        } else {
+            format!("its creation failed: {}", facts.error)
+        };
+        return check(name, Status::Missing, format!("there is no recovery slot; {why}"));
+    }
+    if !facts.error.is_empty() {
+        return check(name, Status::Warning, format!("slot \"{}\" cannot be moved: {}", facts.name, facts.error));
+    }
+    let later = if facts.generation > 1 {
+        format!(" (generation {}: what earlier ones kept is lost)", facts.generation)
+    } else {
+        String::new()
+    };
+    check(name, Status::Healthy, format!("slot \"{}\"{later}", facts.name))
+}
+
+pub fn retention(facts: &SlotFacts) -> Check {
+    let name = "retention";
+    if !facts.exists || facts.is_invalid {
+        return check(name, Status::Missing, "no slot keeps WAL");
+    }
+    let kept = format!("keeps {} MB", facts.retained_bytes >> 20);
+    let held = match (facts.blocked_reason, &facts.blocked_by) {
+        (Some(reason), Some(peer)) => format!(", held by node \"{peer}\" ({reason})"),
+        (Some(reason), None) => format!(", held: {reason}"),
+        (None, _) => String::new(),
+    };
+    let drop = match (facts.blocked_reason, &facts.blocked_by) {
+        (Some("peer_unreachable"), Some(peer)) => {
+            format!("; if it is dead for good and recovered: SELECT spock.node_drop('{}')", peer.replace('\'', "''"))
+        }
+        (Some("peer_unknown"), Some(peer)) => {
+            format!(
+                "; how far it is is not known: see peer {peer} here, and SELECT * FROM spock.quick_health_check() there"
+            )
+        }
+        _ => String::new(),
+    };
+    if !facts.unprotected.is_empty() {
+        return check(
+            name,
+            Status::Critical,
+            format!(
+                "{kept}{held}; given up for the budget, and not recoverable from this node: {}",
+                facts.unprotected.join(", ")
+            ),
+        );
+    }
+    let Some(budget) = facts.budget_bytes else {
+        let status = if drop.is_empty() { Status::Healthy } else { Status::Warning };
+        return check(name, status, format!("{kept}{held}, without a limit{drop}"));
+    };
+    let of = format!("{kept} of {} MB{held}{drop}", budget >> 20);
+    let status = match facts.retained_bytes as f64 {
+        kept if kept > budget as f64 => Status::Critical,
+        kept if kept >= budget as f64 * ANNOUNCED_AT || !drop.is_empty() => Status::Warning,
+        _ => Status::Healthy,
+    };
+    check(name, status, of)
+}
+
+/// A clone of the recovery slot that cannot go, or cannot be used.
+#[derive(Clone, Debug)]
+pub struct CloneFacts {
+    pub slot: String,
+    /// The target, and the intent there that the clone belongs to; None: no recovery has claimed it.
+    pub claimed_by: Option<(String, String)>,
+    pub target_is_silent: bool,
+    pub is_invalid: bool,
+    pub retained_bytes: u64,
+}
+
+/// None: there is nothing to say of it.
+pub fn clone(facts: &CloneFacts) -> Option<Check> {
+    let drop = format!("SELECT pg_drop_replication_slot('{}')", facts.slot);
+    let details = match &facts.claimed_by {
+        _ if facts.is_invalid => {
+            format!("was invalidated: nobody can be recovered from it; make another one, and then {drop}")
+        }
+        Some((target, intent)) if facts.target_is_silent => format!(
+            "keeps {} MB until node \"{target}\" says that intent {intent} has ended, and that node does not answer; if it is \
+             dead for good: {drop}",
+            facts.retained_bytes >> 20
+        ),
+        _ => return None,
+    };
+    Some(check(&format!("clone {}", facts.slot), Status::Warning, details))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> SlotFacts {
+        SlotFacts { is_enabled: true, name: "s".to_owned(), exists: true, generation: 1, ..SlotFacts::default() }
+    }
+
+    #[test]
+    fn the_slots_verdict_is_by_what_is_worst() {
+        assert_eq!(slot(&facts()).status, Status::Healthy);
+        assert_eq!(slot(&SlotFacts { is_enabled: false, ..facts() }).status, Status::Disabled);
+        assert_eq!(slot(&SlotFacts { exists: false, ..facts() }).status, Status::Missing);
+        assert_eq!(slot(&SlotFacts { is_invalid: true, ..facts() }).status, Status::Critical);
+        assert_eq!(slot(&SlotFacts { error: "e".to_owned(), ..facts() }).status, Status::Warning);
+    }
+
+    #[test]
+    fn retention_is_judged_by_the_budget_and_names_who_holds_the_slot() {
+        let mut held = SlotFacts {
+            retained_bytes: 10 << 20,
+            blocked_reason: Some("peer_unreachable"),
+            blocked_by: Some("n'1".to_owned()),
+            ..facts()
+        };
+        let verdict = retention(&held);
+        assert_eq!(verdict.status, Status::Warning);
+        assert!(verdict.details.contains("SELECT spock.node_drop('n''1')"), "{}", verdict.details);
+        held.blocked_reason = Some("peer_lagging");
+        assert_eq!(retention(&held).status, Status::Healthy);
+        for (budget, expected) in
+            [(20, Status::Healthy), (13, Status::Warning), (10, Status::Warning), (9, Status::Critical)]
+        {
+            held.budget_bytes = Some(budget << 20);
+            assert_eq!(retention(&held).status, expected, "{budget} MB");
+        }
+        held.unprotected = vec!["n2".to_owned()];
+        assert_eq!(retention(&held).status, Status::Critical);
+    }
+
+    #[test]
+    fn a_clone_is_told_of_when_its_target_is_silent_or_it_is_lost() {
+        let fine = CloneFacts {
+            slot: "c".to_owned(),
+            claimed_by: Some(("n2".to_owned(), "i".to_owned())),
+            target_is_silent: false,
+            is_invalid: false,
+            retained_bytes: 7 << 20,
+        };
+        assert_eq!(clone(&fine), None);
+        assert_eq!(clone(&CloneFacts { claimed_by: None, target_is_silent: true, ..fine.clone() }), None);
+        let silent = clone(&CloneFacts { target_is_silent: true, ..fine.clone() }).expect("a row");
+        assert_eq!((silent.name.as_str(), silent.status), ("clone c", Status::Warning));
+        for part in ["keeps 7 MB", "node \"n2\"", "intent i", "SELECT pg_drop_replication_slot('c')"] {
+            assert!(silent.details.contains(part), "{}", silent.details);
+        }
+        for claimed_by in [None, fine.claimed_by.clone()] {
+            let lost = clone(&CloneFacts { is_invalid: true, claimed_by, ..fine.clone() }).expect("a row");
+            assert!(lost.details.starts_with("was invalidated"), "{}", lost.details);
+        }
+    }
+}
