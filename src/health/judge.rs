@@ -11,7 +11,7 @@ pub use server::{
     Capacity, ManagerFacts, Settings, capacity, commit_timestamps, copy, invalidation, manager, output_plugin, standby,
     wal_level,
 };
-pub use slot::{CloneFacts, SlotFacts, clone, retention, slot};
+pub use slot::{CloneFacts, SlotFacts, WaitingFacts, clone, retention, slot, vouching};
 
 use std::fmt;
 

@@ -18,6 +18,7 @@ use crate::pg::{process, role, setting, slot, wal};
 use crate::shmem::{self, PeerKey, PeerState};
 use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
+use pgrx::datum::ToIsoString;
 use pgrx::prelude::*;
 use std::time::Duration;
 
@@ -54,6 +55,7 @@ fn gather() -> Vec<Check> {
     let mut checks = vec![
         judge::slot(&facts),
         judge::retention(&facts),
+        judge::vouching(&waiting(snapshot.as_ref(), &servers)),
         judge::wal_level(&settings),
         judge::invalidation(&settings),
         judge::capacity(&capacities()),
@@ -153,6 +155,20 @@ fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> 
     facts.blocked_by = snapshot::blocking_peer(snapshot, servers);
     facts.unprotected = snapshot::unprotected_peers(snapshot, servers);
     facts
+}
+
+/// The nodes of which nothing can be had from here.
+fn waiting(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> Vec<judge::WaitingFacts> {
+    let origins = snapshot.map(|snapshot| snapshot.origins.as_slice()).unwrap_or_default();
+    let named = |node| servers.iter().find(|server| server.id == node).map(|server| server.name.to_string());
+    origins
+        .iter()
+        .filter(|origin| !origin.waits_since.is_never())
+        .filter_map(|origin| {
+            let since = TimestampWithTimeZone::from(origin.waits_since).to_iso_string();
+            Some(judge::WaitingFacts { node: named(origin.node)?, since })
+        })
+        .collect()
 }
 
 /// The unfinished recoveries of which this node is the target.

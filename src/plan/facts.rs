@@ -76,6 +76,9 @@ pub struct SubscriptionFacts {
     /// Digest of the tables and their states, as in the retention record.
     pub tables_digest: i64,
     pub tables: Vec<TableFacts>,
+    /// Tables that have left it, and whose changes the recovery slot still keeps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<GoneFacts>,
     /// Transactions that are prepared and not yet committed, by their gid.
     pub prepared: Vec<String>,
 }
@@ -99,6 +102,11 @@ impl SubscriptionFacts {
     pub fn table(&self, schema: &str, name: &str) -> Option<&TableFacts> {
         self.tables.iter().find(|table| table.schema == schema && table.name == name)
     }
+
+    /// A table of that name that has left it.
+    pub fn gone(&self, schema: &str, name: &str) -> Option<&GoneFacts> {
+        self.gone.iter().find(|table| table.schema == schema && table.name == name)
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -114,6 +122,17 @@ pub struct TableFacts {
     pub triggers: Vec<String>,
     /// The asking role may read it.
     pub is_readable: bool,
+}
+
+/// A table that was dropped, or taken out of the subscription.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoneFacts {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    /// Rows up to here came with the initial copy.
+    pub copied: Option<OriginLsn>,
 }
 
 impl TableFacts {

@@ -298,6 +298,24 @@ fn a_table_that_the_source_copied_must_have_been_copied_before_what_the_target_p
 }
 
 #[test]
+fn a_table_that_has_gone_from_the_source_is_had_from_its_wal() {
+    let (target, mut source) = (node("n2", 20), node("n3", 90));
+    let plan_for =
+        |source: &NodeFacts| from_source("n1", &target, source, &Wishes::default()).expect("no bounds").reason;
+    own(&mut source).tables.retain(|table| table.name != "b");
+    assert_eq!(plan_for(&source), Reason::SourceLacksTable);
+    let gone = GoneFacts { oid: 9, schema: "public".to_owned(), name: "b".to_owned(), copied: None };
+    own(&mut source).gone = vec![gone.clone()];
+    assert_eq!(plan_for(&source), Reason::GapCovered);
+    own(&mut source).gone = vec![GoneFacts { copied: Some(OriginLsn(20)), ..gone.clone() }];
+    assert_eq!(plan_for(&source), Reason::GapCovered);
+    own(&mut source).gone = vec![GoneFacts { copied: Some(OriginLsn(21)), ..gone.clone() }];
+    assert_eq!(plan_for(&source), Reason::SourceTableCopiedLater);
+    own(&mut source).gone = vec![GoneFacts { name: "c".to_owned(), ..gone }];
+    assert_eq!(plan_for(&source), Reason::SourceLacksTable);
+}
+
+#[test]
 fn with_equal_progress_nothing_is_missing_whatever_else_fails() {
     for (reason, name, change) in VIOLATIONS {
         let (mut target, mut source) = (node("n2", 90), node("n3", 90));

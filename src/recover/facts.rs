@@ -22,13 +22,13 @@ use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::Text;
 use crate::pg::{process, role, setting, slot, wal};
 use crate::plan::facts::{
-    AskerFacts, CapacityFacts, Limit, NodeFacts, OtherFacts, PeerFacts, RecoveryFacts, ReleasedFacts, SettingsFacts,
-    SlotFacts, SlotState, SubscriptionFacts, TableFacts, VERSION,
+    AskerFacts, CapacityFacts, GoneFacts, Limit, NodeFacts, OtherFacts, PeerFacts, RecoveryFacts, ReleasedFacts,
+    SettingsFacts, SlotFacts, SlotState, SubscriptionFacts, TableFacts, VERSION,
 };
 use crate::shmem::{PeerEntry, PeerKey, PeerState};
 use crate::slot::decision::is_recorded;
 use crate::slot::positions::{self, OwnPosition};
-use crate::slot::record::RetentionRecord;
+use crate::slot::record::{OriginRecord, RetentionRecord};
 use crate::slot::snapshot::{Snapshot, require_reader, snapshot};
 use crate::slot::vouching;
 use pgrx::prelude::*;
@@ -158,11 +158,29 @@ fn of_position(
         origin_is_active: position.remote != OriginLsn::ZERO,
         applied: position.applied(),
         begins: beginning.map(|(begins, _)| begins),
+        gone: written.map(|record| gone_of(record, position)).unwrap_or_default(),
         confirmed,
         committed_at: committed_at.map(|at| at.0),
         tables_digest: position.tables,
         ..SubscriptionFacts::default()
     }
+}
+
+/// The tables that have left a subscription, as far as the slot still keeps what came for them.
+fn gone_of(record: &RetentionRecord, position: &OwnPosition) -> Vec<GoneFacts> {
+    let is_of = |origin: &&OriginRecord| {
+        (origin.subscription, origin.origin_id) == (position.subscription.to_u32(), position.origin_id)
+    };
+    let origin = record.origins.iter().find(is_of);
+    let gone = origin.map(|origin| origin.gone.as_slice()).unwrap_or_default();
+    gone.iter()
+        .map(|gone| GoneFacts {
+            oid: gone.oid,
+            schema: gone.schema.clone(),
+            name: gone.name.clone(),
+            copied: gone.copied,
+        })
+        .collect()
 }
 
 /// What is known of the slot before the retention record is read.

@@ -145,7 +145,7 @@ impl Source {
             return Err(RecoverError::SeveralSubscriptions { node: self.name.clone(), failed: failed.to_owned() });
         }
         let (origin_id, subscription): (u32, u32) = (self.read(row.value(0))?, self.read(row.value(1))?);
-        let tables = self.tables(subscription, tables)?;
+        let tables = self.tables(failed, subscription, tables)?;
         let rows = self.rows(FLUSHED, 1)?;
         let until = match rows.first() {
             Some(row) => LocalLsn(self.read(row.value(0))?),
@@ -165,8 +165,8 @@ impl Source {
     }
 
     /// The tables that it replicates from the failed node, and those of the target by name: a table that the target has
-    /// lost is to be an error there, not a gap.
-    fn tables(&mut self, subscription: u32, wanted: &[TargetTable]) -> Result<Vec<u32>, RecoverError> {
+    /// lost is to be an error there, not a gap. Of one that has gone from the source the WAL has the changes under its old oid.
+    fn tables(&mut self, failed: &str, subscription: u32, wanted: &[TargetTable]) -> Result<Vec<u32>, RecoverError> {
         let rows = self.rows(
             &format!(
                 "SELECT srrelid FROM pg_catalog.pg_subscription_rel WHERE srsubid = {subscription}::pg_catalog.oid"
@@ -193,14 +193,21 @@ impl Source {
             ),
             2,
         )?;
+        let facts = self.node_facts(failed)?;
+        let gone = facts.only_subscription().map(|subscription| subscription.gone.as_slice()).unwrap_or_default();
+        oids.extend(gone.iter().map(|gone| gone.oid));
         for (row, table) in rows.iter().zip(wanted) {
-            let Some(oid) = self.read(row.optional(0))? else {
-                return Err(RecoverError::TableMissing {
-                    source_node: self.name.clone(),
-                    table: format!("{}.{}", table.schema, table.name),
-                });
-            };
-            oids.push(oid);
+            let has_gone = || gone.iter().any(|gone| (&gone.schema, &gone.name) == (&table.schema, &table.name));
+            match self.read(row.optional(0))? {
+                Some(oid) => oids.push(oid),
+                None if has_gone() => (),
+                None => {
+                    return Err(RecoverError::TableMissing {
+                        source_node: self.name.clone(),
+                        table: format!("{}.{}", table.schema, table.name),
+                    });
+                }
+            }
         }
         oids.sort_unstable();
         oids.dedup();

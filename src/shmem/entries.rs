@@ -181,6 +181,8 @@ pub struct OriginEntry {
     pub subscription: pg_sys::Oid,
     pub own: OriginLsn,
     pub released: OriginLsn,
+    /// Since when nothing of it is vouched for; never: something is.
+    pub waits_since: Timestamp,
     /// When this server last applied a transaction of it, as far as commit timestamps tell.
     pub committed_at: Timestamp,
     pub blocked: BlockedReason,
@@ -396,6 +398,7 @@ impl OriginEntry {
         subscription: pg_sys::InvalidOid,
         own: OriginLsn::ZERO,
         released: OriginLsn::INFINITY,
+        waits_since: Timestamp::NEVER,
         committed_at: Timestamp::NEVER,
         blocked: BlockedReason::None,
     };

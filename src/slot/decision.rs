@@ -2,7 +2,8 @@
 //! origin, how far the slot may go, what may have been let go, and what of it is told to whom.
 
 use super::horizon::{Allowance, Hold, Progress, Samples};
-use super::record::{OriginRecord, PassedRecord, PeerRecord, RetentionRecord};
+use super::positions::SubscribedTable;
+use super::record::{GoneTable, OriginRecord, PassedRecord, PeerRecord, RetentionRecord};
 use super::retention::{self, OriginView};
 use super::vouching::Reading;
 use crate::lsn::{LocalLsn, OriginLsn};
@@ -135,6 +136,7 @@ pub fn next_origin(
         waits_since: None,
         begins: pair.and_then(|pair| pair.begins),
         passed: pair.and_then(|pair| pair.passed),
+        gone: pair.map(|pair| pair.gone.clone()).unwrap_or_default(),
     };
     let waiting =
         || OriginRecord { waits_beyond: Some(own.remote), waits_since: Some(now), ..record(OriginLsn::INFINITY) };
@@ -152,6 +154,27 @@ pub fn next_origin(
         (Some(before), _) if before.tables == own.tables && before.tables_before.is_some() => (before.clone(), false),
         // What has changed in the tables is no loss to the others.
         (Some(before), _) => (record(before.released), false),
+    }
+}
+
+/// Tables that have left a subscription are kept in mind up to so many; what more there are cannot be had again.
+const GONE_TABLES: usize = 1000;
+
+/// Notes the tables that have left the subscription since it was last looked at. `end`: how far this server's WAL was flushed when
+/// that was seen.
+pub fn note_gone(record: &mut OriginRecord, before: &[SubscribedTable], now: &[SubscribedTable], end: LocalLsn) {
+    for table in before.iter().filter(|table| now.iter().all(|known| known.oid != table.oid)) {
+        // A table whose copy was not finished has left nothing whole.
+        if !table.is_ready || record.gone.len() == GONE_TABLES {
+            continue;
+        }
+        record.gone.push(GoneTable {
+            oid: table.oid,
+            schema: table.schema.clone(),
+            name: table.name.clone(),
+            copied: table.copied,
+            until: end,
+        });
     }
 }
 

@@ -31,6 +31,7 @@ fn origin(released: u64) -> OriginRecord {
         waits_since: None,
         begins: None,
         passed: None,
+        gone: Vec::new(),
     }
 }
 
@@ -119,6 +120,39 @@ fn a_table_that_is_dropped_or_has_been_copied_takes_nothing_from_the_others() {
     assert_eq!(next(&at_the_edge, Some(&origin(40)), true).0.released, OriginLsn::INFINITY);
     let just_before = Own { tables: 8, newest_table: 59, ..own(11, 500) };
     assert_eq!(next(&just_before, Some(&origin(40)), true).0.released, OriginLsn(40));
+}
+
+#[test]
+fn tables_that_have_gone_are_kept_in_mind_with_the_pair() {
+    let table = |oid, is_ready| SubscribedTable {
+        oid,
+        schema: "s".to_owned(),
+        name: format!("t{oid}"),
+        is_ready,
+        copied: Some(OriginLsn(7)),
+    };
+    let mut record = origin(40);
+    note_gone(&mut record, &[], &[table(1, true)], LocalLsn(10));
+    note_gone(
+        &mut record,
+        &[table(1, true), table(2, true), table(3, false)],
+        &[table(1, true), table(4, true)],
+        LocalLsn(20),
+    );
+    let gone = GoneTable {
+        oid: 2,
+        schema: "s".to_owned(),
+        name: "t2".to_owned(),
+        copied: Some(OriginLsn(7)),
+        until: LocalLsn(20),
+    };
+    assert_eq!(record.gone, [gone.clone()]);
+    let fewer = Own { tables: 8, newest_table: 0, ..own(11, 500) };
+    assert_eq!(next(&fewer, Some(&record), true).0.gone, [gone]);
+    assert_eq!(next(&own(12, 500), Some(&record), true).0.gone, []);
+    let many: Vec<SubscribedTable> = (1..2000).map(|oid| table(oid, true)).collect();
+    note_gone(&mut record, &many, &[], LocalLsn(30));
+    assert_eq!(record.gone.len(), GONE_TABLES);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::decision::{self, Block, Contact, Own, PeerInput, Report};
 use super::horizon::{Sample, Samples};
 use super::name;
 use super::pace::Pace;
-use super::positions::{self, OwnPosition};
+use super::positions::{self, OwnPosition, SubscribedTable};
 use super::record::{OriginRecord, PassedRecord, RetentionRecord};
 use super::retention::Rate;
 use super::view::{self, View};
@@ -58,6 +58,8 @@ pub struct Keeper {
     is_record_read: bool,
     /// By subscription.
     samples: HashMap<u32, Samples>,
+    /// The tables of each subscription, with their digest: looked up when that has changed.
+    tables: HashMap<u32, (i64, Vec<SubscribedTable>)>,
     /// Of subscriptions for which nothing can be vouched yet.
     watches: HashMap<u32, Watch>,
     /// When a transaction of a replication origin was last seen to commit here.
@@ -83,6 +85,7 @@ impl Keeper {
             record: None,
             is_record_read: false,
             samples: HashMap::new(),
+            tables: HashMap::new(),
             watches: HashMap::new(),
             committed_at: HashMap::new(),
             pace: Pace::default(),
@@ -291,6 +294,7 @@ impl Keeper {
             record.position = Some(found.confirmed);
         }
         record.origins = self.next_origins(&own, &before, covered, local.is_some(), &readings)?;
+        self.note_tables(&mut record.origins, &own, found.confirmed)?;
         let inputs = peer_inputs(self.index, peers);
         record.peers = inputs.iter().filter_map(|peer| decision::next_peer(peer, &before)).collect();
         let now = Timestamp::now();
@@ -415,6 +419,28 @@ impl Keeper {
         }
         self.watches.retain(|subscription, _| own.iter().any(|own| own.subscription == *subscription));
         Ok(origins)
+    }
+
+    /// Notes the tables that have left a subscription.
+    fn note_tables(
+        &mut self,
+        origins: &mut [OriginRecord],
+        own: &[Own],
+        confirmed: LocalLsn,
+    ) -> Result<(), RegistryError> {
+        self.tables.retain(|subscription, _| own.iter().any(|own| own.subscription == *subscription));
+        for (origin, own) in origins.iter_mut().zip(own) {
+            origin.gone.retain(|gone| gone.until > confirmed);
+            let known = self.tables.get(&own.subscription);
+            if known.is_some_and(|(digest, _)| *digest == own.tables) {
+                continue;
+            }
+            let now = positions::tables_of(own.subscription)?;
+            let before = known.map(|(_, tables)| tables.as_slice()).unwrap_or_default();
+            decision::note_gone(origin, before, &now, wal::flushed());
+            self.tables.insert(own.subscription, (own.tables, now));
+        }
+        Ok(())
     }
 
     /// Looks whether a subscription that waits can be vouched for.

@@ -8,6 +8,7 @@ use crate::node::name::NodeName;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
 use crate::node::registry::{self, RegistryError};
+use crate::pg::name::Name;
 use crate::pg::{origin, prepared};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
@@ -123,5 +124,46 @@ pub fn transactions_of_workers() -> Result<Vec<String>, RegistryError> {
             transactions.extend(row.get::<String>(1)?);
         }
         Ok(transactions)
+    })
+}
+
+/// A table of a subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscribedTable {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    pub is_ready: bool,
+    /// Rows up to here came with the initial copy.
+    pub copied: Option<OriginLsn>,
+}
+
+/// The tables of a subscription, as the present snapshot sees them.
+pub fn tables_of(subscription: u32) -> Result<Vec<SubscribedTable>, RegistryError> {
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT c.oid, n.nspname, c.relname, r.srsubstate = 'r', (r.srsublsn - '0/0')::pg_catalog.int8
+               FROM pg_catalog.pg_subscription_rel r
+               JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              WHERE r.srsubid = $1",
+            None,
+            &[Oid::from_u32(subscription).into()],
+        )?;
+        let mut tables = Vec::new();
+        for row in rows {
+            let (Some(oid), Some(schema), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?, row.get::<Name>(3)?)
+            else {
+                continue;
+            };
+            tables.push(SubscribedTable {
+                oid: oid.to_u32(),
+                schema: schema.0,
+                name: name.0,
+                is_ready: row.get::<bool>(4)?.unwrap_or(false),
+                copied: row.get::<i64>(5)?.and_then(|lsn| OriginLsn(lsn as u64).known()),
+            });
+        }
+        Ok(tables)
     })
 }

@@ -41,6 +41,23 @@ pub struct OriginRecord {
     /// The same as it was last read: this node is past it, whatever it has applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed: Option<OriginLsn>,
+    /// Tables that have left the subscription: what came for them before is still in the WAL that the slot keeps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<GoneTable>,
+}
+
+/// A table that was dropped, or taken out of the subscription.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoneTable {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    /// Rows up to here came with the initial copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<OriginLsn>,
+    /// This server's WAL holds no change of it as a part of the subscription at or beyond this position.
+    pub until: LocalLsn,
 }
 
 /// How far a peer has said that it has passed an origin.
@@ -159,6 +176,13 @@ mod tests {
             waits_since: Some(9),
             begins: Some(OriginLsn(70)),
             passed: Some(OriginLsn(75)),
+            gone: vec![GoneTable {
+                oid: 16_500,
+                schema: "public".to_owned(),
+                name: "t".to_owned(),
+                copied: None,
+                until: LocalLsn(90),
+            }],
         });
         record.peers.push(PeerRecord {
             peer: "n2".to_owned(),

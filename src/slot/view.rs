@@ -27,6 +27,7 @@ struct OriginView {
     subscription: u32,
     own: OriginLsn,
     released: OriginLsn,
+    waits_since: Timestamp,
     committed_at: Timestamp,
     blocked: BlockedReason,
     pairs: Vec<PairView>,
@@ -86,6 +87,10 @@ impl View {
                 released: record
                     .origin(&own.node, own.subscription)
                     .map_or(OriginLsn::INFINITY, |origin| origin.released),
+                waits_since: record
+                    .origin(&own.node, own.subscription)
+                    .and_then(|origin| origin.waits_since)
+                    .map_or(Timestamp::NEVER, Timestamp),
                 committed_at: committed_at.get(&own.origin_id).copied().unwrap_or(Timestamp::NEVER),
                 blocked: match allowance.hold {
                     Some(super::horizon::Hold::NoSample) => BlockedReason::NoSample,
@@ -143,6 +148,7 @@ pub fn publish(shared: &mut Shared, index: usize, view: &View, nodes: &HashMap<S
         subscription: Oid::from_u32(origin.subscription),
         own: origin.own,
         released: origin.released,
+        waits_since: origin.waits_since,
         committed_at: origin.committed_at,
         blocked: origin.blocked,
     });

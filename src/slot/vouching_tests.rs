@@ -107,6 +107,7 @@ fn record(begins: Option<u64>, passed: Option<u64>) -> RetentionRecord {
         waits_since: None,
         begins: begins.map(OriginLsn),
         passed: passed.map(OriginLsn),
+        gone: Vec::new(),
     });
     record
 }

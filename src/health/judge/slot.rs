@@ -132,6 +132,33 @@ pub fn clone(facts: &CloneFacts) -> Option<Check> {
     Some(check(&format!("clone {}", facts.slot), Status::Warning, details))
 }
 
+/// An origin of which nothing can be vouched for.
+#[derive(Clone, Debug)]
+pub struct WaitingFacts {
+    pub node: String,
+    pub since: String,
+}
+
+/// Whether this node could be the source of a recovery of every node that it subscribes to, as far as that is a matter of what it
+/// has seen.
+pub fn vouching(waiting: &[WaitingFacts]) -> Check {
+    let name = "vouching";
+    if waiting.is_empty() {
+        return check(name, Status::Healthy, "what this node has of each node since some position can be had from it");
+    }
+    let named: Vec<String> = waiting.iter().map(|one| format!("node \"{}\" (since {})", one.node, one.since)).collect();
+    check(
+        name,
+        Status::Warning,
+        format!(
+            "nothing can be had from here yet of {}: a subscription, or a table that was added to it without its rows, is new. That \
+             ends when the node has told how far its slot is confirmed, or its next transaction has come: the subscription must be \
+             enabled, and the node reached (SELECT * FROM spock.peer_status())",
+            named.join(", ")
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,11 +21,18 @@ impl<'a> Case<'a> {
 
     pub(super) fn source_has_the_tables(&self) -> Found {
         let pairs = self.pairs()?;
-        let lacking: Vec<String> =
-            pairs.iter().filter(|(_, theirs)| theirs.is_none()).map(|(ours, _)| ours.full_name()).collect();
+        let lacking = || pairs.iter().filter(|(_, theirs)| theirs.is_none()).map(|(ours, _)| *ours);
+        let theirs = self.subscription(self.source)?;
+        let has_gone = |table: &&TableFacts| theirs.gone(&table.schema, &table.name).is_some();
+        let gone: Vec<String> = lacking().filter(has_gone).map(TableFacts::full_name).collect();
+        let lacking: Vec<String> = lacking().filter(|table| !has_gone(table)).map(TableFacts::full_name).collect();
         if lacking.is_empty() {
+            let gone = match gone.as_slice() {
+                [] => String::new(),
+                gone => format!("; {} has gone from it since, and its changes are still in the WAL", named(gone)),
+            };
             return Ok(format!(
-                "tables that node \"{}\" replicates too: {}{}",
+                "tables that node \"{}\" replicates too: {}{gone}{}",
                 self.source.node,
                 pairs.len(),
                 self.beyond_the_targets()?
@@ -66,12 +73,15 @@ impl<'a> Case<'a> {
     /// Rows that the source has got by an initial copy are not in its WAL as the failed node's transactions.
     pub(super) fn source_tables_were_copied_before(&self) -> Found {
         let passed = self.needed_from()?;
-        let pairs = self.pairs()?;
-        let later: Vec<String> = pairs
+        let theirs = self.subscription(self.source)?;
+        let later: Vec<String> = self
+            .pairs()?
             .iter()
-            .filter_map(|(_, theirs)| *theirs)
-            .filter(|table| table.copied.is_some_and(|copied| copied > passed))
-            .map(TableFacts::full_name)
+            .filter(|(ours, found)| {
+                let gone = || theirs.gone(&ours.schema, &ours.name).and_then(|gone| gone.copied);
+                found.map_or_else(gone, |found| found.copied).is_some_and(|copied| copied > passed)
+            })
+            .map(|(ours, _)| ours.full_name())
             .collect();
         if later.is_empty() {
             return Ok(format!("what node \"{}\" lacks came by changes, not by a copy", self.target.node));
