@@ -5,8 +5,9 @@
 //! What native replication by itself would not bring together is left out by the rules of `history`, and nothing else is. Where
 //! a seed fails, its twin is played, in which nobody dies and nobody is behind who dies: whether that converges is said.
 //! What happens, and in which order, follows from the seed (`course`); the moments of kills do not.
-//! `CONVERGENCE_SEEDS=7`, `=100-199` or `=3,8,20-29` plays those, `CONVERGENCE_JOBS=6` so many side by side, and
-//! `CONVERGENCE_KILLS=0` without kills.
+//! `CONVERGENCE_SEEDS=7`, `=100-199` or `=3,8,20-29` plays those, `CONVERGENCE_JOBS=6` so many side by side,
+//! `CONVERGENCE_KILLS=0` without kills, and `CONVERGENCE_YOUNG=1` on a mesh of this second, which is empty and has not seen a
+//! transaction.
 
 mod course;
 mod history;
@@ -22,6 +23,9 @@ use std::thread;
 
 /// Those of each `make test`.
 const SEEDS: [u64; 4] = [73, 13, 25, 26];
+
+/// Those of each `make test` that begin on a mesh of this second.
+const YOUNG_SEEDS: [u64; 2] = [8, 31];
 
 /// Tests, each a process of its own, which share the seeds out among them.
 const PLACES: usize = 3;
@@ -55,31 +59,35 @@ fn next_of(seeds: &Mutex<Vec<u64>>) -> Option<u64> {
 }
 
 /// Plays seeds until there are no more.
-fn play_all(seeds: &Mutex<Vec<u64>>, failed: &Mutex<Vec<u64>>) {
+fn play_all(seeds: &Mutex<Vec<u64>>, failed: &Mutex<Vec<u64>>, is_young: bool) {
     // The moments of kills do not follow from the seed: `make test` leaves them to tests/recover/kills.rs and its like.
     let with_kills = env::var_os("CONVERGENCE_SEEDS").is_some()
         && env::var("CONVERGENCE_KILLS").ok().is_none_or(|kills| kills != "0");
     while let Some(seed) = next_of(seeds) {
         let play = |as_what| {
             let script = world::Script::new();
-            let played = catch_unwind(AssertUnwindSafe(|| world::play(seed, as_what, &script)));
+            let played = catch_unwind(AssertUnwindSafe(|| world::play(seed, as_what, is_young, &script)));
             played.map_err(|_| script.text())
         };
         if let Err(script) = play(if with_kills { Play::Kills } else { Play::Calm }) {
             let twin = if play(Play::Twin).is_ok() { "its twin converges" } else { "its twin fails as well" };
-            eprintln!("{script}CONVERGENCE_SEEDS={seed} replays it; {twin}");
+            let young = if is_young { "CONVERGENCE_YOUNG=1 " } else { "" };
+            eprintln!("{script}{young}CONVERGENCE_SEEDS={seed} replays it; {twin}");
             failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
         }
     }
 }
 
 fn run(place: usize) {
-    let mut seeds = seeds_of(place);
+    play_side_by_side(seeds_of(place), place, env::var_os("CONVERGENCE_YOUNG").is_some_and(|young| young == "1"));
+}
+
+fn play_side_by_side(mut seeds: Vec<u64>, place: usize, is_young: bool) {
     seeds.reverse();
     let (seeds, failed) = (Mutex::new(seeds), Mutex::default());
     thread::scope(|scope| {
         for _ in (place..jobs()).step_by(PLACES) {
-            scope.spawn(|| play_all(&seeds, &failed));
+            scope.spawn(|| play_all(&seeds, &failed, is_young));
         }
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -99,4 +107,9 @@ fn survivors_converge_after_random_histories_second_third() {
 #[test]
 fn survivors_converge_after_random_histories_last_third() {
     run(2);
+}
+
+#[test]
+fn survivors_of_a_mesh_of_this_second_converge() {
+    play_side_by_side(YOUNG_SEEDS.to_vec(), PLACES - 1, true);
 }

@@ -10,6 +10,7 @@ mod rounds;
 mod run;
 mod settings;
 mod surroundings;
+mod young;
 
 use crate::cluster::{Cluster, Node};
 use crate::rescue::{drain, hold_back, insert_each, start, wait_arrived};

@@ -86,6 +86,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
                     ..of_position(position, seen.as_ref(), written.as_ref())
                 };
                 look_closer(&mut facts, &asked_by.role)?;
+                facts.gone = Spi::connect(|client| gone_of(client, written.as_ref(), &facts))?;
                 subscriptions.push(facts);
             }
             Some(origin) => {
@@ -158,7 +159,6 @@ fn of_position(
         origin_is_active: position.remote != OriginLsn::ZERO,
         applied: position.applied(),
         begins: beginning.map(|(begins, _)| begins),
-        gone: written.map(|record| gone_of(record, position)).unwrap_or_default(),
         confirmed,
         committed_at: committed_at.map(|at| at.0),
         tables_digest: position.tables,
@@ -166,21 +166,35 @@ fn of_position(
     }
 }
 
-/// The tables that have left a subscription, as far as the slot still keeps what came for them.
-fn gone_of(record: &RetentionRecord, position: &OwnPosition) -> Vec<GoneFacts> {
+/// The tables that have left a subscription, as far as the slot still keeps what came for them. One whose name another table has by
+/// now is none of them: what the target has of it would be compared with that one.
+fn gone_of(
+    client: &SpiClient<'_>,
+    record: Option<&RetentionRecord>,
+    subscription: &SubscriptionFacts,
+) -> Result<Vec<GoneFacts>, spi::Error> {
     let is_of = |origin: &&OriginRecord| {
-        (origin.subscription, origin.origin_id) == (position.subscription.to_u32(), position.origin_id)
+        (origin.subscription, origin.origin_id) == (subscription.subscription, subscription.origin_id)
     };
-    let origin = record.origins.iter().find(is_of);
-    let gone = origin.map(|origin| origin.gone.as_slice()).unwrap_or_default();
-    gone.iter()
-        .map(|gone| GoneFacts {
-            oid: gone.oid,
-            schema: gone.schema.clone(),
-            name: gone.name.clone(),
-            copied: gone.copied,
-        })
-        .collect()
+    let origin = record.and_then(|record| record.origins.iter().find(is_of));
+    let mut tables = Vec::new();
+    for gone in origin.map(|origin| origin.gone.as_slice()).unwrap_or_default() {
+        let rows = client.select(
+            "SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              WHERE n.nspname = $1 AND c.relname = $2",
+            Some(1),
+            &[Name(gone.schema.clone()).into(), Name(gone.name.clone()).into()],
+        )?;
+        if rows.is_empty() {
+            tables.push(GoneFacts {
+                oid: gone.oid,
+                schema: gone.schema.clone(),
+                name: gone.name.clone(),
+                copied: gone.copied,
+            });
+        }
+    }
+    Ok(tables)
 }
 
 /// What is known of the slot before the retention record is read.

@@ -4,7 +4,7 @@ use super::course::{Course, FAILED, Lag, Moment, SECOND, TARGET, Until};
 use super::history::{History, TABLES};
 use crate::cluster::{Cluster, Node, Session};
 use crate::rescue::disable;
-use crate::slot_keeps::{quick, start_mesh};
+use crate::slot_keeps::{quick, start, start_mesh};
 use spockctl::client::literal;
 use spockctl::deadline;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,8 +62,8 @@ struct World<'a> {
     script: &'a Script,
 }
 
-/// Plays the history of a seed, and looks at what is left.
-pub fn play(seed: u64, as_what: Play, script: &Script) {
+/// Plays the history of a seed, and looks at what is left. `is_young`: nothing has moved in the mesh before.
+pub fn play(seed: u64, as_what: Play, is_young: bool, script: &Script) {
     let mut random = fastrand::Rng::with_seed(seed);
     let course = Course::draw(&mut random);
     let columns = "(id bigint PRIMARY KEY, rev bigint, w text)";
@@ -76,7 +76,19 @@ pub fn play(seed: u64, as_what: Play, script: &Script) {
     let builder = quick(&format!("converge_{seed}_{as_what:?}"), course.nodes)
         .setting("wal_writer_delay", delay)
         .setting("spock.peer_timeout", "2s");
-    let cluster = start_mesh(builder, &tables);
+    let cluster = if is_young {
+        let cluster = start(builder);
+        cluster.sql(&tables);
+        cluster.mesh();
+        // A node of which nobody knows yet that it is in the mesh can be no part of a recovery.
+        for node in cluster.nodes() {
+            let known = "SELECT count(*) FROM spock.subscription WHERE sub_origin IS NOT NULL";
+            node.wait_until(known, &(course.nodes - 1).to_string());
+        }
+        cluster
+    } else {
+        start_mesh(builder, &tables)
+    };
     // A survivor that is killed within a question, and who had asked it for another who was killed.
     cluster.expect_log("could not connect: connection to server");
     cluster.expect_log("recovery of node \"n1\" waits");
@@ -97,8 +109,10 @@ pub fn play(seed: u64, as_what: Play, script: &Script) {
         as_what,
         script,
     };
-    world.write(40, false);
-    world.settle();
+    if !is_young {
+        world.write(40, false);
+        world.settle();
+    }
     for round in 0..world.course.rounds {
         world.round(round);
     }
