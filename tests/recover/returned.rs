@@ -98,21 +98,19 @@ fn a_copy_older_by_less_than_a_poll_is_kept_out_by_who_had_received_the_last_mom
     let cluster = start("returned_little_older", "CREATE TABLE t (id int PRIMARY KEY, v text)");
     cluster.expect_log("terminating logical replication worker");
     let [n1, n2, n3] = cluster.all();
-    write(n1, 1, 10);
-    for node in [n2, n3] {
-        drain(n1, node);
-    }
-    n1.stop_fast();
-    let copied = cluster.folder().join("older");
-    copy(&n1.data(), &copied);
-    n1.start();
-    write(n1, 11, 20);
+    write(n1, 1, 20);
     for node in [n2, n3] {
         drain(n1, node);
         // Each knows this run and its worker, and asks no more by itself.
         node.set(&[("spock.recovery_poll_interval", "1h")]);
         wait_asked(node, "n1");
     }
+    // All that anybody was told of is in the copy.
+    n1.sql("SELECT pg_logical_emit_message(true, 'flush', ''); CHECKPOINT");
+    n1.pause();
+    let copied = cluster.folder().join("older");
+    copy(&n1.data(), &copied);
+    n1.resume();
     // On n2 another worker receives what comes, of which the poller does not know either.
     let poller = n2.wait_process("spock_recovery poller n1").pid;
     n2.pause_process(poller);
