@@ -27,6 +27,8 @@ pub enum Why {
     Busy,
     /// The source was lost before it could be asked.
     SourceLost,
+    /// It was kept, and what kept it is gone.
+    Lost,
 }
 
 impl Why {
@@ -43,6 +45,7 @@ impl Why {
             Why::Refused => "refused",
             Why::Busy => "busy",
             Why::SourceLost => "source_lost",
+            Why::Lost => "lost",
         }
     }
 
@@ -55,7 +58,7 @@ impl Why {
     pub fn may_pass(self) -> bool {
         match self {
             Why::SourceLags | Why::TargetLags | Why::NotReplicated | Why::Refused | Why::Busy | Why::SourceLost => true,
-            Why::Policy | Why::NoCommitTimestamps | Why::UnknownAge | Why::NotComparable => false,
+            Why::Policy | Why::NoCommitTimestamps | Why::UnknownAge | Why::NotComparable | Why::Lost => false,
         }
     }
 }
@@ -89,6 +92,16 @@ impl Counts {
             counts.unjudged.iter().filter(|(why, _)| why.may_pass()).map(|(why, rows)| (*why, *rows)).collect()
         };
         passing(self) == passing(again)
+    }
+
+    /// How many of them are kept, to be judged another time.
+    pub fn kept(&self) -> u64 {
+        self.unjudged.iter().filter(|(why, _)| why.may_pass()).map(|(_, rows)| rows).sum()
+    }
+
+    /// Those that are gone with what kept them.
+    pub fn lost(&self) -> u64 {
+        self.unjudged.get(&Why::Lost).copied().unwrap_or(0)
     }
 
     /// Those that were kept have been looked at again.

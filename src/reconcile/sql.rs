@@ -33,7 +33,7 @@ fn recovery_unjudged(
     let Some(intent) = journal.intent(id) else { raise(&IntentError::Unknown { id }) };
     let mut rows = Vec::new();
     if let Some(object) = intent.kept_rows {
-        kept::read(object, |tables, Row(place, why, values)| {
+        let found = kept::read(object, |tables, Row(place, why, values)| {
             let Some(table) = tables.get(place) else { return };
             let columns: Vec<String> =
                 table.key.iter().filter_map(|column| table.columns.get(*column)).map(quote_identifier).collect();
@@ -42,6 +42,11 @@ fn recovery_unjudged(
             rows.push((Text::of_message(&relation), Text::of_message(&key), why.name().to_owned()));
         })
         .or_raise();
+        if found.is_none() {
+            pgrx::warning!(
+                "the rows that could not be compared yet are not known any more: large object {object}, which kept them, is gone"
+            );
+        }
     }
     TableIterator::new(rows)
 }
