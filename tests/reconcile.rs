@@ -3,6 +3,7 @@
 mod interrupted;
 mod kept;
 mod large;
+mod limits;
 mod races;
 mod versions;
 

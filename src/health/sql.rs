@@ -2,10 +2,10 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::capacity;
-use super::kept::{self, KeptFacts};
 use super::judge::{
     self, Check, CloneFacts, ManagerFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts, UnknownOriginFacts,
 };
+use super::kept::{self, KeptFacts};
 use crate::error::OrRaise;
 use crate::guc;
 use crate::intent::document::Suspension;

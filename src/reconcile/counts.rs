@@ -73,12 +73,24 @@ pub struct Counts {
     /// Not judged.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unjudged: BTreeMap<Why, u64>,
+    /// Tables of which a node has refused rows, the first of them, and what it has told. Everybody can read it: no row value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, String>,
 }
+
+/// So many tables are told of.
+const TOLD: usize = 10;
 
 impl Counts {
     pub fn leave(&mut self, why: Why, rows: usize) {
         if rows > 0 {
             *self.unjudged.entry(why).or_default() += rows as u64;
+        }
+    }
+
+    pub fn refuse(&mut self, table: String, told: String) {
+        if self.refused.len() < TOLD || self.refused.contains_key(&table) {
+            self.refused.insert(table, told);
         }
     }
 
@@ -110,6 +122,7 @@ impl Counts {
         self.compared += again.compared;
         self.updated += again.updated;
         self.deleted += again.deleted;
+        self.refused = again.refused;
         for (why, rows) in again.unjudged {
             *self.unjudged.entry(why).or_default() += rows;
         }

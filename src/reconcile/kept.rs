@@ -31,6 +31,9 @@ pub struct Table {
     pub name: String,
     pub columns: Vec<String>,
     pub key: Vec<usize>,
+    /// Why a node has refused rows of it, in the node's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -47,12 +50,21 @@ pub struct Keeper {
 
 impl Keeper {
     pub fn add(&mut self, columns: &Columns<'_>, why: Why, key: &KeyText) {
-        let Relation { schema, name, columns: names } = columns.relation.clone();
-        let place = *self.places.entry((schema.clone(), name.clone())).or_insert_with(|| {
-            self.tables.push(Table { schema, name, columns: names, key: columns.key.to_vec() });
-            self.tables.len() - 1
-        });
+        let place = self.place_of(columns);
         self.rows.push(line(&Row(place, why, key.clone())).as_bytes());
+    }
+
+    pub fn note_refused(&mut self, columns: &Columns<'_>, message: String) {
+        let place = self.place_of(columns);
+        self.tables[place].refused = Some(message);
+    }
+
+    fn place_of(&mut self, columns: &Columns<'_>) -> usize {
+        let Relation { schema, name, columns: names } = columns.relation.clone();
+        *self.places.entry((schema.clone(), name.clone())).or_insert_with(|| {
+            self.tables.push(Table { schema, name, columns: names, key: columns.key.to_vec(), refused: None });
+            self.tables.len() - 1
+        })
     }
 
     /// A row that a replay has touched; false if its key is no text in this database's encoding. Needs a transaction.
@@ -186,7 +198,7 @@ fn relation_of(place: usize) -> u32 {
 
 /// Whether the table still is what it was here.
 fn learn(touched: &mut Touched, place: usize, table: &Table) -> Found {
-    let Table { schema, name, columns, key } = table;
+    let Table { schema, name, columns, key, .. } = table;
     let names: Vec<String> = columns.iter().map(quote_literal).collect();
     let found = spi_text::rows(&format!(
         "SELECT (SELECT count(*) FROM pg_catalog.pg_attribute a

@@ -222,19 +222,15 @@ impl Reconciler<'_> {
                 relations.entry(difference.relation).or_default().push(difference.key);
             }
             let mut target: HashMap<u32, Rows> = HashMap::new();
-            for (relation, keys) in &relations {
-                if let Some(rows) = self.rows_of(Side::Target, touched, *relation, keys)? {
-                    target.insert(*relation, rows);
-                }
+            for (relation, keys) in &mut relations {
+                target.insert(*relation, self.rows_of(Side::Target, touched, *relation, keys)?);
             }
             // After the rows: all that made them what they are is within.
             let ours = self.view_target()?;
             let source_lacks = self.wait_for_source(&ours, true)?;
             let mut source: HashMap<u32, Rows> = HashMap::new();
-            for (relation, keys) in relations.iter().filter(|(relation, _)| target.contains_key(relation)) {
-                if let Some(rows) = self.rows_of(Side::Source, touched, *relation, keys)? {
-                    source.insert(*relation, rows);
-                }
+            for (relation, keys) in &mut relations {
+                source.insert(*relation, self.rows_of(Side::Source, touched, *relation, keys)?);
             }
             let theirs = self.view_source(&ours)?;
             let target_lacks = self.wait_for_target(&theirs)?;

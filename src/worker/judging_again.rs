@@ -99,7 +99,9 @@ impl Rescue {
         }
         let Reconciler { counts, kept, .. } = reconciler;
         let cannot = counts.unjudged.keys().any(|why| matches!(why, Why::Policy | Why::NoCommitTimestamps));
-        let is_known = counts.compared == 0 && counts.lost() == 0 && intent.reconciled.as_ref().is_some_and(|known| known.has(&counts));
+        let is_known = counts.compared == 0
+            && counts.lost() == 0
+            && intent.reconciled.as_ref().is_some_and(|known| known.has(&counts));
         if cannot || is_known {
             return Ok(());
         }

@@ -16,7 +16,8 @@ const KEPT: &str =
 
 fn wait_judged(n2: &Node) {
     n2.wait_until(&format!("SELECT count(*) FROM ({KEPT}) kept"), "0");
-    let left = "SELECT (SELECT count(*) FROM pg_largeobject_metadata), (SELECT count(*) FROM spock.recovery_kept_objects)";
+    let left =
+        "SELECT (SELECT count(*) FROM pg_largeobject_metadata), (SELECT count(*) FROM spock.recovery_kept_objects)";
     assert_eq!(n2.value(left), "0|0", "what was judged is kept no longer");
 }
 
@@ -66,7 +67,11 @@ fn vacuumlo(cluster: &Cluster, node: &Node) {
     let output = cluster.user().command(&program).arg(node.dsn("postgres")).output();
     let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     assert!(output.status.success(), "vacuumlo: {}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(node.value("SELECT count(*) FROM pg_largeobject_metadata WHERE oid = 123"), "0", "it removes what it can");
+    assert_eq!(
+        node.value("SELECT count(*) FROM pg_largeobject_metadata WHERE oid = 123"),
+        "0",
+        "it removes what it can"
+    );
 }
 
 #[test]
@@ -131,7 +136,10 @@ fn rows_that_somebody_has_removed_while_they_were_kept_are_told_as_lost() {
     assert_eq!(n2.value(health), "");
     n2.sql("SELECT lo_unlink(oid) FROM pg_largeobject_metadata");
     let told = n2.value(health);
-    assert!(told.starts_with("CRITICAL|2 rows that the recovery of node \"n1\" has touched can never be compared"), "{told}");
+    assert!(
+        told.starts_with("CRITICAL|2 rows that the recovery of node \"n1\" has touched can never be compared"),
+        "{told}"
+    );
     assert!(told.ends_with("compare the tables by hand with those of node \"n3\""), "{told}");
     n2.disarm(names::RESCUE_JUDGING_AGAIN);
     n2.wait_until(&format!("SELECT summary->'reconciled'->>'unjudged' FROM {LAST_INTENT}"), "{\"lost\": 2}");
