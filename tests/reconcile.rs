@@ -1,5 +1,6 @@
 //! After a replay with others writing to the same rows: the survivors hold the same, and nothing that is later was lost.
 
+mod inheritance;
 mod interrupted;
 mod kept;
 mod large;

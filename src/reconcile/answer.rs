@@ -18,6 +18,8 @@ pub enum Answer {
     Rows(Vec<Version>),
     ExactRows(Vec<Version>),
     Sums(Sums),
+    /// Of each key, whether there could be a row of it.
+    Places(Vec<bool>),
     /// Never where one key was asked for.
     TooMuch {
         /// How many rows are not.
@@ -91,6 +93,7 @@ impl Answer {
                 values.map(Value::bytes).fold(0, u64::saturating_add)
             }
             Answer::Sums(sums) => sums.bytes,
+            Answer::Places(_) => 0,
             Answer::TooMuch { .. } => BUDGET,
         }
     }

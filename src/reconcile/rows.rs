@@ -66,6 +66,8 @@ enum Asked {
     /// All rows in one: how many there are, a hash over all of them, and how many were written under that origin. Where two nodes
     /// answer alike, they have the same rows; where not, they may.
     Sums { origin: Option<u16> },
+    /// Of each key, whether the table has a partition that can hold a row of it.
+    Places,
 }
 
 impl Question {
@@ -80,6 +82,10 @@ impl Question {
 
     pub fn sums(columns: &Columns<'_>, keys: &[KeyText], origin: Option<u16>) -> Question {
         Question::new(columns, keys, Asked::Sums { origin })
+    }
+
+    pub fn places(columns: &Columns<'_>, keys: &[KeyText]) -> Question {
+        Question::new(columns, keys, Asked::Places)
     }
 
     fn new(columns: &Columns<'_>, keys: &[KeyText], asked: Asked) -> Question {
@@ -111,7 +117,34 @@ impl Question {
         match self.asked {
             Asked::Sums { origin } => self.sum_up(origin),
             Asked::Rows | Asked::RowsAndStorage | Asked::WholeRows => self.tell_rows(),
+            Asked::Places => self.tell_places(),
         }
+    }
+
+    fn tell_places(&self) -> Result<Answer, OwnedTableError> {
+        let query = |table: &OwnedTable| {
+            let Some(conditions) = table.partition_conditions() else {
+                return Ok(format!("SELECT true FROM pg_catalog.generate_series(1, {})", self.keys.len()));
+            };
+            // Whatever tells partitions apart is in every key that identifies rows of all of them.
+            let named = |key: &KeyText| -> HashMap<&str, String> {
+                self.key.iter().map(|column| self.columns[*column].as_str()).zip(key.iter().cloned()).collect()
+            };
+            let keys = serde_json::to_string(&self.keys.iter().map(named).collect::<Vec<_>>()).unwrap_or_default();
+            let any = if conditions.is_empty() { "false".to_owned() } else { conditions.join(" OR ") };
+            // In the order of the keys, as the function returns them; types and collations are those of the table.
+            Ok(format!(
+                "SELECT coalesce({any}, false) FROM pg_catalog.jsonb_populate_recordset(NULL::{}, {}::pg_catalog.jsonb)",
+                table.row_type(),
+                quote_literal(&keys)
+            ))
+        };
+        let mut places = Vec::new();
+        owned_table::each_row(&self.schema, &self.name, query, |row| {
+            places.push(row.number(0) == Some(1));
+            true
+        })?;
+        Ok(Answer::Places(places))
     }
 
     fn tell_rows(&self) -> Result<Answer, OwnedTableError> {
@@ -200,7 +233,7 @@ impl Question {
                 )
             }
             // Behind OFFSET the row is written as text once.
-            Asked::Sums { .. } => format!(
+            Asked::Sums { .. } | Asked::Places => format!(
                 "SELECT t.xmin, pg_catalog.hashtextextended(w.text COLLATE pg_catalog.\"C\", 0), pg_catalog.octet_length(w.text)
                    FROM {table} t, LATERAL (SELECT ROW({})::pg_catalog.text AS text OFFSET 0) w WHERE {condition}",
                 values.join(", "),
