@@ -26,6 +26,7 @@ fi
 # What a server was configured without, as the prebuilt ones are.
 configured=$("$pg_config" --configure)
 case $configured in *--with-libxml*) ;; *) leave_out '^parity::(types|encodings)::' "needs a server with libxml" ;; esac
+[ -x "$("$pg_config" --bindir)/vacuumlo" ] || leave_out outlives_vacuumlo "needs a server with vacuumlo"
 case $configured in *--with-lz4*) ;; *) leave_out '^parity::columns::' "needs a server with lz4" ;; esac
 
 # Data directories come and go by the hundred, and a file system on a disk spends more time on that than the servers on their work:

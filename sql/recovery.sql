@@ -19,11 +19,23 @@ COMMENT ON FUNCTION recovery_conflicts(uuid) IS
     'the conflicts that a recovery has met, by table, kind and resolution (apply_remote, keep_local, skip); relation is null for tables beyond those that are told apart; for superusers and roles with REPLICATION or pg_monitor';
 
 CREATE FUNCTION recovery_unjudged(intent_id uuid)
-    RETURNS TABLE (relation text, key text, reason text)
+    RETURNS TABLE (relation text, key text, reason text, detail text)
     LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_unjudged_wrapper';
 REVOKE ALL ON FUNCTION recovery_unjudged(uuid) FROM PUBLIC;
 COMMENT ON FUNCTION recovery_unjudged(uuid) IS
-    'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; they are looked at again by themselves; for superusers';
+    'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; detail: what the node has told that has refused rows of the table; they are looked at again by themselves; for superusers';
+
+-- What is kept of those rows is in large objects, and vacuumlo removes each to which nothing refers that it looks at. No publication
+-- takes a materialized view along. Its rows are kept up to date as the label changes; REFRESH finds the same.
+CREATE MATERIALIZED VIEW recovery_kept_objects AS
+    SELECT DISTINCT (i.intent ->> 'kept_rows')::oid AS object
+      FROM pg_catalog.pg_seclabel l, LATERAL pg_catalog.jsonb_path_query(l.label::jsonb, '$.intents[*]') i(intent)
+     WHERE l.provider = 'spock_recovery' AND l.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND l.objsubid = 0
+       AND i.intent ->> 'kept_rows' IS NOT NULL;
+COMMENT ON MATERIALIZED VIEW recovery_kept_objects IS
+    'the large objects with the rows that recovery_unjudged() shows: here for vacuumlo, which removes those that nothing refers to';
+REVOKE ALL ON recovery_kept_objects FROM PUBLIC;
+GRANT SELECT ON recovery_kept_objects TO PUBLIC;
 
 CREATE FUNCTION touched_rows(question text) RETURNS text
     LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'touched_rows_wrapper';

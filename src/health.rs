@@ -4,4 +4,5 @@
 
 pub mod capacity;
 pub mod judge;
+mod kept;
 mod sql;

@@ -27,6 +27,7 @@ pub mod owned_table;
 pub mod prepared;
 pub mod process;
 pub mod random;
+pub mod references;
 pub mod role;
 pub mod row_text;
 pub mod seclabel;

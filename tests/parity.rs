@@ -11,6 +11,7 @@ mod definitions;
 mod documented;
 mod encodings;
 mod identity;
+mod inheritance;
 mod partitions;
 mod publications;
 mod roles;

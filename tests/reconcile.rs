@@ -1,8 +1,10 @@
 //! After a replay with others writing to the same rows: the survivors hold the same, and nothing that is later was lost.
 
+mod inheritance;
 mod interrupted;
 mod kept;
 mod large;
+mod limits;
 mod races;
 mod versions;
 

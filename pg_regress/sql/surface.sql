@@ -50,8 +50,8 @@ SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod) AS t
  WHERE c.relnamespace = 'spock'::regnamespace
  ORDER BY c.relname, a.attnum;
 
--- No table, sequence or type of ours: a publication FOR ALL TABLES would publish them.
-SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'spock'::regnamespace AND c.relkind <> 'v';
+-- No table, sequence or type of ours: a publication FOR ALL TABLES would publish them. It takes no view along, materialized or not.
+SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'spock'::regnamespace AND c.relkind NOT IN ('v', 'm');
 
 -- The settings.
 SELECT name, setting AS now, boot_val AS default, unit, min_val AS min, max_val AS max, context, vartype AS type

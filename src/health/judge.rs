@@ -49,6 +49,6 @@ fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn check(name: &str, status: Status, details: impl Into<String>) -> Check {
+pub(super) fn check(name: &str, status: Status, details: impl Into<String>) -> Check {
     Check { name: name.to_owned(), status, details: details.into() }
 }

@@ -5,6 +5,7 @@ use super::capacity;
 use super::judge::{
     self, Check, CloneFacts, ManagerFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts, UnknownOriginFacts,
 };
+use super::kept::{self, KeptFacts};
 use crate::error::OrRaise;
 use crate::guc;
 use crate::intent::document::Suspension;
@@ -15,6 +16,7 @@ use crate::node::registry;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{process, role, setting, slot, wal};
+use crate::reconcile;
 use crate::shmem::{self, PeerKey, PeerState};
 use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
@@ -66,6 +68,7 @@ fn gather() -> Vec<Check> {
     ];
     checks.extend(clones().iter().filter_map(judge::clone));
     checks.extend(returned());
+    checks.extend(kept_rows());
     let now = Monotonic::now();
     let longest_silence = LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()));
     for server in servers.iter().filter(|server| server.role == registry::Role::Peer) {
@@ -194,6 +197,22 @@ fn returned() -> Vec<Check> {
         entry.verdict.as_ref().map(|verdict| judge::returned(&entry.origin, verdict, name))
     };
     storage::read().suspensions.iter().filter_map(judged).collect()
+}
+
+/// Rows that could not be compared yet and are lost.
+fn kept_rows() -> Option<Check> {
+    let journal = storage::read();
+    let there = reconcile::kept::present(&journal.kept_objects()).or_raise();
+    let facts = journal.intents.iter().filter_map(|intent| {
+        let counts = intent.reconciled.as_ref()?;
+        Some(KeptFacts {
+            failed: intent.request.failed.clone(),
+            source: intent.request.source.clone(),
+            lost: counts.lost(),
+            removed: intent.kept_rows.filter(|object| !there.contains(object)).map(|object| (object, counts.kept())),
+        })
+    });
+    kept::check_kept(&facts.collect::<Vec<_>>())
 }
 
 /// The clones on this node.

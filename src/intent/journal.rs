@@ -11,6 +11,7 @@ use super::error::IntentError;
 use super::id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::reconcile::counts::Counts;
+use std::collections::BTreeSet;
 
 /// Intents that have ended are kept for the record, the last of them.
 const KEPT: usize = 20;
@@ -249,6 +250,11 @@ impl Journal {
     /// Ended recoveries with rows that are to be looked at again.
     pub fn with_kept_rows(&self) -> impl Iterator<Item = &Intent> {
         self.intents.iter().filter(|intent| !intent.is_unfinished() && intent.kept_rows.is_some())
+    }
+
+    /// The large objects that keep rows, also those of recoveries that have not ended.
+    pub fn kept_objects(&self) -> BTreeSet<u32> {
+        self.intents.iter().filter_map(|intent| intent.kept_rows).collect()
     }
 
     /// Ends it where it stands; what it had done counts.

@@ -5,9 +5,10 @@ use super::error::IntentError;
 use super::id::IntentId;
 use crate::node::registry;
 use crate::pg::seclabel::{self, LabelTarget};
-use crate::pg::{catalog, random};
+use crate::pg::{catalog, random, references};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
+use std::collections::BTreeSet;
 
 /// The schema whose label the journal is: the extension's; after DROP EXTENSION the one that still has a journal of this
 /// database, which only a superuser can have put there.
@@ -63,6 +64,11 @@ pub fn update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> Resu
     let value = change(&mut journal)?;
     if journal != before {
         seclabel::set_label(LabelTarget::Schema(schema), Some(&journal.to_text()));
+        let objects = journal.kept_objects();
+        if objects != before.kept_objects() {
+            // Or vacuumlo would remove them.
+            references::refer_to(schema, &objects);
+        }
     }
     Ok(value)
 }
@@ -88,6 +94,7 @@ pub fn forget() -> bool {
         Some(schema) if !seclabel::try_lock_schema(schema) => false,
         Some(schema) if exists() => {
             seclabel::set_label(LabelTarget::Schema(schema), None);
+            references::refer_to(schema, &BTreeSet::new());
             true
         }
         _ => true,

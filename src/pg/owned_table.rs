@@ -83,6 +83,31 @@ impl OwnedTable {
         if is_partitioned { name } else { format!("ONLY {name}") }
     }
 
+    /// The conditions of its partitions, at all levels, on columns without a table's name: which rows each can hold. None: it is not
+    /// partitioned. Needs a transaction with a snapshot.
+    pub fn partition_conditions(&self) -> Option<Vec<String>> {
+        // SAFETY: open.
+        let (kind, oid) = unsafe { ((*(*self.relation).rd_rel).relkind as u8, (*self.relation).rd_id) };
+        if kind != pg_sys::RELKIND_PARTITIONED_TABLE {
+            return None;
+        }
+        let question = format!(
+            "SELECT pg_catalog.pg_get_partition_constraintdef(p.relid) FROM pg_catalog.pg_partition_tree({}) p WHERE p.isleaf",
+            oid.to_u32()
+        );
+        // A default partition that is alone can hold everything.
+        let condition =
+            |row: Vec<Option<String>>| row.into_iter().next().flatten().unwrap_or_else(|| "true".to_owned());
+        // A partitioned table without partitions is a leaf of its own tree, and has no condition either.
+        let leaves = spi_text::rows(&format!("{question} AND p.relid <> {}", oid.to_u32()));
+        Some(leaves.into_iter().map(condition).collect())
+    }
+
+    /// The type of its rows.
+    pub fn row_type(&self) -> String {
+        quote_qualified_identifier(&self.schema, &self.name)
+    }
+
     /// A column as it stands in a query of the table `t`. What is no column of it would be taken for a function of the row.
     pub fn column(&self, column: &str) -> Result<String, OwnedTableError> {
         // SAFETY: the table is open.

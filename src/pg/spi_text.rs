@@ -1,7 +1,7 @@
 //! Rows of a query as text, by each type's output function (executor/spi.h, tcop/dest.h).
 
 use super::compat;
-use super::text::{to_server, to_utf8};
+use super::text::{to_server, to_utf8, to_utf8_exactly};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -16,6 +16,15 @@ pub fn rows(query: &str) -> Vec<Vec<Option<String>>> {
     rows
 }
 
+/// A value as its type's output function writes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Cell {
+    Null,
+    Text(String),
+    /// So many bytes that are no text.
+    Bytes(u64),
+}
+
 /// A row of a query.
 pub struct Row<'a>(*mut pg_sys::TupleTableSlot, PhantomData<&'a ()>);
 
@@ -26,14 +35,31 @@ impl Row<'_> {
         unsafe { (0..(*(*self.0).tts_tupleDescriptor).natts).map(|column| self.text(column)).collect() }
     }
 
+    /// All its values, each exactly as it is.
+    pub fn cells(&self) -> Vec<Cell> {
+        let cell = |column| {
+            // SAFETY: as above.
+            let Some(text) = (unsafe { self.output(column) }) else { return Cell::Null };
+            to_utf8_exactly(text).map_or_else(|| Cell::Bytes(text.count_bytes() as u64), Cell::Text)
+        };
+        // SAFETY: as above.
+        let columns = unsafe { (*(*self.0).tts_tupleDescriptor).natts };
+        (0..columns).map(cell).collect()
+    }
+
     unsafe fn text(&self, column: i32) -> Option<String> {
         // SAFETY: the caller's promise: a column of the row.
+        unsafe { self.output(column).map(to_utf8) }
+    }
+
+    unsafe fn output(&self, column: i32) -> Option<&CStr> {
+        // SAFETY: the caller's promise: a column of the row. The text is palloc'd, and lives as long as what is made of the row.
         unsafe {
             let value = self.value(column as usize)?;
             let (mut output, mut is_varlena) = (Oid::INVALID, false);
             let of = (*compat::attribute((*self.0).tts_tupleDescriptor, column)).atttypid;
             pg_sys::getTypeOutputInfo(of, &mut output, &mut is_varlena);
-            Some(to_utf8(CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, value))))
+            Some(CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, value)))
         }
     }
 

@@ -50,6 +50,20 @@ pub fn to_utf8(text: &CStr) -> String {
     }
 }
 
+/// The same, or None where it is no text in UTF-8: a database in SQL_ASCII takes bytes of any encoding.
+pub fn to_utf8_exactly(text: &CStr) -> Option<String> {
+    let bytes = text.to_bytes();
+    // SAFETY: reads the state of this session.
+    if bytes.is_ascii() || unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_SQL_ASCII as i32 {
+        return text.to_str().ok().map(str::to_owned);
+    }
+    // SAFETY: NUL-terminated; the result is the same pointer, or a NUL-terminated palloc'd copy.
+    unsafe {
+        let converted = pg_sys::pg_server_to_any(text.as_ptr(), bytes.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        CStr::from_ptr(converted).to_str().ok().map(str::to_owned)
+    }
+}
+
 /// The text in this database's encoding. None if it holds a NUL, which no text of PostgreSQL can.
 pub fn to_server(text: &str) -> Option<CString> {
     let text = CString::new(text).ok()?;

@@ -14,8 +14,12 @@ pub const BUDGET: u64 = 4 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
+    /// From and to nodes of the first version.
     Rows(Vec<Version>),
+    ExactRows(Vec<Version>),
     Sums(Sums),
+    /// Of each key, whether there could be a row of it.
+    Places(Vec<bool>),
     /// Never where one key was asked for.
     TooMuch {
         /// How many rows are not.
@@ -56,15 +60,40 @@ impl Sums {
     }
 }
 
+impl Version {
+    fn map(self, f: impl Fn(Value) -> Value) -> Version {
+        Version { values: self.values.into_iter().map(|value| value.map(&f)).collect(), ..self }
+    }
+}
+
 impl Answer {
+    /// Of rows, for a node that asks in the words of this version or of the first.
+    pub fn of_rows(rows: Vec<Version>, is_exact: bool) -> Answer {
+        match is_exact {
+            true => Answer::ExactRows(rows),
+            false => Answer::Rows(rows.into_iter().map(|row| row.map(Value::to_first_version)).collect()),
+        }
+    }
+
+    /// As this version tells it.
+    pub fn exact(self) -> Answer {
+        match self {
+            Answer::Rows(rows) => {
+                Answer::ExactRows(rows.into_iter().map(|row| row.map(Value::of_first_version)).collect())
+            }
+            answer => answer,
+        }
+    }
+
     /// Bytes of text that were read for it.
     pub fn bytes(&self) -> u64 {
         match self {
-            Answer::Rows(rows) => {
+            Answer::Rows(rows) | Answer::ExactRows(rows) => {
                 let values = rows.iter().flat_map(|row| row.values.iter().flatten());
                 values.map(Value::bytes).fold(0, u64::saturating_add)
             }
             Answer::Sums(sums) => sums.bytes,
+            Answer::Places(_) => 0,
             Answer::TooMuch { .. } => BUDGET,
         }
     }
@@ -138,7 +167,8 @@ mod tests {
         let values = vec![None, Some(Value::Text("{\"bytes\":1}".to_owned()))];
         let row = Version { committed: Some((5, 1)), transaction: 7, values, out_of_line: vec![] };
         for answer in [
-            Answer::Rows(vec![row]),
+            Answer::Rows(vec![row.clone()]),
+            Answer::ExactRows(vec![row]),
             Answer::Sums(Sums { rows: 1, hash: -1, of_origin: 0, bytes: 9 }),
             Answer::TooMuch { fit: 3 },
         ] {

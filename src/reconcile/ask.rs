@@ -3,15 +3,18 @@
 use super::answer::Answer;
 use super::counts::Why;
 use super::judge::Found;
-use super::pieces::Pieces;
+use super::pieces::{Pieces, Refusal};
 use super::rows::{Columns, KeyText, Question, Rows, columns_of, name, take};
 use super::run::{CHUNK, Reconciler};
 use super::touched::Touched;
-use crate::error::OrRaise;
+use crate::error::{OrRaise, unpack_sqlstate};
 use crate::guc;
 use crate::pg::transaction;
 use crate::recover::error::RecoverError;
 use crate::remote::connection::RemoteError;
+use pgrx::pg_sys::panic::ErrorReportWithLevel;
+use std::collections::HashSet;
+use std::fmt;
 use std::time::Duration;
 
 /// So long the source may take for one answer, which is far more than one that is bounded takes; and where a value is fetched as it
@@ -29,8 +32,32 @@ pub(super) enum Side {
 /// The values of a row, as they are written.
 pub(super) type Texts = Vec<Option<String>>;
 
-/// A node does not show rows of one table to its owner, or his code fails: that concerns this table alone.
-pub(super) struct Refused(pub String);
+/// A node does not tell rows of one table: its owner may not see them, his code fails, or the question is beyond a limit of the
+/// server. That concerns this table alone, and maybe one row of it.
+pub(super) struct Refused {
+    /// By which node.
+    node: String,
+    sqlstate: String,
+    message: String,
+}
+
+impl Refused {
+    pub fn by(node: &str, report: &ErrorReportWithLevel) -> Refused {
+        let sqlstate = unpack_sqlstate(report.sql_error_code() as i32).map(char::from).iter().collect();
+        Refused { node: node.to_owned(), sqlstate, message: report.message().to_owned() }
+    }
+
+    /// An answer within the limit cannot be had.
+    fn took_too_long(&self) -> bool {
+        self.sqlstate == "57014"
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "node \"{}\" reports {} (SQLSTATE {})", self.node, self.message, self.sqlstate)
+    }
+}
 
 /// What a node tells of rows.
 pub(super) enum Told {
@@ -51,7 +78,7 @@ impl Reconciler<'_> {
     ) -> Result<Result<Answer, Refused>, RecoverError> {
         if side == Side::Target {
             let answer = transaction::caught(|| question.answer().or_raise());
-            return Ok(answer.map_err(|report| Refused(report.message().to_owned())));
+            return Ok(answer.map_err(|report| Refused::by(self.local, &report)));
         }
         let limit = ANSWER_LIMIT.max(guc::peer_timeout()) + Duration::from_secs(bytes / BYTES_PER_SECOND);
         match self.source.touched_rows(&question.to_text(), limit) {
@@ -62,7 +89,7 @@ impl Reconciler<'_> {
                 Err(_) => Err(self.source.unexpected("rows that are no rows")),
             },
             Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message }, .. }) => {
-                Ok(Err(Refused(format!("node \"{}\" reports {message} (SQLSTATE {sqlstate})", self.source_name))))
+                Ok(Err(Refused { node: self.source_name.clone(), sqlstate, message }))
             }
             Err(error) => Err(error),
         }
@@ -77,14 +104,16 @@ impl Reconciler<'_> {
         bytes: u64,
     ) -> Result<Result<Told, Refused>, RecoverError> {
         let answer = match self.ask(side, question, bytes)? {
-            Ok(answer) => answer,
+            Ok(answer) => answer.exact(),
             Err(refused) => return Ok(Err(refused)),
         };
         let bytes = answer.bytes();
         let versions = match answer {
-            Answer::Rows(versions) => versions,
+            Answer::ExactRows(versions) => versions,
             Answer::TooMuch { fit } => return Ok(Ok(Told::TooMuch { fit })),
-            Answer::Sums(_) => return Err(self.source.unexpected("sums in the place of rows")),
+            Answer::Rows(_) | Answer::Sums(_) | Answer::Places(_) => {
+                return Err(self.source.unexpected("sums in the place of rows"));
+            }
         };
         let mut rows = Rows::new();
         match side {
@@ -94,37 +123,100 @@ impl Reconciler<'_> {
         Ok(Ok(Told::Rows(rows, bytes)))
     }
 
-    /// Rows, long values as hashes, and which values are kept out of line. None: the node refuses some, and all are left.
+    /// Rows, long values as hashes, and which values are kept out of line. Those that the node refuses are left, and are not among
+    /// the keys any more.
     pub(super) fn rows_of(
         &mut self,
         side: Side,
         touched: &Touched,
         relation: u32,
-        keys: &[KeyText],
-    ) -> Result<Option<Rows>, RecoverError> {
-        let Some(columns) = columns_of(touched, relation) else { return Ok(None) };
-        let (mut rows, mut pieces, mut rest) = (Rows::new(), Pieces::of(CHUNK), keys);
+        keys: &mut Vec<KeyText>,
+    ) -> Result<Rows, RecoverError> {
+        let asked = std::mem::take(keys);
+        let Some(columns) = columns_of(touched, relation) else { return Ok(Rows::new()) };
+        let (mut rows, mut pieces, mut rest) = (Rows::new(), Pieces::of(CHUNK), asked.as_slice());
         while !rest.is_empty() {
             let piece = pieces.next(rest);
             match self.tell(side, &columns, &Question::rows(&columns, piece, true), 0)? {
                 Ok(Told::Rows(some, bytes)) => {
                     rows.extend(some);
                     pieces.grow(bytes);
+                    keys.extend_from_slice(piece);
                     rest = &rest[piece.len()..];
                 }
                 Ok(Told::TooMuch { fit }) => pieces.shrink(piece.len(), fit),
                 Err(refused) => {
-                    self.leave_refused(touched, relation, keys, &refused);
-                    return Ok(None);
+                    rest = &rest[self.leave_refused(touched, relation, rest, piece.len(), &mut pieces, &refused)..];
                 }
             }
         }
-        Ok(Some(rows))
+        Ok(rows)
     }
 
-    pub(super) fn leave_refused(&mut self, touched: &Touched, relation: u32, keys: &[KeyText], refused: &Refused) {
-        pgrx::log!("rows of {} are not compared: {}", name(touched, relation), refused.0);
-        keys.iter().for_each(|key| self.leave(touched, relation, key, Why::Refused));
+    /// The first of these rows, so many, were refused: those that are to blame for it are left. Returns how many, of the first.
+    pub(super) fn leave_refused(
+        &mut self,
+        touched: &Touched,
+        relation: u32,
+        keys: &[KeyText],
+        asked: usize,
+        pieces: &mut Pieces,
+        refused: &Refused,
+    ) -> usize {
+        let left = match pieces.refuse(asked, refused.took_too_long()) {
+            Refusal::OfSome => return 0,
+            Refusal::OfOne => 1,
+            Refusal::OfAll => keys.len(),
+        };
+        pgrx::log!("{left} rows of {} are not compared: {refused}", name(touched, relation));
+        self.note_refused(touched, relation, refused);
+        keys.iter().take(left).for_each(|key| self.leave(touched, relation, key, Why::Refused));
+        left
+    }
+
+    /// Tells of it: to all which table, by which node and with which SQLSTATE; to superusers, beside the rows, in its own words.
+    pub(super) fn note_refused(&mut self, touched: &Touched, relation: u32, refused: &Refused) {
+        let Refused { node, sqlstate, .. } = refused;
+        self.counts.refuse(name(touched, relation), format!("node \"{node}\" reports SQLSTATE {sqlstate}"));
+        if let Some(columns) = columns_of(touched, relation) {
+            self.kept.note_refused(&columns, refused.to_string());
+        }
+    }
+
+    /// Which of these keys the source cannot have a row of, for it has no partition for it: one was detached or dropped. That it has
+    /// none then says nothing of what became of it.
+    pub(super) fn without_place(
+        &mut self,
+        touched: &Touched,
+        relation: u32,
+        keys: &[KeyText],
+    ) -> Result<HashSet<KeyText>, RecoverError> {
+        let mut found = HashSet::new();
+        let Some(columns) = columns_of(touched, relation) else { return Ok(found) };
+        let (pieces, mut rest) = (Pieces::of(CHUNK), keys);
+        while !rest.is_empty() {
+            let piece = pieces.next(rest);
+            match self.ask(Side::Source, &Question::places(&columns, piece), 0)? {
+                Ok(Answer::Places(places)) if places.len() == piece.len() => {
+                    found
+                        .extend(piece.iter().zip(places).filter(|(_, is_there)| !is_there).map(|(key, _)| key.clone()));
+                }
+                Ok(_) => return Err(self.source.unexpected("something else than places of rows")),
+                // A node of the first version does not know the question.
+                Err(refused) if refused.sqlstate == "22023" => (),
+                Err(refused) => {
+                    pgrx::log!("rows of {} are not deleted: {refused}", name(touched, relation));
+                    self.note_refused(touched, relation, &refused);
+                    found.extend(piece.iter().cloned());
+                }
+            }
+            rest = &rest[piece.len()..];
+        }
+        if !found.is_empty() {
+            let told = format!("node \"{}\" has no partition for rows of it", self.source_name);
+            self.counts.refuse(name(touched, relation), told);
+        }
+        Ok(found)
     }
 
     /// The values of a row as they are, which is still the version that was `found`. None: it is not, or cannot be read.

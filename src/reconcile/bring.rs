@@ -158,8 +158,9 @@ impl Reconciler<'_> {
         untrusted_user::leave_session();
         match self.whole_row(side, touched, difference.relation, &difference.key, found)? {
             Ok(values) => Ok(values.ok_or(Did::Again)),
-            Err(Refused(why)) => {
-                pgrx::log!("a row of {} could not be fetched: {why}", name(touched, difference.relation));
+            Err(refused) => {
+                pgrx::log!("a row of {} could not be fetched: {refused}", name(touched, difference.relation));
+                self.note_refused(touched, difference.relation, &refused);
                 Ok(Err(Did::Refused))
             }
         }
@@ -196,6 +197,7 @@ impl Reconciler<'_> {
                 | Code::ERRCODE_LOCK_NOT_AVAILABLE => Did::Again,
                 _ => {
                     pgrx::log!("a row of {} could not be reconciled: {}", name(touched, relation), report.message());
+                    self.note_refused(touched, relation, &Refused::by(self.local, &report));
                     Did::Refused
                 }
             }

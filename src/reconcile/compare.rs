@@ -121,8 +121,10 @@ impl Reconciler<'_> {
                         continue 'pieces;
                     }
                     Err(refused) => {
-                        self.leave_refused(touched, relation, piece, &refused);
-                        break;
+                        let asked = piece.len();
+                        let left = self.leave_refused(touched, relation, rest, asked, &mut pieces, &refused);
+                        rest = &rest[left..];
+                        continue 'pieces;
                     }
                 }
             }

@@ -27,6 +27,8 @@ pub enum Why {
     Busy,
     /// The source was lost before it could be asked.
     SourceLost,
+    /// It was kept, and what kept it is gone.
+    Lost,
 }
 
 impl Why {
@@ -43,6 +45,7 @@ impl Why {
             Why::Refused => "refused",
             Why::Busy => "busy",
             Why::SourceLost => "source_lost",
+            Why::Lost => "lost",
         }
     }
 
@@ -55,7 +58,7 @@ impl Why {
     pub fn may_pass(self) -> bool {
         match self {
             Why::SourceLags | Why::TargetLags | Why::NotReplicated | Why::Refused | Why::Busy | Why::SourceLost => true,
-            Why::Policy | Why::NoCommitTimestamps | Why::UnknownAge | Why::NotComparable => false,
+            Why::Policy | Why::NoCommitTimestamps | Why::UnknownAge | Why::NotComparable | Why::Lost => false,
         }
     }
 }
@@ -70,12 +73,24 @@ pub struct Counts {
     /// Not judged.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unjudged: BTreeMap<Why, u64>,
+    /// Tables of which a node has refused rows, the first of them, and what it has told. Everybody can read it: no row value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, String>,
 }
+
+/// So many tables are told of.
+const TOLD: usize = 10;
 
 impl Counts {
     pub fn leave(&mut self, why: Why, rows: usize) {
         if rows > 0 {
             *self.unjudged.entry(why).or_default() += rows as u64;
+        }
+    }
+
+    pub fn refuse(&mut self, table: String, told: String) {
+        if self.refused.len() < TOLD || self.refused.contains_key(&table) {
+            self.refused.insert(table, told);
         }
     }
 
@@ -91,12 +106,23 @@ impl Counts {
         passing(self) == passing(again)
     }
 
+    /// How many of them are kept, to be judged another time.
+    pub fn kept(&self) -> u64 {
+        self.unjudged.iter().filter(|(why, _)| why.may_pass()).map(|(_, rows)| rows).sum()
+    }
+
+    /// Those that are gone with what kept them.
+    pub fn lost(&self) -> u64 {
+        self.unjudged.get(&Why::Lost).copied().unwrap_or(0)
+    }
+
     /// Those that were kept have been looked at again.
     pub fn look_again(&mut self, again: Counts) {
         self.unjudged.retain(|why, _| !why.may_pass());
         self.compared += again.compared;
         self.updated += again.updated;
         self.deleted += again.deleted;
+        self.refused = again.refused;
         for (why, rows) in again.unjudged {
             *self.unjudged.entry(why).or_default() += rows;
         }

@@ -69,7 +69,7 @@ impl Found {
         let text = |value| match value {
             None => Some(None),
             Some(Value::Text(text)) => Some(Some(text)),
-            Some(Value::Hash { .. }) => None,
+            Some(Value::Hash { .. } | Value::Bytes { .. }) => None,
         };
         self.values.into_iter().map(text).collect()
     }

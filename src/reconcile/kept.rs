@@ -1,5 +1,7 @@
 //! Rows that could not be judged yet, kept until they can: in a large object, which becomes durable with the commit that names
-//! it in the journal, which superusers alone can read, and which nobody publishes.
+//! it in the journal, which superusers alone can read, and which nobody publishes. A materialized view refers to it
+//! (src/pg/references.rs), for vacuumlo removes large objects without a reference. Whoever has removed it all the same is not
+//! overlooked: the journal knows how many rows were in it.
 //!
 //! A line of JSON tells the tables; each line after it a row: the table's place among them, why, and the key's values.
 
@@ -15,7 +17,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_literal;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Bytes that are written at once, and pages of a large object that are read at once.
 const PIECE: usize = 1 << 20;
@@ -29,6 +31,9 @@ pub struct Table {
     pub name: String,
     pub columns: Vec<String>,
     pub key: Vec<usize>,
+    /// Why a node has refused rows of it, in the node's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -45,12 +50,21 @@ pub struct Keeper {
 
 impl Keeper {
     pub fn add(&mut self, columns: &Columns<'_>, why: Why, key: &KeyText) {
-        let Relation { schema, name, columns: names } = columns.relation.clone();
-        let place = *self.places.entry((schema.clone(), name.clone())).or_insert_with(|| {
-            self.tables.push(Table { schema, name, columns: names, key: columns.key.to_vec() });
-            self.tables.len() - 1
-        });
+        let place = self.place_of(columns);
         self.rows.push(line(&Row(place, why, key.clone())).as_bytes());
+    }
+
+    pub fn note_refused(&mut self, columns: &Columns<'_>, message: String) {
+        let place = self.place_of(columns);
+        self.tables[place].refused = Some(message);
+    }
+
+    fn place_of(&mut self, columns: &Columns<'_>) -> usize {
+        let Relation { schema, name, columns: names } = columns.relation.clone();
+        *self.places.entry((schema.clone(), name.clone())).or_insert_with(|| {
+            self.tables.push(Table { schema, name, columns: names, key: columns.key.to_vec(), refused: None });
+            self.tables.len() - 1
+        })
     }
 
     /// A row that a replay has touched; false if its key is no text in this database's encoding. Needs a transaction.
@@ -97,10 +111,22 @@ pub fn forget(object: u32) -> Result<(), RecoverError> {
     Ok(Spi::run_with_args(question, &[Oid::from_u32(object).into()])?)
 }
 
-/// Reads what was kept, as the active snapshot sees it; `see` gets the tables and each row. False if the large object is gone,
-/// or is not what was written (a worker's, hence the bootstrap superuser's).
-pub fn read(object: u32, mut see: impl FnMut(&[Table], Row)) -> Result<bool, RecoverError> {
-    let (mut tables, mut rest): (Option<Vec<Table>>, Vec<u8>) = (None, Vec::new());
+/// Which of these large objects are there, as the active snapshot sees them. One that somebody else has made in the place of
+/// what a worker wrote, hence what the bootstrap superuser owns, does not count.
+pub fn present(objects: &BTreeSet<u32>) -> Result<BTreeSet<u32>, pgrx::spi::Error> {
+    let list: Vec<Oid> = objects.iter().map(|object| Oid::from_u32(*object)).collect();
+    let question = "SELECT oid FROM pg_catalog.pg_largeobject_metadata WHERE oid = ANY ($1) AND lomowner = 10";
+    Spi::connect(|client| {
+        let rows = client.select(question, None, &[list.into()])?.map(|row| row.get::<Oid>(1));
+        rows.map(|oid| Ok(oid?.unwrap_or(Oid::INVALID).to_u32())).collect()
+    })
+}
+
+/// Reads what was kept, as the active snapshot sees it; `see` gets the tables and each row. Returns how many rows there are;
+/// None if the large object is gone or empty. An Err if it holds something else than this version writes.
+pub fn read(object: u32, mut see: impl FnMut(&[Table], Row)) -> Result<Option<u64>, RecoverError> {
+    let (mut tables, mut rest, mut count): (Option<Vec<Table>>, Vec<u8>, u64) = (None, Vec::new(), 0);
+    let unreadable = || RecoverError::KeptUnreadable { object };
     for first in (0_i32..).step_by(PAGES as usize) {
         let arguments: [DatumWithOid; 3] = [Oid::from_u32(object).into(), first.into(), (first + PAGES).into()];
         let pages = Spi::connect(|client| {
@@ -117,33 +143,52 @@ pub fn read(object: u32, mut see: impl FnMut(&[Table], Row)) -> Result<bool, Rec
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         for line in rest[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let Some(tables) = &tables else {
-                let Ok(told) = serde_json::from_slice(line) else { return Ok(false) };
-                tables = Some(told);
+                tables = Some(serde_json::from_slice(line).map_err(|_| unreadable())?);
                 continue;
             };
-            let Ok(row) = serde_json::from_slice(line) else { return Ok(false) };
-            see(tables, row);
+            see(tables, serde_json::from_slice(line).map_err(|_| unreadable())?);
+            count += 1;
         }
         rest.drain(..whole);
     }
-    Ok(tables.is_some())
+    Ok(tables.map(|_| count))
 }
 
-/// What was kept, as rows that a replay has touched: core's relation map learns their tables as if the source had told them.
-/// Tables that are not what they were are left out. None if the large object is gone. Needs a transaction with a snapshot.
-pub fn touched(object: u32) -> Result<Option<Touched>, RecoverError> {
-    let (mut touched, mut known) = (Touched::default(), Vec::new());
+/// What was kept.
+#[derive(Default)]
+pub struct Kept {
+    /// As rows that a replay has touched: core's relation map learns their tables as if the source had told them.
+    pub touched: Touched,
+    /// Rows of tables that are not what they were.
+    pub incomparable: usize,
+    /// How many rows there are in all.
+    pub rows: u64,
+}
+
+/// None if it is gone. Needs a transaction with a snapshot.
+pub fn touched(object: u32) -> Result<Option<Kept>, RecoverError> {
+    let (mut kept, mut known) = (Kept::default(), Vec::new());
     let found = read(object, |tables, Row(place, _, key)| {
         if known.is_empty() {
-            known = tables.iter().enumerate().map(|(place, table)| learn(&mut touched, place, table)).collect();
+            known = tables.iter().enumerate().map(|(place, table)| learn(&mut kept.touched, place, table)).collect();
         }
         let values: Option<Vec<Vec<u8>>> =
             key.iter().map(|value| Some(text::to_server(value)?.as_bytes().to_vec())).collect();
-        if let (Some(true), Some(values)) = (known.get(place), values) {
-            touched.push_key(relation_of(place), values);
+        match (known.get(place), values) {
+            (Some(Found::AsItWas), Some(values)) => kept.touched.push_key(relation_of(place), values),
+            (Some(Found::Dropped), _) => (),
+            _ => kept.incomparable += 1,
         }
     })?;
-    Ok(found.then_some(touched))
+    Ok(found.map(|rows| Kept { rows, ..kept }))
+}
+
+/// What has become of a table of which rows are kept.
+enum Found {
+    AsItWas,
+    Changed,
+    /// There are no rows of it to compare.
+    Dropped,
 }
 
 /// A name for it in core's relation map that no table of a user has.
@@ -152,28 +197,35 @@ fn relation_of(place: usize) -> u32 {
 }
 
 /// Whether the table still is what it was here.
-fn learn(touched: &mut Touched, place: usize, table: &Table) -> bool {
-    let Table { schema, name, columns, key } = table;
+fn learn(touched: &mut Touched, place: usize, table: &Table) -> Found {
+    let Table { schema, name, columns, key, .. } = table;
     let names: Vec<String> = columns.iter().map(quote_literal).collect();
-    let has_them = spi_text::rows(&format!(
-        "SELECT count(*)
-           FROM pg_catalog.pg_attribute a
-           JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+    let found = spi_text::rows(&format!(
+        "SELECT (SELECT count(*) FROM pg_catalog.pg_attribute a
+                  WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attname IN ({}))
+           FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-          WHERE n.nspname = {} AND c.relname = {} AND c.relkind IN ('r', 'p')
-            AND NOT a.attisdropped AND a.attname IN ({})",
+          WHERE n.nspname = {} AND c.relname = {} AND c.relkind IN ('r', 'p')",
+        names.join(", "),
         quote_literal(schema),
-        quote_literal(name),
-        names.join(", ")
+        quote_literal(name)
     ));
-    if has_them != [[Some(columns.len().to_string())]] {
-        pgrx::log!("rows of {schema}.{name} are not compared any more: the table is not what it was");
-        return false;
+    if found.is_empty() {
+        pgrx::log!("rows of {schema}.{name} are not compared any more: there is no such table");
+        return Found::Dropped;
     }
     let relation = relation_of(place);
-    logicalrep::announce(relation, schema, name, columns, key);
-    touched.note_relation(relation, Relation { schema: schema.clone(), name: name.clone(), columns: columns.clone() });
-    touched.learn_key(relation).is_some_and(|known| known.columns == *key)
+    let has_them = found == [[Some(columns.len().to_string())]];
+    if has_them {
+        logicalrep::announce(relation, schema, name, columns, key);
+        let known = Relation { schema: schema.clone(), name: name.clone(), columns: columns.clone() };
+        touched.note_relation(relation, known);
+        if touched.learn_key(relation).is_some_and(|known| known.columns == *key) {
+            return Found::AsItWas;
+        }
+    }
+    pgrx::log!("rows of {schema}.{name} are not compared any more: the table is not what it was");
+    Found::Changed
 }
 
 fn line(value: &impl Serialize) -> String {

@@ -1,4 +1,5 @@
-//! How many rows are asked for at once (pure): as many as are allowed, and fewer where they turn out to be large.
+//! How many rows are asked for at once (pure): as many as are allowed, and fewer where they turn out to be large, or where a node
+//! refuses some of them.
 
 use super::answer::BUDGET;
 use super::rows::KeyText;
@@ -7,14 +8,29 @@ use super::rows::KeyText;
 /// the buffers of a socket take about.
 const KEY_BYTES: usize = 256 << 10;
 
+/// Rows that are refused one after the other until all of a table are taken for refused.
+const REFUSALS: u32 = 3;
+
 pub struct Pieces {
     most: usize,
     now: usize,
+    refusals: u32,
+}
+
+/// What a refusal is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Not known yet: fewer are asked for.
+    OfSome,
+    /// The row that was asked for.
+    OfOne,
+    /// The table.
+    OfAll,
 }
 
 impl Pieces {
     pub fn of(most: usize) -> Pieces {
-        Pieces { most, now: most }
+        Pieces { most, now: most, refusals: 0 }
     }
 
     /// The keys that are asked for next: the first of those that are left, at least one.
@@ -33,8 +49,22 @@ impl Pieces {
         self.now = fit.min(asked.saturating_sub(1)).max(1);
     }
 
+    /// So many were refused. `is_costly`: to ask for fewer takes longer than it is worth.
+    pub fn refuse(&mut self, asked: usize, is_costly: bool) -> Refusal {
+        if is_costly {
+            return Refusal::OfAll;
+        }
+        if asked > 1 {
+            self.shrink(asked, asked / 2);
+            return Refusal::OfSome;
+        }
+        self.refusals += 1;
+        if self.refusals >= REFUSALS { Refusal::OfAll } else { Refusal::OfOne }
+    }
+
     /// An answer came whole: for twice as many rows of so many bytes there is room.
     pub fn grow(&mut self, bytes: u64) {
+        self.refusals = 0;
         if bytes.saturating_mul(2) <= BUDGET {
             self.now = self.now.saturating_mul(2).min(self.most);
         }
@@ -70,6 +100,32 @@ mod tests {
         assert_eq!(pieces.next(&keys(10, KEY_BYTES / 3)).len(), 3);
         assert_eq!(pieces.next(&keys(10, KEY_BYTES * 2)).len(), 1);
         assert!(pieces.next(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_row_that_is_refused_is_found_and_a_table_that_is_refused_costs_few_questions() {
+        let all = keys(500, 4);
+        for refused in [vec![7], vec![0, 499], (0..500).collect::<Vec<usize>>()] {
+            let (mut pieces, mut at, mut questions, mut left) = (Pieces::of(500), 0, 0, Vec::new());
+            while at < all.len() {
+                let piece = pieces.next(&all[at..]).len();
+                questions += 1;
+                if !refused.iter().any(|bad| (at..at + piece).contains(bad)) {
+                    pieces.grow(0);
+                    at += piece;
+                    continue;
+                }
+                match pieces.refuse(piece, false) {
+                    Refusal::OfSome => continue,
+                    Refusal::OfOne => left.push(at),
+                    Refusal::OfAll => left.extend(at..all.len()),
+                }
+                at = left.last().map_or(at, |last| last + 1);
+            }
+            assert_eq!(left, refused);
+            assert!(questions < 50, "{questions} questions for {} refusals", refused.len());
+        }
+        assert_eq!(Pieces::of(500).refuse(500, true), Refusal::OfAll);
     }
 
     proptest! {

@@ -4,9 +4,10 @@ use super::answer::{Answer, Meter, Summing, Sums, Version};
 use super::judge::{Author, Found};
 use super::touched::{Key, Relation, Touched};
 use super::value::Value;
+use crate::document;
 use crate::pg::clock::Timestamp;
 use crate::pg::owned_table::{self, Comparison, OwnedTable, OwnedTableError};
-use crate::pg::spi_text::Row;
+use crate::pg::spi_text::{Cell, Row};
 use crate::pg::{commit_ts, digest, origin, text};
 use pgrx::spi::quote_literal;
 use serde::{Deserialize, Serialize};
@@ -25,8 +26,8 @@ pub struct Columns<'a> {
     pub key: &'a [usize],
 }
 
-/// A row of a query as text; None for NULL.
-type Values = Vec<Option<String>>;
+/// A row of a query.
+type Values = Vec<Cell>;
 
 /// Values before those of the columns: time of commit, its origin, the transaction.
 const FIRST_VALUE: usize = 3;
@@ -48,6 +49,9 @@ pub struct Question {
     /// A value for each of the key's columns.
     keys: Vec<KeyText>,
     asked: Asked,
+    /// Who asks knows every sign of this version; one of the first version does not say so.
+    #[serde(default)]
+    exact: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +66,8 @@ enum Asked {
     /// All rows in one: how many there are, a hash over all of them, and how many were written under that origin. Where two nodes
     /// answer alike, they have the same rows; where not, they may.
     Sums { origin: Option<u16> },
+    /// Of each key, whether the table has a partition that can hold a row of it.
+    Places,
 }
 
 impl Question {
@@ -78,14 +84,18 @@ impl Question {
         Question::new(columns, keys, Asked::Sums { origin })
     }
 
-    fn new(columns: &Columns<'_>, keys: &[KeyText], asked: Asked) -> Question {
-        let Relation { schema, name, columns: names } = columns.relation.clone();
-        Question { schema, name, columns: names, key: columns.key.to_vec(), keys: keys.to_vec(), asked }
+    pub fn places(columns: &Columns<'_>, keys: &[KeyText]) -> Question {
+        Question::new(columns, keys, Asked::Places)
     }
 
-    /// As it is sent to a peer.
+    fn new(columns: &Columns<'_>, keys: &[KeyText], asked: Asked) -> Question {
+        let Relation { schema, name, columns: names } = columns.relation.clone();
+        Question { schema, name, columns: names, key: columns.key.to_vec(), keys: keys.to_vec(), asked, exact: true }
+    }
+
+    /// As it is sent to a peer: in ASCII, for each of the two databases has an encoding of its own.
     pub fn to_text(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        document::to_text(self)
     }
 
     /// As it was sent by a peer. None: it is no question, or one of a later version.
@@ -107,13 +117,40 @@ impl Question {
         match self.asked {
             Asked::Sums { origin } => self.sum_up(origin),
             Asked::Rows | Asked::RowsAndStorage | Asked::WholeRows => self.tell_rows(),
+            Asked::Places => self.tell_places(),
         }
+    }
+
+    fn tell_places(&self) -> Result<Answer, OwnedTableError> {
+        let query = |table: &OwnedTable| {
+            let Some(conditions) = table.partition_conditions() else {
+                return Ok(format!("SELECT true FROM pg_catalog.generate_series(1, {})", self.keys.len()));
+            };
+            // Whatever tells partitions apart is in every key that identifies rows of all of them.
+            let named = |key: &KeyText| -> HashMap<&str, String> {
+                self.key.iter().map(|column| self.columns[*column].as_str()).zip(key.iter().cloned()).collect()
+            };
+            let keys = serde_json::to_string(&self.keys.iter().map(named).collect::<Vec<_>>()).unwrap_or_default();
+            let any = if conditions.is_empty() { "false".to_owned() } else { conditions.join(" OR ") };
+            // In the order of the keys, as the function returns them; types and collations are those of the table.
+            Ok(format!(
+                "SELECT coalesce({any}, false) FROM pg_catalog.jsonb_populate_recordset(NULL::{}, {}::pg_catalog.jsonb)",
+                table.row_type(),
+                quote_literal(&keys)
+            ))
+        };
+        let mut places = Vec::new();
+        owned_table::each_row(&self.schema, &self.name, query, |row| {
+            places.push(row.number(0) == Some(1));
+            true
+        })?;
+        Ok(Answer::Places(places))
     }
 
     fn tell_rows(&self) -> Result<Answer, OwnedTableError> {
         let (mut meter, mut rows) = (Meter::new(self.keys.len()), Vec::new());
         self.each_row(|row| {
-            let row = row.texts();
+            let row = row.cells();
             let goes_on = meter.take(bytes_of(&row));
             // What would be too much is not kept.
             if goes_on {
@@ -123,7 +160,7 @@ impl Question {
             }
             goes_on
         })?;
-        Ok(meter.answer(|_| Answer::Rows(rows)))
+        Ok(meter.answer(|_| Answer::of_rows(rows, self.exact)))
     }
 
     fn sum_up(&self, origin: Option<u16>) -> Result<Answer, OwnedTableError> {
@@ -161,16 +198,18 @@ impl Question {
     fn version(&self, mut row: Values) -> Version {
         let mut values = row.split_off(FIRST_VALUE.min(row.len()));
         let storage = values.split_off(self.columns.len().min(values.len()));
-        let value = |(index, text): (usize, Option<String>)| {
-            let is_as_it_is = self.asked == Asked::WholeRows || self.key.contains(&index);
-            text.map(|text| if is_as_it_is { Value::Text(text) } else { Value::to_compare(text, digest::sha256) })
+        let value = |(index, cell): (usize, Cell)| match cell {
+            Cell::Null => None,
+            Cell::Bytes(no_text) => Some(Value::Bytes { no_text }),
+            Cell::Text(text) if self.asked == Asked::WholeRows || self.key.contains(&index) => Some(Value::Text(text)),
+            Cell::Text(text) => Some(Value::to_compare(text, digest::sha256)),
         };
         let origin = number(&row, 1).and_then(|id| u16::try_from(id).ok());
         Version {
             committed: number(&row, 0).zip(origin),
             transaction: number(&row, 2).unwrap_or_default() as u32,
             values: values.into_iter().enumerate().map(value).collect(),
-            out_of_line: storage.iter().map(|value| value.as_deref() == Some("t")).collect(),
+            out_of_line: storage.first().map_or_else(Vec::new, flags),
         }
     }
 
@@ -179,8 +218,9 @@ impl Question {
         match self.asked {
             Asked::Rows | Asked::RowsAndStorage | Asked::WholeRows => {
                 if self.asked == Asked::RowsAndStorage {
+                    // In one value: a target list has 1664 entries at most, and a table may have 1600 columns.
                     let stored = |value: &String| format!("pg_catalog.pg_column_toast_chunk_id({value}) IS NOT NULL");
-                    values.extend(values.iter().map(stored).collect::<Vec<_>>());
+                    values.push(format!("ARRAY[{}]", values.iter().map(stored).collect::<Vec<_>>().join(", ")));
                 }
                 format!(
                     "SELECT (extract(epoch FROM x.timestamp - '2000-01-01 00:00:00+00'::pg_catalog.timestamptz) * 1000000)::pg_catalog.int8,
@@ -193,7 +233,7 @@ impl Question {
                 )
             }
             // Behind OFFSET the row is written as text once.
-            Asked::Sums { .. } => format!(
+            Asked::Sums { .. } | Asked::Places => format!(
                 "SELECT t.xmin, pg_catalog.hashtextextended(w.text COLLATE pg_catalog.\"C\", 0), pg_catalog.octet_length(w.text)
                    FROM {table} t, LATERAL (SELECT ROW({})::pg_catalog.text AS text OFFSET 0) w WHERE {condition}",
                 values.join(", "),
@@ -203,11 +243,27 @@ impl Question {
 }
 
 fn bytes_of(row: &Values) -> u64 {
-    row.iter().flatten().map(|value| value.len() as u64).sum()
+    let bytes = |cell: &Cell| match cell {
+        Cell::Null => 0,
+        Cell::Text(text) => text.len() as u64,
+        Cell::Bytes(bytes) => *bytes,
+    };
+    row.iter().map(bytes).sum()
 }
 
 fn number(row: &Values, index: usize) -> Option<i64> {
-    row.get(index)?.as_ref()?.parse().ok()
+    match row.get(index)? {
+        Cell::Text(text) => text.parse().ok(),
+        Cell::Null | Cell::Bytes(_) => None,
+    }
+}
+
+/// An array of booleans.
+fn flags(cell: &Cell) -> Vec<bool> {
+    match cell {
+        Cell::Text(array) => array.trim_matches(['{', '}']).split(',').map(|flag| flag == "t").collect(),
+        Cell::Null | Cell::Bytes(_) => Vec::new(),
+    }
 }
 
 /// The rows with these keys. Every literal has its column's type, a domain's base type without its checks.
@@ -260,14 +316,14 @@ pub fn take(
         let key = |index: &usize| row.values.get(*index)?.as_ref()?.text().map(str::to_owned);
         let key: Option<KeyText> = columns.key.iter().map(key).collect();
         let Some(key) = key else { continue };
-        let is_readable = row.values.iter().flatten().all(Value::is_readable);
+        let is_comparable = row.values.iter().flatten().all(Value::is_comparable);
         let found = Found {
             committed: row.committed.map(|(at, id)| (Timestamp(at), author(id))),
             transaction: row.transaction,
             values: row.values,
             out_of_line: row.out_of_line,
         };
-        rows.entry(key).and_modify(|known| *known = None).or_insert(is_readable.then_some(found));
+        rows.entry(key).and_modify(|known| *known = None).or_insert(is_comparable.then_some(found));
     }
 }
 
@@ -282,10 +338,7 @@ pub fn there<'a>(rows: &'a Rows, key: &KeyText) -> Option<Option<&'a Found>> {
 
 /// A key that came with the stream; None if it is no text in this database's encoding.
 pub fn text_of(key: &Key) -> Option<KeyText> {
-    let text = |value: &Vec<u8>| {
-        let text = text::to_utf8(&CString::new(value.as_slice()).ok()?);
-        (!text.contains(char::REPLACEMENT_CHARACTER)).then_some(text)
-    };
+    let text = |value: &Vec<u8>| text::to_utf8_exactly(&CString::new(value.as_slice()).ok()?);
     key.values.iter().map(text).collect()
 }
 

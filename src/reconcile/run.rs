@@ -222,19 +222,15 @@ impl Reconciler<'_> {
                 relations.entry(difference.relation).or_default().push(difference.key);
             }
             let mut target: HashMap<u32, Rows> = HashMap::new();
-            for (relation, keys) in &relations {
-                if let Some(rows) = self.rows_of(Side::Target, touched, *relation, keys)? {
-                    target.insert(*relation, rows);
-                }
+            for (relation, keys) in &mut relations {
+                target.insert(*relation, self.rows_of(Side::Target, touched, *relation, keys)?);
             }
             // After the rows: all that made them what they are is within.
             let ours = self.view_target()?;
             let source_lacks = self.wait_for_source(&ours, true)?;
             let mut source: HashMap<u32, Rows> = HashMap::new();
-            for (relation, keys) in relations.iter().filter(|(relation, _)| target.contains_key(relation)) {
-                if let Some(rows) = self.rows_of(Side::Source, touched, *relation, keys)? {
-                    source.insert(*relation, rows);
-                }
+            for (relation, keys) in &mut relations {
+                source.insert(*relation, self.rows_of(Side::Source, touched, *relation, keys)?);
             }
             let theirs = self.view_source(&ours)?;
             let target_lacks = self.wait_for_target(&theirs)?;
@@ -252,6 +248,15 @@ impl Reconciler<'_> {
                     found.push((verdict, Difference { relation, key, rows_bytes }, source, target));
                 }
             }
+            let mut deleted: BTreeMap<u32, Vec<KeyText>> = BTreeMap::new();
+            for (_, difference, ..) in found.iter().filter(|(verdict, ..)| *verdict == Verdict::Delete) {
+                deleted.entry(difference.relation).or_default().push(difference.key.clone());
+            }
+            let mut without_place = HashSet::new();
+            for (relation, keys) in deleted {
+                let of_table = self.without_place(touched, relation, &keys)?;
+                without_place.extend(of_table.into_iter().map(|key| (relation, key)));
+            }
             // What goes first makes room for what comes.
             found.sort_by_key(|(verdict, ..)| match verdict {
                 Verdict::Delete => 0,
@@ -261,6 +266,11 @@ impl Reconciler<'_> {
             for (verdict, difference, source, target) in found {
                 if target.is_some() {
                     self.removed.forget(&difference);
+                }
+                if verdict == Verdict::Delete && without_place.contains(&(difference.relation, difference.key.clone()))
+                {
+                    self.leave(touched, difference.relation, &difference.key, Why::Refused);
+                    continue;
                 }
                 let must_write = matches!(verdict, Verdict::Insert | Verdict::Update | Verdict::Delete);
                 let rows = (source.as_ref(), target.as_ref());

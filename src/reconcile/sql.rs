@@ -1,8 +1,10 @@
 //! The functions that show the rows which a reconcile could not judge, and tell a target of rows here. Their CREATE FUNCTION, grants and comment stand in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
+use super::counts::Why;
 use super::kept::{self, Row};
 use super::rows::Question;
+use crate::document;
 use crate::error::{OrRaise, SqlError, raise};
 use crate::intent::IntentError;
 use crate::intent::id::IntentId;
@@ -23,7 +25,8 @@ const RECOVERY_UNJUDGED: &str =
 #[pg_extern(sql = false)]
 fn recovery_unjudged(
     intent_id: Option<Uuid>,
-) -> TableIterator<'static, (name!(relation, Text), name!(key, Text), name!(reason, String))> {
+) -> TableIterator<'static, (name!(relation, Text), name!(key, Text), name!(reason, String), name!(detail, Option<Text>))>
+{
     if !process::is_superuser() {
         raise(&IntentError::NotSuperuser { function: "recovery_unjudged" });
     }
@@ -33,15 +36,21 @@ fn recovery_unjudged(
     let Some(intent) = journal.intent(id) else { raise(&IntentError::Unknown { id }) };
     let mut rows = Vec::new();
     if let Some(object) = intent.kept_rows {
-        kept::read(object, |tables, Row(place, why, values)| {
+        let found = kept::read(object, |tables, Row(place, why, values)| {
             let Some(table) = tables.get(place) else { return };
             let columns: Vec<String> =
                 table.key.iter().filter_map(|column| table.columns.get(*column)).map(quote_identifier).collect();
             let key = format!("({})=({})", columns.join(", "), values.join(", "));
             let relation = quote_qualified_identifier(&table.schema, &table.name);
-            rows.push((Text::of_message(&relation), Text::of_message(&key), why.name().to_owned()));
+            let detail = table.refused.as_deref().filter(|_| why == Why::Refused).map(Text::of_message);
+            rows.push((Text::of_message(&relation), Text::of_message(&key), why.name().to_owned(), detail));
         })
         .or_raise();
+        if found.is_none() {
+            pgrx::warning!(
+                "the rows that could not be compared yet are not known any more: large object {object}, which kept them, is gone"
+            );
+        }
     }
     TableIterator::new(rows)
 }
@@ -54,7 +63,8 @@ fn touched_rows(question: Text) -> Option<Text> {
     require_slot_user("touched_rows").or_raise();
     let Some(question) = Question::of_text(&question.to_utf8()) else { raise(&NoQuestion) };
     let answer = question.answer().or_raise();
-    serde_json::to_string(&answer).ok().and_then(|answer| to_server(&answer)).map(Text)
+    // In ASCII: what this database holds the other one's encoding may lack, and one such value would cost all of them.
+    to_server(&document::to_text(&answer)).map(Text)
 }
 
 /// What was asked is no question of this version.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// written; a hash takes a tenth of it.
 const LONG: usize = 1024;
 
-/// As a node tells it: a string, or an object in the place of a long one. No string is taken for a hash.
+/// As a node tells it: a string, or an object in the place of one. No string is taken for anything else.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Value {
@@ -16,6 +16,10 @@ pub enum Value {
         bytes: u64,
         sha256: String,
     },
+    /// So many bytes that are no text, for the database's encoding says nothing of them.
+    Bytes {
+        no_text: u64,
+    },
 }
 
 impl Value {
@@ -24,30 +28,44 @@ impl Value {
         if text.len() <= LONG {
             return Value::Text(text);
         }
-        if !is_readable(&text) {
-            // That is all that matters of it.
-            return Value::Text(char::REPLACEMENT_CHARACTER.to_string());
-        }
         Value::Hash { bytes: text.len() as u64, sha256: sha256(&text) }
     }
 
-    /// None: only its hash is known.
+    /// None: it is not known.
     pub fn text(&self) -> Option<&str> {
         match self {
             Value::Text(text) => Some(text),
-            Value::Hash { .. } => None,
+            Value::Hash { .. } | Value::Bytes { .. } => None,
         }
     }
 
-    pub fn is_readable(&self) -> bool {
-        self.text().is_none_or(is_readable)
+    /// Whether it can be told from another one.
+    pub fn is_comparable(&self) -> bool {
+        !matches!(self, Value::Bytes { .. })
     }
 
     /// Bytes of its text.
     pub fn bytes(&self) -> u64 {
         match self {
             Value::Text(text) => text.len() as u64,
-            Value::Hash { bytes, .. } => *bytes,
+            Value::Hash { bytes, .. } | Value::Bytes { no_text: bytes } => *bytes,
+        }
+    }
+
+    /// For a node of the first version, which knows no other sign for what cannot be compared; and from one.
+    pub fn to_first_version(self) -> Value {
+        match self {
+            Value::Bytes { .. } => Value::Text(char::REPLACEMENT_CHARACTER.to_string()),
+            value => value,
+        }
+    }
+
+    pub fn of_first_version(self) -> Value {
+        match self {
+            Value::Text(text) if text.contains(char::REPLACEMENT_CHARACTER) => {
+                Value::Bytes { no_text: text.len() as u64 }
+            }
+            value => value,
         }
     }
 
@@ -57,13 +75,9 @@ impl Value {
             + match self {
                 Value::Text(text) => text.len(),
                 Value::Hash { sha256, .. } => sha256.len(),
+                Value::Bytes { .. } => 0,
             }
     }
-}
-
-/// All of it could be written in UTF-8.
-fn is_readable(text: &str) -> bool {
-    !text.contains(char::REPLACEMENT_CHARACTER)
 }
 
 #[cfg(test)]
@@ -86,19 +100,24 @@ mod tests {
     }
 
     #[test]
-    fn no_text_is_taken_for_a_hash() {
-        let hash = of(&"x".repeat(LONG + 1));
-        let text = serde_json::to_string(&hash).expect("written");
-        let told = serde_json::to_string(&Value::Text(text.clone())).expect("written");
-        assert_eq!(serde_json::from_str::<Value>(&told).expect("read"), Value::Text(text.clone()));
-        assert_eq!(serde_json::from_str::<Value>(&text).expect("read"), hash);
+    fn no_text_is_taken_for_anything_else() {
+        for value in [of(&"x".repeat(LONG + 1)), Value::Bytes { no_text: 3 }] {
+            let text = serde_json::to_string(&value).expect("written");
+            let told = serde_json::to_string(&Value::Text(text.clone())).expect("written");
+            assert_eq!(serde_json::from_str::<Value>(&told).expect("read"), Value::Text(text.clone()));
+            assert_eq!(serde_json::from_str::<Value>(&text).expect("read"), value);
+        }
+        // What stands for bytes that are no text elsewhere is text like any other.
+        assert!(of("\u{fffd}").is_comparable());
+        assert!(of(&"\u{fffd}".repeat(LONG)).is_comparable());
+        assert!(!Value::Bytes { no_text: 1 }.is_comparable());
     }
 
     #[test]
-    fn what_cannot_be_read_is_known_whatever_its_length() {
-        assert!(of(&"x".repeat(LONG + 1)).is_readable());
-        for length in [1, LONG, 10 * LONG] {
-            assert!(!of(&(String::from(char::REPLACEMENT_CHARACTER) + &"x".repeat(length))).is_readable());
-        }
+    fn a_node_of_the_first_version_is_told_and_tells_by_a_character_what_cannot_be_compared() {
+        let told = Value::Bytes { no_text: 5 }.to_first_version();
+        assert_eq!(told, Value::Text("\u{fffd}".to_owned()));
+        assert!(!told.of_first_version().is_comparable());
+        assert_eq!(of("x").to_first_version().of_first_version(), of("x"));
     }
 }

@@ -80,6 +80,8 @@ pub enum RecoverError {
     NotProved { failed: String, target: String, reason: Reason, finding: String, advice: String },
     #[error("processes of subscription \"{subscription}\" have not ended within {seconds} s")]
     StillApplying { subscription: String, seconds: u64 },
+    #[error("large object {object} does not hold kept rows as this version writes them")]
+    KeptUnreadable { object: u32 },
     #[error(transparent)]
     Intent(#[from] IntentError),
     #[error(transparent)]
@@ -146,6 +148,7 @@ impl SqlError for RecoverError {
                 _ => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             },
             E::StillApplying { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            E::KeptUnreadable { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             E::Intent(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
             E::Spi(error) => error.sqlstate(),
@@ -243,6 +246,7 @@ impl SqlError for RecoverError {
             E::StillApplying { .. } => "It is tried again by itself.".to_owned(),
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
+            E::KeptUnreadable { .. } => "Install the version of spock_recovery that has written it.".to_owned(),
             E::NotRunningThere { .. } => "SELECT * FROM spock.recovery_intents(); on that node.".to_owned(),
             E::Spi(_) => return None,
         })

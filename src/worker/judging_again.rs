@@ -4,7 +4,7 @@
 use super::reconciling::{compare_moved, while_reconciling};
 use super::rescue::{Rescue, Trouble, failure_of, goes_on};
 use crate::failpoint::{self, names};
-use crate::intent::document::Intent;
+use crate::intent::document::{Intent, Request};
 use crate::intent::id::IntentId;
 use crate::intent::storage;
 use crate::node::native::NativeProvider;
@@ -67,15 +67,17 @@ impl Rescue {
         let Some(intent) = transaction::run(|| storage::read().intent(id).cloned()) else { return Ok(()) };
         let Some(object) = intent.kept_rows else { return Ok(()) };
         let Some(mut reconciler) = reconciler_with(&intent, peer)? else { return Ok(()) };
-        let Some(mut touched) = transaction::run(|| kept::touched(object))? else {
-            pgrx::warning!(
-                "rows that the recovery of node \"{}\" has touched are not compared any more: large object {object} is gone",
-                intent.request.failed
-            );
-            return self.note(&intent, Counts::default(), None);
-        };
+        let kept = transaction::run(|| kept::touched(object))?.unwrap_or_default();
+        let mut known = Counts::default();
+        known.leave(Why::NotComparable, kept.incomparable);
+        known.leave(Why::Lost, lost_of(&intent, kept.rows) as usize);
+        if known.lost() > 0 {
+            warn_of_lost(&intent, object, known.lost());
+        }
+        let mut touched = kept.touched;
         let index = self.index;
         reconciler.holds_removed = true;
+        reconciler.counts = known;
         if !while_reconciling(|| reconciler.run(&mut touched, |_| goes_on(index)))? {
             return Err(Trouble::MustStop);
         }
@@ -97,7 +99,9 @@ impl Rescue {
         }
         let Reconciler { counts, kept, .. } = reconciler;
         let cannot = counts.unjudged.keys().any(|why| matches!(why, Why::Policy | Why::NoCommitTimestamps));
-        let is_known = counts.compared == 0 && intent.reconciled.as_ref().is_some_and(|known| known.has(&counts));
+        let is_known = counts.compared == 0
+            && counts.lost() == 0
+            && intent.reconciled.as_ref().is_some_and(|known| known.has(&counts));
         if cannot || is_known {
             return Ok(());
         }
@@ -117,6 +121,19 @@ impl Rescue {
             }
         })?)
     }
+}
+
+/// How many rows are not there any more of those that were kept.
+fn lost_of(intent: &Intent, there: u64) -> u64 {
+    intent.reconciled.as_ref().map_or(0, |counts| counts.kept().saturating_sub(there))
+}
+
+fn warn_of_lost(intent: &Intent, object: u32, rows: u64) {
+    let Request { failed, source, target, .. } = &intent.request;
+    pgrx::warning!(
+        "{rows} rows that the recovery of node \"{failed}\" has touched can never be compared: large object {object}, which \
+         kept them, was removed; compare the tables of node \"{target}\" by hand with those of node \"{source}\""
+    );
 }
 
 /// The nodes that rows may be compared with, the source of their recovery first.

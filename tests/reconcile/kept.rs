@@ -16,7 +16,9 @@ const KEPT: &str =
 
 fn wait_judged(n2: &Node) {
     n2.wait_until(&format!("SELECT count(*) FROM ({KEPT}) kept"), "0");
-    assert_eq!(n2.value("SELECT count(*) FROM pg_largeobject_metadata"), "0", "what was judged is kept no longer");
+    let left =
+        "SELECT (SELECT count(*) FROM pg_largeobject_metadata), (SELECT count(*) FROM spock.recovery_kept_objects)";
+    assert_eq!(n2.value(left), "0|0", "what was judged is kept no longer");
 }
 
 /// n2 lacks the rows of n1, has skipped what n3 did to them, and gets nothing of n4.
@@ -58,14 +60,38 @@ fn what_another_dead_node_bears_on_is_judged_after_its_recovery() {
     assert_eq!(n2.value(of_n1), "{\"deleted\": 1, \"updated\": 1, \"compared\": 4}");
 }
 
+/// Removes each large object that nothing refers to, as administrators do at night.
+fn vacuumlo(cluster: &Cluster, node: &Node) {
+    node.sql("SELECT lo_create(123)");
+    let program = cluster.installation().bindir.join("vacuumlo");
+    let output = cluster.user().command(&program).arg(node.dsn("postgres")).output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    assert!(output.status.success(), "vacuumlo: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        node.value("SELECT count(*) FROM pg_largeobject_metadata WHERE oid = 123"),
+        "0",
+        "it removes what it can"
+    );
+}
+
 #[test]
-fn what_is_kept_outlives_a_crash_and_is_judged_when_the_nodes_have_caught_up() {
+fn what_is_kept_outlives_vacuumlo_and_a_crash_and_is_judged_when_the_nodes_have_caught_up() {
     let cluster = start_without_n4("reconcile_kept_crash");
     let [_, n2, n3, n4] = cluster.all();
     recover(&cluster);
     assert_eq!(counted(n2, "unjudged"), "{\"target_lags\": 2}");
+    vacuumlo(&cluster, n2);
     n2.kill9();
     n2.start();
+    vacuumlo(&cluster, n2);
+    // What refers to it is no table that a publication takes along, and its query gives the same.
+    n2.sql("REFRESH MATERIALIZED VIEW spock.recovery_kept_objects");
+    vacuumlo(&cluster, n2);
+    let refers = "SELECT object = (SELECT oid FROM pg_largeobject_metadata) FROM spock.recovery_kept_objects";
+    assert_eq!(n2.value(refers), "t");
+    n2.sql("CREATE PUBLICATION everything FOR ALL TABLES");
+    let published = "SELECT count(*) FROM pg_publication_tables WHERE pubname = 'everything' AND schemaname = 'spock'";
+    assert_eq!(n2.value(published), "0");
     assert_eq!(n2.value(KEPT), "public.t|(id)=(1)|target_lags\npublic.t|(id)=(3)|target_lags");
     assert_eq!(n2.value("SELECT v FROM t WHERE id = 1"), "n1");
     n2.sql("ALTER SUBSCRIPTION sub_n2_n4 ENABLE");
@@ -98,27 +124,55 @@ fn a_crash_before_the_end_is_written_down_loses_no_row_that_is_kept() {
 }
 
 #[test]
-fn rows_of_a_table_that_is_dropped_are_forgotten_and_those_of_others_are_not() {
+fn rows_that_somebody_has_removed_while_they_were_kept_are_told_as_lost() {
+    let cluster = start_without_n4("reconcile_kept_removed");
+    let [_, n2, _, n4] = cluster.all();
+    n4.kill9();
+    // Nothing looks at them meanwhile.
+    n2.arm(names::RESCUE_JUDGING_AGAIN, Action::Wait);
+    recover(&cluster);
+    n2.wait_hit(names::RESCUE_JUDGING_AGAIN);
+    let health = "SELECT status, details FROM spock.quick_health_check() WHERE check_name = 'kept_rows'";
+    assert_eq!(n2.value(health), "");
+    n2.sql("SELECT lo_unlink(oid) FROM pg_largeobject_metadata");
+    let told = n2.value(health);
+    assert!(
+        told.starts_with("CRITICAL|2 rows that the recovery of node \"n1\" has touched can never be compared"),
+        "{told}"
+    );
+    assert!(told.ends_with("compare the tables by hand with those of node \"n3\""), "{told}");
+    n2.disarm(names::RESCUE_JUDGING_AGAIN);
+    n2.wait_until(&format!("SELECT summary->'reconciled'->>'unjudged' FROM {LAST_INTENT}"), "{\"lost\": 2}");
+    assert!(n2.value(health).starts_with("WARNING|2 rows that"), "{}", n2.value(health));
+    n2.wait_log("2 rows that the recovery of node \"n1\" has touched can never be compared");
+}
+
+#[test]
+fn rows_of_a_table_that_is_dropped_are_forgotten_and_those_of_one_that_is_changed_are_told() {
     let cluster = start(
         "reconcile_kept_dropped",
-        "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (a int, b text, PRIMARY KEY (b, a))",
+        "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (a int, b text, PRIMARY KEY (b, a));
+         CREATE TABLE w (id int PRIMARY KEY, v text)",
     );
     let [n1, n2, n3] = cluster.all();
     hold_back(n2);
-    n1.sql("INSERT INTO t VALUES (1, 'n1'); INSERT INTO u VALUES (1, 'größe'), (2, 'y')");
+    n1.sql("INSERT INTO t VALUES (1, 'n1'); INSERT INTO u VALUES (1, 'größe'), (2, 'y'); INSERT INTO w VALUES (1)");
     drain(n1, n3);
-    n3.sql("DELETE FROM t; DELETE FROM u WHERE a = 1");
+    n3.sql("DELETE FROM t; DELETE FROM u WHERE a = 1; DELETE FROM w");
     wait_confirmed(n3, "sub_n2_n3");
     disable(n2, "sub_n2_n3");
     n3.sql("CREATE TABLE beside (id int)");
     recover(&cluster);
-    assert_eq!(counted(n2, "unjudged"), "{\"target_lags\": 2}");
-    assert_eq!(n2.value(KEPT), "public.u|(b, a)=(größe, 1)|target_lags\npublic.t|(id)=(1)|target_lags");
+    assert_eq!(counted(n2, "unjudged"), "{\"target_lags\": 3}");
+    let kept = "public.u|(b, a)=(größe, 1)|target_lags\npublic.t|(id)=(1)|target_lags\npublic.w|(id)=(1)|target_lags";
+    assert_eq!(n2.value(KEPT), kept);
     n2.sql("DROP TABLE t");
+    n2.sql("ALTER TABLE w RENAME COLUMN v TO other");
     n2.sql("ALTER SUBSCRIPTION sub_n2_n3 ENABLE");
     wait_judged(n2);
     assert_eq!(n2.value("SELECT a FROM u"), "2");
     assert_eq!(counted(n2, "deleted"), "1");
+    assert_eq!(counted(n2, "unjudged"), "{\"not_comparable\": 1}");
 }
 
 /// n2's recovery from n3 is about to compare its rows when n3 dies; n4 lives.
