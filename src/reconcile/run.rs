@@ -21,9 +21,10 @@ use crate::intent::document::Intent;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::logicalrep::ApplyAs;
-use crate::pg::{commit_ts, interrupts, origin, transaction, untrusted_user};
+use crate::pg::{commit_ts, interrupts, origin, spi_text, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
 use crate::recover::source::Source;
+use pgrx::spi::{quote_literal, quote_qualified_identifier};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Rows that are asked for at once.
@@ -163,6 +164,7 @@ impl Reconciler<'_> {
         mut goes_on: impl FnMut(&Counts) -> bool,
     ) -> Result<bool, RecoverError> {
         touched.rewind();
+        self.leave_missing(touched);
         if matches!(guc::rescue_conflict_resolution(), Policy::ApplyRemote | Policy::KeepLocal) {
             self.counts.leave(Why::Policy, touched.count() as usize);
             return Ok(true);
@@ -195,6 +197,19 @@ impl Reconciler<'_> {
                         return Ok(false);
                     }
                 }
+            }
+        }
+    }
+
+    /// Rows of tables that were changed here since they were touched. What was dropped has none to compare.
+    fn leave_missing(&mut self, touched: &Touched) {
+        for (relation, rows) in touched.of_missing() {
+            let table = quote_qualified_identifier(&relation.schema, &relation.name);
+            let question = format!("SELECT pg_catalog.to_regclass({}) IS NULL", quote_literal(&table));
+            if transaction::run(|| spi_text::rows(&question)) == [[Some("f".to_owned())]] {
+                self.counts.leave(Why::NotComparable, rows);
+                let told = format!("on node \"{}\" it is not what it was", self.local);
+                self.counts.refuse(format!("{}.{}", relation.schema, relation.name), told);
             }
         }
     }
