@@ -21,10 +21,9 @@ use crate::intent::document::Intent;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::logicalrep::ApplyAs;
-use crate::pg::{commit_ts, interrupts, origin, spi_text, transaction, untrusted_user};
+use crate::pg::{commit_ts, interrupts, origin, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
 use crate::recover::source::Source;
-use pgrx::spi::{quote_literal, quote_qualified_identifier};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Rows that are asked for at once.
@@ -201,19 +200,6 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Rows of tables that were changed here since they were touched. What was dropped has none to compare.
-    fn leave_missing(&mut self, touched: &Touched) {
-        for (relation, rows) in touched.of_missing() {
-            let table = quote_qualified_identifier(&relation.schema, &relation.name);
-            let question = format!("SELECT pg_catalog.to_regclass({}) IS NULL", quote_literal(&table));
-            if transaction::run(|| spi_text::rows(&question)) == [[Some("f".to_owned())]] {
-                self.counts.leave(Why::NotComparable, rows);
-                let told = format!("on node \"{}\" it is not what it was", self.local);
-                self.counts.refuse(format!("{}.{}", relation.schema, relation.name), told);
-            }
-        }
-    }
-
     /// A row stays as it is.
     pub(super) fn leave(&mut self, touched: &Touched, relation: u32, key: &KeyText, why: Why) {
         self.counts.leave(why, 1);
@@ -263,15 +249,8 @@ impl Reconciler<'_> {
                     found.push((verdict, Difference { relation, key, rows_bytes }, source, target));
                 }
             }
-            let mut deleted: BTreeMap<u32, Vec<KeyText>> = BTreeMap::new();
-            for (_, difference, ..) in found.iter().filter(|(verdict, ..)| *verdict == Verdict::Delete) {
-                deleted.entry(difference.relation).or_default().push(difference.key.clone());
-            }
-            let mut without_place = HashSet::new();
-            for (relation, keys) in deleted {
-                let of_table = self.without_place(touched, relation, &keys)?;
-                without_place.extend(of_table.into_iter().map(|key| (relation, key)));
-            }
+            let deleted = found.iter().filter(|(verdict, ..)| *verdict == Verdict::Delete);
+            let without_place = self.without_place(touched, deleted.map(|(_, difference, ..)| difference))?;
             // What goes first makes room for what comes.
             found.sort_by_key(|(verdict, ..)| match verdict {
                 Verdict::Delete => 0,
