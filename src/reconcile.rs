@@ -6,8 +6,9 @@
 //!
 //! Pure: judge, counts, value, answer and pieces. The rows that were touched are collected in touched, and in moves those that
 //! others have given another key since; they are asked for in ask, as many at once as pieces says, looked at in compare, judged in
-//! run and brought in bring. What cannot be judged now is kept.
+//! run, where absent says when the absence of a row proves nothing, and brought in bring. What cannot be judged now is kept.
 
+mod absent;
 mod answer;
 mod ask;
 mod bring;

@@ -27,8 +27,8 @@ pub struct Setting {
     pub nodes: HashMap<u16, String>,
     /// The tables that are subscribed to, by oid, each from this position on.
     pub tables: HashMap<u32, crate::lsn::OriginLsn>,
-    /// The same as `schema.table`.
-    pub subscribed: HashSet<String>,
+    /// The same as schema and name.
+    pub subscribed: HashSet<(String, String)>,
 }
 
 impl Setting {

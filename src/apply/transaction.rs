@@ -125,12 +125,14 @@ impl Applier {
     /// Core's apply leaves out silently what its subscription does not replicate, as a table that was made anew without
     /// REFRESH PUBLICATION. It cannot be refreshed from a dead node, so it is no error here either; but it is said.
     fn note_table(&mut self, id: u32, relation: Relation) {
-        let name = format!("{}.{}", relation.schema, relation.name);
+        let name = (relation.schema.clone(), relation.name.clone());
         let is_known =
             self.touched.relations.values().any(|known| known.schema == relation.schema && known.name == relation.name);
         if !self.setting.subscribed.contains(&name) && !is_known {
             pgrx::warning!(
-                "changes of table \"{name}\" are left out: the subscription to node \"{}\" does not replicate it here",
+                "changes of table \"{}.{}\" are left out: the subscription to node \"{}\" does not replicate it here",
+                name.0,
+                name.1,
                 self.setting.failed_node
             );
         }

@@ -6,8 +6,10 @@
 use super::owned_table::Owner;
 use super::text::to_utf8;
 use super::untrusted_user::AppliesAs;
-use super::{guarded, origin};
+use super::{guarded, origin, transaction};
 use crate::lsn::OriginLsn;
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::pg_sys::{self, Oid};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -463,9 +465,24 @@ pub struct TableKey {
     pub columns: Vec<usize>,
 }
 
-/// Our table for the sender's, and its key; None if it has none, or the sender does not send all of it. An ERROR if the table
-/// is missing. Needs a transaction with an active snapshot.
-pub fn key_of(relation: u32) -> Option<TableKey> {
+/// Our table is missing, or one of the columns that the sender sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Missing;
+
+/// Our table for the sender's, and its key; None if it has none, or the sender does not send all of it. Needs a transaction with an
+/// active snapshot, which goes on where something is missing.
+pub fn key_of(relation: u32) -> Result<Option<TableKey>, Missing> {
+    transaction::nested(|| find_key(relation)).or_else(|cause| match *cause {
+        CaughtError::PostgresError(ref report) | CaughtError::ErrorReport(ref report)
+            if report.sql_error_code() == PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE =>
+        {
+            Err(Missing)
+        }
+        cause => cause.rethrow(),
+    })
+}
+
+fn find_key(relation: u32) -> Option<TableKey> {
     let lock = pg_sys::AccessShareLock;
     // SAFETY: opened and closed here; the attribute map has a place for each of our columns.
     unsafe {

@@ -71,7 +71,7 @@ impl Answer {
     pub fn of_rows(rows: Vec<Version>, is_exact: bool) -> Answer {
         match is_exact {
             true => Answer::ExactRows(rows),
-            false => Answer::Rows(rows.into_iter().map(|row| row.map(Value::to_first_version)).collect()),
+            false => Answer::Rows(rows.into_iter().map(|row| row.map(Value::into_first_version)).collect()),
         }
     }
 
@@ -79,7 +79,7 @@ impl Answer {
     pub fn exact(self) -> Answer {
         match self {
             Answer::Rows(rows) => {
-                Answer::ExactRows(rows.into_iter().map(|row| row.map(Value::of_first_version)).collect())
+                Answer::ExactRows(rows.into_iter().map(|row| row.map(Value::from_first_version)).collect())
             }
             answer => answer,
         }

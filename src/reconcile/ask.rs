@@ -3,7 +3,7 @@
 use super::answer::Answer;
 use super::counts::Why;
 use super::judge::Found;
-use super::pieces::{Pieces, Refusal};
+use super::pieces::{Blame, Pieces};
 use super::rows::{Columns, KeyText, Question, Rows, columns_of, name, take};
 use super::run::{CHUNK, Reconciler};
 use super::touched::Touched;
@@ -13,7 +13,6 @@ use crate::pg::transaction;
 use crate::recover::error::RecoverError;
 use crate::remote::connection::RemoteError;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
-use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -37,7 +36,7 @@ pub(super) type Texts = Vec<Option<String>>;
 pub(super) struct Refused {
     /// By which node.
     node: String,
-    sqlstate: String,
+    pub sqlstate: String,
     message: String,
 }
 
@@ -164,9 +163,9 @@ impl Reconciler<'_> {
         refused: &Refused,
     ) -> usize {
         let left = match pieces.refuse(asked, refused.took_too_long()) {
-            Refusal::OfSome => return 0,
-            Refusal::OfOne => 1,
-            Refusal::OfAll => keys.len(),
+            Blame::Unknown => return 0,
+            Blame::Row => 1,
+            Blame::Table => keys.len(),
         };
         pgrx::log!("{left} rows of {} are not compared: {refused}", name(touched, relation));
         self.note_refused(touched, relation, refused);
@@ -181,42 +180,6 @@ impl Reconciler<'_> {
         if let Some(columns) = columns_of(touched, relation) {
             self.kept.note_refused(&columns, refused.to_string());
         }
-    }
-
-    /// Which of these keys the source cannot have a row of, for it has no partition for it: one was detached or dropped. That it has
-    /// none then says nothing of what became of it.
-    pub(super) fn without_place(
-        &mut self,
-        touched: &Touched,
-        relation: u32,
-        keys: &[KeyText],
-    ) -> Result<HashSet<KeyText>, RecoverError> {
-        let mut found = HashSet::new();
-        let Some(columns) = columns_of(touched, relation) else { return Ok(found) };
-        let (pieces, mut rest) = (Pieces::of(CHUNK), keys);
-        while !rest.is_empty() {
-            let piece = pieces.next(rest);
-            match self.ask(Side::Source, &Question::places(&columns, piece), 0)? {
-                Ok(Answer::Places(places)) if places.len() == piece.len() => {
-                    found
-                        .extend(piece.iter().zip(places).filter(|(_, is_there)| !is_there).map(|(key, _)| key.clone()));
-                }
-                Ok(_) => return Err(self.source.unexpected("something else than places of rows")),
-                // A node of the first version does not know the question.
-                Err(refused) if refused.sqlstate == "22023" => (),
-                Err(refused) => {
-                    pgrx::log!("rows of {} are not deleted: {refused}", name(touched, relation));
-                    self.note_refused(touched, relation, &refused);
-                    found.extend(piece.iter().cloned());
-                }
-            }
-            rest = &rest[piece.len()..];
-        }
-        if !found.is_empty() {
-            let told = format!("node \"{}\" has no partition for rows of it", self.source_name);
-            self.counts.refuse(name(touched, relation), told);
-        }
-        Ok(found)
     }
 
     /// The values of a row as they are, which is still the version that was `found`. None: it is not, or cannot be read.

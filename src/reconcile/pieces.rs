@@ -19,13 +19,13 @@ pub struct Pieces {
 
 /// What a refusal is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
+pub enum Blame {
     /// Not known yet: fewer are asked for.
-    OfSome,
+    Unknown,
     /// The row that was asked for.
-    OfOne,
+    Row,
     /// The table.
-    OfAll,
+    Table,
 }
 
 impl Pieces {
@@ -50,16 +50,16 @@ impl Pieces {
     }
 
     /// So many were refused. `is_costly`: to ask for fewer takes longer than it is worth.
-    pub fn refuse(&mut self, asked: usize, is_costly: bool) -> Refusal {
+    pub fn refuse(&mut self, asked: usize, is_costly: bool) -> Blame {
         if is_costly {
-            return Refusal::OfAll;
+            return Blame::Table;
         }
         if asked > 1 {
             self.shrink(asked, asked / 2);
-            return Refusal::OfSome;
+            return Blame::Unknown;
         }
         self.refusals += 1;
-        if self.refusals >= REFUSALS { Refusal::OfAll } else { Refusal::OfOne }
+        if self.refusals >= REFUSALS { Blame::Table } else { Blame::Row }
     }
 
     /// An answer came whole: for twice as many rows of so many bytes there is room.
@@ -116,16 +116,16 @@ mod tests {
                     continue;
                 }
                 match pieces.refuse(piece, false) {
-                    Refusal::OfSome => continue,
-                    Refusal::OfOne => left.push(at),
-                    Refusal::OfAll => left.extend(at..all.len()),
+                    Blame::Unknown => continue,
+                    Blame::Row => left.push(at),
+                    Blame::Table => left.extend(at..all.len()),
                 }
                 at = left.last().map_or(at, |last| last + 1);
             }
             assert_eq!(left, refused);
             assert!(questions < 50, "{questions} questions for {} refusals", refused.len());
         }
-        assert_eq!(Pieces::of(500).refuse(500, true), Refusal::OfAll);
+        assert_eq!(Pieces::of(500).refuse(500, true), Blame::Table);
     }
 
     proptest! {

@@ -163,6 +163,7 @@ impl Reconciler<'_> {
         mut goes_on: impl FnMut(&Counts) -> bool,
     ) -> Result<bool, RecoverError> {
         touched.rewind();
+        self.leave_missing(touched);
         if matches!(guc::rescue_conflict_resolution(), Policy::ApplyRemote | Policy::KeepLocal) {
             self.counts.leave(Why::Policy, touched.count() as usize);
             return Ok(true);
@@ -248,15 +249,8 @@ impl Reconciler<'_> {
                     found.push((verdict, Difference { relation, key, rows_bytes }, source, target));
                 }
             }
-            let mut deleted: BTreeMap<u32, Vec<KeyText>> = BTreeMap::new();
-            for (_, difference, ..) in found.iter().filter(|(verdict, ..)| *verdict == Verdict::Delete) {
-                deleted.entry(difference.relation).or_default().push(difference.key.clone());
-            }
-            let mut without_place = HashSet::new();
-            for (relation, keys) in deleted {
-                let of_table = self.without_place(touched, relation, &keys)?;
-                without_place.extend(of_table.into_iter().map(|key| (relation, key)));
-            }
+            let deleted = found.iter().filter(|(verdict, ..)| *verdict == Verdict::Delete);
+            let without_place = self.without_place(touched, deleted.map(|(_, difference, ..)| difference))?;
             // What goes first makes room for what comes.
             found.sort_by_key(|(verdict, ..)| match verdict {
                 Verdict::Delete => 0,

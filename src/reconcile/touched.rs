@@ -3,7 +3,7 @@
 //! They are collected while the replay goes on, each about once, and re-collected from the source's clone by an attempt
 //! that takes over from another.
 
-use crate::pg::logicalrep::{self, TableKey, Tuple};
+use crate::pg::logicalrep::{self, Missing, TableKey, Tuple};
 use crate::pg::spill::Spill;
 use pgrx::pg_sys::Oid;
 use std::cmp::Ordering;
@@ -67,7 +67,9 @@ impl Key {
 pub struct Touched {
     pub relations: HashMap<u32, Relation>,
     /// By the source's tables; None where rows cannot be told apart.
-    keys: HashMap<u32, Option<TableKey>>,
+    keys: HashMap<u32, Result<Option<TableKey>, Missing>>,
+    /// Rows of tables that are not what they were, by the source's tables.
+    of_missing: HashMap<u32, usize>,
     remembered: Remembered,
     /// The key at hand.
     bytes: Vec<u8>,
@@ -85,7 +87,14 @@ impl Touched {
     pub fn note(&mut self, relation: u32, row: &Tuple, is_wanted: impl Fn(Oid) -> bool) {
         if self.read_key(relation, row).is_some_and(is_wanted) {
             self.note_bytes();
+        } else if matches!(self.keys.get(&relation), Some(Err(Missing))) {
+            *self.of_missing.entry(relation).or_default() += 1;
         }
+    }
+
+    /// Rows that were touched in tables that are not here any more, or are not what they were: how many, at most.
+    pub fn of_missing(&self) -> impl Iterator<Item = (&Relation, usize)> {
+        self.of_missing.iter().filter_map(|(relation, rows)| Some((self.relations.get(relation)?, *rows)))
     }
 
     fn note_bytes(&mut self) {
@@ -129,7 +138,7 @@ impl Touched {
 
     /// What was learnt of the table's key.
     pub fn key(&self, relation: u32) -> Option<&TableKey> {
-        self.keys.get(&relation)?.as_ref()
+        self.keys.get(&relation)?.as_ref().ok()?.as_ref()
     }
 
     /// Columns of the key in the source's rows.
@@ -174,8 +183,8 @@ impl Touched {
 }
 
 /// Where the key is in the source's rows, and our table; looked up the first time.
-fn learn_key(keys: &mut HashMap<u32, Option<TableKey>>, relation: u32) -> Option<&TableKey> {
-    keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation)).as_ref()
+fn learn_key(keys: &mut HashMap<u32, Result<Option<TableKey>, Missing>>, relation: u32) -> Option<&TableKey> {
+    keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation)).as_ref().ok()?.as_ref()
 }
 
 /// The hashes of keys, each in the one place that it belongs to, where a later one replaces it. Two keys of the same 64 bits,

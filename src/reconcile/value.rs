@@ -53,15 +53,15 @@ impl Value {
     }
 
     /// For a node of the first version, which knows no other sign for what cannot be compared; and from one.
-    pub fn to_first_version(self) -> Value {
+    pub fn into_first_version(self) -> Value {
         match self {
             Value::Bytes { .. } => Value::Text(char::REPLACEMENT_CHARACTER.to_string()),
             value => value,
         }
     }
 
-    pub fn of_first_version(self) -> Value {
-        match self {
+    pub fn from_first_version(value: Value) -> Value {
+        match value {
             Value::Text(text) if text.contains(char::REPLACEMENT_CHARACTER) => {
                 Value::Bytes { no_text: text.len() as u64 }
             }
@@ -115,9 +115,9 @@ mod tests {
 
     #[test]
     fn a_node_of_the_first_version_is_told_and_tells_by_a_character_what_cannot_be_compared() {
-        let told = Value::Bytes { no_text: 5 }.to_first_version();
+        let told = Value::Bytes { no_text: 5 }.into_first_version();
         assert_eq!(told, Value::Text("\u{fffd}".to_owned()));
-        assert!(!told.of_first_version().is_comparable());
-        assert_eq!(of("x").to_first_version().of_first_version(), of("x"));
+        assert!(!Value::from_first_version(told).is_comparable());
+        assert_eq!(Value::from_first_version(of("x").into_first_version()), of("x"));
     }
 }

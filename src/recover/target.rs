@@ -39,9 +39,9 @@ pub struct TargetFacts {
 }
 
 impl TargetFacts {
-    /// The replicated tables as `schema.table`.
-    pub fn table_names(&self) -> HashSet<String> {
-        self.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect()
+    /// The replicated tables by schema and name.
+    pub fn table_names(&self) -> HashSet<(String, String)> {
+        self.tables.iter().map(|table| (table.schema.clone(), table.name.clone())).collect()
     }
 }
 

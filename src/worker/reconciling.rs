@@ -60,7 +60,12 @@ impl Rescue {
                     failure.reason,
                     failure.sqlstate
                 );
-                Ok(None)
+                // What an attempt has kept is looked at again. Where none has come so far nobody knows any more which rows they were.
+                let is_kept =
+                    transaction::run(|| storage::read().intent(intent.id).is_some_and(|now| now.reconciled.is_some()));
+                let mut lost = Counts::default();
+                lost.leave(Why::Lost, intent.totals().rows as usize);
+                Ok((!is_kept && lost.lost() > 0).then(|| (lost, Keeper::default())))
             }
             outcome => outcome,
         }
@@ -109,7 +114,7 @@ impl Rescue {
             Ok(journal.checkpoint(intent.id, Phase::Reconciling, range, done, Timestamp::now().0)?)
         })?;
         failpoint::hit(names::RESCUE_RECONCILING);
-        if touched.count() == 0 {
+        if touched.count() == 0 && touched.of_missing().next().is_none() {
             return Ok(None);
         }
         let reconciled = self.compare(intent, apply_as, touched);

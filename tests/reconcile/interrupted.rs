@@ -45,6 +45,25 @@ fn a_worker_that_is_killed_before_it_compares_has_a_successor_that_knows_the_row
 }
 
 #[test]
+fn a_table_that_is_changed_before_its_rows_are_known_again_keeps_no_others_from_being_compared() {
+    let cluster = start_late("reconcile_killed_and_changed");
+    let [_, n2, n3] = cluster.all();
+    n2.arm(names::RESCUE_RECONCILING, Action::Wait);
+    begin(n2, n3, "");
+    n2.wait_hit(names::RESCUE_RECONCILING);
+    n2.sql("ALTER TABLE u RENAME COLUMN id TO other");
+    n2.kill9();
+    n2.disarm(names::RESCUE_RECONCILING);
+    n2.start();
+    wait_completed(n2);
+    drain(n2, n3);
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+    assert_eq!((counted(n2, "updated"), counted(n2, "deleted")), ("2".to_owned(), "1".to_owned()));
+    assert_eq!(counted(n2, "unjudged"), "{\"not_comparable\": 1}");
+    assert_eq!(counted(n2, "refused"), "{\"public.u\": \"on node \\\"n2\\\" it is not what it was\"}");
+}
+
+#[test]
 fn what_an_aborted_recovery_has_touched_the_next_one_compares() {
     let cluster = start_late("reconcile_aborted_replay");
     let [_, n2, n3] = cluster.all();

@@ -141,3 +141,31 @@ fn a_long_value_is_the_same_in_another_encoding() {
     assert_eq!((counted(n2, "compared"), counted(n2, "updated")), ("4".to_owned(), "2".to_owned()));
     assert_eq!(counted(n2, "unjudged"), "");
 }
+
+#[test]
+fn bytes_that_are_no_text_are_told_as_such_and_stand_for_themselves_alone() {
+    let cluster = quick("reconcile_sql_ascii", 3).start();
+    for node in cluster.nodes() {
+        node.db("template1").sql("DROP DATABASE postgres");
+        node.db("template1").sql("CREATE DATABASE postgres TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'");
+    }
+    let cluster = make_mesh(cluster, |cluster| {
+        cluster.sql(TABLE);
+        cluster.mesh();
+    });
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    // Of Latin-1, and of UTF-8: the database does not know which.
+    n1.sql("INSERT INTO t SELECT g, convert_from('\\xe4', 'SQL_ASCII'), 1 FROM generate_series(1, 2) g");
+    n1.sql("INSERT INTO t SELECT g, convert_from('\\xc3a4', 'SQL_ASCII'), 1 FROM generate_series(3, 5) g");
+    drain(n1, n3);
+    n3.sql("UPDATE t SET w = 3 WHERE id IN (1, 3); UPDATE t SET v = v || v WHERE id = 4");
+    drain(n2, n3);
+    recover(&cluster);
+    let rows = "SELECT id, encode(v::bytea, 'hex'), w FROM t ORDER BY id";
+    assert_eq!(n2.value(rows), "1|e4|1\n2|e4|1\n3|c3a4|3\n4|c3a4c3a4|1\n5|c3a4|1");
+    assert_eq!(
+        (counted(n2, "updated"), counted(n2, "unjudged")),
+        ("2".to_owned(), "{\"not_comparable\": 2}".to_owned())
+    );
+}
