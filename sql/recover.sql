@@ -71,6 +71,8 @@ BEGIN
         RAISE WARNING 'node "%": % could not be compared with node "%": %', report ->> 'target_node',
             @extschema@.counted(left_out, 'row'), report ->> 'source_node',
             (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e)
+            || coalesce((SELECT format(' (what comes cannot be applied by %s)', string_agg(s, '; by ' ORDER BY s))
+                           FROM jsonb_array_elements_text(done -> 'stuck') s), '')
             USING HINT = CASE WHEN (done -> 'unjudged') ?| ARRAY['source_lags', 'target_lags', 'not_replicated', 'refused', 'busy', 'source_lost']
                 THEN format('They are compared by themselves when they can be. SELECT * FROM spock.recovery_unjudged(%L); on node "%s" shows those that are still to be.',
                             report ->> 'intent_id', report ->> 'target_node')

@@ -10,6 +10,7 @@ mod returned;
 mod rounds;
 mod run;
 mod settings;
+mod stuck;
 mod surroundings;
 
 use crate::cluster::{Cluster, Node};

@@ -19,7 +19,7 @@ fn full() -> Journal {
     (ended.id, ended.clone, ended.has_own_dsn) = (id(2), Some("made".to_owned()), true);
     ended.touched_from = Some(RANGE.0);
     let unjudged = [(Why::SourceLags, 2)].into();
-    ended.reconciled = Some(Counts { compared: 9, updated: 3, deleted: 1, unjudged });
+    ended.reconciled = Some(Counts { compared: 9, updated: 3, deleted: 1, unjudged, ..Counts::default() });
     ended.kept_rows = Some(16385);
     let totals = &mut ended.checkpoint.as_mut().expect("completed").totals;
     totals.tallies.push(Tally {

@@ -7,16 +7,26 @@ use crate::reconcile::counts::{Counts, Why};
 fn what_keeps_rows_stays_until_they_are_judged() {
     let mut journal = journal_in(State::Completed);
     journal.intents[0].kept_rows = Some(7);
-    journal.intents[0].reconciled =
-        Some(Counts { compared: 5, updated: 1, deleted: 0, unjudged: [(Why::TargetLags, 3), (Why::Policy, 1)].into() });
+    journal.intents[0].reconciled = Some(Counts {
+        compared: 5,
+        updated: 1,
+        deleted: 0,
+        unjudged: [(Why::TargetLags, 3), (Why::Policy, 1)].into(),
+        ..Counts::default()
+    });
     for number in 3..=30 {
         let mut ended = journal_in(State::Aborted).intents.remove(0);
         (ended.id, ended.end) =
             (id(number), Some(End { outcome: Outcome::Aborted, at: i64::from(number), position: None }));
         journal.intents.push(ended);
     }
-    let again =
-        |unjudged: u64| Counts { compared: 2, updated: 0, deleted: 1, unjudged: [(Why::Busy, unjudged)].into() };
+    let again = |unjudged: u64| Counts {
+        compared: 2,
+        updated: 0,
+        deleted: 1,
+        unjudged: [(Why::Busy, unjudged)].into(),
+        ..Counts::default()
+    };
     assert_eq!(journal.note_judged_again(id(1), again(1), Some(8)), Some(7));
     assert_eq!(journal.intents.len(), 1 + 20);
     assert_eq!(journal.with_kept_rows().map(|intent| intent.id).collect::<Vec<_>>(), [id(1)]);
