@@ -5,6 +5,11 @@ CREATE FUNCTION recovery_facts(failed_node_name name) RETURNS jsonb
 COMMENT ON FUNCTION recovery_facts(name) IS
     'what this node says of itself and of a failed node, durable when it returns: what plans are made of (superusers, REPLICATION, pg_monitor)';
 
+CREATE FUNCTION peer_readiness(node_name name, system_identifier text, database oid) RETURNS jsonb
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'peer_readiness_wrapper';
+COMMENT ON FUNCTION peer_readiness(name, text, oid) IS
+    'what a recovery of the node that asks would need of this one, and whether this one has it as a peer: what pollers of peers ask (superusers, REPLICATION, pg_monitor)';
+
 CREATE FUNCTION recover_plan(failed_node_name name, target_node_name name DEFAULT NULL)
     RETURNS TABLE (target_node name, source_node name, outcome text, reason text, target_lsn pg_lsn, source_lsn pg_lsn,
                    released_lsn pg_lsn, gap_bytes bigint, plan jsonb)

@@ -73,6 +73,8 @@ BEGIN
             (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e)
                 || coalesce((SELECT ' (' || string_agg(format('table %s: %s', e.key, e.value), '; ' ORDER BY e.key) || ')'
                                FROM jsonb_each_text(done -> 'refused') e), '')
+            || coalesce((SELECT format(' (what comes cannot be applied by %s)', string_agg(s, '; by ' ORDER BY s))
+                           FROM jsonb_array_elements_text(done -> 'stuck') s), '')
             USING HINT = CASE WHEN (done -> 'unjudged') ?| ARRAY['source_lags', 'target_lags', 'not_replicated', 'refused', 'busy', 'source_lost']
                 THEN format('They are compared by themselves when they can be. SELECT * FROM spock.recovery_unjudged(%L); on node "%s" shows those that are still to be.',
                             report ->> 'intent_id', report ->> 'target_node')
@@ -353,6 +355,8 @@ DECLARE
     failures int := 0;
     intent uuid;
     plans jsonb;
+    unknown text[];
+    silent text[] := '{}';
 BEGIN
     PERFORM @extschema@.require_caller('recover_failed_node', failed_node_name);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -385,6 +389,13 @@ BEGIN
         intents := '[]';
         plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
     END IF;
+    -- Nodes that the survivors know, or that ask them, and that this one does not know: nobody has looked at them.
+    unknown := ARRAY(SELECT DISTINCT u FROM pg_catalog.jsonb_array_elements(plans) p,
+                            pg_catalog.jsonb_array_elements_text(p -> 'plan' -> 'unknown_nodes') u ORDER BY u);
+    FOR i IN 1 .. pg_catalog.cardinality(unknown) LOOP
+        RAISE WARNING 'node "%" is not known here, and is left out: it may subscribe to node "%" as well', unknown[i], failed_node_name
+            USING HINT = format('SELECT spock.peer_create(%L, ''host=… port=5432 dbname=…''); and call again.', unknown[i]);
+    END LOOP;
     -- All are begun first: they run side by side, each carried by its own node.
     FOR survivor IN
         SELECT * FROM jsonb_to_recordset(plans) p(target_node name, source_node name, outcome text, reason text)
@@ -393,6 +404,9 @@ BEGIN
                                   'outcome', survivor.outcome, 'reason', survivor.reason);
         IF survivor.outcome IS NULL THEN
             RAISE WARNING 'node "%" is left out: %', survivor.target_node, survivor.reason;
+            IF survivor.reason <> 'target_not_subscribed' THEN
+                silent := silent || survivor.target_node::text;
+            END IF;
         ELSIF survivor.outcome = 'needs_rebuild' THEN
             failures := failures + 1;
             RAISE WARNING 'node "%" cannot be recovered: %', survivor.target_node, survivor.reason;
@@ -467,14 +481,17 @@ BEGIN
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     report := jsonb_build_object('failed_node', failed_node_name, 'survivors', survivors, 'failures', failures,
-        'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
+        'unknown_nodes', pg_catalog.to_jsonb(unknown), 'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF failures > 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('%s of the survivors of node "%s" could not be recovered', failures, failed_node_name),
             DETAIL = report::text,
             HINT = format('The others are. SELECT * FROM spock.recover_plan(%L); says why, and what each still lacks.', failed_node_name);
     END IF;
-    RAISE NOTICE 'node "%" is recovered on every survivor that answers, in % s', failed_node_name, report ->> 'seconds';
+    RAISE NOTICE 'node "%" is recovered on every survivor that is known here%, in % s', failed_node_name,
+        CASE WHEN silent || unknown <> '{}'
+             THEN format(' and answers; nothing was done for: %s', pg_catalog.array_to_string(silent || unknown, ', ')) ELSE '' END,
+        report ->> 'seconds';
 END
 $$;
 REVOKE ALL ON PROCEDURE recover_failed_node(text, boolean, jsonb) FROM PUBLIC;

@@ -11,6 +11,7 @@ pub mod outcome;
 pub mod pins;
 pub mod proof;
 pub mod range;
+pub mod readiness;
 
 #[cfg(test)]
 mod choice_tests;
@@ -69,6 +70,8 @@ pub struct Plan {
     pub pins: Vec<Pin>,
     /// What does not stand in the way, and should be known.
     pub notes: Vec<String>,
+    /// Nodes that survivors know, or that ask them, and that the one that plans does not know: nobody has looked at them.
+    pub unknown_nodes: Vec<String>,
     /// The other survivors that were looked at as a source.
     pub others: Vec<Other>,
 }
@@ -114,6 +117,7 @@ impl Plan {
             proof: Vec::new(),
             pins: Vec::new(),
             notes: Vec::new(),
+            unknown_nodes: Vec::new(),
             others: Vec::new(),
         };
         plan.advice = advice::of(&plan);

@@ -11,6 +11,7 @@ mod plan_error;
 mod plan_sql;
 mod progress;
 pub mod prove;
+pub mod readiness;
 pub mod returned;
 pub mod source;
 mod sql;

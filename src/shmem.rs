@@ -7,10 +7,12 @@
 #![allow(unsafe_code)]
 
 mod apply_life;
+mod asker;
 mod clone_entry;
 mod entries;
 
 pub use apply_life::*;
+pub use asker::*;
 pub use clone_entry::*;
 pub use entries::*;
 

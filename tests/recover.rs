@@ -1,5 +1,6 @@
 //! recover_run and its sisters on real servers: what a DBA types, from any node, and what he can rely on.
 
+mod before;
 mod coordinators;
 mod everybody;
 mod kills;
@@ -9,6 +10,7 @@ mod returned;
 mod rounds;
 mod run;
 mod settings;
+mod stuck;
 mod surroundings;
 mod young;
 

@@ -2,6 +2,7 @@
 
 use super::judge::Capacity;
 use crate::pg::setting;
+use pgrx::pg_sys::Oid;
 use pgrx::{Spi, spi};
 use std::ffi::CStr;
 
@@ -15,6 +16,12 @@ pub struct ServerCapacity {
     pub walsenders: Capacity,
     pub workers: Capacity,
     pub origins: Capacity,
+}
+
+/// Enabled subscriptions of all databases of the server, and how many apply workers there may be.
+pub fn apply_workers() -> Result<(i64, i64), spi::Error> {
+    let enabled = count("SELECT count(*) FROM pg_catalog.pg_subscription WHERE subenabled")?;
+    Ok((enabled, limit(c"max_logical_replication_workers")))
 }
 
 /// Needs a snapshot, and a role that sees other roles' processes.
@@ -48,6 +55,18 @@ pub fn of_server() -> Result<ServerCapacity, spi::Error> {
             limit: limit(c"max_worker_processes"),
         },
         origins: Capacity { setting: origins.0, used: active_origins, limit: limit(origins.1) },
+    })
+}
+
+/// How often a subscription could not apply what has come, where no worker of it runs now; else 0. A worker that fails is away for
+/// most of the time: core starts it anew every wal_retrieve_retry_interval.
+pub fn errors_of_idle(subscription: Oid) -> Result<i64, spi::Error> {
+    let question = "SELECT coalesce(apply_error_count, 0) FROM pg_catalog.pg_stat_get_subscription_stats($1)
+                     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_subscription($1)
+                                        WHERE pid IS NOT NULL AND relid IS NULL AND leader_pid IS NULL)";
+    Spi::connect(|client| {
+        let rows = client.select(question, Some(1), &[subscription.into()])?;
+        Ok(rows.into_iter().next().map(|row| row.get::<i64>(1)).transpose()?.flatten().unwrap_or(0))
     })
 }
 

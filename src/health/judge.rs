@@ -5,11 +5,13 @@ mod recovery;
 mod server;
 mod slot;
 
-pub use peers::{NO_ROUTE, PeerFacts, UnknownOriginFacts, peer, returned, unknown_origin};
+pub use peers::{
+    AskerFacts, NO_ROUTE, PeerFacts, UnknownOriginFacts, asker, failing, peer, returned, source, unknown_origin,
+};
 pub use recovery::{RecoveryFacts, recovery};
 pub use server::{
-    Capacity, ManagerFacts, Settings, capacity, commit_timestamps, copy, invalidation, manager, output_plugin, standby,
-    wal_level,
+    Capacity, ManagerFacts, Settings, apply_workers, capacity, commit_timestamps, copy, invalidation, manager,
+    output_plugin, standby, wal_level,
 };
 pub use slot::{CloneFacts, SlotFacts, WaitingFacts, clone, retention, slot, vouching};
 

@@ -10,6 +10,8 @@ use crate::error::OrRaise;
 use crate::guc;
 use crate::intent::document::Suspension;
 use crate::intent::{self, storage};
+use crate::node::identity::DatabaseIdentity;
+use crate::node::name::NodeName;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Origin, ReplicationProvider, Subscription};
 use crate::node::registry;
@@ -17,7 +19,8 @@ use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{process, role, setting, slot, wal};
 use crate::reconcile;
-use crate::shmem::{self, PeerKey, PeerState};
+use crate::recover::readiness;
+use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
 use pgrx::datum::ToIsoString;
@@ -61,6 +64,7 @@ fn gather() -> Vec<Check> {
         judge::wal_level(&settings),
         judge::invalidation(&settings),
         judge::capacity(&capacities()),
+        apply_workers(),
         judge::commit_timestamps(&settings),
         judge::output_plugin(&settings),
         judge::recovery(&recoveries()),
@@ -69,6 +73,7 @@ fn gather() -> Vec<Check> {
     checks.extend(clones().iter().filter_map(judge::clone));
     checks.extend(returned());
     checks.extend(kept_rows());
+    checks.extend(strangers(&servers));
     let now = Monotonic::now();
     let longest_silence = LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()));
     for server in servers.iter().filter(|server| server.role == registry::Role::Peer) {
@@ -81,11 +86,17 @@ fn gather() -> Vec<Check> {
             name: server.name.to_string(),
             state: entry.map_or("unknown", |peer| peer.state.as_str()),
             answers: entry.is_some_and(|peer| peer.state == PeerState::Connected),
+            knows_this_node: entry.is_none_or(|peer| peer.readiness.knows_this_node),
+            local: local.name.to_string(),
             error: entry.map_or_else(String::new, |peer| peer.error.as_str().to_owned()),
             longest_silence_s: longest_silence.as_secs(),
             silent_for_s: entry.filter(|peer| !peer.heard_at.is_never()).map(|peer| now.since(peer.heard_at).as_secs()),
         }));
+        let has_said = |peer: &&PeerEntry| peer.state == PeerState::Connected && !peer.readiness.said_at.is_never();
+        let said = entry.filter(has_said).map(|peer| (peer.readiness.lacks, peer.readiness.told()));
+        checks.extend(judge::source(server.name.as_str(), said));
     }
+    checks.extend(failing(snapshot.as_ref(), &servers));
     let is_unknown = |subscription: &Subscription| subscription.origin.is_unknown();
     for subscription in NativeProvider.subscriptions().or_raise().into_iter().filter(is_unknown) {
         let said = snapshot
@@ -215,6 +226,52 @@ fn kept_rows() -> Option<Check> {
     kept::check_kept(&facts.collect::<Vec<_>>())
 }
 
+/// Nodes that ask here, and are no peers.
+fn strangers(servers: &[registry::NodeServer]) -> Vec<Check> {
+    let conflict = |name: &str, said: DatabaseIdentity| {
+        let known = servers.iter().find(|server| server.name.as_str() == name)?;
+        let known = known.bound.or((known.role == registry::Role::Local).then(registry::here))?;
+        Some((known.to_string(), said.to_string()))
+    };
+    readiness::strangers(servers)
+        .into_iter()
+        .map(|asker| {
+            judge::asker(&judge::AskerFacts {
+                conflict: asker.said.and_then(|said| conflict(asker.name.as_str(), said)),
+                name: asker.name.shown(),
+                role: asker.role.as_str().to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Subscriptions that fail again and again, though their providers answer.
+fn failing(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> Vec<Check> {
+    let answers = |origin: &NodeName| {
+        let server = servers.iter().find(|server| server.name == *origin);
+        let peers = snapshot.iter().flat_map(|snapshot| &snapshot.peers).map(|(peer, _)| peer);
+        let mut answering = peers.filter(|peer| peer.state == PeerState::Connected);
+        server.is_some_and(|server| answering.any(|peer| peer.key == PeerKey::Node(server.id)))
+    };
+    let mut checks = Vec::new();
+    for subscription in NativeProvider.subscriptions().or_raise() {
+        if !subscription.is_enabled || !subscription.origin.node().is_some_and(answers) {
+            continue;
+        }
+        let errors = role::as_superuser(|| capacity::errors_of_idle(subscription.id)).or_raise();
+        if errors > 0 {
+            let origin = subscription.origin.node().map(ToString::to_string);
+            checks.push(judge::failing(&subscription.name, origin.as_deref(), errors));
+        }
+    }
+    checks
+}
+
+fn apply_workers() -> Check {
+    let (enabled, limit) = capacity::apply_workers().or_raise();
+    judge::apply_workers(enabled, limit)
+}
+
 /// The clones on this node.
 fn clones() -> Vec<CloneFacts> {
     clones::registered()
@@ -233,5 +290,5 @@ fn clones() -> Vec<CloneFacts> {
 /// Limits of the server, and how much of each is in use.
 fn capacities() -> Vec<judge::Capacity> {
     let server = role::as_superuser(capacity::of_server).or_raise();
-    vec![server.slots, server.walsenders, server.workers]
+    vec![server.slots, server.walsenders, server.workers, server.origins]
 }

@@ -9,8 +9,9 @@ use super::outcome::{Outcome, Reason};
 use super::proof::Condition;
 use super::{Other, Plan, Wishes, from_source};
 use crate::lsn::OriginLsn;
+use crate::node::name::NodeName;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a survivor has answered.
 #[derive(Clone, Debug)]
@@ -132,6 +133,19 @@ pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
     plan.notes.extend(notes);
 }
 
+/// The nodes that survivors know, or that ask them, and that are none of those that were looked at. They may subscribe to the failed
+/// node as well, lack something of it, or have more than all others.
+pub fn unknown_nodes(failed: &str, survivors: &[Survivor]) -> Vec<String> {
+    let told = survivors.iter().filter_map(Survivor::facts);
+    let told = told.flat_map(|facts| facts.peers.iter().map(|peer| &peer.node).chain(&facts.askers));
+    // What is no name of a node is nothing to repeat.
+    let is_known = |name: &String| {
+        name == failed || survivors.iter().any(|survivor| survivor.node == *name) || NodeName::parse(name).is_err()
+    };
+    let unknown: BTreeSet<&String> = told.filter(|name| !is_known(name)).collect();
+    unknown.into_iter().cloned().collect()
+}
+
 /// Of plans whose sources have the most first: the one that works, else the one that would help most.
 fn chosen(plans: &[Plan]) -> Option<usize> {
     let is = |outcome| move |plan: &Plan| plan.outcome == Some(outcome);
@@ -243,7 +257,7 @@ pub fn best_source(failed: &str, survivors: &[Survivor], wishes: &WishesOf<'_>) 
     let is_silent = |survivor: &Survivor| matches!(survivor.answer, Answer::Silent { .. });
     let confidence = if concerned.len() == 1 {
         Confidence::Low
-    } else if survivors.iter().any(is_silent) {
+    } else if survivors.iter().any(is_silent) || !unknown_nodes(failed, survivors).is_empty() {
         Confidence::Medium
     } else {
         Confidence::High

@@ -169,7 +169,39 @@ fn a_source_of_unknown_progress_may_have_more() {
     );
 }
 
+/// The same survivors, none of which knows anybody but those.
+fn among(survivors: &[Survivor]) -> Vec<Survivor> {
+    let is_one = |name: &str| survivors.iter().any(|survivor| survivor.node == name);
+    let alone = |survivor: &Survivor| {
+        let answer = match &survivor.answer {
+            Answer::Silent { reason, finding } => Answer::Silent { reason: *reason, finding: finding.clone() },
+            Answer::Facts(facts) => {
+                let mut facts = facts.clone();
+                facts.peers.retain(|peer| is_one(&peer.node));
+                Answer::Facts(facts)
+            }
+        };
+        Survivor { node: survivor.node.clone(), answer }
+    };
+    survivors.iter().map(alone).collect()
+}
+
+#[test]
+fn nodes_that_survivors_know_or_that_ask_them_are_named_where_they_are_unknown() {
+    let unknown = |survivors: &[Survivor]| unknown_nodes("n1", survivors);
+    assert_eq!(unknown(&among(&[survivor("n2", 20), survivor("n3", 90)])), Vec::<String>::new());
+    assert_eq!(unknown(&[survivor("n2", 20), survivor("n3", 90)]), ["n4"]);
+    let mut asked = node("n3", 90);
+    asked.askers = ["n5", "n1", "n2", "n4", "two\nlines"].map(str::to_owned).to_vec();
+    let asked = Survivor { node: "n3".to_owned(), answer: Answer::Facts(Box::new(asked)) };
+    assert_eq!(unknown(&[survivor("n2", 20), asked, silent("n4", Reason::NodeUnreachable)]), ["n5"]);
+    // What they have is not known either.
+    let best = best_source("n1", &[survivor("n2", 20), survivor("n3", 90)], &|_, _| Wishes::default());
+    assert_eq!(best.map(|best| best.confidence.as_str()), Some("MEDIUM"));
+}
+
 fn confidence(survivors: &[Survivor]) -> Option<(String, u64, &'static str)> {
+    let survivors = &among(survivors);
     best_source("n1", survivors, &|_, _| Wishes::default())
         .map(|best| (best.node, best.applied.0, best.confidence.as_str()))
 }

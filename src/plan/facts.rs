@@ -27,6 +27,9 @@ pub struct NodeFacts {
     pub failed_answers: bool,
     /// How this node's pollers find the others.
     pub peers: Vec<PeerFacts>,
+    /// Nodes that have asked it lately, and that it does not know.
+    #[serde(default)]
+    pub askers: Vec<String>,
     pub settings: SettingsFacts,
     pub capacity: CapacityFacts,
     /// Unfinished recoveries of which it is the target.

@@ -3,6 +3,7 @@
 use super::Wishes;
 use super::facts::{Limit, NodeFacts};
 use super::outcome::Reason;
+use super::readiness;
 use serde::Serialize;
 
 /// One resource on one node.
@@ -50,12 +51,10 @@ pub fn needed(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wis
 }
 
 fn pin(what: &'static str, node: &str, count: i64, limit: &Limit, reason: Reason) -> Pin {
-    let Limit { setting, used, limit } = limit;
-    let is_free = count == 0 || used + count <= *limit;
-    let finding = if count == 0 {
-        "it is there".to_owned()
-    } else {
-        format!("{} of {setting} = {limit} on node \"{node}\" are free", (limit - used).max(0))
+    let found = readiness::is_free(node, count, limit);
+    let is_free = found.is_ok();
+    let finding = match found {
+        Ok(finding) | Err(finding) => finding,
     };
     Pin { what, node: node.to_owned(), is_free, finding, reason }
 }

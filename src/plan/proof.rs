@@ -10,6 +10,7 @@ mod tables;
 use super::Wishes;
 use super::facts::{NodeFacts, SubscriptionFacts};
 use super::outcome::Reason;
+use super::readiness::{Found, found, named};
 use crate::lsn::OriginLsn;
 use serde::{Serialize, Serializer};
 
@@ -37,12 +38,6 @@ impl Serialize for Condition {
         Shown { name: self.name, holds: self.holds, finding: &self.finding, reason }.serialize(serializer)
     }
 }
-
-/// What a condition comes to: what was found, and whether that is as it must be.
-type Found = Result<String, String>;
-
-/// At most this many things are named in a finding.
-const NAMED: usize = 5;
 
 /// All conditions, in the order of their reasons.
 pub fn prove(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Vec<Condition> {
@@ -96,19 +91,6 @@ pub fn prove(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wish
             Condition { name, holds, finding, reason }
         })
         .collect()
-}
-
-fn found(holds: bool, finding: String) -> Found {
-    if holds { Ok(finding) } else { Err(finding) }
-}
-
-/// The first of many, quoted.
-fn named(names: &[String]) -> String {
-    let mut text = names.iter().take(NAMED).map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-    if names.len() > NAMED {
-        text.push_str(&format!(" and {} more", names.len() - NAMED));
-    }
-    text
 }
 
 fn knows_its_origins(node: &NodeFacts) -> Found {

@@ -59,6 +59,7 @@ pub fn node(name: &str, applied: u64) -> NodeFacts {
             .filter(|peer| **peer != name)
             .map(|peer| PeerFacts { node: (*peer).to_owned(), state: "connected".to_owned(), is_unreachable: false })
             .collect(),
+        askers: Vec::new(),
         settings: SettingsFacts {
             wal_level: "logical".to_owned(),
             track_commit_timestamp: true,

@@ -1,7 +1,7 @@
 //! What a reconcile has done, and why it could not judge what it left (pure).
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a row could not be judged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -76,6 +76,9 @@ pub struct Counts {
     /// Tables of which a node has refused rows, the first of them, and what it has told. Everybody can read it: no row value.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, String>,
+    /// Subscriptions of the source that could not apply what others had, and for which it was not waited.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub stuck: BTreeSet<String>,
 }
 
 /// So many tables are told of.
@@ -119,6 +122,7 @@ impl Counts {
     /// Those that were kept have been looked at again.
     pub fn look_again(&mut self, again: Counts) {
         self.unjudged.retain(|why, _| !why.may_pass());
+        self.stuck = again.stuck;
         self.compared += again.compared;
         self.updated += again.updated;
         self.deleted += again.deleted;

@@ -32,6 +32,9 @@ pub struct View {
     pub others_passed: Option<OriginLsn>,
     /// How often it could not apply what came from a node.
     pub errors: HashMap<String, i64>,
+    /// Of the source: its subscriptions by the nodes that they come from, and those of which no worker runs at this moment.
+    pub subscriptions: HashMap<String, String>,
+    pub idle: HashSet<String>,
     /// Nodes from which it does not receive, for the subscription is disabled; and those that do not answer now.
     pub disabled: Vec<String>,
     pub silent: Vec<String>,
@@ -115,10 +118,13 @@ pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View,
     let mut view = View::default();
     let rows = source.rows(
         "SELECT p.origin_node, (p.applied_lsn - '0/0')::pg_catalog.int8, (p.passed_lsn - '0/0')::pg_catalog.int8,
-                p.origin_id, p.slot_name, CASE WHEN s.subenabled THEN 1 ELSE 0 END
+                p.origin_id, p.slot_name, CASE WHEN s.subenabled THEN 1 ELSE 0 END, s.subname,
+                coalesce((SELECT e.apply_error_count FROM pg_catalog.pg_stat_get_subscription_stats(s.oid) e), 0),
+                (SELECT count(*) FROM pg_catalog.pg_stat_get_subscription(s.oid) w
+                  WHERE w.pid IS NOT NULL AND w.relid IS NULL AND w.leader_pid IS NULL)
            FROM spock.node_positions(false::pg_catalog.bool) p JOIN pg_catalog.pg_subscription s ON s.oid = p.subscription
           WHERE p.origin_node IS NOT NULL",
-        6,
+        9,
     )?;
     for row in rows {
         let (node, origin): (String, u16) = (source.read(row.value(0))?, source.read(row.value(3))?);
@@ -128,6 +134,11 @@ pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View,
         view.origins.insert(origin, node.clone());
         if source.read(row.value::<i32>(5))? == 0 {
             view.disabled.push(node.clone());
+        }
+        view.subscriptions.insert(node.clone(), source.read(row.value(6))?);
+        view.errors.insert(node.clone(), source.read(row.value(7))?);
+        if source.read(row.value::<i64>(8))? == 0 {
+            view.idle.insert(node.clone());
         }
         view.applied.insert(node.clone(), applied);
         view.passed.insert(node, applied.max(passed));

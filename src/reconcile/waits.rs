@@ -19,6 +19,10 @@ const STANDSTILL: Duration = Duration::from_secs(60);
 const SHORT_STANDSTILL: Duration = Duration::from_secs(12);
 const SHORT_SILENCE: Duration = Duration::from_secs(2);
 
+/// A source whose worker has failed before, does not run, and gets no further for so long cannot apply what comes: core starts a
+/// worker anew every wal_retrieve_retry_interval, and one that fails is away for most of that.
+const IDLE_STANDSTILL: Duration = Duration::from_secs(3);
+
 /// Between two looks at how far the nodes are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -38,6 +42,7 @@ impl Reconciler<'_> {
     /// Waits until the source has passed what the target had, with the target's own changes or without; of whom it does not,
     /// where it gets no further.
     pub(super) fn wait_for_source(&mut self, ours: &View, with_own: bool) -> Result<BTreeSet<String>, RecoverError> {
+        let mut failing = Failing::default();
         loop {
             let theirs = self.view_source(ours)?;
             let slot = theirs.slots.get(self.local).map(String::as_str);
@@ -56,9 +61,15 @@ impl Reconciler<'_> {
             if with_own && now.others_passed.is_none_or(|passed| passed < ours.wal_end) {
                 lacks.insert(self.local.to_owned(), now.others_passed.map_or(0, |lsn| lsn.0));
             }
-            // What is disabled is not waited for, nor a source that does not receive from here.
+            // What is disabled is not waited for, nor a source that does not receive from here, or cannot apply what comes: that
+            // needs a person, and what depends on it is kept.
+            failing.look(&lacks, &theirs);
+            self.note_stuck(&failing, &theirs);
             let is_hopeless = |node: &String| {
-                now.disabled.contains(node) || theirs.disabled.contains(node) || (node == self.local && slot.is_none())
+                now.disabled.contains(node)
+                    || theirs.disabled.contains(node)
+                    || (node == self.local && slot.is_none())
+                    || failing.stuck.contains(node)
             };
             if self.patience[0].is_over(&but(&lacks, is_hopeless), &now.silent, self.is_hasty) {
                 let mut lacks: BTreeSet<String> = lacks.into_keys().collect();
@@ -70,6 +81,23 @@ impl Reconciler<'_> {
             }
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
             interrupts::check();
+        }
+    }
+
+    /// Tells of the source's subscriptions that cannot apply what comes, each once.
+    fn note_stuck(&mut self, failing: &Failing, theirs: &View) {
+        for node in &failing.stuck {
+            let name = theirs.subscriptions.get(node).map_or("…", String::as_str);
+            let (source, errors) = (&self.source_name, theirs.errors.get(node).copied().unwrap_or(0));
+            let at = theirs.applied.get(node).copied().unwrap_or_default();
+            let told = format!("subscription \"{name}\" of node \"{source}\", from node \"{node}\"");
+            // Rows that were kept are looked at every minute.
+            if self.counts.stuck.insert(told.clone()) && !self.is_hasty {
+                pgrx::warning!(
+                    "{told}, has failed {errors} times and stands at {at}: rows that depend on it are kept, and judged when it has gone on; \
+                     the log of node \"{source}\" says what is in the way"
+                );
+            }
         }
     }
 
@@ -147,6 +175,32 @@ impl Reconciler<'_> {
     fn is_in_vain(&self, node: &String) -> bool {
         let of = |errors: &HashMap<String, i64>| errors.get(node).copied().unwrap_or(0);
         of(&self.errors_now) >= of(&self.errors_at_removal) + 2
+    }
+}
+
+/// What the source cannot apply, as seen during one wait.
+#[derive(Default)]
+struct Failing {
+    /// How often it had failed, and how far it was, when it was first seen to lack something of a node; and when that was.
+    seen: HashMap<String, (i64, OriginLsn, Instant)>,
+    stuck: BTreeSet<String>,
+}
+
+impl Failing {
+    fn look(&mut self, lacks: &BTreeMap<String, u64>, theirs: &View) {
+        self.stuck.clear();
+        for node in lacks.keys() {
+            let errors = theirs.errors.get(node).copied().unwrap_or(0);
+            let applied = theirs.applied.get(node).copied().unwrap_or_default();
+            let first = self.seen.entry(node.clone()).or_insert_with(|| (errors, applied, Instant::now()));
+            if first.1 != applied {
+                *first = (errors, applied, Instant::now());
+            }
+            let is_idle = errors > 0 && theirs.idle.contains(node) && first.2.elapsed() >= IDLE_STANDSTILL;
+            if errors > first.0 || is_idle {
+                self.stuck.insert(node.clone());
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::error::RecoverError;
+use super::readiness;
 use super::source;
 use crate::error::OrRaise;
 use crate::guc;
@@ -98,7 +99,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
             }
         }
     }
-    let server = capacity::of_server()?;
+    let capacity = capacity()?;
     let recoveries = storage::read()
         .unfinished()
         .map(|intent| RecoveryFacts {
@@ -123,19 +124,31 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         slot: slot_found.with_record(&positions),
         failed_answers,
         peers,
-        settings: SettingsFacts {
-            wal_level: setting::value(c"wal_level").unwrap_or_default(),
-            track_commit_timestamp: setting::value(c"track_commit_timestamp").as_deref() == Some("on"),
-            output_plugin_libraries: setting::value(c"output_plugin_libraries"),
-        },
-        capacity: CapacityFacts {
-            slots: limit(&server.slots),
-            walsenders: limit(&server.walsenders),
-            workers: limit(&server.workers),
-            origins: limit(&server.origins),
-        },
+        askers: readiness::strangers(&servers).iter().map(|asker| asker.name.shown()).collect(),
+        settings: settings(),
+        capacity,
         recoveries,
         asked_by,
+    })
+}
+
+/// The settings that a recovery needs. Whoever asks sees them.
+pub fn settings() -> SettingsFacts {
+    SettingsFacts {
+        wal_level: setting::value(c"wal_level").unwrap_or_default(),
+        track_commit_timestamp: setting::value(c"track_commit_timestamp").as_deref() == Some("on"),
+        output_plugin_libraries: setting::value(c"output_plugin_libraries"),
+    }
+}
+
+/// The server's limits. Needs a snapshot, and a role that sees other roles' processes.
+pub fn capacity() -> Result<CapacityFacts, spi::Error> {
+    let server = capacity::of_server()?;
+    Ok(CapacityFacts {
+        slots: limit(&server.slots),
+        walsenders: limit(&server.walsenders),
+        workers: limit(&server.workers),
+        origins: limit(&server.origins),
     })
 }
 

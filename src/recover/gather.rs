@@ -193,7 +193,10 @@ impl Gathered {
     }
 
     pub fn best(&self, target: &Survivor) -> Plan {
-        choice::best(&self.failed, target, &self.survivors, &|target, source| self.wishes(target, source))
+        let mut plan =
+            choice::best(&self.failed, target, &self.survivors, &|target, source| self.wishes(target, source));
+        plan.unknown_nodes = choice::unknown_nodes(&self.failed, &self.survivors);
+        plan
     }
 
     pub fn best_source(&self) -> Option<choice::Best> {
@@ -219,6 +222,7 @@ impl Gathered {
         let mut plan = from_source(&self.failed, target, facts, &self.wishes(&target.node, source))
             .map_err(|error| PlanError::bounds(error, &self.failed, source))?;
         choice::note_lacked(&mut plan, &self.survivors);
+        plan.unknown_nodes = choice::unknown_nodes(&self.failed, &self.survivors);
         Ok(plan)
     }
 

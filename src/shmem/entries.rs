@@ -1,6 +1,6 @@
 //! What the processes tell each other: plain values, copied in and out under the lock.
 
-use super::{CloneEntry, MAX_CLONES};
+use super::{AskerEntry, CloneEntry, MAX_ASKERS, MAX_CLONES};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::identity::DatabaseIdentity;
 use crate::node::name::NodeName;
@@ -51,6 +51,7 @@ pub struct DatabaseEntry {
     pub slot: SlotEntry,
     pub rescue: RescueEntry,
     pub clones: [CloneEntry; MAX_CLONES],
+    pub askers: [AskerEntry; MAX_ASKERS],
 }
 
 /// How the manager of a database fares.
@@ -252,6 +253,53 @@ impl PeerState {
     }
 }
 
+/// What a peer has said of how ready it is for a recovery from it, and what its poller makes of that.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ReadinessEntry {
+    /// When it last said so; never: it has not yet.
+    pub said_at: Monotonic,
+    pub knows_this_node: bool,
+    /// How many things a recovery would lack, and those of them that fit, with what to do.
+    pub lacks: u32,
+    told: [u8; MAX_TOLD],
+    told_length: u16,
+}
+
+/// Bytes of what a peer lacks that are kept: three findings with their commands.
+const MAX_TOLD: usize = 1000;
+
+impl ReadinessEntry {
+    pub const FREE: ReadinessEntry = ReadinessEntry {
+        said_at: Monotonic::NEVER,
+        knows_this_node: true,
+        lacks: 0,
+        told: [0; MAX_TOLD],
+        told_length: 0,
+    };
+
+    /// Each is kept whole or not at all, but for the first one: half a command is none.
+    pub fn set_lacks(&mut self, lacks: &[String]) {
+        self.lacks = lacks.len() as u32;
+        let mut text = String::new();
+        for lack in lacks {
+            let between = if text.is_empty() { "" } else { "; " };
+            if !text.is_empty() && text.len() + between.len() + lack.len() > MAX_TOLD {
+                break;
+            }
+            text.push_str(between);
+            text.push_str(lack);
+        }
+        let end = text.floor_char_boundary(MAX_TOLD);
+        self.told[..end].copy_from_slice(&text.as_bytes()[..end]);
+        self.told_length = end as u16;
+    }
+
+    pub fn told(&self) -> &str {
+        std::str::from_utf8(&self.told[..usize::from(self.told_length)]).unwrap_or_default()
+    }
+}
+
 /// One peer of one database.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -300,6 +348,8 @@ pub struct PeerEntry {
     pub own_confirmed: OriginLsn,
     /// When the question began whose answer told `wal_end` and, after it, `own_confirmed`.
     pub own_asked_at: Monotonic,
+    /// How ready it is for a recovery from it.
+    pub readiness: ReadinessEntry,
     /// By the manager: it was given up for the retention budget.
     pub is_unprotected: bool,
 }
@@ -430,6 +480,7 @@ impl DatabaseEntry {
         slot: SlotEntry::FREE,
         rescue: RescueEntry::FREE,
         clones: [CloneEntry::FREE; MAX_CLONES],
+        askers: [AskerEntry::FREE; MAX_ASKERS],
     };
 }
 
@@ -484,6 +535,7 @@ impl PeerEntry {
         own_subscription: pg_sys::InvalidOid,
         own_confirmed: OriginLsn::ZERO,
         own_asked_at: Monotonic::NEVER,
+        readiness: ReadinessEntry::FREE,
         is_unprotected: false,
     };
 

@@ -10,10 +10,11 @@ use crate::lsn::OriginLsn;
 use crate::node::identity::DatabaseIdentity;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Route};
-use crate::node::registry::{self, NodeServer, RegistryError};
+use crate::node::registry::{self, NodeServer, RegistryError, Role};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
+use crate::plan::readiness::{self, Lack, Readiness};
 use crate::recover::returned::{Former, Known, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
 use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
@@ -26,6 +27,9 @@ use std::time::{Duration, Instant};
 
 /// A poller without a manager leaves after this long: far longer than the launcher takes to start another manager.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(90);
+
+/// Polls between two questions how ready a peer is for a recovery from it.
+const READINESS_POLLS: u32 = 5;
 
 /// A peer that was to be asked at once and did not answer is asked again after this at the latest.
 const CALLED_RETRY: Duration = Duration::from_millis(500);
@@ -55,6 +59,8 @@ struct Answer {
     positions: Vec<Position>,
     /// The subscription here that comes from it, and how far its slot at the peer is confirmed.
     own: Option<(Oid, OriginLsn)>,
+    /// How ready it is for a recovery from it; None: it was not asked, or cannot say.
+    readiness: Option<Readiness>,
     /// Of each clone made for it: whether its recovery is unfinished.
     clones: Vec<(CloneEntry, TargetSays)>,
     asked_at: Monotonic,
@@ -84,6 +90,8 @@ struct Question {
     former: Former,
     /// All nodes, to know the origins that the peer names.
     nodes: Vec<NodeServer>,
+    /// This node, where the peer is to be asked how ready it is for a recovery from it.
+    local: Option<(String, DatabaseIdentity)>,
     /// The clones here that were made for it: seen before it is asked, so that what it says is later than their claims.
     clones: Vec<CloneEntry>,
 }
@@ -232,7 +240,21 @@ impl Poller {
         let position = positions.into_iter().next();
         let own = position.and_then(|position| Some((position.subscription, position.slot?)));
         let clones = self.clones();
-        Ok(route.map(|route| Question { route, expected, bound, own, former, nodes, clones }))
+        let local = nodes.iter().find(|node| node.role == Role::Local && self.is_readiness_due());
+        let local = local.map(|local| (local.name.to_string(), registry::here()));
+        Ok(route.map(|route| Question { route, expected, bound, own, former, nodes, local, clones }))
+    }
+
+    /// Whether it is time to ask the peer how ready it is: seldom, but for one that has yet to learn of this node.
+    fn is_readiness_due(&self) -> bool {
+        let PeerKey::Node(_) = self.key else { return false };
+        let mut shared = shmem::lock();
+        own_entry(&mut shared, self.index, self.peer).is_some_and(|entry| {
+            let readiness = &entry.readiness;
+            readiness.said_at.is_never()
+                || !readiness.knows_this_node
+                || Monotonic::now().since(readiness.said_at) >= READINESS_POLLS * guc::recovery_poll_interval()
+        })
     }
 
     /// The clones whose target the peer is.
@@ -279,6 +301,13 @@ impl Poller {
     /// Compares what the peer says it is with what it is taken for, and keeps what it said.
     fn judge(&mut self, question: &Question, answer: &Answer) {
         let doubt = doubt(question, answer);
+        let readiness = question.local.as_ref().zip(answer.readiness.as_ref()).map(|((local, _), said)| {
+            // The peer's own words are shown to others, and are not to look like ours.
+            let node = question.expected.clone().unwrap_or_default();
+            let lacks = readiness::lacks(local, env!("CARGO_PKG_VERSION"), &Readiness { node, ..said.clone() });
+            let told = |lack: &Lack| in_one_line(&format!("{}: {}", lack.finding, lack.advice.trim_end_matches('.')));
+            (said, lacks.iter().map(told).collect::<Vec<_>>())
+        });
         {
             let mut shared = shmem::lock();
             let lives = lives_of_former(&mut shared, self.index, self.peer, question);
@@ -323,6 +352,11 @@ impl Poller {
                     answer.own.unwrap_or((pg_sys::InvalidOid, OriginLsn::ZERO));
                 entry.own_asked_at = answer.asked_at;
                 entry.reported_at = Timestamp::now();
+                if let Some((readiness, lacks)) = &readiness {
+                    entry.readiness.said_at = Monotonic::now();
+                    entry.readiness.knows_this_node = readiness.knows_asker;
+                    entry.readiness.set_lacks(lacks);
+                }
                 keep_positions(shared.positions(self.index, self.peer), question, answer);
             }
         }
@@ -375,6 +409,10 @@ impl Poller {
             }
         }
     }
+}
+
+fn in_one_line(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 /// Why what has answered is not believed to be the peer, if it is not: its name, or the server and database that it is.
@@ -442,6 +480,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
         }
     }
     Ok(Answer {
+        readiness: ask_readiness(connection, question)?,
         node_name: row.value(0)?,
         identity: DatabaseIdentity { system_identifier: row.value(1)?, database: row.value(2)? },
         timeline: row.value(3)?,
@@ -455,6 +494,30 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
         clones,
         asked_at,
     })
+}
+
+/// None: it is not to be asked, or its version of the extension cannot say.
+fn ask_readiness(connection: &mut Connection, question: &Question) -> Result<Option<Readiness>, RemoteError> {
+    let Some((name, identity)) = &question.local else { return Ok(None) };
+    // Where the function is not there, asked by its name it would be an ERROR in the peer's log.
+    let is_there = "SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+                    WHERE n.nspname = 'spock' AND p.proname = 'peer_readiness'";
+    if connection.query(is_there, 0)?.is_empty() {
+        return Ok(None);
+    }
+    let asked = format!(
+        "SELECT spock.peer_readiness({}, {}, {}::pg_catalog.oid)",
+        argument::name(name),
+        argument::text(Some(&identity.system_identifier.to_string())),
+        identity.database
+    );
+    let text: Option<String> = match connection.query(&asked, 1) {
+        Ok(rows) => rows.first().map(|row| row.optional(0)).transpose()?.flatten(),
+        // It cannot say: the rest of what it says counts all the same.
+        Err(RemoteError::Peer { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// The workers that have applied the peer, of those of its subscriptions that there were when it last answered and that there

@@ -65,7 +65,7 @@ fn every_check_of_the_health_check_is_there_and_says_what_to_do() {
     database.wait_until("SELECT status FROM spock.quick_health_check() WHERE check_name = 'peer n2'", "CRITICAL");
     assert_eq!(
         server.value("SELECT check_name, status FROM spock.quick_health_check() ORDER BY check_name COLLATE \"C\""),
-        "manager|HEALTHY\noutput_plugin_libraries|HEALTHY\npeer n2|CRITICAL\nrecovery|HEALTHY\nrecovery_slot|HEALTHY\nrescue_capacity|HEALTHY\nretention|HEALTHY\n\
+        "apply_workers|HEALTHY\nmanager|HEALTHY\noutput_plugin_libraries|HEALTHY\npeer n2|CRITICAL\nrecovery|HEALTHY\nrecovery_slot|HEALTHY\nrescue_capacity|HEALTHY\nretention|HEALTHY\n\
          slot_invalidation|HEALTHY\ntrack_commit_timestamp|WARNING\nwal_level|HEALTHY"
     );
     assert!(health(database, "track_commit_timestamp").contains("ALTER SYSTEM SET"));

@@ -14,6 +14,10 @@ pub struct PeerFacts {
     pub error: String,
     /// Seconds since it last answered; None: never.
     pub silent_for_s: Option<u64>,
+    /// It has said that it has this node as a peer, or was not asked yet.
+    pub knows_this_node: bool,
+    /// This node, for the command.
+    pub local: String,
     /// It is asked so often that an answer is never older than that, in seconds.
     pub longest_silence_s: u64,
 }
@@ -27,6 +31,17 @@ pub fn peer(facts: &PeerFacts) -> Check {
                 Status::Critical,
                 format!(
                     "nobody has asked it for {seconds} s: its poller does not run, or is held up; the server's log says by what"
+                ),
+            ),
+            _ if !facts.knows_this_node => check(
+                &name,
+                Status::Warning,
+                format!(
+                    "answers, but does not know node \"{0}\", keeps no WAL for it, and leaves it out of a recovery that is called there: \
+                     on node \"{1}\": SELECT spock.peer_create('{2}', 'host=…')",
+                    facts.local,
+                    facts.name,
+                    facts.local.replace('\'', "''")
                 ),
             ),
             _ => check(&name, Status::Healthy, "answers"),
@@ -55,6 +70,58 @@ pub fn peer(facts: &PeerFacts) -> Check {
         _ => String::new(),
     };
     check(&name, status, format!("{}: {why}; {since}{advice}", facts.state))
+}
+
+/// What a recovery of this node from a peer would lack, by what its poller was told; None: the peer has not said, and its own row
+/// says why.
+pub fn source(peer: &str, lacks: Option<(u32, &str)>) -> Option<Check> {
+    let name = format!("source {peer}");
+    Some(match lacks? {
+        (0, _) => check(&name, Status::Healthy, "settings, free places, and rights of the role are in order"),
+        (count, told) => {
+            let several = if count > 1 { format!("{count} things: ") } else { String::new() };
+            check(&name, Status::Warning, format!("a recovery from it would lack {several}{told}"))
+        }
+    })
+}
+
+/// A node that asks this one, and that is no peer of it.
+#[derive(Clone, Debug)]
+pub struct AskerFacts {
+    pub name: String,
+    /// The role by which it asks here.
+    pub role: String,
+    /// A peer has that name, and is another server: both, as they are told.
+    pub conflict: Option<(String, String)>,
+}
+
+pub fn asker(facts: &AskerFacts) -> Check {
+    let AskerFacts { name, role, conflict } = facts;
+    let quoted = name.replace('\'', "''");
+    let details = match conflict {
+        None => format!(
+            "asks here as role \"{role}\", and is no peer of this node: nobody keeps WAL for it here, and a recovery that is called here \
+             leaves it out: SELECT spock.peer_create('{quoted}', 'host=…')"
+        ),
+        Some((known, found)) => format!(
+            "somebody asks here as role \"{role}\" under the name of a peer that is known with {known}, and says that it has {found}; if \
+             the node was rebuilt there: SELECT spock.peer_create('{quoted}', 'host=…')"
+        ),
+    };
+    check(&format!("asker {name}"), Status::Warning, details)
+}
+
+/// A subscription that is enabled and has failed, and whose worker does not run at this moment.
+pub fn failing(subscription: &str, origin: Option<&str>, errors: i64) -> Check {
+    let from = origin.map_or_else(String::new, |node| format!(" from node \"{node}\""));
+    check(
+        &format!("subscription {subscription}"),
+        Status::Warning,
+        format!(
+            "its worker does not run, and has failed {errors} times since the statistics were reset: what comes{from} may stand still, \
+             and other nodes keep WAL for it; the server's log says what is in the way"
+        ),
+    )
 }
 
 /// A subscription of which nobody knows which node it comes from.
@@ -147,6 +214,8 @@ mod tests {
     fn a_silent_peer_is_critical_with_its_reason() {
         let facts = PeerFacts {
             longest_silence_s: 60,
+            knows_this_node: true,
+            local: "n'1".to_owned(),
             name: "n2".to_owned(),
             state: "unreachable",
             answers: false,
@@ -158,10 +227,38 @@ mod tests {
         assert_eq!(verdict.details, "unreachable: no answer within 5000 ms; last heard 9 s ago");
         let answers = PeerFacts { answers: true, ..facts };
         assert_eq!(peer(&answers).status, Status::Healthy);
+        // It keeps nothing for this node.
+        let unknown = peer(&PeerFacts { knows_this_node: false, ..answers.clone() });
+        assert_eq!(unknown.status, Status::Warning);
+        assert!(
+            unknown.details.contains("on node \"n2\": SELECT spock.peer_create('n''1', 'host=…')"),
+            "{}",
+            unknown.details
+        );
         // Nobody asks it any more.
         let forgotten = peer(&PeerFacts { silent_for_s: Some(61), ..answers });
         assert_eq!(forgotten.status, Status::Critical);
         assert!(forgotten.details.contains("nobody has asked it for 61 s"), "{}", forgotten.details);
+    }
+
+    #[test]
+    fn a_node_that_asks_and_is_no_peer_is_named_with_the_command() {
+        let facts = AskerFacts { name: "n'4".to_owned(), role: "r".to_owned(), conflict: None };
+        let verdict = asker(&facts);
+        assert_eq!((verdict.name.as_str(), verdict.status), ("asker n'4", Status::Warning));
+        assert!(verdict.details.contains("SELECT spock.peer_create('n''4', 'host=…')"), "{}", verdict.details);
+        let conflict = Some(("one".to_owned(), "another".to_owned()));
+        let verdict = asker(&AskerFacts { conflict, ..facts });
+        assert!(verdict.details.starts_with("somebody asks"), "{}", verdict.details);
+    }
+
+    #[test]
+    fn what_a_source_would_lack_is_told() {
+        assert_eq!(source("n3", None), None);
+        assert_eq!(source("n3", Some((0, ""))).map(|row| row.status), Some(Status::Healthy));
+        let row = source("n3", Some((2, "one; other"))).expect("a row");
+        assert_eq!((row.name.as_str(), row.status), ("source n3", Status::Warning));
+        assert_eq!(row.details, "a recovery from it would lack 2 things: one; other");
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub struct Capacity {
     pub limit: i64,
 }
 
-/// A rescue takes one slot and one walsender on its source, one background worker on its target.
+/// A rescue takes one slot and one walsender on its source, one background worker and one replication origin on its target.
 pub fn capacity(capacities: &[Capacity]) -> Check {
     let full: Vec<String> = capacities
         .iter()
@@ -106,6 +106,25 @@ pub fn capacity(capacities: &[Capacity]) -> Check {
             format!("{}; a rescue needs one: raise it and restart", full.join("; ")),
         )
     }
+}
+
+/// After a recovery as many apply workers must run as before: one for each subscription that is enabled on the server.
+pub fn apply_workers(enabled: i64, limit: i64) -> Check {
+    let name = "apply_workers";
+    let details =
+        format!("{enabled} subscriptions are enabled on this server, max_logical_replication_workers = {limit}");
+    if enabled <= limit {
+        return check(name, Status::Healthy, details);
+    }
+    check(
+        name,
+        Status::Critical,
+        format!(
+            "{details}: not all of them run at a time; ALTER SYSTEM SET max_logical_replication_workers = {}, with as many more of \
+             max_worker_processes, and restart",
+            enabled + 1
+        ),
+    )
 }
 
 /// A standby of a node: the node is its primary, and nothing of ours runs here.
@@ -210,6 +229,14 @@ mod tests {
         let at = |used| [Capacity { setting: "max_wal_senders", used, limit: 10 }];
         assert_eq!(capacity(&at(9)).status, Status::Healthy);
         assert_eq!(capacity(&at(10)).status, Status::Critical);
+    }
+
+    #[test]
+    fn every_enabled_subscription_needs_a_worker() {
+        assert_eq!(apply_workers(4, 4).status, Status::Healthy);
+        let verdict = apply_workers(5, 4);
+        assert_eq!(verdict.status, Status::Critical);
+        assert!(verdict.details.contains("max_logical_replication_workers = 6"), "{}", verdict.details);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What is asked of the two nodes and of the failed one: who they are, how far they are, what they are doing (pure).
 
 use super::super::facts::{NodeFacts, RecoveryFacts, TableFacts};
+use super::super::readiness;
 use super::{Case, Found, found, named};
-use crate::health::judge;
 
 fn none_runs(node: &NodeFacts, is_meant: impl Fn(&RecoveryFacts) -> bool) -> Found {
     match node.recoveries.iter().find(|recovery| is_meant(recovery)) {
@@ -26,11 +26,8 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn same_version(&self) -> Found {
-        let (ours, theirs) = (&self.target.extension, &self.source.extension);
-        found(
-            ours == theirs,
-            format!("version {ours} on node \"{}\", {theirs} on node \"{}\"", self.target.node, self.source.node),
-        )
+        let of = |node: &'a NodeFacts| (node.node.as_str(), node.extension.as_str());
+        readiness::same_version(of(self.target), of(self.source))
     }
 
     pub(super) fn subscribes(&self, node: &NodeFacts) -> Found {
@@ -102,18 +99,11 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn wal_level_is_logical(&self) -> Found {
-        let wal_level = &self.source.settings.wal_level;
-        found(wal_level == "logical", format!("wal_level = {wal_level} on node \"{}\"", self.source.node))
+        readiness::wal_level_is_logical(&self.source.node, &self.source.settings)
     }
 
     pub(super) fn plugin_is_listed(&self) -> Found {
-        let settings = judge::Settings {
-            output_plugin_libraries: self.source.settings.output_plugin_libraries.clone(),
-            ..judge::Settings::default()
-        };
-        let verdict = judge::output_plugin(&settings);
-        let finding = format!("output_plugin_libraries of node \"{}\": {}", self.source.node, verdict.details);
-        found(verdict.status == judge::Status::Healthy, finding)
+        readiness::plugin_is_listed(&self.source.node, &self.source.settings)
     }
 
     pub(super) fn target_reaches_source(&self) -> Found {
@@ -131,26 +121,16 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn role_may_replicate(&self) -> Found {
-        let asker = &self.source.asked_by;
         if !self.wishes.asked_by_target {
             return Ok("the role is known when the target asks".to_owned());
         }
-        found(
-            asker.may_replicate,
-            format!(
-                "role \"{}\" on node \"{}\" {} REPLICATION",
-                asker.role,
-                self.source.node,
-                if asker.may_replicate { "has" } else { "has not" }
-            ),
-        )
+        readiness::role_may_replicate(&self.source.node, &self.source.asked_by)
     }
 
     pub(super) fn role_may_read(&self) -> Found {
         if !self.wishes.asked_by_target {
             return Ok("the role is known when the target asks".to_owned());
         }
-        let role = &self.source.asked_by.role;
         let hidden: Vec<String> = self
             .pairs()?
             .iter()
@@ -158,9 +138,6 @@ impl<'a> Case<'a> {
             .filter(|table| !table.is_readable)
             .map(TableFacts::full_name)
             .collect();
-        if hidden.is_empty() {
-            return Ok(format!("role \"{role}\" may read the tables on node \"{}\"", self.source.node));
-        }
-        Err(format!("role \"{role}\" has no SELECT on {} on node \"{}\"", named(&hidden), self.source.node))
+        readiness::role_may_read(&self.source.node, &self.source.asked_by, &hidden)
     }
 }

@@ -1,0 +1,226 @@
+//! What a node needs so that others can be recovered from it, whoever fails: told before, and judged as a plan would (pure).
+//!
+//! The conditions are those of the proof and of the pins that do not depend on which node has failed. Both are judged here, and
+//! nowhere else.
+
+use super::facts::{AskerFacts, CapacityFacts, Limit, SettingsFacts};
+use super::outcome::Reason;
+use super::{Plan, advice};
+use crate::health::judge;
+use serde::{Deserialize, Serialize};
+
+/// What a condition comes to: what was found, and whether that is as it must be.
+pub type Found = Result<String, String>;
+
+/// At most this many things are named in a finding.
+const NAMED: usize = 5;
+
+/// What a node says of itself to the one that asks, by peer_readiness(). A later version may say more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    pub node: String,
+    /// The extension's version.
+    pub extension: String,
+    pub settings: SettingsFacts,
+    pub capacity: CapacityFacts,
+    /// The role by which it was asked, which is the one that a recovery from it would use.
+    pub asked_by: AskerFacts,
+    /// Replicated tables that this role may not read.
+    pub unreadable: Vec<String>,
+    /// It has the node that asks as a peer, and keeps WAL for it.
+    pub knows_asker: bool,
+}
+
+/// Something that a recovery will need and lack, and what to do about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lack {
+    pub finding: String,
+    pub advice: String,
+}
+
+/// What stands in the way of a recovery of node `target` from the one that has told this, whichever node fails.
+pub fn lacks(target: &str, extension: &str, source: &Readiness) -> Vec<Lack> {
+    let node = &source.node;
+    let Readiness { settings, capacity, asked_by, .. } = source;
+    let conditions = [
+        (Reason::VersionDiffers, same_version((target, extension), (node, &source.extension))),
+        (Reason::WalLevel, wal_level_is_logical(node, settings)),
+        (Reason::PluginNotListed, plugin_is_listed(node, settings)),
+        (Reason::SourceRoleLacksRights, role_may_replicate(node, asked_by)),
+        (Reason::SourceRoleLacksRights, role_may_read(node, asked_by, &source.unreadable)),
+        (Reason::NoFreeSlot, is_free(node, 1, &capacity.slots)),
+        (Reason::NoFreeWalsender, is_free(node, 1, &capacity.walsenders)),
+    ];
+    let mut lacks: Vec<Lack> = conditions
+        .into_iter()
+        .filter_map(|(reason, found)| {
+            Some(Lack { finding: found.err()?, advice: advice(target, node, reason, source) })
+        })
+        .collect();
+    if !settings.track_commit_timestamp {
+        lacks.push(Lack {
+            finding: format!(
+                "track_commit_timestamp is off on node \"{node}\": rows that a recovery has touched are not compared with it"
+            ),
+            advice: format!("On node \"{node}\": ALTER SYSTEM SET track_commit_timestamp = on; and restart."),
+        });
+    }
+    lacks
+}
+
+/// The advice that a plan of that reason would give, with the role's name where it is known.
+fn advice(target: &str, node: &str, reason: Reason, source: &Readiness) -> String {
+    if reason == Reason::SourceRoleLacksRights {
+        let role = identifier(&source.asked_by.role);
+        let mut commands = String::new();
+        if !source.asked_by.may_replicate {
+            commands.push_str(&format!(" ALTER ROLE {role} REPLICATION;"));
+        }
+        if !source.unreadable.is_empty() {
+            commands.push_str(&format!(" GRANT pg_read_all_data TO {role};"));
+        }
+        return format!("On node \"{node}\":{commands} or use another connection string.");
+    }
+    let plan = Plan { source: Some(node.to_owned()), ..Plan::without_source("…", target, None, reason) };
+    advice::of(&plan)
+}
+
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+pub(super) fn found(holds: bool, finding: String) -> Found {
+    if holds { Ok(finding) } else { Err(finding) }
+}
+
+/// The first of many, quoted.
+pub(super) fn named(names: &[String]) -> String {
+    let mut text = names.iter().take(NAMED).map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    if names.len() > NAMED {
+        text.push_str(&format!(" and {} more", names.len() - NAMED));
+    }
+    text
+}
+
+pub(super) fn same_version((target, ours): (&str, &str), (source, theirs): (&str, &str)) -> Found {
+    found(ours == theirs, format!("version {ours} on node \"{target}\", {theirs} on node \"{source}\""))
+}
+
+pub(super) fn wal_level_is_logical(node: &str, settings: &SettingsFacts) -> Found {
+    let wal_level = &settings.wal_level;
+    found(wal_level == "logical", format!("wal_level = {wal_level} on node \"{node}\""))
+}
+
+pub(super) fn plugin_is_listed(node: &str, settings: &SettingsFacts) -> Found {
+    let settings = judge::Settings {
+        output_plugin_libraries: settings.output_plugin_libraries.clone(),
+        ..judge::Settings::default()
+    };
+    let verdict = judge::output_plugin(&settings);
+    let finding = format!("output_plugin_libraries of node \"{node}\": {}", verdict.details);
+    found(verdict.status == judge::Status::Healthy, finding)
+}
+
+pub(super) fn role_may_replicate(node: &str, asker: &AskerFacts) -> Found {
+    let has = if asker.may_replicate { "has" } else { "has not" };
+    found(asker.may_replicate, format!("role \"{}\" on node \"{node}\" {has} REPLICATION", asker.role))
+}
+
+pub(super) fn role_may_read(node: &str, asker: &AskerFacts, hidden: &[String]) -> Found {
+    if hidden.is_empty() {
+        return Ok(format!("role \"{}\" may read the tables on node \"{node}\"", asker.role));
+    }
+    Err(format!("role \"{}\" has no SELECT on {} on node \"{node}\"", asker.role, named(hidden)))
+}
+
+/// Whether so many more of what a server limits can be had.
+pub(super) fn is_free(node: &str, count: i64, limit: &Limit) -> Found {
+    let Limit { setting, used, limit } = limit;
+    if count == 0 {
+        return Ok("it is there".to_owned());
+    }
+    let free = (limit - used).max(0);
+    found(used + count <= *limit, format!("{free} of {setting} = {limit} on node \"{node}\" are free"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    fn ready() -> Readiness {
+        let facts = sample::node("n3", 90);
+        Readiness {
+            node: facts.node,
+            extension: facts.extension,
+            settings: facts.settings,
+            capacity: facts.capacity,
+            asked_by: facts.asked_by,
+            unreadable: Vec::new(),
+            knows_asker: true,
+        }
+    }
+
+    fn lack(source: &Readiness) -> (String, String) {
+        let lacks = lacks("n2", "1.0", source);
+        let [one] = lacks.as_slice() else { panic!("not one: {lacks:?}") };
+        (one.finding.clone(), one.advice.clone())
+    }
+
+    #[test]
+    fn a_node_in_order_lacks_nothing() {
+        assert_eq!(lacks("n2", "1.0", &ready()), []);
+    }
+
+    #[test]
+    fn each_lack_is_told_with_its_node_and_the_command() {
+        let changed = |change: &dyn Fn(&mut Readiness)| {
+            let mut source = ready();
+            change(&mut source);
+            lack(&source)
+        };
+        let cases: [(&dyn Fn(&mut Readiness), &str, &str); 8] = [
+            (
+                &|source| source.extension = "2.0".to_owned(),
+                "2.0 on node \"n3\"",
+                "ALTER EXTENSION spock_recovery UPDATE",
+            ),
+            (
+                &|source| source.settings.wal_level = "replica".to_owned(),
+                "wal_level = replica",
+                "SET wal_level = logical",
+            ),
+            (
+                &|source| source.settings.output_plugin_libraries = Some("pgoutput".to_owned()),
+                "ALTER SYSTEM SET output_plugin_libraries = pgoutput, spock_recovery",
+                "On node \"n3\"",
+            ),
+            (
+                &|source| source.asked_by.may_replicate = false,
+                "has not REPLICATION",
+                "ALTER ROLE \"postgres\" REPLICATION;",
+            ),
+            (
+                &|source| source.unreadable = vec!["public.t".to_owned()],
+                "no SELECT on \"public.t\" on node \"n3\"",
+                "GRANT pg_read_all_data TO \"postgres\";",
+            ),
+            (
+                &|source| source.capacity.slots.used = 10,
+                "0 of max_replication_slots = 10",
+                "max_replication_slots and restart",
+            ),
+            (&|source| source.capacity.walsenders.used = 11, "0 of max_wal_senders = 10", "raise max_wal_senders"),
+            (
+                &|source| source.settings.track_commit_timestamp = false,
+                "is off on node \"n3\"",
+                "track_commit_timestamp = on",
+            ),
+        ];
+        for (change, finding, advice) in cases {
+            let (found, advised) = changed(change);
+            assert!(found.contains(finding), "{finding} in {found}");
+            assert!(advised.contains(advice), "{advice} in {advised}");
+        }
+    }
+}

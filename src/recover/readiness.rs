@@ -1,0 +1,130 @@
+//! peer_readiness(): what this node would need if the node that asks were to be recovered from it, and whether it knows that one.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use super::error::RecoverError;
+use super::facts;
+use crate::error::OrRaise;
+use crate::node::identity::DatabaseIdentity;
+use crate::node::name::NodeName;
+use crate::node::registry::{self, NodeServer, Role};
+use crate::pg::clock::Monotonic;
+use crate::pg::json::Json;
+use crate::pg::name::Name;
+use crate::pg::text::Text;
+use crate::pg::{process, role, wal};
+use crate::plan::facts::AskerFacts;
+use crate::plan::readiness::Readiness;
+use crate::shmem::{self, ASKER_LIMIT, AskerEntry};
+use crate::slot::snapshot::require_reader;
+use pgrx::pg_sys::Oid;
+use pgrx::prelude::*;
+
+/// Tables that are named to the one that asks.
+const MAX_UNREADABLE: i64 = 50;
+
+/// What a node needs to know of this one before another one fails. Null where this database is no node, and on a standby.
+#[pg_extern(sql = false)]
+fn peer_readiness(node_name: Option<Name>, system_identifier: Option<Text>, database: Option<Oid>) -> Option<Json> {
+    require_reader("peer_readiness");
+    let asker = asker(node_name, system_identifier, database);
+    look(asker).or_raise().map(|readiness| Json::of(&readiness))
+}
+
+/// Who asks, if it is a node.
+fn asker(
+    name: Option<Name>,
+    system_identifier: Option<Text>,
+    database: Option<Oid>,
+) -> Option<(NodeName, DatabaseIdentity)> {
+    let name = NodeName::parse(&name?.0).ok()?;
+    let system_identifier = system_identifier?.to_utf8().parse().ok()?;
+    Some((name, DatabaseIdentity { system_identifier, database: database?.to_u32() }))
+}
+
+fn look(asker: Option<(NodeName, DatabaseIdentity)>) -> Result<Option<Readiness>, RecoverError> {
+    if wal::is_in_recovery() {
+        return Ok(None);
+    }
+    let asked_by = AskerFacts {
+        role: role::current_name(),
+        is_superuser: process::is_superuser(),
+        may_replicate: role::may_use_slots(),
+    };
+    let servers = registry::servers()?;
+    let Some(local) = servers.iter().find(|server| server.role == Role::Local) else { return Ok(None) };
+    let knows_asker = asker.as_ref().is_none_or(|(name, identity)| knows(&servers, name.as_str(), *identity));
+    if let Some((name, identity)) = asker.filter(|_| !knows_asker) {
+        let mut shared = shmem::lock();
+        if let Some(index) = shared.index_of(process::my_database()) {
+            shared.databases()[index].note_asker(name.as_str(), identity, &asked_by.role);
+        }
+    }
+    // What processes do and hold is hidden from others.
+    role::as_superuser(|| {
+        Ok(Some(Readiness {
+            node: local.name.to_string(),
+            extension: env!("CARGO_PKG_VERSION").to_owned(),
+            settings: facts::settings(),
+            capacity: facts::capacity()?,
+            unreadable: unreadable(&asked_by)?,
+            asked_by,
+            knows_asker,
+        }))
+    })
+}
+
+/// Whether it is this node, or a peer of it.
+fn knows(servers: &[NodeServer], name: &str, identity: DatabaseIdentity) -> bool {
+    servers.iter().any(|server| match server.role {
+        Role::Peer => server.name.as_str() == name && server.bound.is_none_or(|bound| bound == identity),
+        Role::Local => registry::here() == identity,
+        Role::LocalElsewhere => false,
+    })
+}
+
+/// The nodes that have asked lately and that this one does not know: those that have become known meanwhile are none of them.
+pub fn strangers(servers: &[NodeServer]) -> Vec<AskerEntry> {
+    let askers = {
+        let mut shared = shmem::lock();
+        let Some(index) = shared.index_of(process::my_database()) else { return Vec::new() };
+        shared.databases()[index].askers
+    };
+    let now = Monotonic::now();
+    let is_stranger = |asker: &AskerEntry| {
+        !asker.asked_at.is_never()
+            && now.since(asker.asked_at) < ASKER_LIMIT
+            && asker.said.is_some_and(|said| !knows(servers, asker.name.as_str(), said))
+    };
+    let mut strangers: Vec<AskerEntry> = askers.into_iter().filter(is_stranger).collect();
+    strangers.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
+    strangers
+}
+
+/// Tables of this database's subscriptions that the role may not read.
+fn unreadable(asker: &AskerFacts) -> Result<Vec<String>, spi::Error> {
+    if asker.is_superuser {
+        return Ok(Vec::new());
+    }
+    Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT DISTINCT n.nspname, c.relname
+               FROM pg_catalog.pg_subscription s
+               JOIN pg_catalog.pg_subscription_rel r ON r.srsubid = s.oid
+               JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              WHERE s.subdbid = $3
+                AND NOT (pg_catalog.has_schema_privilege($1, n.oid, 'USAGE')
+                         AND pg_catalog.has_table_privilege($1, c.oid, 'SELECT'))
+              ORDER BY n.nspname, c.relname LIMIT $2",
+            None,
+            &[Name(asker.role.clone()).into(), MAX_UNREADABLE.into(), process::my_database().into()],
+        )?;
+        let mut tables = Vec::new();
+        for row in rows {
+            if let (Some(schema), Some(table)) = (row.get::<Name>(1)?, row.get::<Name>(2)?) {
+                tables.push(format!("{}.{}", schema.0, table.0));
+            }
+        }
+        Ok(tables)
+    })
+}
