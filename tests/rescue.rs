@@ -17,6 +17,7 @@ mod promotion;
 mod publications;
 mod repeated;
 mod returning;
+mod unsendable;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

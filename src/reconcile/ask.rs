@@ -61,7 +61,7 @@ impl Reconciler<'_> {
                 Ok(answer) => Ok(Ok(answer)),
                 Err(_) => Err(self.source.unexpected("rows that are no rows")),
             },
-            Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message }, .. }) => {
+            Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message, .. }, .. }) => {
                 Ok(Err(Refused(format!("node \"{}\" reports {message} (SQLSTATE {sqlstate})", self.source_name))))
             }
             Err(error) => Err(error),

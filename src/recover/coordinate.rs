@@ -4,7 +4,7 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::begin;
-use super::error::RecoverError;
+use super::error::{RecoverError, is_transactions_fault};
 use super::progress;
 use super::source::{self, Source};
 use crate::error::{OrRaise, SqlError, raise};
@@ -63,6 +63,10 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "error_sqlstate": intent.failure.as_ref().map(|failure| failure.sqlstate.clone()),
         "error_at": intent.failure.as_ref().map(|failure| failure.at),
         "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
+        // Giving the transaction up is an answer to it, where that is known.
+        "error_is_of_transaction": intent.failure.as_ref().is_some_and(|failure| {
+            failure.origin_lsn.is_some() && is_transactions_fault(&failure.sqlstate)
+        }),
         "failures": figures.failures,
     })
 }

@@ -48,6 +48,8 @@ pub(super) enum Trouble {
     Recover(RecoverError),
     /// An ERROR while applying.
     Raised { report: Box<ErrorReportWithLevel>, relation: Option<String>, origin_lsn: Option<OriginLsn> },
+    /// The stream has broken off; within a transaction, if that is known.
+    Streaming { error: RecoverError, origin_lsn: Option<OriginLsn> },
     /// recover_abort() was called.
     MustStop,
 }
@@ -285,7 +287,7 @@ impl Rescue {
         self.done += applier.totals;
         match outcome {
             Err(report) => Err(Trouble::Raised { report, relation, origin_lsn }),
-            Ok(Err(error)) => Err(Trouble::Recover(error)),
+            Ok(Err(error)) => Err(Trouble::Streaming { origin_lsn: error.origin_lsn().or(origin_lsn), error }),
             Ok(Ok(Ended::Stopped)) => Err(Trouble::MustStop),
             Ok(Ok(Ended::Complete)) => Ok((position, apply_as, applier.touched)),
         }
@@ -442,15 +444,24 @@ pub(super) fn plugin_settings(
     facts: &SourceFacts,
     skip: OriginLsn,
     stop: OriginLsn,
-) -> [(&'static str, String); 6] {
-    [
+) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
         ("spock.rescue_origin", facts.origin_id.to_string()),
         ("spock.rescue_skip_lsn", skip.min(stop).to_string()),
         ("spock.rescue_stop_lsn", stop.to_string()),
         ("spock.rescue_stop_timestamp", intent.request.stop_timestamp.map_or(String::new(), |at| at.to_string())),
         ("spock.rescue_tables", facts.tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
         ("spock.rescue_packed", "on".to_owned()),
-    ]
+    ];
+    if !intent.skips.is_empty() {
+        let skips = intent.skips.iter().map(OriginLsn::to_string).collect::<Vec<_>>();
+        settings.push(("spock.rescue_given_up", skips.join(",")));
+    }
+    // The source was lost and could not say at which transaction: it may have been ended by what that one took.
+    if intent.failure.as_ref().is_some_and(|failure| failure.origin_lsn.is_none()) {
+        settings.push(("spock.rescue_announced", "on".to_owned()));
+    }
+    settings
 }
 
 pub(super) fn setting_of(intent: &Intent, target: &TargetFacts, apply_as: ApplyAs) -> Setting {
@@ -485,9 +496,17 @@ pub(super) fn remote(intent: &Intent, error: crate::remote::connection::RemoteEr
 /// the label can be read by everybody.
 pub(super) fn failure_of(trouble: Trouble) -> (Failure, String) {
     let at = Timestamp::now().0;
+    let (trouble, origin_lsn) = match trouble {
+        Trouble::Streaming { error, origin_lsn } => (Trouble::Recover(error), origin_lsn),
+        trouble => (trouble, None),
+    };
     match trouble {
         Trouble::Recover(error) => {
-            let sqlstate = sqlstate_text(error.sqlstate() as i32);
+            let sqlstate = match &error {
+                RecoverError::Remote { error, .. } => error.said().map_or("", |(sqlstate, ..)| sqlstate).to_owned(),
+                _ => String::new(),
+            };
+            let sqlstate = if sqlstate.is_empty() { sqlstate_text(error.sqlstate() as i32) } else { sqlstate };
             // What libpq or a peer says may tell hosts and roles: the label is for all to read, the log is not.
             let (reason, message) = match &error {
                 RecoverError::Remote { source_node, error } => {
@@ -495,7 +514,7 @@ pub(super) fn failure_of(trouble: Trouble) -> (Failure, String) {
                 }
                 _ => (error.to_string(), String::new()),
             };
-            (Failure { sqlstate, reason, relation: None, origin_lsn: None, at }, message)
+            (Failure { sqlstate, reason, relation: None, origin_lsn, at }, message)
         }
         Trouble::Raised { report, relation, origin_lsn } => {
             let sqlstate = sqlstate_text(report.sql_error_code() as i32);
@@ -507,7 +526,7 @@ pub(super) fn failure_of(trouble: Trouble) -> (Failure, String) {
             (Failure { sqlstate, reason, relation, origin_lsn, at }, report.message().to_owned())
         }
         // Handled by the caller.
-        Trouble::MustStop => (
+        Trouble::MustStop | Trouble::Streaming { .. } => (
             Failure {
                 sqlstate: "57014".to_owned(),
                 reason: "aborted".to_owned(),
