@@ -12,6 +12,7 @@ mod plan_sql;
 mod progress;
 pub mod prove;
 pub mod returned;
+pub mod said;
 pub mod source;
 mod sql;
 pub mod suspend;

@@ -16,6 +16,7 @@ mod permissions;
 mod promotion;
 mod publications;
 mod repeated;
+mod reports;
 mod returning;
 mod unsendable;
 

@@ -8,10 +8,11 @@
 
 use crate::error::unpack_sqlstate;
 use crate::lsn::OriginLsn;
+use crate::pg::error_context::BottomContext;
 use crate::pg::guarded;
 use crate::remote::report::StreamPlace;
 use pgrx::pg_sys;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 
 // Not in pgrx's bindings, which have no variadic functions (utils/elog.h).
@@ -29,7 +30,7 @@ enum Place {
 
 thread_local! {
     static PLACE: Cell<Place> = const { Cell::new(Place::NoStream) };
-    static ON_THE_STACK: Cell<*mut pg_sys::ErrorContextCallback> = const { Cell::new(std::ptr::null_mut()) };
+    static CONTEXT: RefCell<BottomContext> = const { RefCell::new(BottomContext::NONE) };
 }
 
 /// The stream's part of it, forgotten with the stream.
@@ -46,24 +47,8 @@ impl Drop for StreamGuard {
 /// # Safety
 /// In a callback of core's, which has put its own context on the stack.
 pub unsafe fn begin_stream() -> StreamGuard {
-    // SAFETY: the stack is a list that ends with null; ours is never freed, and is put in once.
-    unsafe {
-        let mut ours = ON_THE_STACK.get();
-        if ours.is_null() {
-            ours = pg_sys::MemoryContextAllocZero(pg_sys::TopMemoryContext, size_of::<pg_sys::ErrorContextCallback>())
-                .cast::<pg_sys::ErrorContextCallback>();
-            (*ours).callback = Some(tell);
-            ON_THE_STACK.set(ours);
-        }
-        let mut last = pg_sys::error_context_stack;
-        while !last.is_null() && last != ours && !(*last).previous.is_null() {
-            last = (*last).previous;
-        }
-        if !last.is_null() && last != ours {
-            (*ours).previous = std::ptr::null_mut();
-            (*last).previous = ours;
-        }
-    }
+    // SAFETY: the callback adds a line; core's own context is there, so the stack is not empty.
+    CONTEXT.with_borrow_mut(|context| unsafe { context.install(tell) });
     PLACE.set(Place::Between);
     StreamGuard(())
 }
