@@ -144,6 +144,9 @@ DECLARE
     told int := 0;
     phase text := '';
     warned text;
+    -- What the server itself has said; the caller is a superuser, who may see rows.
+    said jsonb;
+    words text;
     known_error text;
     is_first boolean := true;
     lost_since timestamptz;
@@ -203,22 +206,35 @@ BEGIN
             IF (state ->> 'waiting')::boolean AND state ->> 'error_at' IS DISTINCT FROM known_error
                AND state ->> 'error' IS DISTINCT FROM warned
             THEN
-                IF state ->> 'error_lsn' IS NOT NULL THEN
+                said := state -> 'server_error';
+                words := CASE WHEN said ->> 'message' IS NULL THEN NULL
+                    ELSE concat_ws(E'\n', CASE WHEN said ->> 'node' IS NULL THEN said ->> 'message'
+                                               ELSE format('Node "%s" says: %s', said ->> 'node', said ->> 'message') END,
+                                         said ->> 'detail', said ->> 'hint', said ->> 'context') END;
+                -- A source that is lost within a transaction may come back.
+                IF state ->> 'error_lsn' IS NOT NULL AND state ->> 'error_sqlstate' NOT LIKE '08%' THEN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                         MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                     state ->> 'failed_node', target_node, state ->> 'error'),
-                        DETAIL = 'What was applied stays, the other subscriptions run again, and the recovery goes on by itself once the cause is mended. The log of the target has the server''s own message.',
-                        HINT = format('Mend the cause and CALL again to watch; or on the target: SELECT spock.recover_skip(%L, %L); gives up that transaction, CALL spock.recover_abort(%L); ends the recovery.',
-                                                 state ->> 'failed_node', state ->> 'error_lsn', state ->> 'failed_node');
+                        DETAIL = concat_ws(E'\n', words, 'What was applied stays, the other subscriptions run again, and the recovery goes on by itself once the cause is mended. The log of the target has the server''s own message.'),
+                        HINT = CASE WHEN (state ->> 'error_is_of_transaction')::boolean
+                            THEN format('Mend the cause and CALL again to watch; or on the target: SELECT spock.recover_skip(%L, %L); gives up that transaction, CALL spock.recover_abort(%L); ends the recovery.',
+                                                 state ->> 'failed_node', state ->> 'error_lsn', state ->> 'failed_node')
+                            ELSE format('Mend the cause and CALL again to watch; CALL spock.recover_abort(%L); on the target ends the recovery.',
+                                                 state ->> 'failed_node') END;
                 END IF;
                 warned := state ->> 'error';
-                RAISE WARNING 'the recovery waits: %', warned;
+                IF words IS NULL THEN
+                    RAISE WARNING 'the recovery waits: %', warned;
+                ELSE
+                    RAISE WARNING USING MESSAGE = format('the recovery waits: %s', warned), DETAIL = words;
+                END IF;
             END IF;
             IF (state ->> 'waiting')::boolean AND (state ->> 'failures')::int >= 5 THEN
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                     MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                 state ->> 'failed_node', target_node, state ->> 'error'),
-                    DETAIL = 'It was tried several times, and goes on by itself once that is mended.',
+                    DETAIL = concat_ws(E'\n', words, 'It was tried several times, and goes on by itself once that is mended.'),
                     HINT = format('CALL again to watch, or with another source_node_name; CALL spock.recover_abort(%L); on the target ends it.',
                                              state ->> 'failed_node');
             END IF;
@@ -456,7 +472,8 @@ BEGIN
             EXIT WHEN state IS NULL OR (state ->> 'ended')::boolean;
             -- What has failed before this call is tried again, and counts when it has failed again.
             IF (state ->> 'waiting')::boolean AND state ->> 'error_at' IS DISTINCT FROM entry ->> 'error_at'
-               AND (state ->> 'error_lsn' IS NOT NULL OR (state ->> 'failures')::int >= 5)
+               AND (state ->> 'error_lsn' IS NOT NULL AND state ->> 'error_sqlstate' NOT LIKE '08%'
+                    OR (state ->> 'failures')::int >= 5)
             THEN
                 entry := entry || jsonb_build_object('error', state ->> 'error');
                 EXIT;

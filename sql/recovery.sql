@@ -2,10 +2,10 @@
 
 CREATE FUNCTION recovery_intents()
     RETURNS TABLE (intent_id uuid, failed_node name, source_node name, target_node name, phase text,
-                   begun_at timestamptz, ended_at timestamptz, summary jsonb, error text)
+                   begun_at timestamptz, ended_at timestamptz, summary jsonb, error text, server_error jsonb)
     LANGUAGE c VOLATILE ROWS 20 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_intents_wrapper';
 COMMENT ON FUNCTION recovery_intents() IS
-    'the recoveries of which this node is the target: unfinished ones, and the last 20 that have ended; error: why one waits (superusers, REPLICATION, pg_monitor)';
+    'the recoveries of which this node is the target: unfinished ones, and the last 20 that have ended; error: why one waits (superusers, REPLICATION, pg_monitor); server_error: what the server has said of that, with its rows, for superusers alone';
 
 CREATE FUNCTION recovery_is_open(intent_id uuid) RETURNS boolean
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_is_open_wrapper';

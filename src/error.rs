@@ -39,6 +39,18 @@ pub fn unpack_sqlstate(packed: i32) -> [u8; 5] {
     std::array::from_fn(|index| ((packed >> (6 * index)) & 0x3f) as u8 + b'0')
 }
 
+/// The code of five characters, unless it is none that this library knows.
+pub fn known_sqlstate(text: &str) -> Option<PgSqlErrorCode> {
+    let code: &[u8; 5] = text.as_bytes().try_into().ok()?;
+    if !code.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()) {
+        return None;
+    }
+    let packed =
+        code.iter().enumerate().fold(0, |sum, (index, byte)| sum | (i32::from(byte - b'0') & 0x3f) << (6 * index));
+    let known = PgSqlErrorCode::from(packed);
+    (known as i32 == packed).then_some(known)
+}
+
 /// Ends the statement with the error.
 pub fn raise(error: &impl SqlError) -> ! {
     report_of(error).report(PgLogLevel::ERROR);
@@ -86,5 +98,29 @@ impl SqlError for NotPreloaded {
 impl SqlError for pgrx::spi::Error {
     fn sqlstate(&self) -> PgSqlErrorCode {
         PgSqlErrorCode::ERRCODE_INTERNAL_ERROR
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_known_by_its_text() {
+        for (text, code) in [
+            ("23505", Some(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION)),
+            ("P0001", Some(PgSqlErrorCode::ERRCODE_RAISE_EXCEPTION)),
+            ("XX000", Some(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR)),
+            ("ZZ123", None),
+            ("", None),
+            ("2350", None),
+            ("2350a", None),
+        ] {
+            let known = known_sqlstate(text);
+            assert_eq!(known, code, "{text}");
+            if let Some(known) = known {
+                assert_eq!(unpack_sqlstate(known as i32), text.as_bytes());
+            }
+        }
     }
 }

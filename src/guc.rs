@@ -57,6 +57,8 @@ static RESCUE_TABLES: GucSetting<Option<CString>> = GucSetting::<Option<CString>
 static RESCUE_KEY_CHANGES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static RESCUE_RECONCILED_BY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static RESCUE_PACKED: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static RESCUE_GIVEN_UP: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static RESCUE_ANNOUNCED: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 const HOUR_MS: i32 = 3_600_000;
 
@@ -120,6 +122,8 @@ pub fn rescue_settings() -> Settings {
         key_changes: text(&RESCUE_KEY_CHANGES),
         reconciled_by: text(&RESCUE_RECONCILED_BY),
         packed: text(&RESCUE_PACKED),
+        given_up: text(&RESCUE_GIVEN_UP),
+        announced: text(&RESCUE_ANNOUNCED),
     }
 }
 
@@ -236,7 +240,7 @@ pub fn register() {
 }
 
 fn register_plugin_settings() {
-    let settings: [(&'static CStr, &'static CStr, &'static GucSetting<Option<CString>>); 8] = [
+    let settings: [(&'static CStr, &'static CStr, &'static GucSetting<Option<CString>>); 10] = [
         (c"spock.rescue_origin", c"Replication origin that the output plugin sends, by its id.", &RESCUE_ORIGIN),
         (c"spock.rescue_skip_lsn", c"Position at the origin after which the output plugin begins.", &RESCUE_SKIP_LSN),
         (c"spock.rescue_stop_lsn", c"Position at the origin up to which the output plugin sends.", &RESCUE_STOP_LSN),
@@ -260,6 +264,16 @@ fn register_plugin_settings() {
             c"spock.rescue_packed",
             c"Has the output plugin send many of its messages as one, each transaction's by themselves.",
             &RESCUE_PACKED,
+        ),
+        (
+            c"spock.rescue_given_up",
+            c"Positions at the origin of transactions that the output plugin sends without what they hold.",
+            &RESCUE_GIVEN_UP,
+        ),
+        (
+            c"spock.rescue_announced",
+            c"Has the output plugin send the position of each transaction before it reads what the transaction holds.",
+            &RESCUE_ANNOUNCED,
         ),
     ];
     for (name, description, setting) in settings {

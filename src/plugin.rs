@@ -10,10 +10,13 @@
 //! freed with the decoding context, for nothing tells a plugin that decoding has failed.
 #![allow(unsafe_code)]
 
+mod large_row;
 pub mod parameters;
+mod place;
 mod relation;
 
 use crate::error::OrRaise;
+use crate::failpoint::{self, names};
 use crate::guc;
 use crate::lsn::OriginLsn;
 use crate::pg::{compat, origin};
@@ -39,6 +42,8 @@ struct Stream {
     is_wanted: bool,
     /// BEGIN was sent for it: not before its first change, so that empty transactions send nothing.
     is_begun: bool,
+    /// Has what is told of an ERROR forgotten with the stream.
+    _place: place::StreamGuard,
 }
 
 impl Stream {
@@ -88,7 +93,9 @@ unsafe extern "C-unwind" fn startup(
         let previous = pg_sys::MemoryContextSwitchTo((*context).context);
         let pack = pg_sys::makeStringInfo();
         pg_sys::MemoryContextSwitchTo(previous);
-        let stream = Stream { parameters, change_context, pack, is_over: false, is_wanted: false, is_begun: false };
+        let _place = place::begin_stream();
+        let stream =
+            Stream { parameters, change_context, pack, is_over: false, is_wanted: false, is_begun: false, _place };
         let stream = PgMemoryContexts::For((*context).context).leak_and_drop_on_delete(stream);
         (*context).output_plugin_private = stream.cast();
     }
@@ -136,6 +143,17 @@ unsafe extern "C-unwind" fn begin(context: *mut pg_sys::LogicalDecodingContext, 
             });
             send(context, stream);
         }
+        if stream.is_wanted {
+            let origin_lsn = OriginLsn((*txn).origin_lsn);
+            place::enter(origin_lsn);
+            let is_given_up = stream.parameters.given_up.contains(&origin_lsn);
+            if is_given_up || stream.parameters.is_announced {
+                send_begin(context, txn, stream);
+                send(context, stream);
+            }
+            // The receiver has given up what it holds, and is told of its end, for its own progress.
+            stream.is_wanted = !is_given_up;
+        }
     }
 }
 
@@ -156,6 +174,7 @@ unsafe extern "C-unwind" fn commit(
             // Before the receiver can hear that we are beyond it.
             send(context, stream);
         }
+        place::leave();
     }
 }
 
@@ -176,8 +195,7 @@ unsafe extern "C-unwind" fn change(
         let Some(sent_as) = known.sent_as else { return };
         let (old, new) = ((*change).data.tp.oldtuple, (*change).data.tp.newtuple);
         use pg_sys::ReorderBufferChangeType::{
-            REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_INSERT as INSERT,
-            REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
+            REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
         };
         // PostgreSQL logs an old key where it has changed, and of a table with REPLICA IDENTITY FULL always.
         if stream.parameters.wants_key_changes
@@ -189,6 +207,7 @@ unsafe extern "C-unwind" fn change(
         if (*change).action != DELETE && new.is_null() {
             return;
         }
+        failpoint::hit(names::PLUGIN_CHANGE);
         let previous = pg_sys::MemoryContextSwitchTo(stream.change_context);
         let oid = (*changed).rd_id;
         let target = if sent_as == oid { changed } else { pg_sys::RelationIdGetRelation(sent_as) };
@@ -206,15 +225,20 @@ unsafe extern "C-unwind" fn change(
             old = pg_sys::MakeSingleTupleTableSlot((*target).rd_att, &pg_sys::TTSOpsVirtual);
             pg_sys::ExecStoreAllNullTuple(old);
         }
-        match (*change).action {
-            INSERT => write(context, stream, |out| compat::logicalrep_write_insert(out, target, new)),
-            UPDATE => write(context, stream, |out| compat::logicalrep_write_update(out, target, old, new)),
-            // Without the old key, which a table without replica identity does not log, the row cannot be found. pgoutput
-            // leaves such a DELETE out; a rescue must not: with a key of nulls, and none in the table's description, the
-            // receiver says that it cannot apply it.
-            DELETE => write(context, stream, |out| compat::logicalrep_write_delete(out, target, old)),
-            // Speculative insertions that were not confirmed never come here.
-            _ => (),
+        let row = RowChange { action: (*change).action, target, old, new };
+        if large_row::is_large(old) || large_row::is_large(new) {
+            // By itself, for together with others it might not fit.
+            send(context, stream);
+            pg_sys::OutputPluginPrepareWrite(context, false);
+            let out = (*context).out;
+            let begun = (*out).len;
+            if large_row::fitting(|| row.write_text(out)).is_none() {
+                (*out).len = begun;
+                row.write_binary(out);
+            }
+            pg_sys::OutputPluginWrite(context, false);
+        } else {
+            write(context, stream, |out| row.write_text(out));
         }
         for slot in [old, new] {
             if !slot.is_null() {
@@ -275,6 +299,54 @@ unsafe extern "C-unwind" fn truncate(
         }
         pg_sys::MemoryContextSwitchTo(previous);
         pg_sys::MemoryContextReset(stream.change_context);
+    }
+}
+
+/// A row that is to be sent, in an open relation's columns; null: no such version of it.
+struct RowChange {
+    action: pg_sys::ReorderBufferChangeType::Type,
+    target: pg_sys::Relation,
+    old: *mut pg_sys::TupleTableSlot,
+    new: *mut pg_sys::TupleTableSlot,
+}
+
+impl RowChange {
+    /// All values as text.
+    unsafe fn write_text(&self, out: pg_sys::StringInfo) {
+        use pg_sys::ReorderBufferChangeType::{
+            REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_INSERT as INSERT,
+            REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
+        };
+        let RowChange { action, target, old, new } = *self;
+        // SAFETY: the caller's promise: rows of an open relation, in a transaction.
+        unsafe {
+            match action {
+                INSERT => compat::logicalrep_write_insert(out, target, new),
+                UPDATE => compat::logicalrep_write_update(out, target, old, new),
+                // Without the old key, which a table without replica identity does not log, the row cannot be found. pgoutput
+                // leaves such a DELETE out; a rescue must not: with a key of nulls, and none in the table's description, the
+                // receiver says that it cannot apply it.
+                DELETE => compat::logicalrep_write_delete(out, target, old),
+                // Speculative insertions that were not confirmed never come here.
+                _ => (),
+            }
+        }
+    }
+
+    /// Long values in binary form, where that is for everybody.
+    unsafe fn write_binary(&self, out: pg_sys::StringInfo) {
+        use pg_sys::ReorderBufferChangeType::{
+            REORDER_BUFFER_CHANGE_INSERT as INSERT, REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
+        };
+        let RowChange { action, target, old, new } = *self;
+        // SAFETY: as above.
+        unsafe {
+            match action {
+                INSERT => large_row::insert(out, target, new),
+                UPDATE => large_row::update(out, target, old, new),
+                _ => large_row::delete(out, target, old),
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod progress;
 pub mod prove;
 pub mod readiness;
 pub mod returned;
+pub mod said;
 pub mod source;
 mod sql;
 pub mod suspend;

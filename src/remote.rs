@@ -2,4 +2,5 @@
 
 pub mod argument;
 pub mod connection;
+pub mod report;
 pub mod row;

@@ -16,7 +16,9 @@ mod permissions;
 mod promotion;
 mod publications;
 mod repeated;
+mod reports;
 mod returning;
+mod unsendable;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

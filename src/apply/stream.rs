@@ -12,8 +12,9 @@ use crate::pg::latch::{self, WaitEvent};
 use crate::pg::text::to_server;
 use crate::pg::timeout::{TimedOut, with_limit};
 use crate::pg::transaction;
-use crate::pg::walreceiver::{self, Answer, Received, WalReceiverConnection};
+use crate::pg::walreceiver::{self, Answer, Received, StreamFailure, WalReceiverConnection};
 use crate::remote::connection::RemoteError;
+use crate::remote::report::PeerReport;
 use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
 
@@ -86,7 +87,7 @@ impl Stream {
         }
         let clone = CString::new(clone).map_err(|_| RemoteError::Unexpected("a null byte".to_owned()))?;
         // The source looks for where to begin in the WAL that the clone has kept: bounded by the receiver's own limit.
-        connection.start_streaming(&clone);
+        connection.start_streaming(&clone).map_err(failed)?;
         let now = Instant::now();
         Ok(Stream { connection, pack: Vec::new(), taken: 0, sent: LocalLsn::ZERO, heard_at: now, told_at: now })
     }
@@ -115,6 +116,7 @@ impl Stream {
             } else {
                 match self.connection.receive() {
                     Received::End => return Err(RemoteError::Lost("the source has ended the stream".to_owned())),
+                    Received::Failed(failure) => return Err(failed(failure)),
                     Received::Nothing(readable) => socket = Some(readable),
                     Received::Message(message) => match message.first() {
                         // Copied, for the connection is needed meanwhile.
@@ -197,13 +199,23 @@ impl Stream {
     }
 }
 
+/// What the source has said of an ERROR that ended the stream. One that says that it leaves is as good as lost.
+fn failed(failure: StreamFailure) -> RemoteError {
+    let report = PeerReport::parse(&failure.message);
+    if failure.is_lost || report.sqlstate.starts_with("57P") {
+        RemoteError::Lost(report.message)
+    } else {
+        RemoteError::Stream(Box::new(report))
+    }
+}
+
 fn execute(connection: &mut WalReceiverConnection, command: &CStr, limit: Duration) -> Result<(), RemoteError> {
     let answer = transaction::run_without_snapshot(|| with_limit(limit, || connection.execute(command, 0)))
         .map_err(|TimedOut| RemoteError::TimedOut(limit))?;
     match answer {
         Answer::Error { sqlstate: None, message } => Err(RemoteError::Lost(message)),
-        Answer::Error { sqlstate: Some(code), message } => {
-            Err(RemoteError::Peer { sqlstate: String::from_utf8_lossy(&code).into_owned(), message })
+        Answer::Error { sqlstate: code, message } => {
+            Err(RemoteError::of_peer(PeerReport::parse(&message).with_sqlstate(code)))
         }
         _ => Ok(()),
     }

@@ -38,5 +38,7 @@ pub const RESCUE_CLOSING: &str = "rescue_closing";
 pub const RESCUE_JUDGING_AGAIN: &str = "rescue_judging_again";
 pub const RESCUE_JUDGED_AGAIN: &str = "rescue_judged_again";
 pub const RESCUE_COMPLETED: &str = "rescue_completed";
+/// In a walsender that sends a recovery: a change of a row is about to be sent.
+pub const PLUGIN_CHANGE: &str = "plugin_change";
 /// In clone_recovery_slot, after the slot was copied and before the copy is registered.
 pub const CLONE_COPIED: &str = "clone_copied";

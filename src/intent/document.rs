@@ -121,6 +121,11 @@ pub struct Failure {
     pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relation: Option<String>,
+    /// Of the relation, and of its constraints or its type's: names of what is there, for others might be any text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub constraint: Option<String>,
     /// The transaction that could not be applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_lsn: Option<OriginLsn>,

@@ -60,6 +60,8 @@ fn failure(lsn: Option<OriginLsn>) -> Failure {
         sqlstate: "23505".to_owned(),
         reason: "duplicate key".to_owned(),
         relation: Some("public.t".to_owned()),
+        column: None,
+        constraint: None,
         origin_lsn: lsn,
         at: 3,
     }

@@ -8,6 +8,7 @@ use super::storage;
 use crate::error::{OrRaise, raise};
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
+use crate::pg::json::Json;
 use crate::pg::name::Name;
 use crate::pg::process;
 use crate::pg::text::Text;
@@ -38,6 +39,7 @@ fn recovery_intents() -> TableIterator<
         name!(ended_at, Option<TimestampWithTimeZone>),
         name!(summary, JsonB),
         name!(error, Option<Text>),
+        name!(server_error, Option<Json>),
     ),
 > {
     require_reader("recovery_intents");
@@ -52,9 +54,24 @@ fn recovery_intents() -> TableIterator<
             intent.end.as_ref().map(|end| Timestamp(end.at).into()),
             JsonB(summary(&intent)),
             intent.failure.as_ref().map(|failure| Text::of_message(&describe(&intent, failure))),
+            server_error(&intent).map(|said| Json::of(&said)),
         )
     });
     TableIterator::new(rows.collect::<Vec<_>>())
+}
+
+/// What the server has said of the failure for which a recovery waits. It may quote rows: for superusers alone. In shared memory,
+/// from the last attempt: after a restart of the server the log has it.
+pub fn server_error(intent: &Intent) -> Option<serde_json::Value> {
+    if intent.failure.is_none() || !process::is_superuser() {
+        return None;
+    }
+    let entry = {
+        let mut shared = shmem::lock();
+        let index = shared.index_of(process::my_database())?;
+        shared.databases()[index].rescue
+    };
+    (entry.intent == intent.id.0).then(|| serde_json::from_str(entry.said.as_str()).ok()).flatten()
 }
 
 /// What a recovery has done, as a document for people and scripts.
@@ -105,6 +122,11 @@ pub fn describe(intent: &Intent, failure: &Failure) -> String {
     let mut text = failure.reason.clone();
     if let Some(relation) = &failure.relation {
         text.push_str(&format!(", relation {relation}"));
+    }
+    for (what, name) in [("column", &failure.column), ("constraint", &failure.constraint)] {
+        if let Some(name) = name {
+            text.push_str(&format!(", {what} \"{name}\""));
+        }
     }
     if let Some(lsn) = failure.origin_lsn {
         text.push_str(&format!(", transaction of node \"{}\" that ended at {lsn}", intent.request.failed));

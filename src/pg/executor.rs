@@ -260,7 +260,12 @@ impl Change {
             let columns = if leaf.info == self.table.root {
                 self.table.columns()
             } else {
-                Columns { map: (*leaf.entry).attrmap, inputs: None, context: std::ptr::null_mut() }
+                Columns {
+                    map: (*leaf.entry).attrmap,
+                    sent_types: (*leaf.entry).remoterel.atttyps,
+                    inputs: None,
+                    context: std::ptr::null_mut(),
+                }
             };
             in_tuple_context(self.table.estate, || tuple::modify(key.0, found.0, columns, new));
         }

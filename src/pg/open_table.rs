@@ -225,7 +225,12 @@ impl OpenTable {
         // SAFETY: the entry is open, the executor state alive.
         unsafe {
             let context = (*self.estate).es_query_cxt;
-            Columns { map: (*self.entry).attrmap, inputs: Some(self.inputs), context }
+            Columns {
+                map: (*self.entry).attrmap,
+                sent_types: (*self.entry).remoterel.atttyps,
+                inputs: Some(self.inputs),
+                context,
+            }
         }
     }
 

@@ -11,6 +11,9 @@ use std::ffi::{CStr, c_char};
 /// As core's reports: so many bytes of each value are shown.
 const SHOWN_BYTES: i32 = 64;
 
+/// A value of so many bytes is not made a text of, which might be longer than any may be, for the sake of its beginning.
+const LONG_BYTES: usize = 16 << 20;
+
 impl Change {
     /// `(1, a, null)`; None if it may not be shown.
     pub fn row_text(&self, leaf: &Leaf, row: Row) -> Option<String> {
@@ -36,7 +39,14 @@ impl Change {
                     }
                     let index = index as usize;
                     let (value, is_null) = (*(*row.0).tts_values.add(index), *(*row.0).tts_isnull.add(index));
-                    if is_null { "null".to_owned() } else { value_text((*attribute).atttypid, value) }
+                    let is_long = !is_null
+                        && (*attribute).attlen == -1
+                        && pg_sys::toast_raw_datum_size(value) as usize >= LONG_BYTES;
+                    match is_null {
+                        true => "null".to_owned(),
+                        false if is_long => format!("({} bytes)", pg_sys::toast_raw_datum_size(value)),
+                        false => value_text((*attribute).atttypid, value),
+                    }
                 });
             Some(format!("({})", values.collect::<Vec<_>>().join(", ")))
         }

@@ -31,6 +31,8 @@ pub struct Input {
 pub struct Columns {
     /// By our columns, the sender's, or less than zero.
     pub map: *mut pg_sys::AttrMap,
+    /// The types of the sender's columns, by the sender's oids.
+    pub sent_types: *const pg_sys::Oid,
     /// None: looked up for each value, as for a partition.
     pub inputs: Option<*mut Input>,
     /// Lives as long as `inputs`.
@@ -213,6 +215,7 @@ unsafe fn column(slot: *mut pg_sys::TupleTableSlot, columns: Columns, tuple: &Tu
                 Column::Value(pg_sys::InputFunctionCall(&mut (*input).function, (*value).data, parameter, modifier))
             }
             BINARY => {
+                require_same_type(*columns.sent_types.add(sent as usize), attribute);
                 // The same tuple may be read twice.
                 (*value).cursor = 0;
                 pg_sys::getTypeBinaryInputInfo((*attribute).atttypid, &mut function, &mut parameter);
@@ -229,5 +232,26 @@ unsafe fn column(slot: *mut pg_sys::TupleTableSlot, columns: Columns, tuple: &Tu
             UNCHANGED => Column::Unchanged,
             _ => Column::Null,
         })
+    }
+}
+
+/// A value in binary form means what it says to its own type alone, where text might be read by any other: an ERROR where our
+/// column has another one. The sender's type is built in, or a domain over bytea (src/plugin/large_row.rs).
+unsafe fn require_same_type(sent: pg_sys::Oid, attribute: pg_sys::Form_pg_attribute) {
+    // SAFETY: the caller's promise: a column of an open table.
+    unsafe {
+        let sent = if sent.to_u32() < pg_sys::FirstGenbkiObjectId { sent } else { pg_sys::BYTEAOID };
+        if pg_sys::getBaseType((*attribute).atttypid) == sent {
+            return;
+        }
+        let [sent, ours] = [sent, (*attribute).atttypid]
+            .map(|of| super::text::to_utf8(std::ffi::CStr::from_ptr(pg_sys::format_type_be(of))));
+        let name = super::text::to_utf8(std::ffi::CStr::from_ptr((*attribute).attname.data.as_ptr()));
+        pgrx::ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            format!("column \"{name}\" is of type {ours}, and was sent as {sent} in binary form"),
+            "Its text would have been longer than a message may be."
+        );
     }
 }

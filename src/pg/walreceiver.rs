@@ -7,6 +7,7 @@
 use super::guarded;
 use super::text::Text;
 use crate::error::unpack_sqlstate;
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
@@ -87,7 +88,7 @@ impl WalReceiverConnection {
             }))
             // The server did not ask for the password: libpqwalreceiver has closed the connection.
             .catch_when(PgSqlErrorCode::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED, |cause| match cause {
-                pg_sys::panic::CaughtError::PostgresError(report) => Err(report.message().to_owned()),
+                CaughtError::PostgresError(report) => Err(report.message().to_owned()),
                 other => other.rethrow(),
             })
             .execute();
@@ -131,12 +132,37 @@ pub enum Received<'a> {
     Nothing(pg_sys::pgsocket),
     /// The sender has ended the stream.
     End,
+    /// It has ended it with an ERROR, or is gone: what libpq says of it.
+    Failed(StreamFailure),
+}
+
+/// How a stream has failed, in libpq's words.
+pub struct StreamFailure {
+    /// The connection is lost; else the sender has said why.
+    pub is_lost: bool,
+    pub message: String,
+}
+
+/// Runs a call on a stream, which raises an ERROR where the sender has raised one, or is gone. Such an ERROR leaves nothing
+/// behind but the connection, which is of no use any more.
+fn of_stream<T>(call: impl FnOnce() -> T) -> Result<T, StreamFailure> {
+    use PgSqlErrorCode::{ERRCODE_CONNECTION_FAILURE as LOST, ERRCODE_PROTOCOL_VIOLATION as SAID};
+    let failed = |is_lost| {
+        move |cause: CaughtError| match cause {
+            CaughtError::PostgresError(report) => Err(StreamFailure { is_lost, message: report.message().to_owned() }),
+            other => other.rethrow(),
+        }
+    };
+    PgTryBuilder::new(AssertUnwindSafe(|| Ok(call())))
+        .catch_when(LOST, failed(true))
+        .catch_when(SAID, failed(false))
+        .execute()
 }
 
 impl WalReceiverConnection {
-    /// Starts streaming from a logical slot, from where it was confirmed. An ERROR if the sender refuses.
-    pub fn start_streaming(&mut self, slot: &CStr) {
-        let Some(start) = functions().walrcv_startstreaming else { return };
+    /// Starts streaming from a logical slot, from where it was confirmed, unless the sender refuses.
+    pub fn start_streaming(&mut self, slot: &CStr) -> Result<(), StreamFailure> {
+        let Some(start) = functions().walrcv_startstreaming else { return Ok(()) };
         let mut options = pg_sys::WalRcvStreamOptions {
             logical: true,
             slotname: slot.as_ptr().cast_mut(),
@@ -146,17 +172,20 @@ impl WalReceiverConnection {
         // What pgoutput would need to know: our plugin reads its session's settings instead.
         options.proto.logical.proto_version = 1;
         // SAFETY: the connection is open; strings outlive the call; no publication names, no streaming, no origin.
-        unsafe { guarded!(start(self.connection, &options)) };
+        of_stream(|| unsafe { guarded!(start(self.connection, &options)) }).map(|_| ())
     }
 
-    /// The next message, valid until the next call. An ERROR (08006) if the connection is lost.
+    /// The next message, valid until the next call.
     pub fn receive(&mut self) -> Received<'_> {
         let Some(receive) = functions().walrcv_receive else { return Received::End };
         let mut buffer: *mut core::ffi::c_char = std::ptr::null_mut();
         let mut socket: pg_sys::pgsocket = pg_sys::PGINVALID_SOCKET;
         // SAFETY: streaming was started; libpqwalreceiver owns the buffer until the next call.
         unsafe {
-            let length = guarded!(receive(self.connection, &mut buffer, &mut socket));
+            let length = match of_stream(|| guarded!(receive(self.connection, &mut buffer, &mut socket))) {
+                Ok(length) => length,
+                Err(failure) => return Received::Failed(failure),
+            };
             match usize::try_from(length) {
                 Err(_) => Received::End,
                 Ok(0) => Received::Nothing(socket),

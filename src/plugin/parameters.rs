@@ -15,6 +15,8 @@ pub struct Settings {
     pub key_changes: String,
     pub reconciled_by: String,
     pub packed: String,
+    pub given_up: String,
+    pub announced: String,
 }
 
 /// What is to be streamed.
@@ -38,6 +40,10 @@ pub struct Parameters {
     pub reconciled_by: Option<u16>,
     /// Messages of a transaction are sent many at a time.
     pub is_packed: bool,
+    /// Transactions of which BEGIN and COMMIT are sent alone: what they hold cannot be sent, and the receiver has given it up.
+    pub given_up: Vec<OriginLsn>,
+    /// Which transaction comes is sent before anything of it is read: the receiver knows it even if this process is killed then.
+    pub is_announced: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -58,6 +64,8 @@ const TABLES: &str = "spock.rescue_tables";
 const KEY_CHANGES: &str = "spock.rescue_key_changes";
 const RECONCILED_BY: &str = "spock.rescue_reconciled_by";
 const PACKED: &str = "spock.rescue_packed";
+const GIVEN_UP: &str = "spock.rescue_given_up";
+const ANNOUNCED: &str = "spock.rescue_announced";
 
 /// Bytes of a malformed value that a message repeats.
 const SHOWN: usize = 40;
@@ -95,7 +103,25 @@ impl Parameters {
         tables.dedup();
         let wants_key_changes = switch(KEY_CHANGES, &settings.key_changes)?;
         let is_packed = switch(PACKED, &settings.packed)?;
-        Ok(Parameters { origin_id, skip, stop, stop_timestamp, tables, wants_key_changes, reconciled_by, is_packed })
+        let is_announced = switch(ANNOUNCED, &settings.announced)?;
+        let given_up = match settings.given_up.trim() {
+            "" => Vec::new(),
+            text => value(GIVEN_UP, text, "WAL positions, separated by commas", |text| {
+                text.split(',').map(|lsn| lsn.trim().parse().ok()).collect()
+            })?,
+        };
+        Ok(Parameters {
+            origin_id,
+            skip,
+            stop,
+            stop_timestamp,
+            tables,
+            wants_key_changes,
+            reconciled_by,
+            is_packed,
+            given_up,
+            is_announced,
+        })
     }
 
     pub fn lists(&self, table: u32) -> bool {
@@ -182,6 +208,8 @@ mod tests {
             key_changes: String::new(),
             reconciled_by: String::new(),
             packed: String::new(),
+            given_up: String::new(),
+            announced: String::new(),
         }
     }
 
@@ -197,8 +225,13 @@ mod tests {
             wants_key_changes: false,
             reconciled_by: None,
             is_packed: false,
+            given_up: Vec::new(),
+            is_announced: false,
         };
         assert_eq!(read, Ok(expected));
+        let given_up = Settings { given_up: "0/20, 1/8".to_owned(), ..settings() };
+        let read = Parameters::read(&given_up).map(|read| read.given_up);
+        assert_eq!(read, Ok(vec![OriginLsn(0x20), OriginLsn(0x1_0000_0008)]));
         let timed = Settings { stop_timestamp: "-5".to_owned(), ..settings() };
         assert_eq!(Parameters::read(&timed).map(|read| read.stop_timestamp), Ok(Some(-5)));
         for (text, expected) in [("on", true), ("off", false)] {
@@ -208,6 +241,8 @@ mod tests {
             assert_eq!(Parameters::read(&asked).map(|read| read.reconciled_by), Ok(Some(7)));
             let asked = Settings { packed: text.to_owned(), ..settings() };
             assert_eq!(Parameters::read(&asked).map(|read| read.is_packed), Ok(expected));
+            let asked = Settings { announced: text.to_owned(), ..settings() };
+            assert_eq!(Parameters::read(&asked).map(|read| read.is_announced), Ok(expected));
         }
     }
 
@@ -230,7 +265,7 @@ mod tests {
     #[test]
     fn each_malformed_setting_is_named() {
         type Spoil = fn(&mut Settings, &str);
-        let spoils: [(&str, Spoil, &[&str]); 8] = [
+        let spoils: [(&str, Spoil, &[&str]); 10] = [
             (ORIGIN, |settings, text| settings.origin = text.to_owned(), &["0", "65535", "65536", "-1", "n1"]),
             (SKIP, |settings, text| settings.skip_lsn = text.to_owned(), &["0", "x/y", "0/123456789"]),
             (STOP, |settings, text| settings.stop_lsn = text.to_owned(), &["0", "1/", "/1"]),
@@ -239,6 +274,8 @@ mod tests {
             (KEY_CHANGES, |settings, text| settings.key_changes = text.to_owned(), &["maybe", "1"]),
             (RECONCILED_BY, |settings, text| settings.reconciled_by = text.to_owned(), &["0", "65535", "n1"]),
             (PACKED, |settings, text| settings.packed = text.to_owned(), &["maybe", "1"]),
+            (GIVEN_UP, |settings, text| settings.given_up = text.to_owned(), &["0/1,", "x", "0/1 0/2"]),
+            (ANNOUNCED, |settings, text| settings.announced = text.to_owned(), &["maybe", "1"]),
         ];
         for (name, spoil, values) in spoils {
             for value in values {

@@ -87,7 +87,7 @@ impl Reconciler<'_> {
                 Ok(answer) => Ok(Ok(answer)),
                 Err(_) => Err(self.source.unexpected("rows that are no rows")),
             },
-            Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message }, .. }) => {
+            Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message, .. }, .. }) => {
                 Ok(Err(Refused { node: self.source_name.clone(), sqlstate, message }))
             }
             Err(error) => Err(error),

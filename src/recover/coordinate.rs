@@ -4,26 +4,27 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::begin;
-use super::error::RecoverError;
+use super::error::{RecoverError, is_transactions_fault};
 use super::progress;
 use super::source::{self, Source};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::intent::document::{Intent, Request};
 use crate::intent::id::IntentId;
-use crate::intent::sql::describe;
+use crate::intent::sql::{describe, server_error};
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::Timestamp;
+use crate::pg::json::Json;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{process, transaction};
 use crate::remote::argument;
 use crate::shmem;
 use crate::worker::wake;
+use pgrx::Uuid;
 use pgrx::prelude::*;
-use pgrx::{JsonB, Uuid};
 
 /// A recovery's state, as recover_run() and its like tell it.
 fn state_of(intent: &Intent) -> serde_json::Value {
@@ -63,6 +64,12 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "error_sqlstate": intent.failure.as_ref().map(|failure| failure.sqlstate.clone()),
         "error_at": intent.failure.as_ref().map(|failure| failure.at),
         "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
+        // For superusers alone.
+        "server_error": server_error(intent),
+        // Giving the transaction up is an answer to it, where that is known.
+        "error_is_of_transaction": intent.failure.as_ref().is_some_and(|failure| {
+            failure.origin_lsn.is_some() && is_transactions_fault(&failure.sqlstate)
+        }),
         "failures": figures.failures,
     })
 }
@@ -70,7 +77,7 @@ fn state_of(intent: &Intent) -> serde_json::Value {
 /// The state of a recovery of this node, by its id or by its clone; without either, of the unfinished one. NULL if there is
 /// none.
 #[pg_extern(sql = false)]
-fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<JsonB> {
+fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<Json> {
     crate::slot::snapshot::require_reader("recovery_state");
     let journal = storage::read();
     let intent = match (intent_id, clone) {
@@ -81,7 +88,7 @@ fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<JsonB>
         }
         (None, None) => journal.unfinished().next(),
     };
-    intent.map(|intent| JsonB(state_of(intent)))
+    intent.map(|intent| Json::of(&state_of(intent)))
 }
 
 /// Begins a recovery of which this node is the target; it is carried when the caller has committed.
@@ -213,7 +220,7 @@ fn recovery_state_at(
     target_node: Option<Name>,
     intent_id: Option<Uuid>,
     clone: Option<Text>,
-) -> Option<JsonB> {
+) -> Option<Json> {
     require_superuser("recovery_state_at");
     let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
         Target::Here => Ok(recovery_state(intent_id, clone)),
@@ -221,7 +228,9 @@ fn recovery_state_at(
             let id = argument::uuid(intent_id.map(|id| IntentId(*id.as_bytes())));
             let clone = argument::text(clone.map(|clone| clone.to_utf8()).as_deref());
             let text: Option<String> = node.read_one(&format!("SELECT spock.recovery_state({id}, {clone})"))?;
-            Ok::<_, RecoverError>(text.and_then(|text| serde_json::from_str(&text).ok()).map(JsonB))
+            Ok::<_, RecoverError>(
+                text.and_then(|text| serde_json::from_str(&text).ok()).map(|state: serde_json::Value| Json::of(&state)),
+            )
         }
     };
     ask().or_raise()

@@ -1,6 +1,6 @@
 //! What can go wrong with a recovery. No variant can hold a row value or a connection string.
 
-use crate::error::SqlError;
+use crate::error::{SqlError, known_sqlstate, unpack_sqlstate};
 use crate::intent::IntentError;
 use crate::lsn::OriginLsn;
 use crate::node::identity::DatabaseIdentity;
@@ -90,6 +90,16 @@ pub enum RecoverError {
     Spi(#[from] pgrx::spi::Error),
 }
 
+impl RecoverError {
+    /// The transaction of the failed node at which the source has ended a stream.
+    pub fn origin_lsn(&self) -> Option<OriginLsn> {
+        match self {
+            RecoverError::Remote { error: RemoteError::Stream(report), .. } => report.origin_lsn,
+            _ => None,
+        }
+    }
+}
+
 const CREATE_CLONE: &str =
     "SELECT * FROM spock.clone_recovery_slot(failed_node_name := 'n1', target_node_name := 'n2');";
 
@@ -130,12 +140,10 @@ impl SqlError for RecoverError {
                     PgSqlErrorCode::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
                 }
                 RemoteError::Lost(_) => PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
-                RemoteError::Peer { sqlstate, .. } if sqlstate == "42501" => {
-                    PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
-                }
-                RemoteError::Peer { .. } | RemoteError::Unexpected(_) => {
-                    PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-                }
+                RemoteError::Peer { sqlstate, .. } => sqlstate_of_peer(sqlstate),
+                RemoteError::Stream(report) if report.sqlstate.is_empty() => PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+                RemoteError::Stream(report) => sqlstate_of_peer(&report.sqlstate),
+                RemoteError::Unexpected(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             },
             E::NotProved { reason, .. } => match reason {
                 Reason::RecoveryRunning => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
@@ -181,6 +189,7 @@ impl SqlError for RecoverError {
             E::SkipBelowApplied { .. } => "What is applied is never applied again.".to_owned(),
             E::NotProved { finding, .. } => format!("{}.", sentence(finding)),
             E::StillApplying { .. } => "A transaction that is being applied ends first.".to_owned(),
+            E::Remote { error, .. } | E::NoNodeBehind { error, .. } => return detail_of_peer(error),
             E::Intent(error) => return error.detail(),
             E::Registry(error) => return error.detail(),
             _ => return None,
@@ -251,6 +260,35 @@ impl SqlError for RecoverError {
             E::Spi(_) => return None,
         })
     }
+}
+
+/// What a peer has raised is raised here under the same code, unless that would mean something of this session or of the
+/// connection: a cancel, a deadlock, a lost connection.
+fn sqlstate_of_peer(text: &str) -> PgSqlErrorCode {
+    let is_of_a_session = ["00", "01", "02", "08", "25", "40", "57"].iter().any(|class| text.starts_with(class));
+    known_sqlstate(text)
+        .filter(|_| !is_of_a_session)
+        .unwrap_or(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+}
+
+/// The peer's own detail and hint, and its code where another one is raised here.
+fn detail_of_peer(error: &RemoteError) -> Option<String> {
+    let (sqlstate, detail, hint) = error.said()?;
+    let mut parts: Vec<String> = Vec::new();
+    if !sqlstate.is_empty() && unpack_sqlstate(sqlstate_of_peer(sqlstate) as i32) != sqlstate.as_bytes() {
+        parts.push(format!("Its SQLSTATE is {sqlstate}."));
+    }
+    parts.extend(detail.map(str::to_owned));
+    parts.extend(hint.map(|hint| format!("Its hint: {hint}")));
+    (!parts.is_empty()).then(|| parts.join("\n"))
+}
+
+/// Whether an error with this SQLSTATE lies in what a transaction holds, so that giving it up is an answer, and nothing else
+/// may be one. Resources, locks, privileges, missing tables and lost connections are mended, not given up.
+pub fn is_transactions_fault(sqlstate: &str) -> bool {
+    const CLASSES: [&str; 11] = ["0A", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"];
+    // A row that is larger than a message may be is an internal error to some functions; a column that has another type.
+    CLASSES.iter().any(|class| sqlstate.starts_with(class)) || ["XX000", "42804"].contains(&sqlstate)
 }
 
 /// A finding as a detail.

@@ -1,5 +1,6 @@
 //! A connection to a peer for SQL, with a time limit on everything, because libpqwalreceiver has none.
 
+use super::report::PeerReport;
 use super::row::Row;
 use crate::node::provider::Route;
 use crate::pg::text::to_server;
@@ -31,12 +32,30 @@ pub enum RemoteError {
     #[error("connection lost: {0}")]
     Lost(String),
     #[error("the peer reports: {message}")]
-    Peer { sqlstate: String, message: String },
+    Peer { sqlstate: String, message: String, detail: Option<String>, hint: Option<String> },
+    /// An ERROR of the peer's that has ended a stream.
+    #[error("the stream has ended: {}", .0.message)]
+    Stream(Box<PeerReport>),
     #[error("unexpected answer: {0}")]
     Unexpected(String),
 }
 
 impl RemoteError {
+    /// A question that the peer has answered with an ERROR.
+    pub fn of_peer(report: PeerReport) -> RemoteError {
+        let PeerReport { sqlstate, message, detail, hint, .. } = report;
+        RemoteError::Peer { sqlstate, message, detail, hint }
+    }
+
+    /// What the peer itself has said: SQLSTATE, detail and hint. The first is empty where it is not known.
+    pub fn said(&self) -> Option<(&str, Option<&str>, Option<&str>)> {
+        match self {
+            RemoteError::Peer { sqlstate, detail, hint, .. } => Some((sqlstate, detail.as_deref(), hint.as_deref())),
+            RemoteError::Stream(report) => Some((&report.sqlstate, report.detail.as_deref(), report.hint.as_deref())),
+            _ => None,
+        }
+    }
+
     /// What has happened, without anybody's words.
     pub fn kind(&self) -> String {
         match self {
@@ -44,6 +63,8 @@ impl RemoteError {
             RemoteError::TimedOut(_) => self.to_string(),
             RemoteError::Lost(_) => "connection lost".to_owned(),
             RemoteError::Peer { sqlstate, .. } => format!("it reports SQLSTATE {sqlstate}"),
+            RemoteError::Stream(report) if report.origin_lsn.is_some() => "it cannot send a transaction".to_owned(),
+            RemoteError::Stream(_) => "it has ended the stream".to_owned(),
             RemoteError::Unexpected(_) => "unexpected answer".to_owned(),
         }
     }
@@ -118,10 +139,9 @@ impl Connection {
         };
         self.inner = Some(inner);
         match answer {
-            Answer::Error { sqlstate: Some(code), message } => Err(RemoteError::Peer {
-                sqlstate: String::from_utf8_lossy(&code).into_owned(),
-                message: one_line(&message),
-            }),
+            Answer::Error { sqlstate, message } => {
+                Err(RemoteError::of_peer(PeerReport::parse(&message).with_sqlstate(sqlstate)))
+            }
             answer => Ok(answer),
         }
     }

@@ -95,6 +95,8 @@ pub struct RescueEntry {
     pub compared: u64,
     /// recover_abort() was called: the worker stops at the next boundary.
     pub must_stop: bool,
+    /// What the server has said of the last failure, as a document: for superusers alone, for it may quote rows.
+    pub said: LongText,
 }
 
 /// What the slot worker of a database is to do.
@@ -376,6 +378,29 @@ impl ShortText {
     }
 }
 
+/// A text that is short enough, or none of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LongText {
+    length: u16,
+    bytes: [u8; LongText::CAPACITY],
+}
+
+impl LongText {
+    pub const CAPACITY: usize = 2048;
+    pub const EMPTY: LongText = LongText { length: 0, bytes: [0; LongText::CAPACITY] };
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+    }
+
+    pub fn set(&mut self, text: &str) {
+        let text = if text.len() <= LongText::CAPACITY { text.as_bytes() } else { &[] };
+        self.bytes[..text.len()].copy_from_slice(text);
+        self.length = text.len() as u16;
+    }
+}
+
 /// A name of at most 63 bytes.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -502,6 +527,7 @@ impl RescueEntry {
         touched: 0,
         compared: 0,
         must_stop: false,
+        said: LongText::EMPTY,
     };
 }
 

@@ -50,13 +50,14 @@ impl Rescue {
                     }
                 };
                 process::keep_books();
-                let (failure, message) = failure_of(trouble);
+                let (failure, said) = failure_of(trouble);
                 pgrx::log!(
                     "rows that the recovery of node \"{}\" has touched are still not compared with those of node \"{peer}\": {} \
-                     (SQLSTATE {}) {message}",
+                     (SQLSTATE {}) {}",
                     intent.request.failed,
                     failure.reason,
-                    failure.sqlstate
+                    failure.sqlstate,
+                    said.error.message
                 );
             }
         }

@@ -566,7 +566,7 @@ fn keep_positions(places: &mut [PositionEntry], question: &Question, answer: &An
 
 fn state_after(error: &RemoteError) -> PeerState {
     match error {
-        RemoteError::Peer { .. } | RemoteError::Unexpected(_) => PeerState::NotANode,
+        RemoteError::Peer { .. } | RemoteError::Stream(_) | RemoteError::Unexpected(_) => PeerState::NotANode,
         RemoteError::Connect(_) | RemoteError::TimedOut(_) | RemoteError::Lost(_) => PeerState::Unreachable,
     }
 }

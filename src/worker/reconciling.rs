@@ -51,14 +51,15 @@ impl Rescue {
         with_entry(self.index, |entry| failures = entry.failures);
         match outcome {
             Err(trouble @ (Trouble::Recover(_) | Trouble::Raised { .. })) if failures + 1 >= RECONCILE_ATTEMPTS => {
-                let (failure, message) = failure_of(trouble);
+                let (failure, said) = failure_of(trouble);
                 pgrx::warning!(
                     "the rows that the recovery of node \"{}\" has touched are not compared with those of node \"{}\" now: {} \
-                     (SQLSTATE {}) {message}",
+                     (SQLSTATE {}) {}",
                     intent.request.failed,
                     intent.request.source,
                     failure.reason,
-                    failure.sqlstate
+                    failure.sqlstate,
+                    said.error.message
                 );
                 // What an attempt has kept is looked at again. Where none has come so far nobody knows any more which rows they were.
                 let is_kept =

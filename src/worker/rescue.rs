@@ -20,6 +20,7 @@ use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
 use crate::node::registry;
 use crate::pg::clock::{Monotonic, Timestamp};
+use crate::pg::last_error::{self, ServerError};
 use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
@@ -28,10 +29,14 @@ use crate::reconcile::kept::{self, Keeper};
 use crate::reconcile::touched::Touched;
 use crate::recover::error::RecoverError;
 use crate::recover::prove::prove;
+use crate::recover::said::Said;
 use crate::recover::source::{Source, SourceFacts, route_to};
 use crate::recover::target::{self, TargetFacts};
 use crate::recover::{facts, suspend};
-use crate::shmem::{self, RescueEntry};
+use crate::remote::connection::RemoteError;
+use crate::remote::report::PeerReport;
+use crate::shmem::{self, LongText, RescueEntry};
+use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::cell::{Cell, RefCell};
@@ -48,6 +53,8 @@ pub(super) enum Trouble {
     Recover(RecoverError),
     /// An ERROR while applying.
     Raised { report: Box<ErrorReportWithLevel>, relation: Option<String>, origin_lsn: Option<OriginLsn> },
+    /// The stream has broken off; within a transaction, if that is known.
+    Streaming { error: Box<RecoverError>, origin_lsn: Option<OriginLsn> },
     /// recover_abort() was called.
     MustStop,
 }
@@ -71,6 +78,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         interrupts::exit(0);
     }
     interrupts::at_exit(on_exit);
+    last_error::watch();
     process::connect_worker(database);
     process::report_activity("looking at the intent");
     let intent = transaction::run(|| match storage::read().resumable() {
@@ -285,7 +293,9 @@ impl Rescue {
         self.done += applier.totals;
         match outcome {
             Err(report) => Err(Trouble::Raised { report, relation, origin_lsn }),
-            Ok(Err(error)) => Err(Trouble::Recover(error)),
+            Ok(Err(error)) => {
+                Err(Trouble::Streaming { origin_lsn: error.origin_lsn().or(origin_lsn), error: Box::new(error) })
+            }
             Ok(Ok(Ended::Stopped)) => Err(Trouble::MustStop),
             Ok(Ok(Ended::Complete)) => Ok((position, apply_as, applier.touched)),
         }
@@ -381,7 +391,7 @@ impl Rescue {
     /// Writes down why the attempt has ended, with the subscriptions to living peers running again: they need not wait.
     fn fail(&mut self, intent: &Intent, trouble: Trouble) {
         process::report_activity("resuming subscriptions");
-        let (failure, message) = failure_of(trouble);
+        let (failure, said) = failure_of(trouble);
         let is_news = intent.failure.as_ref().is_none_or(|known| {
             (&known.sqlstate, &known.relation, known.origin_lsn)
                 != (&failure.sqlstate, &failure.relation, failure.origin_lsn)
@@ -391,10 +401,14 @@ impl Rescue {
             suspend::resume(journal);
             Ok(())
         });
-        with_entry(self.index, |entry| entry.failures = entry.failures.saturating_add(1));
+        let document = said.to_text(LongText::CAPACITY);
+        with_entry(self.index, |entry| {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.said.set(&document);
+        });
         let text = crate::intent::sql::describe(intent, &failure);
         if is_news {
-            pgrx::warning!("recovery of node \"{}\" waits: {text}: {message}", intent.request.failed);
+            said.log(&format!("recovery of node \"{}\" waits: {text}", intent.request.failed));
         }
         if let Err(error) = written {
             pgrx::warning!("recovery of node \"{}\" cannot write down why it waits: {error}", intent.request.failed);
@@ -442,15 +456,24 @@ pub(super) fn plugin_settings(
     facts: &SourceFacts,
     skip: OriginLsn,
     stop: OriginLsn,
-) -> [(&'static str, String); 6] {
-    [
+) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
         ("spock.rescue_origin", facts.origin_id.to_string()),
         ("spock.rescue_skip_lsn", skip.min(stop).to_string()),
         ("spock.rescue_stop_lsn", stop.to_string()),
         ("spock.rescue_stop_timestamp", intent.request.stop_timestamp.map_or(String::new(), |at| at.to_string())),
         ("spock.rescue_tables", facts.tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
         ("spock.rescue_packed", "on".to_owned()),
-    ]
+    ];
+    if !intent.skips.is_empty() {
+        let skips = intent.skips.iter().map(OriginLsn::to_string).collect::<Vec<_>>();
+        settings.push(("spock.rescue_given_up", skips.join(",")));
+    }
+    // The source was lost and could not say at which transaction: it may have been ended by what that one took.
+    if intent.failure.as_ref().is_some_and(|failure| failure.origin_lsn.is_none()) {
+        settings.push(("spock.rescue_announced", "on".to_owned()));
+    }
+    settings
 }
 
 pub(super) fn setting_of(intent: &Intent, target: &TargetFacts, apply_as: ApplyAs) -> Setting {
@@ -481,43 +504,83 @@ pub(super) fn remote(intent: &Intent, error: crate::remote::connection::RemoteEr
     RecoverError::Remote { source_node: intent.request.source.clone(), error }
 }
 
-/// What is written down of a failure, and what the log says beside it: the server's message may quote a row's value, and
-/// the label can be read by everybody.
-pub(super) fn failure_of(trouble: Trouble) -> (Failure, String) {
+/// What is written down of a failure, and what the server has said of it, which may quote a row's value: the label can be read
+/// by everybody, the log and what superusers ask for cannot.
+pub(super) fn failure_of(trouble: Trouble) -> (Failure, Said) {
     let at = Timestamp::now().0;
-    match trouble {
-        Trouble::Recover(error) => {
-            let sqlstate = sqlstate_text(error.sqlstate() as i32);
-            // What libpq or a peer says may tell hosts and roles: the label is for all to read, the log is not.
-            let (reason, message) = match &error {
-                RecoverError::Remote { source_node, error } => {
-                    (format!("node \"{source_node}\": {}", error.kind()), error.to_string())
-                }
-                _ => (error.to_string(), String::new()),
-            };
-            (Failure { sqlstate, reason, relation: None, origin_lsn: None, at }, message)
-        }
+    let failure = |sqlstate: &str, reason: String| Failure {
+        sqlstate: sqlstate.to_owned(),
+        reason,
+        relation: None,
+        column: None,
+        constraint: None,
+        origin_lsn: None,
+        at,
+    };
+    let (error, origin_lsn) = match trouble {
+        Trouble::Recover(error) => (error, None),
+        Trouble::Streaming { error, origin_lsn } => (*error, origin_lsn),
         Trouble::Raised { report, relation, origin_lsn } => {
-            let sqlstate = sqlstate_text(report.sql_error_code() as i32);
-            let reason = if origin_lsn.is_some() {
-                "a transaction could not be applied".to_owned()
+            let error = last_error::of(&report);
+            let names = transaction::caught(|| error.known_names()).unwrap_or_default();
+            let what = if origin_lsn.is_some() {
+                "a transaction could not be applied"
             } else {
-                "the stream could not be read".to_owned()
+                "the stream could not be read"
             };
-            (Failure { sqlstate, reason, relation, origin_lsn, at }, report.message().to_owned())
+            let failure = failure(&error.sqlstate, format!("{what}: {}", condition(report.sql_error_code())));
+            let relation = relation.or(names.relation);
+            let failure =
+                Failure { relation, column: names.column, constraint: names.constraint, origin_lsn, ..failure };
+            return (failure, Said { node: None, error });
         }
         // Handled by the caller.
-        Trouble::MustStop => (
-            Failure {
-                sqlstate: "57014".to_owned(),
-                reason: "aborted".to_owned(),
-                relation: None,
-                origin_lsn: None,
-                at,
-            },
-            String::new(),
-        ),
-    }
+        Trouble::MustStop => return (failure("57014", "aborted".to_owned()), Said::default()),
+    };
+    let own = || sqlstate_text(error.sqlstate() as i32);
+    // What libpq or a peer says may tell hosts and roles.
+    let (sqlstate, reason, said) = match &error {
+        RecoverError::Remote { source_node, error: remote } => {
+            let report = match remote {
+                RemoteError::Stream(report) => (**report).clone(),
+                RemoteError::Peer { sqlstate, message, detail, hint } => PeerReport {
+                    sqlstate: sqlstate.clone(),
+                    message: message.clone(),
+                    detail: detail.clone(),
+                    hint: hint.clone(),
+                    ..PeerReport::default()
+                },
+                other => PeerReport { message: other.to_string(), ..PeerReport::default() },
+            };
+            let sqlstate = if report.sqlstate.is_empty() { own() } else { report.sqlstate.clone() };
+            let said = ServerError {
+                sqlstate: sqlstate.clone(),
+                message: report.message,
+                detail: report.detail,
+                hint: report.hint,
+                context: report.context,
+                ..ServerError::default()
+            };
+            let said = Said { node: Some(source_node.clone()), error: said };
+            (sqlstate, format!("node \"{source_node}\": {}", remote.kind()), said)
+        }
+        _ => {
+            let said = ServerError {
+                sqlstate: own(),
+                message: error.to_string(),
+                detail: error.detail(),
+                hint: error.hint(),
+                ..ServerError::default()
+            };
+            (own(), error.to_string(), Said { node: None, error: said })
+        }
+    };
+    (Failure { origin_lsn, ..failure(&sqlstate, reason) }, said)
+}
+
+/// The condition's name in words: `check violation`.
+fn condition(code: PgSqlErrorCode) -> String {
+    format!("{code:?}").trim_start_matches("ERRCODE_").to_lowercase().replace('_', " ")
 }
 
 fn sqlstate_text(packed: i32) -> String {

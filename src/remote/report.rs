@@ -1,0 +1,174 @@
+//! An ERROR of another node, as libpq gives it: one text, with a label before each part (fe-protocol3.c,
+//! pqBuildErrorMessage3). Pure.
+//!
+//! libpqwalreceiver drops the SQLSTATE of an ERROR that ends a stream, and nothing tells which transaction the sender was
+//! at. So our output plugin says both, in a line that comes last of the ERROR's context: [`StreamPlace`] writes and reads it.
+
+use crate::lsn::OriginLsn;
+
+/// What a node has said of an error of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PeerReport {
+    /// Five characters; empty: not known.
+    pub sqlstate: String,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+    pub context: Option<String>,
+    /// The transaction of the failed node that was being sent.
+    pub origin_lsn: Option<OriginLsn>,
+}
+
+/// How the parts are labelled in English; libpq of another language gives them with the message.
+const LABELS: [&str; 4] = ["DETAIL:  ", "HINT:  ", "QUERY:  ", "CONTEXT:  "];
+
+/// Severities that may be repeated before the message, where the other node speaks English too.
+const SEVERITIES: [&str; 3] = ["ERROR:  ", "FATAL:  ", "PANIC:  "];
+
+impl PeerReport {
+    /// Of libpq's text; what a library of core's has put before it is left out.
+    pub fn parse(text: &str) -> PeerReport {
+        let text = text.trim_end();
+        let begin = SEVERITIES.iter().filter_map(|severity| Some(text.find(severity)? + severity.len())).min();
+        let text = &text[begin.unwrap_or(0)..];
+        let (text, place) = StreamPlace::take(text);
+        let mut parts: [Option<String>; 5] = Default::default();
+        let mut at = 0;
+        for line in text.lines() {
+            let line: String =
+                line.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
+            let label = LABELS.iter().enumerate().skip(at).find(|(_, label)| line.starts_with(**label));
+            let line = match label {
+                Some((index, label)) => {
+                    at = index + 1;
+                    line[label.len()..].to_owned()
+                }
+                None => line,
+            };
+            match &mut parts[at] {
+                Some(part) => {
+                    part.push('\n');
+                    part.push_str(&line);
+                }
+                part => *part = Some(line),
+            }
+        }
+        let [message, detail, hint, _, context] = parts;
+        PeerReport {
+            sqlstate: place.as_ref().map(|place| place.sqlstate.clone()).unwrap_or_default(),
+            message: message.unwrap_or_default().trim().to_owned(),
+            detail,
+            hint,
+            context,
+            origin_lsn: place.and_then(|place| place.origin_lsn),
+        }
+    }
+
+    /// With the SQLSTATE, where it has come beside the text.
+    pub fn with_sqlstate(mut self, sqlstate: Option<[u8; 5]>) -> PeerReport {
+        if let Some(code) = sqlstate {
+            self.sqlstate = String::from_utf8_lossy(&code).into_owned();
+        }
+        self
+    }
+}
+
+/// Where a sender was when an ERROR ended its stream: the line of context that the output plugin adds, which no message
+/// catalog translates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamPlace {
+    pub sqlstate: String,
+    pub origin_lsn: Option<OriginLsn>,
+}
+
+const STREAM: &str = "spock_recovery stream, SQLSTATE ";
+const TRANSACTION: &str = ", transaction that ended at ";
+
+impl StreamPlace {
+    pub fn line(&self) -> String {
+        let transaction = self.origin_lsn.map_or_else(String::new, |lsn| format!("{TRANSACTION}{lsn}"));
+        format!("{STREAM}{}{transaction}", self.sqlstate)
+    }
+
+    /// The text without the line, and what it says. Only the last line counts: what stands before it may quote anything.
+    fn take(text: &str) -> (&str, Option<StreamPlace>) {
+        let begin = text.rfind('\n').map_or(0, |end| end + 1);
+        match StreamPlace::read(&text[begin..]) {
+            Some(place) => (text[..begin].trim_end(), Some(place)),
+            None => (text, None),
+        }
+    }
+
+    fn read(line: &str) -> Option<StreamPlace> {
+        // The label of the context stands before it where it is the only line of it.
+        let label = line.find(":  ").map_or(0, |at| at + 3);
+        let rest = line.strip_prefix(STREAM).or_else(|| line.get(label..)?.strip_prefix(STREAM))?;
+        let (sqlstate, transaction) = rest.split_at_checked(5)?;
+        let is_code = sqlstate.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+        let origin_lsn = match transaction {
+            "" => None,
+            text => Some(text.strip_prefix(TRANSACTION)?.parse().ok()?),
+        };
+        is_code.then(|| StreamPlace { sqlstate: sqlstate.to_owned(), origin_lsn })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn an_error_is_taken_apart() {
+        let report = PeerReport::parse(
+            "ERROR:  new row for relation \"u\" violates check constraint \"c\"\nDETAIL:  Failing row contains (1,\n2).\n\
+             HINT:  Do this.\nCONTEXT:  SQL function \"f\" statement 1\n",
+        );
+        let expected = PeerReport {
+            message: "new row for relation \"u\" violates check constraint \"c\"".to_owned(),
+            detail: text("Failing row contains (1,\n2)."),
+            hint: text("Do this."),
+            context: text("SQL function \"f\" statement 1"),
+            ..PeerReport::default()
+        };
+        assert_eq!(report, expected);
+        assert_eq!(report.with_sqlstate(Some(*b"23514")).sqlstate, "23514");
+    }
+
+    #[test]
+    fn the_place_of_a_stream_is_found_behind_whatever_stands_before_it() {
+        let place = StreamPlace { sqlstate: "22P05".to_owned(), origin_lsn: Some(OriginLsn(0x16B_3748)) };
+        for context in ["CONTEXT:  slot \"s\", in the change callback\n", "CONTEXT:  ", "KONTEXT:  ", ""] {
+            let report = PeerReport::parse(&format!(
+                "could not receive data from WAL stream: ERROR:  character has no equivalent\n{context}{}\n",
+                place.line()
+            ));
+            assert_eq!(
+                (report.message.as_str(), report.sqlstate.as_str(), report.origin_lsn),
+                ("character has no equivalent", "22P05", place.origin_lsn),
+                "{context}"
+            );
+        }
+        let nowhere = StreamPlace { origin_lsn: None, ..place.clone() };
+        let report = PeerReport::parse(&format!("FATAL:  no\nCONTEXT:  {}", nowhere.line()));
+        assert_eq!((report.sqlstate.as_str(), report.origin_lsn, report.context), ("22P05", None, None));
+        // A value that looks like it is none.
+        let report = PeerReport::parse(&format!("ERROR:  {}\nDETAIL:  It was that.\n", place.line()));
+        assert_eq!((report.sqlstate.as_str(), report.origin_lsn), ("", None));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_odd(text: String, lsn in 1u64.., tail: String) {
+            PeerReport::parse(&text);
+            let place = StreamPlace { sqlstate: "XX000".to_owned(), origin_lsn: Some(OriginLsn(lsn)) };
+            let report = PeerReport::parse(&format!("{text}\n{}", place.line()));
+            prop_assert_eq!(report.origin_lsn, Some(OriginLsn(lsn)));
+            PeerReport::parse(&format!("{}{tail}", place.line()));
+        }
+    }
+}
