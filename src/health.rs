@@ -3,5 +3,7 @@
 //! What is judged is gathered in one place (sql); judging is pure.
 
 pub mod capacity;
+mod documents;
 pub mod judge;
 mod sql;
+mod version;

@@ -51,7 +51,13 @@ pub enum RecoverError {
     #[error("node \"{source_node}\" is another server than the one that it was")]
     OtherServer { source_node: String, known: DatabaseIdentity, found: DatabaseIdentity },
     #[error("node \"{source_node}\" has version {theirs} of spock_recovery, this node has {ours}")]
-    OtherVersion { source_node: String, theirs: String, ours: &'static str },
+    OtherVersion {
+        source_node: String,
+        theirs: String,
+        ours: &'static str,
+        /// None: this node.
+        must_be_upgraded: Option<String>,
+    },
     #[error("no recovery is running on node \"{target}\"")]
     NotRunningThere { target: String },
     #[error("source node \"{source_node}\" has applied nothing of node \"{failed}\"")]
@@ -228,7 +234,10 @@ impl SqlError for RecoverError {
                 "If it was rebuilt: SELECT spock.peer_create('{}', 'host=… port=5432 dbname=…'); else somebody answers in its place.",
                 source_node.replace('\'', "''")
             ),
-            E::OtherVersion { .. } => "Install the same version on both.".to_owned(),
+            E::OtherVersion { must_be_upgraded, .. } => {
+                let node = must_be_upgraded.as_ref().map_or("this node".to_owned(), |node| format!("node \"{node}\""));
+                format!("Upgrade {node}: install the package there, restart the server, and ALTER EXTENSION spock_recovery UPDATE;")
+            }
             E::NoClone { .. } | E::NotAClone { .. } | E::CloneInvalid { .. } => {
                 format!("Make one there: {CREATE_CLONE}")
             }

@@ -62,7 +62,7 @@ fn node_positions(
     wal::flush();
     let (system_identifier, timeline) = (process::system_identifier() as i64, wal::timeline() as i32);
     // Nobody is to let go of what a recovery may still need.
-    let journal = crate::intent::storage::read();
+    let journal = crate::intent::storage::read().or_raise();
     let rows: Vec<_> = positions
         .into_iter()
         .map(|position| {
@@ -131,7 +131,7 @@ fn get_recovery_slot_status() -> TableIterator<
     let unprotected = unprotected_peers(&snapshot, &servers).into_iter().map(|name| Some(Name(name))).collect();
     // Before the manager has seen it and written down that it is there, it vouches for nothing.
     let usable = slot.exists && found.as_ref().is_some_and(|found| !found.is_invalid);
-    let blocked = if usable || slot.blocked == BlockedReason::Disabled {
+    let blocked = if usable || matches!(slot.blocked, BlockedReason::Disabled | BlockedReason::RecordUnreadable) {
         slot.blocked
     } else {
         BlockedReason::SlotCreationPending

@@ -207,8 +207,8 @@ pub(super) fn while_reconciling(f: impl FnOnce() -> Result<bool, RecoverError>) 
 
 /// The clone on the source; the first attempt has made it after its intent was read.
 fn clone_of(intent: &Intent) -> String {
-    let now = transaction::run(|| storage::read().intent(intent.id).cloned());
-    now.and_then(|now| now.clone_name().map(str::to_owned)).unwrap_or_default()
+    let now = transaction::run(|| storage::read().map(|journal| journal.intent(intent.id).cloned()));
+    now.ok().flatten().and_then(|now| now.clone_name().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Compares what touched rows have moved to by the changes of keys at these nodes, and what their recoveries have written:
