@@ -42,7 +42,7 @@ pub enum Stored<T> {
 pub enum DocumentError {
     #[error("it has version {found}, and this version of spock_recovery reads versions up to {known}")]
     Later { found: u64, known: u32 },
-    #[error("it does not validate: {0}")]
+    #[error("{0}")]
     Malformed(String),
 }
 
@@ -88,6 +88,12 @@ pub fn read<T: Document>(text: Option<&str>, here: DatabaseIdentity) -> Stored<T
         Ok(_) => understood(value).map_or_else(Stored::Unreadable, |(_, document)| Stored::Own(document)),
         Err(error) => Stored::Unreadable(malformed(error)),
     }
+}
+
+/// Where the document in a label was written, as it says.
+pub fn home(text: &str) -> Option<DatabaseIdentity> {
+    let head = Head::deserialize(&value_of(text).ok()?).ok()?;
+    Some(DatabaseIdentity { system_identifier: head.system_identifier, database: head.database })
 }
 
 /// Reads a document that carries a version and stands where nobody else's can.
@@ -293,7 +299,11 @@ impl SqlError for Unreadable {
     }
 
     fn detail(&self) -> Option<String> {
-        Some(format!("{}. {}", upper_first(&self.error.to_string()), self.holds()))
+        let why = match &self.error {
+            later @ DocumentError::Later { .. } => later.to_string(),
+            DocumentError::Malformed(reason) => format!("it does not validate: {reason}"),
+        };
+        Some(format!("{}. {}", upper_first(&why), self.holds()))
     }
 
     fn hint(&self) -> Option<String> {

@@ -3,11 +3,12 @@
 //! Arguments are optional so that a NULL gets an error: a strict function would return NULL and do nothing.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
+use super::identity::DatabaseIdentity;
 use super::label::{LabelError, SubscriptionLabel};
 use super::native::NativeProvider;
 use super::provider::ReplicationProvider;
 use super::registry::{self, RegistryError};
-use crate::document::Stored;
+use crate::document::{self, Stored};
 use crate::error::{OrRaise, raise};
 use crate::intent::document::Journal;
 use crate::pg::clock::Timestamp;
@@ -217,9 +218,13 @@ fn node_options_validator(options: Vec<Option<Text>>, catalog: Oid) {
     super::options::check(&options, catalog).or_raise();
 }
 
-/// Nobody is to put down what could not be read. What comes from elsewhere is inert, whatever it says.
+/// Nobody is to put down what could not be read where it was written: what comes from elsewhere may be adopted.
 fn refuse_unreadable<T>(document: Stored<T>) {
     document.own().map_err(|error| LabelError::Invalid { reason: error.to_string() }).or_raise();
+}
+
+fn home(text: &str) -> DatabaseIdentity {
+    document::home(text).unwrap_or_else(registry::here)
 }
 
 /// The label provider's check: superusers only, documents that can be read only.
@@ -230,13 +235,13 @@ pub fn check_label(target: LabelTarget, text: Option<&str>) {
     match (target, text) {
         (_, None) => (),
         (LabelTarget::Subscription(_), Some(text)) => {
-            refuse_unreadable(SubscriptionLabel::read(Some(text), registry::here()));
+            refuse_unreadable(SubscriptionLabel::read(Some(text), home(text)));
         }
         (LabelTarget::Database(_), Some(text)) => {
-            refuse_unreadable(RetentionRecord::read(Some(text), registry::here()));
+            refuse_unreadable(RetentionRecord::read(Some(text), home(text)));
         }
         (LabelTarget::Schema(schema), Some(text)) if catalog::extension_schema().is_none_or(|own| own == schema) => {
-            refuse_unreadable(Journal::read(Some(text), registry::here()));
+            refuse_unreadable(Journal::read(Some(text), home(text)));
         }
         (LabelTarget::Schema(_) | LabelTarget::Other, Some(_)) => raise(&LabelError::WrongObject),
     }
