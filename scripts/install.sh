@@ -20,6 +20,16 @@ install_file() {
     $as install -m "$mode" "$from" "$to.new" && $as mv -f "$to.new" "$to"
 }
 
+# What ALTER EXTENSION … UPDATE runs. cargo-pgrx copies the files of these names out of sql/ as well.
+install_upgrades() {
+    local extension=$1 script files=(sql/spock_recovery--*--*.sql)
+    # The tests begin with the SQL of versions that were released.
+    if [ "$KIND" = test ]; then files+=(tests/fixtures/spock_recovery--*.sql); fi
+    for script in "${files[@]}"; do
+        install_file 644 "$script" "$extension/$(basename "$script")" || return
+    done
+}
+
 # Chained by &&: errexit does not hold in a function whose status is asked for.
 install_into() {
     local major=$1 pg_config=$2 version library extension staged features="spock_recovery/pg$1" profile=debug options=()
@@ -41,6 +51,7 @@ install_into() {
         cat $(sql_files) >"$staged/spock_recovery--$version.sql" &&
         install_file 755 "$TARGET/$profile/libspock_recovery.so" "$library/spock_recovery.so" &&
         install_file 644 "$staged/spock_recovery--$version.sql" "$extension/spock_recovery--$version.sql" &&
+        install_upgrades "$extension" &&
         install_file 644 "$staged/spock_recovery.control" "$extension/spock_recovery.control"
 }
 

@@ -3,6 +3,8 @@
 //! What is judged is gathered in one place (sql); judging is pure.
 
 pub mod capacity;
+mod documents;
 pub mod judge;
 mod kept;
 mod sql;
+mod version;

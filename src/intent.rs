@@ -8,7 +8,7 @@ mod error;
 pub mod id;
 pub mod journal;
 #[cfg(test)]
-mod journal_tests;
+pub mod journal_tests;
 pub mod sql;
 pub mod storage;
 pub mod unfinished;

@@ -17,6 +17,7 @@ mod node;
 mod pg;
 mod plan;
 mod plugin;
+mod protocol;
 mod reconcile;
 mod recover;
 mod remote;

@@ -8,8 +8,9 @@ use std::path::Path;
 use pgrx_sql_entity_graph::{ControlFile, PgrxSql, SqlGraphEntity};
 use spockctl::{Installation, ServerUser};
 
-use crate::cluster::{Cluster, Node};
+use crate::cluster::{Cluster, Database, Node};
 use crate::library::{self, Declared, Returned};
+use crate::update::RELEASED;
 
 fn installation() -> Installation {
     let user = ServerUser::find().unwrap_or_else(|error| panic!("{error}"));
@@ -88,7 +89,7 @@ struct InSql {
 }
 
 /// By the C symbol.
-fn functions_in_sql(node: &Node) -> BTreeMap<String, InSql> {
+fn functions_in_sql(node: Database<'_>) -> BTreeMap<String, InSql> {
     let pairs = |mode: &str| {
         format!(
             "(SELECT string_agg(coalesce(names[i], '') || ':' || format_type(types[i], NULL), ',' ORDER BY i)
@@ -150,11 +151,15 @@ fn every_function_has_in_sql_the_symbol_arguments_and_result_that_it_has_in_rust
     let cluster = Cluster::new("functions").start();
     let [node] = cluster.all();
     node.sql("CREATE EXTENSION spock_recovery");
-    let in_sql = functions_in_sql(node);
+    let in_sql = functions_in_sql(node.db("postgres"));
     let section = library::section_of(cluster.installation());
     let in_rust = library::functions(&section);
     assert!(!in_rust.is_empty(), "the library tells of no function");
     let symbols: BTreeSet<String> = in_rust.iter().map(library::symbol).collect();
+    // What stands in the library for the SQL of a released version alone.
+    node.sql("CREATE DATABASE released");
+    node.db("released").sql(&format!("CREATE EXTENSION spock_recovery VERSION '{RELEASED}'"));
+    let released = functions_in_sql(node.db("released"));
     let mut faults: Vec<String> = in_sql
         .keys()
         .filter(|symbol| !symbols.contains(*symbol))
@@ -162,6 +167,9 @@ fn every_function_has_in_sql_the_symbol_arguments_and_result_that_it_has_in_rust
         .collect();
     for function in &in_rust {
         let Some(sql) = in_sql.get(&library::symbol(function)) else {
+            if released.contains_key(&library::symbol(function)) {
+                continue;
+            }
             faults.push(format!("{} is in Rust alone", function.name));
             continue;
         };
@@ -186,6 +194,40 @@ fn every_function_has_in_sql_the_symbol_arguments_and_result_that_it_has_in_rust
             found.push(format!("Rust returns {:?}, SQL {}", library::returned(function), sql.returned));
         }
         faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", sql.name)));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The library may be newer than the SQL that calls it, until ALTER EXTENSION … UPDATE, and older, after the package was rolled
+/// back. Either would read beyond the arguments or columns that the other one has, if a function's C symbol stayed the same when
+/// those change.
+#[test]
+fn a_released_symbol_keeps_its_arguments_and_columns_for_ever() {
+    let cluster = Cluster::new("released_functions").start();
+    let [node] = cluster.all();
+    node.sql("CREATE EXTENSION spock_recovery");
+    node.sql("CREATE DATABASE released");
+    node.db("released").sql(&format!("CREATE EXTENSION spock_recovery VERSION '{RELEASED}'"));
+    let (now, released) = (functions_in_sql(node.db("postgres")), functions_in_sql(node.db("released")));
+    let section = library::section_of(cluster.installation());
+    let in_rust = library::functions(&section);
+    let mut faults = Vec::new();
+    for (symbol, sql) in &released {
+        let Some(function) = in_rust.iter().find(|function| library::symbol(function) == *symbol) else {
+            faults.push(format!("{symbol} is in the SQL of {RELEASED}, and not in the library any more"));
+            continue;
+        };
+        let mut found = differences(node, "argument", &library::arguments(function), &sql.arguments);
+        if let Returned::Rows(columns) = library::returned(function) {
+            found.extend(differences(node, "column", &columns, &sql.columns));
+        }
+        if let Some(now) = now.get(symbol)
+            && (&now.arguments, &now.columns, &now.returned) != (&sql.arguments, &sql.columns, &sql.returned)
+        {
+            found.push(format!("the SQL of {RELEASED} declares it otherwise than the present one"));
+        }
+        let advice = "a function with other arguments or columns needs another symbol (fn f_2), and the old one stays";
+        faults.extend(found.into_iter().map(|fault| format!("{symbol}: {fault}; {advice}")));
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

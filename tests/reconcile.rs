@@ -27,7 +27,7 @@ fn fail(cluster: &Cluster) {
 }
 
 /// n1 dies, and n2 is recovered from n3.
-fn recover(cluster: &Cluster) {
+pub fn recover(cluster: &Cluster) {
     fail(cluster);
     cluster.node("n2").sql("CALL spock.recover_run('n1', 'n3')");
 }

@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, Database, Node, SqlError};
 use crate::slot_life::{SLOT, health, log_count, make_node, mesh_of_three, quick, wait_rounds, wait_slot};
 
 /// An intent of n2's.
-const INTENT: &str = "11111111-1111-4111-8111-111111111111";
+pub const INTENT: &str = "11111111-1111-4111-8111-111111111111";
 const OTHER_INTENT: &str = "22222222-2222-4222-8222-222222222222";
 
 const CLONES: &str = "SELECT count(*) FROM pg_replication_slots WHERE plugin = 'spock_recovery'";

@@ -41,7 +41,7 @@ fn make_nodes(cluster: Cluster) -> Cluster {
     // The question to a peer before its CREATE EXTENSION.
     cluster.expect_log("schema \"spock\" does not exist");
     for node in cluster.nodes() {
-        node.sql("CREATE EXTENSION spock_recovery");
+        node.sql("CREATE EXTENSION IF NOT EXISTS spock_recovery");
         node.sql(&format!("SELECT spock.node_create('{}', '{}')", node.name(), node.dsn("postgres")));
     }
     cluster

@@ -80,7 +80,6 @@ impl Resolution {
 
 /// How often a kind of conflict was met on a table, and how it was resolved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Tally {
     /// The table's oid here; 0 stands for all tables beyond those that are told apart.
     pub relation: u32,

@@ -1,14 +1,14 @@
 //! Gathers what is judged, and quick_health_check() itself.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::capacity;
 use super::judge::{
     self, Check, CloneFacts, ManagerFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts, UnknownOriginFacts,
 };
 use super::kept::{self, KeptFacts};
+use super::{capacity, documents, version};
 use crate::error::OrRaise;
 use crate::guc;
-use crate::intent::document::Suspension;
+use crate::intent::document::{Journal, Suspension};
 use crate::intent::{self, storage};
 use crate::node::identity::DatabaseIdentity;
 use crate::node::name::NodeName;
@@ -17,7 +17,7 @@ use crate::node::provider::{Origin, ReplicationProvider, Subscription};
 use crate::node::registry;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
-use crate::pg::{process, role, setting, slot, wal};
+use crate::pg::{catalog, process, role, setting, slot, wal};
 use crate::reconcile;
 use crate::recover::readiness;
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
@@ -67,12 +67,19 @@ fn gather() -> Vec<Check> {
         apply_workers(),
         judge::commit_timestamps(&settings),
         judge::output_plugin(&settings),
-        judge::recovery(&recoveries()),
         judge::manager(&manager()),
     ];
-    checks.extend(clones().iter().filter_map(judge::clone));
-    checks.extend(returned());
-    checks.extend(kept_rows());
+    // What stands in a journal that cannot be read is not known, and not told.
+    if let Ok(journal) = storage::read() {
+        checks.push(judge::recovery(&recoveries(&journal)));
+        checks.extend(clones().iter().filter_map(judge::clone));
+        checks.extend(returned(&journal));
+        checks.extend(kept_rows(&journal));
+        let kept = journal.intents.iter().filter_map(|intent| intent.kept_rows);
+        checks.extend(kept.filter_map(reconcile::kept::unreadable_head).map(|found| documents::unreadable(&found)));
+    }
+    checks.extend(crate::slot::documents::unreadable().or_raise().iter().map(documents::unreadable));
+    checks.extend(catalog::extension_version().and_then(|sql| version::sql(&sql, env!("CARGO_PKG_VERSION"))));
     checks.extend(strangers(&servers));
     let now = Monotonic::now();
     let longest_silence = LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()));
@@ -82,6 +89,8 @@ fn gather() -> Vec<Check> {
             .flat_map(|snapshot| &snapshot.peers)
             .map(|(peer, _)| peer)
             .find(|peer| peer.key == PeerKey::Node(server.id));
+        let protocol = entry.map(|peer| peer.protocol).filter(|protocol| *protocol != 0);
+        checks.extend(protocol.and_then(|protocol| version::peer(server.name.as_str(), protocol)));
         checks.push(judge::peer(&PeerFacts {
             name: server.name.to_string(),
             state: entry.map_or("unknown", |peer| peer.state.as_str()),
@@ -186,8 +195,7 @@ fn waiting(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> Vec
 }
 
 /// The unfinished recoveries of which this node is the target.
-fn recoveries() -> Vec<RecoveryFacts> {
-    let journal = storage::read();
+fn recoveries(journal: &Journal) -> Vec<RecoveryFacts> {
     journal
         .unfinished()
         .map(|intent| RecoveryFacts {
@@ -200,19 +208,18 @@ fn recoveries() -> Vec<RecoveryFacts> {
 }
 
 /// Nodes that are back and may not go on.
-fn returned() -> Vec<Check> {
+fn returned(journal: &Journal) -> Vec<Check> {
     let subscriptions = NativeProvider.subscriptions().or_raise();
     let judged = |entry: &Suspension| {
         let found = subscriptions.iter().find(|known| known.id.to_u32() == entry.subscription);
         let name = found.map_or("…", |known| known.name.as_str());
         entry.verdict.as_ref().map(|verdict| judge::returned(&entry.origin, verdict, name))
     };
-    storage::read().suspensions.iter().filter_map(judged).collect()
+    journal.suspensions.iter().filter_map(judged).collect()
 }
 
 /// Rows that could not be compared yet and are lost.
-fn kept_rows() -> Option<Check> {
-    let journal = storage::read();
+fn kept_rows(journal: &Journal) -> Option<Check> {
     let there = reconcile::kept::present(&journal.kept_objects()).or_raise();
     let facts = journal.intents.iter().filter_map(|intent| {
         let counts = intent.reconciled.as_ref()?;

@@ -5,18 +5,14 @@
 
 use super::id::IntentId;
 use crate::apply::conflict::{self, Tally};
-use crate::document::{self, DocumentError};
+use crate::document::{self, Document, Stored};
 use crate::lsn::OriginLsn;
 use crate::node::identity::DatabaseIdentity;
 use crate::reconcile::counts::Counts;
 use serde::{Deserialize, Serialize};
 
-/// The only version there is.
-const VERSION: u32 = 1;
-
 /// What a recovery is to do, as it was asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Request {
     pub failed: String,
     pub source: String,
@@ -62,7 +58,6 @@ impl Phase {
 
 /// What was done until now.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Totals {
     pub transactions: u64,
     pub rows: u64,
@@ -91,7 +86,6 @@ impl std::ops::AddAssign for Totals {
 
 /// Numbered from 1; each is durable before what follows it is done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Checkpoint {
     pub number: u32,
     pub phase: Phase,
@@ -105,7 +99,6 @@ pub struct Checkpoint {
 
 /// When a phase was first come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Step {
     pub phase: Phase,
     /// Microseconds since 2000.
@@ -114,7 +107,6 @@ pub struct Step {
 
 /// Why the last attempt ended.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Failure {
     pub sqlstate: String,
     /// In words of ours: it holds no row value.
@@ -140,7 +132,6 @@ pub enum Outcome {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct End {
     pub outcome: Outcome,
     pub at: i64,
@@ -151,7 +142,6 @@ pub struct End {
 
 /// One recovery.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Intent {
     pub id: IntentId,
     /// The oid of the rescue subscription, which has no row in pg_subscription.
@@ -241,7 +231,6 @@ pub enum Until {
 
 /// A subscription that was enabled, and that a recovery has disabled.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Suspension {
     pub subscription: u32,
     /// The node it comes from.
@@ -268,7 +257,6 @@ impl Suspension {
 
 /// A clone of this node's recovery slot, for a rescue elsewhere.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CloneRecord {
     pub slot: String,
     /// Microseconds since 2000.
@@ -283,7 +271,6 @@ pub struct CloneRecord {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Journal {
     version: u32,
     system_identifier: u64,
@@ -296,7 +283,7 @@ pub struct Journal {
 impl Journal {
     pub fn new(here: DatabaseIdentity) -> Journal {
         Journal {
-            version: VERSION,
+            version: Journal::VERSION,
             system_identifier: here.system_identifier,
             database: here.database,
             intents: Vec::new(),
@@ -305,25 +292,17 @@ impl Journal {
         }
     }
 
-    pub fn parse(text: &str) -> Result<Journal, DocumentError> {
-        let journal: Journal = document::parse(text)?;
-        if journal.version != VERSION {
-            return Err(DocumentError(format!("version {} is not {VERSION}", journal.version)));
-        }
-        Ok(journal)
+    /// What stands in the label of the schema.
+    pub fn read(text: Option<&str>, here: DatabaseIdentity) -> Stored<Journal> {
+        document::read(text, here)
     }
 
-    /// The journal, if it was written in this database of this server; else an empty one.
-    pub fn parse_local(text: &str, here: DatabaseIdentity) -> Journal {
-        Journal::parse(text).ok().filter(|journal| journal.belongs_to(here)).unwrap_or_else(|| Journal::new(here))
-    }
-
-    /// It was written in that database.
-    pub fn belongs_to(&self, here: DatabaseIdentity) -> bool {
-        self.system_identifier == here.system_identifier && self.database == here.database
-    }
-
+    #[cfg(test)]
     pub fn to_text(&self) -> String {
         document::to_text(self)
     }
+}
+
+impl Document for Journal {
+    const VERSION: u32 = 1;
 }

@@ -1,7 +1,7 @@
 //! The state machine of intents: every pair of a state and an event against a table written by hand, and what each event
 //! leaves behind.
 
-mod document;
+pub mod document;
 mod forgetting;
 mod histories;
 mod records;
@@ -485,7 +485,7 @@ fn journal_with_two() -> Journal {
 
 #[test]
 fn of_several_unfinished_ones_none_is_resumed_or_joined_and_each_can_be_ended() {
-    let mut journal = Journal::parse(&journal_with_two().to_text()).expect("a document");
+    let mut journal = journal_with_two();
     match journal.resumable() {
         Resumable::Several(several) => {
             assert_eq!(several.iter().map(|intent| intent.id).collect::<Vec<_>>(), [id(1), id(2)]);

@@ -43,7 +43,7 @@ fn recovery_intents() -> TableIterator<
     ),
 > {
     require_reader("recovery_intents");
-    let rows = storage::read().intents.into_iter().map(|intent| {
+    let rows = storage::read().or_raise().intents.into_iter().map(|intent| {
         (
             Uuid::from_bytes(intent.id.0),
             Name(intent.request.failed.clone()),
@@ -104,7 +104,7 @@ fn recovery_conflicts(
 > {
     require_reader("recovery_conflicts");
     let id = IntentId(*required(intent_id, "intent_id", RECOVERY_CONFLICTS).as_bytes());
-    let journal = storage::read();
+    let journal = storage::read().or_raise();
     let Some(intent) = journal.intent(id) else { raise(&IntentError::Unknown { id }) };
     let rows = intent.totals().tallies.into_iter().map(|tally| {
         (
@@ -140,6 +140,7 @@ pub fn describe(intent: &Intent, failure: &Failure) -> String {
 fn recovery_is_open(intent_id: Option<Uuid>) -> bool {
     let Some(id) = intent_id.map(|id| IntentId(*id.as_bytes())) else { return false };
     storage::read()
+        .or_raise()
         .intent(id)
         .is_some_and(|intent| intent.is_unfinished() || intent.kept_rows.is_some() && is_rescue_worker_up())
 }

@@ -1,13 +1,17 @@
 //! The journal in the label on the extension's schema. Needs a transaction, with whose commit it becomes durable.
+//!
+//! One that cannot be read is never taken for empty: whoever needs it gets an error, and it is not written over.
 
 use super::document::Journal;
 use super::error::IntentError;
 use super::id::IntentId;
-use crate::node::registry;
+use crate::document::{self, DocumentError, Kind, Stored, Unreadable};
+use crate::node::registry::{self, RegistryError};
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::{catalog, random, references};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
+use pgrx::spi::quote_identifier;
 use std::collections::BTreeSet;
 
 /// The schema whose label the journal is: the extension's; after DROP EXTENSION the one that still has a journal of this
@@ -22,8 +26,8 @@ fn left_behind() -> Result<Option<Oid>, pgrx::spi::Error> {
             "SELECT objoid, label FROM pg_catalog.pg_seclabel WHERE objsubid = 0 AND provider = 'spock_recovery'
                            AND classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass";
         for row in client.select(question, None, &[])? {
-            let text = row.get::<String>(2)?.unwrap_or_default();
-            if Journal::parse(&text).is_ok_and(|journal| journal.belongs_to(registry::here())) {
+            let text = row.get::<String>(2)?;
+            if matches!(Journal::read(text.as_deref(), registry::here()), Stored::Own(_) | Stored::Unreadable(_)) {
                 return row.get(1);
             }
         }
@@ -31,19 +35,30 @@ fn left_behind() -> Result<Option<Oid>, pgrx::spi::Error> {
     })
 }
 
+fn text_in(schema: Option<Oid>) -> Option<String> {
+    seclabel::label(LabelTarget::Schema(schema?))
+}
+
+fn understood(schema: Option<Oid>, text: Option<&str>) -> Result<Journal, RegistryError> {
+    let here = registry::here();
+    let found = Journal::read(text, here).own().map_err(|error| unreadable(schema, error))?;
+    Ok(found.unwrap_or_else(|| Journal::new(here)))
+}
+
+fn unreadable(schema: Option<Oid>, error: DocumentError) -> Unreadable {
+    let name = schema.and_then(catalog::schema_name).unwrap_or_default();
+    Unreadable { kind: Kind::Journal, object: format!("SCHEMA {}", quote_identifier(name)), error }
+}
+
 /// The journal as it stands; empty where there is none, or where it was written elsewhere.
-pub fn read() -> Journal {
-    let text = schema().and_then(|schema| seclabel::label(LabelTarget::Schema(schema)));
-    match text {
-        Some(text) => Journal::parse_local(&text, registry::here()),
-        None => Journal::new(registry::here()),
-    }
+pub fn read() -> Result<Journal, RegistryError> {
+    let schema = schema();
+    understood(schema, text_in(schema).as_deref())
 }
 
 /// The journal as the active snapshot sees it, for who reads beside it what it names.
-pub fn read_by_snapshot() -> Result<Journal, pgrx::spi::Error> {
-    let here = registry::here();
-    let Some(schema) = schema() else { return Ok(Journal::new(here)) };
+pub fn read_by_snapshot() -> Result<Journal, RegistryError> {
+    let Some(schema) = schema() else { return understood(None, None) };
     let question =
         "SELECT label FROM pg_catalog.pg_seclabel WHERE objoid = $1 AND objsubid = 0 AND provider = 'spock_recovery'
                        AND classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass";
@@ -51,19 +66,23 @@ pub fn read_by_snapshot() -> Result<Journal, pgrx::spi::Error> {
         Some(row) => row.get::<String>(1),
         None => Ok(None),
     })?;
-    Ok(text.map_or_else(|| Journal::new(here), |text| Journal::parse_local(&text, here)))
+    understood(Some(schema), text.as_deref())
 }
 
 /// Changes the journal under the lock of SECURITY LABEL, which serialises all who do. Nothing is written where `change`
-/// fails or changes nothing.
+/// fails or changes nothing, nor over a journal that cannot be read.
 pub fn update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> Result<T, E>) -> Result<T, E> {
     let schema = schema().ok_or(IntentError::NoSchema)?;
     seclabel::lock(LabelTarget::Schema(schema));
-    let before = read();
+    let text = text_in(Some(schema));
+    let before = understood(Some(schema), text.as_deref()).map_err(IntentError::from)?;
     let mut journal = before.clone();
     let value = change(&mut journal)?;
     if journal != before {
-        seclabel::set_label(LabelTarget::Schema(schema), Some(&journal.to_text()));
+        let written = document::written_over(text.as_deref(), &journal, registry::here());
+        let written =
+            written.map_err(|error| IntentError::from(RegistryError::from(unreadable(Some(schema), error))))?;
+        seclabel::set_label(LabelTarget::Schema(schema), Some(&written));
         let objects = journal.kept_objects();
         if objects != before.kept_objects() {
             // Or vacuumlo would remove them.
@@ -82,22 +101,23 @@ pub fn try_update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> 
 }
 
 /// Whether there is a journal of this database here, be it empty.
-pub fn exists() -> bool {
-    let text = schema().and_then(|schema| seclabel::label(LabelTarget::Schema(schema)));
-    text.and_then(|text| Journal::parse(&text).ok()).is_some_and(|journal| journal.belongs_to(registry::here()))
+pub fn exists() -> Result<bool, RegistryError> {
+    let schema = schema();
+    let found = Journal::read(text_in(schema).as_deref(), registry::here()).own();
+    Ok(found.map_err(|error| unreadable(schema, error))?.is_some())
 }
 
 /// Removes the journal of a database that is no node any more, if it is ours. False where somebody else is just changing
 /// it.
-pub fn forget() -> bool {
+pub fn forget() -> Result<bool, RegistryError> {
     match schema() {
-        Some(schema) if !seclabel::try_lock_schema(schema) => false,
-        Some(schema) if exists() => {
+        Some(schema) if !seclabel::try_lock_schema(schema) => Ok(false),
+        Some(schema) if exists()? => {
             seclabel::set_label(LabelTarget::Schema(schema), None);
             references::refer_to(schema, &BTreeSet::new());
-            true
+            Ok(true)
         }
-        _ => true,
+        _ => Ok(true),
     }
 }
 

@@ -2,13 +2,10 @@
 
 use super::identity::DatabaseIdentity;
 use super::name::NodeName;
-use crate::document;
+use crate::document::{self, DocumentError, Stored};
 use crate::error::SqlError;
 use pgrx::PgSqlErrorCode;
 use serde::{Deserialize, Serialize};
-
-/// The only version there is. A document of another one is refused when it is set, and inert when it is found.
-const VERSION: u32 = 1;
 
 /// Who said so. What a person said is kept; what was found out is looked up again when it turns out wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -33,7 +30,6 @@ pub struct SubscriptionLabel {
 
 /// The document as it is written. Labels are world-readable: nothing secret ever enters it.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Document {
     version: u32,
     system_identifier: u64,
@@ -42,6 +38,10 @@ struct Document {
     set_by: SetBy,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     connection: Option<String>,
+}
+
+impl document::Document for Document {
+    const VERSION: u32 = 1;
 }
 
 #[derive(PartialEq, Eq, Debug, thiserror::Error)]
@@ -55,36 +55,36 @@ pub enum LabelError {
 }
 
 impl SubscriptionLabel {
-    pub fn parse(text: &str) -> Result<SubscriptionLabel, LabelError> {
-        let invalid = |reason: String| LabelError::Invalid { reason };
-        let document: Document = document::parse(text).map_err(|error| invalid(error.to_string()))?;
-        if document.version != VERSION {
-            return Err(invalid(format!("version {} is not {VERSION}", document.version)));
-        }
-        let origin = document.origin.as_deref().map(NodeName::parse).transpose();
-        let origin = origin.map_err(|error| invalid(error.to_string()))?;
-        if origin.is_none() && document.set_by != SetBy::User {
-            return Err(invalid("an origin is missing".to_owned()));
-        }
-        let identity = DatabaseIdentity { system_identifier: document.system_identifier, database: document.database };
-        Ok(SubscriptionLabel { identity, origin, set_by: document.set_by, connection: document.connection })
+    /// What stands in the label of a subscription.
+    pub fn read(text: Option<&str>, here: DatabaseIdentity) -> Stored<SubscriptionLabel> {
+        document::read(text, here).and_then(|document: Document| {
+            let invalid = |reason: String| DocumentError::Malformed(reason);
+            let origin = document.origin.as_deref().map(NodeName::parse).transpose();
+            let origin = origin.map_err(|error| invalid(error.to_string()))?;
+            if origin.is_none() && document.set_by != SetBy::User {
+                return Err(invalid("an origin is missing".to_owned()));
+            }
+            let identity =
+                DatabaseIdentity { system_identifier: document.system_identifier, database: document.database };
+            Ok(SubscriptionLabel { identity, origin, set_by: document.set_by, connection: document.connection })
+        })
     }
 
-    /// The document for the label.
-    pub fn to_text(&self) -> String {
-        document::to_text(&Document {
-            version: VERSION,
+    /// The text that takes the place of the label that is there.
+    pub fn written_over(&self, before: Option<&str>) -> Result<String, DocumentError> {
+        SubscriptionLabel::read(before, self.identity).own()?;
+        document::written_over(before, &self.document(), self.identity)
+    }
+
+    fn document(&self) -> Document {
+        Document {
+            version: <Document as document::Document>::VERSION,
             system_identifier: self.identity.system_identifier,
             database: self.identity.database,
             origin: self.origin.as_ref().map(ToString::to_string),
             set_by: self.set_by,
             connection: self.connection.clone(),
-        })
-    }
-
-    /// The label, if it was written in this database of this server.
-    pub fn parse_local(text: &str, here: DatabaseIdentity) -> Option<SubscriptionLabel> {
-        SubscriptionLabel::parse(text).ok().filter(|label| label.identity == here)
+        }
     }
 }
 
@@ -130,48 +130,56 @@ mod tests {
         }
     }
 
+    fn text(label: &SubscriptionLabel) -> String {
+        label.written_over(None).expect("nothing was there")
+    }
+
+    fn read(text: &str) -> Stored<SubscriptionLabel> {
+        SubscriptionLabel::read(Some(text), HERE)
+    }
+
     #[test]
     fn a_label_survives_being_written_and_read() {
-        assert_eq!(SubscriptionLabel::parse(&label().to_text()), Ok(label()));
+        assert_eq!(read(&text(&label())), Stored::Own(label()));
     }
 
     #[test]
     fn that_a_subscription_is_none_of_the_mesh_is_for_a_user_to_say() {
         let foreign = SubscriptionLabel { origin: None, set_by: SetBy::User, ..label() };
-        assert_eq!(SubscriptionLabel::parse(&foreign.to_text()), Ok(foreign));
-        assert!(SubscriptionLabel::parse(&SubscriptionLabel { origin: None, ..label() }.to_text()).is_err());
+        assert_eq!(read(&text(&foreign)), Stored::Own(foreign));
+        let discovered = SubscriptionLabel { origin: None, ..label() };
+        assert!(matches!(read(&text(&discovered)), Stored::Unreadable(_)));
     }
 
     #[test]
     fn a_label_is_ascii_whatever_the_name_is() {
         let origin = Some(NodeName::parse("Zürich 日本 😀").expect("a legal name"));
         let label = SubscriptionLabel { origin, ..label() };
-        assert!(label.to_text().is_ascii());
-        assert_eq!(SubscriptionLabel::parse(&label.to_text()), Ok(label));
+        assert!(text(&label).is_ascii());
+        assert_eq!(read(&text(&label)), Stored::Own(label));
     }
 
     #[test]
     fn a_label_of_another_server_or_database_is_inert() {
-        let text = label().to_text();
-        assert_eq!(SubscriptionLabel::parse_local(&text, HERE), Some(label()));
         let elsewhere = [
             DatabaseIdentity { system_identifier: HERE.system_identifier + 1, ..HERE },
             DatabaseIdentity { database: HERE.database + 1, ..HERE },
         ];
         for other in elsewhere {
-            assert_eq!(SubscriptionLabel::parse_local(&text, other), None);
+            assert_eq!(SubscriptionLabel::read(Some(&text(&label())), other), Stored::Foreign);
         }
+        assert_eq!(SubscriptionLabel::read(None, HERE), Stored::Absent);
     }
 
     #[test]
-    fn documents_that_do_not_validate_are_refused() {
-        let valid: serde_json::Value = serde_json::from_str(&label().to_text()).expect("valid");
+    fn documents_that_do_not_validate_cannot_be_read_and_are_not_written_over() {
+        let valid: serde_json::Value = serde_json::from_str(&text(&label())).expect("valid");
         let changed = |change: &dyn Fn(&mut serde_json::Value)| {
             let mut document = valid.clone();
             change(&mut document);
             document.to_string()
         };
-        let refused = [
+        let unreadable = [
             String::new(),
             "n1".to_owned(),
             "{}".to_owned(),
@@ -182,10 +190,13 @@ mod tests {
             changed(&|document| document["set_by"] = "somebody".into()),
             changed(&|document| document["system_identifier"] = "1".into()),
             changed(&|document| document["database"] = (-1).into()),
-            changed(&|document| document["extra"] = true.into()),
         ];
-        for text in refused {
-            assert!(SubscriptionLabel::parse(&text).is_err(), "accepted: {text}");
+        for text in unreadable {
+            assert!(matches!(read(&text), Stored::Unreadable(_)), "accepted: {text}");
+            assert!(label().written_over(Some(&text)).is_err(), "written over: {text}");
         }
+        let newer = changed(&|document| document["extra"] = true.into());
+        assert_eq!(read(&newer), Stored::Own(label()));
+        assert!(label().written_over(Some(&newer)).is_ok_and(|text| text.contains("\"extra\":true")));
     }
 }

@@ -61,7 +61,8 @@ impl ReplicationProvider for NativeProvider {
                 let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?) else {
                     continue;
                 };
-                let label = row.get::<Text>(5)?.and_then(|text| SubscriptionLabel::parse_local(&text.to_utf8(), here));
+                let label = row.get::<Text>(5)?.map(|text| text.to_utf8());
+                let label = SubscriptionLabel::read(label.as_deref(), here).own();
                 let is_enabled = row.get::<bool>(3)?.unwrap_or(false);
                 let is_trusted = row.get::<bool>(6)?.unwrap_or(false);
                 let knows_tables = row.get::<bool>(7)?.unwrap_or(false);
@@ -72,7 +73,10 @@ impl ReplicationProvider for NativeProvider {
                     owner: row.get::<Name>(9)?.map(|owner| owner.0).unwrap_or_default(),
                     is_enabled,
                     // A node whose server somebody has dropped is none: then nobody knows.
-                    origin: origin_by(label.filter(|label| is_known(label, &nodes)), id, is_trusted),
+                    origin: match label {
+                        Ok(label) => origin_by(label.filter(|label| is_known(label, &nodes)), id, is_trusted),
+                        Err(error) => Origin::Unreadable(error),
+                    },
                     is_trusted,
                     has_connected: is_enabled || knows_tables || origin::progress(origin_id) != OriginLsn::ZERO,
                     publications: row

@@ -3,6 +3,7 @@
 
 use super::label::SetBy;
 use super::name::NodeName;
+use crate::document::DocumentError;
 use pgrx::pg_sys::Oid;
 use std::ffi::CString;
 
@@ -48,13 +49,15 @@ pub enum Origin {
     Doubted(NodeName),
     /// From no node of the mesh, as a superuser has said.
     Foreign,
+    /// Its label cannot be read: it is nobody's, may be anybody's, and is left as it is.
+    Unreadable(DocumentError),
 }
 
 impl Origin {
     pub fn node(&self) -> Option<&NodeName> {
         match self {
             Origin::Node(node, _) => Some(node),
-            Origin::Unknown | Origin::Doubted(_) | Origin::Foreign => None,
+            Origin::Unknown | Origin::Doubted(_) | Origin::Foreign | Origin::Unreadable(_) => None,
         }
     }
 
@@ -71,6 +74,8 @@ impl Subscription {
             Origin::Node(..) => true,
             Origin::Foreign | Origin::Doubted(_) => false,
             Origin::Unknown => self.is_trusted && self.has_connected,
+            // What it says may be more than what an owner who is no superuser could make of it.
+            Origin::Unreadable(_) => true,
         }
     }
 }

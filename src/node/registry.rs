@@ -9,6 +9,7 @@ use super::label::{SetBy, SubscriptionLabel};
 use super::name::{NodeName, NodeNameError};
 use super::native::{self, NativeProvider};
 use super::provider::{ReplicationProvider, Subscription};
+use crate::document::{DocumentError, Kind, Stored, Unreadable};
 use crate::error::SqlError;
 use crate::failpoint;
 use crate::pg::foreign_server::{MappingFor, OptionAction};
@@ -60,6 +61,8 @@ pub enum RegistryError {
     NodesExist { names: Vec<String> },
     #[error("cannot drop the local node because a recovery of node \"{failed}\" is running on it")]
     RecoveryRuns { failed: String },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     #[error("text must not contain a null byte")]
     NullByte,
     #[error(transparent)]
@@ -164,17 +167,15 @@ pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
 /// cannot be asked again.
 fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
     for subscription in NativeProvider.subscriptions()? {
-        let copied = seclabel::label(LabelTarget::Subscription(subscription.id))
-            .and_then(|text| SubscriptionLabel::parse(&text).ok())
-            .filter(|label| Some(label.identity) == former);
-        if let Some(label) = copied {
+        let Some(former) = former else { continue };
+        let text = seclabel::label(LabelTarget::Subscription(subscription.id));
+        if let Stored::Own(label) = SubscriptionLabel::read(text.as_deref(), former) {
             // Of a subscription whose owner is no superuser the label holds for the connection that it was written for.
             let connection = match subscription.is_trusted {
                 true => subscription::connection_digest(subscription.id),
                 false => label.connection,
             };
-            let adopted = SubscriptionLabel { identity: here(), connection, ..label };
-            seclabel::set_label(LabelTarget::Subscription(subscription.id), Some(&adopted.to_text()));
+            set_label(subscription.id, &SubscriptionLabel { identity: here(), connection, ..label })?;
         }
     }
     Ok(())
@@ -318,7 +319,9 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
         }
         Role::Local | Role::LocalElsewhere => {
             // Its subscriptions are suspended, and nobody would resume them.
-            if let Some(intent) = crate::intent::storage::read().unfinished().next() {
+            // Nor is what could not be read to be left to nobody.
+            crate::slot::record_storage::read()?;
+            if let Some(intent) = crate::intent::storage::read()?.unfinished().next() {
                 return Err(RegistryError::RecoveryRuns { failed: intent.request.failed.clone() });
             }
             for server in &servers {
@@ -364,8 +367,7 @@ pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), Regist
         .find(|candidate| candidate.name == subscription)
         .ok_or_else(|| RegistryError::UnknownSubscription { name: subscription.to_owned() })?;
     let Some(origin) = origin else {
-        write_label(found.id, None, SetBy::User);
-        return Ok(());
+        return write_label(found.id, None, SetBy::User);
     };
     let node = match servers.iter().find(|server| server.name.as_str() == origin) {
         Some(node) if node.id == local.id => return Err(RegistryError::OriginIsLocal { name: node.name.clone() }),
@@ -384,26 +386,46 @@ pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), Regist
             name
         }
     };
-    write_label(found.id, Some(&node), SetBy::User);
-    Ok(())
+    write_label(found.id, Some(&node), SetBy::User)
 }
 
 /// The connection of a superuser's subscription has changed: what was said of it holds for the new one.
 pub fn note_connection(subscription: &Subscription) -> Result<(), RegistryError> {
     let target = LabelTarget::Subscription(subscription.id);
-    let label = seclabel::label(target).and_then(|text| SubscriptionLabel::parse_local(&text, here()));
+    let text = seclabel::label(target);
+    let Stored::Own(label) = SubscriptionLabel::read(text.as_deref(), here()) else { return Ok(()) };
     let now = subscription::connection_digest(subscription.id);
-    if let Some(label) = label.filter(|label| label.connection != now) {
-        seclabel::set_label(target, Some(&SubscriptionLabel { connection: now, ..label }.to_text()));
+    if label.connection != now {
+        set_label(subscription.id, &SubscriptionLabel { connection: now, ..label })?;
     }
     Ok(())
 }
 
 /// Writes down which node a subscription comes from; None: from none of the mesh.
-pub fn write_label(subscription: Oid, origin: Option<&NodeName>, set_by: SetBy) {
+pub fn write_label(subscription: Oid, origin: Option<&NodeName>, set_by: SetBy) -> Result<(), RegistryError> {
     let connection = subscription::connection_digest(subscription);
     let label = SubscriptionLabel { identity: here(), origin: origin.cloned(), set_by, connection };
-    seclabel::set_label(LabelTarget::Subscription(subscription), Some(&label.to_text()));
+    set_label(subscription, &label)
+}
+
+/// Writes a subscription's label over the one that is there, unless that cannot be read.
+fn set_label(subscription: Oid, label: &SubscriptionLabel) -> Result<(), RegistryError> {
+    let target = LabelTarget::Subscription(subscription);
+    seclabel::lock(target);
+    let before = seclabel::label(target);
+    let written = label.written_over(before.as_deref());
+    let text = written.map_err(|error| {
+        let name = subscription::name(subscription).unwrap_or_default();
+        unreadable_label(&name, error)
+    })?;
+    seclabel::set_label(target, Some(&text));
+    Ok(())
+}
+
+/// What is said of a subscription whose label cannot be read.
+pub fn unreadable_label(subscription: &str, error: DocumentError) -> Unreadable {
+    let object = format!("SUBSCRIPTION {}", pgrx::spi::quote_identifier(subscription));
+    Unreadable { kind: Kind::SubscriptionLabel, object, error }
 }
 
 /// DROP EXTENSION without CASCADE: PostgreSQL refuses it while nodes exist; this says what to do.
@@ -455,6 +477,7 @@ impl SqlError for RegistryError {
         match self {
             RegistryError::Name(error) => error.sqlstate(),
             RegistryError::Conninfo(error) => error.sqlstate(),
+            RegistryError::Unreadable(error) => error.sqlstate(),
             RegistryError::NullArgument { .. } => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             RegistryError::NotSuperuser { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             RegistryError::DuplicateNode { .. }
@@ -480,6 +503,7 @@ impl SqlError for RegistryError {
     fn detail(&self) -> Option<String> {
         match self {
             RegistryError::Name(error) => error.detail(),
+            RegistryError::Unreadable(error) => error.detail(),
             RegistryError::Conninfo(error) => error.detail(),
             RegistryError::NotSuperuser { .. } => Some("Only a superuser may do this.".to_owned()),
             RegistryError::SecondLocalNode { .. } => Some("A database is one node.".to_owned()),
@@ -515,6 +539,7 @@ impl SqlError for RegistryError {
         match self {
             RegistryError::Name(error) => error.hint(),
             RegistryError::Conninfo(error) => error.hint(),
+            RegistryError::Unreadable(error) => error.hint(),
             RegistryError::NullArgument { example, .. } => Some(format!("Example: SELECT spock.{example};")),
             RegistryError::NotSuperuser { action } => Some(format!("Call spock.{action}() as a superuser.")),
             RegistryError::DuplicateNode { name } => Some(format!(

@@ -3,10 +3,12 @@
 //! Arguments are optional so that a NULL gets an error: a strict function would return NULL and do nothing.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
+use super::identity::DatabaseIdentity;
 use super::label::{LabelError, SubscriptionLabel};
 use super::native::NativeProvider;
 use super::provider::ReplicationProvider;
 use super::registry::{self, RegistryError};
+use crate::document::{self, Stored};
 use crate::error::{OrRaise, raise};
 use crate::intent::document::Journal;
 use crate::pg::clock::Timestamp;
@@ -14,6 +16,7 @@ use crate::pg::name::Name;
 use crate::pg::seclabel::LabelTarget;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, wal};
+use crate::protocol;
 use crate::recover::returned;
 use crate::shmem::{self, PeerEntry, PeerKey};
 use crate::slot::record::RetentionRecord;
@@ -55,6 +58,44 @@ fn sub_set_origin(sub_name: Option<Name>, node_name: Option<Name>) {
 }
 
 /// Who this database is: what pollers of peers ask. No row where it is no node, or a copy of one that lives elsewhere.
+///
+/// The C symbol is not that of version 0.1.0, which has a column less: a library would read beyond its own columns for SQL
+/// that has more.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn node_identity_2() -> TableIterator<
+    'static,
+    (
+        name!(node_name, Name),
+        name!(system_identifier, String),
+        name!(database, Oid),
+        name!(version, String),
+        name!(timeline, i32),
+        name!(wal_end, i64),
+        name!(started_at_lsn, Option<i64>),
+        name!(timeline_forks, String),
+        name!(started_at, TimestampWithTimeZone),
+        name!(protocol_version, i32),
+    ),
+> {
+    TableIterator::new(identity().map(|found| {
+        let started_at = Timestamp::of_server_start().into();
+        (
+            found.name,
+            found.system_identifier,
+            process::my_database(),
+            found.version,
+            found.timeline,
+            found.wal_end,
+            found.start,
+            found.forks,
+            started_at,
+            protocol::OURS as i32,
+        )
+    }))
+}
+
+/// The same for the SQL of version 0.1.0, until ALTER EXTENSION spock_recovery UPDATE.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn node_identity() -> TableIterator<
@@ -71,21 +112,44 @@ fn node_identity() -> TableIterator<
         name!(started_at, TimestampWithTimeZone),
     ),
 > {
-    let local = NativeProvider.local_node().or_raise().filter(|_| !wal::is_in_recovery());
-    let start = shmem::lock().started_at();
-    TableIterator::new(local.map(|node| {
+    TableIterator::new(identity().map(|found| {
+        let started_at = Timestamp::of_server_start().into();
         (
-            Name(node.name.to_string()),
-            process::system_identifier().to_string(),
+            found.name,
+            found.system_identifier,
             process::my_database(),
-            env!("CARGO_PKG_VERSION").to_owned(),
-            wal::timeline() as i32,
-            wal::flushed().0 as i64,
-            Some(start.0 as i64).filter(|start| *start != 0),
-            returned::forks_to_text(&wal::timeline_history()),
-            Timestamp::of_server_start().into(),
+            found.version,
+            found.timeline,
+            found.wal_end,
+            found.start,
+            found.forks,
+            started_at,
         )
     }))
+}
+
+struct Identity {
+    name: Name,
+    system_identifier: String,
+    version: String,
+    timeline: i32,
+    wal_end: i64,
+    start: Option<i64>,
+    forks: String,
+}
+
+fn identity() -> Option<Identity> {
+    let local = NativeProvider.local_node().or_raise().filter(|_| !wal::is_in_recovery())?;
+    let start = shmem::lock().started_at();
+    Some(Identity {
+        name: Name(local.name.to_string()),
+        system_identifier: process::system_identifier().to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        timeline: wal::timeline() as i32,
+        wal_end: wal::flushed().0 as i64,
+        start: Some(start.0 as i64).filter(|start| *start != 0),
+        forks: returned::forks_to_text(&wal::timeline_history()),
+    })
 }
 
 /// Whether a foreign server's options say that it is the local node of this very database of this very server.
@@ -154,7 +218,16 @@ fn node_options_validator(options: Vec<Option<Text>>, catalog: Oid) {
     super::options::check(&options, catalog).or_raise();
 }
 
-/// The label provider's check: superusers only, documents that validate only.
+/// Nobody is to put down what could not be read where it was written: what comes from elsewhere may be adopted.
+fn refuse_unreadable<T>(document: Stored<T>) {
+    document.own().map_err(|error| LabelError::Invalid { reason: error.to_string() }).or_raise();
+}
+
+fn home(text: &str) -> DatabaseIdentity {
+    document::home(text).unwrap_or_else(registry::here)
+}
+
+/// The label provider's check: superusers only, documents that can be read only.
 pub fn check_label(target: LabelTarget, text: Option<&str>) {
     if !process::is_superuser() {
         raise(&LabelError::NotSuperuser);
@@ -162,13 +235,13 @@ pub fn check_label(target: LabelTarget, text: Option<&str>) {
     match (target, text) {
         (_, None) => (),
         (LabelTarget::Subscription(_), Some(text)) => {
-            SubscriptionLabel::parse(text).or_raise();
+            refuse_unreadable(SubscriptionLabel::read(Some(text), home(text)));
         }
         (LabelTarget::Database(_), Some(text)) => {
-            RetentionRecord::parse(text).map_err(|error| LabelError::Invalid { reason: error.to_string() }).or_raise();
+            refuse_unreadable(RetentionRecord::read(Some(text), home(text)));
         }
         (LabelTarget::Schema(schema), Some(text)) if catalog::extension_schema().is_none_or(|own| own == schema) => {
-            Journal::parse(text).map_err(|error| LabelError::Invalid { reason: error.to_string() }).or_raise();
+            refuse_unreadable(Journal::read(Some(text), home(text)));
         }
         (LabelTarget::Schema(_) | LabelTarget::Other, Some(_)) => raise(&LabelError::WrongObject),
     }

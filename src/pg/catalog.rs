@@ -87,12 +87,27 @@ pub fn my_database_name() -> String {
     }
 }
 
+/// The version of the extension's SQL in this database. Needs a snapshot.
+pub fn extension_version() -> Option<String> {
+    let question = "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
+    pgrx::Spi::get_one(question).ok().flatten()
+}
+
 /// The schema that the extension's objects are in: the extension's own entry says which, for a schema of that name may be
 /// anybody's. None where there is no extension. Needs a transaction.
 pub fn extension_schema() -> Option<pg_sys::Oid> {
     // SAFETY: looks up the catalog.
     let oid = unsafe { pg_sys::get_extension_schema(extension_oid()?) };
     (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// The name of a schema, if it is there. Needs a transaction.
+pub fn schema_name(schema: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a palloc'd C string, or null for a schema that is gone.
+    unsafe {
+        let name = pg_sys::get_namespace_name(schema);
+        (!name.is_null()).then(|| super::text::to_utf8(CStr::from_ptr(name)))
+    }
 }
 
 /// An oid that no object has been given lately.

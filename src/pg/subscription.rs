@@ -13,6 +13,15 @@ unsafe extern "C-unwind" {
     ) -> pg_sys::ObjectAddress;
 }
 
+/// The name of a subscription, if it is there. Needs a transaction.
+pub fn name(subscription: Oid) -> Option<String> {
+    // SAFETY: a palloc'd C string, or null; missing_ok.
+    unsafe {
+        let name = pg_sys::get_subscription_name(subscription, true);
+        (!name.is_null()).then(|| super::text::to_utf8(CStr::from_ptr(name)))
+    }
+}
+
 /// A digest of how a subscription connects, its connection string and its slot; None where it does not exist. Nobody can try out
 /// strings against it: it holds a secret of this cluster, which its physical copies share. Needs a transaction.
 pub fn connection_digest(subscription: Oid) -> Option<String> {

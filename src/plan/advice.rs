@@ -36,7 +36,7 @@ pub fn of(plan: &Plan) -> String {
             "The role of its connection string needs REPLICATION, pg_monitor or SUPERUSER there.".to_owned()
         }
         Reason::VersionDiffers => {
-            "Install the same version on both nodes, and ALTER EXTENSION spock_recovery UPDATE; restart.".to_owned()
+            "Upgrade the older of the two: install the package there, restart the server, and ALTER EXTENSION spock_recovery UPDATE;".to_owned()
         }
         Reason::RecoveryRunning => format!(
             "Wait for it: SELECT * FROM spock.recovery_progress; on node \"{target}\"; or end it there with CALL \

@@ -3,19 +3,23 @@
 //! It travels as JSON between nodes, by recovery_facts(). It holds no connection string and no row value.
 
 use crate::lsn::OriginLsn;
+use crate::protocol;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The only version there is.
+/// A later one is of nodes whose answers this library cannot judge. Fields that may be ignored, as a newer library adds them, are
+/// no new version; what an older library does not tell has a default.
 pub const VERSION: u32 = 1;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NodeFacts {
     pub version: u32,
     pub node: String,
     /// The extension's.
     pub extension: String,
+    /// Version 0.1.0 does not tell.
+    #[serde(default = "untold_protocol")]
+    pub protocol: u32,
     /// Those that come from the failed node.
     pub subscriptions: Vec<SubscriptionFacts>,
     /// How far it has applied each other node.
@@ -37,9 +41,12 @@ pub struct NodeFacts {
     pub asked_by: AskerFacts,
 }
 
+fn untold_protocol() -> u32 {
+    protocol::UNTOLD
+}
+
 /// How far a node is with another one than the failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OtherFacts {
     pub applied: OriginLsn,
     pub passed: OriginLsn,
@@ -49,7 +56,6 @@ pub struct OtherFacts {
 
 /// A subscription to the failed node.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SubscriptionFacts {
     pub subscription: u32,
     pub name: String,
@@ -113,7 +119,6 @@ impl SubscriptionFacts {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TableFacts {
     pub schema: String,
     pub name: String,
@@ -129,7 +134,6 @@ pub struct TableFacts {
 
 /// A table that was dropped, or taken out of the subscription.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct GoneFacts {
     pub oid: u32,
     pub schema: String,
@@ -161,7 +165,6 @@ pub enum SlotState {
 
 /// The recovery slot, and what the retention record says of the failed node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SlotFacts {
     pub is_enabled: bool,
     pub name: Option<String>,
@@ -191,7 +194,6 @@ impl SlotFacts {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ReleasedFacts {
     pub subscription: u32,
     pub origin_id: u16,
@@ -201,7 +203,6 @@ pub struct ReleasedFacts {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PeerFacts {
     pub node: String,
     /// As peer_status() shows it.
@@ -211,7 +212,6 @@ pub struct PeerFacts {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SettingsFacts {
     pub wal_level: String,
     pub track_commit_timestamp: bool,
@@ -221,7 +221,6 @@ pub struct SettingsFacts {
 
 /// A limit of the server, and how much of it is in use.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Limit {
     pub setting: String,
     pub used: i64,
@@ -229,7 +228,6 @@ pub struct Limit {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CapacityFacts {
     pub slots: Limit,
     pub walsenders: Limit,
@@ -238,7 +236,6 @@ pub struct CapacityFacts {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RecoveryFacts {
     pub intent: String,
     pub failed: String,
@@ -248,7 +245,6 @@ pub struct RecoveryFacts {
 
 /// The role that has asked.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct AskerFacts {
     pub role: String,
     pub is_superuser: bool,

@@ -22,7 +22,8 @@ const VIOLATIONS: &[(Reason, &str, Change)] = &[
     (Reason::RecoveryRunning, "no_other_recovery_runs_on_target", |target, _, _| {
         target.recoveries.push(recovery("n4"))
     }),
-    (Reason::VersionDiffers, "same_version", |_, source, _| source.extension = "1.1".to_owned()),
+    (Reason::VersionDiffers, "versions_understand_each_other", |_, source, _| source.protocol += 2),
+    (Reason::VersionDiffers, "versions_understand_each_other", |target, _, _| target.protocol += 2),
     (Reason::TargetOriginUnknown, "target_knows_its_origins", |target, _, _| {
         target.unknown_origins.push("sub".to_owned());
     }),
@@ -402,8 +403,11 @@ fn every_reason_can_be_reached_and_says_what_to_do() {
 fn facts_travel_as_json_and_those_of_another_version_are_refused() {
     let facts = node("Zürich \"n\"", 20);
     let text = serde_json::to_string(&facts).expect("facts can be written");
-    assert_eq!(NodeFacts::parse(&text), Ok(facts));
+    assert_eq!(NodeFacts::parse(&text), Ok(facts.clone()));
     assert!(NodeFacts::parse(&text.replace("\"version\":1,", "\"version\":2,")).is_err());
     assert!(NodeFacts::parse("{}").is_err());
-    assert!(NodeFacts::parse(&text.replace("\"version\":1,", "\"version\":1,\"more\":0,")).is_err());
+    assert_eq!(NodeFacts::parse(&text.replace("\"version\":1,", "\"version\":1,\"more\":0,")), Ok(facts.clone()));
+    // Version 0.1.0 tells less.
+    let untold = text.replace(&format!("\"protocol\":{},", crate::protocol::OURS), "");
+    assert_eq!(NodeFacts::parse(&untold).map(|facts| facts.protocol), Ok(crate::protocol::UNTOLD));
 }

@@ -44,7 +44,7 @@ pub fn prove(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wish
     let case = Case { failed, target, source, wishes };
     let conditions: [(&'static str, Reason, Found); 37] = [
         ("no_other_recovery_runs_on_target", Reason::RecoveryRunning, case.no_other_recovery()),
-        ("same_version", Reason::VersionDiffers, case.same_version()),
+        ("versions_understand_each_other", Reason::VersionDiffers, case.versions_understand_each_other()),
         ("target_knows_its_origins", Reason::TargetOriginUnknown, knows_its_origins(target)),
         ("target_subscribes", Reason::TargetNotSubscribed, case.subscribes(target)),
         ("target_subscribes_once", Reason::TargetSubscribesTwice, case.subscribes_once(target)),

@@ -36,6 +36,7 @@ pub fn node(name: &str, applied: u64) -> NodeFacts {
         version: VERSION,
         node: name.to_owned(),
         extension: "1.0".to_owned(),
+        protocol: crate::protocol::OURS,
         slot: SlotFacts {
             is_enabled: true,
             name: Some("spk_recovery_db".to_owned()),

@@ -29,7 +29,6 @@ pub enum Answer {
 
 /// A row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Version {
     /// When its transaction was committed, and the origin of that; None: too old for that to be known.
     pub committed: Option<(i64, u16)>,
@@ -42,7 +41,6 @@ pub struct Version {
 
 /// All rows in one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Sums {
     pub rows: u64,
     /// The sum of a hash of each.

@@ -64,7 +64,6 @@ impl Why {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Counts {
     pub compared: u64,
     /// Inserted or updated.

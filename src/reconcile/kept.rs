@@ -3,14 +3,17 @@
 //! (src/pg/references.rs), for vacuumlo removes large objects without a reference. Whoever has removed it all the same is not
 //! overlooked: the journal knows how many rows were in it.
 //!
-//! A line of JSON tells the tables; each line after it a row: the table's place among them, why, and the key's values.
+//! The first line is a document that tells the tables; each line after it is a row: the table's place among them, why, and the
+//! key's values. Version 0.1.0 has written the list of tables alone, without a version.
 
 use super::counts::Why;
 use super::rows::{Columns, KeyText, columns_of, text_of};
 use super::touched::{Key, Relation, Touched};
+use crate::document::{self, Document, DocumentError, Kind, Unreadable};
+use crate::node::registry::RegistryError;
 use crate::pg::logicalrep;
 use crate::pg::spill::Spill;
-use crate::pg::{spi_text, text};
+use crate::pg::{role, spi_text, text};
 use crate::recover::error::RecoverError;
 use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
@@ -25,7 +28,6 @@ const PAGES: i32 = 512;
 
 /// A table, with the places of its key among the columns.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Table {
     pub schema: String,
     pub name: String,
@@ -34,6 +36,17 @@ pub struct Table {
     /// Why a node has refused rows of it, in the node's own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+}
+
+/// The first line.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    version: u32,
+    tables: Vec<Table>,
+}
+
+impl Document for Head {
+    const VERSION: u32 = 1;
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -84,7 +97,8 @@ impl Keeper {
             return Ok(None);
         }
         self.rows.rewind();
-        let mut piece = line(&self.tables).into_bytes();
+        let head = Head { version: Head::VERSION, tables: self.tables.clone() };
+        let mut piece = (document::to_text(&head) + "\n").into_bytes();
         let object = Spi::get_one::<Oid>("SELECT pg_catalog.lo_create(0)")?.unwrap_or(Oid::INVALID);
         let mut written = 0_i64;
         loop {
@@ -126,7 +140,6 @@ pub fn present(objects: &BTreeSet<u32>) -> Result<BTreeSet<u32>, pgrx::spi::Erro
 /// None if the large object is gone or empty. An Err if it holds something else than this version writes.
 pub fn read(object: u32, mut see: impl FnMut(&[Table], Row)) -> Result<Option<u64>, RecoverError> {
     let (mut tables, mut rest, mut count): (Option<Vec<Table>>, Vec<u8>, u64) = (None, Vec::new(), 0);
-    let unreadable = || RecoverError::KeptUnreadable { object };
     for first in (0_i32..).step_by(PAGES as usize) {
         let arguments: [DatumWithOid; 3] = [Oid::from_u32(object).into(), first.into(), (first + PAGES).into()];
         let pages = Spi::connect(|client| {
@@ -143,15 +156,54 @@ pub fn read(object: u32, mut see: impl FnMut(&[Table], Row)) -> Result<Option<u6
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         for line in rest[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let Some(tables) = &tables else {
-                tables = Some(serde_json::from_slice(line).map_err(|_| unreadable())?);
+                tables = Some(tables_of(line).map_err(|error| unreadable(object, error))?);
                 continue;
             };
-            see(tables, serde_json::from_slice(line).map_err(|_| unreadable())?);
+            see(tables, row_of(line).map_err(|error| unreadable(object, error))?);
             count += 1;
         }
         rest.drain(..whole);
     }
     Ok(tables.map(|_| count))
+}
+
+/// What is told of a large object whose first line cannot be read. Needs a transaction with a snapshot.
+pub fn unreadable_head(object: u32) -> Option<Unreadable> {
+    let question = "SELECT l.data FROM pg_catalog.pg_largeobject l
+                      JOIN pg_catalog.pg_largeobject_metadata m ON m.oid = l.loid AND m.lomowner = 10
+                     WHERE l.loid = $1 ORDER BY l.pageno LIMIT $2";
+    let pages = role::as_superuser(|| {
+        Spi::connect(|client| {
+            let pages = client.select(question, None, &[Oid::from_u32(object).into(), PAGES.into()])?;
+            pages.map(|row| row.get::<Vec<u8>>(1)).collect::<Result<Vec<_>, _>>()
+        })
+    });
+    let data: Vec<u8> = pages.ok()?.into_iter().flatten().flatten().collect();
+    let line = data.split(|byte| *byte == b'\n').next().filter(|line| !line.is_empty())?;
+    let error = tables_of(line).err()?;
+    Some(Unreadable { kind: Kind::KeptRows, object: object.to_string(), error })
+}
+
+/// The tables in the first line.
+fn tables_of(line: &[u8]) -> Result<Vec<Table>, DocumentError> {
+    // Keys are data of the tables: what serde says of a line might quote one.
+    let malformed = |_| DocumentError::Malformed("its first line does not tell the tables".to_owned());
+    if line.first() == Some(&b'[') {
+        return serde_json::from_slice(line).map_err(|_| malformed(()));
+    }
+    let text = std::str::from_utf8(line).map_err(|_| malformed(()))?;
+    document::parse(text).map(|head: Head| head.tables).map_err(|error| match error {
+        later @ DocumentError::Later { .. } => later,
+        DocumentError::Malformed(_) => malformed(()),
+    })
+}
+
+fn row_of(line: &[u8]) -> Result<Row, DocumentError> {
+    serde_json::from_slice(line).map_err(|_| DocumentError::Malformed("one of its lines is not a row".to_owned()))
+}
+
+fn unreadable(object: u32, error: DocumentError) -> RecoverError {
+    RegistryError::from(Unreadable { kind: Kind::KeptRows, object: object.to_string(), error }).into()
 }
 
 /// What was kept.

@@ -11,7 +11,6 @@ use crate::intent::id::IntentId;
 use crate::intent::storage;
 use crate::pg::process;
 use crate::pg::text::{Text, to_server};
-use crate::recover::error::RecoverError;
 use crate::slot::clone::require_slot_user;
 use pgrx::Uuid;
 use pgrx::prelude::*;
@@ -32,7 +31,7 @@ fn recovery_unjudged(
     }
     let intent_id = intent_id.ok_or(IntentError::NullArgument { argument: "intent_id", hint: RECOVERY_UNJUDGED });
     let id = IntentId(*intent_id.or_raise().as_bytes());
-    let journal = storage::read_by_snapshot().map_err(RecoverError::from).or_raise();
+    let journal = storage::read_by_snapshot().or_raise();
     let Some(intent) = journal.intent(id) else { raise(&IntentError::Unknown { id }) };
     let mut rows = Vec::new();
     if let Some(object) = intent.kept_rows {

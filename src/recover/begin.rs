@@ -19,6 +19,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
 use crate::pg::transaction;
 use crate::plan::Wishes;
+use crate::slot::documents;
 use crate::worker::wake;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
@@ -26,6 +27,7 @@ use std::ffi::CStr;
 /// Checks the request against both nodes and writes the intent down, with the caller's transaction. `source_dsn`: how the
 /// source is reached for this recovery. Returns the intent, and the oid of its rescue subscription.
 pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(IntentId, Oid), RecoverError> {
+    documents::require_readable()?;
     let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
     if local.name.as_str() != request.target {
         if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.target) {
@@ -45,7 +47,7 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
         look_at_failed(request)?;
     }
     // The same rescue a second time is the first one, wherever that stands now.
-    let known = storage::read();
+    let known = storage::read()?;
     let running = known.unfinished().find(|intent| {
         let same = Request { failed: intent.request.failed.clone(), ..request.clone() };
         intent.request == same && (request.failed.is_empty() || request.failed == intent.request.failed)
@@ -99,7 +101,7 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
         Ok::<_, RecoverError>(id)
     })?;
     wake::note(Change::ThisDatabase);
-    let begun = storage::read();
+    let begun = storage::read()?;
     Ok((id, begun.intent(id).map_or(subscription, |intent| Oid::from_u32(intent.subscription))))
 }
 

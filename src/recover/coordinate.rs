@@ -79,7 +79,7 @@ fn state_of(intent: &Intent) -> serde_json::Value {
 #[pg_extern(sql = false)]
 fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<Json> {
     crate::slot::snapshot::require_reader("recovery_state");
-    let journal = storage::read();
+    let journal = storage::read().or_raise();
     let intent = match (intent_id, clone) {
         (Some(id), _) => journal.intent(IntentId(*id.as_bytes())),
         (None, Some(clone)) => {

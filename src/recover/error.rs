@@ -51,7 +51,13 @@ pub enum RecoverError {
     #[error("node \"{source_node}\" is another server than the one that it was")]
     OtherServer { source_node: String, known: DatabaseIdentity, found: DatabaseIdentity },
     #[error("node \"{source_node}\" has version {theirs} of spock_recovery, this node has {ours}")]
-    OtherVersion { source_node: String, theirs: String, ours: &'static str },
+    OtherVersion {
+        source_node: String,
+        theirs: String,
+        ours: &'static str,
+        /// None: this node.
+        must_be_upgraded: Option<String>,
+    },
     #[error("no recovery is running on node \"{target}\"")]
     NotRunningThere { target: String },
     #[error("source node \"{source_node}\" has applied nothing of node \"{failed}\"")]
@@ -80,8 +86,6 @@ pub enum RecoverError {
     NotProved { failed: String, target: String, reason: Reason, finding: String, advice: String },
     #[error("processes of subscription \"{subscription}\" have not ended within {seconds} s")]
     StillApplying { subscription: String, seconds: u64 },
-    #[error("large object {object} does not hold kept rows as this version writes them")]
-    KeptUnreadable { object: u32 },
     #[error(transparent)]
     Intent(#[from] IntentError),
     #[error(transparent)]
@@ -156,7 +160,6 @@ impl SqlError for RecoverError {
                 _ => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             },
             E::StillApplying { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            E::KeptUnreadable { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             E::Intent(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
             E::Spi(error) => error.sqlstate(),
@@ -240,7 +243,10 @@ impl SqlError for RecoverError {
                 "If it was rebuilt: SELECT spock.peer_create('{}', 'host=… port=5432 dbname=…'); else somebody answers in its place.",
                 source_node.replace('\'', "''")
             ),
-            E::OtherVersion { .. } => "Install the same version on both.".to_owned(),
+            E::OtherVersion { must_be_upgraded, .. } => {
+                let node = must_be_upgraded.as_ref().map_or("this node".to_owned(), |node| format!("node \"{node}\""));
+                format!("Upgrade {node}: install the package there, restart the server, and ALTER EXTENSION spock_recovery UPDATE;")
+            }
             E::NoClone { .. } | E::NotAClone { .. } | E::CloneInvalid { .. } => {
                 format!("Make one there: {CREATE_CLONE}")
             }
@@ -255,7 +261,6 @@ impl SqlError for RecoverError {
             E::StillApplying { .. } => "It is tried again by itself.".to_owned(),
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
-            E::KeptUnreadable { .. } => "Install the version of spock_recovery that has written it.".to_owned(),
             E::NotRunningThere { .. } => "SELECT * FROM spock.recovery_intents(); on that node.".to_owned(),
             E::Spi(_) => return None,
         })

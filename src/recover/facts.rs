@@ -19,17 +19,18 @@ use crate::node::registry::{self, NodeServer, Role};
 use crate::pg::clock::Monotonic;
 use crate::pg::json::Json;
 use crate::pg::name::Name;
-use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::Text;
 use crate::pg::{process, role, setting, slot, wal};
 use crate::plan::facts::{
     AskerFacts, CapacityFacts, GoneFacts, Limit, NodeFacts, OtherFacts, PeerFacts, RecoveryFacts, ReleasedFacts,
     SettingsFacts, SlotFacts, SlotState, SubscriptionFacts, TableFacts, VERSION,
 };
+use crate::protocol;
 use crate::shmem::{PeerEntry, PeerKey, PeerState};
 use crate::slot::decision::is_recorded;
 use crate::slot::positions::{self, OwnPosition};
 use crate::slot::record::{OriginRecord, RetentionRecord};
+use crate::slot::record_storage;
 use crate::slot::snapshot::{Snapshot, require_reader, snapshot};
 use crate::slot::vouching;
 use pgrx::prelude::*;
@@ -71,7 +72,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
     let seen = snapshot();
     let slot_found = slot_facts()?;
     let positions = positions::own_positions()?;
-    let written = record();
+    let written = record_storage::read()?;
     let mut subscriptions = Vec::new();
     let mut unknown_origins = Vec::new();
     let mut others = BTreeMap::new();
@@ -100,7 +101,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         }
     }
     let capacity = capacity()?;
-    let recoveries = storage::read()
+    let recoveries = storage::read()?
         .unfinished()
         .map(|intent| RecoveryFacts {
             intent: intent.id.to_string(),
@@ -118,10 +119,11 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         version: VERSION,
         node: local.name.to_string(),
         extension: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: protocol::OURS,
         subscriptions,
         others,
         unknown_origins,
-        slot: slot_found.with_record(&positions),
+        slot: slot_found.with_record(&positions)?,
         failed_answers,
         peers,
         askers: readiness::strangers(&servers).iter().map(|asker| asker.name.shown()).collect(),
@@ -217,13 +219,8 @@ struct SlotFound {
     confirmed: LocalLsn,
 }
 
-pub fn record() -> Option<RetentionRecord> {
-    let text = seclabel::label(LabelTarget::Database(process::my_database()))?;
-    RetentionRecord::parse_local(&text, registry::here())
-}
-
 fn slot_facts() -> Result<SlotFound, RecoverError> {
-    let name = record().map(|record| record.slot);
+    let name = record_storage::read()?.map(|record| record.slot);
     let found = match &name {
         Some(name) => slot::find(name)?.filter(|found| found.database == Some(process::my_database())),
         None => None,
@@ -248,9 +245,10 @@ fn slot_facts() -> Result<SlotFound, RecoverError> {
 
 impl SlotFound {
     /// The slot, with what its record says. A record that is missing, or is of another slot, vouches for nothing.
-    fn with_record(self, positions: &[OwnPosition]) -> SlotFacts {
+    fn with_record(self, positions: &[OwnPosition]) -> Result<SlotFacts, RecoverError> {
         let mut facts = self.facts;
-        let Some(record) = record().filter(|record| Some(&record.slot) == self.name.as_ref()) else { return facts };
+        let record = record_storage::read()?.filter(|record| Some(&record.slot) == self.name.as_ref());
+        let Some(record) = record else { return Ok(facts) };
         match record.position {
             None if facts.state == SlotState::Usable => facts.state = SlotState::NotInUse,
             None => (),
@@ -275,7 +273,7 @@ impl SlotFound {
                 }
             })
             .collect();
-        facts
+        Ok(facts)
     }
 }
 

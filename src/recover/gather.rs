@@ -16,6 +16,7 @@ use crate::plan::facts::NodeFacts;
 use crate::plan::outcome::{Outcome, Reason};
 use crate::plan::{Plan, Wishes, from_source};
 use crate::remote::connection::RemoteError;
+use crate::slot::documents;
 use std::collections::HashMap;
 use std::ffi::CString;
 
@@ -109,6 +110,7 @@ pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
     if !peers.iter().any(|peer| peer.name.as_str() == failed) {
         return Err(PlanError::UnknownNode { name: failed.to_owned() });
     }
+    documents::require_readable()?;
     let mut gathered = Gathered {
         failed: failed.to_owned(),
         local,

@@ -1,7 +1,8 @@
 //! What the views recovery_progress and subscription show of running recoveries.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use crate::intent::document::{Intent, Phase, Totals};
+use crate::error::OrRaise;
+use crate::intent::document::{Intent, Journal, Phase, Totals};
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::pg::clock::{Monotonic, Timestamp};
@@ -111,7 +112,7 @@ fn rescue_progress() -> TableIterator<
     ),
 > {
     require_reader("rescue_progress");
-    let journal = storage::read();
+    let journal = storage::read().or_raise();
     let rows: Vec<_> = journal
         .unfinished()
         .map(|intent| {
@@ -158,9 +159,11 @@ fn rescue_subscriptions() -> TableIterator<
         name!(failed, bool),
     ),
 > {
-    let journal = storage::read();
+    // The view of subscriptions shows the others all the same; the health check tells what is wrong.
+    let journal = storage::read().ok();
     let rows: Vec<_> = journal
-        .unfinished()
+        .iter()
+        .flat_map(Journal::unfinished)
         .map(|intent| {
             let checkpoint = intent.checkpoint.as_ref();
             let stop = checkpoint.map(|checkpoint| checkpoint.stop).or(intent.request.stop);
@@ -180,9 +183,10 @@ fn rescue_subscriptions() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// Whether a recovery keeps a subscription disabled that was enabled before.
+/// Whether a recovery keeps a subscription disabled that was enabled before. NULL: the journal cannot be read.
 #[pg_extern(sql = false)]
-fn is_suspended(subscription: Option<Oid>) -> bool {
-    let Some(subscription) = subscription else { return false };
-    storage::read().suspensions.iter().any(|entry| entry.subscription == subscription.to_u32())
+fn is_suspended(subscription: Option<Oid>) -> Option<bool> {
+    let Some(subscription) = subscription else { return Some(false) };
+    let journal = storage::read().ok()?;
+    Some(journal.suspensions.iter().any(|entry| entry.subscription == subscription.to_u32()))
 }

@@ -12,13 +12,17 @@ use crate::node::provider::{ReplicationProvider, Route};
 use crate::node::registry::{self, RegistryError};
 use crate::pg::{origin, role, transaction};
 use crate::plan::facts::NodeFacts;
+use crate::protocol;
 use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
 use pgrx::spi::quote_literal;
+use std::cmp::Ordering;
 use std::ffi::CString;
 use std::time::Duration;
 
-const IDENTITY: &str = "SELECT node_name, version, system_identifier, database FROM spock.node_identity()";
+/// Version 0.1.0 does not tell its protocol: as a row, whatever columns it has.
+const IDENTITY: &str = "SELECT i.node_name, i.version, i.system_identifier, i.database, \
+                        pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'protocol_version' FROM spock.node_identity() i";
 
 /// The connection and the questions that tell a node that answers are three, each with this part of spock.peer_timeout.
 const ANSWER_FRACTION: u32 = 5;
@@ -83,7 +87,7 @@ impl Source {
         &self.name
     }
 
-    /// Connects, and makes sure that it is the node that it is taken for, with our version.
+    /// Connects, and makes sure that it is the node that it is taken for, and that the two understand each other.
     pub fn open(name: &str, route: &Route) -> Result<Source, RecoverError> {
         Source::open_within(name, route, guc::peer_timeout())
     }
@@ -95,7 +99,7 @@ impl Source {
         in_transaction(|| connection.prepare()).map_err(lost)?;
         in_transaction(|| connection.require_extension()).map_err(lost)?;
         let mut source = Source { name: name.to_owned(), connection };
-        let rows = source.rows(IDENTITY, 4)?;
+        let rows = source.rows(IDENTITY, 5)?;
         let Some(row) = rows.first() else {
             return Err(source.error(RemoteError::Unexpected("it is not a node".to_owned())));
         };
@@ -109,8 +113,16 @@ impl Source {
             return Err(RecoverError::OtherServer { source_node: name.to_owned(), known, found });
         }
         let ours = env!("CARGO_PKG_VERSION");
-        if version != ours {
-            return Err(RecoverError::OtherVersion { source_node: name.to_owned(), theirs: version, ours });
+        let theirs = source.read(row.optional(4))?.unwrap_or(protocol::UNTOLD);
+        let lags = protocol::lags(protocol::OURS, theirs);
+        if lags != Ordering::Equal {
+            let must_be_upgraded = if lags.is_lt() { None } else { Some(name.to_owned()) };
+            return Err(RecoverError::OtherVersion {
+                source_node: name.to_owned(),
+                theirs: version,
+                ours,
+                must_be_upgraded,
+            });
         }
         Ok(source)
     }

@@ -9,12 +9,10 @@ use crate::intent::document::{Journal, Suspension, Until};
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
-use crate::node::registry;
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::seclabel::{self, LabelTarget};
-use crate::pg::{interrupts, process, transaction};
+use crate::pg::{interrupts, transaction};
 use crate::shmem::PeerKey;
-use crate::slot::record::RetentionRecord;
+use crate::slot::record_storage;
 use crate::slot::snapshot::snapshot;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::CaughtError;
@@ -30,8 +28,7 @@ const HANGING: Duration = Duration::from_secs(2);
 /// Disables every subscription that is enabled, and notes it in the journal of the present transaction.
 pub fn suspend(journal: &mut Journal, failed: &str) -> Result<(), RecoverError> {
     // What the peers were when they last reported stands in the retention record.
-    let text = seclabel::label(LabelTarget::Database(process::my_database()));
-    let record = text.and_then(|text| RetentionRecord::parse_local(&text, registry::here()));
+    let record = record_storage::read()?;
     // One that does not count is its owner's business, and must not hold up a recovery.
     let is_ours = |subscription: &&Subscription| subscription.is_enabled && subscription.counts();
     for subscription in NativeProvider.subscriptions()?.iter().filter(is_ours) {

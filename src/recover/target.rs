@@ -1,13 +1,13 @@
 //! What this node, the target of a recovery, knows of itself and the failed node.
 
 use super::error::RecoverError;
-use super::facts;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::name::Name;
 use crate::pg::wal;
 use crate::slot::positions;
+use crate::slot::record_storage;
 use crate::slot::snapshot::snapshot;
 use crate::slot::vouching;
 use pgrx::Spi;
@@ -58,7 +58,7 @@ pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
         return Err(RecoverError::SeveralSubscriptions { node: local, failed: failed.to_owned() });
     }
     let passed = seen.map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(position.subscription));
-    let record = facts::record();
+    let record = record_storage::read()?;
     wal::flush();
     let unknown = || RecoverError::ProgressUnknown { failed: failed.to_owned() };
     if position.origin_id == 0 {

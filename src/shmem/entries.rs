@@ -126,6 +126,8 @@ pub enum BlockedReason {
     SlotCreationPending,
     BudgetExceeded,
     Disabled,
+    /// The retention record cannot be read.
+    RecordUnreadable,
 }
 
 impl BlockedReason {
@@ -142,6 +144,7 @@ impl BlockedReason {
             BlockedReason::SlotCreationPending => Some("slot_creation_pending"),
             BlockedReason::BudgetExceeded => Some("budget_exceeded"),
             BlockedReason::Disabled => Some("disabled"),
+            BlockedReason::RecordUnreadable => Some("record_unreadable"),
         }
     }
 }
@@ -327,6 +330,8 @@ pub struct PeerEntry {
     pub system_identifier: u64,
     pub error: ShortText,
     pub timeline: u32,
+    /// Of the questions that it answers (src/protocol.rs); 0: never heard.
+    pub protocol: u32,
     /// The end of its WAL.
     pub wal_end: OriginLsn,
     /// Where its present run began to write (zero: not told), and where its timelines forked, the present one first.
@@ -548,6 +553,7 @@ impl PeerEntry {
         system_identifier: 0,
         error: ShortText::EMPTY,
         timeline: 0,
+        protocol: 0,
         wal_end: OriginLsn::ZERO,
         start: OriginLsn::ZERO,
         server_started_at: Timestamp::NEVER,

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::error::SlotError;
+use super::record_storage;
 use super::snapshot::{blocking_peer, snapshot};
 use crate::error::{OrRaise, raise};
 use crate::guc;
@@ -98,6 +99,7 @@ fn require_ready(function: &'static str, needs_enabled: bool) {
     if process::has_written() {
         raise(&SlotError::HasWritten { function });
     }
+    record_storage::read().or_raise();
     wait_for_manager();
 }
 

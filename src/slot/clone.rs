@@ -8,7 +8,7 @@
 use super::clone_error::CloneError;
 use super::clone_name::clone_name;
 use super::error::SlotError;
-use super::record::RetentionRecord;
+use super::record_storage;
 use super::snapshot::snapshot;
 use crate::error::OrRaise;
 use crate::failpoint::{self, names};
@@ -23,7 +23,6 @@ use crate::node::registry::{self, NodeServer, Role};
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
 use crate::pg::name::Name;
-use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::slot::{self, Slot};
 use crate::pg::text::Text;
 use crate::pg::timeout::{TimedOut, with_limit};
@@ -175,8 +174,9 @@ pub fn check_parties(failed: &str, target: &str) -> Result<(), CloneError> {
 /// The recovery slot; else its name, if it has one, and why it cannot be copied. By the retention record, not by what the
 /// manager has in shared memory: right after the server's start that is still empty.
 fn usable_slot() -> Result<Result<Slot, (Option<String>, String)>, CloneError> {
-    let text = seclabel::label(LabelTarget::Database(process::my_database()));
-    let record = text.and_then(|text| RetentionRecord::parse_local(&text, registry::here()));
+    // Before anything is made: what cannot be noted down is not to be.
+    storage::read()?;
+    let record = record_storage::read()?;
     let why = |what: &str| format!("{what}: SELECT * FROM spock.quick_health_check()");
     let Some(record) = record else {
         return Ok(Err((None, why("there is no recovery slot yet"))));
@@ -226,7 +226,7 @@ fn copy(original: &str, intent: ForIntent) -> Result<Result<Copied, CloneError>,
 fn is_of(name: &str, intent: IntentId) -> Result<bool, CloneError> {
     let found = slot::find_here(name)?.filter(|found| found.plugin.as_deref() == Some(PLUGIN) && !found.is_invalid);
     let is_anothers = |clone: &CloneRecord| clone.slot == name && clone.intent.is_some_and(|known| known != intent);
-    Ok(found.is_some() && !storage::read().clones.iter().any(is_anothers))
+    Ok(found.is_some() && !storage::read()?.clones.iter().any(is_anothers))
 }
 
 fn code_of(cause: &CaughtError) -> Option<PgSqlErrorCode> {

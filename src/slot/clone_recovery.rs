@@ -60,7 +60,7 @@ fn release_clone(slot_name: Option<Text>, intent_id: Option<Uuid>) -> bool {
         }
         let is_its = |known: &CloneRecord| known.slot == name && known.intent == Some(intent);
         // Who has no clone here takes no lock here.
-        if !storage::read().clones.iter().any(is_its) {
+        if !storage::read()?.clones.iter().any(is_its) {
             return Ok(false);
         }
         storage::update(|journal| {

@@ -84,7 +84,14 @@ impl Clones {
                 return Ok(round);
             }
         };
-        let journal = storage::read();
+        let journal = match storage::read() {
+            Ok(journal) => journal,
+            Err(error) => {
+                // Which clones there are is not known: they stay, and what a recovery elsewhere may use is kept.
+                shmem::lock().databases()[self.index].slot.in_recovery = true;
+                return Err(error);
+            }
+        };
         if peers.is_some() && !std::mem::replace(&mut self.has_told, true) {
             unfinished::tell(&journal);
         }
@@ -95,7 +102,7 @@ impl Clones {
             self.decide(&mut round, &journal, is_node)?;
         }
         if !is_node {
-            round.ends = !self.is_pending && storage::exists();
+            round.ends = !self.is_pending && storage::exists()?;
             if round.ends || !round.steps.is_empty() {
                 round.nap = round.nap.min(NEXT_STEP);
             }
@@ -174,7 +181,7 @@ impl Clones {
             // What only a scan finds is found again.
             self.scanned_at = None;
         }
-        if round.ends && !matches!(transaction::caught(storage::forget), Ok(true)) {
+        if round.ends && !matches!(transaction::caught(storage::forget), Ok(Ok(true))) {
             pgrx::debug1!("the journal of spock_recovery is in use, and is removed in the next round");
         }
         round.nap
@@ -354,7 +361,7 @@ pub struct Registered {
 
 /// The clones that this database has registered. Needs a snapshot.
 pub fn registered() -> Result<Vec<Registered>, RegistryError> {
-    let clones = storage::read().clones;
+    let clones = storage::read()?.clones;
     let slots = slot::with_plugin_here(PLUGIN)?;
     let servers = registry::servers()?;
     let (entries, answers) = {

@@ -9,6 +9,7 @@ use super::name;
 use super::pace::Pace;
 use super::positions::{self, OwnPosition, SubscribedTable};
 use super::record::{OriginRecord, PassedRecord, RetentionRecord};
+use super::record_storage::{self, write};
 use super::retention::Rate;
 use super::view::{self, View};
 use super::vouching::{Reading, Watch};
@@ -17,9 +18,8 @@ use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::provider::Peer;
 use crate::node::registry::{self, RegistryError};
 use crate::pg::clock::{Monotonic, Timestamp};
-use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::slot::{self, Slot};
-use crate::pg::{catalog, compat, origin, process, wal};
+use crate::pg::{catalog, compat, origin, wal};
 use crate::shmem::{self, BlockedReason, PeerEntry, PeerKey, PeerState, SlotJob};
 use crate::worker::{backoff, entry};
 use pgrx::pg_sys::Oid;
@@ -56,6 +56,8 @@ pub struct Keeper {
     database_name: String,
     record: Option<RetentionRecord>,
     is_record_read: bool,
+    /// What stands in the label cannot be read: nothing is done with the slot.
+    is_record_unreadable: bool,
     /// By subscription.
     samples: HashMap<u32, Samples>,
     /// The tables of each subscription, with their digest: looked up when that has changed.
@@ -84,6 +86,7 @@ impl Keeper {
             database_name: String::new(),
             record: None,
             is_record_read: false,
+            is_record_unreadable: false,
             samples: HashMap::new(),
             tables: HashMap::new(),
             watches: HashMap::new(),
@@ -137,7 +140,7 @@ impl Keeper {
                 round.view.blocked = BlockedReason::Disabled;
                 // A slot that is being created is dropped when it is there: its record says that there will be one.
                 if peers.is_none() && is_idle {
-                    forget_record()?;
+                    record_storage::forget()?;
                     round.record = None;
                 }
             }
@@ -204,17 +207,36 @@ impl Keeper {
 
     /// There is neither a slot nor a record of one.
     pub fn has_finished(&self) -> bool {
-        self.record.is_none()
+        self.record.is_none() && !self.is_record_unreadable
     }
 
     fn read_record(&mut self) -> Result<(), RegistryError> {
         if !self.is_record_read {
             self.database_name = catalog::my_database_name();
-            let text = seclabel::label(LabelTarget::Database(process::my_database()));
-            self.record = text.and_then(|text| RetentionRecord::parse_local(&text, registry::here()));
-            self.is_record_read = true;
+        }
+        // In each round: somebody may have put down a record since that this library cannot read.
+        let found = record_storage::read();
+        self.is_record_unreadable = found.is_err();
+        if let Err(error) = found {
+            self.is_record_read = false;
+            self.hold();
+            return Err(error);
+        }
+        if !std::mem::replace(&mut self.is_record_read, true) {
+            self.record = found?;
         }
         Ok(())
+    }
+
+    /// Nothing is done with the slot, which is shown where it can be found without its record.
+    fn hold(&self) {
+        let mut shared = shmem::lock();
+        let slot = &mut shared.databases()[self.index].slot;
+        if slot.name.as_str().is_empty() {
+            slot.name.set(&name::recovery_slot_name(&self.database_name));
+        }
+        slot.blocked = BlockedReason::RecordUnreadable;
+        slot.blocked_by = Oid::INVALID;
     }
 
     /// There is no slot. The next generation is written down; then it is created.
@@ -237,7 +259,7 @@ impl Keeper {
         record.peers = before.map(|record| record.peers.clone()).unwrap_or_default();
         self.samples.clear();
         if before != Some(&record) {
-            write(&record);
+            write(&record)?;
         }
         round.view.generation = generation;
         round.record = Some(record);
@@ -253,7 +275,7 @@ impl Keeper {
         if is_ours {
             pgrx::log!("recovery slot \"{name}\" was found without a record of what it has let go");
             let record = RetentionRecord::before_creation(registry::here(), 1, name);
-            write(&record);
+            write(&record)?;
             round.record = Some(record);
             round.nap = Duration::ZERO;
         }
@@ -353,7 +375,7 @@ impl Keeper {
             for (origin, own) in record.origins.iter_mut().zip(&own) {
                 decision::note_beginning(origin, own, readings.get(&own.subscription).copied());
             }
-            write(&record);
+            write(&record)?;
             round.record = Some(record);
         }
         Ok(())
@@ -572,18 +594,4 @@ fn is_idle_too_long(found: &Slot, now: Timestamp) -> bool {
         (Some(limit), Some(since)) => !found.is_active && now.by_the_wall_since(since) >= limit / TOUCH_FRACTION,
         _ => false,
     }
-}
-
-fn write(record: &RetentionRecord) {
-    seclabel::set_label(LabelTarget::Database(process::my_database()), Some(&record.to_text()));
-}
-
-/// Removes the record of a database that is no node any more, if it is ours.
-fn forget_record() -> Result<(), RegistryError> {
-    let target = LabelTarget::Database(process::my_database());
-    let text = seclabel::label(target);
-    if text.and_then(|text| RetentionRecord::parse_local(&text, registry::here())).is_some() {
-        seclabel::set_label(target, None);
-    }
-    Ok(())
 }

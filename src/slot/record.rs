@@ -1,19 +1,15 @@
 //! The retention record: what the recovery slot may have let go, in the database's security label (pure).
 //!
-//! It is written before the slot moves, so it is never behind what the slot has really let go. A record that is missing,
-//! comes from elsewhere or has another version proves nothing: everything may have been let go.
+//! It is written before the slot moves, so it is never behind what the slot has really let go. A record that is missing or
+//! comes from elsewhere proves nothing: everything may have been let go. With one that cannot be read nothing is done.
 
-use crate::document::{self, DocumentError};
+use crate::document::{self, Document, Stored};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::identity::DatabaseIdentity;
 use serde::{Deserialize, Serialize};
 
-/// The only version there is.
-const VERSION: u32 = 1;
-
 /// What is written down of one origin.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OriginRecord {
     pub node: String,
     /// The subscription and the replication origin by which this server receives it. Ids are reused: another pair is
@@ -48,7 +44,6 @@ pub struct OriginRecord {
 
 /// A table that was dropped, or taken out of the subscription.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct GoneTable {
     pub oid: u32,
     pub schema: String,
@@ -62,7 +57,6 @@ pub struct GoneTable {
 
 /// How far a peer has said that it has passed an origin.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PassedRecord {
     pub origin: String,
     pub subscription: u32,
@@ -73,7 +67,6 @@ pub struct PassedRecord {
 /// What a peer has reported. It stays true after the peer has forgotten it, for the same server, timeline, subscription
 /// and replication origin only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PeerRecord {
     pub peer: String,
     pub system_identifier: u64,
@@ -90,7 +83,6 @@ impl PeerRecord {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RetentionRecord {
     version: u32,
     system_identifier: u64,
@@ -111,7 +103,7 @@ impl RetentionRecord {
     /// The record of a slot that is about to be created.
     pub fn before_creation(here: DatabaseIdentity, generation: u64, slot: String) -> RetentionRecord {
         RetentionRecord {
-            version: VERSION,
+            version: RetentionRecord::VERSION,
             system_identifier: here.system_identifier,
             database: here.database,
             generation,
@@ -123,21 +115,12 @@ impl RetentionRecord {
         }
     }
 
-    pub fn parse(text: &str) -> Result<RetentionRecord, DocumentError> {
-        let record: RetentionRecord = document::parse(text)?;
-        if record.version != VERSION {
-            return Err(DocumentError(format!("version {} is not {VERSION}", record.version)));
-        }
-        Ok(record)
+    /// What stands in the label of the database.
+    pub fn read(text: Option<&str>, here: DatabaseIdentity) -> Stored<RetentionRecord> {
+        document::read(text, here)
     }
 
-    /// The record, if it was written in this database of this server.
-    pub fn parse_local(text: &str, here: DatabaseIdentity) -> Option<RetentionRecord> {
-        let record = RetentionRecord::parse(text).ok()?;
-        (record.system_identifier == here.system_identifier && record.database == here.database).then_some(record)
-    }
-
-    /// The document for the label.
+    #[cfg(test)]
     pub fn to_text(&self) -> String {
         document::to_text(self)
     }
@@ -152,8 +135,12 @@ impl RetentionRecord {
     }
 }
 
+impl Document for RetentionRecord {
+    const VERSION: u32 = 1;
+}
+
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: 7, database: 5 };
@@ -162,7 +149,7 @@ mod tests {
         PassedRecord { origin: "n1".to_owned(), subscription, origin_id, passed: OriginLsn(passed) }
     }
 
-    fn record() -> RetentionRecord {
+    pub fn record() -> RetentionRecord {
         let mut record = RetentionRecord::before_creation(HERE, 3, "spk_recovery_demo".to_owned());
         record.position = Some(LocalLsn(0x1_0000_0001));
         record.origins.push(OriginRecord {
@@ -196,17 +183,18 @@ mod tests {
 
     #[test]
     fn a_record_survives_being_written_and_read() {
-        assert_eq!(RetentionRecord::parse(&record().to_text()), Ok(record()));
+        assert_eq!(RetentionRecord::read(Some(&record().to_text()), HERE), Stored::Own(record()));
     }
 
     #[test]
-    fn a_record_of_elsewhere_or_of_another_version_proves_nothing() {
+    fn a_record_of_elsewhere_is_inert_and_one_of_a_later_version_cannot_be_read() {
         let text = record().to_text();
-        assert_eq!(RetentionRecord::parse_local(&text, HERE), Some(record()));
-        assert_eq!(RetentionRecord::parse_local(&text, DatabaseIdentity { system_identifier: 8, ..HERE }), None);
-        assert_eq!(RetentionRecord::parse_local(&text, DatabaseIdentity { database: 6, ..HERE }), None);
-        assert!(RetentionRecord::parse(&text.replace("\"version\":1", "\"version\":2")).is_err());
-        assert!(RetentionRecord::parse(&text.replace("\"version\":1", "\"version\":1,\"more\":0")).is_err());
-        assert!(RetentionRecord::parse("{}").is_err());
+        for elsewhere in [DatabaseIdentity { system_identifier: 8, ..HERE }, DatabaseIdentity { database: 6, ..HERE }] {
+            assert_eq!(RetentionRecord::read(Some(&text), elsewhere), Stored::Foreign);
+        }
+        let later = text.replace("\"version\":1", "\"version\":2");
+        assert!(matches!(RetentionRecord::read(Some(&later), HERE), Stored::Unreadable(_)));
+        assert!(matches!(RetentionRecord::read(Some("{}"), HERE), Stored::Unreadable(_)));
+        assert_eq!(RetentionRecord::read(None, HERE), Stored::Absent);
     }
 }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::positions;
-use super::record::RetentionRecord;
+use super::record_storage;
 use super::snapshot::{budget_bytes, require_reader, retained_bytes, snapshot, unprotected_peers};
 use super::vouching;
 use crate::error::OrRaise;
@@ -12,7 +12,6 @@ use crate::node::provider::ReplicationProvider;
 use crate::node::registry::{self, NodeServer};
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
-use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::slot;
 use crate::pg::{process, wal};
 use crate::shmem::{BlockedReason, PeerKey};
@@ -62,12 +61,11 @@ fn node_positions(
     let confirmed = |subscription: Oid| seen.as_ref().map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(subscription));
     let committed = |subscription: Oid| seen.as_ref().map_or(Timestamp::NEVER, |seen| seen.committed_of(subscription));
     let positions = positions::own_positions().or_raise();
-    let text = seclabel::label(LabelTarget::Database(process::my_database()));
-    let record = text.and_then(|text| RetentionRecord::parse_local(&text, registry::here()));
+    let record = record_storage::read().or_raise();
     wal::flush();
     let (system_identifier, timeline) = (process::system_identifier() as i64, wal::timeline() as i32);
     // Nobody is to let go of what a recovery may still need.
-    let journal = crate::intent::storage::read();
+    let journal = crate::intent::storage::read().or_raise();
     let rows: Vec<_> = positions
         .into_iter()
         .map(|position| {
@@ -139,7 +137,7 @@ fn get_recovery_slot_status() -> TableIterator<
     let unprotected = unprotected_peers(&snapshot, &servers).into_iter().map(|name| Some(Name(name))).collect();
     // Before the manager has seen it and written down that it is there, it vouches for nothing.
     let usable = slot.exists && found.as_ref().is_some_and(|found| !found.is_invalid);
-    let blocked = if usable || slot.blocked == BlockedReason::Disabled {
+    let blocked = if usable || matches!(slot.blocked, BlockedReason::Disabled | BlockedReason::RecordUnreadable) {
         slot.blocked
     } else {
         BlockedReason::SlotCreationPending

@@ -3,6 +3,7 @@
 //! a peer is bound to the database that has answered as it first.
 
 use super::skips::Skips;
+use crate::document::Stored;
 use crate::node::identity::DatabaseIdentity;
 use crate::node::label::{SetBy, SubscriptionLabel};
 use crate::node::name::NodeName;
@@ -113,7 +114,7 @@ impl Discovery {
             registry::create_discovered_peer(&said.name, said.identity)?;
         }
         for subscription in &coming {
-            registry::write_label(subscription.id, Some(&said.name), SetBy::Discovery);
+            registry::write_label(subscription.id, Some(&said.name), SetBy::Discovery)?;
             self.followed.insert(subscription.id, Instant::now());
             pgrx::log!(
                 "subscription \"{}\" comes from node \"{}\" now, and not from node \"{}\" any more",
@@ -162,8 +163,7 @@ fn label(
             pgrx::log!("node \"{}\" became known through subscription \"{}\"", said.name, subscription.name);
         }
     }
-    registry::write_label(subscription.id, Some(&said.name), SetBy::Discovery);
-    Ok(())
+    registry::write_label(subscription.id, Some(&said.name), SetBy::Discovery)
 }
 
 /// Removes the labels that dropped subscriptions of this database have left behind (DROP SUBSCRIPTION does not).
@@ -188,8 +188,7 @@ pub fn sweep_labels(skips: &mut Skips) -> Result<(), RegistryError> {
     })?;
     for (subscription, text) in left_behind {
         // Another database's manager sweeps its own; what comes from elsewhere is nobody's but ours.
-        let belongs_here = SubscriptionLabel::parse(&text).is_ok_and(|label| label.identity == here);
-        if belongs_here {
+        if matches!(SubscriptionLabel::read(Some(&text), here), Stored::Own(_)) {
             remove_label(subscription, || format!("the label of a dropped subscription (oid {subscription})"), skips);
         }
     }

@@ -9,6 +9,7 @@ use crate::intent::id::IntentId;
 use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
+use crate::node::registry::RegistryError;
 use crate::pg::logicalrep;
 use crate::pg::{interrupts, process, transaction, wal};
 use crate::reconcile::counts::{Counts, Why};
@@ -29,7 +30,9 @@ impl Rescue {
     /// Never fails: a later look may do better.
     pub(super) fn judge_again(&mut self, but: &[IntentId]) {
         let begun = Instant::now();
-        let intents: Vec<Intent> = transaction::run(|| storage::read().with_kept_rows().cloned().collect());
+        let read = || Ok::<Vec<Intent>, RegistryError>(storage::read()?.with_kept_rows().cloned().collect());
+        // Where the journal cannot be read the health check tells.
+        let Ok(intents) = transaction::run(read) else { return };
         for intent in intents.into_iter().filter(|intent| !but.contains(&intent.id)) {
             failpoint::hit(names::RESCUE_JUDGING_AGAIN);
             process::report_activity(&format!("comparing rows of node {} again", intent.request.failed));
@@ -65,7 +68,9 @@ impl Rescue {
 
     /// Looks at what is left of a recovery's rows beside those of one node.
     fn judge_kept(&mut self, id: IntentId, peer: &str, but: &[IntentId]) -> Result<(), Trouble> {
-        let Some(intent) = transaction::run(|| storage::read().intent(id).cloned()) else { return Ok(()) };
+        let Some(intent) = transaction::run(|| storage::read().map(|journal| journal.intent(id).cloned()))? else {
+            return Ok(());
+        };
         let Some(object) = intent.kept_rows else { return Ok(()) };
         let Some(mut reconciler) = reconciler_with(&intent, peer)? else { return Ok(()) };
         let kept = transaction::run(|| kept::touched(object))?.unwrap_or_default();

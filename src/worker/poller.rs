@@ -15,6 +15,7 @@ use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
 use crate::plan::readiness::{self, Lack, Readiness};
+use crate::protocol;
 use crate::recover::returned::{Former, Known, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
 use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
@@ -36,7 +37,8 @@ const CALLED_RETRY: Duration = Duration::from_millis(500);
 
 const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, (wal_end - '0/0')::pg_catalog.int8, \
                         (started_at_lsn - '0/0')::pg_catalog.int8, timeline_forks, \
-                        (extract(epoch FROM started_at - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8 FROM spock.node_identity()";
+                        (extract(epoch FROM started_at - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, \
+                        pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'protocol_version' FROM spock.node_identity() i";
 
 const POSITIONS: &str = "SELECT origin_node, (applied_lsn - '0/0')::pg_catalog.int8, (passed_lsn - '0/0')::pg_catalog.int8, \
                          (extract(epoch FROM commit_timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, ready, \
@@ -56,6 +58,7 @@ struct Answer {
     start: OriginLsn,
     forks: Vec<(u32, OriginLsn)>,
     started_at: Timestamp,
+    protocol: u32,
     positions: Vec<Position>,
     /// The subscription here that comes from it, and how far its slot at the peer is confirmed.
     own: Option<(Oid, OriginLsn)>,
@@ -345,6 +348,7 @@ impl Poller {
                 for (place, fork) in entry.forks.iter_mut().zip(&answer.forks) {
                     *place = *fork;
                 }
+                entry.protocol = answer.protocol;
                 entry.timeline = answer.timeline;
                 entry.wal_end = answer.wal_end;
                 entry.has_unknown_origin = answer.positions.iter().any(|position| position.origin.is_none());
@@ -429,7 +433,7 @@ fn doubt(question: &Question, answer: &Answer) -> Option<(PeerState, String)> {
 fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, RemoteError> {
     let asked_at = Monotonic::now();
     connection.require_extension()?;
-    let rows = connection.query(IDENTITY, 8)?;
+    let rows = connection.query(IDENTITY, 9)?;
     let Some(row) = rows.first() else {
         return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));
     };
@@ -489,6 +493,8 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
         forks: forks_from_text(&row.value::<String>(6)?)
             .ok_or_else(|| RemoteError::Unexpected("timelines in another form".to_owned()))?,
         started_at: Timestamp(row.value(7)?),
+        // Version 0.1.0 has no such column.
+        protocol: row.optional(8)?.unwrap_or(protocol::UNTOLD),
         positions,
         own,
         clones,

@@ -62,8 +62,9 @@ impl Rescue {
                     said.error.message
                 );
                 // What an attempt has kept is looked at again. Where none has come so far nobody knows any more which rows they were.
-                let is_kept =
-                    transaction::run(|| storage::read().intent(intent.id).is_some_and(|now| now.reconciled.is_some()));
+                let is_kept = transaction::run(|| storage::read())?
+                    .intent(intent.id)
+                    .is_some_and(|now| now.reconciled.is_some());
                 let mut lost = Counts::default();
                 lost.leave(Why::Lost, intent.totals().rows as usize);
                 Ok((!is_kept && lost.lost() > 0).then(|| (lost, Keeper::default())))
@@ -213,8 +214,8 @@ pub(super) fn while_reconciling(f: impl FnOnce() -> Result<bool, RecoverError>) 
 
 /// The clone on the source; the first attempt has made it after its intent was read.
 fn clone_of(intent: &Intent) -> String {
-    let now = transaction::run(|| storage::read().intent(intent.id).cloned());
-    now.and_then(|now| now.clone_name().map(str::to_owned)).unwrap_or_default()
+    let now = transaction::run(|| storage::read().map(|journal| journal.intent(intent.id).cloned()));
+    now.ok().flatten().and_then(|now| now.clone_name().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Compares what touched rows have moved to by the changes of keys at these nodes, and what their recoveries have written:

@@ -18,7 +18,7 @@ use crate::intent::journal::Resumable;
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
-use crate::node::registry;
+use crate::node::registry::{self, RegistryError};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::last_error::{self, ServerError};
 use crate::pg::logicalrep::ApplyAs;
@@ -81,10 +81,12 @@ pub fn run(index: usize, database: Oid) -> ! {
     last_error::watch();
     process::connect_worker(database);
     process::report_activity("looking at the intent");
-    let intent = transaction::run(|| match storage::read().resumable() {
-        Resumable::One(intent) => Some(intent.clone()),
-        Resumable::Nothing | Resumable::Several(_) => None,
+    let intent = transaction::run(|| match storage::read()?.resumable() {
+        Resumable::One(intent) => Ok(Some(intent.clone())),
+        Resumable::Nothing | Resumable::Several(_) => Ok::<_, RegistryError>(None),
     });
+    // What is not known to be there is not carried; the manager tells why.
+    let intent = intent.ok().flatten();
     let mut rescue = Rescue { index, carries: intent.is_some(), done: Totals::default() };
     let Some(intent) = intent else {
         // It is no recovery's failure, whatever becomes of it.
@@ -352,8 +354,8 @@ impl Rescue {
     fn release(&self, intent: &Intent) {
         let id = intent.id;
         let name =
-            transaction::run(|| storage::read().intent(id).and_then(|intent| intent.clone_name().map(str::to_owned)));
-        let Some(name) = name else { return };
+            transaction::run(|| storage::read().map(|journal| Some(journal.intent(id)?.clone_name()?.to_owned())));
+        let Ok(Some(name)) = name else { return };
         let told = interrupts::catch(|| {
             let route = transaction::run(|| route_to(&intent.request.source))?;
             Source::open(&intent.request.source, &route)?.release_clone(&name, id)

@@ -80,7 +80,7 @@ impl Rescues {
 
     /// Reads the journal, in the manager's transaction.
     pub fn look(&mut self, peers: &[PeerEntry], skips: &mut Skips) -> Option<Wanted> {
-        let journal = skips.each(|| "recoveries".to_owned(), || Ok::<_, IntentError>(storage::read()))?;
+        let journal = skips.each(|| "recoveries".to_owned(), storage::read)?;
         self.returns.look(&journal, peers, skips);
         Some(match journal.resumable() {
             Resumable::Several(_) => Wanted::default(),

@@ -22,7 +22,7 @@ fn nobody_but_a_superuser_writes_the_journal_and_only_what_is_one() {
         "{}".to_owned(),
         document.replace("\"version\":1", "\"version\":2"),
         document.replace("n1", "ü"),
-        document.replace("\"suspensions\"", "\"password\":\"x\",\"suspensions\""),
+        document.replace("\"suspensions\"", "\"suspended\""),
         document.replace(INTENT, "7"),
     ] {
         assert_ne!(wrong, document);

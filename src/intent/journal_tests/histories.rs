@@ -1,6 +1,7 @@
 //! Random histories: whatever happens in whatever order, the journal stays sound.
 
 use super::*;
+use crate::document::{self, Stored};
 use proptest::prelude::*;
 
 /// Of those that have ended, so many are kept.
@@ -111,12 +112,12 @@ proptest! {
                 prop_assert!(ended.is_some_and(|ended| journal.intent(ended).is_some()), "just ended, and forgotten");
             }
         }
-        prop_assert_eq!(Journal::parse(&journal.to_text()), Ok(journal));
+        prop_assert_eq!(Journal::read(Some(&journal.to_text()), HERE), Stored::Own(journal));
     }
 
     #[test]
-    fn a_document_of_any_bytes_is_a_journal_or_refused(text in "\\PC{0,200}") {
-        let journal = Journal::parse_local(&text, HERE);
-        prop_assert_eq!(Journal::parse_local(&journal.to_text(), HERE), journal);
+    fn a_document_of_any_bytes_cannot_be_read_and_is_not_written_over(text in "\\PC{0,200}") {
+        prop_assert!(matches!(Journal::read(Some(&text), HERE), Stored::Unreadable(_)));
+        prop_assert!(document::written_over(Some(&text), &Journal::new(HERE), HERE).is_err());
     }
 }

@@ -3,6 +3,8 @@
 use super::super::facts::{NodeFacts, RecoveryFacts, TableFacts};
 use super::super::readiness;
 use super::{Case, Found, found, named};
+use crate::protocol;
+use std::cmp::Ordering;
 
 fn none_runs(node: &NodeFacts, is_meant: impl Fn(&RecoveryFacts) -> bool) -> Found {
     match node.recoveries.iter().find(|recovery| is_meant(recovery)) {
@@ -25,9 +27,16 @@ impl<'a> Case<'a> {
         none_runs(self.source, |recovery| recovery.failed == self.failed)
     }
 
-    pub(super) fn same_version(&self) -> Found {
-        let of = |node: &'a NodeFacts| (node.node.as_str(), node.extension.as_str());
-        readiness::same_version(of(self.target), of(self.source))
+    pub(super) fn versions_understand_each_other(&self) -> Found {
+        let told = |node: &NodeFacts| {
+            format!("version {} (protocol {}) on node \"{}\"", node.extension, node.protocol, node.node)
+        };
+        let both = format!("{}, {}", told(self.target), told(self.source));
+        match protocol::lags(self.target.protocol, self.source.protocol) {
+            Ordering::Equal => Ok(both),
+            Ordering::Less => Err(format!("{both}: upgrade node \"{}\"", self.target.node)),
+            Ordering::Greater => Err(format!("{both}: upgrade node \"{}\"", self.source.node)),
+        }
     }
 
     pub(super) fn subscribes(&self, node: &NodeFacts) -> Found {

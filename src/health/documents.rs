@@ -1,0 +1,45 @@
+//! The verdict on documents that cannot be read: which, why, and what to type.
+
+use super::judge::{Check, Status};
+use crate::document::Unreadable;
+use crate::error::SqlError;
+
+/// Nothing is written over it, so that it is there for a library that can read it; but until then much holds.
+pub fn unreadable(document: &Unreadable) -> Check {
+    let parts = [Some(document.to_string()), document.detail(), document.hint()];
+    let [what, why, hint] = parts.map(Option::unwrap_or_default);
+    Check {
+        name: format!("document {}", document.name()),
+        status: Status::Critical,
+        details: format!("{what}: {why} {hint}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::{DocumentError, Kind};
+
+    #[test]
+    fn it_is_told_which_document_why_and_what_to_type() {
+        let later = DocumentError::Later { found: 2, known: 1 };
+        let damaged = DocumentError::Malformed("expected value".to_owned());
+        let of = |kind, object: &str, error: &DocumentError| {
+            unreadable(&Unreadable { kind, object: object.to_owned(), error: error.clone() })
+        };
+        for (kind, object, removal) in [
+            (Kind::Journal, "SCHEMA spock", "SECURITY LABEL FOR spock_recovery ON SCHEMA spock IS NULL;"),
+            (Kind::RetentionRecord, "DATABASE d", "SECURITY LABEL FOR spock_recovery ON DATABASE d IS NULL;"),
+            (Kind::SubscriptionLabel, "SUBSCRIPTION s", "SECURITY LABEL FOR spock_recovery ON SUBSCRIPTION s IS NULL;"),
+            (Kind::KeptRows, "16400", "SELECT pg_catalog.lo_unlink(16400);"),
+        ] {
+            let told = of(kind, object, &damaged);
+            assert_eq!(told.status, Status::Critical);
+            assert!(told.details.contains(removal) && told.details.contains("expected value"), "{}", told.details);
+            let told = of(kind, object, &later);
+            // What a newer library has written is sound: nobody is told to remove it.
+            assert!(told.details.contains("Install") && !told.details.contains("IS NULL"), "{}", told.details);
+            assert!(told.details.contains("version 2") && !told.details.contains("lo_unlink"), "{}", told.details);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The verdicts on versions: whether the SQL in the database is the library's, and whether peers understand this node (pure).
+
+use super::judge::{Check, Status};
+use crate::protocol;
+use std::cmp::Ordering;
+
+/// The extension's SQL as it stands in this database, beside the library that the server has loaded. None: they are of one
+/// version.
+pub fn sql(installed: &str, library: &str) -> Option<Check> {
+    let details = match of(installed).cmp(&of(library)) {
+        Ordering::Equal => return None,
+        Ordering::Less => format!(
+            "the server has loaded version {library}, and the SQL in this database is of version {installed}, which lacks what is \
+             new: ALTER EXTENSION spock_recovery UPDATE;"
+        ),
+        Ordering::Greater => format!(
+            "the SQL in this database is of version {installed}, and the server has loaded the older version {library}: what is new \
+             fails; install the package of version {installed} and restart the server"
+        ),
+    };
+    Some(Check { name: "extension".to_owned(), status: Status::Warning, details })
+}
+
+/// A version by its numbers: 0.10.0 comes after 0.9.0.
+fn of(version: &str) -> Vec<u32> {
+    version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+/// A peer that answers with another protocol. None: the two understand each other.
+pub fn peer(name: &str, theirs: u32) -> Option<Check> {
+    let node = match protocol::lags(protocol::OURS, theirs) {
+        Ordering::Equal => return None,
+        Ordering::Less => "this node".to_owned(),
+        Ordering::Greater => format!("node \"{name}\""),
+    };
+    let ours = protocol::OURS;
+    let details = format!(
+        "it speaks protocol {theirs}, this node {ours}: neither is recovered from the other; upgrade {node}: install the package \
+         there, restart the server, and ALTER EXTENSION spock_recovery UPDATE;"
+    );
+    Some(Check { name: format!("version of peer {name}"), status: Status::Critical, details })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sql_of_another_version_is_told_with_what_to_type() {
+        assert_eq!(sql("0.2.0", "0.2.0"), None);
+        let details = |installed, library| sql(installed, library).map(|check| check.details).unwrap_or_default();
+        assert!(details("0.9.0", "0.10.0").ends_with("ALTER EXTENSION spock_recovery UPDATE;"));
+        assert!(details("0.10.0", "0.9.0").contains("install the package of version 0.10.0"));
+    }
+
+    #[test]
+    fn of_peers_that_do_not_understand_each_other_the_older_one_is_named() {
+        assert_eq!(peer("n2", protocol::OURS + 1), None);
+        assert!(peer("n2", protocol::OURS + 2).is_some_and(|check| check.details.contains("upgrade this node")));
+    }
+}
