@@ -80,6 +80,8 @@ pub enum RecoverError {
     NotProved { failed: String, target: String, reason: Reason, finding: String, advice: String },
     #[error("processes of subscription \"{subscription}\" have not ended within {seconds} s")]
     StillApplying { subscription: String, seconds: u64 },
+    #[error("the rows that it has touched could not be compared")]
+    NotCompared { sqlstate: PgSqlErrorCode },
     #[error("large object {object} does not hold kept rows as this version writes them")]
     KeptUnreadable { object: u32 },
     #[error(transparent)]
@@ -148,6 +150,7 @@ impl SqlError for RecoverError {
                 _ => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             },
             E::StillApplying { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            E::NotCompared { sqlstate } => *sqlstate,
             E::KeptUnreadable { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             E::Intent(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
@@ -243,7 +246,7 @@ impl SqlError for RecoverError {
             E::StopBeyondSource { applied, .. } => format!("Leave stop_lsn out, or give {applied} or less."),
             E::StopBeforeSkip { .. } => "Give a stop_lsn that is not before skip_lsn.".to_owned(),
             E::NotProved { advice, .. } => advice.clone(),
-            E::StillApplying { .. } => "It is tried again by itself.".to_owned(),
+            E::StillApplying { .. } | E::NotCompared { .. } => "It is tried again by itself.".to_owned(),
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
             E::KeptUnreadable { .. } => "Install the version of spock_recovery that has written it.".to_owned(),
