@@ -86,6 +86,8 @@ pub enum RecoverError {
     NotProved { failed: String, target: String, reason: Reason, finding: String, advice: String },
     #[error("processes of subscription \"{subscription}\" have not ended within {seconds} s")]
     StillApplying { subscription: String, seconds: u64 },
+    #[error("the rows that it has touched could not be compared")]
+    NotCompared { sqlstate: PgSqlErrorCode },
     #[error(transparent)]
     Intent(#[from] IntentError),
     #[error(transparent)]
@@ -160,6 +162,7 @@ impl SqlError for RecoverError {
                 _ => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             },
             E::StillApplying { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            E::NotCompared { sqlstate } => *sqlstate,
             E::Intent(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
             E::Spi(error) => error.sqlstate(),
@@ -258,7 +261,7 @@ impl SqlError for RecoverError {
             E::StopBeyondSource { applied, .. } => format!("Leave stop_lsn out, or give {applied} or less."),
             E::StopBeforeSkip { .. } => "Give a stop_lsn that is not before skip_lsn.".to_owned(),
             E::NotProved { advice, .. } => advice.clone(),
-            E::StillApplying { .. } => "It is tried again by itself.".to_owned(),
+            E::StillApplying { .. } | E::NotCompared { .. } => "It is tried again by itself.".to_owned(),
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
             E::NotRunningThere { .. } => "SELECT * FROM spock.recovery_intents(); on that node.".to_owned(),

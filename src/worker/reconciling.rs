@@ -207,7 +207,11 @@ pub(super) fn while_reconciling(f: impl FnOnce() -> Result<bool, RecoverError>) 
     }
     reconcile::write::end_writing();
     match outcome {
-        Err(report) => Err(Trouble::Raised { report, relation: None, origin_lsn: None }),
+        Err(report) => {
+            // It may quote a row, hence in the log alone.
+            pgrx::log!("rows could not be compared: {}", report.message());
+            Err(RecoverError::NotCompared { sqlstate: report.sql_error_code() }.into())
+        }
         Ok(outcome) => Ok(outcome?),
     }
 }
