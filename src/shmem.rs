@@ -17,7 +17,7 @@ use crate::lsn::LocalLsn;
 use crate::pg::clock::Monotonic;
 use crate::pg::guarded;
 use crate::pg::lwlock::LwLockGuard;
-use crate::pg::process;
+use crate::pg::{process, wal};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -37,6 +37,8 @@ struct Header {
     launcher_pid: i32,
     /// Where this run of the server began to write; zero before the launcher has looked.
     started_at: LocalLsn,
+    /// The run before this one ended in order: who worked then was ended with it.
+    was_shut_down: bool,
     wake_all: bool,
     wake_count: u32,
     wakes: [pg_sys::Oid; MAX_WAKES],
@@ -136,6 +138,7 @@ unsafe extern "C-unwind" fn startup() {
             base.cast::<Header>().write(Header {
                 launcher_pid: 0,
                 started_at: LocalLsn::ZERO,
+                was_shut_down: wal::was_shut_down(),
                 wake_all: false,
                 wake_count: 0,
                 wakes: [pg_sys::InvalidOid; MAX_WAKES],
@@ -338,6 +341,11 @@ impl Shared {
             }
             true
         })
+    }
+
+    /// Whether the server was shut down in order before this run of it.
+    pub fn was_shut_down(&mut self) -> bool {
+        self.header().was_shut_down
     }
 
     /// The processes that work in a database: manager, slot worker, rescue worker and pollers.

@@ -9,6 +9,7 @@ mod returned;
 mod rounds;
 mod run;
 mod settings;
+mod standby;
 mod surroundings;
 
 use crate::cluster::{Cluster, Node};

@@ -15,6 +15,7 @@ use crate::node::registry;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{process, role, setting, slot, wal};
+use crate::recover::progress;
 use crate::shmem::{self, PeerKey, PeerState};
 use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
@@ -165,6 +166,7 @@ fn recoveries() -> Vec<RecoveryFacts> {
             intent: intent.id.to_string(),
             phase: intent.phase_name(),
             failure: intent.failure.as_ref().map(|failure| intent::describe(intent, failure)),
+            blocked_by: progress::figures(intent).blocked_by,
         })
         .collect()
 }

@@ -9,6 +9,7 @@ use super::progress;
 use super::source::{self, Source};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::intent::document::{Intent, Request};
+use crate::intent::fault;
 use crate::intent::id::IntentId;
 use crate::intent::sql::describe;
 use crate::intent::storage;
@@ -63,7 +64,11 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "error_sqlstate": intent.failure.as_ref().map(|failure| failure.sqlstate.clone()),
         "error_at": intent.failure.as_ref().map(|failure| failure.at),
         "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
+        // Giving it up is proposed only then; else what mends the failure.
+        "is_transactions_fault": intent.failure.as_ref().is_some_and(fault::is_transactions),
+        "advice": intent.failure.as_ref().and_then(fault::advice),
         "failures": figures.failures,
+        "blocked_by": figures.blocked_by,
     })
 }
 

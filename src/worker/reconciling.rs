@@ -79,6 +79,7 @@ impl Rescue {
         let facts = source.facts(&request.failed, &target.tables)?;
         drop(source);
         process::apply_like_a_replica();
+        process::wait_for_locks(guc::rescue_lock_timeout().unwrap_or_default());
         let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(target.subscription)) else {
             return Err(RecoverError::NoSubscription { failed: request.failed.clone() }.into());
         };
