@@ -82,6 +82,8 @@ pub enum RecoverError {
     StillApplying { subscription: String, seconds: u64 },
     #[error("a lock was not to be had within {seconds} s")]
     Locked { seconds: u64 },
+    #[error("somebody else is changing the journal of recoveries")]
+    JournalBusy,
     #[error(transparent)]
     Intent(#[from] IntentError),
     #[error(transparent)]
@@ -148,7 +150,7 @@ impl SqlError for RecoverError {
                 _ => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             },
             E::StillApplying { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            E::Locked { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            E::Locked { .. } | E::JournalBusy => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             E::Intent(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
             E::Spi(error) => error.sqlstate(),
@@ -243,7 +245,7 @@ impl SqlError for RecoverError {
             E::StopBeyondSource { applied, .. } => format!("Leave stop_lsn out, or give {applied} or less."),
             E::StopBeforeSkip { .. } => "Give a stop_lsn that is not before skip_lsn.".to_owned(),
             E::NotProved { advice, .. } => advice.clone(),
-            E::StillApplying { .. } | E::Locked { .. } => "It is tried again by itself.".to_owned(),
+            E::StillApplying { .. } | E::Locked { .. } | E::JournalBusy => "It is tried again by itself.".to_owned(),
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
             E::NotRunningThere { .. } => "SELECT * FROM spock.recovery_intents(); on that node.".to_owned(),

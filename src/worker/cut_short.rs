@@ -110,8 +110,8 @@ pub enum Account {
     Open,
 }
 
-/// Settles what an attempt that ended without a word has left behind, with the present transaction. `is_up`: whether a worker
-/// is there, or about to be.
+/// Settles what an attempt that ended without a word has left behind, with the present transaction. An error while that cannot
+/// be done: then it is open. `is_up`: whether a worker is there, or about to be.
 pub fn settle(
     index: usize,
     intent: &Intent,
@@ -136,7 +136,8 @@ pub fn settle(
         warn(&now, &failure);
         Ok::<_, RecoverError>(Account::Settles)
     })?;
-    Ok(settled.unwrap_or(Account::Open))
+    // The manager tells of it where that lasts.
+    settled.ok_or(RecoverError::JournalBusy)
 }
 
 /// Said when it is news.
