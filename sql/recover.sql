@@ -51,6 +51,19 @@ CREATE FUNCTION require_caller(procedure text, failed_node text, commits boolean
 COMMENT ON FUNCTION require_caller(text, text, boolean) IS
     'an error where the caller is no superuser or has named no failed node, or, if the procedure commits, where the statement at hand cannot commit by itself';
 
+-- What each transaction of a procedure begins with: one that commits cannot have SET clauses. Nothing that commits waits for a
+-- synchronous standby: that may be on the node that is lost.
+CREATE FUNCTION begin_step() RETURNS void
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM pg_catalog.set_config('synchronous_commit', 'local', true);
+END
+$$;
+COMMENT ON FUNCTION begin_step() IS
+    'the settings of a transaction of recover_run() and its like: names are found in pg_catalog alone, and its commit waits for no standby';
+
 CREATE FUNCTION counted(number bigint, noun text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
 AS $$ SELECT number || ' ' || noun || CASE WHEN number = 1 THEN '' ELSE 's' END $$;
@@ -119,12 +132,11 @@ CREATE PROCEDURE await_end(target_dsn text, target_node text, failed_node text, 
 AS $$
 BEGIN
     LOOP
-        -- For the transaction at hand: a procedure that commits cannot have SET clauses.
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
         EXIT WHEN coalesce((@extschema@.recovery_state_at(target_dsn, target_node::name, intent) ->> 'ended')::boolean, true);
         PERFORM @extschema@.pause_watching(0.02, failed_node, coalesce(target_node, ''));
         COMMIT;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
     END LOOP;
 END
 $$;
@@ -148,13 +160,13 @@ DECLARE
     said jsonb;
     words text;
     known_error text;
+    blocker text;
     is_first boolean := true;
     lost_since timestamptz;
     nap float8 := 0.01;
 BEGIN
     LOOP
-        -- For the transaction at hand: a procedure that commits cannot have SET clauses.
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
         BEGIN
             state := @extschema@.recovery_state_at(target_dsn, target_node::name, intent);
             lost_since := NULL;
@@ -190,44 +202,52 @@ BEGIN
                 END LOOP;
             END IF;
             EXIT WHEN (state ->> 'ended')::boolean;
+            -- Who is in the way is told once, whether somebody asked for the steps or not.
+            IF state ->> 'blocked_by' <> coalesce(blocker, '') THEN
+                blocker := state ->> 'blocked_by';
+                RAISE NOTICE '% s: waits for a lock: %', to_char(extract(epoch FROM clock_timestamp() - begun), 'FM999990.000'), blocker;
+            END IF;
             IF verb AND phase = 'replaying' AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
-                RAISE NOTICE '% s: %, %, % rows/s, % left',
+                RAISE NOTICE '% s: %, %, %',
                     to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
                     @extschema@.counted((state ->> 'transactions')::bigint, 'transaction'),
-                    @extschema@.counted((state ->> 'rows')::bigint, 'row'), round((state ->> 'rows_per_second')::numeric),
-                    coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
+                    @extschema@.counted((state ->> 'rows')::bigint, 'row'),
+                    CASE WHEN state ->> 'blocked_by' IS NOT NULL THEN 'waits for a lock'
+                         WHEN state ->> 'rows_per_second' IS NULL THEN 'between two attempts'
+                         ELSE round((state ->> 'rows_per_second')::numeric) || ' rows/s, '
+                              || coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time') || ' left' END;
             END IF;
             IF verb AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
                 RAISE NOTICE '% s: % of % compared', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
                     state ->> 'compared', @extschema@.counted((state ->> 'touched')::bigint, 'row');
             END IF;
-            IF (state ->> 'waiting')::boolean AND state ->> 'error_at' IS DISTINCT FROM known_error
-               AND state ->> 'error' IS DISTINCT FROM warned
-            THEN
+            IF state ->> 'error_at' IS DISTINCT FROM known_error AND state ->> 'error' IS DISTINCT FROM warned THEN
                 said := state -> 'server_error';
                 words := CASE WHEN said ->> 'message' IS NULL THEN NULL
                     ELSE concat_ws(E'\n', CASE WHEN said ->> 'node' IS NULL THEN said ->> 'message'
                                                ELSE format('Node "%s" says: %s', said ->> 'node', said ->> 'message') END,
                                          said ->> 'detail', said ->> 'hint', said ->> 'context') END;
-                -- A source that is lost within a transaction may come back.
-                IF state ->> 'error_lsn' IS NOT NULL AND state ->> 'error_sqlstate' NOT LIKE '08%' THEN
+                IF (state ->> 'waiting')::boolean AND (state ->> 'must_be_mended')::boolean THEN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                         MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                     state ->> 'failed_node', target_node, state ->> 'error'),
                         DETAIL = concat_ws(E'\n', words, 'What was applied stays, the other subscriptions run again, and the recovery goes on by itself once the cause is mended. The log of the target has the server''s own message.'),
-                        HINT = CASE WHEN (state ->> 'error_is_of_transaction')::boolean
+                        HINT = CASE WHEN (state ->> 'is_transactions_fault')::boolean
                             THEN format('Mend the cause and CALL again to watch; or on the target: SELECT spock.recover_skip(%L, %L); gives up that transaction, CALL spock.recover_abort(%L); ends the recovery.',
                                                  state ->> 'failed_node', state ->> 'error_lsn', state ->> 'failed_node')
                             ELSE format('Mend the cause and CALL again to watch; CALL spock.recover_abort(%L); on the target ends the recovery.',
                                                  state ->> 'failed_node') END;
-                END IF;
-                warned := state ->> 'error';
-                IF words IS NULL THEN
-                    RAISE WARNING 'the recovery waits: %', warned;
-                ELSE
-                    RAISE WARNING USING MESSAGE = format('the recovery waits: %s', warned), DETAIL = words;
+                ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
+                    -- Also where the next attempt has begun already.
+                    warned := state ->> 'error';
+                    IF words IS NULL THEN
+                        RAISE WARNING 'the recovery waits: %', warned USING HINT = coalesce(state ->> 'advice', '');
+                    ELSE
+                        RAISE WARNING USING MESSAGE = format('the recovery waits: %s', warned), DETAIL = words,
+                            HINT = coalesce(state ->> 'advice', '');
+                    END IF;
                 END IF;
             END IF;
             IF (state ->> 'waiting')::boolean AND (state ->> 'failures')::int >= 5 THEN
@@ -235,17 +255,18 @@ BEGIN
                     MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                 state ->> 'failed_node', target_node, state ->> 'error'),
                     DETAIL = concat_ws(E'\n', words, 'It was tried several times, and goes on by itself once that is mended.'),
-                    HINT = format('CALL again to watch, or with another source_node_name; CALL spock.recover_abort(%L); on the target ends it.',
-                                             state ->> 'failed_node');
+                    HINT = coalesce(state ->> 'advice' || ' ', '')
+                           || format('CALL again to watch, or with another source_node_name; CALL spock.recover_abort(%L); on the target ends it.',
+                                     state ->> 'failed_node');
             END IF;
         END IF;
         -- Nothing is held between two looks.
         COMMIT;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
         PERFORM @extschema@.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
         nap := least(nap * 1.07, 0.2);
         COMMIT;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
     END LOOP;
     report := state || jsonb_build_object('seconds',
         round(extract(epoch FROM clock_timestamp() - begun), 3));
@@ -285,7 +306,7 @@ DECLARE
     note text;
 BEGIN
     PERFORM @extschema@.require_caller('recover_run', failed_node_name);
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     verb := coalesce(verb, false);
     SELECT * INTO STRICT chosen
       FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
@@ -305,9 +326,9 @@ BEGIN
                 running ->> 'source_node', chosen.source_node;
             intent := @extschema@.abort_recovery_at(target_dsn, target, failed_node_name::name);
             COMMIT;
-            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+            PERFORM @extschema@.begin_step();
             CALL @extschema@.await_end(target_dsn, target, failed_node_name, intent);
-            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+            PERFORM @extschema@.begin_step();
             intent := NULL;
             SELECT * INTO STRICT chosen
               FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
@@ -341,9 +362,9 @@ BEGIN
                                                 source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     END IF;
     COMMIT;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     CALL @extschema@.watch_recovery(target_dsn, target::text, intent, verb, report);
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     report := report || jsonb_build_object('outcome', 'catch_up',
         'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
     RAISE NOTICE 'node "%" is recovered on node "%": %, % from node "%", up to %, in % s',
@@ -375,7 +396,7 @@ DECLARE
     silent text[] := '{}';
 BEGIN
     PERFORM @extschema@.require_caller('recover_failed_node', failed_node_name);
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     verb := coalesce(verb, false);
     plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
     -- Those that have lost their source are ended where they stand, and go on from another source from there.
@@ -396,12 +417,12 @@ BEGIN
     END LOOP;
     IF intents <> '[]' THEN
         COMMIT;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
         FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
             CALL @extschema@.await_end(NULL, (entry ->> 'target_node')::name, failed_node_name, (entry ->> 'intent_id')::uuid);
-            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+            PERFORM @extschema@.begin_step();
         END LOOP;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
         intents := '[]';
         plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
     END IF;
@@ -456,11 +477,11 @@ BEGIN
         END IF;
     END LOOP;
     COMMIT;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
         LOOP
-            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+            PERFORM @extschema@.begin_step();
             state := NULL;
             BEGIN
                 state := @extschema@.recovery_state_at(NULL, (entry ->> 'target_node')::name, (entry ->> 'intent_id')::uuid);
@@ -472,14 +493,13 @@ BEGIN
             EXIT WHEN state IS NULL OR (state ->> 'ended')::boolean;
             -- What has failed before this call is tried again, and counts when it has failed again.
             IF (state ->> 'waiting')::boolean AND state ->> 'error_at' IS DISTINCT FROM entry ->> 'error_at'
-               AND (state ->> 'error_lsn' IS NOT NULL AND state ->> 'error_sqlstate' NOT LIKE '08%'
-                    OR (state ->> 'failures')::int >= 5)
+               AND ((state ->> 'must_be_mended')::boolean OR (state ->> 'failures')::int >= 5)
             THEN
                 entry := entry || jsonb_build_object('error', state ->> 'error');
                 EXIT;
             END IF;
             COMMIT;
-            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+            PERFORM @extschema@.begin_step();
             PERFORM @extschema@.pause_watching(0.05, failed_node_name, entry ->> 'target_node');
         END LOOP;
         IF state IS NULL OR state ->> 'phase' <> 'completed' THEN
@@ -494,9 +514,9 @@ BEGIN
         END IF;
         survivors := survivors || entry;
         COMMIT;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
     END LOOP;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     report := jsonb_build_object('failed_node', failed_node_name, 'survivors', survivors, 'failures', failures,
         'unknown_nodes', pg_catalog.to_jsonb(unknown), 'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF failures > 0 THEN
@@ -566,7 +586,7 @@ DECLARE
     intent uuid;
 BEGIN
     PERFORM @extschema@.require_caller('recover_phase_clone', failed_node_name);
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     SELECT * INTO STRICT chosen
       FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
     IF chosen.outcome = 'needs_rebuild' THEN
@@ -578,14 +598,14 @@ BEGIN
     intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
                                             source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     COMMIT;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     LOOP
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
         state := @extschema@.recovery_state_at(target_dsn, chosen.target_node, intent);
         EXIT WHEN state ->> 'clone' IS NOT NULL OR (state ->> 'ended')::boolean OR (state ->> 'waiting')::boolean;
         PERFORM @extschema@.pause_watching(0.02, failed_node_name, chosen.target_node);
         COMMIT;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM @extschema@.begin_step();
     END LOOP;
     cloned_slot_name := state ->> 'clone';
     IF cloned_slot_name IS NULL THEN
@@ -613,7 +633,7 @@ DECLARE
     report jsonb;
 BEGIN
     PERFORM @extschema@.require_caller('recover_finalize', failed_node_name);
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     IF target_node_name IS NULL OR cloned_slot_name IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = CASE WHEN target_node_name IS NULL THEN 'target_node_name' ELSE 'cloned_slot_name' END || ' must not be null',
@@ -626,9 +646,9 @@ BEGIN
             HINT = 'SELECT * FROM spock.recovery_intents(); on that node shows its recoveries.';
     END IF;
     COMMIT;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     CALL @extschema@.watch_recovery(target_dsn, target_node_name, (state ->> 'intent_id')::uuid, coalesce(verb, false), report);
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     RAISE NOTICE 'node "%" is recovered on node "%": %, up to %', failed_node_name, target_node_name,
         @extschema@.counted((report ->> 'transactions')::bigint, 'transaction'), report ->> 'final_lsn';
 END
@@ -644,12 +664,12 @@ DECLARE
     asked uuid;
 BEGIN
     PERFORM @extschema@.require_caller('recover_abort', failed_node_name);
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     asked := @extschema@.abort_recovery_at(NULL, target_node_name::name, failed_node_name::name);
     COMMIT;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
     CALL @extschema@.await_end(NULL, target_node_name, failed_node_name, asked);
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM @extschema@.begin_step();
 END
 $$;
 REVOKE ALL ON PROCEDURE recover_abort(text, text) FROM PUBLIC;

@@ -66,7 +66,8 @@ COMMENT ON FUNCTION create_rescue_subscription(name, name, text, pg_lsn, pg_lsn,
 CREATE FUNCTION rescue_progress(OUT intent_id uuid, OUT failed_node name, OUT source_node name, OUT target_node name,
                                 OUT phase text, OUT target_lsn pg_lsn, OUT current_lsn pg_lsn, OUT stop_lsn pg_lsn,
                                 OUT transactions bigint, OUT rows bigint, OUT bytes bigint, OUT conflicts bigint,
-                                OUT rows_per_second float8, OUT time_left interval, OUT started_at timestamptz)
+                                OUT rows_per_second float8, OUT time_left interval, OUT started_at timestamptz,
+                                OUT blocked_by text)
     RETURNS SETOF record
     LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rescue_progress_wrapper';
 COMMENT ON FUNCTION rescue_progress() IS 'what the view recovery_progress shows';

@@ -45,6 +45,11 @@ static RECOVERY_SLOT_FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false)
 /// begin the rescue that it was made for.
 static RESCUE_CLONE_TTL: GucSetting<i32> = GucSetting::<i32>::new(24 * HOUR_MS);
 
+/// `spock.rescue_lock_timeout`: while a recovery waits for somebody's lock the subscriptions to living peers stand still. Half a
+/// minute is far more than transactions take that run, and less than a sender waits for a receiver that is busy
+/// (wal_sender_timeout, a minute).
+static RESCUE_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
+
 /// `spock.rescue_conflict_resolution`: the later commit wins, for then all survivors come to the same rows by themselves.
 static RESCUE_CONFLICT_RESOLUTION: GucSetting<Policy> = GucSetting::<Policy>::new(Policy::LastUpdateWins);
 
@@ -102,6 +107,11 @@ pub fn recovery_slot_failover() -> bool {
 
 pub fn rescue_clone_ttl() -> Duration {
     milliseconds(&RESCUE_CLONE_TTL)
+}
+
+/// None: no limit.
+pub fn rescue_lock_timeout() -> Option<Duration> {
+    Some(milliseconds(&RESCUE_LOCK_TIMEOUT)).filter(|limit| !limit.is_zero())
 }
 
 pub fn rescue_conflict_resolution() -> Policy {
@@ -176,6 +186,16 @@ pub fn register() {
         &RESCUE_CLONE_TTL,
         100,
         i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"spock.rescue_lock_timeout",
+        c"Longest time that an attempt of a recovery waits for a lock.",
+        c"Then the subscriptions to living peers run, and it is tried again later. Zero means no limit.",
+        &RESCUE_LOCK_TIMEOUT,
+        0,
+        HOUR_MS,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );

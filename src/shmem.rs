@@ -21,7 +21,7 @@ use crate::lsn::LocalLsn;
 use crate::pg::clock::Monotonic;
 use crate::pg::guarded;
 use crate::pg::lwlock::LwLockGuard;
-use crate::pg::process;
+use crate::pg::{process, wal};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -43,6 +43,8 @@ struct Header {
     started_at: LocalLsn,
     /// Apply workers that have committed something since this server was started.
     lives: u64,
+    /// The run before this one ended in order: who worked then was ended with it.
+    was_shut_down: bool,
     wake_all: bool,
     wake_count: u32,
     wakes: [pg_sys::Oid; MAX_WAKES],
@@ -148,6 +150,7 @@ unsafe extern "C-unwind" fn startup() {
                 launcher_pid: 0,
                 started_at: LocalLsn::ZERO,
                 lives: 0,
+                was_shut_down: wal::was_shut_down(),
                 wake_all: false,
                 wake_count: 0,
                 wakes: [pg_sys::InvalidOid; MAX_WAKES],
@@ -372,6 +375,11 @@ impl Shared {
             }
             true
         })
+    }
+
+    /// Whether the server was shut down in order before this run of it.
+    pub fn was_shut_down(&mut self) -> bool {
+        self.header().was_shut_down
     }
 
     /// The processes that work in a database: manager, slot worker, rescue worker and pollers.

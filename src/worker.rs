@@ -4,6 +4,8 @@
 //! What they tell each other is in shared memory; none of them waits for another.
 
 pub mod backoff;
+mod blockers;
+mod cut_short;
 mod discovery;
 pub mod entry;
 pub mod error;

@@ -240,8 +240,13 @@ fn a_procedure_finds_nothing_of_its_callers_after_it_has_committed() {
     let ends: Vec<usize> = (0..lines.len()).filter(|index| is_end(lines[*index])).collect();
     assert!(ends.len() > 10, "{ends:?}");
     for end in ends {
-        // What set the path was local to the transaction that has ended.
+        // What set the path was local to the transaction that has ended; so was what its commit waits for.
         let next = lines[end + 1];
-        assert!(next.starts_with("PERFORM pg_catalog.set_config('search_path', "), "after {}: {next}", lines[end]);
+        assert_eq!(next, "PERFORM @extschema@.begin_step();", "after {}", lines[end]);
+    }
+    let body =
+        sql.split("CREATE FUNCTION begin_step()").nth(1).and_then(|rest| rest.split("$$").nth(1)).unwrap_or_default();
+    for setting in ["'search_path', 'pg_catalog, pg_temp', true", "'synchronous_commit', 'local', true"] {
+        assert!(body.contains(&format!("PERFORM pg_catalog.set_config({setting});")), "{body}");
     }
 }

@@ -10,6 +10,7 @@ mod returned;
 mod rounds;
 mod run;
 mod settings;
+mod standby;
 mod stuck;
 mod surroundings;
 mod young;

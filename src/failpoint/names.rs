@@ -17,6 +17,8 @@ pub const SLOT_JOB_BEFORE: &str = "slot_job_before";
 pub const SLOT_JOB_AFTER: &str = "slot_job_after";
 /// In a manager, after its transaction with the retention record was committed and before the job is begun.
 pub const MANAGER_RECORD_WRITTEN: &str = "manager_record_written";
+/// In a rescue worker that has written down that it begins, before it does anything.
+pub const RESCUE_BEGUN: &str = "rescue_begun";
 /// In a rescue worker: the source has made a clone, which is not written down here; it is claimed on the source, nothing written down yet; subscriptions disabled, their processes may still
 /// run; replaying, before and after a commit; all replayed, before and after the origin is set to its end; subscriptions
 /// enabled again, the intent not yet closed; and after it was closed.

@@ -19,7 +19,7 @@ use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, role, setting, slot, wal};
 use crate::reconcile;
-use crate::recover::readiness;
+use crate::recover::{progress, readiness};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
@@ -203,6 +203,7 @@ fn recoveries(journal: &Journal) -> Vec<RecoveryFacts> {
             intent: intent.id.to_string(),
             phase: intent.phase_name(),
             failure: intent.failure.as_ref().map(|failure| intent::describe(intent, failure)),
+            blocked_by: progress::figures(intent).blocked_by,
         })
         .collect()
 }

@@ -180,11 +180,21 @@ pub struct Intent {
     /// Transactions to give up, by recover_skip().
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skips: Vec<OriginLsn>,
+    /// An attempt goes on, or has ended without a word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_attempted: bool,
+    /// Attempts in a row that have ended without a word.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cut_short: u32,
     /// recover_abort() was called; who carries the recovery ends it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub must_abort: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Intent {

@@ -19,7 +19,7 @@ pub enum IntentError {
     #[error("no recovery of node \"{failed}\" is running on this node")]
     NotRunning { failed: String },
     #[error("the recovery of node \"{failed}\" does not wait at {asked}")]
-    NotFailing { failed: String, asked: OriginLsn, failing: Option<OriginLsn> },
+    NotFailing { failed: String, asked: OriginLsn, failing: Option<OriginLsn>, is_at_fault: bool },
     #[error("permission denied for {function}")]
     NotSuperuser { function: &'static str },
     #[error("{argument} must not be null")]
@@ -67,10 +67,10 @@ impl SqlError for IntentError {
                 "Wait until it has ended (SELECT * FROM spock.recovery_progress), or end it with CALL spock.recover_abort({}).",
                 quoted(failed)
             )),
-            IntentError::NotFailing { failed, failing: Some(failing), .. } => {
+            IntentError::NotFailing { failed, failing: Some(failing), is_at_fault: true, .. } => {
                 Some(format!("SELECT spock.recover_skip({}, '{failing}') gives it up.", quoted(failed)))
             }
-            IntentError::NotFailing { failing: None, .. }
+            IntentError::NotFailing { .. }
             | IntentError::Unknown { .. }
             | IntentError::Ended { .. }
             | IntentError::OutOfOrder { .. }

@@ -8,6 +8,7 @@ use super::document::{
     Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Step, Suspension, Totals, Until,
 };
 use super::error::IntentError;
+use super::fault;
 use super::id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::reconcile::counts::Counts;
@@ -111,6 +112,8 @@ impl Journal {
                     reconciled: None,
                     kept_rows: None,
                     skips: Vec::new(),
+                    is_attempted: false,
+                    cut_short: 0,
                     must_abort: false,
                     end: None,
                 });
@@ -203,6 +206,21 @@ impl Journal {
         Ok(())
     }
 
+    /// An attempt begins. Until it has said how it ended, nobody knows what has become of it.
+    pub fn begin_attempt(&mut self, id: IntentId) -> Result<(), IntentError> {
+        self.running(id)?.is_attempted = true;
+        Ok(())
+    }
+
+    /// The attempt that was going on has ended without a word, and whoever has found that says so for it.
+    pub fn note_cut_short(&mut self, id: IntentId, failure: Failure) -> Result<(), IntentError> {
+        let intent = self.running(id)?;
+        intent.failure = Some(failure);
+        intent.is_attempted = false;
+        intent.cut_short = intent.cut_short.saturating_add(1);
+        Ok(())
+    }
+
     /// An attempt has failed; what it had done counts.
     pub fn fail(&mut self, id: IntentId, failure: Failure, done: Totals) -> Result<(), IntentError> {
         let intent = self.running(id)?;
@@ -210,6 +228,7 @@ impl Journal {
             checkpoint.totals += done;
         }
         intent.failure = Some(failure);
+        (intent.is_attempted, intent.cut_short) = (false, 0);
         Ok(())
     }
 
@@ -220,6 +239,7 @@ impl Journal {
             return Err(IntentError::OutOfOrder { id });
         }
         intent.failure = None;
+        (intent.is_attempted, intent.cut_short) = (false, 0);
         intent.end = Some(End { outcome: Outcome::Completed, at, position: Some(position) });
         self.forget_old();
         Ok(())
@@ -263,6 +283,7 @@ impl Journal {
         if let Some(checkpoint) = &mut intent.checkpoint {
             checkpoint.totals += done;
         }
+        (intent.is_attempted, intent.cut_short) = (false, 0);
         intent.end = Some(End { outcome: Outcome::Aborted, at, position: None });
         self.forget_old();
         Ok(())
@@ -285,7 +306,8 @@ impl Journal {
         }
         let failing = intent.failure.as_ref().and_then(|failure| failure.origin_lsn);
         if failing != Some(lsn) {
-            return Err(IntentError::NotFailing { failed: failed.to_owned(), asked: lsn, failing });
+            let is_at_fault = intent.failure.as_ref().is_some_and(fault::is_transactions);
+            return Err(IntentError::NotFailing { failed: failed.to_owned(), asked: lsn, failing, is_at_fault });
         }
         intent.skips.push(lsn);
         Ok(intent.id)

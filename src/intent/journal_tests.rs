@@ -523,3 +523,40 @@ fn only_the_transaction_that_fails_can_be_given_up() {
     journal.skip("n1", OriginLsn(60)).expect("it fails");
     assert_eq!(journal.intents[0].skips, [FAILING, OriginLsn(60)]);
 }
+
+#[test]
+fn an_attempt_goes_on_until_it_has_said_how_it_ended_or_that_was_said_for_it() {
+    let mut journal = journal_in(State::Replaying);
+    let state = |journal: &Journal| (journal.intents[0].is_attempted, journal.intents[0].cut_short);
+    journal.begin_attempt(id(1)).expect("unfinished");
+    for times in 1..=3 {
+        journal.begin_attempt(id(1)).expect("unfinished");
+        assert_eq!(state(&journal), (true, times - 1));
+        journal.note_cut_short(id(1), failure(None)).expect("unfinished");
+        assert_eq!(state(&journal), (false, times));
+        assert_eq!(journal.intents[0].failure, Some(failure(None)));
+    }
+    // What has failed in words was not cut short.
+    journal.begin_attempt(id(1)).expect("unfinished");
+    journal.fail(id(1), failure(None), done(0)).expect("unfinished");
+    assert_eq!(state(&journal), (false, 0));
+    journal.begin_attempt(id(1)).expect("unfinished");
+    journal.abort(id(1), done(0), 9).expect("unfinished");
+    assert_eq!(state(&journal), (false, 0));
+    assert!(matches!(journal.begin_attempt(id(1)), Err(IntentError::Ended { .. })));
+    assert!(matches!(journal.note_cut_short(id(1), failure(None)), Err(IntentError::Ended { .. })));
+}
+
+#[test]
+fn giving_up_is_proposed_only_where_the_transaction_is_at_fault() {
+    let mut journal = journal_in(State::Replaying);
+    for (sqlstate, proposes) in [("23505", true), ("53100", false), ("55P03", false)] {
+        let failure = Failure { sqlstate: sqlstate.to_owned(), ..failure(Some(FAILING)) };
+        journal.fail(id(1), failure, done(0)).expect("unfinished");
+        let refused = journal.skip("n1", OriginLsn(FAILING.0 + 1)).expect_err("another one fails");
+        assert!(
+            matches!(refused, IntentError::NotFailing { is_at_fault, .. } if is_at_fault == proposes),
+            "{sqlstate}: {refused}"
+        );
+    }
+}

@@ -3,6 +3,7 @@
 //! Not through SPI: a connection string in a nested statement would appear in an error's CONTEXT and in
 //! pg_stat_statements. Strings are in this database's encoding.
 
+use super::transaction;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -22,6 +23,7 @@ pub fn lock_servers_of(wrapper: &CStr) {
 
 /// CREATE SERVER. Needs a superuser. Returns the server's oid.
 pub fn create_server(name: &CStr, wrapper: &CStr, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
+    transaction::commit_locally_if_alone();
     // SAFETY: every string is copied into the current memory context before the command sees it.
     unsafe {
         let mut statement: pg_sys::CreateForeignServerStmt = std::mem::zeroed();
@@ -46,6 +48,7 @@ pub enum OptionAction {
 
 /// ALTER SERVER … OPTIONS.
 pub fn alter_server_options(name: &CStr, options: &[(&CStr, &CStr)], action: OptionAction) {
+    transaction::commit_locally_if_alone();
     // SAFETY: as in `create_server`.
     unsafe {
         let mut statement: pg_sys::AlterForeignServerStmt = std::mem::zeroed();
@@ -74,6 +77,7 @@ pub enum MappingFor {
 
 /// CREATE USER MAPPING: readable by superusers and by the server's owner alone (view pg_user_mappings).
 pub fn create_mapping(server: &CStr, whose: MappingFor, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
+    transaction::commit_locally_if_alone();
     // SAFETY: as in `create_server`.
     unsafe {
         let mut statement: pg_sys::CreateUserMappingStmt = std::mem::zeroed();
@@ -89,6 +93,7 @@ pub fn create_mapping(server: &CStr, whose: MappingFor, options: &[(&CStr, &CStr
 
 /// DROP USER MAPPING IF EXISTS.
 pub fn drop_mapping(server: &CStr, whose: MappingFor) {
+    transaction::commit_locally_if_alone();
     // SAFETY: as in `create_server`.
     unsafe {
         let mut statement: pg_sys::DropUserMappingStmt = std::mem::zeroed();
@@ -125,6 +130,7 @@ pub fn server_options(name: &CStr, wrapper: &CStr) -> Option<Vec<String>> {
 
 /// DROP SERVER … CASCADE by oid: the server with its user mappings.
 pub fn drop_server(server: pg_sys::Oid) {
+    transaction::commit_locally_if_alone();
     let address = pg_sys::ObjectAddress { classId: pg_sys::ForeignServerRelationId, objectId: server, objectSubId: 0 };
     // SAFETY: the address is complete; performDeletion locks the object itself.
     unsafe {

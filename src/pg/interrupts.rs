@@ -1,9 +1,11 @@
 //! Interrupts, signals and the end of a process (tcop/postgres.c, postmaster/interrupt.c).
 
 use super::compat::signal_handler;
+use super::guarded;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 // pgrx binds these as Rust functions, which cannot be installed as handlers.
 unsafe extern "C-unwind" {
@@ -93,6 +95,40 @@ thread_local! {
 unsafe extern "C-unwind" fn run_at_exit(_code: core::ffi::c_int, _argument: pg_sys::Datum) {
     if let Some(callback) = AT_EXIT.take() {
         callback();
+    }
+}
+
+/// The SQLSTATE of the last ERROR or FATAL that this process has reported, as core packs it; zero: of none.
+static REPORTED: AtomicI32 = AtomicI32::new(0);
+
+thread_local! {
+    static PREVIOUS_HOOK: Cell<pg_sys::emit_log_hook_type> = const { Cell::new(None) };
+}
+
+/// From here on [`reported`] knows what this process reports: what it ends by, where that is a FATAL or an ERROR that nobody
+/// has caught. Those that are caught are not reported. Once per process.
+pub fn note_reports() {
+    // SAFETY: a variable of this process; the hook calls the one before it.
+    unsafe {
+        PREVIOUS_HOOK.set(pg_sys::emit_log_hook);
+        pg_sys::emit_log_hook = Some(note_report);
+    }
+}
+
+pub fn reported() -> i32 {
+    REPORTED.load(Ordering::Relaxed)
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn note_report(report: *mut pg_sys::ErrorData) {
+    // SAFETY: core passes the report at hand; another library's hook is called as core would.
+    unsafe {
+        if (*report).elevel >= pgrx::PgLogLevel::ERROR as i32 {
+            REPORTED.store((*report).sqlerrcode, Ordering::Relaxed);
+        }
+        if let Some(previous) = PREVIOUS_HOOK.get() {
+            guarded!(previous(report));
+        }
     }
 }
 

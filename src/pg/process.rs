@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
+use std::time::Duration;
 
 pub fn my_pid() -> i32 {
     // SAFETY: set before any of our code runs.
@@ -23,14 +24,12 @@ pub fn system_identifier() -> u64 {
 /// Connects a worker to a database as the bootstrap superuser, with a search_path that nobody can plant into and a
 /// bounded wait for locks: a worker that waits behind a user's open transaction would serve nobody.
 pub fn connect_worker(database: pg_sys::Oid) {
+    outlive_limits();
     // SAFETY: called once at a worker's start, after its signals were unblocked.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
     super::untrusted_user::leave_session();
     leave_users_defaults();
-    set_option(c"search_path", c"pg_catalog, pg_temp");
-    set_option(c"lock_timeout", c"1s");
-    // What is written down must be on disk here; standbys are not waited for.
-    set_option(c"synchronous_commit", c"local");
+    keep_books();
 }
 
 /// While it lives, this process logs nothing: core tells of each start of decoding by LOG, which only a threshold above
@@ -58,6 +57,12 @@ pub fn wait_for_locks_without_limit() {
     set_option(c"lock_timeout", c"0");
 }
 
+/// For a process that holds up others while it waits: a wait for a lock is an ERROR (55P03) after `limit`; zero is no limit.
+pub fn wait_for_locks(limit: Duration) {
+    let milliseconds = CString::new(limit.as_millis().min(i32::MAX as u128).to_string()).unwrap_or_default();
+    set_option(c"lock_timeout", &milliseconds);
+}
+
 /// As core's apply worker: triggers fire as in a replica, names are looked up in no schema, and a commit waits for
 /// nobody: what a crash takes back takes the origin's progress back with it, and is replayed.
 pub fn apply_like_a_replica() {
@@ -78,12 +83,32 @@ pub fn compare_as_text() {
     ]);
 }
 
-/// The settings of our own bookkeeping again, as [`connect_worker`] has made them.
+/// The settings of our own bookkeeping. What users' code has SET meanwhile, a trigger, goes first: it would outrank ours.
 pub fn keep_books() {
+    // SAFETY: resets what was SET in this session, outside a transaction, to what this file has made the default.
+    unsafe { pg_sys::ResetAllOptions() };
     set_option(c"session_replication_role", c"origin");
     set_option(c"search_path", c"pg_catalog, pg_temp");
     set_option(c"lock_timeout", c"1s");
+    // What is written down must be on disk here; standbys are not waited for.
     set_option(c"synchronous_commit", c"local");
+}
+
+/// What ends transactions, statements and sessions is for users' sessions: a worker of ours has its own limits, and is ended by
+/// nobody's but those. Set before it connects, for connecting is a transaction, too; and with a source that outranks all that a
+/// server, a database or a role has been given, now or by a reload. With exit_on_error each ERROR that we catch would end the
+/// process; and what a recovery must remember takes the room that it takes, which temp_file_limit would deny it.
+fn outlive_limits() {
+    set_options(&[
+        (c"exit_on_error", c"off"),
+        (c"statement_timeout", c"0"),
+        (c"transaction_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"idle_session_timeout", c"0"),
+        (c"client_connection_check_interval", c"0"),
+        (c"lock_timeout", c"0"),
+        (c"temp_file_limit", c"-1"),
+    ]);
 }
 
 fn set_options(settings: &[(&CStr, &CStr)]) {
@@ -110,15 +135,13 @@ fn leave_users_defaults() {
         (c"default_transaction_isolation", c"read committed"),
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_deferrable", c"off"),
-        (c"statement_timeout", c"0"),
-        (c"idle_in_transaction_session_timeout", c"0"),
-        (c"transaction_timeout", c"0"),
         (c"row_security", c"on"),
     ]);
 }
 
 /// Connects a worker to the shared catalogs alone.
 pub fn connect_worker_to_shared_catalogs() {
+    outlive_limits();
     // SAFETY: called once at a worker's start; null means no database and the bootstrap superuser.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
 }
@@ -173,6 +196,19 @@ pub fn is_backend(pid: i32) -> bool {
     // SAFETY: searches the process array.
     pid > 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
+
+/// Whether a process of this server waits for a lock at this moment.
+pub fn waits_for_lock(pid: i32) -> bool {
+    // SAFETY: PGPROC entries live in shared memory for ever; one word is read, as pg_stat_activity does.
+    unsafe {
+        let process = if pid > 0 { pg_sys::BackendPidGetProc(pid) } else { std::ptr::null_mut() };
+        !process.is_null()
+            && (&raw const (*process).wait_event_info).read_volatile() & WAIT_CLASS == pg_sys::PG_WAIT_LOCK
+    }
+}
+
+/// The part of a wait event that is its class (utils/wait_event.h).
+const WAIT_CLASS: u32 = 0xff00_0000;
 
 /// The present transaction has an id: it has written, or is about to.
 pub fn has_written() -> bool {

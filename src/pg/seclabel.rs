@@ -1,5 +1,6 @@
 //! Our security label provider (commands/seclabel.c).
 
+use super::transaction;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 
@@ -79,6 +80,7 @@ pub fn set_label(target: LabelTarget, label: Option<&str>) {
     let Some(address) = address(target) else { return };
     let text = label.and_then(|label| CString::new(label).ok());
     lock(target);
+    transaction::commit_locally_if_alone();
     // SAFETY: strings outlive the call.
     unsafe {
         pg_sys::SetSecurityLabel(

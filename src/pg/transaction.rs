@@ -172,6 +172,30 @@ pub fn commit_durably() {
     unsafe { pg_sys::ForceSyncCommit() };
 }
 
+/// Before something of ours is written: the commit of a statement that is a transaction by itself, and that has written nothing
+/// before, waits for no synchronous standby. That may be on the node that is lost, and its wait would never end. Within a
+/// transaction of the user's the user has said what its commit waits for, and the user's own writes depend on that.
+pub fn commit_locally_if_alone() {
+    // SAFETY: reads this session's state; within a transaction, for which alone the setting is changed.
+    unsafe {
+        let waits_for_standbys =
+            pg_sys::synchronous_commit > pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_LOCAL_FLUSH as core::ffi::c_int;
+        if !waits_for_standbys || is_block() || super::process::has_written() {
+            return;
+        }
+        pg_sys::set_config_option(
+            c"synchronous_commit".as_ptr(),
+            c"local".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
 /// How deep the present subtransaction is nested; 1 is the transaction itself.
 pub fn nesting_level() -> i32 {
     // SAFETY: reads this process's transaction state.

@@ -115,6 +115,18 @@ pub fn wait_for_commits_in_progress(limit: Duration) -> bool {
     true
 }
 
+/// Whether the server, which is just starting, was shut down in order when it last ran; false after a crash, of one process or
+/// of all. To be asked in the postmaster, before what it starts has written that it runs.
+pub fn was_shut_down() -> bool {
+    let mut is_sound = false;
+    // SAFETY: the path of the data directory is set before libraries are loaded; the copy is palloc'd.
+    unsafe {
+        let control = pg_sys::get_controlfile(pg_sys::DataDir, &mut is_sound);
+        is_sound
+            && matches!((*control).state, pg_sys::DBState::DB_SHUTDOWNED | pg_sys::DBState::DB_SHUTDOWNED_IN_RECOVERY)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,11 +4,12 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::begin;
-use super::error::{RecoverError, is_transactions_fault};
+use super::error::RecoverError;
 use super::progress;
 use super::source::{self, Source};
 use crate::error::{OrRaise, SqlError, raise};
 use crate::intent::document::{Intent, Request};
+use crate::intent::fault;
 use crate::intent::id::IntentId;
 use crate::intent::sql::{describe, server_error};
 use crate::intent::storage;
@@ -66,11 +67,13 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
         // For superusers alone.
         "server_error": server_error(intent),
-        // Giving the transaction up is an answer to it, where that is known.
-        "error_is_of_transaction": intent.failure.as_ref().is_some_and(|failure| {
-            failure.origin_lsn.is_some() && is_transactions_fault(&failure.sqlstate)
-        }),
+        // Giving it up is proposed only then.
+        "is_transactions_fault": intent.failure.as_ref().is_some_and(fault::is_transactions),
+        // Trying again alone does not help.
+        "must_be_mended": intent.failure.as_ref().is_some_and(fault::must_be_mended),
+        "advice": intent.failure.as_ref().and_then(fault::advice),
         "failures": figures.failures,
+        "blocked_by": figures.blocked_by,
     })
 }
 

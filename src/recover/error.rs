@@ -88,6 +88,10 @@ pub enum RecoverError {
     StillApplying { subscription: String, seconds: u64 },
     #[error("the rows that it has touched could not be compared")]
     NotCompared { sqlstate: PgSqlErrorCode },
+    #[error("a lock was not to be had within {seconds} s")]
+    Locked { seconds: u64 },
+    #[error("somebody else is changing the journal of recoveries")]
+    JournalBusy,
     #[error(transparent)]
     Intent(#[from] IntentError),
     #[error(transparent)]
@@ -163,6 +167,7 @@ impl SqlError for RecoverError {
             },
             E::StillApplying { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             E::NotCompared { sqlstate } => *sqlstate,
+            E::Locked { .. } | E::JournalBusy => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             E::Intent(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
             E::Spi(error) => error.sqlstate(),
@@ -261,7 +266,9 @@ impl SqlError for RecoverError {
             E::StopBeyondSource { applied, .. } => format!("Leave stop_lsn out, or give {applied} or less."),
             E::StopBeforeSkip { .. } => "Give a stop_lsn that is not before skip_lsn.".to_owned(),
             E::NotProved { advice, .. } => advice.clone(),
-            E::StillApplying { .. } | E::NotCompared { .. } => "It is tried again by itself.".to_owned(),
+            E::StillApplying { .. } | E::NotCompared { .. } | E::Locked { .. } | E::JournalBusy => {
+                "It is tried again by itself.".to_owned()
+            }
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
             E::NotRunningThere { .. } => "SELECT * FROM spock.recovery_intents(); on that node.".to_owned(),
@@ -289,14 +296,6 @@ fn detail_of_peer(error: &RemoteError) -> Option<String> {
     parts.extend(detail.map(str::to_owned));
     parts.extend(hint.map(|hint| format!("Its hint: {hint}")));
     (!parts.is_empty()).then(|| parts.join("\n"))
-}
-
-/// Whether an error with this SQLSTATE lies in what a transaction holds, so that giving it up is an answer, and nothing else
-/// may be one. Resources, locks, privileges, missing tables and lost connections are mended, not given up.
-pub fn is_transactions_fault(sqlstate: &str) -> bool {
-    const CLASSES: [&str; 11] = ["0A", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"];
-    // A row that is larger than a message may be is an internal error to some functions; a column that has another type.
-    CLASSES.iter().any(|class| sqlstate.starts_with(class)) || ["XX000", "42804"].contains(&sqlstate)
 }
 
 /// A finding as a detail.

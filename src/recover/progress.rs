@@ -8,12 +8,14 @@ use crate::lsn::OriginLsn;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::name::Name;
 use crate::pg::process;
+use crate::pg::text::Text;
 use crate::shmem::{self, RescueEntry};
 use crate::slot::snapshot::require_reader;
 use pgrx::Uuid;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
+use std::time::Duration;
 
 /// What the carrier of an intent says, if it is at it.
 fn live(intent: &Intent) -> Option<RescueEntry> {
@@ -37,12 +39,20 @@ pub struct Figures {
     /// Rows that the replay has touched, and those of them that were compared with the source's.
     pub touched: u64,
     pub compared: u64,
+    /// Who holds the lock that it waits for.
+    pub blocked_by: Option<String>,
 }
+
+/// What the manager has seen longer ago than this may be over.
+const LOOK_IS_GOOD_FOR: Duration = Duration::from_secs(5);
 
 pub fn figures(intent: &Intent) -> Figures {
     let entry = live(intent);
     let is_at_it = entry.is_some_and(|entry| entry.worker_pid != 0);
     let failures = entry.map_or(0, |entry| entry.failures);
+    let blocked_by = entry
+        .filter(|entry| is_at_it && Monotonic::now().since(entry.blocked.seen_at) < LOOK_IS_GOOD_FOR)
+        .map(|entry| entry.blocked.by.as_str().to_owned());
     let checkpoint = intent.checkpoint.as_ref();
     let is_replaying = checkpoint.is_some_and(|checkpoint| checkpoint.phase == Phase::Replaying);
     let skip = checkpoint.map_or(intent.applied_before, |checkpoint| checkpoint.skip);
@@ -59,6 +69,7 @@ pub fn figures(intent: &Intent) -> Figures {
         seconds_left: None,
         touched,
         compared,
+        blocked_by: blocked_by.clone(),
     };
     let entry = match (end, entry) {
         (Some(end), _) => return standing(end),
@@ -85,6 +96,7 @@ pub fn figures(intent: &Intent) -> Figures {
         seconds_left: (bytes_per_s >= 1.0).then(|| left as f64 / bytes_per_s),
         touched,
         compared,
+        blocked_by,
     }
 }
 
@@ -109,6 +121,7 @@ fn rescue_progress() -> TableIterator<
         name!(rows_per_second, Option<f64>),
         name!(time_left, Option<Interval>),
         name!(started_at, TimestampWithTimeZone),
+        name!(blocked_by, Option<Text>),
     ),
 > {
     require_reader("rescue_progress");
@@ -137,6 +150,7 @@ fn rescue_progress() -> TableIterator<
                 figures.rows_per_s,
                 figures.seconds_left.and_then(|seconds| Interval::from_seconds(seconds.min(3.2e9)).into()),
                 Timestamp(intent.begun_at).into(),
+                figures.blocked_by.map(|blocked_by| Text::of_message(&blocked_by)),
             )
         })
         .collect();

@@ -10,7 +10,7 @@ use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::{interrupts, transaction};
+use crate::pg::{interrupts, process, transaction};
 use crate::shmem::PeerKey;
 use crate::slot::record_storage;
 use crate::slot::snapshot::snapshot;
@@ -83,8 +83,8 @@ pub fn resume(journal: &mut Journal) {
 }
 
 /// Waits until no process works for any subscription of this database: disabling returns before they are gone. A healthy
-/// peer's is never ended by us.
-pub fn wait_until_gone(failed: &str) -> Result<(), RecoverError> {
+/// peer's is never ended by us. One that waits for a lock itself is not waited for longer than `lock_limit`.
+pub fn wait_until_gone(failed: &str, lock_limit: Option<Duration>) -> Result<(), RecoverError> {
     let begun = Instant::now();
     let mut ended: Vec<i32> = Vec::new();
     loop {
@@ -107,10 +107,11 @@ pub fn wait_until_gone(failed: &str) -> Result<(), RecoverError> {
         })?;
         let Some(first) = processes.first() else { return Ok(()) };
         let of = |id: Oid| subscriptions.iter().find(|subscription| subscription.id == id);
-        if begun.elapsed() >= PATIENCE {
+        let waits_for_lock = || processes.iter().any(|process| process::waits_for_lock(process.pid));
+        if begun.elapsed() >= PATIENCE || lock_limit.is_some_and(|limit| begun.elapsed() >= limit) && waits_for_lock() {
             return Err(RecoverError::StillApplying {
                 subscription: of(first.subscription).map(|found| found.name.clone()).unwrap_or_default(),
-                seconds: PATIENCE.as_secs(),
+                seconds: begun.elapsed().as_secs(),
             });
         }
         for process in &processes {

@@ -13,10 +13,11 @@ use std::time::Duration;
 const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
 
 /// What every session of ours relies on, each of which a role may set for itself. The role comes first: another one might not be
-/// allowed to set the rest.
+/// allowed to set the rest. A commit there waits for no synchronous standby, which may be on the node that is lost.
 const KNOWN_STATE: &str = "SET ROLE NONE; SET search_path = pg_catalog, pg_temp; \
     SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = on; SET default_transaction_deferrable = off; \
     SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET transaction_timeout = 0; SET row_security = off; \
+    SET idle_session_timeout = 0; SET exit_on_error = off; SET synchronous_commit = local; \
     SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3; SET timezone = 'UTC'; SET bytea_output = 'hex';";
 
 /// Why a connection answers nothing any more.

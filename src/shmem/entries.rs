@@ -70,6 +70,36 @@ impl ManagerEntry {
         ManagerEntry { good_round_at: Monotonic::NEVER, skips: 0, skipped: ShortText::EMPTY };
 }
 
+/// How the last attempt of a recovery has ended, in this run of the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum AttemptEnd {
+    /// There was none.
+    None,
+    /// It has said how, or what it says has been said for it.
+    Told,
+    /// Its process was asked to leave, by us.
+    Asked,
+    /// By a signal, a FATAL, or an ERROR where none is expected.
+    Untold,
+}
+
+/// Who holds the lock that a recovery waits for, as the manager has seen it last.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct BlockedEntry {
+    /// Never: it waits for none.
+    pub seen_at: Monotonic,
+    /// For those who may see recoveries, and for everybody.
+    pub by: ShortText,
+    pub by_in_short: ShortText,
+}
+
+impl BlockedEntry {
+    pub const FREE: BlockedEntry =
+        BlockedEntry { seen_at: Monotonic::NEVER, by: ShortText::EMPTY, by_in_short: ShortText::EMPTY };
+}
+
 /// The recovery of which a database is the target.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -81,6 +111,10 @@ pub struct RescueEntry {
     pub is_coming_up: bool,
     pub failures: u32,
     pub ended_at: Monotonic,
+    /// How the last one ended, and by which SQLSTATE, as core packs it.
+    pub end: AttemptEnd,
+    pub end_sqlstate: i32,
+    pub blocked: BlockedEntry,
     /// What the worker carries, by the intent's id, and how far it is; what it has done since it began.
     pub intent: [u8; 16],
     pub replay_began_at: Monotonic,
@@ -521,6 +555,9 @@ impl RescueEntry {
         is_coming_up: false,
         failures: 0,
         ended_at: Monotonic::NEVER,
+        end: AttemptEnd::None,
+        end_sqlstate: 0,
+        blocked: BlockedEntry::FREE,
         intent: [0; 16],
         replay_began_at: Monotonic::NEVER,
         replay_began_from: OriginLsn::ZERO,

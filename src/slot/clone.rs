@@ -118,6 +118,8 @@ pub fn clone_slot(
     if process::has_written() {
         return Err(CloneError::HasWritten { function });
     }
+    // What follows stands in subtransactions, which are blocks.
+    transaction::commit_locally_if_alone();
     if !guc::enable_recovery_slots() {
         return refused(
             "recovery slots are switched off: ALTER SYSTEM SET spock.enable_recovery_slots = on; SELECT pg_reload_conf()",

@@ -62,9 +62,8 @@ impl Rescue {
                     said.error.message
                 );
                 // What an attempt has kept is looked at again. Where none has come so far nobody knows any more which rows they were.
-                let is_kept = transaction::run(|| storage::read())?
-                    .intent(intent.id)
-                    .is_some_and(|now| now.reconciled.is_some());
+                let is_kept =
+                    transaction::run(|| storage::read())?.intent(intent.id).is_some_and(|now| now.reconciled.is_some());
                 let mut lost = Counts::default();
                 lost.leave(Why::Lost, intent.totals().rows as usize);
                 Ok((!is_kept && lost.lost() > 0).then(|| (lost, Keeper::default())))
@@ -86,6 +85,7 @@ impl Rescue {
         let facts = source.facts(&request.failed, &target.tables)?;
         drop(source);
         process::apply_like_a_replica();
+        process::wait_for_locks(guc::rescue_lock_timeout().unwrap_or_default());
         let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(target.subscription)) else {
             return Err(RecoverError::NoSubscription { failed: request.failed.clone() }.into());
         };

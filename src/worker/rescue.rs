@@ -35,11 +35,12 @@ use crate::recover::target::{self, TargetFacts};
 use crate::recover::{facts, suspend};
 use crate::remote::connection::RemoteError;
 use crate::remote::report::PeerReport;
-use crate::shmem::{self, LongText, RescueEntry};
+use crate::shmem::{self, AttemptEnd, BlockedEntry, LongText, RescueEntry, ShortText};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::cell::{Cell, RefCell};
+use std::time::Instant;
 
 thread_local! {
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
@@ -55,6 +56,8 @@ pub(super) enum Trouble {
     Raised { report: Box<ErrorReportWithLevel>, relation: Option<String>, origin_lsn: Option<OriginLsn> },
     /// The stream has broken off; within a transaction, if that is known.
     Streaming { error: Box<RecoverError>, origin_lsn: Option<OriginLsn> },
+    /// An ERROR where none is expected.
+    Unexpected(Box<ErrorReportWithLevel>),
     /// recover_abort() was called.
     MustStop,
 }
@@ -79,6 +82,7 @@ pub fn run(index: usize, database: Oid) -> ! {
     }
     interrupts::at_exit(on_exit);
     last_error::watch();
+    interrupts::note_reports();
     process::connect_worker(database);
     process::report_activity("looking at the intent");
     let intent = transaction::run(|| match storage::read()?.resumable() {
@@ -96,7 +100,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         interrupts::exit(0)
     };
     with_entry(index, |entry| entry.intent = intent.id.0);
-    let outcome = if intent.must_abort { Err(Trouble::MustStop) } else { rescue.attempt(&intent) };
+    let outcome = if intent.must_abort { Err(Trouble::MustStop) } else { rescue.attempt_or_tell(&intent) };
     match outcome {
         Ok(()) => with_entry(index, |entry| *entry = RescueEntry { worker_pid: entry.worker_pid, ..RescueEntry::FREE }),
         Err(Trouble::MustStop) => rescue.abort(&intent),
@@ -118,6 +122,7 @@ fn take_entry(index: usize, database: Oid) -> bool {
         return false;
     }
     entry.rescue.worker_pid = process::my_pid();
+    entry.rescue.blocked = BlockedEntry::FREE;
     // What one before it has done is in the journal.
     show_counts(&mut entry.rescue, &Totals::default());
     ENTRY.set(Some(index));
@@ -128,11 +133,20 @@ fn on_exit() {
     let Some(index) = ENTRY.take() else { return };
     let manager = {
         let mut shared = shmem::lock();
+        let database = shared.databases()[index].database;
+        let is_asked = shared.must_stand_aside(database);
         let rescue = &mut shared.databases()[index].rescue;
         rescue.worker_pid = 0;
         rescue.ended_at = Monotonic::now();
-        if !HAS_SETTLED.get() {
-            // By a signal, or an ERROR where none is expected.
+        rescue.blocked = BlockedEntry::FREE;
+        rescue.end = match HAS_SETTLED.get() {
+            true => AttemptEnd::Told,
+            false if is_asked || rescue.must_stop => AttemptEnd::Asked,
+            false => AttemptEnd::Untold,
+        };
+        rescue.end_sqlstate = interrupts::reported();
+        if rescue.end == AttemptEnd::Untold {
+            // The manager writes down what this one cannot (rescues.rs).
             rescue.failures = rescue.failures.saturating_add(1);
         }
         shared.call_manager(index)
@@ -145,6 +159,21 @@ pub(super) fn with_entry(index: usize, change: impl FnOnce(&mut RescueEntry)) {
 }
 
 impl Rescue {
+    /// One attempt. That it goes on is written down first: where this process ends without a word, it is known to have been.
+    fn attempt_or_tell(&mut self, intent: &Intent) -> Result<(), Trouble> {
+        self.write(|journal, _| Ok(journal.begin_attempt(intent.id)?))?;
+        failpoint::hit(names::RESCUE_BEGUN);
+        interrupts::catch(|| self.attempt(intent)).unwrap_or_else(|report| {
+            // Where none is expected: it is told as any other.
+            origin::forget_stamp();
+            transaction::abort_current();
+            origin::reset();
+            untrusted_user::leave_session();
+            process::keep_books();
+            Err(Trouble::Unexpected(report))
+        })
+    }
+
     /// One attempt, from where the intent stands.
     fn attempt(&mut self, intent: &Intent) -> Result<(), Trouble> {
         let request = &intent.request;
@@ -197,7 +226,7 @@ impl Rescue {
             suspend::suspend(journal, &request.failed)
         })?;
         failpoint::hit(names::RESCUE_SUSPENDED);
-        suspend::wait_until_gone(&request.failed)?;
+        suspend::wait_until_gone(&request.failed, guc::rescue_lock_timeout())?;
         self.write(|journal, done| {
             journal.checkpoint(intent.id, Phase::Replaying, range, done, Timestamp::now().0)?;
             Ok(())
@@ -239,6 +268,8 @@ impl Rescue {
     ) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
         process::report_activity(&format!("replaying node {}", intent.request.failed));
         process::apply_like_a_replica();
+        // Meanwhile the subscriptions to living peers stand still.
+        process::wait_for_locks(guc::rescue_lock_timeout().unwrap_or_default());
         let begun = transaction::run(|| {
             logicalrep::become_applier_of(target.subscription).map(|apply_as| {
                 untrusted_user::enter_session_of(apply_as.owner);
@@ -371,13 +402,49 @@ impl Rescue {
         pgrx::log!("clone \"{name}\" will be dropped when its server asks: {reason}");
     }
 
-    /// Changes the journal, and gives it what was done since it was last told.
+    /// Changes the journal, and gives it what was done since it was last told. Waits for locks as long as an attempt may.
     pub(super) fn write(
         &mut self,
         change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
     ) -> Result<(), RecoverError> {
+        let limit = guc::rescue_lock_timeout();
+        let since = Instant::now();
+        self.write_while(change, || match since.elapsed() {
+            waited if limit.is_some_and(|limit| waited >= limit) => {
+                Err(RecoverError::Locked { seconds: waited.as_secs() })
+            }
+            _ => Ok(()),
+        })
+    }
+
+    /// The same for the end of an attempt, which must be written down: whoever is in the way is told of, and waited for.
+    fn write_end(
+        &mut self,
+        intent: &Intent,
+        change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
+    ) -> Result<(), RecoverError> {
+        let (since, has_told, index) = (Instant::now(), Cell::new(false), self.index);
+        self.write_while(change, || {
+            let is_long = guc::rescue_lock_timeout().is_some_and(|limit| since.elapsed() >= limit);
+            if is_long && !has_told.replace(true) {
+                pgrx::warning!(
+                    "the end of an attempt to recover node \"{}\" cannot be written down, nor subscriptions enabled, for a lock is \
+                     not to be had{}",
+                    intent.request.failed,
+                    held_by(index, |blocked| blocked.by)
+                );
+            }
+            Ok(())
+        })
+    }
+
+    fn write_while(
+        &mut self,
+        change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
+        may_wait_on: impl Fn() -> Result<(), RecoverError>,
+    ) -> Result<(), RecoverError> {
         let done = self.done.clone();
-        // Somebody may hold the label's lock, or a subscription's: the wait is bounded, and tried again.
+        // Somebody may hold the label's lock, or a subscription's: each wait is bounded, and tried again.
         loop {
             let written = transaction::attempt(|| storage::update(|journal| change(journal, done.clone())));
             if let Some(written) = written {
@@ -387,18 +454,23 @@ impl Rescue {
                 return Ok(());
             }
             interrupts::check();
+            interrupts::reload_config_if_asked();
+            may_wait_on()?;
         }
     }
 
     /// Writes down why the attempt has ended, with the subscriptions to living peers running again: they need not wait.
     fn fail(&mut self, intent: &Intent, trouble: Trouble) {
         process::report_activity("resuming subscriptions");
-        let (failure, said) = failure_of(trouble);
+        let (mut failure, said) = failure_of(trouble);
+        let (sqlstate, index) = (failure.sqlstate.as_str(), self.index);
+        let holder = if is_wait(sqlstate) { held_by(index, |blocked| blocked.by_in_short) } else { String::new() };
+        failure.reason.push_str(&holder);
         let is_news = intent.failure.as_ref().is_none_or(|known| {
             (&known.sqlstate, &known.relation, known.origin_lsn)
                 != (&failure.sqlstate, &failure.relation, failure.origin_lsn)
         });
-        let written = self.write(|journal, done| {
+        let written = self.write_end(intent, |journal, done| {
             journal.fail(intent.id, failure.clone(), done)?;
             suspend::resume(journal);
             Ok(())
@@ -418,7 +490,7 @@ impl Rescue {
     }
 
     fn abort(&mut self, intent: &Intent) {
-        let written = self.write(|journal, done| {
+        let written = self.write_end(intent, |journal, done| {
             suspend::resume(journal);
             forget_dsn(journal, intent.id)?;
             Ok(journal.abort(intent.id, done, Timestamp::now().0)?)
@@ -431,6 +503,18 @@ impl Rescue {
             Err(error) => pgrx::warning!("recovery of node \"{}\" cannot be aborted: {error}", intent.request.failed),
         }
     }
+}
+
+/// A lock, or what a lock keeps from ending, was waited for in vain.
+fn is_wait(sqlstate: &str) -> bool {
+    matches!(sqlstate, "55P03" | "55006")
+}
+
+/// Who was in the way when the manager last looked, as it follows what was waited for; nothing where nobody was seen.
+fn held_by(index: usize, tell: impl FnOnce(&BlockedEntry) -> ShortText) -> String {
+    let mut text = ShortText::EMPTY;
+    with_entry(index, |entry| text = tell(&entry.blocked));
+    if text.as_str().is_empty() { String::new() } else { format!("; it is held by {}", text.as_str()) }
 }
 
 /// The connection string that the caller gave goes with the recovery.
@@ -460,6 +544,10 @@ pub(super) fn plugin_settings(
     stop: OriginLsn,
 ) -> Vec<(&'static str, String)> {
     let mut settings = vec![
+        // What the source's role has been given for its sessions does not end this one.
+        ("statement_timeout", "0".to_owned()),
+        ("transaction_timeout", "0".to_owned()),
+        ("lock_timeout", "0".to_owned()),
         ("spock.rescue_origin", facts.origin_id.to_string()),
         ("spock.rescue_skip_lsn", skip.min(stop).to_string()),
         ("spock.rescue_stop_lsn", stop.to_string()),
@@ -525,7 +613,9 @@ pub(super) fn failure_of(trouble: Trouble) -> (Failure, Said) {
         Trouble::Raised { report, relation, origin_lsn } => {
             let error = last_error::of(&report);
             let names = transaction::caught(|| error.known_names()).unwrap_or_default();
-            let what = if origin_lsn.is_some() {
+            let what = if error.sqlstate == "55P03" {
+                "a lock was not to be had within spock.rescue_lock_timeout"
+            } else if origin_lsn.is_some() {
                 "a transaction could not be applied"
             } else {
                 "the stream could not be read"
@@ -535,6 +625,11 @@ pub(super) fn failure_of(trouble: Trouble) -> (Failure, Said) {
             let failure =
                 Failure { relation, column: names.column, constraint: names.constraint, origin_lsn, ..failure };
             return (failure, Said { node: None, error });
+        }
+        Trouble::Unexpected(report) => {
+            let error = last_error::of(&report);
+            let what = format!("the attempt ended by an error: {}", condition(report.sql_error_code()));
+            return (failure(&error.sqlstate, what), Said { node: None, error });
         }
         // Handled by the caller.
         Trouble::MustStop => return (failure("57014", "aborted".to_owned()), Said::default()),
@@ -585,6 +680,6 @@ fn condition(code: PgSqlErrorCode) -> String {
     format!("{code:?}").trim_start_matches("ERRCODE_").to_lowercase().replace('_', " ")
 }
 
-fn sqlstate_text(packed: i32) -> String {
+pub(super) fn sqlstate_text(packed: i32) -> String {
     unpack_sqlstate(packed).map(char::from).iter().collect()
 }

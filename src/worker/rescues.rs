@@ -1,7 +1,10 @@
 //! The manager's part in a recovery: starts the rescue worker for an unfinished intent, again after a while when one has
 //! ended before its time, and brings the failed node's subscription back when that node is. Without an intent it starts it
-//! now and then for the rows that earlier recoveries could not judge.
+//! now and then for the rows that earlier recoveries could not judge. What an attempt could not say for itself it says
+//! (cut_short.rs), and whom one waits for (blockers.rs).
 
+use super::blockers::Blockers;
+use super::cut_short::{self, Account};
 use super::error::NoRoom;
 use super::returns::Returns;
 use super::skips::Skips;
@@ -9,18 +12,26 @@ use super::{backoff, entry};
 use crate::guc;
 use crate::intent::IntentError;
 use crate::intent::document::Journal;
+use crate::intent::id::IntentId;
 use crate::intent::journal::Resumable;
 use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::Monotonic;
 use crate::pg::{catalog, interrupts};
+use crate::recover::error::RecoverError;
 use crate::shmem::{self, PeerEntry, PeerState, RescueEntry};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 /// A worker that has not come up after this long never will.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Between two looks at who a recovery waits for.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two looks at an attempt of which nobody knows yet how it ended.
+const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a worker may take to stop by itself when its recovery is aborted.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -31,12 +42,21 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const PAUSE_PER_WORK: u32 = 10;
 
+/// A worker is there, or about to be.
+fn is_up(rescue: &RescueEntry) -> bool {
+    let is_coming_up = rescue.is_coming_up && Monotonic::now().since(rescue.started_at) < START_LIMIT;
+    rescue.worker_pid != 0 || is_coming_up
+}
+
 /// What the journal asks of the manager.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
     /// A recovery is to be carried; counts what users have said about it, so that it is tried at once when they do.
     intent: Option<([u8; 16], usize)>,
     must_stop: bool,
+    /// What stands against another attempt, and how many in a row have ended without a word.
+    account: Account,
+    cut_short: u32,
     /// Without one: rows are kept that could not be judged, in this state of the world.
     kept: Option<u64>,
     database: String,
@@ -61,6 +81,7 @@ pub struct Rescues {
     heard: usize,
     said_no_worker: bool,
     asked_to_stop_at: Option<Instant>,
+    blockers: Blockers,
     again: Option<Again>,
     returns: Returns,
 }
@@ -73,6 +94,7 @@ impl Rescues {
             heard: 0,
             said_no_worker: false,
             asked_to_stop_at: None,
+            blockers: Blockers::default(),
             again: None,
             returns: Returns::default(),
         }
@@ -93,10 +115,20 @@ impl Rescues {
                 let words = intent.skips.len() + usize::from(intent.must_abort);
                 if self.known.replace(intent.id.0) != Some(intent.id.0) {
                     self.heard = words;
+                    self.blockers.forget();
                 }
+                let account = skips
+                    .each(|| "a recovery".to_owned(), || cut_short::settle(self.index, intent, is_up))
+                    .unwrap_or(Account::Open);
+                skips.each(
+                    || "who a recovery waits for".to_owned(),
+                    || self.blockers.look(self.index, intent).map_err(RecoverError::from),
+                );
                 Wanted {
                     intent: Some((intent.id.0, words)),
                     must_stop: intent.must_abort,
+                    account,
+                    cut_short: intent.cut_short.saturating_add(u32::from(account == Account::Settles)),
                     database: catalog::my_database_name(),
                     ..Wanted::default()
                 }
@@ -111,6 +143,11 @@ impl Rescues {
             self.known = None;
             return nap.min(self.look_again(wanted));
         };
+        if wanted.account == Account::Settles {
+            cut_short::note_settled(self.index, IntentId(id));
+        }
+        // Who it waits for is looked at while it works, and told soon.
+        let nap = nap.min(LOOK_PAUSE);
         let now = Monotonic::now();
         {
             let mut shared = shmem::lock();
@@ -120,6 +157,9 @@ impl Rescues {
                     is_coming_up: rescue.is_coming_up,
                     started_at: rescue.started_at,
                     intent: id,
+                    // What crashes the server time and again is not tried at once each time.
+                    failures: wanted.cut_short,
+                    ended_at: now,
                     ..RescueEntry::FREE
                 };
             }
@@ -139,9 +179,11 @@ impl Rescues {
                 rescue.failures = 0;
                 self.heard = words;
             }
-            let is_coming_up = rescue.is_coming_up && now.since(rescue.started_at) < START_LIMIT;
-            if rescue.worker_pid != 0 || is_coming_up {
+            if is_up(rescue) {
                 return nap;
+            }
+            if wanted.account == Account::Open {
+                return nap.min(SETTLE_PAUSE);
             }
             let wait = backoff::delay(rescue.failures).saturating_sub(now.since(rescue.ended_at));
             if rescue.failures > 0 && !wait.is_zero() {
@@ -185,8 +227,7 @@ impl Rescues {
             let now = Monotonic::now();
             let mut shared = shmem::lock();
             let rescue = &mut shared.databases()[self.index].rescue;
-            let is_coming_up = rescue.is_coming_up && now.since(rescue.started_at) < START_LIMIT;
-            if rescue.worker_pid != 0 || is_coming_up {
+            if is_up(rescue) {
                 return FIRST_PAUSE;
             }
             let took = again.started_at.map_or(Duration::ZERO, |started| rescue.ended_at.since(started));

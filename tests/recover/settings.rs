@@ -5,7 +5,7 @@ use crate::cluster::{Node, SqlError, wait_for};
 use crate::rescue::{assert_identical, drain, hold_back};
 
 /// Each would stop or mislead a session that takes it over.
-const DEFAULTS: [(&str, &str); 13] = [
+const DEFAULTS: [(&str, &str); 17] = [
     ("role", "'nobody'"),
     ("search_path", "evil, public"),
     ("default_transaction_read_only", "on"),
@@ -14,6 +14,10 @@ const DEFAULTS: [(&str, &str); 13] = [
     ("lock_timeout", "'1ms'"),
     ("idle_in_transaction_session_timeout", "'1ms'"),
     ("transaction_timeout", "'300ms'"),
+    ("statement_timeout", "'1min'"),
+    ("exit_on_error", "on"),
+    ("temp_file_limit", "'0'"),
+    ("session_replication_role", "replica"),
     ("row_security", "off"),
     ("datestyle", "'German'"),
     ("intervalstyle", "'iso_8601'"),

@@ -10,6 +10,8 @@ pub struct RecoveryFacts {
     pub phase: &'static str,
     /// Why it waits.
     pub failure: Option<String>,
+    /// Who holds the lock that it waits for at this moment.
+    pub blocked_by: Option<String>,
 }
 
 pub fn recovery(unfinished: &[RecoveryFacts]) -> Check {
@@ -20,6 +22,11 @@ pub fn recovery(unfinished: &[RecoveryFacts]) -> Check {
     match unfinished {
         [] => check(name, Status::Healthy, "none is unfinished"),
         [one] => match &one.failure {
+            _ if one.blocked_by.is_some() => check(
+                name,
+                Status::Warning,
+                format!("{}: waits for a lock: {}", named(one), one.blocked_by.as_deref().unwrap_or_default()),
+            ),
             None => check(name, Status::Healthy, named(one)),
             Some(failure) => check(
                 name,
@@ -50,8 +57,13 @@ mod tests {
 
     #[test]
     fn an_unfinished_recovery_is_a_warning_when_it_waits_and_several_are_critical() {
-        let running =
-            RecoveryFacts { failed: "n'1".to_owned(), intent: "i".to_owned(), phase: "replaying", failure: None };
+        let running = RecoveryFacts {
+            failed: "n'1".to_owned(),
+            intent: "i".to_owned(),
+            phase: "replaying",
+            failure: None,
+            blocked_by: None,
+        };
         assert_eq!(recovery(&[]).status, Status::Healthy);
         let verdict = recovery(std::slice::from_ref(&running));
         assert_eq!((verdict.status, verdict.details.contains("at phase replaying")), (Status::Healthy, true));
@@ -61,6 +73,9 @@ mod tests {
         for part in ["SQLSTATE 42P01", "CALL spock.recover_abort('n''1')"] {
             assert!(verdict.details.contains(part), "{}", verdict.details);
         }
+        let who = Some("process 7".to_owned());
+        let verdict = recovery(&[RecoveryFacts { blocked_by: who, ..running.clone() }]);
+        assert_eq!((verdict.status, verdict.details.contains("waits for a lock: process 7")), (Status::Warning, true));
         let verdict = recovery(&[running, waiting]);
         assert_eq!(verdict.status, Status::Critical);
         assert!(verdict.details.starts_with("2 are unfinished"), "{}", verdict.details);

@@ -1,0 +1,103 @@
+//! What a failed attempt is to be blamed on, and what mends it (pure).
+//!
+//! Giving a transaction up loses what it held. So it is proposed only where the transaction itself is at fault: not where the
+//! server lacked something, was stopped, or somebody held a lock, for then the same transaction can be applied later.
+
+use super::document::Failure;
+
+/// By classes of SQLSTATEs (errcodes.txt): what is not the transaction's fault, and what mends it.
+const NOT_ITS_FAULT: [(&str, &str); 10] = [
+    ("08", "See SELECT * FROM spock.peer_status(); and the log of that node."),
+    ("25", "Look for what ends transactions of its own accord on the target: triggers that set time limits, jobs."),
+    ("40", "It is tried again by itself."),
+    ("53", "Give the target what it lacks: room on its disks, memory, connections; its log says which."),
+    (
+        "55",
+        "End or wait for what is in the way: SELECT * FROM spock.recovery_progress; and pg_locks name it; or mend the object that is not usable.",
+    ),
+    ("57", "Look for who ends processes of the target or stops it: its log says when."),
+    ("58", "Mend what the target's log says of its files or its operating system."),
+    ("F0", "Mend the server's configuration file."),
+    ("XX001", "Mend the table that is damaged: the target's log names it."),
+    ("XX002", "REINDEX what the target's log names."),
+];
+
+/// ERRCODE_T_R_SERIALIZATION_FAILURE, which src/apply/change.rs raises where spock.rescue_conflict_resolution is "error".
+const CONFLICT: &str = "40001";
+
+/// Classes of errors that lie in what a transaction holds.
+const ITS_FAULT: [&str; 11] = ["0A", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"];
+
+/// An internal error, which a row that is larger than a message may be is to some functions; a column of another type; a conflict.
+const ITS_FAULT_TOO: [&str; 3] = ["XX000", "42804", CONFLICT];
+
+/// The transaction at hand cannot be applied as it is, whatever becomes of the server: giving it up is an answer, and nothing else
+/// may be one. Resources, locks, privileges, missing tables and lost connections are mended, not given up.
+pub fn is_transactions(failure: &Failure) -> bool {
+    let sqlstate = failure.sqlstate.as_str();
+    failure.origin_lsn.is_some()
+        && (ITS_FAULT_TOO.contains(&sqlstate) || ITS_FAULT.iter().any(|class| sqlstate.starts_with(class)))
+}
+
+/// A person has to do something before another attempt can go further.
+pub fn must_be_mended(failure: &Failure) -> bool {
+    failure.origin_lsn.is_some() && advice(failure).is_none()
+}
+
+/// What mends a failure that is not the transaction's, and may pass by itself.
+pub fn advice(failure: &Failure) -> Option<&'static str> {
+    // A conflict at which the recovery is told to wait has core's code for it. Beside that it is seen only where a row has moved
+    // to another partition meanwhile, and then the next attempt finds it there.
+    if failure.sqlstate == CONFLICT {
+        return None;
+    }
+    NOT_ITS_FAULT.iter().find(|(known, _)| failure.sqlstate.starts_with(known)).map(|(_, advice)| *advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsn::OriginLsn;
+
+    fn failure(sqlstate: &str) -> Failure {
+        Failure {
+            sqlstate: sqlstate.to_owned(),
+            reason: String::new(),
+            relation: None,
+            column: None,
+            constraint: None,
+            origin_lsn: Some(OriginLsn(1)),
+            at: 0,
+        }
+    }
+
+    #[test]
+    fn what_the_server_lacked_or_others_did_is_no_fault_of_the_transaction() {
+        for sqlstate in ["08006", "25P04", "40P01", "53100", "53400", "55P03", "57P01", "58030", "XX001"] {
+            assert!(!is_transactions(&failure(sqlstate)), "{sqlstate}");
+            assert!(advice(&failure(sqlstate)).is_some(), "{sqlstate}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_a_constraint_a_type_or_a_trigger_refuses_is() {
+        for sqlstate in ["23505", "23514", "22P02", "22001", "40001", "42804", "54000", "P0001", "0A000", "XX000"] {
+            assert!(is_transactions(&failure(sqlstate)), "{sqlstate}");
+            assert_eq!(advice(&failure(sqlstate)), None, "{sqlstate}");
+            assert!(must_be_mended(&failure(sqlstate)), "{sqlstate}");
+        }
+    }
+
+    #[test]
+    fn a_missing_table_or_privilege_is_mended_and_not_given_up() {
+        for sqlstate in ["42P01", "42501", "42703", "3F000", "28000"] {
+            assert!(!is_transactions(&failure(sqlstate)), "{sqlstate}");
+            assert!(must_be_mended(&failure(sqlstate)), "{sqlstate}");
+        }
+    }
+
+    #[test]
+    fn where_no_transaction_was_at_hand_none_is_at_fault() {
+        assert!(!is_transactions(&Failure { origin_lsn: None, ..failure("23505") }));
+    }
+}

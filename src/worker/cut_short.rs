@@ -1,0 +1,219 @@
+//! An attempt of a recovery that has ended without a word: by a signal, by a FATAL, or with the server. The manager does for it
+//! what it would have done itself: the subscriptions to living peers run again, and why the recovery waits is written down.
+//!
+//! That an attempt goes on stands in the intent (`is_attempted`) from before its first step until it has said how it ended.
+
+use super::rescue::sqlstate_text;
+use crate::intent::document::{Failure, Intent};
+use crate::intent::id::IntentId;
+use crate::intent::storage;
+use crate::pg::clock::{Monotonic, Timestamp};
+use crate::pg::interrupts;
+use crate::recover::error::RecoverError;
+use crate::recover::suspend;
+use crate::shmem::{self, AttemptEnd};
+use std::time::Duration;
+
+/// The postmaster ends all of its workers at once, and within this time the manager has heard of it as well: an attempt that
+/// ended with the server needs no words.
+const SHUTDOWN_NOTICE: Duration = Duration::from_millis(200);
+
+/// How a worker that was ended by SIGTERM reports (ERRCODE_ADMIN_SHUTDOWN).
+const ADMIN_SHUTDOWN: &str = "57P01";
+/// A crash (ERRCODE_CRASH_SHUTDOWN).
+const CRASH: &str = "57P02";
+
+/// What there is to say of the last attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It is going on, or has said it, or was asked to leave.
+    Nothing,
+    /// It may have ended with the server.
+    Later,
+    /// It ended in this run of the server, by this SQLSTATE as core packs it.
+    Ended(i32),
+    /// It ended with a crash of the server, or by one.
+    Crashed,
+}
+
+/// What is known of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// A worker is there, or about to be.
+    pub is_up: bool,
+    /// The intent says that an attempt goes on.
+    pub is_attempted: bool,
+    pub must_abort: bool,
+    pub end: AttemptEnd,
+    pub end_sqlstate: i32,
+    pub ended_for: Duration,
+    pub was_shut_down: bool,
+}
+
+pub fn verdict(known: Known) -> Verdict {
+    // The next worker ends it, and resumes what is suspended, whatever has become of this one.
+    if known.is_up || known.must_abort {
+        return Verdict::Nothing;
+    }
+    match known.end {
+        AttemptEnd::Untold if known.ended_for < SHUTDOWN_NOTICE => Verdict::Later,
+        AttemptEnd::Untold => Verdict::Ended(known.end_sqlstate),
+        AttemptEnd::Told | AttemptEnd::Asked => Verdict::Nothing,
+        AttemptEnd::None if known.is_attempted && !known.was_shut_down => Verdict::Crashed,
+        AttemptEnd::None => Verdict::Nothing,
+    }
+}
+
+/// What is written down of it.
+fn failure(verdict: Verdict, at: i64) -> Option<Failure> {
+    let (sqlstate, reason) = match verdict {
+        Verdict::Nothing | Verdict::Later => return None,
+        Verdict::Crashed => (CRASH.to_owned(), "the server, or the process that carried it, crashed"),
+        Verdict::Ended(packed) => {
+            let sqlstate = if packed == 0 { CRASH.to_owned() } else { sqlstate_text(packed) };
+            let reason = match sqlstate.as_str() {
+                ADMIN_SHUTDOWN => "the process that carried it was ended by a signal (SIGTERM)",
+                _ => "the process that carried it has ended; the server's log says why",
+            };
+            (sqlstate, reason)
+        }
+    };
+    Some(Failure {
+        sqlstate,
+        reason: reason.to_owned(),
+        relation: None,
+        column: None,
+        constraint: None,
+        origin_lsn: None,
+        at,
+    })
+}
+
+/// What there is to say of the last attempt of a recovery, by its entry at `index`.
+fn look(index: usize, intent: &Intent, is_up: impl Fn(&shmem::RescueEntry) -> bool) -> Verdict {
+    let mut shared = shmem::lock();
+    let was_shut_down = shared.was_shut_down();
+    let rescue = shared.databases()[index].rescue;
+    // Of the attempts of another one the entry says nothing about this one's.
+    let is_known = rescue.intent == intent.id.0;
+    verdict(Known {
+        is_up: is_up(&rescue),
+        is_attempted: intent.is_attempted,
+        must_abort: intent.must_abort,
+        end: if is_known { rescue.end } else { AttemptEnd::None },
+        end_sqlstate: rescue.end_sqlstate,
+        ended_for: Monotonic::now().since(rescue.ended_at),
+        was_shut_down,
+    })
+}
+
+/// How it stands with the last attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Account {
+    #[default]
+    Settled,
+    /// It is settled with the commit of this transaction.
+    Settles,
+    /// Not yet: no other attempt is to begin.
+    Open,
+}
+
+/// Settles what an attempt that ended without a word has left behind, with the present transaction. An error while that cannot
+/// be done: then it is open. `is_up`: whether a worker is there, or about to be.
+pub fn settle(
+    index: usize,
+    intent: &Intent,
+    is_up: impl Fn(&shmem::RescueEntry) -> bool,
+) -> Result<Account, RecoverError> {
+    match look(index, intent, &is_up) {
+        Verdict::Nothing => return Ok(Account::Settled),
+        Verdict::Later => return Ok(Account::Open),
+        Verdict::Ended(_) | Verdict::Crashed if interrupts::shutdown_requested() => return Ok(Account::Open),
+        Verdict::Ended(_) | Verdict::Crashed => (),
+    }
+    let settled = storage::try_update(|journal| {
+        // Under the lock: the attempt may have found words while it was waited for.
+        let Some(now) = journal.intent(intent.id).filter(|now| now.is_unfinished()).cloned() else {
+            return Ok(Account::Settled);
+        };
+        let Some(failure) = failure(look(index, &now, &is_up), Timestamp::now().0) else {
+            return Ok(Account::Settled);
+        };
+        suspend::resume(journal);
+        journal.note_cut_short(intent.id, failure.clone())?;
+        warn(&now, &failure);
+        Ok::<_, RecoverError>(Account::Settles)
+    })?;
+    // The manager tells of it where that lasts.
+    settled.ok_or(RecoverError::JournalBusy)
+}
+
+/// Said when it is news.
+fn warn(intent: &Intent, failure: &Failure) {
+    if intent.failure.as_ref().is_none_or(|known| known.sqlstate != failure.sqlstate) {
+        let text = crate::intent::sql::describe(intent, failure);
+        pgrx::warning!("recovery of node \"{}\" waits: {text}", intent.request.failed);
+    }
+}
+
+/// What was settled is committed.
+pub fn note_settled(index: usize, id: IntentId) {
+    let mut shared = shmem::lock();
+    let rescue = &mut shared.databases()[index].rescue;
+    if rescue.intent == id.0 && rescue.end == AttemptEnd::Untold {
+        rescue.end = AttemptEnd::Told;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UP: Known = Known {
+        is_up: true,
+        is_attempted: true,
+        must_abort: false,
+        end: AttemptEnd::Untold,
+        end_sqlstate: 1,
+        ended_for: Duration::from_secs(1),
+        was_shut_down: false,
+    };
+
+    #[test]
+    fn only_an_attempt_that_has_ended_and_told_nothing_is_told_of() {
+        let ended = Known { is_up: false, ..UP };
+        assert_eq!(verdict(UP), Verdict::Nothing);
+        assert_eq!(verdict(ended), Verdict::Ended(1));
+        // Whether it has written down that it began is no matter: it may have ended before.
+        assert_eq!(verdict(Known { is_attempted: false, ..ended }), Verdict::Ended(1));
+        assert_eq!(verdict(Known { must_abort: true, ..ended }), Verdict::Nothing);
+        for end in [AttemptEnd::Told, AttemptEnd::Asked] {
+            assert_eq!(verdict(Known { end, ..ended }), Verdict::Nothing);
+        }
+    }
+
+    #[test]
+    fn one_that_may_have_ended_with_the_server_waits_until_that_would_be_known() {
+        let just_now = Known { is_up: false, ended_for: Duration::from_millis(10), ..UP };
+        assert_eq!(verdict(just_now), Verdict::Later);
+    }
+
+    #[test]
+    fn after_a_crash_the_intent_alone_tells_and_after_a_shutdown_there_is_nothing_to_tell() {
+        let restarted = Known { is_up: false, end: AttemptEnd::None, ..UP };
+        assert_eq!(verdict(restarted), Verdict::Crashed);
+        assert_eq!(verdict(Known { was_shut_down: true, ..restarted }), Verdict::Nothing);
+        assert_eq!(verdict(Known { is_attempted: false, ..restarted }), Verdict::Nothing);
+    }
+
+    #[test]
+    fn what_is_written_down_has_its_sqlstate() {
+        assert_eq!(failure(Verdict::Nothing, 0), None);
+        assert_eq!(failure(Verdict::Later, 0), None);
+        assert_eq!(failure(Verdict::Crashed, 0).map(|failure| failure.sqlstate), Some("57P02".to_owned()));
+        let signal = pgrx::PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN as i32;
+        let told = failure(Verdict::Ended(signal), 7).expect("a failure");
+        assert!(told.reason.contains("SIGTERM"), "{told:?}");
+        assert_eq!((told.sqlstate.as_str(), told.at), ("57P01", 7));
+    }
+}
