@@ -314,7 +314,9 @@ impl Poller {
         {
             let mut shared = shmem::lock();
             let lives = lives_of_former(&mut shared, self.index, self.peer, question);
-            let has_begun = shared.lives() > question.former.lives;
+            let origins = question.former.origins;
+            let mut of_peer = origins.iter().flat_map(|origin| shared.lives_of(*origin));
+            let has_begun = of_peer.any(|life| life.number > question.former.lives);
             let Some(entry) = own_entry(&mut shared, self.index, self.peer) else {
                 return;
             };
