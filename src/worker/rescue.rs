@@ -470,16 +470,15 @@ impl Rescue {
             (&known.sqlstate, &known.relation, known.origin_lsn)
                 != (&failure.sqlstate, &failure.relation, failure.origin_lsn)
         });
+        // Who sees that it has failed sees why.
+        let document = said.to_text(LongText::CAPACITY);
+        with_entry(self.index, |entry| entry.said.set(&document));
         let written = self.write_end(intent, |journal, done| {
             journal.fail(intent.id, failure.clone(), done)?;
             suspend::resume(journal);
             Ok(())
         });
-        let document = said.to_text(LongText::CAPACITY);
-        with_entry(self.index, |entry| {
-            entry.failures = entry.failures.saturating_add(1);
-            entry.said.set(&document);
-        });
+        with_entry(self.index, |entry| entry.failures = entry.failures.saturating_add(1));
         let text = crate::intent::sql::describe(intent, &failure);
         if is_news {
             said.log(&format!("recovery of node \"{}\" waits: {text}", intent.request.failed));

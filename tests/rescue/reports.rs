@@ -1,6 +1,7 @@
 //! What users see of a transaction that failed: what the server's log has, but for rows, which only superusers see.
 
-use super::{LAST_INTENT, fail, hold_back, start, wait_applied_lsn, wait_completed, wait_error, wait_tidy};
+use super::{LAST_INTENT, LIMIT, fail, hold_back, start, wait_applied_lsn, wait_completed, wait_error, wait_tidy};
+use spockctl::deadline;
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY, v text)";
 
@@ -36,7 +37,10 @@ fn superusers_see_what_the_server_said_and_others_all_but_the_rows() {
     let mut watcher = n2.db("postgres").role("watcher").session();
     let seen = watcher.value(&format!("SELECT server_error IS NULL, error FROM {LAST_INTENT}"));
     assert!(seen.starts_with("t|") && seen.contains("is_good") && !seen.contains("secret"), "{seen}");
-    let seen = watcher.value("SELECT details FROM spock.recover_status() WHERE state = 'waiting'");
+    // Now and then it tries again.
+    let waits = "SELECT details FROM spock.recover_status() WHERE state = 'waiting'";
+    let seen = deadline::poll(LIMIT, || Some(watcher.value(waits)).filter(|details| !details.is_empty()));
+    let seen = seen.expect("it waits");
     assert!(seen.contains("is_good") && !seen.contains("secret"), "{seen}");
     n2.wait_log("Failing row contains (1, secret).");
     assert_eq!(n2.value(QUOTED), "0");
