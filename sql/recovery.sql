@@ -3,7 +3,7 @@
 CREATE FUNCTION recovery_intents()
     RETURNS TABLE (intent_id uuid, failed_node name, source_node name, target_node name, phase text,
                    begun_at timestamptz, ended_at timestamptz, summary jsonb, error text, server_error jsonb)
-    LANGUAGE c VOLATILE ROWS 20 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_intents_wrapper';
+    LANGUAGE c VOLATILE ROWS 20 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_intents_2_wrapper';
 COMMENT ON FUNCTION recovery_intents() IS
     'the recoveries of which this node is the target: unfinished ones, and the last 20 that have ended; error: why one waits (superusers, REPLICATION, pg_monitor); server_error: what the server has said of that, with its rows, for superusers alone';
 
@@ -20,7 +20,7 @@ COMMENT ON FUNCTION recovery_conflicts(uuid) IS
 
 CREATE FUNCTION recovery_unjudged(intent_id uuid)
     RETURNS TABLE (relation text, key text, reason text, detail text)
-    LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_unjudged_wrapper';
+    LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_unjudged_2_wrapper';
 REVOKE ALL ON FUNCTION recovery_unjudged(uuid) FROM PUBLIC;
 COMMENT ON FUNCTION recovery_unjudged(uuid) IS
     'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; detail: what the node has told that has refused rows of the table; they are looked at again by themselves; for superusers';
@@ -69,7 +69,7 @@ CREATE FUNCTION rescue_progress(OUT intent_id uuid, OUT failed_node name, OUT so
                                 OUT rows_per_second float8, OUT time_left interval, OUT started_at timestamptz,
                                 OUT blocked_by text)
     RETURNS SETOF record
-    LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rescue_progress_wrapper';
+    LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rescue_progress_2_wrapper';
 COMMENT ON FUNCTION rescue_progress() IS 'what the view recovery_progress shows';
 
 CREATE VIEW recovery_progress AS SELECT * FROM @extschema@.rescue_progress();

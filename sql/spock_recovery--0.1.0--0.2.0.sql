@@ -3,11 +3,590 @@
 -- A function with other arguments or more columns has another C symbol: SQL of one version never calls a function of the library
 -- that reads or writes more than it declares.
 
+DROP VIEW @extschema@.recovery_progress;
 DROP FUNCTION @extschema@.node_identity();
+DROP FUNCTION @extschema@.recovery_intents();
+DROP FUNCTION @extschema@.recovery_unjudged(uuid);
+DROP FUNCTION @extschema@.rescue_progress();
+
 CREATE FUNCTION @extschema@.node_identity(OUT node_name name, OUT system_identifier text, OUT database oid, OUT version text,
                               OUT timeline integer, OUT wal_end pg_lsn, OUT started_at_lsn pg_lsn,
                               OUT timeline_forks text, OUT started_at timestamptz, OUT protocol_version integer)
     RETURNS SETOF record
     LANGUAGE c STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'node_identity_2_wrapper';
+
 COMMENT ON FUNCTION @extschema@.node_identity() IS
     'which node this database is, as peers ask it; no row where it is none, or a copy of one that lives elsewhere';
+
+CREATE FUNCTION @extschema@.recovery_intents()
+    RETURNS TABLE (intent_id uuid, failed_node name, source_node name, target_node name, phase text,
+                   begun_at timestamptz, ended_at timestamptz, summary jsonb, error text, server_error jsonb)
+    LANGUAGE c VOLATILE ROWS 20 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_intents_2_wrapper';
+
+COMMENT ON FUNCTION @extschema@.recovery_intents() IS
+    'the recoveries of which this node is the target: unfinished ones, and the last 20 that have ended; error: why one waits (superusers, REPLICATION, pg_monitor); server_error: what the server has said of that, with its rows, for superusers alone';
+
+CREATE FUNCTION @extschema@.recovery_unjudged(intent_id uuid)
+    RETURNS TABLE (relation text, key text, reason text, detail text)
+    LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_unjudged_2_wrapper';
+
+REVOKE ALL ON FUNCTION @extschema@.recovery_unjudged(uuid) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.recovery_unjudged(uuid) IS
+    'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; detail: what the node has told that has refused rows of the table; they are looked at again by themselves; for superusers';
+
+CREATE MATERIALIZED VIEW @extschema@.recovery_kept_objects AS
+    SELECT DISTINCT (i.intent ->> 'kept_rows')::oid AS object
+      FROM pg_catalog.pg_seclabel l, LATERAL pg_catalog.jsonb_path_query(l.label::jsonb, '$.intents[*]') i(intent)
+     WHERE l.provider = 'spock_recovery' AND l.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND l.objsubid = 0
+       AND i.intent ->> 'kept_rows' IS NOT NULL;
+
+COMMENT ON MATERIALIZED VIEW @extschema@.recovery_kept_objects IS
+    'the large objects with the rows that recovery_unjudged() shows: here for vacuumlo, which removes those that nothing refers to';
+
+REVOKE ALL ON @extschema@.recovery_kept_objects FROM PUBLIC;
+
+GRANT SELECT ON @extschema@.recovery_kept_objects TO PUBLIC;
+
+CREATE FUNCTION @extschema@.rescue_progress(OUT intent_id uuid, OUT failed_node name, OUT source_node name, OUT target_node name,
+                                OUT phase text, OUT target_lsn pg_lsn, OUT current_lsn pg_lsn, OUT stop_lsn pg_lsn,
+                                OUT transactions bigint, OUT rows bigint, OUT bytes bigint, OUT conflicts bigint,
+                                OUT rows_per_second float8, OUT time_left interval, OUT started_at timestamptz,
+                                OUT blocked_by text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rescue_progress_2_wrapper';
+
+COMMENT ON FUNCTION @extschema@.rescue_progress() IS 'what the view recovery_progress shows';
+
+CREATE VIEW @extschema@.recovery_progress AS SELECT * FROM @extschema@.rescue_progress();
+
+COMMENT ON VIEW @extschema@.recovery_progress IS
+    'the unfinished recovery of which this node is the target: how far it is and how long it will take; phase waiting: see recovery_intents()';
+
+REVOKE ALL ON @extschema@.recovery_progress FROM PUBLIC;
+
+GRANT SELECT ON @extschema@.recovery_progress TO PUBLIC;
+
+CREATE FUNCTION @extschema@.peer_readiness(node_name name, system_identifier text, database oid) RETURNS jsonb
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'peer_readiness_wrapper';
+
+COMMENT ON FUNCTION @extschema@.peer_readiness(name, text, oid) IS
+    'what a recovery of the node that asks would need of this one, and whether this one has it as a peer: what pollers of peers ask (superusers, REPLICATION, pg_monitor)';
+
+CREATE FUNCTION @extschema@.begin_step() RETURNS void
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM pg_catalog.set_config('synchronous_commit', 'local', true);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.begin_step() IS
+    'the settings of a transaction of recover_run() and its like: names are found in pg_catalog alone, and its commit waits for no standby';
+
+CREATE OR REPLACE FUNCTION @extschema@.tell_reconciled(report jsonb, verb boolean) RETURNS void
+    LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    done jsonb := report -> 'reconciled';
+    left_out bigint := (SELECT sum(e.value::bigint) FROM jsonb_each_text(report -> 'reconciled' -> 'unjudged') e);
+BEGIN
+    IF (done ->> 'updated')::bigint + (done ->> 'deleted')::bigint > 0 OR verb AND jsonb_typeof(done) = 'object' THEN
+        RAISE NOTICE '% compared with node "%": % brought to the later version, % deleted',
+            @extschema@.counted((done ->> 'compared')::bigint, 'row'), report ->> 'source_node', done ->> 'updated', done ->> 'deleted';
+    END IF;
+    IF left_out > 0 THEN
+        RAISE WARNING 'node "%": % could not be compared with node "%": %', report ->> 'target_node',
+            @extschema@.counted(left_out, 'row'), report ->> 'source_node',
+            (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e)
+                || coalesce((SELECT ' (' || string_agg(format('table %s: %s', e.key, e.value), '; ' ORDER BY e.key) || ')'
+                               FROM jsonb_each_text(done -> 'refused') e), '')
+            || coalesce((SELECT format(' (what comes cannot be applied by %s)', string_agg(s, '; by ' ORDER BY s))
+                           FROM jsonb_array_elements_text(done -> 'stuck') s), '')
+            USING HINT = CASE WHEN (done -> 'unjudged') ?| ARRAY['source_lags', 'target_lags', 'not_replicated', 'refused', 'busy', 'source_lost']
+                THEN format('They are compared by themselves when they can be. SELECT * FROM spock.recovery_unjudged(%L); on node "%s" shows those that are still to be.',
+                            report ->> 'intent_id', report ->> 'target_node')
+                ELSE format('Compare them by hand with those of node "%s".', report ->> 'source_node') END;
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE @extschema@.await_end(target_dsn text, target_node text, failed_node text, intent uuid)
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    LOOP
+        PERFORM @extschema@.begin_step();
+        EXIT WHEN coalesce((@extschema@.recovery_state_at(target_dsn, target_node::name, intent) ->> 'ended')::boolean, true);
+        PERFORM @extschema@.pause_watching(0.02, failed_node, coalesce(target_node, ''));
+        COMMIT;
+        PERFORM @extschema@.begin_step();
+    END LOOP;
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE @extschema@.watch_recovery(target_dsn text, target_node text, intent uuid, verb boolean, INOUT report jsonb DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    begun timestamptz := pg_catalog.clock_timestamp();
+    told_at timestamptz := begun;
+    state jsonb;
+    step jsonb;
+    told int := 0;
+    phase text := '';
+    warned text;
+    -- What the server itself has said; the caller is a superuser, who may see rows.
+    said jsonb;
+    words text;
+    known_error text;
+    blocker text;
+    is_first boolean := true;
+    lost_since timestamptz;
+    nap float8 := 0.01;
+BEGIN
+    LOOP
+        PERFORM @extschema@.begin_step();
+        BEGIN
+            state := @extschema@.recovery_state_at(target_dsn, target_node::name, intent);
+            lost_since := NULL;
+        EXCEPTION WHEN connection_exception OR admin_shutdown OR crash_shutdown OR cannot_connect_now THEN
+            -- The target restarts, perhaps: its manager goes on by itself.
+            lost_since := coalesce(lost_since, clock_timestamp());
+            IF clock_timestamp() - lost_since > interval '60 s' THEN
+                RAISE;
+            END IF;
+        END;
+        IF lost_since IS NULL THEN
+            IF state IS NULL THEN
+                RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+                    MESSAGE = format('node "%s" does not know the recovery any more', target_node),
+                    HINT = 'SELECT * FROM spock.recovery_intents(); there.';
+            END IF;
+            IF is_first THEN
+                -- What has failed before this call is tried again, and is an error when it has failed again.
+                is_first := false;
+                known_error := state ->> 'error_at';
+            END IF;
+            IF verb THEN
+                -- As the target has written them down: none is missed between two looks.
+                FOR step IN SELECT e FROM jsonb_array_elements(state -> 'steps') WITH ORDINALITY o(e, n) WHERE n > told LOOP
+                    told := told + 1;
+                    phase := step ->> 'phase';
+                    RAISE NOTICE '% s: %', to_char((step ->> 'seconds')::numeric, 'FM999990.000'),
+                        CASE phase WHEN 'suspending' THEN format('clone "%s" is made; suspending subscriptions', state ->> 'clone')
+                                   WHEN 'replaying' THEN format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn')
+                                   WHEN 'resuming' THEN 'all is replayed; resuming subscriptions'
+                                   WHEN 'reconciling' THEN 'comparing the rows that were touched'
+                                   ELSE phase END;
+                END LOOP;
+            END IF;
+            EXIT WHEN (state ->> 'ended')::boolean;
+            -- Who is in the way is told once, whether somebody asked for the steps or not.
+            IF state ->> 'blocked_by' <> coalesce(blocker, '') THEN
+                blocker := state ->> 'blocked_by';
+                RAISE NOTICE '% s: waits for a lock: %', to_char(extract(epoch FROM clock_timestamp() - begun), 'FM999990.000'), blocker;
+            END IF;
+            IF verb AND phase = 'replaying' AND clock_timestamp() - told_at >= interval '1 s' THEN
+                told_at := clock_timestamp();
+                RAISE NOTICE '% s: %, %, %',
+                    to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
+                    @extschema@.counted((state ->> 'transactions')::bigint, 'transaction'),
+                    @extschema@.counted((state ->> 'rows')::bigint, 'row'),
+                    CASE WHEN state ->> 'blocked_by' IS NOT NULL THEN 'waits for a lock'
+                         WHEN state ->> 'rows_per_second' IS NULL THEN 'between two attempts'
+                         ELSE round((state ->> 'rows_per_second')::numeric) || ' rows/s, '
+                              || coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time') || ' left' END;
+            END IF;
+            IF verb AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
+                told_at := clock_timestamp();
+                RAISE NOTICE '% s: % of % compared', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
+                    state ->> 'compared', @extschema@.counted((state ->> 'touched')::bigint, 'row');
+            END IF;
+            IF state ->> 'error_at' IS DISTINCT FROM known_error AND state ->> 'error' IS DISTINCT FROM warned THEN
+                said := state -> 'server_error';
+                words := CASE WHEN said ->> 'message' IS NULL THEN NULL
+                    ELSE concat_ws(E'\n', CASE WHEN said ->> 'node' IS NULL THEN said ->> 'message'
+                                               ELSE format('Node "%s" says: %s', said ->> 'node', said ->> 'message') END,
+                                         said ->> 'detail', said ->> 'hint', said ->> 'context') END;
+                IF (state ->> 'waiting')::boolean AND (state ->> 'must_be_mended')::boolean THEN
+                    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                        MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
+                                                    state ->> 'failed_node', target_node, state ->> 'error'),
+                        DETAIL = concat_ws(E'\n', words, 'What was applied stays, the other subscriptions run again, and the recovery goes on by itself once the cause is mended. The log of the target has the server''s own message.'),
+                        HINT = CASE WHEN (state ->> 'is_transactions_fault')::boolean
+                            THEN format('Mend the cause and CALL again to watch; or on the target: SELECT spock.recover_skip(%L, %L); gives up that transaction, CALL spock.recover_abort(%L); ends the recovery.',
+                                                 state ->> 'failed_node', state ->> 'error_lsn', state ->> 'failed_node')
+                            ELSE format('Mend the cause and CALL again to watch; CALL spock.recover_abort(%L); on the target ends the recovery.',
+                                                 state ->> 'failed_node') END;
+                ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
+                    -- Also where the next attempt has begun already.
+                    warned := state ->> 'error';
+                    IF words IS NULL THEN
+                        RAISE WARNING 'the recovery waits: %', warned USING HINT = coalesce(state ->> 'advice', '');
+                    ELSE
+                        RAISE WARNING USING MESSAGE = format('the recovery waits: %s', warned), DETAIL = words,
+                            HINT = coalesce(state ->> 'advice', '');
+                    END IF;
+                END IF;
+            END IF;
+            IF (state ->> 'waiting')::boolean AND (state ->> 'failures')::int >= 5 THEN
+                RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                    MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
+                                                state ->> 'failed_node', target_node, state ->> 'error'),
+                    DETAIL = concat_ws(E'\n', words, 'It was tried several times, and goes on by itself once that is mended.'),
+                    HINT = coalesce(state ->> 'advice' || ' ', '')
+                           || format('CALL again to watch, or with another source_node_name; CALL spock.recover_abort(%L); on the target ends it.',
+                                     state ->> 'failed_node');
+            END IF;
+        END IF;
+        -- Nothing is held between two looks.
+        COMMIT;
+        PERFORM @extschema@.begin_step();
+        PERFORM @extschema@.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
+        nap := least(nap * 1.07, 0.2);
+        COMMIT;
+        PERFORM @extschema@.begin_step();
+    END LOOP;
+    report := state || jsonb_build_object('seconds',
+        round(extract(epoch FROM clock_timestamp() - begun), 3));
+    IF state ->> 'phase' = 'aborted' THEN
+        RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
+            MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
+            DETAIL = format('What was applied before stays: %s.', @extschema@.counted((state ->> 'transactions')::bigint, 'transaction')),
+            HINT = 'CALL spock.recover_run() again goes on from there.';
+    END IF;
+    PERFORM @extschema@.tell_reconciled(report, verb);
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE @extschema@.recover_run(failed_node_name text, source_node_name text DEFAULT NULL, source_dsn text DEFAULT NULL,
+                             target_node_name text DEFAULT NULL, target_dsn text DEFAULT NULL,
+                             stop_lsn pg_lsn DEFAULT NULL, skip_lsn pg_lsn DEFAULT NULL,
+                             stop_timestamp timestamptz DEFAULT NULL, verb boolean DEFAULT false,
+                             INOUT report jsonb DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    begun timestamptz := pg_catalog.clock_timestamp();
+    chosen record;
+    target name;
+    running jsonb;
+    intent uuid;
+    note text;
+BEGIN
+    PERFORM @extschema@.require_caller('recover_run', failed_node_name);
+    PERFORM @extschema@.begin_step();
+    verb := coalesce(verb, false);
+    SELECT * INTO STRICT chosen
+      FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+    -- One that has replayed all lags no more, and may not have ended yet.
+    target := coalesce(chosen.target_node, target_node_name::name, (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local));
+    running := @extschema@.recovery_state_at(target_dsn, target, NULL);
+    IF running ->> 'failed_node' <> failed_node_name THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use',
+            MESSAGE = format('a recovery of node "%s" is running on node "%s"', running ->> 'failed_node', target),
+            DETAIL = format('It is intent %s, with source node "%s"; one recovery runs at a time.', running ->> 'intent_id', running ->> 'source_node'),
+            HINT = format('CALL spock.recover_run(%L); joins it; wait until it has ended.', running ->> 'failed_node');
+    END IF;
+    IF running IS NOT NULL THEN
+        -- One whose source is lost is ended where it stands, and goes on from another source from there.
+        IF @extschema@.has_lost_source(running, chosen.source_node) AND chosen.outcome = 'catch_up' THEN
+            RAISE NOTICE 'the recovery from node "%" has lost its source, and goes on from node "%"',
+                running ->> 'source_node', chosen.source_node;
+            intent := @extschema@.abort_recovery_at(target_dsn, target, failed_node_name::name);
+            COMMIT;
+            PERFORM @extschema@.begin_step();
+            CALL @extschema@.await_end(target_dsn, target, failed_node_name, intent);
+            PERFORM @extschema@.begin_step();
+            intent := NULL;
+            SELECT * INTO STRICT chosen
+              FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+        ELSE
+            intent := (running ->> 'intent_id')::uuid;
+            -- Who calls again has mended what it waits for.
+            PERFORM @extschema@.retry_recovery_at(target_dsn, target);
+            RAISE NOTICE 'joining the recovery of node "%" on node "%" that is running, from node "%"',
+                failed_node_name, target, running ->> 'source_node';
+        END IF;
+    END IF;
+    IF intent IS NULL THEN
+        IF chosen.outcome = 'zero_gap' THEN
+            RAISE NOTICE 'nothing of node "%" is missing%', failed_node_name,
+                coalesce(' on node "' || chosen.target_node || '"', ' on any survivor');
+            report := jsonb_build_object('failed_node', failed_node_name, 'target_node', chosen.target_node,
+                'source_node', chosen.source_node, 'outcome', 'zero_gap', 'transactions', 0, 'rows', 0,
+                'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
+            RETURN;
+        ELSIF chosen.outcome <> 'catch_up' THEN
+            PERFORM @extschema@.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
+        END IF;
+        IF verb THEN
+            RAISE NOTICE 'node "%" lacks % of node "%"''s WAL, which node "%" has: % to %', chosen.target_node,
+                @extschema@.counted(chosen.gap_bytes, 'byte'), failed_node_name, chosen.source_node, chosen.target_lsn, chosen.source_lsn;
+        END IF;
+        FOR note IN SELECT jsonb_array_elements_text(chosen.plan -> 'notes') LOOP
+            RAISE WARNING '%', note;
+        END LOOP;
+        intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
+                                                source_dsn, skip_lsn, stop_lsn, stop_timestamp);
+    END IF;
+    COMMIT;
+    PERFORM @extschema@.begin_step();
+    CALL @extschema@.watch_recovery(target_dsn, target::text, intent, verb, report);
+    PERFORM @extschema@.begin_step();
+    report := report || jsonb_build_object('outcome', 'catch_up',
+        'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
+    RAISE NOTICE 'node "%" is recovered on node "%": %, % from node "%", up to %, in % s',
+        failed_node_name, report ->> 'target_node', @extschema@.counted((report ->> 'transactions')::bigint, 'transaction'),
+        @extschema@.counted((report ->> 'rows')::bigint, 'row'), report ->> 'source_node', report ->> 'final_lsn',
+        report ->> 'seconds';
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE @extschema@.recover_failed_node(failed_node_name text, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    begun timestamptz := pg_catalog.clock_timestamp();
+    survivor record;
+    survivors jsonb := '[]';
+    intents jsonb := '[]';
+    entry jsonb;
+    one jsonb;
+    state jsonb;
+    failures int := 0;
+    intent uuid;
+    plans jsonb;
+    unknown text[];
+    silent text[] := '{}';
+BEGIN
+    PERFORM @extschema@.require_caller('recover_failed_node', failed_node_name);
+    PERFORM @extschema@.begin_step();
+    verb := coalesce(verb, false);
+    plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
+    -- Those that have lost their source are ended where they stand, and go on from another source from there.
+    FOR survivor IN SELECT * FROM jsonb_to_recordset(plans) p(target_node name, source_node name, outcome text) LOOP
+        BEGIN
+            state := @extschema@.recovery_state_at(NULL, survivor.target_node, NULL);
+            IF state ->> 'failed_node' = failed_node_name AND survivor.outcome = 'catch_up'
+               AND @extschema@.has_lost_source(state, survivor.source_node)
+            THEN
+                RAISE NOTICE 'node "%": the recovery from node "%" has lost its source, and goes on from node "%"',
+                    survivor.target_node, state ->> 'source_node', survivor.source_node;
+                intent := @extschema@.abort_recovery_at(NULL, survivor.target_node, failed_node_name::name);
+                intents := intents || jsonb_build_object('target_node', survivor.target_node, 'intent_id', intent);
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            -- Told below, where it is asked again.
+        END;
+    END LOOP;
+    IF intents <> '[]' THEN
+        COMMIT;
+        PERFORM @extschema@.begin_step();
+        FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
+            CALL @extschema@.await_end(NULL, (entry ->> 'target_node')::name, failed_node_name, (entry ->> 'intent_id')::uuid);
+            PERFORM @extschema@.begin_step();
+        END LOOP;
+        PERFORM @extschema@.begin_step();
+        intents := '[]';
+        plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
+    END IF;
+    -- Nodes that the survivors know, or that ask them, and that this one does not know: nobody has looked at them.
+    unknown := ARRAY(SELECT DISTINCT u FROM pg_catalog.jsonb_array_elements(plans) p,
+                            pg_catalog.jsonb_array_elements_text(p -> 'plan' -> 'unknown_nodes') u ORDER BY u);
+    FOR i IN 1 .. pg_catalog.cardinality(unknown) LOOP
+        RAISE WARNING 'node "%" is not known here, and is left out: it may subscribe to node "%" as well', unknown[i], failed_node_name
+            USING HINT = format('SELECT spock.peer_create(%L, ''host=… port=5432 dbname=…''); and call again.', unknown[i]);
+    END LOOP;
+    -- All are begun first: they run side by side, each carried by its own node.
+    FOR survivor IN
+        SELECT * FROM jsonb_to_recordset(plans) p(target_node name, source_node name, outcome text, reason text)
+    LOOP
+        one := jsonb_build_object('target_node', survivor.target_node, 'source_node', survivor.source_node,
+                                  'outcome', survivor.outcome, 'reason', survivor.reason);
+        IF survivor.outcome IS NULL THEN
+            RAISE WARNING 'node "%" is left out: %', survivor.target_node, survivor.reason;
+            IF survivor.reason <> 'target_not_subscribed' THEN
+                silent := silent || survivor.target_node::text;
+            END IF;
+        ELSIF survivor.outcome = 'needs_rebuild' THEN
+            failures := failures + 1;
+            RAISE WARNING 'node "%" cannot be recovered: %', survivor.target_node, survivor.reason;
+        ELSE
+            BEGIN
+                -- One that has replayed all lags no more, and may not have ended yet.
+                state := @extschema@.recovery_state_at(NULL, survivor.target_node, NULL);
+                IF state ->> 'failed_node' = failed_node_name THEN
+                    -- Who calls again has mended what it waits for.
+                    PERFORM @extschema@.retry_recovery_at(NULL, survivor.target_node);
+                    one := one || jsonb_build_object('intent_id', state ->> 'intent_id', 'source_node', state ->> 'source_node',
+                                                     'error_at', state ->> 'error_at');
+                ELSIF survivor.outcome = 'catch_up' THEN
+                    intent := @extschema@.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node,
+                                                            survivor.target_node, NULL, NULL, NULL, NULL);
+                    one := one || jsonb_build_object('intent_id', intent);
+                END IF;
+                IF verb AND one ? 'intent_id' THEN
+                    RAISE NOTICE 'node "%" is recovered from node "%"', survivor.target_node, one ->> 'source_node';
+                END IF;
+            EXCEPTION WHEN OTHERS THEN
+                failures := failures + 1;
+                one := one || jsonb_build_object('error', SQLERRM);
+                RAISE WARNING 'node "%" could not be recovered: %', survivor.target_node, SQLERRM;
+            END;
+        END IF;
+        IF one ? 'intent_id' THEN
+            intents := intents || one;
+        ELSE
+            survivors := survivors || one;
+        END IF;
+    END LOOP;
+    COMMIT;
+    PERFORM @extschema@.begin_step();
+    FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
+        PERFORM @extschema@.begin_step();
+        LOOP
+            PERFORM @extschema@.begin_step();
+            state := NULL;
+            BEGIN
+                state := @extschema@.recovery_state_at(NULL, (entry ->> 'target_node')::name, (entry ->> 'intent_id')::uuid);
+            EXCEPTION WHEN connection_exception OR admin_shutdown OR crash_shutdown OR cannot_connect_now THEN
+                RAISE WARNING 'node "%" does not answer: %', entry ->> 'target_node', SQLERRM;
+                entry := entry || jsonb_build_object('error', SQLERRM);
+                EXIT;
+            END;
+            EXIT WHEN state IS NULL OR (state ->> 'ended')::boolean;
+            -- What has failed before this call is tried again, and counts when it has failed again.
+            IF (state ->> 'waiting')::boolean AND state ->> 'error_at' IS DISTINCT FROM entry ->> 'error_at'
+               AND ((state ->> 'must_be_mended')::boolean OR (state ->> 'failures')::int >= 5)
+            THEN
+                entry := entry || jsonb_build_object('error', state ->> 'error');
+                EXIT;
+            END IF;
+            COMMIT;
+            PERFORM @extschema@.begin_step();
+            PERFORM @extschema@.pause_watching(0.05, failed_node_name, entry ->> 'target_node');
+        END LOOP;
+        IF state IS NULL OR state ->> 'phase' <> 'completed' THEN
+            failures := failures + 1;
+            RAISE WARNING 'node "%" is not recovered yet: %', entry ->> 'target_node',
+                coalesce(entry ->> 'error', state ->> 'error', state ->> 'phase', 'its recovery is gone');
+        ELSE
+            entry := entry || state;
+            PERFORM @extschema@.tell_reconciled(state, verb);
+            RAISE NOTICE 'node "%" is recovered: % from node "%", up to %', entry ->> 'target_node',
+                @extschema@.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
+        END IF;
+        survivors := survivors || entry;
+        COMMIT;
+        PERFORM @extschema@.begin_step();
+    END LOOP;
+    PERFORM @extschema@.begin_step();
+    report := jsonb_build_object('failed_node', failed_node_name, 'survivors', survivors, 'failures', failures,
+        'unknown_nodes', pg_catalog.to_jsonb(unknown), 'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
+    IF failures > 0 THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('%s of the survivors of node "%s" could not be recovered', failures, failed_node_name),
+            DETAIL = report::text,
+            HINT = format('The others are. SELECT * FROM spock.recover_plan(%L); says why, and what each still lacks.', failed_node_name);
+    END IF;
+    RAISE NOTICE 'node "%" is recovered on every survivor that is known here%, in % s', failed_node_name,
+        CASE WHEN silent || unknown <> '{}'
+             THEN format(' and answers; nothing was done for: %s', pg_catalog.array_to_string(silent || unknown, ', ')) ELSE '' END,
+        report ->> 'seconds';
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE @extschema@.recover_phase_clone(failed_node_name text, source_node_name text, source_dsn text, target_node_name text,
+                                     target_dsn text, stop_lsn pg_lsn DEFAULT NULL, skip_lsn pg_lsn DEFAULT NULL,
+                                     stop_timestamp timestamptz DEFAULT NULL, verb boolean DEFAULT false,
+                                     INOUT cloned_slot_name text DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    chosen record;
+    state jsonb;
+    intent uuid;
+BEGIN
+    PERFORM @extschema@.require_caller('recover_phase_clone', failed_node_name);
+    PERFORM @extschema@.begin_step();
+    SELECT * INTO STRICT chosen
+      FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+    IF chosen.outcome = 'needs_rebuild' THEN
+        PERFORM @extschema@.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
+    ELSIF chosen.outcome = 'zero_gap' THEN
+        RAISE NOTICE 'nothing of node "%" is missing on node "%"', failed_node_name, chosen.target_node;
+        RETURN;
+    END IF;
+    intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
+                                            source_dsn, skip_lsn, stop_lsn, stop_timestamp);
+    COMMIT;
+    PERFORM @extschema@.begin_step();
+    LOOP
+        PERFORM @extschema@.begin_step();
+        state := @extschema@.recovery_state_at(target_dsn, chosen.target_node, intent);
+        EXIT WHEN state ->> 'clone' IS NOT NULL OR (state ->> 'ended')::boolean OR (state ->> 'waiting')::boolean;
+        PERFORM @extschema@.pause_watching(0.02, failed_node_name, chosen.target_node);
+        COMMIT;
+        PERFORM @extschema@.begin_step();
+    END LOOP;
+    cloned_slot_name := state ->> 'clone';
+    IF cloned_slot_name IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('no clone could be made on node "%s": %s', chosen.source_node, state ->> 'error'),
+            DETAIL = 'It is tried again until it succeeds.',
+            HINT = format('CALL spock.recover_abort(%L); on node "%s" ends it.', failed_node_name, chosen.target_node);
+    END IF;
+    IF coalesce(verb, false) THEN
+        RAISE NOTICE 'node "%" replays from clone "%" on node "%"', chosen.target_node, cloned_slot_name, chosen.source_node;
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE @extschema@.recover_finalize(target_dsn text, target_node_name text, failed_node_name text, source_dsn text,
+                                  cloned_slot_name text, verb boolean DEFAULT false)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    state jsonb;
+    report jsonb;
+BEGIN
+    PERFORM @extschema@.require_caller('recover_finalize', failed_node_name);
+    PERFORM @extschema@.begin_step();
+    IF target_node_name IS NULL OR cloned_slot_name IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
+            MESSAGE = CASE WHEN target_node_name IS NULL THEN 'target_node_name' ELSE 'cloned_slot_name' END || ' must not be null',
+            HINT = 'CALL spock.recover_finalize(NULL, ''n2'', ''n1'', NULL, ''spk_recovery_db_clone_…''); with the clone that recover_phase_clone() has named.';
+    END IF;
+    state := @extschema@.recovery_state_at(target_dsn, target_node_name::name, NULL, cloned_slot_name);
+    IF state IS NULL OR state ->> 'failed_node' <> failed_node_name THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('node "%s" knows no recovery of node "%s" from clone "%s"', target_node_name, failed_node_name, cloned_slot_name),
+            HINT = 'SELECT * FROM spock.recovery_intents(); on that node shows its recoveries.';
+    END IF;
+    COMMIT;
+    PERFORM @extschema@.begin_step();
+    CALL @extschema@.watch_recovery(target_dsn, target_node_name, (state ->> 'intent_id')::uuid, coalesce(verb, false), report);
+    PERFORM @extschema@.begin_step();
+    RAISE NOTICE 'node "%" is recovered on node "%": %, up to %', failed_node_name, target_node_name,
+        @extschema@.counted((report ->> 'transactions')::bigint, 'transaction'), report ->> 'final_lsn';
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE @extschema@.recover_abort(failed_node_name text, target_node_name text DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    asked uuid;
+BEGIN
+    PERFORM @extschema@.require_caller('recover_abort', failed_node_name);
+    PERFORM @extschema@.begin_step();
+    asked := @extschema@.abort_recovery_at(NULL, target_node_name::name, failed_node_name::name);
+    COMMIT;
+    PERFORM @extschema@.begin_step();
+    CALL @extschema@.await_end(NULL, target_node_name, failed_node_name, asked);
+    PERFORM @extschema@.begin_step();
+END
+$$;

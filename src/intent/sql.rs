@@ -27,7 +27,7 @@ const RECOVER_ABORT: &str = "CALL spock.recover_abort('n1');";
 /// The recoveries of this node, unfinished and the last twenty that have ended.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
-fn recovery_intents() -> TableIterator<
+fn recovery_intents_2() -> TableIterator<
     'static,
     (
         name!(intent_id, Uuid),
@@ -58,6 +58,30 @@ fn recovery_intents() -> TableIterator<
         )
     });
     TableIterator::new(rows.collect::<Vec<_>>())
+}
+
+/// The same for the SQL of version 0.1.0.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn recovery_intents() -> TableIterator<
+    'static,
+    (
+        name!(intent_id, Uuid),
+        name!(failed_node, Name),
+        name!(source_node, Name),
+        name!(target_node, Name),
+        name!(phase, String),
+        name!(begun_at, TimestampWithTimeZone),
+        name!(ended_at, Option<TimestampWithTimeZone>),
+        name!(summary, JsonB),
+        name!(error, Option<Text>),
+    ),
+> {
+    TableIterator::new(recovery_intents_2().map(
+        |(intent, failed, source, target, phase, begun_at, ended_at, summary, error, _)| {
+            (intent, failed, source, target, phase, begun_at, ended_at, summary, error)
+        },
+    ))
 }
 
 /// What the server has said of the failure for which a recovery waits. It may quote rows: for superusers alone. In shared memory,

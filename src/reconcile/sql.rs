@@ -22,7 +22,7 @@ const RECOVERY_UNJUDGED: &str =
 /// The rows of a recovery that are still to be judged: table, key, and why they could not be when they were last looked at.
 /// Keys are data of the tables: superusers only.
 #[pg_extern(sql = false)]
-fn recovery_unjudged(
+fn recovery_unjudged_2(
     intent_id: Option<Uuid>,
 ) -> TableIterator<'static, (name!(relation, Text), name!(key, Text), name!(reason, String), name!(detail, Option<Text>))>
 {
@@ -52,6 +52,14 @@ fn recovery_unjudged(
         }
     }
     TableIterator::new(rows)
+}
+
+/// The same for the SQL of version 0.1.0.
+#[pg_extern(sql = false)]
+fn recovery_unjudged(
+    intent_id: Option<Uuid>,
+) -> TableIterator<'static, (name!(relation, Text), name!(key, Text), name!(reason, String))> {
+    TableIterator::new(recovery_unjudged_2(intent_id).map(|(relation, key, reason, _)| (relation, key, reason)))
 }
 
 /// Rows of a table, as a target that compares its own with them asks for them: a JSON document, the answer to the question in

@@ -103,7 +103,7 @@ pub fn figures(intent: &Intent) -> Figures {
 /// The unfinished recoveries of this node.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
-fn rescue_progress() -> TableIterator<
+fn rescue_progress_2() -> TableIterator<
     'static,
     (
         name!(intent_id, Uuid),
@@ -155,6 +155,69 @@ fn rescue_progress() -> TableIterator<
         })
         .collect();
     TableIterator::new(rows)
+}
+
+/// The same for the SQL of version 0.1.0.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn rescue_progress() -> TableIterator<
+    'static,
+    (
+        name!(intent_id, Uuid),
+        name!(failed_node, Name),
+        name!(source_node, Name),
+        name!(target_node, Name),
+        name!(phase, String),
+        name!(target_lsn, i64),
+        name!(current_lsn, Option<i64>),
+        name!(stop_lsn, Option<i64>),
+        name!(transactions, i64),
+        name!(rows, i64),
+        name!(bytes, i64),
+        name!(conflicts, i64),
+        name!(rows_per_second, Option<f64>),
+        name!(time_left, Option<Interval>),
+        name!(started_at, TimestampWithTimeZone),
+    ),
+> {
+    TableIterator::new(rescue_progress_2().map(
+        |(
+            intent,
+            failed,
+            source,
+            target,
+            phase,
+            target_lsn,
+            current_lsn,
+            stop_lsn,
+            transactions,
+            rows,
+            bytes,
+            conflicts,
+            rows_per_second,
+            time_left,
+            started_at,
+            _,
+        )| {
+            (
+                intent,
+                failed,
+                source,
+                target,
+                phase,
+                target_lsn,
+                current_lsn,
+                stop_lsn,
+                transactions,
+                rows,
+                bytes,
+                conflicts,
+                rows_per_second,
+                time_left,
+                started_at,
+            )
+        },
+    ))
 }
 
 /// The rescue subscriptions of this node, which have no row in pg_subscription.
