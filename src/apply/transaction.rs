@@ -229,6 +229,7 @@ impl Applier {
         };
         transaction::begin_if_none();
         self.tables.close_all();
+        transaction::fire_deferred();
         origin::stamp_commit(incoming.origin_lsn, incoming.committed_at.0);
         failpoint::hit(names::RESCUE_BEFORE_COMMIT);
         transaction::commit_applied();

@@ -247,7 +247,7 @@ fn strangers(servers: &[registry::NodeServer]) -> Vec<Check> {
             judge::asker(&judge::AskerFacts {
                 conflict: asker.said.and_then(|said| conflict(asker.name.as_str(), said)),
                 name: asker.name.shown(),
-                role: asker.role.as_str().to_owned(),
+                role: asker.role.as_str().replace(char::is_control, " "),
             })
         })
         .collect()

@@ -83,10 +83,14 @@ impl Journal {
     pub fn begin(&mut self, beginning: Beginning) -> Result<Operation<'_>, IntentError> {
         let at = beginning.at;
         let (touched_from, since_transaction) = self.uncompared(&beginning.request.failed).unzip();
-        let mut unfinished = self.intents.iter().filter(|intent| intent.is_unfinished());
+        let mut unfinished = self.intents.iter_mut().filter(|intent| intent.is_unfinished());
         let (running, is_alone) = (unfinished.next(), unfinished.next().is_none());
         let id = match running {
-            Some(running) if is_alone && running.request == beginning.request && !running.must_abort => running.id,
+            Some(running) if is_alone && running.request == beginning.request && !running.must_abort => {
+                // Whoever joins may have given the source's connection string a moment ago: it goes with this one.
+                running.has_own_dsn |= beginning.has_own_dsn;
+                running.id
+            }
             Some(running) => {
                 return Err(IntentError::AlreadyRunning {
                     failed: running.request.failed.clone(),

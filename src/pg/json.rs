@@ -1,5 +1,6 @@
 //! Type `jsonb` from a document in UTF-8, in this database's encoding. pgrx's own takes every database for UTF-8.
 
+use super::interrupts;
 use super::text::to_server;
 use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::pgrx_sql_entity_graph::metadata::{
@@ -7,6 +8,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use pgrx::{IntoDatum, direct_function_call, pg_sys};
 use serde::Serialize;
+use std::ffi::CString;
 
 /// A document.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,9 +21,24 @@ impl Json {
     }
 }
 
+/// A character that this database's encoding lacks is shown as `?`: it must not take the rest with it.
+fn in_this_encoding(text: &str) -> Option<CString> {
+    match interrupts::catch(|| to_server(text)) {
+        Ok(text) => text,
+        Err(_) => {
+            let is_there = |c: &char| {
+                let mut bytes = [0; 4];
+                c.is_ascii() || matches!(interrupts::catch(|| to_server(c.encode_utf8(&mut bytes))), Ok(Some(_)))
+            };
+            let shown: String = text.chars().map(|c| if is_there(&c) { c } else { '?' }).collect();
+            to_server(&shown)
+        }
+    }
+}
+
 impl IntoDatum for Json {
     fn into_datum(self) -> Option<pg_sys::Datum> {
-        let text = to_server(&self.0)?;
+        let text = in_this_encoding(&self.0)?;
         // SAFETY: jsonb_in takes a NUL-terminated string and returns a palloc'd value.
         unsafe { direct_function_call::<pg_sys::Datum>(pg_sys::jsonb_in, &[Some(pg_sys::Datum::from(text.as_ptr()))]) }
     }

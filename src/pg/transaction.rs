@@ -80,6 +80,13 @@ pub fn step<T>(f: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Fires the deferred triggers, before a commit is stamped: they may abort subtransactions, and each such abort moves the origin to
+/// the stamp (RecordTransactionAbort), so that the transaction would count as applied though its commit fails.
+pub fn fire_deferred() {
+    // SAFETY: in a transaction, at its top level, between two statements; core's own call at commit then finds what these have queued.
+    unsafe { pg_sys::AfterTriggerFireDeferred() }
+}
+
 /// Commits the open transaction, and tells the statistics.
 pub fn commit_applied() {
     commit();

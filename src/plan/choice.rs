@@ -133,6 +133,9 @@ pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
     plan.notes.extend(notes);
 }
 
+/// So many are named: a survivor may say anything.
+const UNKNOWN_NODES: usize = 32;
+
 /// The nodes that survivors know, or that ask them, and that are none of those that were looked at. They may subscribe to the failed
 /// node as well, lack something of it, or have more than all others.
 pub fn unknown_nodes(failed: &str, survivors: &[Survivor]) -> Vec<String> {
@@ -143,7 +146,7 @@ pub fn unknown_nodes(failed: &str, survivors: &[Survivor]) -> Vec<String> {
         name == failed || survivors.iter().any(|survivor| survivor.node == *name) || NodeName::parse(name).is_err()
     };
     let unknown: BTreeSet<&String> = told.filter(|name| !is_known(name)).collect();
-    unknown.into_iter().cloned().collect()
+    unknown.into_iter().take(UNKNOWN_NODES).cloned().collect()
 }
 
 /// Of plans whose sources have the most first: the one that works, else the one that would help most.

@@ -8,6 +8,7 @@ use super::rows::{KeyText, Question, columns_of, name};
 use super::run::{CHUNK, Difference, Reconciler};
 use super::touched::Touched;
 use crate::pg::{spi_text, transaction};
+use crate::protocol;
 use crate::recover::error::RecoverError;
 use pgrx::spi::{quote_literal, quote_qualified_identifier};
 use std::collections::{BTreeMap, HashSet};
@@ -64,7 +65,7 @@ impl Reconciler<'_> {
                 }
                 Ok(_) => return Err(self.source.unexpected("something else than places of rows")),
                 // A node of the first version does not know the question.
-                Err(refused) if refused.sqlstate == "22023" => (),
+                Err(refused) if refused.sqlstate == "22023" && self.source.protocol() == protocol::UNTOLD => (),
                 Err(refused) => {
                     pgrx::log!("rows of {} are not deleted: {refused}", name(touched, relation));
                     self.note_refused(touched, relation, &refused);

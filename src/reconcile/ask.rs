@@ -40,10 +40,18 @@ pub(super) struct Refused {
     message: String,
 }
 
+/// So much of what a node says is kept with the rows, and told: a table's owner may have written it.
+const TOLD_CHARACTERS: usize = 500;
+
 impl Refused {
+    fn new(node: &str, sqlstate: String, message: &str) -> Refused {
+        let message = message.chars().take(TOLD_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Refused { node: node.to_owned(), sqlstate, message }
+    }
+
     pub fn by(node: &str, report: &ErrorReportWithLevel) -> Refused {
         let sqlstate = unpack_sqlstate(report.sql_error_code() as i32).map(char::from).iter().collect();
-        Refused { node: node.to_owned(), sqlstate, message: report.message().to_owned() }
+        Refused::new(node, sqlstate, report.message())
     }
 
     /// An answer within the limit cannot be had.
@@ -88,7 +96,7 @@ impl Reconciler<'_> {
                 Err(_) => Err(self.source.unexpected("rows that are no rows")),
             },
             Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message, .. }, .. }) => {
-                Ok(Err(Refused { node: self.source_name.clone(), sqlstate, message }))
+                Ok(Err(Refused::new(&self.source_name, sqlstate, &message)))
             }
             Err(error) => Err(error),
         }

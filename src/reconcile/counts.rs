@@ -81,7 +81,7 @@ pub struct Counts {
 }
 
 /// So many tables are told of.
-const TOLD: usize = 10;
+pub const TOLD: usize = 10;
 
 impl Counts {
     pub fn leave(&mut self, why: Why, rows: usize) {

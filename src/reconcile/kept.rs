@@ -179,7 +179,9 @@ pub fn unreadable_head(object: u32) -> Option<Unreadable> {
         })
     });
     let data: Vec<u8> = pages.ok()?.into_iter().flatten().flatten().collect();
-    let line = data.split(|byte| *byte == b'\n').next().filter(|line| !line.is_empty())?;
+    // One that is longer than what was looked at is no verdict.
+    let end = data.iter().position(|byte| *byte == b'\n')?;
+    let line = Some(&data[..end]).filter(|line| !line.is_empty())?;
     let error = tables_of(line).err()?;
     Some(Unreadable { kind: Kind::KeptRows, object: object.to_string(), error })
 }

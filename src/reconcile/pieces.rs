@@ -11,10 +11,14 @@ const KEY_BYTES: usize = 256 << 10;
 /// Rows that are refused one after the other until all of a table are taken for refused.
 const REFUSALS: u32 = 3;
 
+/// And so many in all: who refuses some rows, and others not, costs a question for each.
+const ALL_REFUSALS: u32 = 20;
+
 pub struct Pieces {
     most: usize,
     now: usize,
     refusals: u32,
+    all_refusals: u32,
 }
 
 /// What a refusal is about.
@@ -30,7 +34,7 @@ pub enum Blame {
 
 impl Pieces {
     pub fn of(most: usize) -> Pieces {
-        Pieces { most, now: most, refusals: 0 }
+        Pieces { most, now: most, refusals: 0, all_refusals: 0 }
     }
 
     /// The keys that are asked for next: the first of those that are left, at least one.
@@ -59,7 +63,8 @@ impl Pieces {
             return Blame::Unknown;
         }
         self.refusals += 1;
-        if self.refusals >= REFUSALS { Blame::Table } else { Blame::Row }
+        self.all_refusals += 1;
+        if self.refusals >= REFUSALS || self.all_refusals >= ALL_REFUSALS { Blame::Table } else { Blame::Row }
     }
 
     /// An answer came whole: for twice as many rows of so many bytes there is room.

@@ -1,5 +1,6 @@
 //! Until each of the two nodes has passed what the other had: before that nothing is judged.
 
+use super::counts::TOLD;
 use super::run::Reconciler;
 use super::views::{self, View};
 use crate::guc;
@@ -92,6 +93,10 @@ impl Reconciler<'_> {
             let at = theirs.applied.get(node).copied().unwrap_or_default();
             let told = format!("subscription \"{name}\" of node \"{source}\", from node \"{node}\"");
             // Rows that were kept are looked at every minute.
+            // A hostile source may call it otherwise each time.
+            if self.counts.stuck.len() >= TOLD {
+                continue;
+            }
             if self.counts.stuck.insert(told.clone()) && !self.is_hasty {
                 pgrx::warning!(
                     "{told}, has failed {errors} times and stands at {at}: rows that depend on it are kept, and judged when it has gone on; \

@@ -70,7 +70,10 @@ pub fn told(blockers: &[Blocker]) -> String {
             (Some(state), None) => format!(", {state}"),
             (None, _) => String::new(),
         };
-        let relation = blocker.relation.as_ref().map_or_else(String::new, |name| format!(", relation {name}"));
+        let relation = blocker
+            .relation
+            .as_ref()
+            .map_or_else(String::new, |name| format!(", relation {}", name.replace(char::is_control, " ")));
         format!("{}{application}{state}{relation}", named(blocker))
     })
 }

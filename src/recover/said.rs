@@ -41,7 +41,7 @@ impl Said {
             let part = |text: &str| {
                 let mut cut: String = text.chars().take(kept).map(|c| if c == '\u{FFFD}' { '?' } else { c }).collect();
                 if cut.len() < text.len() && text.chars().count() > kept {
-                    cut.push('…');
+                    cut.push_str("...");
                 }
                 Value::String(cut)
             };

@@ -49,6 +49,7 @@ pub struct CloneFacts {
 pub struct Source {
     name: String,
     connection: Connection,
+    protocol: u32,
 }
 
 /// The way to a node by its name. Needs a transaction with a snapshot.
@@ -98,7 +99,7 @@ impl Source {
         let mut connection = Connection::open(route, "rescue", limit).map_err(lost)?;
         in_transaction(|| connection.prepare()).map_err(lost)?;
         in_transaction(|| connection.require_extension()).map_err(lost)?;
-        let mut source = Source { name: name.to_owned(), connection };
+        let mut source = Source { name: name.to_owned(), connection, protocol: protocol::UNTOLD };
         let rows = source.rows(IDENTITY, 5)?;
         let Some(row) = rows.first() else {
             return Err(source.error(RemoteError::Unexpected("it is not a node".to_owned())));
@@ -114,6 +115,7 @@ impl Source {
         }
         let ours = env!("CARGO_PKG_VERSION");
         let theirs = source.read(row.optional(4))?.unwrap_or(protocol::UNTOLD);
+        source.protocol = theirs;
         let lags = protocol::lags(protocol::OURS, theirs);
         if lags != Ordering::Equal {
             let must_be_upgraded = if lags.is_lt() { None } else { Some(name.to_owned()) };
@@ -137,11 +139,18 @@ impl Source {
         }
     }
 
+    /// The version of what it and its peers ask each other.
+    pub fn protocol(&self) -> u32 {
+        self.protocol
+    }
+
     /// What it says of itself and of the failed node, for a plan.
     pub fn node_facts(&mut self, failed: &str) -> Result<NodeFacts, RecoverError> {
-        let text = self.read_one(&format!("SELECT spock.recovery_facts({})", argument::name(failed)))?;
+        let text = self.read_one(&in_ascii(&format!("spock.recovery_facts({})", argument::name(failed))))?;
         let unexpected = |message| self.error(RemoteError::Unexpected(message));
-        NodeFacts::parse(&text.unwrap_or_default()).map_err(unexpected)
+        let text = from_ascii(&text.unwrap_or_default());
+        let text = text.ok_or_else(|| unexpected("facts that are no text".to_owned()))?;
+        NodeFacts::parse(&text).map_err(unexpected)
     }
 
     /// What it has of the failed node. The last thing asked is where its WAL ends: all before that is in there.
@@ -340,6 +349,23 @@ impl Source {
     pub fn read<T>(&self, value: Result<T, RemoteError>) -> Result<T, RecoverError> {
         value.map_err(|error| self.error(error))
     }
+}
+
+/// The question for a document, in hexadecimal digits: it may hold names of others, of which one character that this database's
+/// encoding lacks would cost the whole answer.
+pub fn in_ascii(document: &str) -> String {
+    format!("SELECT pg_catalog.encode(pg_catalog.convert_to({document}::pg_catalog.text, 'UTF8'), 'hex')")
+}
+
+/// The document.
+pub fn from_ascii(digits: &str) -> Option<String> {
+    let nibble = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => Some(nibble(*high)? << 4 | nibble(*low)?),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
+    String::from_utf8(bytes?).ok()
 }
 
 /// A session asks within its own transaction; a worker opens one for each question, to hold back no vacuum meanwhile.

@@ -45,7 +45,8 @@ impl RemoteError {
     /// A question that the peer has answered with an ERROR.
     pub fn of_peer(report: PeerReport) -> RemoteError {
         let PeerReport { sqlstate, message, detail, hint, .. } = report;
-        RemoteError::Peer { sqlstate, message, detail, hint }
+        // A line of its own would look like one of ours.
+        RemoteError::Peer { sqlstate, message: message.replace(char::is_control, " "), detail, hint }
     }
 
     /// What the peer itself has said: SQLSTATE, detail and hint. The first is empty where it is not known.

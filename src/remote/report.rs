@@ -25,6 +25,9 @@ const LABELS: [&str; 4] = ["DETAIL:  ", "HINT:  ", "QUERY:  ", "CONTEXT:  "];
 /// Severities that may be repeated before the message, where the other node speaks English too.
 const SEVERITIES: [&str; 3] = ["ERROR:  ", "FATAL:  ", "PANIC:  "];
 
+/// So much of each part is kept.
+const PART_CHARACTERS: usize = 8_000;
+
 impl PeerReport {
     /// Of libpq's text; what a library of core's has put before it is left out.
     pub fn parse(text: &str) -> PeerReport {
@@ -53,6 +56,8 @@ impl PeerReport {
                 part => *part = Some(line),
             }
         }
+        // Whoever has written them may have written any amount.
+        let parts = parts.map(|part| part.map(|part| part.chars().take(PART_CHARACTERS).collect::<String>()));
         let [message, detail, hint, _, context] = parts;
         PeerReport {
             sqlstate: place.as_ref().map(|place| place.sqlstate.clone()).unwrap_or_default(),

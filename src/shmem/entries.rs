@@ -321,7 +321,8 @@ impl ReadinessEntry {
     pub fn set_lacks(&mut self, lacks: &[String]) {
         self.lacks = lacks.len() as u32;
         let mut text = String::new();
-        for lack in lacks {
+        // A peer's own words may be as long as it likes, and others wait for the lock.
+        for lack in lacks.iter().map(|lack| &lack[..lack.floor_char_boundary(MAX_TOLD)]) {
             let between = if text.is_empty() { "" } else { "; " };
             if !text.is_empty() && text.len() + between.len() + lack.len() > MAX_TOLD {
                 break;

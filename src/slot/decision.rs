@@ -105,7 +105,10 @@ pub fn is_recorded(before: &OriginRecord, subscription: u32, origin_id: u16, new
     before.subscription == subscription
         && before.origin_id == origin_id
         && match before.tables_before {
-            Some(known_below) => newest_table < known_below,
+            // Where a transaction has been open for longer than the newest table is there: they are the very same.
+            Some(known_below) => {
+                newest_table < known_below || (before.tables == tables && before.newest_table == Some(newest_table))
+            }
             None => before.tables == tables,
         }
 }
@@ -131,6 +134,7 @@ pub fn next_origin(
         origin_id: own.origin_id,
         tables: own.tables,
         tables_before: Some(own.settled_below),
+        newest_table: (own.newest_table >= own.settled_below).then_some(own.newest_table),
         released,
         waits_beyond: None,
         waits_since: None,
@@ -240,6 +244,16 @@ pub fn next_peer(peer: &PeerInput, before: &RetentionRecord) -> Option<PeerRecor
         has_unknown_origin: report.has_unknown_origin,
         passed,
     })
+}
+
+/// What the reports are of, without how far: whose subscriptions, and what server they are on.
+pub fn histories(peers: &[PeerRecord]) -> Vec<PeerRecord> {
+    let without_positions = |peer: &PeerRecord| {
+        let mut peer = peer.clone();
+        peer.passed.iter_mut().for_each(|passed| passed.passed = OriginLsn::ZERO);
+        peer
+    };
+    peers.iter().map(without_positions).collect()
 }
 
 /// Decides how far the slot may go. `floor`: with a budget, the position below which nothing more may be kept.

@@ -26,6 +26,7 @@ fn origin(released: u64) -> OriginRecord {
         origin_id: 1,
         tables: 7,
         tables_before: Some(60),
+        newest_table: None,
         released: OriginLsn(released),
         waits_beyond: None,
         waits_since: None,
@@ -153,6 +154,22 @@ fn tables_that_have_gone_are_kept_in_mind_with_the_pair() {
     let many: Vec<SubscribedTable> = (1..2000).map(|oid| table(oid, true)).collect();
     note_gone(&mut record, &many, &[], LocalLsn(30));
     assert_eq!(record.gone.len(), GONE_TABLES);
+}
+
+#[test]
+fn a_transaction_that_has_long_been_open_does_not_make_the_newest_table_new_again_and_again() {
+    // Added by 90, while 70 is open.
+    let held = Own { newest_table: 90, tables: 8, settled_below: 70, ..own(11, 500) };
+    let (waiting, starts_anew) = next(&held, Some(&origin(40)), true);
+    assert!(starts_anew);
+    let (still, starts_anew) = next_origin(&held, Some(&waiting), true, None, 2000);
+    assert_eq!((still, starts_anew), (waiting.clone(), false));
+    let (known, _) = next_origin(&held, Some(&waiting), true, Some(OriginLsn(510)), 2000);
+    assert_eq!(next(&held, Some(&known), true), (known.clone(), false));
+    // Taken out and added again meanwhile, or another one beside it by an older transaction.
+    for other in [Own { newest_table: 95, ..held.clone() }, Own { tables: 9, ..held }] {
+        assert!(next(&other, Some(&known), true).1, "{other:?}");
+    }
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct Round {
     /// The peers' foreign servers by name.
     nodes: HashMap<String, Oid>,
     nap: Duration,
+    /// The tables that were looked up: known from the commit on, with what has left them.
+    tables: HashMap<u32, (i64, Vec<SubscribedTable>)>,
     /// The requests by hand that this round has heard; None: it could not act, whatever there was to do.
     requested: Option<u32>,
 }
@@ -113,6 +115,7 @@ impl Keeper {
             view: View::of(self.record.as_ref()),
             nodes: peers.unwrap_or_default().iter().map(|peer| (peer.name.to_string(), peer.id)).collect(),
             nap: guc::manager_naptime(),
+            tables: HashMap::new(),
             requested: None,
         };
         let found = match &self.record {
@@ -165,6 +168,7 @@ impl Keeper {
     /// After the commit: what was decided is published and begun. Returns how long the manager may sleep.
     pub fn act(&mut self, round: Round) -> Duration {
         self.record = round.record;
+        self.tables.extend(round.tables);
         if self.record.is_none() {
             self.is_record_read = false;
             self.samples.clear();
@@ -304,6 +308,10 @@ impl Keeper {
         let own: Vec<Own> = positions.iter().filter_map(own_of).collect();
         let mut record = before.clone();
         let covered = record.position.is_some_and(|position| found.confirmed <= position);
+        if !covered && local.is_none() {
+            // A commit hangs between its record and its origin's progress, which is what would be written down now.
+            return Ok(());
+        }
         if !covered {
             if let Some(position) = record.position {
                 pgrx::log!(
@@ -316,7 +324,15 @@ impl Keeper {
             record.position = Some(found.confirmed);
         }
         record.origins = self.next_origins(&own, &before, covered, local.is_some(), &readings)?;
-        self.note_tables(&mut record.origins, &own, found.confirmed)?;
+        round.tables = self.note_tables(&mut record.origins, &own, found.confirmed)?;
+        // Of whom nobody knows now where it comes from, because its label cannot be read say: what was let go of it stays written down.
+        let is_nameless = |known: &&OriginRecord| {
+            positions.iter().any(|position| {
+                position.origin.is_none()
+                    && (position.subscription.to_u32(), position.origin_id) == (known.subscription, known.origin_id)
+            })
+        };
+        record.origins.extend(before.origins.iter().filter(is_nameless).cloned());
         let inputs = peer_inputs(self.index, peers);
         record.peers = inputs.iter().filter_map(|peer| decision::next_peer(peer, &before)).collect();
         let now = Timestamp::now();
@@ -366,11 +382,13 @@ impl Keeper {
         if let Some(limit) = compat::idle_slot_timeout() {
             round.nap = round.nap.min(limit / TOUCH_FRACTION);
         }
-        // Reports alone are written when the slot moves: they are nobody's proof before.
+        // How far peers are is written when the slot moves: it is nobody's proof before. What they subscribe to is written at once:
+        // after a restart of this server a peer that has not reported yet would count as one that needs nothing.
         let must_write = round.job != SlotJob::Nothing && !matches!(round.job, SlotJob::Touch)
             || record.position != before.position
             || record.origins != before.origins
-            || record.unprotected != before.unprotected;
+            || record.unprotected != before.unprotected
+            || decision::histories(&record.peers) != decision::histories(&before.peers);
         if must_write && record != before {
             for (origin, own) in record.origins.iter_mut().zip(&own) {
                 decision::note_beginning(origin, own, readings.get(&own.subscription).copied());
@@ -428,7 +446,7 @@ impl Keeper {
             if starts_anew {
                 self.samples_since = Instant::now();
                 self.samples.remove(&own.subscription);
-                let watch = Watch::begin(Monotonic::now(), positions::transactions_of_workers()?);
+                let watch = Watch::begin(Monotonic::now(), positions::transactions_of_workers(own.subscription)?);
                 self.watches.insert(own.subscription, watch);
             }
             if next.waits_beyond.is_none() {
@@ -449,10 +467,13 @@ impl Keeper {
         origins: &mut [OriginRecord],
         own: &[Own],
         confirmed: LocalLsn,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<HashMap<u32, (i64, Vec<SubscribedTable>)>, RegistryError> {
         self.tables.retain(|subscription, _| own.iter().any(|own| own.subscription == *subscription));
+        let is_in_recovery = shmem::lock().databases()[self.index].slot.in_recovery;
+        let mut looked_up = HashMap::new();
         for (origin, own) in origins.iter_mut().zip(own) {
-            origin.gone.retain(|gone| gone.until > confirmed);
+            // A clone that was copied before a move that was under way is asked for them.
+            origin.gone.retain(|gone| gone.until > confirmed || is_in_recovery);
             let known = self.tables.get(&own.subscription);
             if known.is_some_and(|(digest, _)| *digest == own.tables) {
                 continue;
@@ -460,16 +481,16 @@ impl Keeper {
             let now = positions::tables_of(own.subscription)?;
             let before = known.map(|(_, tables)| tables.as_slice()).unwrap_or_default();
             decision::note_gone(origin, before, &now, wal::flushed());
-            self.tables.insert(own.subscription, (own.tables, now));
+            looked_up.insert(own.subscription, (own.tables, now));
         }
-        Ok(())
+        Ok(looked_up)
     }
 
     /// Looks whether a subscription that waits can be vouched for.
     fn watch(&mut self, own: &Own, reading: Option<Reading>) -> Result<Option<OriginLsn>, RegistryError> {
         let running = match self.watches.get(&own.subscription) {
             Some(watch) if !watch.waits_for_transactions() => Vec::new(),
-            _ => positions::transactions_of_workers()?,
+            _ => positions::transactions_of_workers(own.subscription)?,
         };
         let now = Monotonic::now();
         Ok(match self.watches.get_mut(&own.subscription) {

@@ -108,16 +108,16 @@ pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
     })
 }
 
-/// The transactions that subscriptions' workers have open on this server, by their virtual transaction ids.
-pub fn transactions_of_workers() -> Result<Vec<String>, RegistryError> {
+/// The transactions that a subscription's workers have open, by their virtual transaction ids.
+pub fn transactions_of_workers(subscription: u32) -> Result<Vec<String>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT l.virtualtransaction
-               FROM pg_catalog.pg_stat_get_subscription(NULL) s
+               FROM pg_catalog.pg_stat_get_subscription($1) s
                JOIN pg_catalog.pg_lock_status() l ON l.pid = s.pid
               WHERE l.locktype = 'virtualxid'",
             None,
-            &[],
+            &[Oid::from_u32(subscription).into()],
         )?;
         let mut transactions = Vec::new();
         for row in rows {

@@ -22,6 +22,9 @@ pub struct OriginRecord {
     /// transactions beyond `released` hold their rows. None: written by a version that compared digests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tables_before: Option<u64>,
+    /// The full transaction id that added the newest of them, for as long as an older transaction is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_table: Option<u64>,
     /// Up to where the slot may have let the origin's transactions go.
     pub released: OriginLsn,
     /// Where the origin stood when the pair or a table changed: released is infinite until the stream is known to be
@@ -158,6 +161,7 @@ pub mod tests {
             origin_id: 1,
             tables: -5,
             tables_before: Some(800),
+            newest_table: Some(801),
             released: OriginLsn::INFINITY,
             waits_beyond: Some(OriginLsn(77)),
             waits_since: Some(9),

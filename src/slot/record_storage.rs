@@ -24,6 +24,8 @@ pub fn read() -> Result<Option<RetentionRecord>, RegistryError> {
 
 /// Writes the record over the one that is there, whose fields of a newer library it keeps.
 pub fn write(record: &RetentionRecord) -> Result<(), RegistryError> {
+    // Somebody may be putting down another one.
+    seclabel::lock(target());
     let before = seclabel::label(target());
     let text = document::written_over(before.as_deref(), record, registry::here()).map_err(unreadable)?;
     seclabel::set_label(target(), Some(&text));
@@ -32,6 +34,7 @@ pub fn write(record: &RetentionRecord) -> Result<(), RegistryError> {
 
 /// Removes the record of a database that is no node any more, if it is ours.
 pub fn forget() -> Result<(), RegistryError> {
+    seclabel::lock(target());
     if read()?.is_some() {
         seclabel::set_label(target(), None);
     }

@@ -102,6 +102,7 @@ fn record(begins: Option<u64>, passed: Option<u64>) -> RetentionRecord {
         origin_id: 1,
         tables: 7,
         tables_before: None,
+        newest_table: None,
         released: OriginLsn::INFINITY,
         waits_beyond: None,
         waits_since: None,

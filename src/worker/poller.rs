@@ -17,6 +17,7 @@ use crate::pg::{interrupts, process, transaction};
 use crate::plan::readiness::{self, Lack, Readiness};
 use crate::protocol;
 use crate::recover::returned::{Former, Known, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
+use crate::recover::source::{from_ascii, in_ascii};
 use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
 use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, ShortName, TargetSays};
@@ -325,7 +326,10 @@ impl Poller {
             entry.said = Some(answer.identity);
             if doubt.is_none() {
                 // Another run than the one that was watched: the manager judges whether it may go on.
-                let is_new_run = entry.start != OriginLsn::ZERO
+                // One that waits to be judged stays until it was, whatever run has come after it: the next answer then is another run's.
+                let waits = entry.to_judge.is_some();
+                let is_new_run = !waits
+                    && entry.start != OriginLsn::ZERO
                     && ((entry.start, entry.server_started_at) != (answer.start, answer.started_at)
                         || entry.system_identifier != answer.identity.system_identifier);
                 if is_new_run && answer.start != OriginLsn::ZERO {
@@ -340,18 +344,20 @@ impl Poller {
                         });
                     }
                 }
-                entry.system_identifier = answer.identity.system_identifier;
-                entry.former = question.former;
+                if !waits {
+                    entry.system_identifier = answer.identity.system_identifier;
+                    entry.former = question.former;
+                    (entry.start, entry.server_started_at) = (answer.start, answer.started_at);
+                    entry.forks = [(0, OriginLsn::ZERO); MAX_FORKS];
+                    for (place, fork) in entry.forks.iter_mut().zip(&answer.forks) {
+                        *place = *fork;
+                    }
+                    entry.timeline = answer.timeline;
+                }
                 entry.lost_at = Monotonic::NEVER;
                 // A worker that has begun since the question was prepared has called again.
                 entry.is_called &= has_begun;
-                (entry.start, entry.server_started_at) = (answer.start, answer.started_at);
-                entry.forks = [(0, OriginLsn::ZERO); MAX_FORKS];
-                for (place, fork) in entry.forks.iter_mut().zip(&answer.forks) {
-                    *place = *fork;
-                }
                 entry.protocol = answer.protocol;
-                entry.timeline = answer.timeline;
                 entry.wal_end = answer.wal_end;
                 entry.has_unknown_origin = answer.positions.iter().any(|position| position.origin.is_none());
                 (entry.own_subscription, entry.own_confirmed) =
@@ -514,18 +520,18 @@ fn ask_readiness(connection: &mut Connection, question: &Question) -> Result<Opt
         return Ok(None);
     }
     let asked = format!(
-        "SELECT spock.peer_readiness({}, {}, {}::pg_catalog.oid)",
+        "spock.peer_readiness({}, {}, {}::pg_catalog.oid)",
         argument::name(name),
         argument::text(Some(&identity.system_identifier.to_string())),
         identity.database
     );
-    let text: Option<String> = match connection.query(&asked, 1) {
+    let text: Option<String> = match connection.query(&in_ascii(&asked), 1) {
         Ok(rows) => rows.first().map(|row| row.optional(0)).transpose()?.flatten(),
         // It cannot say: the rest of what it says counts all the same.
         Err(RemoteError::Peer { .. }) => None,
         Err(error) => return Err(error),
     };
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    Ok(text.and_then(|text| serde_json::from_str(&from_ascii(&text)?).ok()))
 }
 
 /// The workers that have applied the peer, of those of its subscriptions that there were when it last answered and that there

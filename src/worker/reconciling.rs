@@ -100,7 +100,11 @@ impl Rescue {
             stream.run(&mut collector, facts.until, is_complete, |_| goes_on(index)).map_err(|e| remote(intent, e))?;
         match ended {
             Ended::Stopped => Err(Trouble::MustStop),
-            Ended::Complete => Ok((apply_as, collector.touched)),
+            Ended::Complete => {
+                // What is written from here on is durable when it is committed.
+                process::keep_books();
+                Ok((apply_as, collector.touched))
+            }
         }
     }
 

@@ -327,7 +327,9 @@ impl Rescue {
         match outcome {
             Err(report) => Err(Trouble::Raised { report, relation, origin_lsn }),
             Ok(Err(error)) => {
-                Err(Trouble::Streaming { origin_lsn: error.origin_lsn().or(origin_lsn), error: Box::new(error) })
+                // What the source says of another transaction than those that were asked for is not believed.
+                let told = error.origin_lsn().filter(|lsn| position < *lsn && *lsn <= stop);
+                Err(Trouble::Streaming { origin_lsn: told.or(origin_lsn), error: Box::new(error) })
             }
             Ok(Ok(Ended::Stopped)) => Err(Trouble::MustStop),
             Ok(Ok(Ended::Complete)) => Ok((position, apply_as, applier.touched)),
@@ -478,6 +480,10 @@ impl Rescue {
             suspend::resume(journal);
             Ok(())
         });
+        if written.is_ok() {
+            // It is told, whatever ends this process from here on.
+            HAS_SETTLED.set(true);
+        }
         with_entry(self.index, |entry| entry.failures = entry.failures.saturating_add(1));
         let text = crate::intent::sql::describe(intent, &failure);
         if is_news {
