@@ -86,7 +86,7 @@ BEGIN
             (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e)
                 || coalesce((SELECT ' (' || string_agg(format('table %s: %s', e.key, e.value), '; ' ORDER BY e.key) || ')'
                                FROM jsonb_each_text(done -> 'refused') e), '')
-            || coalesce((SELECT format(' (what comes cannot be applied by %s)', string_agg(s, '; by ' ORDER BY s))
+            || coalesce((SELECT ' (what comes cannot be applied by ' || string_agg(s, '; by ' ORDER BY s) || ')'
                            FROM jsonb_array_elements_text(done -> 'stuck') s), '')
             USING HINT = CASE WHEN (done -> 'unjudged') ?| ARRAY['source_lags', 'target_lags', 'not_replicated', 'refused', 'busy', 'source_lost']
                 THEN format('They are compared by themselves when they can be. SELECT * FROM spock.recovery_unjudged(%L); on node "%s" shows those that are still to be.',
@@ -523,7 +523,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('%s of the survivors of node "%s" could not be recovered', failures, failed_node_name),
             DETAIL = report::text,
-            HINT = format('The others are. SELECT * FROM spock.recover_plan(%L); says why, and what each still lacks.', failed_node_name);
+            HINT = format('SELECT * FROM spock.recover_plan(%L); says why, and what each still lacks.', failed_node_name);
     END IF;
     RAISE NOTICE 'node "%" is recovered on every survivor that is known here%, in % s', failed_node_name,
         CASE WHEN silent || unknown <> '{}'

@@ -252,10 +252,12 @@ pub fn bound_identity(name: &str) -> Option<DatabaseIdentity> {
     DatabaseIdentity::from_peer_options(options.iter().map(String::as_str))
 }
 
-/// The provider of a subscription has answered, and is another server than the one that the node is known as.
-fn leads_elsewhere(subscription: Oid, node: &NodeServer) -> bool {
-    let said = entry_of(PeerKey::Subscription(subscription)).and_then(|entry| entry.said);
-    said.zip(node.bound).is_some_and(|(said, bound)| said != bound)
+/// The provider of a subscription has answered, and is another server than the one that the node is known as: to the subscription's
+/// own poller, or to that of the node that it comes from so far.
+fn leads_elsewhere(subscription: &Subscription, node: &NodeServer, servers: &[NodeServer]) -> bool {
+    let asked = entry_of(PeerKey::Subscription(subscription.id)).and_then(|entry| entry.said);
+    let so_far = subscription.origin.node().and_then(|origin| servers.iter().find(|server| server.name == *origin));
+    asked.or(so_far.and_then(|server| server.bound)).zip(node.bound).is_some_and(|(said, bound)| said != bound)
 }
 
 /// Another server answers by the peer's name: to its own poller, or to that of a subscription.
@@ -372,7 +374,7 @@ pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), Regist
     let node = match servers.iter().find(|server| server.name.as_str() == origin) {
         Some(node) if node.id == local.id => return Err(RegistryError::OriginIsLocal { name: node.name.clone() }),
         // It would be asked in that node's place.
-        Some(node) if leads_elsewhere(found.id, node) => {
+        Some(node) if leads_elsewhere(found, node, &servers) => {
             return Err(RegistryError::ProviderIsAnother { name: node.name.clone(), subscription: found.name.clone() });
         }
         Some(node) => node.name.clone(),

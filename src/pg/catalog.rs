@@ -90,7 +90,8 @@ pub fn my_database_name() -> String {
 /// The version of the extension's SQL in this database. Needs a snapshot.
 pub fn extension_version() -> Option<String> {
     let question = "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
-    pgrx::Spi::get_one(question).ok().flatten()
+    // Not Spi::get_one, which takes a transaction id.
+    pgrx::Spi::connect(|client| client.select(question, Some(1), &[])?.first().get_one()).ok().flatten()
 }
 
 /// The schema that the extension's objects are in: the extension's own entry says which, for a schema of that name may be

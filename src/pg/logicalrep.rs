@@ -21,10 +21,17 @@ thread_local! {
     static TOLD: RefCell<HashMap<u32, Told>> = RefCell::default();
 }
 
+#[derive(Clone)]
 struct Told {
     /// As the server writes them.
     schema: CString,
     name: CString,
+    columns: Vec<CString>,
+    types: Vec<Oid>,
+    /// The places of the key's columns.
+    key: Vec<core::ffi::c_int>,
+    identity: core::ffi::c_char,
+    kind: core::ffi::c_char,
     /// The sender's rows come whole, for want of a key: where ours has none either, core looks for an index.
     is_full: bool,
 }
@@ -297,12 +304,51 @@ unsafe fn oids(list: *mut pg_sys::List) -> Vec<u32> {
 unsafe fn keep(relation: *mut pg_sys::LogicalRepRelation) {
     // SAFETY: the caller's promise: a table with its names. Core's map copies all of it.
     unsafe {
-        let names = [(*relation).nspname, (*relation).relname].map(|name| CStr::from_ptr(name).to_owned());
+        let copy = |text: *mut core::ffi::c_char| CStr::from_ptr(text).to_owned();
+        let count = (*relation).natts as usize;
+        let mut key = Vec::new();
+        let mut place = pg_sys::bms_next_member((*relation).attkeys, -1);
+        while place >= 0 {
+            key.push(place);
+            place = pg_sys::bms_next_member((*relation).attkeys, place);
+        }
+        let told = Told {
+            schema: copy((*relation).nspname),
+            name: copy((*relation).relname),
+            columns: (0..count).map(|index| copy(*(*relation).attnames.add(index))).collect(),
+            types: (0..count).map(|index| *(*relation).atttyps.add(index)).collect(),
+            key,
+            identity: (*relation).replident,
+            kind: (*relation).relkind,
+            is_full: (*relation).replident as u8 == pg_sys::REPLICA_IDENTITY_FULL,
+        };
         guarded!(logicalrep_relmap_update(relation));
         guarded!(logicalrep_partmap_reset_relmap(relation));
-        let [schema, name] = names;
-        let is_full = (*relation).replident as u8 == pg_sys::REPLICA_IDENTITY_FULL;
-        TOLD.with_borrow_mut(|told| told.insert((*relation).remoteid, Told { schema, name, is_full }));
+        TOLD.with_borrow_mut(|all| all.insert((*relation).remoteid, told));
+    }
+}
+
+/// Tells core's map of a table once more: an ERROR while it was opened has left it open there for good.
+fn tell_again(relation: u32) {
+    let Some(told) = TOLD.with_borrow(|all| all.get(&relation).cloned()) else { return };
+    let mut names: Vec<*mut core::ffi::c_char> = told.columns.iter().map(|name| name.as_ptr().cast_mut()).collect();
+    let mut types = told.types.clone();
+    // SAFETY: arrays of that length; the map copies all of it.
+    unsafe {
+        let attkeys =
+            told.key.iter().fold(std::ptr::null_mut(), |members, place| pg_sys::bms_add_member(members, *place));
+        let mut again = pg_sys::LogicalRepRelation {
+            remoteid: relation,
+            nspname: told.schema.as_ptr().cast_mut(),
+            relname: told.name.as_ptr().cast_mut(),
+            natts: names.len() as core::ffi::c_int,
+            attnames: names.as_mut_ptr(),
+            atttyps: types.as_mut_ptr(),
+            replident: told.identity,
+            relkind: told.kind,
+            attkeys,
+        };
+        guarded!(logicalrep_relmap_update(&raw mut again));
     }
 }
 
@@ -476,6 +522,7 @@ pub fn key_of(relation: u32) -> Result<Option<TableKey>, Missing> {
         CaughtError::PostgresError(ref report) | CaughtError::ErrorReport(ref report)
             if report.sql_error_code() == PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE =>
         {
+            tell_again(relation);
             Err(Missing)
         }
         cause => cause.rethrow(),

@@ -9,6 +9,8 @@ pub fn of(plan: &Plan) -> String {
     let target = &plan.target;
     let source = plan.source.as_deref().unwrap_or_default();
     let on_source = format!("On node \"{source}\": ");
+    // Where nothing can be said of the target, it is the one that has not answered; else the finding names the node.
+    let silent = if plan.outcome.is_none() { literal(target) } else { "'…'".to_owned() };
     let then_on_source = format!("on node \"{source}\": ");
     match plan.reason {
         Reason::GapCovered => format!(
@@ -24,14 +26,13 @@ pub fn of(plan: &Plan) -> String {
         Reason::NodeUnreachable => {
             "Start it, or correct its connection string (SELECT * FROM spock.peer_status();), and ask again.".to_owned()
         }
-        Reason::NotANode => "On that node: CREATE EXTENSION spock_recovery; SELECT spock.node_create('n3', 'host=… port=5432 \
-                             dbname=…');"
-            .to_owned(),
-        Reason::OtherNode => {
-            "Its connection string leads elsewhere: SELECT spock.node_drop('n3'); SELECT spock.peer_create('n3', 'host=… \
-             port=5432 dbname=…');"
-                .to_owned()
-        }
+        Reason::NotANode => format!(
+            "On that node: SELECT * FROM spock.quick_health_check(); says what it cannot read, if it is one; if it is none yet, CREATE \
+             EXTENSION spock_recovery; SELECT spock.node_create({silent}, 'host=… port=5432 dbname=…');"
+        ),
+        Reason::OtherNode => format!(
+            "Its connection string leads elsewhere: SELECT spock.peer_create({silent}, 'host=… port=5432 dbname=…'); with the right one."
+        ),
         Reason::PermissionDenied => {
             "The role of its connection string needs REPLICATION, pg_monitor or SUPERUSER there.".to_owned()
         }

@@ -14,6 +14,9 @@ fn a_subscription_with_an_unreadable_label_is_nobodys_and_is_not_labelled_anew()
     let origin = format!("SELECT spock.subscription_origin(oid) FROM pg_subscription WHERE subname = '{name}'");
     let known = n3.value(&origin);
     assert_eq!(known, "n1");
+    let vouched =
+        "SELECT bool_and(released_lsn < 'FFFFFFFF/FFFFFFFF') FROM spock.recovery_horizon() WHERE origin_node = 'n1'";
+    n3.wait_until(vouched, "t");
     let unreadable = label.edit(LATER);
     let document = format!("label of SUBSCRIPTION {name}");
     assert_critical(n3.db("postgres"), &document, &["version 2", "Install the version"]);
@@ -34,6 +37,9 @@ fn a_subscription_with_an_unreadable_label_is_nobodys_and_is_not_labelled_anew()
 
     label.replace((LATER.1, LATER.0));
     assert_eq!(n3.value(&origin), known);
+    // What was let go before is known still.
+    rounds(n3);
+    assert_eq!(n3.value(vouched), "t");
     // One that is damaged is removed as the health check says, and written anew.
     label.edit((r#""set_by":"discovery""#, r#""set_by":"wreck""#));
     let removal = format!("SECURITY LABEL FOR spock_recovery ON SUBSCRIPTION {name} IS NULL;");

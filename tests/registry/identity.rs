@@ -129,6 +129,9 @@ fn a_subscription_whose_owner_is_no_superuser_takes_nobodys_place() {
         n2.sql(&format!("SELECT spock.sub_set_origin('{name}', NULL)"));
         assert_eq!(health(n2, &format!("subscription {name}")), "");
     }
+    // One that is known to come from another server is not taken for this node's.
+    let error = n2.try_sql("SELECT spock.sub_set_origin('sub_n2_n1', 'n3')").expect_err("n1's");
+    assert!(error.message.contains("does not lead to node \"n3\""), "{error}");
     // Nobody asks it any more.
     n2.wait_until("SELECT count(*) FROM spock.peer_status() WHERE sub_name IS NOT NULL", "0");
     assert_eq!(n2.value(ORIGINS), format!("aaa|\n{known}\nzzz|"));

@@ -225,3 +225,30 @@ fn a_deadlock_with_a_users_transaction_is_tried_again() {
     assert_eq!(n2.value("SELECT v FROM t ORDER BY id"), "of n2, later\nof n2, later\nof n1");
     assert_identical(n2, n3);
 }
+
+#[test]
+fn a_commit_that_fails_after_a_deferred_trigger_has_caught_an_error_is_not_taken_for_done() {
+    let cluster = start("rescue_deferred", TABLES);
+    let [n1, n2, n3] = cluster.all();
+    n2.expect_log("not yet");
+    hold_back(n2);
+    // The first one aborts a subtransaction that has written, which moves the origin to where the commit was stamped.
+    n2.sql(
+        "CREATE TABLE tried (id int);
+         CREATE FUNCTION first() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN INSERT INTO public.tried VALUES (1); PERFORM 1 / 0; RETURN NULL;
+            EXCEPTION WHEN division_by_zero THEN RETURN NULL; END $$;
+         CREATE FUNCTION second() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not yet'; END $$;
+         CREATE CONSTRAINT TRIGGER a_first AFTER INSERT ON u DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION first();
+         CREATE CONSTRAINT TRIGGER b_second AFTER INSERT ON u DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION second();
+         ALTER TABLE u ENABLE ALWAYS TRIGGER a_first; ALTER TABLE u ENABLE ALWAYS TRIGGER b_second",
+    );
+    let ends = three(n1, n3, 1, "INSERT INTO u VALUES (1, 'it')");
+    fail(&cluster);
+    begin(n2, n3, "");
+    assert_waits(n2, n3, &ends[1], "P0001", "n1", &ends[0]);
+    n2.sql("DROP TRIGGER b_second ON u");
+    wait_completed(n2);
+    assert_eq!(n2.value("SELECT count(*) FROM u"), "1");
+    assert_eq!(n2.value("SELECT count(*) FROM t WHERE id IN (1, 1001, 2001)"), "3");
+}

@@ -19,10 +19,10 @@ fn recorded(node: &Node, origin: &str) -> String {
 fn assert_vouched_since(node: &Node, origin: &str, since: &str) {
     let horizon = format!("SELECT DISTINCT released_lsn FROM spock.recovery_horizon() WHERE origin_node = '{origin}'");
     wait_released_finite(node, &format!("WHERE origin_node = '{origin}'"), 1);
-    let from = released(node, origin);
-    assert_eq!(node.value(&format!("SELECT '{from}'::pg_lsn >= '{since}'")), "t", "{from} is before {since}");
     wait_follows(node);
-    assert_eq!(recorded(node, origin), from);
+    let from = recorded(node, origin);
+    assert_eq!(node.value(&format!("SELECT '{from}'::pg_lsn >= '{since}'")), "t", "{from} is before {since}");
+    node.wait_until(&horizon, &from);
     node.restart();
     node.wait_until(&horizon, &from);
     wait_follows(node);
@@ -159,4 +159,28 @@ fn an_origin_id_that_another_subscription_takes_over_brings_no_past_with_it() {
     assert_eq!(n3.value(ids), swapped.join("\n"));
     assert_vouched_since(n3, "n1", &since[0]);
     assert_vouched_since(n3, "n2", &since[1]);
+}
+
+#[test]
+fn a_subscription_that_a_peer_has_made_lately_is_kept_for_also_after_a_restart_in_which_it_is_not_heard() {
+    let cluster = start_mesh(quick("slot_keeps_lately", 3), "CREATE TABLE t (id int)");
+    let [n1, n2, n3] = cluster.all();
+    let of_n2 = "SELECT count(*) FROM spock.recovery_horizon() WHERE origin_node = 'n1' AND peer_node = 'n2'";
+    n2.sql("DROP SUBSCRIPTION sub_n2_n1");
+    n3.wait_until(of_n2, "0");
+    n3.sql("INSERT INTO t VALUES (0)");
+    // What is written down has no such subscription.
+    wait_follows(n3);
+    subscribe(n2, n1, "sub_n2_n1", false);
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
+    n3.wait_until(of_n2, "1");
+    n1.sql("INSERT INTO t VALUES (1)");
+    n3.wait_until("SELECT count(*) FROM t WHERE id = 1", "1");
+    let end = n3.value(FLUSHED);
+    n2.stop_fast();
+    n3.restart();
+    n3.sql("INSERT INTO t VALUES (2)");
+    n3.wait_until("SELECT blocked_reason FROM spock.get_recovery_slot_status()", "peer_unreachable");
+    let status = format!("SELECT confirmed_flush_lsn < '{end}' FROM spock.get_recovery_slot_status()");
+    assert_eq!(n3.value(&status), "t");
 }

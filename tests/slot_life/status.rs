@@ -66,7 +66,7 @@ fn every_check_of_the_health_check_is_there_and_says_what_to_do() {
     assert_eq!(
         server.value("SELECT check_name, status FROM spock.quick_health_check() ORDER BY check_name COLLATE \"C\""),
         "apply_workers|HEALTHY\nmanager|HEALTHY\noutput_plugin_libraries|HEALTHY\npeer n2|CRITICAL\nrecovery|HEALTHY\nrecovery_slot|HEALTHY\nrescue_capacity|HEALTHY\nretention|HEALTHY\n\
-         slot_invalidation|HEALTHY\ntrack_commit_timestamp|WARNING\nwal_level|HEALTHY"
+         slot_invalidation|HEALTHY\ntrack_commit_timestamp|WARNING\nvouching|HEALTHY\nwal_level|HEALTHY"
     );
     assert!(health(database, "track_commit_timestamp").contains("ALTER SYSTEM SET"));
     // It only looks: a transaction that has called it may still create a slot.
