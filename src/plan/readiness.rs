@@ -179,7 +179,8 @@ mod tests {
             change(&mut source);
             lack(&source)
         };
-        let cases: [(&dyn Fn(&mut Readiness), &str, &str); 8] = [
+        type Change = dyn Fn(&mut Readiness);
+        let cases: [(&Change, &str, &str); 8] = [
             (
                 &|source| source.extension = "2.0".to_owned(),
                 "2.0 on node \"n3\"",

@@ -147,7 +147,7 @@ fn tables_that_have_gone_are_kept_in_mind_with_the_pair() {
         copied: Some(OriginLsn(7)),
         until: LocalLsn(20),
     };
-    assert_eq!(record.gone, [gone.clone()]);
+    assert_eq!(record.gone, std::slice::from_ref(&gone));
     let fewer = Own { tables: 8, newest_table: 0, ..own(11, 500) };
     assert_eq!(next(&fewer, Some(&record), true).0.gone, [gone]);
     assert_eq!(next(&own(12, 500), Some(&record), true).0.gone, []);

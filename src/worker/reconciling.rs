@@ -63,7 +63,7 @@ impl Rescue {
                 );
                 // What an attempt has kept is looked at again. Where none has come so far nobody knows any more which rows they were.
                 let is_kept =
-                    transaction::run(|| storage::read())?.intent(intent.id).is_some_and(|now| now.reconciled.is_some());
+                    transaction::run(storage::read)?.intent(intent.id).is_some_and(|now| now.reconciled.is_some());
                 let mut lost = Counts::default();
                 lost.leave(Why::Lost, intent.totals().rows as usize);
                 Ok((!is_kept && lost.lost() > 0).then(|| (lost, Keeper::default())))
