@@ -58,6 +58,8 @@ struct Asker(i32);
 impl Asker {
     fn stop(node: &Node) -> Asker {
         let asker = Asker(node.wait_process("spock_recovery poller n2").pid);
+        // Between two questions: within one it may hold what all others of the node wait for.
+        node.wait_until(&format!("SELECT state FROM pg_stat_activity WHERE pid = {}", asker.0), "idle");
         asker.send(Signal::SIGSTOP);
         asker
     }
