@@ -29,7 +29,7 @@ use crate::protocol;
 use crate::shmem::{PeerEntry, PeerKey, PeerState};
 use crate::slot::decision::is_recorded;
 use crate::slot::positions::{self, OwnPosition};
-use crate::slot::record::{OriginRecord, RetentionRecord};
+use crate::slot::record::RetentionRecord;
 use crate::slot::record_storage;
 use crate::slot::snapshot::{Snapshot, require_reader, snapshot};
 use crate::slot::vouching;
@@ -188,10 +188,7 @@ fn gone_of(
     record: Option<&RetentionRecord>,
     subscription: &SubscriptionFacts,
 ) -> Result<Vec<GoneFacts>, spi::Error> {
-    let is_of = |origin: &&OriginRecord| {
-        (origin.subscription, origin.origin_id) == (subscription.subscription, subscription.origin_id)
-    };
-    let origin = record.and_then(|record| record.origins.iter().find(is_of));
+    let origin = record.and_then(|record| record.of_pair(subscription.subscription, subscription.origin_id));
     let mut tables = Vec::new();
     for gone in origin.map(|origin| origin.gone.as_slice()).unwrap_or_default() {
         let rows = client.select(

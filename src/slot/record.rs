@@ -133,6 +133,11 @@ impl RetentionRecord {
         self.origins.iter().find(|origin| origin.node == node && origin.subscription == subscription)
     }
 
+    /// By subscription and replication origin: ids are reused, and another pair is another history.
+    pub fn of_pair(&self, subscription: u32, origin_id: u16) -> Option<&OriginRecord> {
+        self.origins.iter().find(|origin| (origin.subscription, origin.origin_id) == (subscription, origin_id))
+    }
+
     pub fn peer(&self, name: &str) -> Option<&PeerRecord> {
         self.peers.iter().find(|known| known.peer == name)
     }

@@ -87,10 +87,7 @@ pub fn beginning(
         return None;
     }
     let written = record.and_then(|record| {
-        let is_same = |origin: &&super::record::OriginRecord| {
-            (origin.subscription, origin.origin_id) == (position.subscription.to_u32(), position.origin_id)
-        };
-        let origin = record.origins.iter().find(is_same)?;
+        let origin = record.of_pair(position.subscription.to_u32(), position.origin_id)?;
         Some((origin.begins?, origin.passed.or(origin.begins)?))
     });
     match (written, confirmed.known()) {
