@@ -385,9 +385,8 @@ pub struct PeerEntry {
     pub reported_at: Timestamp,
     /// It has a subscription of which it does not know the origin: anything may still be needed.
     pub has_unknown_origin: bool,
-    /// The subscription here that comes from it, and how far its slot there was confirmed.
-    pub own_subscription: pg_sys::Oid,
-    pub own_confirmed: OriginLsn,
+    /// The subscriptions here that come from it, and how far the slot of each there was confirmed.
+    pub own_confirmed: OwnConfirmed,
     /// When the question began whose answer told `wal_end` and, after it, `own_confirmed`.
     pub own_asked_at: Monotonic,
     /// How ready it is for a recovery from it.
@@ -395,6 +394,12 @@ pub struct PeerEntry {
     /// By the manager: it was given up for the retention budget.
     pub is_unprotected: bool,
 }
+
+/// The first of the subscriptions that come from a peer, and how far each was confirmed there; 0/0: that was not read. Of more
+/// than these, each vouches from its next transaction on.
+pub type OwnConfirmed = [(pg_sys::Oid, OriginLsn); 4];
+
+pub const NONE_CONFIRMED: OwnConfirmed = [(pg_sys::InvalidOid, OriginLsn::ZERO); 4];
 
 /// A message, cut to what fits.
 #[repr(C)]
@@ -602,8 +607,7 @@ impl PeerEntry {
         to_judge: None,
         reported_at: Timestamp::NEVER,
         has_unknown_origin: false,
-        own_subscription: pg_sys::InvalidOid,
-        own_confirmed: OriginLsn::ZERO,
+        own_confirmed: NONE_CONFIRMED,
         own_asked_at: Monotonic::NEVER,
         readiness: ReadinessEntry::FREE,
         is_unprotected: false,

@@ -566,12 +566,12 @@ fn own_of(position: &OwnPosition) -> Option<Own> {
 /// What the pollers have read of the slots that this node's subscriptions have, by subscription.
 fn readings(index: usize) -> HashMap<u32, Reading> {
     let mut shared = shmem::lock();
-    let read = shared.peers(index).iter().filter(|entry| entry.own_confirmed != OriginLsn::ZERO);
-    read.map(|entry| {
-        let reading = Reading { asked_at: entry.own_asked_at, wal_end: entry.wal_end, confirmed: entry.own_confirmed };
-        (entry.own_subscription.to_u32(), reading)
-    })
-    .collect()
+    let of_peer = |entry: &PeerEntry| {
+        let (asked_at, wal_end) = (entry.own_asked_at, entry.wal_end);
+        let read = entry.own_confirmed.into_iter().filter(|(_, confirmed)| *confirmed != OriginLsn::ZERO);
+        read.map(move |(subscription, confirmed)| (subscription.to_u32(), Reading { asked_at, wal_end, confirmed }))
+    };
+    shared.peers(index).iter().flat_map(of_peer).collect()
 }
 
 /// What the pollers know of each peer.

@@ -22,8 +22,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// How far the slot of a subscription of this node was confirmed at its provider, as its poller has read it; 0/0: unknown.
     pub fn confirmed_of(&self, subscription: pg_sys::Oid) -> OriginLsn {
-        let peer = self.peers.iter().map(|(peer, _)| peer).find(|peer| peer.own_subscription == subscription);
-        peer.map_or(OriginLsn::ZERO, |peer| peer.own_confirmed)
+        let mut read = self.peers.iter().flat_map(|(peer, _)| peer.own_confirmed);
+        read.find(|(read, _)| *read == subscription).map_or(OriginLsn::ZERO, |(_, confirmed)| confirmed)
     }
 
     /// When this server last applied a transaction that came by a subscription, as far as commit timestamps tell.

@@ -250,10 +250,6 @@ fn lag_positions() -> TableIterator<
             .and_then(|(peer, _)| lsn(peer.wal_end.0))
     };
     let local = servers.iter().find(|server| server.role == registry::Role::Local).map(|server| server.id);
-    let confirmed_of = |node: Oid| {
-        let found = snapshot.peers.iter().find(|(peer, _)| peer.key == PeerKey::Node(node));
-        found.map_or(OriginLsn::ZERO, |(peer, _)| peer.own_confirmed)
-    };
     let mut rows = Vec::new();
     for origin in &snapshot.origins {
         rows.push((
@@ -263,7 +259,7 @@ fn lag_positions() -> TableIterator<
             lsn(origin.own.0),
             end_of(origin.node),
             slot::received_by(origin.subscription).or_raise().map(|received| received.0 as i64),
-            lsn(origin.own.max(confirmed_of(origin.node)).0),
+            lsn(origin.own.max(snapshot.confirmed_of(origin.subscription)).0),
         ));
     }
     for (peer, positions) in &snapshot.peers {

@@ -20,10 +20,13 @@ use crate::recover::returned::{Former, Known, Life, MAX_FORKS, applied_of_former
 use crate::recover::source::{from_ascii, in_ascii};
 use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
-use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, ShortName, TargetSays};
+use crate::shmem::{
+    self, CloneEntry, NONE_CONFIRMED, OwnConfirmed, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, ShortName,
+    TargetSays,
+};
 use crate::slot::{positions, view};
 use pgrx::bgworkers::BackgroundWorker;
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::Oid;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
@@ -61,8 +64,8 @@ struct Answer {
     started_at: Timestamp,
     protocol: u32,
     positions: Vec<Position>,
-    /// The subscription here that comes from it, and how far its slot at the peer is confirmed.
-    own: Option<(Oid, OriginLsn)>,
+    /// The subscriptions here that come from it, and how far the slot of each at the peer is confirmed.
+    own: OwnConfirmed,
     /// How ready it is for a recovery from it; None: it was not asked, or cannot say.
     readiness: Option<Readiness>,
     /// Of each clone made for it: whether its recovery is unfinished.
@@ -87,8 +90,8 @@ struct Question {
     expected: Option<String>,
     /// The server and database that it should be; None before it was first heard.
     bound: Option<DatabaseIdentity>,
-    /// The subscription that comes from the peer, and its slot there.
-    own: Option<(Oid, String)>,
+    /// The subscriptions that come from the peer, and their slots there.
+    own: Vec<(Oid, String)>,
     /// How far the peer is applied here: seen before it is asked, so that if the run answers that was known, all of it is that
     /// run's or an earlier one's.
     former: Former,
@@ -241,8 +244,7 @@ impl Poller {
             origins: std::array::from_fn(|_| origins.next().unwrap_or(0)),
             lives,
         };
-        let position = positions.into_iter().next();
-        let own = position.and_then(|position| Some((position.subscription, position.slot?)));
+        let own = positions.into_iter().filter_map(|position| Some((position.subscription, position.slot?))).collect();
         let clones = self.clones();
         let local = nodes.iter().find(|node| node.role == Role::Local && self.is_readiness_due());
         let local = local.map(|local| (local.name.to_string(), registry::here()));
@@ -360,8 +362,7 @@ impl Poller {
                 entry.protocol = answer.protocol;
                 entry.wal_end = answer.wal_end;
                 entry.has_unknown_origin = answer.positions.iter().any(|position| position.origin.is_none());
-                (entry.own_subscription, entry.own_confirmed) =
-                    answer.own.unwrap_or((pg_sys::InvalidOid, OriginLsn::ZERO));
+                entry.own_confirmed = answer.own;
                 entry.own_asked_at = answer.asked_at;
                 entry.reported_at = Timestamp::now();
                 if let Some((readiness, lacks)) = &readiness {
@@ -445,24 +446,21 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
     let Some(row) = rows.first() else {
         return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));
     };
-    // How far our slot there is confirmed: read before anything of it is believed, which our own flush precedes.
-    let own = match &question.own {
-        Some((subscription, slot)) => {
-            let slot = pgrx::spi::quote_literal(slot);
-            let confirmed = connection.query(
-                &format!(
-                    "SELECT (confirmed_flush_lsn - '0/0')::pg_catalog.int8 FROM pg_catalog.pg_replication_slots \
-                     WHERE slot_name = {slot} AND confirmed_flush_lsn IS NOT NULL"
-                ),
-                1,
-            )?;
-            match confirmed.first() {
-                Some(row) => Some((*subscription, OriginLsn(row.value(0)?))),
-                None => None,
-            }
+    // How far our slots there are confirmed: read before anything of it is believed, which our own flush precedes.
+    let mut own = NONE_CONFIRMED;
+    for (place, (subscription, slot)) in own.iter_mut().zip(&question.own) {
+        let slot = pgrx::spi::quote_literal(slot);
+        let confirmed = connection.query(
+            &format!(
+                "SELECT (confirmed_flush_lsn - '0/0')::pg_catalog.int8 FROM pg_catalog.pg_replication_slots \
+                 WHERE slot_name = {slot} AND confirmed_flush_lsn IS NOT NULL"
+            ),
+            1,
+        )?;
+        if let Some(row) = confirmed.first() {
+            *place = (*subscription, OriginLsn(row.value(0)?));
         }
-        None => None,
-    };
+    }
     let mut positions = Vec::new();
     for row in connection.query(POSITIONS, 7)? {
         positions.push(Position {

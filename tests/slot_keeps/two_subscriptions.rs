@@ -10,6 +10,8 @@ fn a_node_with_two_subscriptions_to_another_keeps_and_is_kept_for_by_the_slower_
     let [n1, n2, n3] = cluster.all();
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)");
     n1.sql("CREATE PUBLICATION t FOR TABLE t; CREATE PUBLICATION u FOR TABLE u");
+    let manager = n2.wait_process("spock_recovery manager").pid;
+    n2.pause_process(manager);
     for (node, other) in [(n2, n3), (n3, n2)] {
         for publication in ["t", "u"] {
             node.sql(&format!(
@@ -21,9 +23,14 @@ fn a_node_with_two_subscriptions_to_another_keeps_and_is_kept_for_by_the_slower_
         }
         node.sql(&format!("SELECT spock.peer_create('{}', '{}')", other.name(), other.dsn("postgres")));
     }
-    n3.wait_until("SELECT origin_node, ready FROM spock.node_positions()", "n1|t\nn1|t");
     n1.sql("INSERT INTO t VALUES (1)");
     n1.sql("INSERT INTO u VALUES (1)");
+    for node in [n2, n3] {
+        node.wait_until("SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM u)", "1|1");
+    }
+    n3.wait_until("SELECT origin_node, ready FROM spock.node_positions()", "n1|t\nn1|t");
+    // n2 notices both when all that there is for them has come: each vouches from what is confirmed of its own slot.
+    n2.resume();
     wait_released_finite(n3, "WHERE origin_node = 'n1'", 1);
     wait_follows(n3);
 
