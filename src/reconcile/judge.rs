@@ -1,7 +1,8 @@
 //! What is to be done about one row (pure).
 //!
 //! The source is no authority: the later commit is. What the source lacks is deleted only if it is the very version that
-//! the replay wrote, for then somebody had deleted it before it came.
+//! the replay wrote, for then somebody had deleted it before it came; or if a recovery of a node's own has deleted it there,
+//! for that stands for a deletion, or another key, which that node had skipped and hence has told nobody.
 
 use super::value::Value;
 use crate::pg::clock::Timestamp;
@@ -117,6 +118,8 @@ pub struct Replay<'a> {
     pub failed: &'a str,
     /// The target's transactions from this one on.
     pub since: u32,
+    /// The rows at hand are those that a node's own recovery has deleted there.
+    pub is_of_gone: bool,
 }
 
 impl Replay<'_> {
@@ -130,6 +133,12 @@ impl Replay<'_> {
         // Transaction ids wrap around.
         is_of_failed && found.transaction.wrapping_sub(self.since).cast_signed() >= 0
     }
+
+    /// Whether a row that the source lacks is gone for all, once each has passed what the other had: the source has had it, if it
+    /// knows its author.
+    fn is_gone(self, found: &Found) -> bool {
+        self.is_of_gone && matches!(found.committed, Some((_, Author::Node(_))))
+    }
 }
 
 pub fn judge(source: Option<&Found>, target: Option<&Found>, replay: Replay<'_>) -> Verdict {
@@ -137,7 +146,8 @@ pub fn judge(source: Option<&Found>, target: Option<&Found>, replay: Replay<'_>)
         (None, None) => return Verdict::Settled,
         (Some(_), None) => return Verdict::Insert,
         (None, Some(target)) => {
-            return if replay.has_written(target) { Verdict::Delete } else { Verdict::Keep };
+            let is_gone = replay.has_written(target) || replay.is_gone(target);
+            return if is_gone { Verdict::Delete } else { Verdict::Keep };
         }
         (Some(source), Some(target)) => (source, target),
     };
@@ -234,9 +244,33 @@ mod tests {
             ("neither's age is known", old("a"), old("b"), OfUnknownAge),
             ("neither's age is known, and they are alike", old("a"), old("a"), Settled),
         ] {
-            let replay = Replay { failed: "n1", since: 1_000 };
+            let replay = Replay { failed: "n1", since: 1_000, is_of_gone: false };
             assert_eq!(judge(source.as_ref(), target.as_ref(), replay), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn what_a_recovery_has_deleted_elsewhere_is_deleted_whoever_wrote_it_if_that_is_known() {
+        let replay = Replay { failed: "n1", since: 1_000, is_of_gone: true };
+        for (author, expected) in [
+            ("n1", Verdict::Delete),
+            ("n2", Verdict::Delete),
+            ("n3", Verdict::Delete),
+            ("put back", Verdict::Delete),
+            ("copied", Verdict::Keep),
+        ] {
+            let target = found(Some((10, author)), "a");
+            assert_eq!(judge(None, Some(&target), replay), expected, "{author}");
+            let earlier = Found { transaction: 999, ..target };
+            let expected = if author == "put back" { Verdict::Keep } else { expected };
+            assert_eq!(judge(None, Some(&earlier), replay), expected, "{author}, before the replay");
+        }
+        assert_eq!(judge(None, Some(&found(None, "a")), replay), Verdict::Keep);
+        assert_eq!(judge(None, None, replay), Verdict::Settled);
+        // Of what is there, the later version counts as ever.
+        let (early, late) = (found(Some((10, "n2")), "a"), found(Some((11, "n3")), "b"));
+        assert_eq!(judge(Some(&early), Some(&late), replay), Verdict::Keep);
+        assert_eq!(judge(Some(&late), Some(&early), replay), Verdict::Update);
     }
 
     #[test]
@@ -248,13 +282,17 @@ mod tests {
             (3, u32::MAX - 5, Verdict::Keep),
         ] {
             let target = Found { transaction, ..found(Some((10, "n1")), "a") };
-            assert_eq!(judge(None, Some(&target), Replay { failed: "n1", since }), expected, "{since} {transaction}");
+            assert_eq!(
+                judge(None, Some(&target), Replay { failed: "n1", since, is_of_gone: false }),
+                expected,
+                "{since} {transaction}"
+            );
         }
     }
 
     #[test]
     fn of_the_same_version_only_what_may_not_have_been_sent_is_brought() {
-        let replay = Replay { failed: "n1", since: 1_000 };
+        let replay = Replay { failed: "n1", since: 1_000, is_of_gone: false };
         let mut target = found(Some((10, "n3")), "b");
         target.out_of_line = vec![false, false];
         let mut source = found(Some((10, "n3")), "a");

@@ -36,6 +36,9 @@ pub struct Table {
     /// Why a node has refused rows of it, in the node's own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// Its rows are those that a node's own recovery has deleted there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// The first line.
@@ -56,26 +59,27 @@ pub struct Row(pub usize, pub Why, pub KeyText);
 #[derive(Default)]
 pub struct Keeper {
     tables: Vec<Table>,
-    /// By schema and name: each node has numbers of its own for them.
-    places: HashMap<(String, String), usize>,
+    /// By schema and name, for each node has numbers of its own for them; and whether its rows are those that a recovery has deleted.
+    places: HashMap<(String, String, bool), usize>,
     rows: Spill,
 }
 
 impl Keeper {
-    pub fn add(&mut self, columns: &Columns<'_>, why: Why, key: &KeyText) {
-        let place = self.place_of(columns);
+    /// `is_gone`: a node's own recovery has deleted it there.
+    pub fn add(&mut self, columns: &Columns<'_>, why: Why, key: &KeyText, is_gone: bool) {
+        let place = self.place_of(columns, is_gone);
         self.rows.push(line(&Row(place, why, key.clone())).as_bytes());
     }
 
     pub fn note_refused(&mut self, columns: &Columns<'_>, message: String) {
-        let place = self.place_of(columns);
+        let place = self.place_of(columns, false);
         self.tables[place].refused = Some(message);
     }
 
-    fn place_of(&mut self, columns: &Columns<'_>) -> usize {
+    fn place_of(&mut self, columns: &Columns<'_>, gone: bool) -> usize {
         let Relation { schema, name, columns: names } = columns.relation.clone();
-        *self.places.entry((schema.clone(), name.clone())).or_insert_with(|| {
-            self.tables.push(Table { schema, name, columns: names, key: columns.key.to_vec(), refused: None });
+        *self.places.entry((schema.clone(), name.clone(), gone)).or_insert_with(|| {
+            self.tables.push(Table { schema, name, columns: names, key: columns.key.to_vec(), refused: None, gone });
             self.tables.len() - 1
         })
     }
@@ -84,7 +88,7 @@ impl Keeper {
     pub fn add_touched(&mut self, touched: &Touched, key: &Key, why: Why) -> bool {
         match (columns_of(touched, key.relation), text_of(key)) {
             (Some(columns), Some(text)) => {
-                self.add(&columns, why, &text);
+                self.add(&columns, why, &text, false);
                 true
             }
             _ => false,
@@ -213,10 +217,18 @@ fn unreadable(object: u32, error: DocumentError) -> RecoverError {
 pub struct Kept {
     /// As rows that a replay has touched: core's relation map learns their tables as if the source had told them.
     pub touched: Touched,
+    /// Those that a node's own recovery has deleted there.
+    pub gone: Touched,
     /// Rows of tables that are not what they were.
     pub incomparable: usize,
     /// How many rows there are in all.
     pub rows: u64,
+}
+
+impl Kept {
+    fn of(&mut self, gone: bool) -> &mut Touched {
+        if gone { &mut self.gone } else { &mut self.touched }
+    }
 }
 
 /// None if it is gone. Needs a transaction with a snapshot.
@@ -224,12 +236,15 @@ pub fn touched(object: u32) -> Result<Option<Kept>, RecoverError> {
     let (mut kept, mut known) = (Kept::default(), Vec::new());
     let found = read(object, |tables, Row(place, _, key)| {
         if known.is_empty() {
-            known = tables.iter().enumerate().map(|(place, table)| learn(&mut kept.touched, place, table)).collect();
+            let learnt = |(place, table): (usize, &Table)| learn(kept.of(table.gone), place, table);
+            known = tables.iter().enumerate().map(learnt).collect();
         }
         let values: Option<Vec<Vec<u8>>> =
             key.iter().map(|value| Some(text::to_server(value)?.as_bytes().to_vec())).collect();
         match (known.get(place), values) {
-            (Some(Found::AsItWas), Some(values)) => kept.touched.push_key(relation_of(place), values),
+            (Some(Found::AsItWas), Some(values)) => {
+                kept.of(tables[place].gone).push_key(relation_of(place), values);
+            }
             (Some(Found::Dropped), _) => (),
             _ => kept.incomparable += 1,
         }

@@ -27,11 +27,25 @@ impl Known {
     }
 }
 
+/// What a node's WAL tells.
+#[derive(Default)]
+pub struct Moves {
+    /// Keys that rows have moved to, and those of what a recovery of the node has written.
+    pub moved: Touched,
+    /// Those of what a recovery of the node has deleted, also where they are known already.
+    pub gone: Touched,
+}
+
+impl Moves {
+    pub fn count(&self) -> u64 {
+        self.moved.count() + self.gone.count()
+    }
+}
+
 /// Reads all changes of keys that a node has seen, and what it has written of its own recoveries, in their order.
 pub struct MoveReader<'a> {
     known: &'a mut Known,
-    /// Keys that rows have moved to.
-    pub moved: Touched,
+    pub moves: Moves,
     /// Our tables that the target replicates from the failed node.
     wanted: HashSet<Oid>,
     context: MessageContext,
@@ -44,7 +58,7 @@ impl<'a> MoveReader<'a> {
     pub fn new(known: &'a mut Known, wanted: HashSet<Oid>) -> MoveReader<'a> {
         MoveReader {
             known,
-            moved: Touched::default(),
+            moves: Moves::default(),
             wanted,
             context: MessageContext::new(),
             is_idle: true,
@@ -54,22 +68,31 @@ impl<'a> MoveReader<'a> {
 
     /// A row that was written of a recovery: whatever it was before.
     fn note_written(&mut self, relation: u32, row: &logicalrep::Tuple) {
-        if let Some((table, key)) = self.moved.key_of(relation, row)
+        if let Some((table, key)) = self.moves.moved.key_of(relation, row)
             && self.wanted.contains(&table)
-            && hash_of(&self.moved, &key).is_some_and(|key| self.known.0.insert(key))
+            && hash_of(&self.moves.moved, &key).is_some_and(|key| self.known.0.insert(key))
         {
-            self.moved.push(key);
+            self.moves.moved.push(key);
+        }
+    }
+
+    /// A row that a recovery has deleted: the target's may be one that the replay has not written.
+    fn note_gone(&mut self, relation: u32, row: &logicalrep::Tuple) {
+        if let Some((table, key)) = self.moves.gone.key_of(relation, row)
+            && self.wanted.contains(&table)
+        {
+            self.moves.gone.push(key);
         }
     }
 
     fn note(&mut self, relation: u32, old: &logicalrep::Tuple, new: &logicalrep::Tuple) {
-        let (Some((_, old)), Some((_, new))) = (self.moved.key_of(relation, old), self.moved.key_of(relation, new))
-        else {
+        let moved = &mut self.moves.moved;
+        let (Some((_, old)), Some((_, new))) = (moved.key_of(relation, old), moved.key_of(relation, new)) else {
             return;
         };
-        let is_known = hash_of(&self.moved, &old).is_some_and(|old| self.known.0.contains(&old));
-        if old != new && is_known && hash_of(&self.moved, &new).is_some_and(|new| self.known.0.insert(new)) {
-            self.moved.push(new);
+        let is_known = hash_of(moved, &old).is_some_and(|old| self.known.0.contains(&old));
+        if old != new && is_known && hash_of(moved, &new).is_some_and(|new| self.known.0.insert(new)) {
+            moved.push(new);
         }
     }
 }
@@ -88,12 +111,15 @@ impl Receiver for MoveReader<'_> {
                 Message::Begin { .. } => self.is_idle = false,
                 Message::Origin { is_reconciled, .. } => self.is_reconciled = is_reconciled,
                 Message::Relation { relation, schema, name, columns } => {
-                    self.moved.note_relation(relation, Relation { schema, name, columns });
+                    let told = Relation { schema, name, columns };
+                    self.moves.gone.note_relation(relation, told.clone());
+                    self.moves.moved.note_relation(relation, told);
                 }
-                Message::Insert { relation, new: row } | Message::Delete { relation, old: row }
-                    if self.is_reconciled =>
-                {
+                Message::Insert { relation, new: row } if self.is_reconciled => {
                     transaction::step(|| self.note_written(relation, &row));
+                }
+                Message::Delete { relation, old: row } if self.is_reconciled => {
+                    transaction::step(|| self.note_gone(relation, &row));
                 }
                 Message::Update { relation, old, new } if self.is_reconciled => transaction::step(|| {
                     // A key that is stored out of line stands in the old row alone.

@@ -68,6 +68,8 @@ pub struct Reconciler<'a> {
     pub counts: Counts,
     /// The rows that were left, and may be judged another time.
     pub kept: Keeper,
+    /// The rows at hand are those that a node's own recovery has deleted there.
+    is_of_gone: bool,
     /// Rows that were kept are looked at again, as they will be once more: nobody is waited for as long.
     pub is_hasty: bool,
     /// There are nodes beside these two and the failed one: what neither of these two can tell, one of them may.
@@ -132,6 +134,7 @@ impl<'a> Reconciler<'a> {
             held: Vec::new(),
             counts: Counts::default(),
             kept: Keeper::default(),
+            is_of_gone: false,
             is_hasty: false,
             has_others: false,
             patience: Default::default(),
@@ -200,13 +203,24 @@ impl Reconciler<'_> {
         }
     }
 
+    /// As `run`, of rows that a node's own recovery has deleted there.
+    pub fn run_gone(&mut self, gone: &mut Touched, goes_on: impl FnMut(&Counts) -> bool) -> Result<bool, RecoverError> {
+        if gone.count() == 0 {
+            return Ok(true);
+        }
+        self.is_of_gone = true;
+        let done = self.run(gone, goes_on);
+        self.is_of_gone = false;
+        done
+    }
+
     /// A row stays as it is.
     pub(super) fn leave(&mut self, touched: &Touched, relation: u32, key: &KeyText, why: Why) {
         self.counts.leave(why, 1);
         if why.may_pass()
             && let Some(columns) = columns_of(touched, relation)
         {
-            self.kept.add(&columns, why, key);
+            self.kept.add(&columns, why, key, self.is_of_gone);
         }
     }
 
@@ -243,7 +257,10 @@ impl Reconciler<'_> {
                         self.counts.leave(Why::NotComparable, 1);
                         continue;
                     };
-                    let verdict = judge::judge(source, target, self.replay());
+                    let verdict = match judge::judge(source, target, self.replay()) {
+                        Verdict::Delete if !self.source_knows_author(target, &theirs) => Verdict::Keep,
+                        verdict => verdict,
+                    };
                     let (source, target) = (source.cloned(), target.cloned());
                     let rows_bytes = [&source, &target].into_iter().flatten().map(Found::kept_bytes).sum();
                     found.push((verdict, Difference { relation, key, rows_bytes }, source, target));
@@ -348,6 +365,10 @@ impl Reconciler<'_> {
             }
             // What the source has yet to get of others the target may have skipped: of its own changes it has skipped none.
             Verdict::Settled | Verdict::Update => source_lacks.iter().any(|node| node != self.local),
+            // It is another's version, which the source has had and lost for good if it lacks nothing.
+            Verdict::Delete if target.is_some_and(|target| !self.replay().has_written(target)) => {
+                !source_lacks.is_empty() || !self.late_at_source.is_empty()
+            }
             // It has all of the failed node, and maybe not what was brought from another source.
             Verdict::Delete if is_brought(target) => source_lacks.iter().any(|node| node != self.local),
             _ => false,
@@ -392,7 +413,21 @@ impl Reconciler<'_> {
     }
 
     pub(super) fn replay(&self) -> Replay<'_> {
-        Replay { failed: self.failed, since: self.since }
+        Replay { failed: self.failed, since: self.since, is_of_gone: self.is_of_gone }
+    }
+
+    /// Whether the source has had a version of the target's if it has passed its author: what the replay wrote it has, of others
+    /// what it receives, and what it has written itself.
+    fn source_knows_author(&self, target: Option<&Found>, theirs: &View) -> bool {
+        target.is_none_or(|target| {
+            self.replay().has_written(target)
+                || match &target.committed {
+                    Some((_, Author::Node(author))) => {
+                        *author == self.source_name || theirs.passed.contains_key(author)
+                    }
+                    _ => false,
+                }
+        })
     }
 }
 

@@ -80,11 +80,12 @@ impl Rescue {
         if known.lost() > 0 {
             warn_of_lost(&intent, object, known.lost());
         }
-        let mut touched = kept.touched;
+        let (mut touched, mut gone) = (kept.touched, kept.gone);
         let index = self.index;
         reconciler.holds_removed = true;
         reconciler.counts = known;
-        if !while_reconciling(|| reconciler.run(&mut touched, |_| goes_on(index)))? {
+        let goes_on = |_: &Counts| goes_on(index);
+        if !while_reconciling(|| reconciler.run(&mut touched, goes_on))? {
             return Err(Trouble::MustStop);
         }
         if reconciler.holds_something() {
@@ -92,13 +93,16 @@ impl Rescue {
         }
         let is_done = while_reconciling(|| {
             reconciler.let_held_go(&touched)?;
+            if !reconciler.run_gone(&mut gone, goes_on)? {
+                return Ok(false);
+            }
             // A row that is gone may have another key since it was kept; what is kept on is looked at with the next look.
             if reconciler.counts.compared == 0 || !(reconciler.may_have_moved || reconciler.source_was_recovered()?) {
                 return Ok(true);
             }
             let mut known = Known::of(&mut touched);
             let nodes: Vec<String> = std::iter::once(peer.to_owned()).chain(reconciler.behind.clone()).collect();
-            compare_moved(&mut reconciler, &intent, nodes, Some(peer), &mut known, index, |_| goes_on(index))
+            compare_moved(&mut reconciler, &intent, nodes, Some(peer), &mut known, index, goes_on)
         })?;
         if !is_done {
             return Err(Trouble::MustStop);

@@ -18,7 +18,7 @@ use crate::pg::{interrupts, logicalrep, origin, process, transaction};
 use crate::reconcile;
 use crate::reconcile::counts::{Counts, Why};
 use crate::reconcile::kept::{self, Keeper};
-use crate::reconcile::moves::{Known, MoveReader};
+use crate::reconcile::moves::{Known, MoveReader, Moves};
 use crate::reconcile::run::Reconciler;
 use crate::reconcile::touched::Touched;
 use crate::recover::error::RecoverError;
@@ -166,7 +166,7 @@ impl Rescue {
                 let mut source = Source::open(&request.source, &route)?;
                 let moved = follow_moves(intent, &mut source, &route, &clone_of(intent), &mut known, index)?;
                 let Some(mut moved) = moved else { return Ok(false) };
-                if !reconciler.run(&mut moved, goes_on)? {
+                if !compare_with(&mut reconciler, &mut moved, goes_on)? {
                     return Ok(false);
                 }
             }
@@ -241,7 +241,7 @@ pub(super) fn compare_moved(
     for node in nodes {
         match moves_of(intent, &node, known, index) {
             Ok(Some(mut moved)) => {
-                if !reconciler.run(&mut moved, &goes_on)? {
+                if !compare_with(reconciler, &mut moved, &goes_on)? {
                     return Ok(false);
                 }
             }
@@ -253,9 +253,18 @@ pub(super) fn compare_moved(
     Ok(true)
 }
 
+/// Compares what was read so. False: the recovery is to stop.
+fn compare_with(
+    reconciler: &mut Reconciler<'_>,
+    moves: &mut Moves,
+    goes_on: impl Fn(&Counts) -> bool,
+) -> Result<bool, RecoverError> {
+    Ok(reconciler.run(&mut moves.moved, &goes_on)? && reconciler.run_gone(&mut moves.gone, &goes_on)?)
+}
+
 /// What touched rows have moved to, and what the node's recoveries have written, read from a clone of the node's recovery slot
 /// that goes again.
-fn moves_of(intent: &Intent, node: &str, known: &mut Known, index: usize) -> Result<Option<Touched>, RecoverError> {
+fn moves_of(intent: &Intent, node: &str, known: &mut Known, index: usize) -> Result<Option<Moves>, RecoverError> {
     let request = &intent.request;
     let route = transaction::run(|| route_to(node))?;
     let mut source = Source::open(node, &route)?;
@@ -275,7 +284,7 @@ fn follow_moves(
     clone: &str,
     known: &mut Known,
     index: usize,
-) -> Result<Option<Touched>, RecoverError> {
+) -> Result<Option<Moves>, RecoverError> {
     let request = &intent.request;
     let target = transaction::run(|| target::look(&request.failed))?;
     let facts = source.facts(&request.failed, &target.tables)?;
@@ -288,6 +297,6 @@ fn follow_moves(
     let wanted = target.tables.iter().map(|table| table.oid).collect();
     let mut reader = MoveReader::new(known, wanted);
     let ended = stream.run(&mut reader, facts.until, |_| false, |_| goes_on(index)).map_err(lost)?;
-    with_entry(index, |entry| entry.touched += reader.moved.count());
-    Ok((ended == Ended::Complete).then_some(reader.moved))
+    with_entry(index, |entry| entry.touched += reader.moves.count());
+    Ok((ended == Ended::Complete).then_some(reader.moves))
 }

@@ -255,7 +255,8 @@ fn state_of_kept(journal: &Journal, peers: &[PeerEntry]) -> Result<Option<u64>, 
     let mut hasher = DefaultHasher::new();
     kept.hash(&mut hasher);
     for peer in peers {
-        (peer.own_confirmed.map(|(subscription, _)| subscription.to_u32()), peer.state == PeerState::Connected).hash(&mut hasher);
+        (peer.own_confirmed.map(|(subscription, _)| subscription.to_u32()), peer.state == PeerState::Connected)
+            .hash(&mut hasher);
     }
     for subscription in NativeProvider.subscriptions()? {
         (subscription.id.to_u32(), subscription.is_enabled).hash(&mut hasher);

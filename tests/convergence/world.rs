@@ -421,7 +421,7 @@ impl<'a> World<'a> {
             Some(self.node(node).value(question)).filter(|said| !said.is_empty()).map(|said| (node, said))
         };
         let said: Vec<String> =
-            self.survivors().into_iter().filter_map(of).map(|(node, said)| format!("n{}: {said}", node + 1)).collect();
+            self.alive().into_iter().filter_map(of).map(|(node, said)| format!("n{}: {said}", node + 1)).collect();
         said.join("\n")
     }
 
