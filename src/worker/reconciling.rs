@@ -120,7 +120,8 @@ impl Rescue {
             Ok(journal.checkpoint(intent.id, Phase::Reconciling, range, done, Timestamp::now().0)?)
         })?;
         failpoint::hit(names::RESCUE_RECONCILING);
-        if touched.count() == 0 && touched.of_missing().next().is_none() {
+        // A source that was recovered itself may have skipped all of it, and have written it of its own since.
+        if touched.count() == 0 && touched.of_missing().next().is_none() && !was_recovered(intent)? {
             return Ok(None);
         }
         let reconciled = self.compare(intent, apply_as, touched);
@@ -218,6 +219,13 @@ pub(super) fn while_reconciling(f: impl FnOnce() -> Result<bool, RecoverError>) 
         }
         Ok(outcome) => Ok(outcome?),
     }
+}
+
+/// Whether the source was itself recovered of something.
+fn was_recovered(intent: &Intent) -> Result<bool, RecoverError> {
+    let source = &intent.request.source;
+    let route = transaction::run(|| route_to(source))?;
+    Ok(Source::open(source, &route)?.reconcile_origin()?.is_some())
 }
 
 /// The clone on the source; the first attempt has made it after its intent was read.

@@ -275,6 +275,48 @@ fn what_a_source_has_of_its_own_recovery_is_compared_as_well() {
 }
 
 #[test]
+fn what_a_recovery_has_deleted_is_gone_for_a_node_that_came_back_too() {
+    let cluster = start_mesh(quick("reconcile_gone", 4), "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t SELECT g, 'n1' FROM generate_series(1, 6) g");
+    for node in [n3, n4] {
+        drain(n1, node);
+    }
+    n1.kill9();
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+    // All but the last row n2 skips for want of the rows, and n1 does not hear of it.
+    n4.sql(
+        "UPDATE t SET id = 101 WHERE id = 1; DELETE FROM t WHERE id IN (2, 3, 4); UPDATE t SET v = 'n4' WHERE id = 5",
+    );
+    n4.sql("INSERT INTO t VALUES (7, 'n4')");
+    for node in [n2, n3] {
+        drain(n4, node);
+    }
+    n4.kill9();
+    for (node, dead) in [(n2, "n1"), (n2, "n4"), (n3, "n1"), (n3, "n4")] {
+        let state = format!("SELECT state FROM spock.peer_status() WHERE node_name = '{dead}'");
+        node.wait_until(&state, "unreachable");
+    }
+    n2.sql("CALL spock.recover_run('n1', 'n3')");
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "5|n4\n6|n1\n7|n4\n101|n1");
+    n1.start();
+    n2.wait_until("SELECT subenabled FROM pg_subscription WHERE subname = 'sub_n2_n1'", "t");
+    // A later version of what is gone for the others; what is written anew is not what they have deleted.
+    n1.sql("UPDATE t SET v = 'again' WHERE id = 3; DELETE FROM t WHERE id = 4; INSERT INTO t VALUES (4, 'anew')");
+    for node in [n2, n3] {
+        drain(n1, node);
+    }
+    n1.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n4'", "unreachable");
+    n1.sql("CALL spock.recover_run('n4', 'n2')");
+    for node in [n1, n2, n3] {
+        let rows = node.value("SELECT id, v FROM t ORDER BY id");
+        assert_eq!(rows, "4|anew\n5|n4\n6|n1\n7|n4\n101|n1", "{}", node.name());
+    }
+    assert_eq!(n1.value(VERSIONS), n2.value(VERSIONS));
+}
+
+#[test]
 fn rows_are_found_by_keys_of_every_kind() {
     let kinds = [
         ("a_text", "text", vec!["a,b", "\"quoted\"", "back\\slash", "it''s", "NULL", "", " ", "{}", "größe"]),
