@@ -84,6 +84,9 @@ pub fn play(seed: u64, as_what: Play, is_young: bool, script: &Script) {
         for node in cluster.nodes() {
             let known = "SELECT count(*) FROM spock.subscription WHERE sub_origin IS NOT NULL";
             node.wait_until(known, &(course.nodes - 1).to_string());
+            // What comes before that, in the first second, the others are told that nobody can have from here.
+            let vouches = "SELECT status FROM spock.quick_health_check() WHERE check_name = 'vouching'";
+            node.wait_until(vouches, "HEALTHY");
         }
         cluster
     } else {
