@@ -209,6 +209,11 @@ impl Intent {
         self.is_unfinished() || self.kept_rows.is_some() && self.reconciled.as_ref().is_some_and(waits)
     }
 
+    /// Of the rows that it has touched each was compared, or is kept until it can be.
+    pub fn has_kept_all(&self) -> bool {
+        self.reconciled.as_ref().is_some_and(|counts| counts.lost() == 0)
+    }
+
     pub fn totals(&self) -> Totals {
         self.checkpoint.as_ref().map_or_else(Totals::default, |checkpoint| checkpoint.totals.clone())
     }

@@ -133,7 +133,8 @@ impl Journal {
         let of_node = self.intents.iter().filter(|intent| intent.request.failed == failed);
         of_node.fold(None, |known: Option<(OriginLsn, u32)>, intent| match (&intent.end, &intent.checkpoint) {
             (Some(End { outcome: Outcome::Completed, .. }), _) => None,
-            (Some(End { outcome: Outcome::Aborted, .. }), Some(checkpoint)) => {
+            // What it has kept is looked at by itself.
+            (Some(End { outcome: Outcome::Aborted, .. }), Some(checkpoint)) if !intent.has_kept_all() => {
                 let first = (checkpoint.skip, intent.since_transaction);
                 Some(known.map_or(first, |(from, since)| (from.min(checkpoint.skip), since)))
             }
@@ -279,6 +280,14 @@ impl Journal {
     /// The large objects that keep rows, also those of recoveries that have not ended.
     pub fn kept_objects(&self) -> BTreeSet<u32> {
         self.intents.iter().filter_map(|intent| intent.kept_rows).collect()
+    }
+
+    /// Counts what an attempt has done.
+    pub fn count(&mut self, id: IntentId, done: Totals) -> Result<(), IntentError> {
+        if let Some(checkpoint) = &mut self.running(id)?.checkpoint {
+            checkpoint.totals += done;
+        }
+        Ok(())
     }
 
     /// Ends it where it stands; what it had done counts.

@@ -14,6 +14,7 @@ use super::id::IntentId;
 use super::journal::{Beginning, Resumable};
 use crate::lsn::OriginLsn;
 use crate::node::identity::DatabaseIdentity;
+use crate::reconcile::counts::{Counts, Why};
 
 const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: u64::MAX, database: 5 };
 const RANGE: (OriginLsn, OriginLsn) = (OriginLsn(10), OriginLsn(90));
@@ -405,6 +406,21 @@ fn what_aborted_recoveries_have_touched_is_the_next_ones_to_compare_until_one_co
     journal.complete(id(3), OriginLsn(50), 7).expect("reconciling");
     begin(&mut journal, 4, "n1").expect("once more");
     assert_eq!((journal.intents[3].since_transaction, journal.intents[3].touched_from), (704, None));
+}
+
+#[test]
+fn what_an_aborted_recovery_has_kept_is_not_the_next_ones_and_what_it_has_lost_is() {
+    for (why, touched_from) in [(Why::SourceLost, None), (Why::Lost, Some(RANGE.0))] {
+        let mut journal = journal_in(State::Replaying);
+        journal.count(id(1), done(3)).expect("unfinished");
+        assert_eq!(journal.intents[0].totals(), done(5));
+        let mut counts = Counts::default();
+        counts.leave(why, 5);
+        journal.note_reconciled(id(1), counts, None).expect("unfinished");
+        journal.abort(id(1), done(0), 4).expect("unfinished");
+        begin(&mut journal, 2, "n1").expect("the same node's");
+        assert_eq!(journal.intents[1].touched_from, touched_from, "{why:?}");
+    }
 }
 
 #[test]

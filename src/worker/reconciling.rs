@@ -37,7 +37,11 @@ impl Rescue {
         intent: &Intent,
         target: &TargetFacts,
     ) -> Result<Option<(Counts, Keeper)>, Trouble> {
-        let collected = interrupts::catch(|| self.collect(intent, target));
+        let index = self.index;
+        let collected = interrupts::catch(|| {
+            let Some(checkpoint) = &intent.checkpoint else { return Err(Trouble::MustStop) };
+            Self::collect(intent, target, checkpoint.stop, || goes_on(index))
+        });
         let outcome = match collected {
             Ok(Ok((apply_as, mut touched))) => self.reconcile(intent, apply_as, &mut touched),
             Ok(Err(trouble)) => Err(trouble),
@@ -72,8 +76,51 @@ impl Rescue {
         }
     }
 
-    /// Streams what was replayed once more, for the rows that it has touched.
-    fn collect(&mut self, intent: &Intent, target: &TargetFacts) -> Result<(ApplyAs, Touched), Trouble> {
+    /// Of a recovery that is given up: what it has touched is kept, and compared as soon as it can be. Where it cannot be found out
+    /// any more, that is counted; a later recovery from another source may compare it all the same.
+    pub(super) fn keep_touched(&mut self, intent: &Intent) -> Result<(), RecoverError> {
+        let id = intent.id;
+        let now = transaction::run(|| storage::read().map(|journal| journal.intent(id).cloned()))?;
+        let Some(now) = now.filter(|now| now.reconciled.is_none() && now.totals().rows > 0) else { return Ok(()) };
+        process::report_activity("keeping what was touched");
+        let kept = interrupts::catch(|| {
+            let facts = transaction::run(|| target::look(&now.request.failed))?;
+            let stop = now.checkpoint.as_ref().map_or(OriginLsn::ZERO, |checkpoint| checkpoint.stop);
+            let (_, mut touched) = Self::collect(&now, &facts, stop.min(facts.applied), || true)?;
+            self.keep_all(&now, &mut touched)
+        });
+        process::keep_books();
+        let trouble = match kept {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(trouble)) => trouble,
+            Err(report) => {
+                transaction::abort_current();
+                Trouble::Raised { report, relation: None, origin_lsn: None }
+            }
+        };
+        let (failure, said) = failure_of(trouble);
+        let rows = now.totals().rows;
+        pgrx::warning!(
+            "{rows} rows that the aborted recovery of node \"{}\" from node \"{}\" has touched are not compared with those of other \
+             nodes unless a later recovery of that node does it: {} (SQLSTATE {}) {}",
+            now.request.failed,
+            now.request.source,
+            failure.reason,
+            failure.sqlstate,
+            said.error.message
+        );
+        let mut lost = Counts::default();
+        lost.leave(Why::Lost, rows as usize);
+        self.write(|journal, _| Ok(journal.note_reconciled(id, lost.clone(), None).map(drop)?))
+    }
+
+    /// Streams what was replayed once more, up to `stop`, for the rows that it has touched.
+    fn collect(
+        intent: &Intent,
+        target: &TargetFacts,
+        stop: OriginLsn,
+        goes_on: impl Fn() -> bool,
+    ) -> Result<(ApplyAs, Touched), Trouble> {
         let request = &intent.request;
         let (Some(checkpoint), Some(clone)) = (&intent.checkpoint, intent.clone_name()) else {
             return Err(Trouble::MustStop);
@@ -89,15 +136,14 @@ impl Rescue {
         let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(target.subscription)) else {
             return Err(RecoverError::NoSubscription { failed: request.failed.clone() }.into());
         };
-        let (from, stop) = (touched_from(intent, checkpoint.skip), checkpoint.stop);
+        let from = touched_from(intent, checkpoint.skip);
         let setting = setting_of(intent, target, apply_as);
         let mut collector = Applier::collector(setting, from, intent.skips.clone());
         let settings = plugin_settings(intent, &facts, from, stop);
         let mut stream = Stream::open(&route, clone, &settings, guc::peer_timeout()).map_err(|e| remote(intent, e))?;
-        let index = self.index;
         let is_complete = |collector: &Applier| collector.is_over() || collector.seen() >= stop;
         let ended =
-            stream.run(&mut collector, facts.until, is_complete, |_| goes_on(index)).map_err(|e| remote(intent, e))?;
+            stream.run(&mut collector, facts.until, is_complete, |_| goes_on()).map_err(|e| remote(intent, e))?;
         match ended {
             Ended::Stopped => Err(Trouble::MustStop),
             Ended::Complete => {
@@ -125,7 +171,7 @@ impl Rescue {
             return Ok(None);
         }
         let reconciled = self.compare(intent, apply_as, touched);
-        if matches!(reconciled, Err(Trouble::Recover(_) | Trouble::Raised { .. })) {
+        if reconciled.is_err() {
             self.keep_all(intent, touched)?;
         }
         let reconciled = reconciled?;

@@ -494,12 +494,20 @@ impl Rescue {
         }
     }
 
+    /// Ends the recovery. The living go on first; then the rows that it has touched are kept, for nobody may ever recover the rest.
     fn abort(&mut self, intent: &Intent) {
-        let written = self.write_end(intent, |journal, done| {
-            suspend::resume(journal);
-            forget_dsn(journal, intent.id)?;
-            Ok(journal.abort(intent.id, done, Timestamp::now().0)?)
-        });
+        let written = self
+            .write_end(intent, |journal, done| {
+                suspend::resume(journal);
+                Ok(journal.count(intent.id, done)?)
+            })
+            .and_then(|()| {
+                self.keep_touched(intent)?;
+                self.write_end(intent, |journal, done| {
+                    forget_dsn(journal, intent.id)?;
+                    Ok(journal.abort(intent.id, done, Timestamp::now().0)?)
+                })
+            });
         match written {
             Ok(()) => {
                 self.release(intent);

@@ -1,10 +1,7 @@
 //! A reconcile that does not come to its end: another one reads again which rows were touched.
-//!
-//! Once a recovery was aborted the source keeps what was replayed no longer than a clone has it, hence the clones that are
-//! made before.
 
 use super::{VERSIONS, counted, end_gap, start};
-use crate::cluster::{Action, Cluster};
+use crate::cluster::{Action, Cluster, Node};
 use crate::failpoint_names as names;
 use crate::rescue::{begin, clone_slot, create_rescue, drain, hold_back, wait_completed, wait_error, wait_phase};
 use crate::slot_life::wait_rounds;
@@ -63,24 +60,41 @@ fn a_table_that_is_changed_before_its_rows_are_known_again_keeps_no_others_from_
     assert_eq!(counted(n2, "refused"), "{\"public.u\": \"on node \\\"n2\\\" it is not what it was\"}");
 }
 
+/// What was touched is compared by itself, and counted with the recovery that was aborted.
+fn wait_judged(n2: &Node, updated: &str) {
+    n2.wait_until(
+        "SELECT i.phase, (SELECT count(*) FROM spock.recovery_unjudged(i.intent_id)), summary->'reconciled'->>'updated',
+                summary->'reconciled'->>'deleted', summary->'reconciled'->>'unjudged'
+           FROM spock.recovery_intents() i ORDER BY begun_at LIMIT 1",
+        &format!("aborted|0|{updated}|1|"),
+    );
+}
+
 #[test]
-fn what_an_aborted_recovery_has_touched_the_next_one_compares() {
+fn what_an_aborted_recovery_has_touched_is_compared_although_no_other_goes_on() {
     let cluster = start_late("reconcile_aborted_replay");
     let [_, n2, n3] = cluster.all();
     n2.expect_log("violates check constraint");
     n2.sql("ALTER TABLE u ADD CONSTRAINT is_nothing CHECK (id < 0)");
     begin(n2, n3, "");
     wait_error(n2, "23514");
-    let kept = clone_slot(n3);
     n2.sql("CALL spock.recover_abort('n1')");
-    wait_phase(n2, "aborted");
+    // A row that n3 lacks may be what the rest would bring.
+    n2.wait_until("SELECT v FROM t WHERE id = 1", "n3");
+    n2.wait_until(
+        "SELECT u.key, u.reason FROM spock.recovery_intents() i, spock.recovery_unjudged(i.intent_id) u",
+        "(id)=(2)|target_lags",
+    );
     n2.sql("ALTER TABLE u DROP CONSTRAINT is_nothing");
-    n2.sql(&create_rescue(&kept, ""));
-    assert_made_good(&cluster, "2");
+    n2.sql("CALL spock.recover_run('n1', 'n3')");
+    wait_judged(n2, "1");
+    drain(n2, n3);
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+    assert_eq!((counted(n2, "updated"), counted(n2, "unjudged")), ("1".to_owned(), String::new()));
 }
 
 #[test]
-fn a_recovery_can_be_aborted_while_it_compares() {
+fn a_recovery_that_is_aborted_while_it_compares_leaves_nothing_uncompared() {
     let cluster = start_late("reconcile_aborted");
     let [_, n2, n3] = cluster.all();
     // A worker that takes too long to notice is ended.
@@ -88,12 +102,33 @@ fn a_recovery_can_be_aborted_while_it_compares() {
     n2.arm(names::RESCUE_RECONCILING, Action::Wait);
     begin(n2, n3, "");
     n2.wait_hit(names::RESCUE_RECONCILING);
-    let kept = clone_slot(n3);
     n2.sql("SELECT spock.ask_to_abort('n1')");
     // The manager has told the worker.
     wait_rounds(n2.db("postgres"), 2);
     n2.disarm(names::RESCUE_RECONCILING);
+    wait_judged(n2, "2");
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
+}
+
+#[test]
+fn what_an_aborted_recovery_has_touched_is_counted_where_its_source_is_gone_and_the_next_one_compares_it() {
+    let cluster = start_late("reconcile_aborted_alone");
+    let [_, n2, n3] = cluster.all();
+    n2.expect_log("violates check constraint");
+    n2.expect_log("that the aborted recovery of node");
+    n2.sql("ALTER TABLE u ADD CONSTRAINT is_nothing CHECK (id < 0)");
+    begin(n2, n3, "");
+    wait_error(n2, "23514");
+    let kept = clone_slot(n3);
+    n3.stop_fast();
+    n2.sql("CALL spock.recover_abort('n1')");
     wait_phase(n2, "aborted");
+    assert_eq!(counted(n2, "unjudged"), "{\"lost\": 10}");
+    let health = "SELECT status FROM spock.quick_health_check() WHERE check_name = 'kept_rows'";
+    assert_eq!(n2.value(health), "WARNING");
+    n3.start();
+    n2.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n3'", "connected");
+    n2.sql("ALTER TABLE u DROP CONSTRAINT is_nothing");
     n2.sql(&create_rescue(&kept, ""));
     assert_made_good(&cluster, "2");
 }
