@@ -108,14 +108,18 @@ pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
     })
 }
 
-/// The transactions that a subscription's workers have open, by their virtual transaction ids.
+/// The transactions that a subscription's workers have open, by their virtual transaction ids, and then those that they have
+/// prepared, by their global ones (core's TwoPhaseTransactionGid). One that is prepared meanwhile is told at least once.
 pub fn transactions_of_workers(subscription: u32) -> Result<Vec<String>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
             "SELECT l.virtualtransaction
                FROM pg_catalog.pg_stat_get_subscription($1) s
                JOIN pg_catalog.pg_lock_status() l ON l.pid = s.pid
-              WHERE l.locktype = 'virtualxid'",
+              WHERE l.locktype = 'virtualxid'
+             UNION ALL
+             SELECT gid FROM pg_catalog.pg_prepared_xact()
+              WHERE pg_catalog.starts_with(gid, pg_catalog.format('%s%s_', 'pg_gid_', $1::pg_catalog.int8))",
             None,
             &[Oid::from_u32(subscription).into()],
         )?;

@@ -30,7 +30,7 @@ pub struct Reading {
 /// Watches one subscription from when it was found new or changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Watch {
-    /// The apply workers' transactions of that moment that have not ended yet, by their virtual transaction ids.
+    /// The apply workers' transactions of that moment that have not ended yet: open ones, and prepared ones.
     in_flight: Vec<String>,
     /// When they were found to have ended.
     ended_at: Option<Monotonic>,
@@ -61,7 +61,14 @@ impl Watch {
         reading: Option<Reading>,
     ) -> Option<OriginLsn> {
         let Some(ended_at) = self.ended_at else {
+            let has_one_ended = self.in_flight.iter().any(|known| !is_prepared(known) && !running.contains(known));
             self.in_flight.retain(|known| running.contains(known));
+            if has_one_ended {
+                // What is prepared now may be what was open before.
+                let others = running.iter().filter(|one| is_prepared(one) && !self.in_flight.contains(one));
+                let others: Vec<String> = others.cloned().collect();
+                self.in_flight.extend(others);
+            }
             // Its progress was read before: one that has ended since might count as what came later.
             self.ended_at = self.in_flight.is_empty().then_some(now);
             return None;
@@ -73,6 +80,11 @@ impl Watch {
         let must_pass = *self.must_pass.get_or_insert(reading.wal_end);
         (reading.confirmed >= must_pass).then(|| reading.confirmed.max(own.applied.unwrap_or(OriginLsn::ZERO)))
     }
+}
+
+/// As core names the transactions that an apply worker has prepared.
+fn is_prepared(transaction: &str) -> bool {
+    transaction.starts_with("pg_gid_")
 }
 
 /// Where a subscription that has applied nothing begins, and how far this node is past its provider's WAL; None: unknown, or it

@@ -72,6 +72,20 @@ fn transactions_that_were_being_applied_must_have_ended_before_anything_counts()
 }
 
 #[test]
+fn what_was_prepared_meanwhile_must_have_ended_as_well() {
+    let running = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    let mut watch = Watch::begin(at(10), running(&["3/5", "pg_gid_11_700"]));
+    // 3/5 was prepared; what is prepared later is another one.
+    assert_eq!(watch.look(at(20), &running(&["pg_gid_11_700", "pg_gid_11_701"]), &own(100), None), None);
+    assert_eq!(watch.look(at(30), &running(&["3/6", "pg_gid_11_701", "pg_gid_11_702"]), &own(110), None), None);
+    assert!(watch.waits_for_transactions());
+    assert_eq!(watch.look(at(40), &running(&["pg_gid_11_702", "pg_gid_11_703"]), &own(120), None), None);
+    assert!(!watch.waits_for_transactions());
+    assert_eq!(watch.look(at(50), &[], &own(120), None), None);
+    assert_eq!(watch.look(at(60), &[], &own(121), None), Some(OriginLsn(121)));
+}
+
+#[test]
 fn one_that_moves_is_unbroken_from_there_whatever_was_read() {
     let mut watch = Watch::begin(at(10), Vec::new());
     assert_eq!(watch.look(at(20), &[], &own(500), None), None);

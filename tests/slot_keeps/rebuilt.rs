@@ -3,6 +3,7 @@
 
 use super::{FLUSHED, INFINITY, quick, released, start_mesh, wait_follows, wait_released_finite};
 use crate::cluster::Node;
+use crate::slot_life::wait_rounds;
 
 /// released of an origin as the retention record has it.
 fn recorded(node: &Node, origin: &str) -> String {
@@ -122,6 +123,36 @@ fn a_table_added_without_its_rows_makes_the_past_unknown_and_others_do_not() {
     n2.restart();
     wait_recorded_tables(n2, 2);
     assert_eq!((recorded(n2, "n1"), released(n2, "n1")), (before.clone(), before));
+}
+
+#[test]
+fn a_transaction_that_was_prepared_before_a_table_was_added_must_have_ended() {
+    let quick = quick("slot_keeps_prepared", 2).setting("max_prepared_transactions", "5");
+    let cluster = start_mesh(quick, "CREATE TABLE t (id int)");
+    let [n1, n2] = cluster.all();
+    n2.sql("DROP SUBSCRIPTION sub_n2_n1");
+    n2.sql(&format!(
+        "CREATE SUBSCRIPTION sub_n2_n1 CONNECTION '{}' PUBLICATION mesh
+           WITH (origin = none, copy_data = false, two_phase = true)",
+        n1.dsn("postgres")
+    ));
+    n2.wait_until("SELECT origin_node, ready FROM spock.node_positions()", "n1|t");
+    wait_released_finite(n2, "WHERE origin_node = 'n1'", 1);
+    cluster.sql("CREATE TABLE added (id int)");
+    // n2 leaves out the row of a table that it does not have yet.
+    n1.sql("BEGIN; INSERT INTO t VALUES (1); INSERT INTO added VALUES (1); PREPARE TRANSACTION 'half'");
+    n2.wait_until("SELECT count(*) FROM pg_prepared_xacts", "1");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 REFRESH PUBLICATION WITH (copy_data = false)");
+    wait_recorded_tables(n2, 3);
+    n1.sql("INSERT INTO t VALUES (2)");
+    n2.wait_until("SELECT count(*) FROM t WHERE id = 2", "1");
+    wait_rounds(n2.db("postgres"), 3);
+    let vouching = "SELECT status FROM spock.quick_health_check() WHERE check_name = 'vouching'";
+    assert_eq!((released(n2, "n1").as_str(), n2.value(vouching).as_str()), (INFINITY, "WARNING"));
+    n1.sql("COMMIT PREPARED 'half'");
+    let since = n1.value(FLUSHED);
+    n2.wait_until("SELECT count(*) FROM pg_prepared_xacts", "0");
+    assert_vouched_since(n2, "n1", &since);
 }
 
 /// Returns when the manager has looked at the subscription's tables as they are, which must be so many.
