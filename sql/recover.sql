@@ -161,6 +161,8 @@ DECLARE
     words text;
     known_error text;
     blocker text;
+    -- The attempt after which it was told when the next one begins.
+    told_attempt text;
     is_first boolean := true;
     lost_since timestamptz;
     nap float8 := 0.01;
@@ -202,21 +204,22 @@ BEGIN
                 END LOOP;
             END IF;
             EXIT WHEN (state ->> 'ended')::boolean;
-            -- Who is in the way is told once, whether somebody asked for the steps or not.
-            IF state ->> 'blocked_by' <> coalesce(blocker, '') THEN
-                blocker := state ->> 'blocked_by';
-                RAISE NOTICE '% s: waits for a lock: %', to_char(extract(epoch FROM clock_timestamp() - begun), 'FM999990.000'), blocker;
+            -- Who is in the way is told once, whether somebody asked for the steps or not, and whatever else he does meanwhile.
+            IF coalesce(state ->> 'blockers', state ->> 'blocked_by') <> coalesce(blocker, '') THEN
+                blocker := coalesce(state ->> 'blockers', state ->> 'blocked_by');
+                RAISE NOTICE '% s: waits for a lock: %', to_char(extract(epoch FROM clock_timestamp() - begun), 'FM999990.000'),
+                    state ->> 'blocked_by';
             END IF;
-            IF verb AND phase = 'replaying' AND clock_timestamp() - told_at >= interval '1 s' THEN
+            -- While it waits, for a lock or for its next attempt, nothing changes.
+            IF verb AND phase = 'replaying' AND NOT (state ->> 'waiting')::boolean AND state ->> 'blocked_by' IS NULL
+               AND state ->> 'rows_per_second' IS NOT NULL AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
-                RAISE NOTICE '% s: %, %, %',
+                RAISE NOTICE '% s: %, %, % rows/s, % left',
                     to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
                     @extschema@.counted((state ->> 'transactions')::bigint, 'transaction'),
                     @extschema@.counted((state ->> 'rows')::bigint, 'row'),
-                    CASE WHEN state ->> 'blocked_by' IS NOT NULL THEN 'waits for a lock'
-                         WHEN state ->> 'rows_per_second' IS NULL THEN 'between two attempts'
-                         ELSE round((state ->> 'rows_per_second')::numeric) || ' rows/s, '
-                              || coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time') || ' left' END;
+                    round((state ->> 'rows_per_second')::numeric),
+                    coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
             END IF;
             IF verb AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
@@ -249,6 +252,11 @@ BEGIN
                             HINT = coalesce(state ->> 'advice', '');
                     END IF;
                 END IF;
+            END IF;
+            IF state ->> 'next_attempt_seconds' IS NOT NULL AND state ->> 'error_at' IS DISTINCT FROM told_attempt THEN
+                told_attempt := state ->> 'error_at';
+                RAISE NOTICE '% s: the next attempt begins in % s%', to_char(extract(epoch FROM clock_timestamp() - begun), 'FM999990.000'),
+                    state ->> 'next_attempt_seconds', coalesce('; the lock was held by ' || (state ->> 'held_by'), '');
             END IF;
             IF (state ->> 'waiting')::boolean AND (state ->> 'failures')::int >= 5 THEN
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',

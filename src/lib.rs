@@ -6,6 +6,7 @@
 #![warn(missing_debug_implementations)]
 
 mod apply;
+mod counted;
 mod document;
 mod error;
 mod failpoint;

@@ -39,22 +39,30 @@ pub fn of_server() -> Result<ServerCapacity, spi::Error> {
     Ok(ServerCapacity {
         slots: Capacity {
             setting: "max_replication_slots",
+            of: "slots",
             used: count("SELECT count(*) FROM pg_catalog.pg_replication_slots")?,
             limit: limit(c"max_replication_slots"),
         },
         walsenders: Capacity {
             setting: "max_wal_senders",
+            of: "walsenders",
             used: count("SELECT count(*) FROM pg_catalog.pg_stat_get_activity(NULL) WHERE backend_type = 'walsender'")?,
             limit: limit(c"max_wal_senders"),
         },
         workers: Capacity {
             setting: "max_worker_processes",
+            of: "background workers",
             used: count(&format!(
                 "SELECT count(*) FROM pg_catalog.pg_stat_get_activity(NULL) WHERE backend_type NOT IN ({BUILT_IN})"
             ))?,
             limit: limit(c"max_worker_processes"),
         },
-        origins: Capacity { setting: origins.0, used: active_origins, limit: limit(origins.1) },
+        origins: Capacity {
+            setting: origins.0,
+            of: "replication origins",
+            used: active_origins,
+            limit: limit(origins.1),
+        },
     })
 }
 

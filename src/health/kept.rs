@@ -2,6 +2,7 @@
 //! takes away what their comparison needs, and without a word of it the recovery would look complete.
 
 use super::judge::{Check, Status, check};
+use crate::counted::counted;
 
 /// One recovery.
 #[derive(Clone, Debug, Default)]
@@ -24,8 +25,9 @@ pub fn check_kept(recoveries: &[KeptFacts]) -> Option<Check> {
             None => (facts.lost, "nobody knows any more which they are".to_owned()),
         };
         format!(
-            "{rows} rows that the recovery of node \"{failed}\" has touched can never be compared: {how}; compare the tables by \
-             hand with those of node \"{source}\""
+            "{} that the recovery of node \"{failed}\" has touched can never be compared: {how}; compare the tables by \
+             hand with those of node \"{source}\"",
+            counted(rows, "row")
         )
     };
     let is_news = lost.iter().any(|facts| facts.removed.is_some());
@@ -45,7 +47,8 @@ mod tests {
             ("nothing is lost", vec![facts(0, None)], None),
             ("just removed", vec![facts(0, None), facts(0, Some((7, 2)))], Some((Status::Critical, "2 rows"))),
             ("again", vec![facts(3, Some((7, 2)))], Some((Status::Critical, "5 rows"))),
-            ("written down", vec![facts(3, None)], Some((Status::Warning, "3 rows"))),
+            ("written down", vec![facts(3, None)], Some((Status::Warning, "3 rows that"))),
+            ("a single one", vec![facts(1, None)], Some((Status::Warning, "1 row that"))),
         ] {
             let found = check_kept(&recoveries);
             let matches = match (&found, expected) {

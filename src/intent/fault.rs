@@ -13,7 +13,8 @@ const NOT_ITS_FAULT: [(&str, &str); 10] = [
     ("53", "Give the target what it lacks: room on its disks, memory, connections; its log says which."),
     (
         "55",
-        "End or wait for what is in the way: SELECT * FROM spock.recovery_progress; and pg_locks name it; or mend the object that is not usable.",
+        "End or wait for what is in the way, which the error names, and while an attempt goes on SELECT * FROM \
+         spock.recovery_progress; and pg_locks; or mend the object that is not usable.",
     ),
     ("57", "Look for who ends processes of the target or stops it: its log says when."),
     ("58", "Mend what the target's log says of its files or its operating system."),
@@ -24,6 +25,9 @@ const NOT_ITS_FAULT: [(&str, &str); 10] = [
 
 /// ERRCODE_T_R_SERIALIZATION_FAILURE, which src/apply/change.rs raises where spock.rescue_conflict_resolution is "error".
 const CONFLICT: &str = "40001";
+
+/// ERRCODE_LOCK_NOT_AVAILABLE: a lock was waited for in vain.
+pub const LOCK: &str = "55P03";
 
 /// Classes of errors that lie in what a transaction holds.
 const ITS_FAULT: [&str; 11] = ["0A", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"];
@@ -37,6 +41,11 @@ pub fn is_transactions(failure: &Failure) -> bool {
     let sqlstate = failure.sqlstate.as_str();
     failure.origin_lsn.is_some()
         && (ITS_FAULT_TOO.contains(&sqlstate) || ITS_FAULT.iter().any(|class| sqlstate.starts_with(class)))
+}
+
+/// Somebody held a lock for longer than an attempt waits.
+pub fn is_lock(failure: &Failure) -> bool {
+    failure.sqlstate == LOCK
 }
 
 /// A person has to do something before another attempt can go further.
@@ -93,6 +102,14 @@ mod tests {
         for sqlstate in ["42P01", "42501", "42703", "3F000", "28000"] {
             assert!(!is_transactions(&failure(sqlstate)), "{sqlstate}");
             assert!(must_be_mended(&failure(sqlstate)), "{sqlstate}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_no_other_thing_that_is_in_use() {
+        assert!(is_lock(&failure("55P03")));
+        for sqlstate in ["55006", "40P01", "57014", "53100"] {
+            assert!(!is_lock(&failure(sqlstate)), "{sqlstate}");
         }
     }
 

@@ -7,6 +7,7 @@ use super::pieces::{Blame, Pieces};
 use super::rows::{Columns, KeyText, Question, Rows, columns_of, name, take};
 use super::run::{CHUNK, Reconciler};
 use super::touched::Touched;
+use crate::counted::counted;
 use crate::error::{OrRaise, unpack_sqlstate};
 use crate::guc;
 use crate::pg::transaction;
@@ -175,7 +176,7 @@ impl Reconciler<'_> {
             Blame::Row => 1,
             Blame::Table => keys.len(),
         };
-        pgrx::log!("{left} rows of {} are not compared: {refused}", name(touched, relation));
+        pgrx::log!("not compared: {} of {}: {refused}", counted(left as u64, "row"), name(touched, relation));
         self.note_refused(touched, relation, refused);
         keys.iter().take(left).for_each(|key| self.leave(touched, relation, key, Why::Refused));
         left

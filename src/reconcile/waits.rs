@@ -3,6 +3,7 @@
 use super::counts::TOLD;
 use super::run::Reconciler;
 use super::views::{self, View};
+use crate::counted::counted;
 use crate::guc;
 use crate::lsn::OriginLsn;
 use crate::pg::latch::{self, WaitEvent};
@@ -99,8 +100,9 @@ impl Reconciler<'_> {
             }
             if self.counts.stuck.insert(told.clone()) && !self.is_hasty {
                 pgrx::warning!(
-                    "{told}, has failed {errors} times and stands at {at}: rows that depend on it are kept, and judged when it has gone on; \
-                     the log of node \"{source}\" says what is in the way"
+                    "{told}, has failed {} and stands at {at}: rows that depend on it are kept, and judged when it has gone on; the \
+                     log of node \"{source}\" says what is in the way",
+                    counted(errors, "time")
                 );
             }
         }

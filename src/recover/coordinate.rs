@@ -74,6 +74,9 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "advice": intent.failure.as_ref().and_then(fault::advice),
         "failures": figures.failures,
         "blocked_by": figures.blocked_by,
+        "blockers": figures.blockers,
+        "next_attempt_seconds": figures.next_attempt_in.map(|left| left.as_secs_f64().ceil() as u64),
+        "held_by": figures.held_by,
     })
 }
 

@@ -9,8 +9,9 @@ use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::name::Name;
 use crate::pg::process;
 use crate::pg::text::Text;
-use crate::shmem::{self, RescueEntry};
+use crate::shmem::{self, RescueEntry, ShortText};
 use crate::slot::snapshot::require_reader;
+use crate::worker::backoff;
 use pgrx::Uuid;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
@@ -41,6 +42,19 @@ pub struct Figures {
     pub compared: u64,
     /// Who holds the lock that it waits for.
     pub blocked_by: Option<String>,
+    /// The same in short, which stays as it is while they go on with other queries.
+    pub blockers: Option<String>,
+    /// Between two attempts: until the next one is due; and who held the lock for which the last one has failed.
+    pub next_attempt_in: Option<Duration>,
+    pub held_by: Option<String>,
+}
+
+/// How long an unfinished recovery still waits for its next attempt; None: it is due, or goes on.
+fn until_next(intent: &Intent, entry: &RescueEntry) -> Option<Duration> {
+    let waits = intent.is_unfinished() && intent.failure.is_some() && entry.worker_pid == 0 && !entry.is_coming_up;
+    let ended_for = Monotonic::now().since(entry.ended_at);
+    let left = backoff::left_of_attempt(entry.failures, entry.stood_still, ended_for);
+    (waits && !left.is_zero()).then_some(left)
 }
 
 /// What the manager has seen longer ago than this may be over.
@@ -50,9 +64,16 @@ pub fn figures(intent: &Intent) -> Figures {
     let entry = live(intent);
     let is_at_it = entry.is_some_and(|entry| entry.worker_pid != 0);
     let failures = entry.map_or(0, |entry| entry.failures);
-    let blocked_by = entry
+    let blocked = entry
         .filter(|entry| is_at_it && Monotonic::now().since(entry.blocked.seen_at) < LOOK_IS_GOOD_FOR)
-        .map(|entry| entry.blocked.by.as_str().to_owned());
+        .map(|entry| entry.blocked);
+    let text = |of: ShortText| of.as_str().to_owned();
+    let (blocked_by, blockers) = (blocked.map(|it| text(it.by)), blocked.map(|it| text(it.by_in_short)));
+    let next_attempt_in = entry.and_then(|entry| until_next(intent, &entry));
+    let held_by = entry
+        .filter(|entry| next_attempt_in.is_some() && entry.stood_still.is_some())
+        .map(|entry| text(entry.blocked.by))
+        .filter(|by| !by.is_empty());
     let checkpoint = intent.checkpoint.as_ref();
     let is_replaying = checkpoint.is_some_and(|checkpoint| checkpoint.phase == Phase::Replaying);
     let skip = checkpoint.map_or(intent.applied_before, |checkpoint| checkpoint.skip);
@@ -70,6 +91,9 @@ pub fn figures(intent: &Intent) -> Figures {
         touched,
         compared,
         blocked_by: blocked_by.clone(),
+        blockers: blockers.clone(),
+        next_attempt_in,
+        held_by: held_by.clone(),
     };
     let entry = match (end, entry) {
         (Some(end), _) => return standing(end),
@@ -97,6 +121,9 @@ pub fn figures(intent: &Intent) -> Figures {
         touched,
         compared,
         blocked_by,
+        blockers,
+        next_attempt_in,
+        held_by,
     }
 }
 

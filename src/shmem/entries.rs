@@ -7,6 +7,7 @@ use crate::node::name::NodeName;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::recover::returned::{Former, Known, MAX_FORKS};
 use pgrx::pg_sys;
+use std::time::Duration;
 
 /// Bytes of an error message that are kept for a peer.
 const MAX_ERROR: usize = 255;
@@ -111,6 +112,8 @@ pub struct RescueEntry {
     pub is_coming_up: bool,
     pub failures: u32,
     pub ended_at: Monotonic,
+    /// The last one has failed for a lock that somebody holds, and so long the subscriptions to living peers stood still for it.
+    pub stood_still: Option<Duration>,
     /// How the last one ended, and by which SQLSTATE, as core packs it.
     pub end: AttemptEnd,
     pub end_sqlstate: i32,
@@ -561,6 +564,7 @@ impl RescueEntry {
         is_coming_up: false,
         failures: 0,
         ended_at: Monotonic::NEVER,
+        stood_still: None,
         end: AttemptEnd::None,
         end_sqlstate: 0,
         blocked: BlockedEntry::FREE,

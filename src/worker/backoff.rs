@@ -22,6 +22,22 @@ pub fn delay(failures: u32) -> Duration {
     }
 }
 
+/// How long a recovery waits after attempts that have failed. `stood_still`: the last one has failed for a lock that somebody
+/// holds, and so long the subscriptions to living peers stood still for it. They have as long to catch up, from the first such
+/// failure on, but no less than the second after which any other kind is tried for the third time: a lock that was held for so
+/// long may be held for longer.
+pub fn delay_of_attempt(failures: u32, stood_still: Option<Duration>) -> Duration {
+    match stood_still {
+        Some(stood_still) if failures > 0 => delay(failures.saturating_add(1)).max(stood_still).min(LONGEST),
+        _ => delay(failures),
+    }
+}
+
+/// How much of that is left when the last attempt has ended so long ago.
+pub fn left_of_attempt(failures: u32, stood_still: Option<Duration>, ended_for: Duration) -> Duration {
+    delay_of_attempt(failures, stood_still).saturating_sub(ended_for)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +47,31 @@ mod tests {
         let delays: Vec<u64> = (0..10).map(|failures| delay(failures).as_secs()).collect();
         assert_eq!(delays, [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(delay(u32::MAX), LONGEST);
+    }
+
+    #[test]
+    fn after_a_lock_the_living_have_as_long_as_they_stood_still_up_to_a_minute() {
+        let after = |failures, seconds| delay_of_attempt(failures, Some(Duration::from_secs(seconds))).as_secs();
+        assert_eq!([1, 2, 3, 6, 9].map(|failures| after(failures, 30)), [30, 30, 30, 32, 60]);
+        // The suspension itself had to wait: nobody stood still, and it is tried later each time all the same.
+        assert_eq!([1, 2, 3].map(|failures| after(failures, 0)), [1, 2, 4]);
+        assert_eq!(after(1, 3600), LONGEST.as_secs());
+        assert_eq!(after(u32::MAX, 0), LONGEST.as_secs());
+    }
+
+    #[test]
+    fn a_word_of_a_user_is_heard_at_once_and_other_kinds_of_failures_are_as_ever() {
+        assert_eq!(delay_of_attempt(0, Some(Duration::from_secs(30))), Duration::ZERO);
+        for failures in 0..10 {
+            assert_eq!(delay_of_attempt(failures, None), delay(failures));
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_wait_never_goes_below_nothing() {
+        let left =
+            |ended_for| left_of_attempt(1, Some(Duration::from_secs(30)), Duration::from_secs(ended_for)).as_secs();
+        assert_eq!([0, 10, 30, 90].map(left), [30, 20, 0, 0]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::reconciling::{compare_moved, while_reconciling};
 use super::rescue::{Rescue, Trouble, failure_of, goes_on};
+use crate::counted::counted;
 use crate::failpoint::{self, names};
 use crate::intent::document::{Intent, Request};
 use crate::intent::id::IntentId;
@@ -141,8 +142,9 @@ fn lost_of(intent: &Intent, there: u64) -> u64 {
 fn warn_of_lost(intent: &Intent, object: u32, rows: u64) {
     let Request { failed, source, target, .. } = &intent.request;
     pgrx::warning!(
-        "{rows} rows that the recovery of node \"{failed}\" has touched can never be compared: large object {object}, which \
-         kept them, was removed; compare the tables of node \"{target}\" by hand with those of node \"{source}\""
+        "{} that the recovery of node \"{failed}\" has touched can never be compared: large object {object}, which \
+         kept them, was removed; compare the tables of node \"{target}\" by hand with those of node \"{source}\"",
+        counted(rows, "row")
     );
 }
 

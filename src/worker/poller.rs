@@ -323,6 +323,7 @@ impl Poller {
             let Some(entry) = own_entry(&mut shared, self.index, self.peer) else {
                 return;
             };
+            let before = entry.former;
             (entry.last_contact_at, entry.heard_at) = (Timestamp::now(), Monotonic::now());
             entry.node_name.set(&answer.node_name);
             entry.said = Some(answer.identity);
@@ -370,7 +371,11 @@ impl Poller {
                     entry.readiness.knows_this_node = readiness.knows_asker;
                     entry.readiness.set_lacks(lacks);
                 }
+                let former = entry.former;
                 keep_positions(shared.positions(self.index, self.peer), question, answer);
+                if former.origins != before.origins {
+                    shared.claim_places(self.index, self.peer);
+                }
             }
         }
         match doubt {

@@ -15,7 +15,7 @@ use crate::guc;
 use crate::intent::document::{Failure, Intent, Journal, Phase, Totals};
 use crate::intent::id::IntentId;
 use crate::intent::journal::Resumable;
-use crate::intent::storage;
+use crate::intent::{fault, storage};
 use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
 use crate::node::registry::{self, RegistryError};
@@ -40,7 +40,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::cell::{Cell, RefCell};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 thread_local! {
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
@@ -74,6 +74,8 @@ pub(super) struct Rescue {
     pub(super) carries: bool,
     /// What this attempt has done and no checkpoint has counted yet.
     done: Totals,
+    /// Since when it keeps the subscriptions to living peers suspended.
+    suspended_since: Option<Instant>,
 }
 
 pub fn run(index: usize, database: Oid) -> ! {
@@ -91,7 +93,7 @@ pub fn run(index: usize, database: Oid) -> ! {
     });
     // What is not known to be there is not carried; the manager tells why.
     let intent = intent.ok().flatten();
-    let mut rescue = Rescue { index, carries: intent.is_some(), done: Totals::default() };
+    let mut rescue = Rescue { index, carries: intent.is_some(), done: Totals::default(), suspended_since: None };
     let Some(intent) = intent else {
         // It is no recovery's failure, whatever becomes of it.
         HAS_SETTLED.set(true);
@@ -123,6 +125,7 @@ fn take_entry(index: usize, database: Oid) -> bool {
     }
     entry.rescue.worker_pid = process::my_pid();
     entry.rescue.blocked = BlockedEntry::FREE;
+    entry.rescue.stood_still = None;
     // What one before it has done is in the journal.
     show_counts(&mut entry.rescue, &Totals::default());
     ENTRY.set(Some(index));
@@ -138,7 +141,11 @@ fn on_exit() {
         let rescue = &mut shared.databases()[index].rescue;
         rescue.worker_pid = 0;
         rescue.ended_at = Monotonic::now();
-        rescue.blocked = BlockedEntry::FREE;
+        // Who has held the lock for which it failed is told until the next one.
+        match rescue.stood_still {
+            Some(_) => rescue.blocked.seen_at = Monotonic::NEVER,
+            None => rescue.blocked = BlockedEntry::FREE,
+        }
         rescue.end = match HAS_SETTLED.get() {
             true => AttemptEnd::Told,
             false if is_asked || rescue.must_stop => AttemptEnd::Asked,
@@ -225,6 +232,7 @@ impl Rescue {
             journal.checkpoint(intent.id, Phase::Suspending, range, done, Timestamp::now().0)?;
             suspend::suspend(journal, &request.failed)
         })?;
+        self.suspended_since = Some(Instant::now());
         failpoint::hit(names::RESCUE_SUSPENDED);
         suspend::wait_until_gone(&request.failed, guc::rescue_lock_timeout())?;
         self.write(|journal, done| {
@@ -347,6 +355,7 @@ impl Rescue {
             suspend::resume(journal);
             Ok(())
         })?;
+        self.suspended_since = None;
         failpoint::hit(names::RESCUE_RESUMED);
         Ok(())
     }
@@ -464,9 +473,11 @@ impl Rescue {
     /// Writes down why the attempt has ended, with the subscriptions to living peers running again: they need not wait.
     fn fail(&mut self, intent: &Intent, trouble: Trouble) {
         process::report_activity("resuming subscriptions");
+        let waits_for_processes = matches!(trouble, Trouble::Recover(RecoverError::StillApplying { .. }));
         let (mut failure, said) = failure_of(trouble);
-        let (sqlstate, index) = (failure.sqlstate.as_str(), self.index);
-        let holder = if is_wait(sqlstate) { held_by(index, |blocked| blocked.by_in_short) } else { String::new() };
+        let is_wait = waits_for_processes || fault::is_lock(&failure);
+        let index = self.index;
+        let holder = if is_wait { held_by(index, |blocked| blocked.by_in_short) } else { String::new() };
         failure.reason.push_str(&holder);
         let is_news = intent.failure.as_ref().is_none_or(|known| {
             (&known.sqlstate, &known.relation, known.origin_lsn)
@@ -484,7 +495,11 @@ impl Rescue {
             // It is told, whatever ends this process from here on.
             HAS_SETTLED.set(true);
         }
-        with_entry(self.index, |entry| entry.failures = entry.failures.saturating_add(1));
+        let stood_still = self.suspended_since.map_or(Duration::ZERO, |since| since.elapsed());
+        with_entry(self.index, |entry| {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.stood_still = is_wait.then_some(stood_still);
+        });
         let text = crate::intent::sql::describe(intent, &failure);
         if is_news {
             said.log(&format!("recovery of node \"{}\" waits: {text}", intent.request.failed));
@@ -516,11 +531,6 @@ impl Rescue {
             Err(error) => pgrx::warning!("recovery of node \"{}\" cannot be aborted: {error}", intent.request.failed),
         }
     }
-}
-
-/// A lock, or what a lock keeps from ending, was waited for in vain.
-fn is_wait(sqlstate: &str) -> bool {
-    matches!(sqlstate, "55P03" | "55006")
 }
 
 /// Who was in the way when the manager last looked, as it follows what was waited for; nothing where nobody was seen.
@@ -626,7 +636,7 @@ pub(super) fn failure_of(trouble: Trouble) -> (Failure, Said) {
         Trouble::Raised { report, relation, origin_lsn } => {
             let error = last_error::of(&report);
             let names = transaction::caught(|| error.known_names()).unwrap_or_default();
-            let what = if error.sqlstate == "55P03" {
+            let what = if error.sqlstate == fault::LOCK {
                 "a lock was not to be had within spock.rescue_lock_timeout"
             } else if origin_lsn.is_some() {
                 "a transaction could not be applied"

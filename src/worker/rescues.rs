@@ -185,7 +185,7 @@ impl Rescues {
             if wanted.account == Account::Open {
                 return nap.min(SETTLE_PAUSE);
             }
-            let wait = backoff::delay(rescue.failures).saturating_sub(now.since(rescue.ended_at));
+            let wait = backoff::left_of_attempt(rescue.failures, rescue.stood_still, now.since(rescue.ended_at));
             if rescue.failures > 0 && !wait.is_zero() {
                 return nap.min(wait);
             }

@@ -73,13 +73,14 @@ pub fn on_transaction_end(committed: bool) {
 /// another one by now.
 fn note_applied(origin_id: u16, applied: OriginLsn, committed_at: Timestamp) {
     let number = LIFE.get().filter(|(origin, _)| *origin == origin_id).map(|(_, number)| number);
+    let database = process::my_database();
     let poller = {
         let mut shared = shmem::lock();
-        LIFE.set(Some((origin_id, shared.note_applied(number, origin_id, applied, committed_at))));
+        LIFE.set(Some((origin_id, shared.note_applied(number, database, origin_id, applied, committed_at))));
         match number {
             Some(_) => 0,
             None => {
-                let index = shared.index_of(process::my_database());
+                let index = shared.index_of(database);
                 index.map_or(0, |index| shared.call_poller_of(index, origin_id))
             }
         }

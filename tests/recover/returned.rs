@@ -3,6 +3,7 @@
 use super::{run, with_gap, write};
 use crate::cluster::{Cluster, Node};
 use crate::rescue::{drain, enabled, hold_back, start, wait_arrived};
+use crate::slot_keeps::{quick, start_mesh};
 use std::process::Command;
 
 /// Copies a folder as it is, with its owners.
@@ -137,6 +138,52 @@ fn a_copy_older_by_less_than_a_poll_is_kept_out_by_who_had_received_the_last_mom
         node.wait_log("is back from an older copy");
         node.wait_until("SELECT subenabled FROM pg_subscription WHERE subname LIKE 'sub_%_n1'", "f");
     }
+}
+
+/// So many replication origins are applied in a database that is no node, one after the other, as by its subscriptions.
+fn apply_elsewhere(node: &Node, count: u32) {
+    node.sql("CREATE DATABASE other");
+    let mut session = node.db("other").session();
+    session.sql("CREATE TABLE t (id int)");
+    session.sql(&format!("SELECT pg_replication_origin_create('other_' || g) FROM generate_series(1, {count}) g"));
+    for number in 1..=count {
+        session.sql(&format!("SELECT pg_replication_origin_session_setup('other_{number}')"));
+        session.sql(&format!(
+            "BEGIN; SELECT pg_replication_origin_xact_setup('0/{number}000', now()); INSERT INTO t VALUES ({number}); COMMIT"
+        ));
+        session.sql("SELECT pg_replication_origin_session_reset()");
+        // Its id is not given to another one, for all of them are there already.
+        session.sql(&format!("SELECT pg_replication_origin_drop('other_{number}')"));
+    }
+}
+
+#[test]
+fn a_copy_older_by_less_than_a_poll_is_kept_out_however_much_other_databases_apply() {
+    let small = quick("returned_crowded", 2).setting("spock.max_databases", "1").setting("spock.max_peers", "2");
+    let cluster = start_mesh(small, "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2] = cluster.all();
+    write(n1, 1, 20);
+    drain(n1, n2);
+    n2.set(&[("spock.recovery_poll_interval", "1h")]);
+    wait_asked(n2, "n1");
+    // All that anybody was told of is in the copy.
+    n1.sql("SELECT pg_logical_emit_message(true, 'flush', ''); CHECKPOINT");
+    n1.pause();
+    let copied = cluster.folder().join("older");
+    copy(&n1.data(), &copied);
+    n1.resume();
+    write(n1, 21, 60);
+    n2.wait_until("SELECT count(*) FROM t", "60");
+    apply_elsewhere(n2, 40);
+    n1.pause();
+    n2.sql("SELECT pg_reload_conf()");
+    n2.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "unreachable");
+    n1.kill9();
+    restore(&cluster, n1, &copied);
+    n1.start();
+    n1.sql("INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1001, 5000) g");
+    n2.wait_log("is back from an older copy");
+    n2.wait_until("SELECT subenabled FROM pg_subscription WHERE subname LIKE 'sub_%_n1'", "f");
 }
 
 #[test]

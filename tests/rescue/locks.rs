@@ -4,8 +4,8 @@
 use std::thread;
 
 use super::{
-    HELD, Node, assert_identical, assert_replicate, begin, drain, end_gap, hold_back, start, wait_applied_lsn,
-    wait_completed, wait_error, wait_tidy,
+    HELD, LAST_INTENT, Node, assert_identical, assert_replicate, begin, drain, end_gap, hold_back, start,
+    wait_applied_lsn, wait_completed, wait_error, wait_held, wait_tidy,
 };
 
 const BLOCKED: &str = "SELECT coalesce(blocked_by, '') FROM spock.recovery_progress";
@@ -99,4 +99,63 @@ fn who_holds_a_lock_is_named_and_peers_go_on_when_it_is_held_for_long() {
     drain(n2, n3);
     assert_eq!(n2.value("SELECT id FROM held ORDER BY id"), "1\n2\n3\n4");
     assert_identical(n2, n3);
+}
+
+/// Attempts in a row that have failed.
+const FAILURES: &str = "SELECT (spock.recovery_state(NULL, NULL) ->> 'failures')::int";
+
+#[test]
+fn between_two_attempts_the_living_have_as_long_as_one_has_held_them_up_and_who_calls_is_told_once_when_the_next_comes()
+{
+    let cluster = start("rescue_lock_pauses", &format!("CREATE TABLE t (id int PRIMARY KEY); {HELD}"));
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO held VALUES (1)");
+    wait_applied_lsn(n1, n3);
+    end_gap(n1);
+    n2.set(&[("spock.rescue_lock_timeout", "3s")]);
+    let mut busy = n2.session();
+    busy.sql("BEGIN; LOCK TABLE held IN EXCLUSIVE MODE");
+    let pid = busy.backend_pid().to_string();
+    let notices = thread::scope(|scope| {
+        let call = scope.spawn(|| {
+            let mut caller = n2.session();
+            caller.sql("CALL spock.recover_run('n1', verb => true)");
+            caller.notices()
+        });
+        wait_held(n2);
+        // Who is in the way works meanwhile: that is no other one each time.
+        wait_told("the view to name who holds the lock", || n2.value(BLOCKED), &[&pid]);
+        busy.sql("SELECT 'other work'");
+        n2.wait_until(FAILURES, "1");
+        assert_replicate(n2, n3);
+        wait_held(n2);
+        // From the end of one attempt to the beginning of the next, by one clock.
+        let room = n2.value(
+            "SELECT extract(epoch FROM a.backend_start - (timestamptz '2000-01-01 00:00:00+00'
+                        + (spock.recovery_state(NULL, NULL) ->> 'error_at')::bigint * interval '1 microsecond'))
+               FROM pg_stat_activity a WHERE a.backend_type = 'spock_recovery rescue'",
+        );
+        assert!(
+            room.parse::<f64>().expect("seconds") >= 2.5,
+            "the living had {room} s for the 3 s that they were held up"
+        );
+        busy.sql("SELECT 'more of it'");
+        wait_told("the view to name who holds the lock", || n2.value(BLOCKED), &[&pid]);
+        n2.wait_until(FAILURES, "2");
+        busy.sql("COMMIT");
+        call.join().expect("the call returns")
+    });
+    wait_completed(n2);
+    wait_tidy(n2, n3);
+    assert_eq!(n2.value(&format!("SELECT phase FROM {LAST_INTENT}")), "completed");
+    let with = |part: &str| notices.iter().filter(|notice| notice.contains(part)).collect::<Vec<_>>();
+    assert_eq!(with("waits for a lock: ").len(), 1, "{notices:?}");
+    assert_eq!(with("between two attempts"), Vec::<&String>::new(), "{notices:?}");
+    // One line for each attempt that has failed.
+    let next = with("the next attempt begins in ");
+    assert!((2..=4).contains(&next.len()), "{notices:?}");
+    assert!(next.iter().all(|line| line.contains(&format!("held by process {pid} of user "))), "{notices:?}");
+    // The next attempt's seconds are those of the pause.
+    assert!(next[0].contains(" begins in 3 s") || next[0].contains(" begins in 4 s"), "{notices:?}");
 }

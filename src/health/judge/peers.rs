@@ -1,6 +1,7 @@
 //! Peers, and the subscriptions that come from them (pure).
 
 use super::{Check, Status, check, identifier};
+use crate::counted::counted;
 
 /// What a poller says of a peer to which no way is known.
 pub const NO_ROUTE: &str = "no connection string is known";
@@ -118,8 +119,9 @@ pub fn failing(subscription: &str, origin: Option<&str>, errors: i64) -> Check {
         &format!("subscription {subscription}"),
         Status::Warning,
         format!(
-            "its worker does not run, and has failed {errors} times since the statistics were reset: what comes{from} may stand still, \
-             and other nodes keep WAL for it; the server's log says what is in the way"
+            "its worker does not run, and has failed {} since the statistics were reset: what comes{from} may stand still, and \
+             other nodes keep WAL for it; the server's log says what is in the way",
+            counted(errors, "time")
         ),
     )
 }

@@ -82,6 +82,8 @@ pub fn output_plugin(settings: &Settings) -> Check {
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
     pub setting: &'static str,
+    /// What it is the limit of, in the plural.
+    pub of: &'static str,
     pub used: i64,
     pub limit: i64,
 }
@@ -91,12 +93,15 @@ pub fn capacity(capacities: &[Capacity]) -> Check {
     let full: Vec<String> = capacities
         .iter()
         .filter(|capacity| capacity.used >= capacity.limit)
-        .map(|capacity| format!("all of {} = {} are in use", capacity.setting, capacity.limit))
+        .map(|capacity| format!("all of {} = {} are in use by {}", capacity.setting, capacity.limit, capacity.of))
         .collect();
     if full.is_empty() {
         let free: Vec<String> = capacities
             .iter()
-            .map(|capacity| format!("{} of {} {}", capacity.limit - capacity.used, capacity.limit, capacity.setting))
+            .map(|capacity| {
+                let Capacity { setting, of, used, limit } = capacity;
+                format!("{} of {limit} {of} ({setting})", limit - used)
+            })
             .collect();
         check("rescue_capacity", Status::Healthy, format!("free: {}", free.join(", ")))
     } else {
@@ -111,8 +116,7 @@ pub fn capacity(capacities: &[Capacity]) -> Check {
 /// After a recovery as many apply workers must run as before: one for each subscription that is enabled on the server.
 pub fn apply_workers(enabled: i64, limit: i64) -> Check {
     let name = "apply_workers";
-    let details =
-        format!("{enabled} subscriptions are enabled on this server, max_logical_replication_workers = {limit}");
+    let details = format!("enabled subscriptions of this server: {enabled}, max_logical_replication_workers = {limit}");
     if enabled <= limit {
         return check(name, Status::Healthy, details);
     }
@@ -226,9 +230,22 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_used_up_is_critical() {
-        let at = |used| [Capacity { setting: "max_wal_senders", used, limit: 10 }];
-        assert_eq!(capacity(&at(9)).status, Status::Healthy);
-        assert_eq!(capacity(&at(10)).status, Status::Critical);
+        // Before PostgreSQL 18 one setting is for both.
+        let of = |of, used| Capacity { setting: "max_replication_slots", of, used, limit: 10 };
+        let told = |slots, origins| capacity(&[of("slots", slots), of("origins", origins)]);
+        let free = told(9, 4);
+        assert_eq!(free.status, Status::Healthy);
+        assert_eq!(
+            free.details,
+            "free: 1 of 10 slots (max_replication_slots), 6 of 10 origins (max_replication_slots)"
+        );
+        let full = told(9, 10);
+        assert_eq!(full.status, Status::Critical);
+        assert!(
+            full.details.starts_with("all of max_replication_slots = 10 are in use by origins;"),
+            "{}",
+            full.details
+        );
     }
 
     #[test]
