@@ -277,6 +277,12 @@ impl Journal {
         self.intents.iter().filter(|intent| !intent.is_unfinished() && intent.kept_rows.is_some())
     }
 
+    /// The nodes of whose loss something was replayed here.
+    pub fn recovered_of(&self) -> BTreeSet<String> {
+        let replayed = self.intents.iter().filter(|intent| intent.totals().rows > 0);
+        replayed.map(|intent| intent.request.failed.clone()).collect()
+    }
+
     /// The large objects that keep rows, also those of recoveries that have not ended.
     pub fn kept_objects(&self) -> BTreeSet<u32> {
         self.intents.iter().filter_map(|intent| intent.kept_rows).collect()

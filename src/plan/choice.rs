@@ -1,8 +1,8 @@
 //! Which source serves a target best, and how sure one can be (pure).
 //!
 //! The best source is the one that has the most among those whose proof holds; of equals, the one that lacks nothing of
-//! another node that is silent, then the first by name. A survivor that does not answer is no source, and may have more than
-//! anybody else: that is said, and lowers the confidence.
+//! another node that is silent, then one that was not recovered itself, then the first by name. A survivor that does not answer is
+//! no source, and may have more than anybody else: that is said, and lowers the confidence.
 
 use super::facts::NodeFacts;
 use super::outcome::{Outcome, Reason};
@@ -71,8 +71,11 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         })
         .collect();
     plans.sort_by_cached_key(|plan| {
-        let lacks = plan.source.as_ref().map_or(0, |source| lacked(source, survivors).len());
-        (Reverse(plan.source_lsn), lacks, plan.source.clone())
+        let (lacks, recovered) = plan
+            .source
+            .as_ref()
+            .map_or((0, 0), |source| (lacked(source, survivors).len(), recovered(source, survivors).count()));
+        (Reverse(plan.source_lsn), lacks, recovered, plan.source.clone())
     });
     let mut plan = match chosen(&plans) {
         Some(index) => {
@@ -120,6 +123,12 @@ fn lacked<'a>(source: &str, survivors: &'a [Survivor]) -> Vec<&'a str> {
     most.into_iter().filter(|(node, most)| is_lacked(node, *most)).map(|(node, _)| node).collect()
 }
 
+/// The nodes of whose loss the source was recovered.
+fn recovered<'a>(source: &str, survivors: &'a [Survivor]) -> impl Iterator<Item = &'a str> {
+    let facts = survivors.iter().filter_map(Survivor::facts).find(|facts| facts.node == source);
+    facts.into_iter().flat_map(|facts| &facts.recovered).map(String::as_str)
+}
+
 /// What the failed node did to rows that the source did not have is not in the source's WAL.
 pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
     let Some(source) = plan.source.as_ref().filter(|_| plan.outcome == Some(Outcome::CatchUp)) else { return };
@@ -130,6 +139,14 @@ pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
             plan.failed
         )
     });
+    let late = recovered(source, survivors).filter(|node| *node != plan.failed).map(|node| {
+        format!(
+            "node \"{source}\" got rows of node \"{node}\" late, by a recovery: what node \"{}\" deleted of them before cannot be had \
+             from it",
+            plan.failed
+        )
+    });
+    let notes: Vec<String> = notes.chain(late).collect();
     plan.notes.extend(notes);
 }
 
@@ -255,7 +272,9 @@ pub fn best_source(failed: &str, survivors: &[Survivor], wishes: &WishesOf<'_>) 
         .filter(|facts| facts.has_up_to().is_some())
         .filter(|facts| if lagging.is_empty() { true } else { serves(facts) })
         .collect();
-    candidates.sort_by_key(|facts| (Reverse(facts.has_up_to()), lacked(&facts.node, survivors).len(), &facts.node));
+    candidates.sort_by_key(|facts| {
+        (Reverse(facts.has_up_to()), lacked(&facts.node, survivors).len(), facts.recovered.len(), &facts.node)
+    });
     let source = candidates.first()?;
     let is_silent = |survivor: &Survivor| matches!(survivor.answer, Answer::Silent { .. });
     let confidence = if concerned.len() == 1 {

@@ -115,6 +115,27 @@ fn of_equals_one_that_lacks_nothing_of_another_silent_node_is_chosen_and_what_is
 }
 
 #[test]
+fn of_equals_one_that_was_not_recovered_itself_is_asked_and_else_that_is_said() {
+    let recovered = |node: &str, of: &str, applied| {
+        let mut known = survivor(node, applied);
+        if let Answer::Facts(facts) = &mut known.answer {
+            facts.recovered.insert(of.to_owned());
+        }
+        known
+    };
+    let survivors = [survivor("n2", 20), recovered("n3", "n5", 90), survivor("n4", 90)];
+    assert_eq!(outcome(&survivors).2.as_deref(), Some("n4"));
+    assert_eq!(plan(&survivors).notes, Vec::<String>::new());
+    let survivors = [survivor("n2", 20), recovered("n3", "n5", 91), survivor("n4", 90)];
+    assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"), "to have more weighs more");
+    let notes = plan(&survivors).notes;
+    assert!(notes.iter().any(|note| note.contains("got rows of node \"n5\" late")), "{notes:?}");
+    // Of the failed node itself it has all that it wrote.
+    let survivors = [survivor("n2", 20), recovered("n3", "n1", 90), recovered("n4", "n1", 80)];
+    assert_eq!((outcome(&survivors).2.as_deref(), plan(&survivors).notes), (Some("n3"), Vec::new()));
+}
+
+#[test]
 fn one_that_has_more_but_cannot_serve_is_passed_over_and_said() {
     let survivors = [survivor("n2", 20), empty("n3", 90), survivor("n4", 80)];
     assert_eq!(outcome(&survivors), (Some("catch_up"), "gap_covered", Some("n4".to_owned())));

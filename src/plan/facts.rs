@@ -5,7 +5,7 @@
 use crate::lsn::OriginLsn;
 use crate::protocol;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A later one is of nodes whose answers this library cannot judge. Fields that may be ignored, as a newer library adds them, are
 /// no new version; what an older library does not tell has a default.
@@ -38,6 +38,10 @@ pub struct NodeFacts {
     pub capacity: CapacityFacts,
     /// Unfinished recoveries of which it is the target.
     pub recoveries: Vec<RecoveryFacts>,
+    /// The nodes of whose loss it was recovered, as far as it remembers: until then it lacked rows, and has skipped what others did
+    /// to them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub recovered: BTreeSet<String>,
     pub asked_by: AskerFacts,
 }
 

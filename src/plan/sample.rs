@@ -2,7 +2,7 @@
 
 use super::facts::*;
 use crate::lsn::OriginLsn;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub fn limit(setting: &str) -> Limit {
     Limit { setting: setting.to_owned(), used: 3, limit: 10 }
@@ -73,6 +73,7 @@ pub fn node(name: &str, applied: u64) -> NodeFacts {
             origins: limit("max_active_replication_origins"),
         },
         recoveries: Vec::new(),
+        recovered: BTreeSet::new(),
         asked_by: AskerFacts { role: "postgres".to_owned(), is_superuser: true, may_replicate: true },
     }
 }

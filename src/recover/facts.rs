@@ -101,7 +101,8 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         }
     }
     let capacity = capacity()?;
-    let recoveries = storage::read()?
+    let journal = storage::read()?;
+    let recoveries = journal
         .unfinished()
         .map(|intent| RecoveryFacts {
             intent: intent.id.to_string(),
@@ -130,6 +131,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         settings: settings(),
         capacity,
         recoveries,
+        recovered: journal.recovered_of(),
         asked_by,
     })
 }
