@@ -262,12 +262,16 @@ impl Unreadable {
     pub fn holds(&self) -> &'static str {
         match self.kind {
             Kind::Journal => {
-                "No recovery begins or goes on here, suspended subscriptions stay disabled, and recovery slots and clones hold."
+                "No recovery begins or goes on here, suspended subscriptions stay disabled, recovery slots and clones hold, and no node is \
+                 dropped."
+            }
+            Kind::RetentionRecord => {
+                "The recovery slot holds, nobody can be recovered from or on this node, and no node is dropped."
             }
             Kind::SubscriptionLabel => {
-                "The subscription counts as nobody's, the recovery slot holds, and no recovery begins on this node."
+                "The subscription counts as nobody's, the recovery slot holds, no recovery begins on this node, and no node is dropped."
             }
-            Kind::KeptRows => "They stay kept, and are not compared.",
+            Kind::KeptRows => "They stay kept, and are not compared; the local node is not dropped.",
         }
     }
 

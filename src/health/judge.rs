@@ -52,5 +52,15 @@ fn identifier(name: &str) -> String {
 }
 
 pub(super) fn check(name: &str, status: Status, details: impl Into<String>) -> Check {
+/// What to type where a node may be dropped; else which document must be mended first, for node_drop() is refused until then.
+fn dropping(node: &str, unreadable: Option<&str>) -> String {
+    match unreadable {
+        None => format!("SELECT spock.node_drop('{}')", node.replace('\'', "''")),
+        Some(document) => {
+            format!("it can be dropped once document {document} can be read: that one's row here says what to mend")
+        }
+    }
+}
+
     Check { name: name.to_owned(), status, details: details.into() }
 }

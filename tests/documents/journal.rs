@@ -37,6 +37,7 @@ fn an_unreadable_journal_is_not_written_over_and_what_it_says_holds_until_it_can
         "SELECT * FROM spock.node_positions()",
         "SELECT spock.node_drop('n2')",
         &format!("SELECT spock.recovery_is_open('{INTENT}')"),
+        "SELECT spock.node_drop('n3')",
     ] {
         assert_refused(n2, statement);
     }
