@@ -6,7 +6,8 @@ mod server;
 mod slot;
 
 pub use peers::{
-    AskerFacts, NO_ROUTE, PeerFacts, UnknownOriginFacts, asker, failing, peer, returned, source, unknown_origin,
+    AskerFacts, NO_ROUTE, OWN_ERROR, PeerFacts, UnknownOriginFacts, asker, failing, peer, returned, source,
+    unknown_origin,
 };
 pub use recovery::{RecoveryFacts, recovery};
 pub use server::{
@@ -51,7 +52,6 @@ fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-pub(super) fn check(name: &str, status: Status, details: impl Into<String>) -> Check {
 /// What to type where a node may be dropped; else which document must be mended first, for node_drop() is refused until then.
 fn dropping(node: &str, unreadable: Option<&str>) -> String {
     match unreadable {
@@ -62,5 +62,6 @@ fn dropping(node: &str, unreadable: Option<&str>) -> String {
     }
 }
 
+pub(super) fn check(name: &str, status: Status, details: impl Into<String>) -> Check {
     Check { name: name.to_owned(), status, details: details.into() }
 }

@@ -5,6 +5,9 @@ use super::{Check, Status, check, dropping, identifier};
 /// What a poller says of a peer to which no way is known.
 pub const NO_ROUTE: &str = "no connection string is known";
 
+/// How a poller begins what it says of a peer that has answered a question with an ERROR.
+pub const OWN_ERROR: &str = "it answers with an error of its own";
+
 /// A peer as its poller has found it.
 #[derive(Clone, Debug)]
 pub struct PeerFacts {
@@ -72,6 +75,10 @@ pub fn peer(facts: &PeerFacts) -> Check {
         ),
         _ => String::new(),
     };
+    if facts.error.starts_with(OWN_ERROR) {
+        // It may well be a node: what the state says is that its answer is of no use.
+        return check(&name, status, format!("{}; {since}", facts.error));
+    }
     check(&name, status, format!("{}: {why}; {since}{advice}", facts.state))
 }
 
@@ -243,6 +250,26 @@ mod tests {
         let forgotten = peer(&PeerFacts { silent_for_s: Some(61), ..answers });
         assert_eq!(forgotten.status, Status::Critical);
         assert!(forgotten.details.contains("nobody has asked it for 61 s"), "{}", forgotten.details);
+    }
+
+    #[test]
+    fn a_peer_that_answers_with_an_error_is_not_said_to_be_no_node() {
+        let facts = PeerFacts {
+            longest_silence_s: 60,
+            knows_this_node: true,
+            local: "n1".to_owned(),
+            name: "n2".to_owned(),
+            state: "not a node",
+            answers: false,
+            error: format!("{OWN_ERROR}, SQLSTATE 0A000: a document cannot be read"),
+            silent_for_s: Some(9),
+            unreadable: None,
+        };
+        let verdict = peer(&facts);
+        assert_eq!(verdict.status, Status::Critical);
+        assert_eq!(verdict.details, format!("{}; last heard 9 s ago", facts.error));
+        let verdict = peer(&PeerFacts { error: "it is not a node".to_owned(), ..facts });
+        assert_eq!(verdict.details, "not a node: it is not a node; last heard 9 s ago");
     }
 
     #[test]
