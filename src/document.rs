@@ -67,17 +67,18 @@ impl<T> Stored<T> {
     }
 }
 
-/// What every document in a label begins with, whatever its version.
+/// Whose a document in a label is. Every version that may stand in another database's label has it.
 #[derive(Deserialize)]
 struct Head {
     system_identifier: u64,
     database: u32,
 }
 
-/// Reads a document in a label. Whose it is comes first: a later version of another database's is that one's business.
+/// Reads a document in a label. Whose it is comes first: a later version of another database's is that one's business. One that
+/// does not say whose it is, as a later version may choose to, is this one's.
 pub fn read<T: Document>(text: Option<&str>, here: DatabaseIdentity) -> Stored<T> {
     let Some(text) = text else { return Stored::Absent };
-    let value = match value_of(text) {
+    let value = match value_of::<T>(text) {
         Ok(value) => value,
         Err(error) => return Stored::Unreadable(error),
     };
@@ -86,19 +87,19 @@ pub fn read<T: Document>(text: Option<&str>, here: DatabaseIdentity) -> Stored<T
             Stored::Foreign
         }
         Ok(_) => understood(value).map_or_else(Stored::Unreadable, |(_, document)| Stored::Own(document)),
-        Err(error) => Stored::Unreadable(malformed(error)),
+        Err(error) => Stored::Unreadable(version_of::<T>(&value).err().unwrap_or_else(|| malformed(error))),
     }
 }
 
 /// Where the document in a label was written, as it says.
 pub fn home(text: &str) -> Option<DatabaseIdentity> {
-    let head = Head::deserialize(&value_of(text).ok()?).ok()?;
+    let head = serde_json::from_str::<Head>(text).ok()?;
     Some(DatabaseIdentity { system_identifier: head.system_identifier, database: head.database })
 }
 
 /// Reads a document that carries a version and stands where nobody else's can.
 pub fn parse<T: Document>(text: &str) -> Result<T, DocumentError> {
-    Ok(understood(value_of(text)?)?.1)
+    Ok(understood(value_of::<T>(text)?)?.1)
 }
 
 /// The document as the text that takes the place of another one: what that one has beyond what this library knows is kept.
@@ -114,7 +115,7 @@ pub fn written_over<T: Document>(
         None => return Ok(plain),
     };
     let (Some(before), Ok(mut new)) = (before, serde_json::from_str::<Value>(&plain)) else { return Ok(plain) };
-    let (raw, _) = understood::<T>(value_of(before)?)?;
+    let (raw, _) = understood::<T>(value_of::<T>(before)?)?;
     let known = serde_json::to_value(&known).unwrap_or_default();
     Ok(if keep_unknown(&raw, &known, &mut new) { to_text(&new) } else { plain })
 }
@@ -141,24 +142,33 @@ fn malformed(error: impl std::fmt::Display) -> DocumentError {
     DocumentError::Malformed(error.to_string())
 }
 
-fn value_of(text: &str) -> Result<Value, DocumentError> {
+/// A later version may be written in other characters, too.
+fn value_of<T: Document>(text: &str) -> Result<Value, DocumentError> {
+    let value = serde_json::from_str(text).map_err(malformed)?;
     if !text.is_ascii() {
+        version_of::<T>(&value)?;
         return Err(malformed("characters beyond ASCII must be written as \\uXXXX"));
     }
-    serde_json::from_str(text).map_err(malformed)
+    Ok(value)
+}
+
+/// The version, which says how all else is to be read, and is therefore looked at before it: an error where it is not one that
+/// this library reads.
+fn version_of<T: Document>(value: &Value) -> Result<u32, DocumentError> {
+    let version = value.get("version").and_then(Value::as_u64).ok_or_else(|| malformed("it has no version"))?;
+    match u32::try_from(version) {
+        Ok(0) => Err(malformed("there is no version 0")),
+        Ok(known) if known <= T::VERSION => Ok(known),
+        _ => Err(DocumentError::Later { found: version, known: T::VERSION }),
+    }
 }
 
 /// The document, and as it was written, both brought forward to this library's version.
 fn understood<T: Document>(mut value: Value) -> Result<(Value, T), DocumentError> {
-    let version = value.get("version").and_then(Value::as_u64).ok_or_else(|| malformed("it has no version"))?;
-    match u32::try_from(version) {
-        Ok(0) => return Err(malformed("there is no version 0")),
-        Ok(version) if version < T::VERSION => {
-            T::bring_forward(&mut value, version);
-            value["version"] = T::VERSION.into();
-        }
-        Ok(version) if version == T::VERSION => (),
-        _ => return Err(DocumentError::Later { found: version, known: T::VERSION }),
+    let version = version_of::<T>(&value)?;
+    if version < T::VERSION {
+        T::bring_forward(&mut value, version);
+        value["version"] = T::VERSION.into();
     }
     let document = T::deserialize(&value).map_err(malformed)?;
     Ok((value, document))
@@ -252,13 +262,16 @@ impl Unreadable {
     pub fn holds(&self) -> &'static str {
         match self.kind {
             Kind::Journal => {
-                "No recovery begins or goes on here, suspended subscriptions stay disabled, and recovery slots and clones hold."
+                "No recovery begins or goes on here, suspended subscriptions stay disabled, recovery slots and clones hold, and no node is \
+                 dropped."
             }
-            Kind::RetentionRecord => "The recovery slot holds, and nobody can be recovered from or on this node.",
+            Kind::RetentionRecord => {
+                "The recovery slot holds, nobody can be recovered from or on this node, and no node is dropped."
+            }
             Kind::SubscriptionLabel => {
-                "The subscription counts as nobody's, the recovery slot holds, and no recovery begins on this node."
+                "The subscription counts as nobody's, the recovery slot holds, no recovery begins on this node, and no node is dropped."
             }
-            Kind::KeptRows => "They stay kept, and are not compared.",
+            Kind::KeptRows => "They stay kept, and are not compared; the local node is not dropped.",
         }
     }
 

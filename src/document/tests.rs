@@ -116,6 +116,32 @@ fn what_stands_there_is_absent_foreign_readable_or_not_and_only_what_cannot_be_r
     assert_eq!(read::<Journal>(None, HERE), Stored::Absent);
 }
 
+#[test]
+fn a_later_version_is_told_as_one_whatever_it_has_left_out_or_changed() {
+    for Sample { text, rewrite } in samples() {
+        let later = DocumentError::Later { found: 9, known: 1 };
+        let places: Vec<String> = serde_json::from_str::<Value>(&text)
+            .expect("JSON")
+            .as_object()
+            .expect("an object")
+            .keys()
+            .cloned()
+            .collect();
+        for name in places.iter().filter(|name| *name != "version") {
+            let mut document: Value = serde_json::from_str(&with(&text, "", "version", &json!(9))).expect("JSON");
+            document.as_object_mut().expect("an object").remove(name);
+            assert_eq!(rewrite(&text, &document.to_string()), Err(later.clone()), "without {name}");
+            document[name] = json!({"of": "another kind"});
+            assert_eq!(rewrite(&text, &document.to_string()), Err(later.clone()), "another {name}");
+        }
+        assert_eq!(rewrite(&text, r#"{"version":9}"#), Err(later.clone()));
+        // Of this version it is damaged, and without a version nobody knows.
+        for damaged in [r#"{"version":1}"#, r#"{"version":"9"}"#, r#"{"version":0}"#, "{}"] {
+            assert!(matches!(rewrite(&text, damaged), Err(DocumentError::Malformed(_))), "{damaged}");
+        }
+    }
+}
+
 /// A kind of document that had another shape in its first version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Third {
@@ -183,6 +209,21 @@ proptest! {
             let (one, other): (Value, Value) = (serde_json::from_str(&at).expect("JSON"), serde_json::from_str(&newer).expect("JSON"));
             prop_assert_eq!(one, other);
         }
+    }
+
+    #[test]
+    fn whatever_a_later_version_holds_it_is_told_as_one_or_as_anothers(
+        version in 2..u64::MAX,
+        fields in prop::collection::btree_map("[a-z]{1,4}|system_identifier|database|intents", any_json(), 0..5),
+    ) {
+        let mut document = Value::from_iter(fields);
+        document["version"] = version.into();
+        let text = to_text(&document);
+        let later = DocumentError::Later { found: version, known: 1 };
+        let found = read::<Journal>(Some(&text), HERE);
+        prop_assert!(found == Stored::Unreadable(later.clone()) || found == Stored::Foreign, "{found:?}");
+        let found = read::<RetentionRecord>(Some(&text), HERE);
+        prop_assert!(found == Stored::Unreadable(later) || found == Stored::Foreign, "{found:?}");
     }
 
     #[test]

@@ -6,7 +6,8 @@ mod server;
 mod slot;
 
 pub use peers::{
-    AskerFacts, NO_ROUTE, PeerFacts, UnknownOriginFacts, asker, failing, peer, returned, source, unknown_origin,
+    AskerFacts, NO_ROUTE, OWN_ERROR, PeerFacts, UnknownOriginFacts, asker, failing, peer, returned, source,
+    unknown_origin,
 };
 pub use recovery::{RecoveryFacts, recovery};
 pub use server::{
@@ -49,6 +50,16 @@ pub struct Check {
 /// A name as an identifier, quoted whatever it is: this file is pure, and core's rule is core's.
 fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// What to type where a node may be dropped; else which document must be mended first, for node_drop() is refused until then.
+fn dropping(node: &str, unreadable: Option<&str>) -> String {
+    match unreadable {
+        None => format!("SELECT spock.node_drop('{}')", node.replace('\'', "''")),
+        Some(document) => {
+            format!("it can be dropped once document {document} can be read: that one's row here says what to mend")
+        }
+    }
 }
 
 pub(super) fn check(name: &str, status: Status, details: impl Into<String>) -> Check {

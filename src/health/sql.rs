@@ -6,6 +6,7 @@ use super::judge::{
 };
 use super::kept::{self, KeptFacts};
 use super::{capacity, documents, version};
+use crate::document::Unreadable;
 use crate::error::OrRaise;
 use crate::guc;
 use crate::intent::document::{Journal, Suspension};
@@ -52,11 +53,13 @@ fn gather() -> Vec<Check> {
     }
     let Some(local) = servers.iter().find(|server| server.role == registry::Role::Local) else {
         let copy = servers.iter().find(|server| server.role == registry::Role::LocalElsewhere);
-        return copy.map(|copy| judge::copy(copy.name.as_str())).into_iter().collect();
+        return copy.map(checks_of_copy).unwrap_or_default();
     };
     let settings = settings();
     let snapshot = snapshot::snapshot();
-    let facts = slot_facts(snapshot.as_ref(), &servers);
+    let unreadable = crate::slot::documents::unreadable().or_raise();
+    let in_the_way = unreadable.first().map(Unreadable::name);
+    let facts = SlotFacts { unreadable: in_the_way.clone(), ..slot_facts(snapshot.as_ref(), &servers) };
     let mut checks = vec![
         judge::slot(&facts),
         judge::retention(&facts),
@@ -78,7 +81,7 @@ fn gather() -> Vec<Check> {
         let kept = journal.intents.iter().filter_map(|intent| intent.kept_rows);
         checks.extend(kept.filter_map(reconcile::kept::unreadable_head).map(|found| documents::unreadable(&found)));
     }
-    checks.extend(crate::slot::documents::unreadable().or_raise().iter().map(documents::unreadable));
+    checks.extend(unreadable.iter().map(documents::unreadable));
     checks.extend(catalog::extension_version().and_then(|sql| version::sql(&sql, env!("CARGO_PKG_VERSION"))));
     checks.extend(strangers(&servers));
     let now = Monotonic::now();
@@ -99,6 +102,7 @@ fn gather() -> Vec<Check> {
             local: local.name.to_string(),
             error: entry.map_or_else(String::new, |peer| peer.error.as_str().to_owned()),
             longest_silence_s: longest_silence.as_secs(),
+            unreadable: in_the_way.clone(),
             silent_for_s: entry.filter(|peer| !peer.heard_at.is_never()).map(|peer| now.since(peer.heard_at).as_secs()),
         }));
         let has_said = |peer: &&PeerEntry| peer.state == PeerState::Connected && !peer.readiness.said_at.is_never();
@@ -132,6 +136,20 @@ fn gather() -> Vec<Check> {
             says,
         }));
     }
+    checks
+}
+
+/// Of a database that is the copy of a node.
+fn checks_of_copy(copy: &registry::NodeServer) -> Vec<Check> {
+    let mut unreadable = crate::slot::documents::unreadable().or_raise();
+    let unadoptable = registry::unadoptable_labels(copy.identity).or_raise();
+    let name_of_first = |found: &[Unreadable]| found.first().map(Unreadable::name);
+    let (refuses_creation, refuses_drop) = (name_of_first(&unadoptable), name_of_first(&unreadable));
+    let mut checks = vec![judge::copy(copy.name.as_str(), refuses_creation.as_deref(), refuses_drop.as_deref())];
+    unreadable.extend(unadoptable);
+    unreadable.sort_by_key(Unreadable::name);
+    unreadable.dedup();
+    checks.extend(unreadable.iter().map(documents::unreadable));
     checks
 }
 

@@ -17,7 +17,9 @@ use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::{self, Text};
 use crate::pg::{foreign_server, prepared, process, subscription};
+use crate::reconcile::kept;
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
+use crate::slot::documents;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, Spi};
 use std::ffi::{CStr, CString};
@@ -164,8 +166,11 @@ pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
 }
 
 /// Takes over what the node that this database takes the place of knew about its subscriptions: a peer that is dead
-/// cannot be asked again.
+/// cannot be asked again. One that cannot be read would count as another database's from then on, and be written over.
 fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
+    if let Some(unreadable) = unadoptable_labels(former)?.into_iter().next() {
+        return Err(unreadable.into());
+    }
     for subscription in NativeProvider.subscriptions()? {
         let Some(former) = former else { continue };
         let text = seclabel::label(LabelTarget::Subscription(subscription.id));
@@ -181,6 +186,19 @@ fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
     Ok(())
 }
 
+/// The labels of the node that this database is a copy of that cannot be read: node_create() is refused while there is one.
+pub fn unadoptable_labels(former: Option<DatabaseIdentity>) -> Result<Vec<Unreadable>, RegistryError> {
+    let Some(former) = former else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for subscription in NativeProvider.subscriptions()? {
+        let text = seclabel::label(LabelTarget::Subscription(subscription.id));
+        if let Stored::Unreadable(error) = SubscriptionLabel::read(text.as_deref(), former) {
+            found.push(unreadable_label(&subscription.name, error));
+        }
+    }
+    Ok(found)
+}
+
 /// Makes a peer known that no subscription leads to. Returns the node's id.
 pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     require_superuser("peer_create")?;
@@ -192,6 +210,10 @@ pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
         // peer's place is that peer from now on.
         let is_replaced = is_replaced(known);
         if known.role == Role::Peer && (is_replaced || native::dsn_of_server(known.id)?.is_none()) {
+            if is_replaced {
+                // The server that was that peer is forgotten, and with it whom a document speaks of that cannot be read.
+                documents::require_readable()?;
+            }
             let server = text(name.as_str())?;
             if native::dsn_of_server(known.id)?.is_some() {
                 foreign_server::drop_mapping(&server, MappingFor::Public);
@@ -298,7 +320,8 @@ fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>
 }
 
 /// Removes a node: the local one, with every peer and label, so that this database is no node any more; or a peer
-/// that is dead for good. Returns false if there is none and `if_exists`.
+/// that is dead for good. Returns false if there is none and `if_exists`. Refused while a document cannot be read: it may
+/// name the node, say that a subscription comes from it, or be lost with it.
 pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
     require_superuser("node_drop")?;
     foreign_server::lock_servers_of(WRAPPER);
@@ -306,6 +329,7 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
     let Some(node) = servers.iter().find(|server| server.name.as_str() == name) else {
         return if if_exists { Ok(false) } else { Err(RegistryError::UnknownNode { name: name.to_owned() }) };
     };
+    documents::require_readable()?;
     let subscriptions = NativeProvider.subscriptions()?;
     match node.role {
         Role::Peer => {
@@ -320,11 +344,14 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
             drop_server(node)?;
         }
         Role::Local | Role::LocalElsewhere => {
+            let journal = crate::intent::storage::read()?;
             // Its subscriptions are suspended, and nobody would resume them.
-            // Nor is what could not be read to be left to nobody.
-            crate::slot::record_storage::read()?;
-            if let Some(intent) = crate::intent::storage::read()?.unfinished().next() {
+            if let Some(intent) = journal.unfinished().next() {
                 return Err(RegistryError::RecoveryRuns { failed: intent.request.failed.clone() });
+            }
+            // Only the journal, which goes with the node, says where they are.
+            if let Some(unreadable) = journal.kept_objects().into_iter().find_map(kept::unreadable_head) {
+                return Err(unreadable.into());
             }
             for server in &servers {
                 drop_server(server)?;

@@ -271,7 +271,7 @@ pub enum PeerState {
     Connecting,
     /// It has answered, and is known by name.
     Connected,
-    /// Reached, but the answer is of no use; `error` says why (no extension, no local node).
+    /// Reached, but the answer is of no use; `error` says why (no extension, no local node, an error of its own).
     NotANode,
     /// Reached, but it is another node than the one that it is taken for.
     OtherNode,

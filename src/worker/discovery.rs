@@ -13,6 +13,7 @@ use crate::node::registry::{self, NodeServer, RegistryError, Role};
 use crate::pg::prepared;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::shmem::{PeerEntry, PeerKey, PeerState};
+use crate::slot::documents;
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
@@ -110,6 +111,9 @@ impl Discovery {
         if coming.is_empty() || !coming.iter().all(is_due) {
             return Ok(());
         }
+        // Where all have followed the peer is forgotten; a subscription of which nobody can read where it comes from may be one of
+        // them.
+        documents::require_readable()?;
         if is_renamed {
             registry::create_discovered_peer(&said.name, said.identity)?;
         }
@@ -195,14 +199,17 @@ pub fn sweep_labels(skips: &mut Skips) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// After DROP EXTENSION: nothing of ours stays on this database's subscriptions.
+/// After DROP EXTENSION: nothing of ours stays on this database's subscriptions, but for what cannot be read.
 pub fn remove_labels(subscriptions: &[Subscription], skips: &mut Skips) {
     for subscription in subscriptions {
-        if seclabel::label(LabelTarget::Subscription(subscription.id)).is_some() {
-            let what = || format!("the label of subscription \"{}\"", subscription.name);
-            if remove_label(subscription.id, what, skips) {
-                pgrx::log!("removed the spock_recovery label of subscription \"{}\"", subscription.name);
-            }
+        let what = || format!("the label of subscription \"{}\"", subscription.name);
+        if let Origin::Unreadable(error) = &subscription.origin {
+            let unreadable = registry::unreadable_label(&subscription.name, error.clone());
+            skips.each(what, || Err::<(), _>(RegistryError::from(unreadable)));
+        } else if seclabel::label(LabelTarget::Subscription(subscription.id)).is_some()
+            && remove_label(subscription.id, what, skips)
+        {
+            pgrx::log!("removed the spock_recovery label of subscription \"{}\"", subscription.name);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::failpoint::{self, names};
 use crate::guc;
-use crate::health::judge::NO_ROUTE;
+use crate::health::judge::{NO_ROUTE, OWN_ERROR};
 use crate::lsn::OriginLsn;
 use crate::node::identity::DatabaseIdentity;
 use crate::node::native::NativeProvider;
@@ -208,7 +208,7 @@ impl Poller {
             Ok(answer) => self.judge(&question, &answer),
             Err(error) => {
                 self.connection = None;
-                self.note(state_after(&error), &error.to_string());
+                self.note(state_after(&error), &told(&error));
                 if matches!(error, RemoteError::TimedOut(_)) {
                     // On 17 the attempt has leaked its socket: the process goes, and takes it with it.
                     interrupts::exit(0);
@@ -579,6 +579,17 @@ fn keep_positions(places: &mut [PositionEntry], question: &Question, answer: &An
             place.committed_at = position.committed_at;
         }
     }
+}
+
+/// What is said of a peer that could not be asked. One that answers with an ERROR may be a node all the same, whose own health
+/// check knows what is in its way.
+fn told(error: &RemoteError) -> String {
+    let RemoteError::Peer { sqlstate, message, .. } = error else { return error.to_string() };
+    let advice = match sqlstate.as_str() {
+        "42501" => "its role there needs REPLICATION or pg_monitor",
+        _ => "SELECT * FROM spock.quick_health_check() there tells more",
+    };
+    format!("{OWN_ERROR}, SQLSTATE {sqlstate} ({advice}): {message}")
 }
 
 fn state_after(error: &RemoteError) -> PeerState {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::rescue::{disable, drain, enabled, fail, hold_back, rescue, start};
 use crate::rescue_clone::INTENT;
+use crate::slot_life::health;
 
 const CLONES: &str = "SELECT count(*) FROM pg_replication_slots WHERE plugin = 'spock_recovery'";
 
@@ -36,6 +37,7 @@ fn an_unreadable_journal_is_not_written_over_and_what_it_says_holds_until_it_can
         "SELECT * FROM spock.recovery_clones()",
         "SELECT * FROM spock.node_positions()",
         "SELECT spock.node_drop('n2')",
+        "SELECT spock.node_drop('n3')",
         &format!("SELECT spock.recovery_is_open('{INTENT}')"),
     ] {
         assert_refused(n2, statement);
@@ -59,6 +61,13 @@ fn an_unreadable_journal_is_not_written_over_and_what_it_says_holds_until_it_can
     assert_eq!(n2.value("SELECT in_recovery FROM spock.get_recovery_slot_status()"), "t");
     // Its peers do not let go of what it may still need, and it goes on with everything else.
     n3.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n2'", "not a node");
+    // It is a node, and says so: it answers with an error of its own.
+    let error = n3.value("SELECT error FROM spock.peer_status() WHERE node_name = 'n2'");
+    let told = "it answers with an error of its own, SQLSTATE 0A000 (SELECT * FROM spock.quick_health_check() there tells more): \
+                the journal of recoveries in the label of SCHEMA spock cannot be read";
+    assert_eq!(error, told);
+    let check = health(n3.db("postgres"), "peer n2");
+    assert!(check.starts_with(&format!("CRITICAL|{told}; last heard ")), "{check}");
     n3.sql("INSERT INTO t VALUES (100, 'of n3')");
     drain(n3, n2);
 

@@ -32,6 +32,7 @@ fn rows_that_a_later_version_has_kept_stay_kept_until_they_can_be_read() {
     let document = format!("large object {object}");
     assert_critical(n2.db("postgres"), &document, &["version 2", "Install the version"]);
     assert_refused(n2, UNJUDGED);
+    assert_refused(n2, "SELECT spock.node_drop('n2')");
     // They could be judged now.
     n2.sql("ALTER SUBSCRIPTION sub_n2_n3 ENABLE");
     n2.wait_log("are still not compared with those of node \"n3\"");

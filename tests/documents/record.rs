@@ -29,6 +29,7 @@ fn with_an_unreadable_retention_record_nothing_is_done_with_the_slot() {
         "SELECT spock.advance_recovery_slot()",
         "SELECT spock.drop_recovery_slot()",
         "SELECT spock.node_drop('n1')",
+        "SELECT spock.node_drop('n2')",
         "CALL spock.recover_run('n2', 'n3')",
     ] {
         assert_refused(node, statement);

@@ -1,10 +1,13 @@
 //! Peers, and the subscriptions that come from them (pure).
 
-use super::{Check, Status, check, identifier};
+use super::{Check, Status, check, dropping, identifier};
 use crate::counted::counted;
 
 /// What a poller says of a peer to which no way is known.
 pub const NO_ROUTE: &str = "no connection string is known";
+
+/// How a poller begins what it says of a peer that has answered a question with an ERROR.
+pub const OWN_ERROR: &str = "it answers with an error of its own";
 
 /// A peer as its poller has found it.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct PeerFacts {
     pub local: String,
     /// It is asked so often that an answer is never older than that, in seconds.
     pub longest_silence_s: u64,
+    /// A document that cannot be read: no node can be dropped.
+    pub unreadable: Option<String>,
 }
 
 pub fn peer(facts: &PeerFacts) -> Check {
@@ -66,10 +71,15 @@ pub fn peer(facts: &PeerFacts) -> Check {
             identifier(&facts.name)
         ),
         _ if facts.error == NO_ROUTE => format!(
-            "; SELECT spock.peer_create('{quoted}', 'host=…'); or, if it is gone for good, SELECT spock.node_drop('{quoted}')"
+            "; SELECT spock.peer_create('{quoted}', 'host=…'); or, if it is gone for good, {}",
+            dropping(&facts.name, facts.unreadable.as_deref())
         ),
         _ => String::new(),
     };
+    if facts.error.starts_with(OWN_ERROR) {
+        // It may well be a node: what the state says is that its answer is of no use.
+        return check(&name, status, format!("{}; {since}", facts.error));
+    }
     check(&name, status, format!("{}: {why}; {since}{advice}", facts.state))
 }
 
@@ -223,6 +233,7 @@ mod tests {
             answers: false,
             error: "no answer within 5000 ms".to_owned(),
             silent_for_s: Some(9),
+            unreadable: None,
         };
         let verdict = peer(&facts);
         assert_eq!(verdict.status, Status::Critical);
@@ -241,6 +252,47 @@ mod tests {
         let forgotten = peer(&PeerFacts { silent_for_s: Some(61), ..answers });
         assert_eq!(forgotten.status, Status::Critical);
         assert!(forgotten.details.contains("nobody has asked it for 61 s"), "{}", forgotten.details);
+    }
+
+    #[test]
+    fn a_peer_that_answers_with_an_error_is_not_said_to_be_no_node() {
+        let facts = PeerFacts {
+            longest_silence_s: 60,
+            knows_this_node: true,
+            local: "n1".to_owned(),
+            name: "n2".to_owned(),
+            state: "not a node",
+            answers: false,
+            error: format!("{OWN_ERROR}, SQLSTATE 0A000: a document cannot be read"),
+            silent_for_s: Some(9),
+            unreadable: None,
+        };
+        let verdict = peer(&facts);
+        assert_eq!(verdict.status, Status::Critical);
+        assert_eq!(verdict.details, format!("{}; last heard 9 s ago", facts.error));
+        let verdict = peer(&PeerFacts { error: "it is not a node".to_owned(), ..facts });
+        assert_eq!(verdict.details, "not a node: it is not a node; last heard 9 s ago");
+    }
+
+    #[test]
+    fn a_peer_to_which_no_way_is_known_may_be_dropped_where_every_document_can_be_read() {
+        let facts = PeerFacts {
+            longest_silence_s: 60,
+            knows_this_node: true,
+            local: "n1".to_owned(),
+            name: "n'2".to_owned(),
+            state: "unreachable",
+            answers: false,
+            error: NO_ROUTE.to_owned(),
+            silent_for_s: None,
+            unreadable: None,
+        };
+        let verdict = peer(&facts);
+        assert!(verdict.details.ends_with("gone for good, SELECT spock.node_drop('n''2')"), "{}", verdict.details);
+        let verdict = peer(&PeerFacts { unreadable: Some("journal".to_owned()), ..facts });
+        assert_eq!(verdict.status, Status::Critical);
+        assert!(verdict.details.contains("once document journal can be read"), "{}", verdict.details);
+        assert!(!verdict.details.contains("node_drop"), "{}", verdict.details);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The server: its settings, its limits, its manager, and whether it is a node at all (pure).
 
-use super::{Check, Status, check};
+use super::{Check, Status, check, dropping};
 
 /// Settings of the server, as SHOW gives them; None: unknown to this server.
 #[derive(Clone, Debug, Default)]
@@ -136,15 +136,23 @@ pub fn standby() -> Check {
     check("standby", Status::Healthy, "this server is a standby: ask its primary; once promoted, it is the node")
 }
 
-/// A copy of a node that lives elsewhere, or lived here before pg_upgrade: nothing is protected.
-pub fn copy(node: &str) -> Check {
-    let quoted = node.replace('\'', "''");
+/// A copy of a node that lives elsewhere, or lived here before pg_upgrade: nothing is protected. `unadoptable`: a document that
+/// node_create() would adopt, and that cannot be read; `unreadable`: one of this database's own.
+pub fn copy(node: &str, unadoptable: Option<&str>, unreadable: Option<&str>) -> Check {
+    let adoption = match unadoptable {
+        None => {
+            format!("SELECT spock.node_create('{}', 'host=…') if it takes that node's place", node.replace('\'', "''"))
+        }
+        Some(document) => format!(
+            "it can take that node's place once document {document} can be read: that one's row here says what to mend"
+        ),
+    };
     check(
         "copy",
         Status::Critical,
         format!(
-            "this database is a copy of node \"{node}\" and acts on nothing: SELECT spock.node_create('{quoted}', 'host=…') if it \
-             takes that node's place; if not, SELECT spock.node_drop('{quoted}')"
+            "this database is a copy of node \"{node}\" and acts on nothing: {adoption}; if it is to be no node: {}",
+            dropping(node, unreadable)
         ),
     )
 }
@@ -214,6 +222,20 @@ mod tests {
         assert_eq!(verdict("pgoutput,spock_recovery_old").status, Status::Warning);
         let missing = verdict("pgoutput, test_decoding");
         assert!(missing.details.contains("= pgoutput, test_decoding, spock_recovery;"), "{}", missing.details);
+    }
+
+    #[test]
+    fn a_copy_is_told_to_do_only_what_is_not_refused() {
+        let verdict = |unadoptable, unreadable| copy("n'1", unadoptable, unreadable).details;
+        let plain = verdict(None, None);
+        assert!(plain.contains("SELECT spock.node_create('n''1', 'host=…')"), "{plain}");
+        assert!(plain.ends_with("SELECT spock.node_drop('n''1')"), "{plain}");
+        let told = verdict(Some("label of SUBSCRIPTION s"), None);
+        assert!(!told.contains("node_create") && told.contains("SELECT spock.node_drop('n''1')"), "{told}");
+        assert!(told.contains("once document label of SUBSCRIPTION s can be read"), "{told}");
+        let told = verdict(None, Some("journal"));
+        assert!(told.contains("SELECT spock.node_create") && !told.contains("node_drop"), "{told}");
+        assert!(told.contains("once document journal can be read"), "{told}");
     }
 
     #[test]

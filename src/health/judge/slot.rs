@@ -1,6 +1,6 @@
 //! The recovery slot: whether it is there, what it keeps, and its clones (pure).
 
-use super::{Check, Status, check};
+use super::{Check, Status, check, dropping};
 use crate::slot::retention::ANNOUNCED_AT;
 
 /// The slot, as the manager and pg_replication_slots show it.
@@ -19,6 +19,8 @@ pub struct SlotFacts {
     pub blocked_reason: Option<&'static str>,
     pub blocked_by: Option<String>,
     pub unprotected: Vec<String>,
+    /// A document that cannot be read: no node can be dropped.
+    pub unreadable: Option<String>,
 }
 
 pub fn slot(facts: &SlotFacts) -> Check {
@@ -72,7 +74,7 @@ pub fn retention(facts: &SlotFacts) -> Check {
     };
     let drop = match (facts.blocked_reason, &facts.blocked_by) {
         (Some("peer_unreachable"), Some(peer)) => {
-            format!("; if it is dead for good and recovered: SELECT spock.node_drop('{}')", peer.replace('\'', "''"))
+            format!("; if it is dead for good and recovered: {}", dropping(peer, facts.unreadable.as_deref()))
         }
         (Some("peer_unknown"), Some(peer)) => {
             format!(
@@ -187,6 +189,11 @@ mod tests {
         let verdict = retention(&held);
         assert_eq!(verdict.status, Status::Warning);
         assert!(verdict.details.contains("SELECT spock.node_drop('n''1')"), "{}", verdict.details);
+        let unreadable = SlotFacts { unreadable: Some("label of SUBSCRIPTION s".to_owned()), ..held.clone() };
+        let verdict = retention(&unreadable);
+        assert_eq!(verdict.status, Status::Warning);
+        assert!(!verdict.details.contains("node_drop"), "{}", verdict.details);
+        assert!(verdict.details.contains("once document label of SUBSCRIPTION s can be read"), "{}", verdict.details);
         held.blocked_reason = Some("peer_lagging");
         assert_eq!(retention(&held).status, Status::Healthy);
         for (budget, expected) in
