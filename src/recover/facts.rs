@@ -167,7 +167,8 @@ fn of_position(
 ) -> SubscriptionFacts {
     let confirmed = seen.map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(position.subscription));
     let beginning = vouching::beginning(written, position, confirmed);
-    let confirmed = beginning.map_or(confirmed, |(_, passed)| passed).known();
+    let passed = || confirmed.max(vouching::written_passed(written, position));
+    let confirmed = beginning.map_or_else(passed, |(_, passed)| passed).known();
     let committed_at = seen.map(|seen| seen.committed_of(position.subscription)).filter(|at| !at.is_never());
     SubscriptionFacts {
         subscription: position.subscription.to_u32(),

@@ -72,7 +72,8 @@ fn node_positions(
             let mut applied = position.applied();
             let confirmed = confirmed(position.subscription);
             let begun = vouching::beginning(record.as_ref(), &position, confirmed);
-            let written = begun.map_or(OriginLsn::ZERO, |(_, passed)| passed);
+            let written =
+                begun.map_or_else(|| vouching::written_passed(record.as_ref(), &position), |(_, passed)| passed);
             let mut passed = applied.unwrap_or(OriginLsn::ZERO).max(confirmed).max(written);
             let is_of = |failed: &str| position.origin.as_ref().is_some_and(|origin| origin.as_str() == failed);
             let holding = journal.intents.iter().filter(|intent| intent.holds_wal() && is_of(&intent.request.failed));

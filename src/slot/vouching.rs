@@ -82,6 +82,13 @@ impl Watch {
     }
 }
 
+/// How far this node has written down that it is past its provider's WAL while it had applied nothing of it: up to there nothing was
+/// for it, which stays so whatever it applies later, and also where a recovery has set its origin to a position before that.
+pub fn written_passed(record: Option<&RetentionRecord>, position: &OwnPosition) -> OriginLsn {
+    let origin = record.and_then(|record| record.of_pair(position.subscription.to_u32(), position.origin_id));
+    origin.and_then(|origin| origin.passed.max(origin.begins)).unwrap_or(OriginLsn::ZERO)
+}
+
 /// As core names the transactions that an apply worker has prepared.
 fn is_prepared(transaction: &str) -> bool {
     transaction.starts_with("pg_gid_")

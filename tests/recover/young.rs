@@ -1,6 +1,6 @@
 //! A mesh of this second, a quiet one, and tables that go while a node is dead: what has not moved can be recovered as well.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, wait_for};
 use crate::rescue::{drain, hold_back, wait_arrived};
 use crate::slot_keeps::{quick, start, start_mesh};
 
@@ -54,6 +54,47 @@ fn the_very_first_transactions_of_a_node_are_recovered_also_when_the_survivor_ha
     for node in [n2, n3] {
         node.wait_until("SELECT count(*), count(*) FILTER (WHERE id = 100) FROM t", "20|1");
     }
+}
+
+#[test]
+fn what_a_node_was_past_before_it_had_applied_anything_is_known_also_after_a_part_of_its_recovery() {
+    let cluster = empty_mesh("recover_young_part");
+    let [n1, n2, n3] = cluster.all();
+    for node in [n2, n3] {
+        node.wait_until(&format!("SELECT ({BEGINS}) IS NOT NULL"), "t");
+    }
+    // n3's history begins later than n2's, and n2 has written down that it is past that beginning.
+    n3.sql("DROP SUBSCRIPTION sub_n3_n1");
+    n1.sql("SELECT pg_logical_emit_message(false, 'nothing', repeat('x', 10000)), pg_switch_wal()");
+    n3.sql(&format!(
+        "CREATE SUBSCRIPTION sub_n3_n1 CONNECTION '{}' PUBLICATION mesh WITH (origin = none, copy_data = false)",
+        n1.dsn("postgres")
+    ));
+    n3.wait_until(&format!("SELECT ({BEGINS}) IS NOT NULL"), "t");
+    n3.wait_until("SELECT status FROM spock.quick_health_check() WHERE check_name = 'vouching'", "HEALTHY");
+    let (begins, later) = (n2.value(BEGINS), n3.value(BEGINS));
+    assert_eq!(n2.value(&format!("SELECT '{begins}'::pg_lsn + 1 < '{later}'::pg_lsn")), "t", "{begins} {later}");
+    let passed = BEGINS.replace("'begins'", "'passed'");
+    let mut row = 0;
+    wait_for("what n2 is past is written down", || {
+        // Its slot follows, with which its record is written.
+        row += 1;
+        n3.sql(&format!("INSERT INTO t VALUES ({row}, 'n3')"));
+        n2.wait_until(&format!("SELECT count(*) FROM t WHERE id = {row}"), "1");
+        n2.value(&format!("SELECT ({passed})::pg_lsn >= '{later}'")) == "t"
+    });
+    hold_back(n2);
+    n1.sql("INSERT INTO t SELECT g, 'n1' FROM generate_series(100001, 100020) g");
+    wait_arrived(n1);
+    n1.kill9();
+    n2.restart();
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+    n2.wait_until("SELECT outcome, reason FROM spock.recover_plan('n1', 'n2')", "catch_up|gap_covered");
+    n2.sql(&format!("CALL spock.recover_run('n1', stop_lsn => '{begins}'::pg_lsn + 1)"));
+    assert_eq!(n2.value("SELECT count(*) FROM t WHERE v = 'n1'"), "0");
+    assert_eq!(n2.value("SELECT outcome, reason FROM spock.recover_plan('n1', 'n2')"), "catch_up|gap_covered");
+    n2.sql("CALL spock.recover_run('n1')");
+    assert_eq!(n2.value("SELECT count(*) FROM t WHERE v = 'n1'"), "20");
 }
 
 #[test]
