@@ -167,8 +167,7 @@ fn of_position(
 ) -> SubscriptionFacts {
     let confirmed = seen.map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(position.subscription));
     let beginning = vouching::beginning(written, position, confirmed);
-    let passed = || confirmed.max(vouching::written_passed(written, position));
-    let confirmed = beginning.map_or_else(passed, |(_, passed)| passed).known();
+    let confirmed = confirmed.max(vouching::written_passed(written, position)).known();
     let committed_at = seen.map(|seen| seen.committed_of(position.subscription)).filter(|at| !at.is_never());
     SubscriptionFacts {
         subscription: position.subscription.to_u32(),
@@ -176,7 +175,7 @@ fn of_position(
         // One without progress has no place in memory yet.
         origin_is_active: position.remote != OriginLsn::ZERO,
         applied: position.applied(),
-        begins: beginning.map(|(begins, _)| begins),
+        begins: beginning,
         confirmed,
         committed_at: committed_at.map(|at| at.0),
         tables_digest: position.tables,

@@ -66,9 +66,8 @@ pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
     }
     // What one that has applied nothing lacks begins where it began.
     let beginning = vouching::beginning(record.as_ref(), position, passed);
-    let applied = position.applied().or(beginning.map(|(begins, _)| begins)).ok_or_else(unknown)?;
-    let written = || vouching::written_passed(record.as_ref(), position);
-    let passed = passed.max(beginning.map_or_else(written, |(_, passed)| passed));
+    let applied = position.applied().or(beginning).ok_or_else(unknown)?;
+    let passed = passed.max(vouching::written_passed(record.as_ref(), position));
     let tables = tables(position.subscription)?;
     if let Some(table) = tables.iter().find(|table| !table.is_ready) {
         return Err(RecoverError::TableNotReady {

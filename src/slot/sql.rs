@@ -71,9 +71,7 @@ fn node_positions(
         .map(|position| {
             let mut applied = position.applied();
             let confirmed = confirmed(position.subscription);
-            let begun = vouching::beginning(record.as_ref(), &position, confirmed);
-            let written =
-                begun.map_or_else(|| vouching::written_passed(record.as_ref(), &position), |(_, passed)| passed);
+            let written = vouching::written_passed(record.as_ref(), &position);
             let mut passed = applied.unwrap_or(OriginLsn::ZERO).max(confirmed).max(written);
             let is_of = |failed: &str| position.origin.as_ref().is_some_and(|origin| origin.as_str() == failed);
             let holding = journal.intents.iter().filter(|intent| intent.holds_wal() && is_of(&intent.request.failed));

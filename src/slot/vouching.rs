@@ -14,7 +14,7 @@
 
 use super::decision::Own;
 use super::positions::OwnPosition;
-use super::record::RetentionRecord;
+use super::record::{OriginRecord, RetentionRecord};
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Monotonic;
 
@@ -85,8 +85,11 @@ impl Watch {
 /// How far this node has written down that it is past its provider's WAL while it had applied nothing of it: up to there nothing was
 /// for it, which stays so whatever it applies later, and also where a recovery has set its origin to a position before that.
 pub fn written_passed(record: Option<&RetentionRecord>, position: &OwnPosition) -> OriginLsn {
-    let origin = record.and_then(|record| record.of_pair(position.subscription.to_u32(), position.origin_id));
-    origin.and_then(|origin| origin.passed.max(origin.begins)).unwrap_or(OriginLsn::ZERO)
+    written(record, position).and_then(|origin| origin.passed.max(origin.begins)).unwrap_or(OriginLsn::ZERO)
+}
+
+fn written<'a>(record: Option<&'a RetentionRecord>, position: &OwnPosition) -> Option<&'a OriginRecord> {
+    record?.of_pair(position.subscription.to_u32(), position.origin_id)
 }
 
 /// As core names the transactions that an apply worker has prepared.
@@ -94,26 +97,13 @@ fn is_prepared(transaction: &str) -> bool {
     transaction.starts_with("pg_gid_")
 }
 
-/// Where a subscription that has applied nothing begins, and how far this node is past its provider's WAL; None: unknown, or it
-/// has applied something. `confirmed`: how far its slot was confirmed by this node's own reading, 0/0 if it was not read; it
-/// counts once WAL has been flushed after that reading.
-pub fn beginning(
-    record: Option<&RetentionRecord>,
-    position: &OwnPosition,
-    confirmed: OriginLsn,
-) -> Option<(OriginLsn, OriginLsn)> {
+/// Where a subscription that has applied nothing begins; None: unknown, or it has applied something. `confirmed`: how far its slot
+/// was confirmed by this node's own reading, 0/0 if it was not read; it counts once WAL has been flushed after that reading.
+pub fn beginning(record: Option<&RetentionRecord>, position: &OwnPosition, confirmed: OriginLsn) -> Option<OriginLsn> {
     if position.applied().is_some() || position.origin_id == 0 {
         return None;
     }
-    let written = record.and_then(|record| {
-        let origin = record.of_pair(position.subscription.to_u32(), position.origin_id)?;
-        Some((origin.begins?, origin.passed.or(origin.begins)?))
-    });
-    match (written, confirmed.known()) {
-        (Some((begins, passed)), _) => Some((begins, passed.max(confirmed))),
-        (None, Some(confirmed)) => Some((confirmed, confirmed)),
-        (None, None) => None,
-    }
+    written(record, position).and_then(|origin| origin.begins).or(confirmed.known())
 }
 
 #[cfg(test)]

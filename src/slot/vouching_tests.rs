@@ -1,6 +1,5 @@
 //! From where a stream is unbroken, in every order of events.
 
-use super::super::record::OriginRecord;
 use super::*;
 use crate::node::identity::DatabaseIdentity;
 use pgrx::pg_sys::Oid;
@@ -130,7 +129,8 @@ fn record(begins: Option<u64>, passed: Option<u64>) -> RetentionRecord {
 #[test]
 fn what_one_lacks_that_has_applied_nothing_begins_where_it_was_first_read() {
     let of = |record: Option<&RetentionRecord>, position: &OwnPosition, confirmed: u64| {
-        beginning(record, position, OriginLsn(confirmed)).map(|(begins, passed)| (begins.0, passed.0))
+        let passed = written_passed(record, position).0.max(confirmed);
+        beginning(record, position, OriginLsn(confirmed)).map(|begins| (begins.0, passed))
     };
     assert_eq!(of(Some(&record(Some(100), Some(150))), &position(0), 200), Some((100, 200)));
     // After a restart while the provider is gone.
