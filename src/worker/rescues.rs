@@ -20,7 +20,7 @@ use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::Monotonic;
 use crate::pg::{catalog, interrupts};
 use crate::recover::error::RecoverError;
-use crate::shmem::{self, PeerEntry, PeerState, RescueEntry};
+use crate::shmem::{self, AttemptEnd, PeerEntry, PeerState, RescueEntry};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
@@ -182,7 +182,9 @@ impl Rescues {
             if is_up(rescue) {
                 return nap;
             }
-            if wanted.account == Account::Open {
+            // It may have ended since the journal was read: the entry says so, and the next look settles it.
+            let is_unsettled = rescue.end == AttemptEnd::Untold && !wanted.must_stop;
+            if is_unsettled || wanted.account == Account::Open {
                 return nap.min(SETTLE_PAUSE);
             }
             let wait = backoff::left_of_attempt(rescue.failures, rescue.stood_still, now.since(rescue.ended_at));

@@ -53,7 +53,14 @@ fn an_attempt_that_ends_without_a_word_is_told_of_and_leaves_peers_running() {
     // Somebody's job ends whatever waits for long: the next attempt comes at once, and later each time.
     let held = hold(n2);
     begin(n2, n3, &until(&ends[0]));
-    for _ in 0..4 {
+    // The manager has seen it go on, and only then it ends.
+    let pid = wait_held(n2);
+    n2.arm(names::MANAGER_RECORD_WRITTEN, Action::Wait);
+    n2.wait_hit(names::MANAGER_RECORD_WRITTEN);
+    n2.value(&format!("SELECT pg_terminate_backend({pid}, 60000)"));
+    n2.disarm(names::MANAGER_RECORD_WRITTEN);
+    wait_error(n2, "57P01");
+    for _ in 0..3 {
         let pid = wait_held(n2);
         let before = n2.value(&format!("SELECT coalesce(error, '') FROM {LAST_INTENT}"));
         n2.value(&format!("SELECT pg_terminate_backend({pid}, 60000)"));
