@@ -352,6 +352,9 @@ BEGIN
         IF chosen.outcome = 'zero_gap' THEN
             RAISE NOTICE 'nothing of node "%" is missing%', failed_node_name,
                 coalesce(' on node "' || chosen.target_node || '"', ' on any survivor');
+            FOR note IN SELECT jsonb_array_elements_text(chosen.plan -> 'notes') LOOP
+                RAISE NOTICE '%', note;
+            END LOOP;
             report := jsonb_build_object('failed_node', failed_node_name, 'target_node', chosen.target_node,
                 'source_node', chosen.source_node, 'outcome', 'zero_gap', 'transactions', 0, 'rows', 0,
                 'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));

@@ -86,6 +86,7 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         None => nobody(failed, target, &others),
     };
     note_lacked(&mut plan, survivors);
+    note_written_late(&mut plan, survivors);
     if plan.source_lsn.is_some() && plan.source_lsn < plan.target_lsn {
         // Nobody has more than the target.
         plan = Plan {
@@ -147,6 +148,27 @@ pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
         )
     });
     let notes: Vec<String> = notes.chain(late).collect();
+    plan.notes.extend(notes);
+}
+
+/// A node that lacked rows has skipped what the failed node did to them, and a transaction that is skipped whole leaves no trace in
+/// its position. Its own recovery may have brought what that came to; the target, at the same position, may lack it.
+fn note_written_late(plan: &mut Plan, survivors: &[Survivor]) {
+    if plan.outcome != Some(Outcome::ZeroGap) {
+        return;
+    }
+    let others = survivors.iter().filter(|survivor| survivor.node != plan.target);
+    let late = others.flat_map(|survivor| recovered(&survivor.node, survivors).map(|of| (survivor.node.as_str(), of)));
+    let notes: Vec<String> = late
+        .filter(|(_, of)| *of != plan.failed)
+        .map(|(node, of)| {
+            format!(
+                "node \"{node}\" got rows of node \"{of}\" late, by a recovery: it may have what node \"{}\" did to them without a \
+                 transaction of it, and node \"{}\" may lack that",
+                plan.failed, plan.target
+            )
+        })
+        .collect();
     plan.notes.extend(notes);
 }
 

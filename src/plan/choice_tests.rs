@@ -130,6 +130,12 @@ fn of_equals_one_that_was_not_recovered_itself_is_asked_and_else_that_is_said() 
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"), "to have more weighs more");
     let notes = plan(&survivors).notes;
     assert!(notes.iter().any(|note| note.contains("got rows of node \"n5\" late")), "{notes:?}");
+    // At the position of the target it may have something of its own recovery all the same.
+    let survivors = [survivor("n2", 90), recovered("n3", "n5", 90), recovered("n4", "n1", 90)];
+    assert_eq!(outcome(&survivors).0, Some("zero_gap"));
+    let notes = plan(&survivors).notes;
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].starts_with("node \"n3\" got rows of node \"n5\" late"), "{notes:?}");
     // Of the failed node itself it has all that it wrote.
     let survivors = [survivor("n2", 20), recovered("n3", "n1", 90), recovered("n4", "n1", 80)];
     assert_eq!((outcome(&survivors).2.as_deref(), plan(&survivors).notes), (Some("n3"), Vec::new()));

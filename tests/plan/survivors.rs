@@ -79,6 +79,14 @@ fn confidence_falls_with_the_number_of_answers(cluster: &Cluster) {
     );
     let note = "SELECT plan->'notes'->>0 LIKE '%\"n4\"%' FROM spock.recover_plan('n1', 'n2')";
     assert_eq!(n2.value(note), "t");
+    // Where nothing is missing the call tells what is not sure as well.
+    n3.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n4'", "unreachable");
+    let mut caller = n3.session();
+    caller.sql("CALL spock.recover_run('n1', target_node_name := 'n3')");
+    let notices = caller.notices();
+    assert!(notices.iter().any(|notice| notice.contains("nothing of node \"n1\" is missing")), "{notices:?}");
+    assert!(notices.iter().any(|notice| notice.contains("node \"n4\" may have more")), "{notices:?}");
+    drop(caller);
     n3.stop_fast();
     n2.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n3'", "unreachable");
     assert_eq!(n2.value("SELECT source_node_name, confidence_level FROM spock.find_rescue_source('n1')"), "n2|LOW");
