@@ -4,11 +4,8 @@
 //! published by every FOR ALL TABLES publication.
 
 pub mod conninfo;
-pub mod identity;
 pub mod label;
-pub mod name;
 pub mod native;
 pub mod options;
 pub mod provider;
 pub mod registry;
-pub mod sql;

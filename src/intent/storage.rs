@@ -4,8 +4,8 @@
 
 use super::document::Journal;
 use super::error::IntentError;
-use super::id::IntentId;
 use crate::document::{self, DocumentError, Kind, Stored, Unreadable};
+use crate::intent_id::IntentId;
 use crate::node::registry::{self, RegistryError};
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::{catalog, random, references};

@@ -1,16 +1,13 @@
 //! PostgreSQL's own logical replication as an engine (catalog pg_subscription).
 
 use super::label::SubscriptionLabel;
-use super::name::NodeName;
 use super::provider::{ApplyProcess, LocalNode, Origin, Peer, ReplicationProvider, Route, Subscription};
 use super::registry::{self, RegistryError, Role};
 use crate::lsn::OriginLsn;
-use crate::pg::foreign_server;
+use crate::node_name::NodeName;
 use crate::pg::name::Name;
-use crate::pg::origin;
-use crate::pg::prepared;
-use crate::pg::subscription;
 use crate::pg::text::Text;
+use crate::pg::{foreign_server, origin, prepared, subscription};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 

@@ -4,22 +4,20 @@
 //! does not match, and the copy acts on nothing until somebody calls node_create there.
 
 use super::conninfo::{self, ConninfoError};
-use super::identity::DatabaseIdentity;
 use super::label::{SetBy, SubscriptionLabel};
-use super::name::{NodeName, NodeNameError};
 use super::native::{self, NativeProvider};
 use super::provider::{ReplicationProvider, Subscription};
 use crate::document::{DocumentError, Kind, Stored, Unreadable};
 use crate::error::SqlError;
 use crate::failpoint;
-use crate::pg::foreign_server::{MappingFor, OptionAction};
+use crate::identity::DatabaseIdentity;
+use crate::node_name::{NodeName, NodeNameError};
+use crate::pg::foreign_server::{self, MappingFor, OptionAction};
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::text::{self, Text};
-use crate::pg::{foreign_server, prepared, process, subscription};
-use crate::reconcile::kept;
+use crate::pg::{prepared, process, subscription};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
-use crate::slot::documents;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, Spi};
 use std::ffi::{CStr, CString};
@@ -199,8 +197,17 @@ pub fn unadoptable_labels(former: Option<DatabaseIdentity>) -> Result<Vec<Unread
     Ok(found)
 }
 
+/// What is looked at above this layer before the registry lets a node go.
+#[derive(Clone, Copy)]
+pub struct Leave {
+    /// An error where a document of this database cannot be read: whom it speaks of is not known.
+    pub documents_are_readable: fn() -> Result<(), RegistryError>,
+    /// An error where a recovery runs here, or rows are kept that could not be found again.
+    pub nothing_is_unfinished: fn() -> Result<(), RegistryError>,
+}
+
 /// Makes a peer known that no subscription leads to. Returns the node's id.
-pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
+pub fn create_peer(name: &str, dsn: &CStr, leave: Leave) -> Result<Oid, RegistryError> {
     require_superuser("peer_create")?;
     foreign_server::lock_servers_of(WRAPPER);
     let name = NodeName::parse(name)?;
@@ -212,7 +219,7 @@ pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
         if known.role == Role::Peer && (is_replaced || native::dsn_of_server(known.id)?.is_none()) {
             if is_replaced {
                 // The server that was that peer is forgotten, and with it whom a document speaks of that cannot be read.
-                documents::require_readable()?;
+                (leave.documents_are_readable)()?;
             }
             let server = text(name.as_str())?;
             if native::dsn_of_server(known.id)?.is_some() {
@@ -322,14 +329,14 @@ fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>
 /// Removes a node: the local one, with every peer and label, so that this database is no node any more; or a peer
 /// that is dead for good. Returns false if there is none and `if_exists`. Refused while a document cannot be read: it may
 /// name the node, say that a subscription comes from it, or be lost with it.
-pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
+pub fn drop_node(name: &str, if_exists: bool, leave: Leave) -> Result<bool, RegistryError> {
     require_superuser("node_drop")?;
     foreign_server::lock_servers_of(WRAPPER);
     let servers = servers()?;
     let Some(node) = servers.iter().find(|server| server.name.as_str() == name) else {
         return if if_exists { Ok(false) } else { Err(RegistryError::UnknownNode { name: name.to_owned() }) };
     };
-    documents::require_readable()?;
+    (leave.documents_are_readable)()?;
     let subscriptions = NativeProvider.subscriptions()?;
     match node.role {
         Role::Peer => {
@@ -344,15 +351,7 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
             drop_server(node)?;
         }
         Role::Local | Role::LocalElsewhere => {
-            let journal = crate::intent::storage::read()?;
-            // Its subscriptions are suspended, and nobody would resume them.
-            if let Some(intent) = journal.unfinished().next() {
-                return Err(RegistryError::RecoveryRuns { failed: intent.request.failed.clone() });
-            }
-            // Only the journal, which goes with the node, says where they are.
-            if let Some(unreadable) = journal.kept_objects().into_iter().find_map(kept::unreadable_head) {
-                return Err(unreadable.into());
-            }
+            (leave.nothing_is_unfinished)()?;
             for server in &servers {
                 drop_server(server)?;
             }

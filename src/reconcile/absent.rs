@@ -2,14 +2,14 @@
 
 use super::answer::Answer;
 use super::ask::Side;
-use super::counts::Why;
 use super::pieces::Pieces;
 use super::rows::{KeyText, Question, columns_of, name};
 use super::run::{CHUNK, Difference, Reconciler};
-use super::touched::Touched;
+use crate::apply::touched::Touched;
 use crate::pg::{spi_text, transaction};
 use crate::protocol;
 use crate::recover::error::RecoverError;
+use crate::tally::compared::Why;
 use pgrx::spi::{quote_literal, quote_qualified_identifier};
 use std::collections::{BTreeMap, HashSet};
 

@@ -1,18 +1,18 @@
 //! Rows by their keys, as the source and the target have them now.
 
 use super::answer::Answer;
-use super::counts::Why;
 use super::judge::Found;
 use super::pieces::{Blame, Pieces};
 use super::rows::{Columns, KeyText, Question, Rows, columns_of, name, take};
 use super::run::{CHUNK, Reconciler};
-use super::touched::Touched;
+use crate::apply::touched::Touched;
 use crate::counted::counted;
 use crate::error::{OrRaise, unpack_sqlstate};
 use crate::guc;
 use crate::pg::transaction;
 use crate::recover::error::RecoverError;
 use crate::remote::connection::RemoteError;
+use crate::tally::compared::Why;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::fmt;
 use std::time::Duration;

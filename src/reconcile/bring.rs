@@ -3,17 +3,17 @@
 //! Long values were compared by their hashes. They are fetched here, of one row at a time.
 
 use super::ask::{Refused, Side, Texts};
-use super::counts::Why;
 use super::judge::{Author, Found, Verdict};
 use super::rows::{KeyText, name};
 use super::run::{Difference, Reconciler};
-use super::touched::Touched;
 use super::views::View;
 use super::write::{Did, write};
+use crate::apply::touched::Touched;
 use crate::pg::clock::Timestamp;
 use crate::pg::spill::{Place, Shelf};
 use crate::pg::{interrupts, origin, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
+use crate::tally::compared::Why;
 use std::collections::HashMap;
 
 /// What a row is written with.

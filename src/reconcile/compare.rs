@@ -2,13 +2,13 @@
 
 use super::answer::Answer;
 use super::ask::{Side, Told};
-use super::counts::{Counts, Why};
 use super::judge::{self, Author, Found, Verdict};
 use super::pieces::Pieces;
 use super::rows::{KeyText, Question, Rows, columns_of, text_of, there};
 use super::run::{CHUNK, Difference, Differences, Reconciler};
-use super::touched::{Key, Touched};
+use crate::apply::touched::{Key, Touched};
 use crate::recover::error::RecoverError;
+use crate::tally::compared::{Counts, Why};
 use std::collections::BTreeSet;
 
 /// Rows of which one hash is asked for.

@@ -6,15 +6,14 @@
 //! The first line is a document that tells the tables; each line after it is a row: the table's place among them, why, and the
 //! key's values. Version 0.1.0 has written the list of tables alone, without a version.
 
-use super::counts::Why;
 use super::rows::{Columns, KeyText, columns_of, text_of};
-use super::touched::{Key, Relation, Touched};
+use crate::apply::touched::{Key, Relation, Touched};
 use crate::document::{self, Document, DocumentError, Kind, Unreadable};
 use crate::node::registry::RegistryError;
-use crate::pg::logicalrep;
 use crate::pg::spill::Spill;
-use crate::pg::{role, spi_text, text};
+use crate::pg::{logicalrep, role, spi_text, text};
 use crate::recover::error::RecoverError;
+use crate::tally::compared::Why;
 use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;

@@ -8,15 +8,13 @@
 use super::ask::Side;
 use super::bring::Removed;
 use super::compare::HASHED;
-use super::counts::{Counts, Why};
 use super::judge::{self, Author, Found, Passed, Replay, Verdict};
 use super::kept::Keeper;
 use super::rows::{KeyText, Rows, columns_of, there};
-use super::touched::Touched;
 use super::views::{self, View};
 use super::waits::Patience;
-use crate::apply::conflict::Policy;
-use crate::guc;
+use crate::apply::touched::Touched;
+use crate::guc::{self, Policy};
 use crate::intent::document::Intent;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
@@ -24,6 +22,7 @@ use crate::pg::logicalrep::ApplyAs;
 use crate::pg::{commit_ts, interrupts, origin, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
 use crate::recover::source::Source;
+use crate::tally::compared::{Counts, Why};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Rows that are asked for at once.

@@ -1,6 +1,5 @@
 //! Until each of the two nodes has passed what the other had: before that nothing is judged.
 
-use super::counts::TOLD;
 use super::run::Reconciler;
 use super::views::{self, View};
 use crate::counted::counted;
@@ -9,6 +8,7 @@ use crate::lsn::OriginLsn;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, transaction};
 use crate::recover::error::RecoverError;
+use crate::tally::compared::TOLD;
 use pgrx::spi::quote_literal;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};

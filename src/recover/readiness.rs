@@ -4,9 +4,9 @@
 use super::error::RecoverError;
 use super::facts;
 use crate::error::OrRaise;
-use crate::node::identity::DatabaseIdentity;
-use crate::node::name::NodeName;
+use crate::identity::DatabaseIdentity;
 use crate::node::registry::{self, NodeServer, Role};
+use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::json::Json;
 use crate::pg::name::Name;

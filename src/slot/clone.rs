@@ -8,16 +8,14 @@
 use super::clone_error::CloneError;
 use super::clone_name::clone_name;
 use super::error::SlotError;
+use super::plugin_list;
 use super::record_storage;
 use super::snapshot::snapshot;
 use crate::error::OrRaise;
 use crate::failpoint::{self, names};
-use crate::guc;
-use crate::health::judge;
-use crate::intent::IntentError;
 use crate::intent::document::CloneRecord;
-use crate::intent::id::IntentId;
-use crate::intent::storage;
+use crate::intent::{IntentError, storage};
+use crate::intent_id::IntentId;
 use crate::lsn::LocalLsn;
 use crate::node::registry::{self, NodeServer, Role};
 use crate::pg::clock::Timestamp;
@@ -28,7 +26,7 @@ use crate::pg::text::Text;
 use crate::pg::timeout::{TimedOut, with_limit};
 use crate::pg::{catalog, process, role, setting, transaction, wal};
 use crate::shmem::PeerKey;
-use crate::worker::wake;
+use crate::{guc, wake};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use std::time::Instant;
@@ -248,11 +246,9 @@ fn refusal(cause: &CaughtError) -> Option<String> {
         )),
         // The caller's own right was looked at before: it is the plugin that is refused.
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => {
-            let settings = judge::Settings {
-                output_plugin_libraries: setting::value(c"output_plugin_libraries"),
-                ..judge::Settings::default()
-            };
-            Some(format!("output_plugin_libraries {}", judge::output_plugin(&settings).details))
+            let list = setting::value(c"output_plugin_libraries");
+            let advice = plugin_list::check(list.as_deref()).err().unwrap_or_else(|| "lists spock_recovery".to_owned());
+            Some(format!("output_plugin_libraries {advice}"))
         }
         // Dropped or lost between the look at it and the copy.
         PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT | PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE => {

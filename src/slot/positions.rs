@@ -4,10 +4,10 @@
 //! peer has let go already. So whoever reports a position reads it and flushes WAL before he tells.
 
 use crate::lsn::OriginLsn;
-use crate::node::name::NodeName;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
 use crate::node::registry::{self, RegistryError};
+use crate::node_name::NodeName;
 use crate::pg::name::Name;
 use crate::pg::{origin, prepared};
 use pgrx::Spi;

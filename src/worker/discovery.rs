@@ -4,12 +4,12 @@
 
 use super::skips::Skips;
 use crate::document::Stored;
-use crate::node::identity::DatabaseIdentity;
+use crate::identity::DatabaseIdentity;
 use crate::node::label::{SetBy, SubscriptionLabel};
-use crate::node::name::NodeName;
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{Origin, ReplicationProvider, Subscription};
 use crate::node::registry::{self, NodeServer, RegistryError, Role};
+use crate::node_name::NodeName;
 use crate::pg::prepared;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::shmem::{PeerEntry, PeerKey, PeerState};

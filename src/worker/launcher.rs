@@ -4,14 +4,14 @@
 //! once, which leaves again where there is no extension; that is remembered until CREATE EXTENSION says otherwise.
 //! Template databases are left alone: they are copied, not used (core counterpart: autovacuum.c's launcher).
 
+use super::entry;
 use super::error::NoRoom;
-use super::{backoff, entry};
-use crate::guc;
 use crate::pg::catalog::{self, Database};
 use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction, wal};
 use crate::shmem::{self, Phase};
+use crate::{backoff, guc};
 use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys::Oid;
 use std::collections::{HashMap, HashSet};

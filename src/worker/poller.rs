@@ -4,19 +4,17 @@
 //! It outlives its manager's restart, and leaves when its entry is taken from it or no manager has come back.
 
 use crate::failpoint::{self, names};
-use crate::guc;
 use crate::health::judge::{NO_ROUTE, OWN_ERROR};
+use crate::identity::DatabaseIdentity;
 use crate::lsn::OriginLsn;
-use crate::node::identity::DatabaseIdentity;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::node::registry::{self, NodeServer, RegistryError, Role};
+use crate::older_copy::{Former, Known, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
 use crate::plan::readiness::{self, Lack, Readiness};
-use crate::protocol;
-use crate::recover::returned::{Former, Known, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
 use crate::recover::source::{from_ascii, in_ascii};
 use crate::remote::argument;
 use crate::remote::connection::{Connection, RemoteError};
@@ -25,6 +23,7 @@ use crate::shmem::{
     TargetSays,
 };
 use crate::slot::{positions, view};
+use crate::{guc, protocol};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::Oid;
 use std::cell::Cell;

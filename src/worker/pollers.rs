@@ -1,11 +1,11 @@
 //! A manager's pollers: which are wanted, which run, and when one that has ended is started again.
 
+use super::entry;
 use super::error::NoRoom;
-use super::{backoff, entry};
-use crate::guc;
 use crate::pg::clock::Monotonic;
 use crate::pg::interrupts;
 use crate::shmem::{self, PeerEntry, PeerKey};
+use crate::{backoff, guc};
 use std::time::Duration;
 
 /// A poller that has not come up after this long never will.

@@ -5,6 +5,7 @@ use super::rescue::{
     Rescue, Trouble, failure_of, goes_on, plugin_settings, remote, setting_of, touched_from, with_entry,
 };
 use crate::apply::stream::{Ended, Stream};
+use crate::apply::touched::Touched;
 use crate::apply::transaction::Applier;
 use crate::failpoint::{self, names};
 use crate::guc;
@@ -13,17 +14,16 @@ use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
 use crate::pg::clock::Timestamp;
-use crate::pg::logicalrep::ApplyAs;
-use crate::pg::{interrupts, logicalrep, origin, process, transaction};
+use crate::pg::logicalrep::{self, ApplyAs};
+use crate::pg::{interrupts, origin, process, transaction};
 use crate::reconcile;
-use crate::reconcile::counts::{Counts, Why};
 use crate::reconcile::kept::{self, Keeper};
 use crate::reconcile::moves::{Known, MoveReader, Moves};
 use crate::reconcile::run::Reconciler;
-use crate::reconcile::touched::Touched;
 use crate::recover::error::RecoverError;
 use crate::recover::source::{Source, route_to};
 use crate::recover::target::{self, TargetFacts};
+use crate::tally::compared::{Counts, Why};
 use std::cell::RefCell;
 
 /// Attempts to reconcile that fail, before the recovery ends without: what is left then is no reason to hold it.

@@ -8,25 +8,24 @@
 
 use crate::apply::change::{Setting, nodes_by_origin};
 use crate::apply::stream::{Ended, Stream};
+use crate::apply::touched::Touched;
 use crate::apply::transaction::Applier;
 use crate::error::{SqlError, unpack_sqlstate};
 use crate::failpoint::{self, names};
 use crate::guc;
-use crate::intent::document::{Failure, Intent, Journal, Phase, Totals};
-use crate::intent::id::IntentId;
+use crate::intent::document::{Failure, Intent, Journal, Phase};
 use crate::intent::journal::Resumable;
 use crate::intent::{fault, storage};
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
 use crate::node::registry::{self, RegistryError};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::last_error::{self, ServerError};
-use crate::pg::logicalrep::ApplyAs;
-use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, untrusted_user, wal};
+use crate::pg::logicalrep::{self, ApplyAs};
+use crate::pg::{interrupts, latch, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
-use crate::reconcile::counts::Counts;
 use crate::reconcile::kept::{self, Keeper};
-use crate::reconcile::touched::Touched;
 use crate::recover::error::RecoverError;
 use crate::recover::prove::prove;
 use crate::recover::said::Said;
@@ -36,6 +35,8 @@ use crate::recover::{facts, suspend};
 use crate::remote::connection::RemoteError;
 use crate::remote::report::PeerReport;
 use crate::shmem::{self, AttemptEnd, BlockedEntry, LongText, RescueEntry, ShortText};
+use crate::tally::compared::Counts;
+use crate::tally::replayed::Totals;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
@@ -500,7 +501,7 @@ impl Rescue {
             entry.failures = entry.failures.saturating_add(1);
             entry.stood_still = is_wait.then_some(stood_still);
         });
-        let text = crate::intent::sql::describe(intent, &failure);
+        let text = intent.describe(&failure);
         if is_news {
             said.log(&format!("recovery of node \"{}\" waits: {text}", intent.request.failed));
         }

@@ -5,22 +5,21 @@
 
 use super::blockers::Blockers;
 use super::cut_short::{self, Account};
+use super::entry;
 use super::error::NoRoom;
 use super::returns::Returns;
 use super::skips::Skips;
-use super::{backoff, entry};
-use crate::guc;
-use crate::intent::IntentError;
 use crate::intent::document::Journal;
-use crate::intent::id::IntentId;
 use crate::intent::journal::Resumable;
-use crate::intent::storage;
+use crate::intent::{IntentError, storage};
+use crate::intent_id::IntentId;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::Monotonic;
 use crate::pg::{catalog, interrupts};
 use crate::recover::error::RecoverError;
 use crate::shmem::{self, AttemptEnd, PeerEntry, PeerState, RescueEntry};
+use crate::{backoff, guc};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 

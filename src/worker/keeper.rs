@@ -3,17 +3,7 @@
 //!
 //! The order is the product: the record, which says what may have been let go, is committed before the slot is touched.
 
-use super::decision::{self, Block, Contact, Own, PeerInput, Report};
-use super::horizon::{Sample, Samples};
-use super::name;
-use super::pace::Pace;
-use super::positions::{self, OwnPosition, SubscribedTable};
-use super::record::{OriginRecord, PassedRecord, RetentionRecord};
-use super::record_storage::{self, write};
-use super::retention::Rate;
-use super::view::{self, View};
-use super::vouching::{Reading, Watch};
-use crate::guc;
+use super::entry;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::provider::Peer;
 use crate::node::registry::{self, RegistryError};
@@ -21,7 +11,17 @@ use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::slot::{self, Slot};
 use crate::pg::{catalog, compat, origin, wal};
 use crate::shmem::{self, BlockedReason, PeerEntry, PeerKey, PeerState, SlotJob};
-use crate::worker::{backoff, entry};
+use crate::slot::decision::{self, Block, Contact, Own, PeerInput, Report};
+use crate::slot::horizon::{Sample, Samples};
+use crate::slot::name;
+use crate::slot::pace::Pace;
+use crate::slot::positions::{self, OwnPosition, SubscribedTable};
+use crate::slot::record::{OriginRecord, PassedRecord, RetentionRecord};
+use crate::slot::record_storage::{self, write};
+use crate::slot::retention::Rate;
+use crate::slot::view::{self, View};
+use crate::slot::vouching::{Reading, Watch};
+use crate::{backoff, guc};
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ pub struct Keeper {
     is_moving: bool,
     /// The last move has left restart_lsn where it was.
     is_stuck: bool,
-    budget: super::budget::Budget,
+    budget: crate::slot::budget::Budget,
     /// Since when no origin's samples were thrown away.
     samples_since: Instant,
     said_no_worker: bool,
@@ -98,7 +98,7 @@ impl Keeper {
             last_move: None,
             is_moving: false,
             is_stuck: false,
-            budget: super::budget::Budget::default(),
+            budget: crate::slot::budget::Budget::default(),
             samples_since: Instant::now(),
             said_no_worker: false,
         }

@@ -1,10 +1,6 @@
 //! The functions that tell of the slot. Their CREATE FUNCTION, grants and comments stand in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::positions;
-use super::record_storage;
-use super::snapshot::{budget_bytes, require_reader, retained_bytes, snapshot, unprotected_peers};
-use super::vouching;
 use crate::error::OrRaise;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
@@ -12,9 +8,10 @@ use crate::node::provider::ReplicationProvider;
 use crate::node::registry::{self, NodeServer};
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
-use crate::pg::slot;
-use crate::pg::{process, wal};
+use crate::pg::{process, slot, wal};
 use crate::shmem::{BlockedReason, PeerKey};
+use crate::slot::snapshot::{budget_bytes, require_reader, retained_bytes, snapshot, unprotected_peers};
+use crate::slot::{positions, record_storage, vouching};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;

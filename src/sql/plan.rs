@@ -1,9 +1,6 @@
 //! The functions that show plans. Their CREATE FUNCTION, grants and comments stand in sql/plan.sql.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::gather::{self, Request, Ways};
-use super::plan_error::PlanError;
-use super::source;
 use crate::error::{OrRaise, raise};
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
@@ -13,6 +10,9 @@ use crate::pg::process;
 use crate::pg::text::Text;
 use crate::plan::Plan;
 use crate::plan::outcome::Outcome;
+use crate::recover::gather::{self, Request, Ways};
+use crate::recover::plan_error::PlanError;
+use crate::recover::source;
 use crate::slot::snapshot::require_reader;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;

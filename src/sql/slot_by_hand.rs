@@ -2,11 +2,7 @@
 //! before the slot moves, which the caller's own transaction cannot do.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::error::SlotError;
-use super::record_storage;
-use super::snapshot::{blocking_peer, snapshot};
 use crate::error::{OrRaise, raise};
-use crate::guc;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::registry;
@@ -15,7 +11,10 @@ use crate::pg::name::Name;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{interrupts, process};
 use crate::shmem::{self, DatabaseEntry, SlotJob};
-use crate::worker::wake;
+use crate::slot::error::SlotError;
+use crate::slot::record_storage;
+use crate::slot::snapshot::{blocking_peer, snapshot};
+use crate::{guc, wake};
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 

@@ -4,9 +4,6 @@
 //! A clone is dropped under the journal's lock, after a second look at its registration: a claim that comes in between
 //! wins. What cannot be done now (the lock is taken, the slot is in use) is tried again in the next round.
 
-use super::clone::PLUGIN;
-use super::clone_fate::{Fate, Reason, Rules, SlotSeen, fate};
-use super::clone_name::is_clone_name;
 use super::keeper::TOUCH_FRACTION;
 use crate::guc;
 use crate::intent::document::{CloneRecord, Journal};
@@ -17,6 +14,9 @@ use crate::pg::clock::Timestamp;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{compat, process, transaction};
 use crate::shmem::{self, CloneEntry, MAX_CLONES, PeerKey, PeerState, Shared, TargetSays};
+use crate::slot::clone::PLUGIN;
+use crate::slot::clone_fate::{Fate, Reason, Rules, SlotSeen, fate};
+use crate::slot::clone_name::is_clone_name;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::time::{Duration, Instant};

@@ -1,29 +1,28 @@
 //! Gathers what is judged, and quick_health_check() itself.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::judge::{
-    self, Check, CloneFacts, ManagerFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts, UnknownOriginFacts,
-};
-use super::kept::{self, KeptFacts};
-use super::{capacity, documents, version};
 use crate::document::Unreadable;
 use crate::error::OrRaise;
-use crate::guc;
+use crate::health::judge::{
+    self, Check, CloneFacts, ManagerFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts, UnknownOriginFacts,
+};
+use crate::health::kept::{self, KeptFacts};
+use crate::health::{capacity, documents, version};
+use crate::identity::DatabaseIdentity;
 use crate::intent::document::{Journal, Suspension};
-use crate::intent::{self, storage};
-use crate::node::identity::DatabaseIdentity;
-use crate::node::name::NodeName;
+use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Origin, ReplicationProvider, Subscription};
 use crate::node::registry;
+use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, role, setting, slot, wal};
-use crate::reconcile;
 use crate::recover::{progress, readiness};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
-use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
+use crate::worker::clones::{self, Hears};
+use crate::{guc, reconcile};
 use pgrx::datum::ToIsoString;
 use pgrx::prelude::*;
 use std::time::Duration;
@@ -220,7 +219,7 @@ fn recoveries(journal: &Journal) -> Vec<RecoveryFacts> {
             failed: intent.request.failed.clone(),
             intent: intent.id.to_string(),
             phase: intent.phase_name(),
-            failure: intent.failure.as_ref().map(|failure| intent::describe(intent, failure)),
+            failure: intent.failure.as_ref().map(|failure| intent.describe(failure)),
             blocked_by: progress::figures(intent).blocked_by,
         })
         .collect()
