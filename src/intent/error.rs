@@ -3,7 +3,7 @@
 use crate::error::SqlError;
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
-use crate::node::registry::RegistryError;
+use crate::node::error::RegistryError;
 use pgrx::PgSqlErrorCode;
 
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 //! node_create or CREATE SERVER alike.
 
 use super::conninfo::{self, ConninfoError};
-use super::registry::DSN;
+use super::servers::DSN;
 use crate::error::SqlError;
 use crate::identity::{DATABASE, PEER_DATABASE, PEER_SYSTEM_IDENTIFIER, SYSTEM_IDENTIFIER};
 use crate::pg::process;

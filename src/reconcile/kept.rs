@@ -9,7 +9,7 @@
 use super::rows::{Columns, KeyText, columns_of, text_of};
 use crate::apply::touched::{Key, Relation, Touched};
 use crate::document::{self, Document, DocumentError, Kind, Unreadable};
-use crate::node::registry::RegistryError;
+use crate::node::error::RegistryError;
 use crate::pg::spill::Spill;
 use crate::pg::{logicalrep, role, spi_text, text};
 use crate::recover::error::RecoverError;

@@ -4,7 +4,7 @@ use crate::error::{SqlError, known_sqlstate, unpack_sqlstate};
 use crate::identity::DatabaseIdentity;
 use crate::intent::IntentError;
 use crate::lsn::OriginLsn;
-use crate::node::registry::RegistryError;
+use crate::node::error::RegistryError;
 use crate::plan::outcome::Reason;
 use crate::remote::connection::RemoteError;
 use pgrx::PgSqlErrorCode;

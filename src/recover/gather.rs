@@ -9,7 +9,7 @@ use super::plan_error::PlanError;
 use super::source::{self, Source, given_route, route_to};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::node::registry::{self, Role};
+use crate::node::servers::{self, Role};
 use crate::pg::role;
 use crate::plan::choice::{self, Answer, Survivor};
 use crate::plan::facts::NodeFacts;
@@ -100,7 +100,7 @@ fn nothing_known(plan: Plan) -> PlanError {
 
 /// Asks all nodes. Needs a transaction with a snapshot.
 pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RecoverError::NoLocalNode)?;
     let local = local.name.to_string();
     if failed == local {

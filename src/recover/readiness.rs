@@ -5,7 +5,7 @@ use super::error::RecoverError;
 use super::facts;
 use crate::error::OrRaise;
 use crate::identity::DatabaseIdentity;
-use crate::node::registry::{self, NodeServer, Role};
+use crate::node::servers::{self, NodeServer, Role};
 use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::json::Json;
@@ -50,7 +50,7 @@ fn look(asker: Option<(NodeName, DatabaseIdentity)>) -> Result<Option<Readiness>
         is_superuser: process::is_superuser(),
         may_replicate: role::may_use_slots(),
     };
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let Some(local) = servers.iter().find(|server| server.role == Role::Local) else { return Ok(None) };
     let knows_asker = asker.as_ref().is_none_or(|(name, identity)| knows(&servers, name.as_str(), *identity));
     if let Some((name, identity)) = asker.filter(|_| !knows_asker) {
@@ -77,7 +77,7 @@ fn look(asker: Option<(NodeName, DatabaseIdentity)>) -> Result<Option<Readiness>
 fn knows(servers: &[NodeServer], name: &str, identity: DatabaseIdentity) -> bool {
     servers.iter().any(|server| match server.role {
         Role::Peer => server.name.as_str() == name && server.bound.is_none_or(|bound| bound == identity),
-        Role::Local => registry::here() == identity,
+        Role::Local => servers::here() == identity,
         Role::LocalElsewhere => false,
     })
 }

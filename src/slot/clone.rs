@@ -17,7 +17,7 @@ use crate::intent::document::CloneRecord;
 use crate::intent::{IntentError, storage};
 use crate::intent_id::IntentId;
 use crate::lsn::LocalLsn;
-use crate::node::registry::{self, NodeServer, Role};
+use crate::node::servers::{self, NodeServer, Role};
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
 use crate::pg::name::Name;
@@ -96,7 +96,7 @@ pub fn clone_slot(
     intent: ForIntent,
 ) -> Result<Outcome, CloneError> {
     require_slot_user(function)?;
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let refused = |message: &str| Ok(Outcome::Refused { original: None, message: message.to_owned() });
     if wal::is_in_recovery() {
         return refused("this server is a standby: ask its primary, or SELECT pg_promote()");
@@ -162,7 +162,7 @@ fn known<'a>(
 /// Whether a recovery of that failed node on that target can be served from here. The target must be known, so that it can
 /// be asked; the failed node may have been dropped for good meanwhile.
 pub fn check_parties(failed: &str, target: &str) -> Result<(), CloneError> {
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let local = servers.iter().find(|server| server.role == Role::Local).ok_or(SlotError::NoNode)?;
     known(&servers, "target_node", Some(target.to_owned()))?;
     if failed == local.name.as_str() {

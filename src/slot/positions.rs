@@ -4,9 +4,10 @@
 //! peer has let go already. So whoever reports a position reads it and flushes WAL before he tells.
 
 use crate::lsn::OriginLsn;
+use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
-use crate::node::registry::{self, RegistryError};
+use crate::node::servers;
 use crate::node_name::NodeName;
 use crate::pg::name::Name;
 use crate::pg::{origin, prepared};
@@ -48,7 +49,7 @@ impl OwnPosition {
 /// The positions of all subscriptions of this database that count. Catalogs are read before the origins' progress. Needs a
 /// snapshot.
 pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
-    let here = registry::here();
+    let here = servers::here();
     let mut counting: HashMap<Oid, Option<NodeName>> = NativeProvider
         .subscriptions()?
         .into_iter()

@@ -14,6 +14,7 @@ use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Origin, ReplicationProvider, Subscription};
 use crate::node::registry;
+use crate::node::servers;
 use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
@@ -46,12 +47,12 @@ const MISSED_POLLS: u32 = 3;
 const LEAST_SILENCE: Duration = Duration::from_secs(60);
 
 fn gather() -> Vec<Check> {
-    let servers = registry::servers().or_raise();
+    let servers = servers::servers().or_raise();
     if wal::is_in_recovery() {
         return vec![judge::standby()];
     }
-    let Some(local) = servers.iter().find(|server| server.role == registry::Role::Local) else {
-        let copy = servers.iter().find(|server| server.role == registry::Role::LocalElsewhere);
+    let Some(local) = servers.iter().find(|server| server.role == servers::Role::Local) else {
+        let copy = servers.iter().find(|server| server.role == servers::Role::LocalElsewhere);
         return copy.map(checks_of_copy).unwrap_or_default();
     };
     let settings = settings();
@@ -85,7 +86,7 @@ fn gather() -> Vec<Check> {
     checks.extend(strangers(&servers));
     let now = Monotonic::now();
     let longest_silence = LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()));
-    for server in servers.iter().filter(|server| server.role == registry::Role::Peer) {
+    for server in servers.iter().filter(|server| server.role == servers::Role::Peer) {
         let entry = snapshot
             .iter()
             .flat_map(|snapshot| &snapshot.peers)
@@ -139,7 +140,7 @@ fn gather() -> Vec<Check> {
 }
 
 /// Of a database that is the copy of a node.
-fn checks_of_copy(copy: &registry::NodeServer) -> Vec<Check> {
+fn checks_of_copy(copy: &servers::NodeServer) -> Vec<Check> {
     let mut unreadable = crate::slot::documents::unreadable().or_raise();
     let unadoptable = registry::unadoptable_labels(copy.identity).or_raise();
     let name_of_first = |found: &[Unreadable]| found.first().map(Unreadable::name);
@@ -179,7 +180,7 @@ fn settings() -> Settings {
     }
 }
 
-fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> SlotFacts {
+fn slot_facts(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> SlotFacts {
     let mut facts = SlotFacts { is_enabled: guc::enable_recovery_slots(), ..SlotFacts::default() };
     let Some(snapshot) = snapshot else { return facts };
     let entry = &snapshot.slot;
@@ -198,7 +199,7 @@ fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> 
 }
 
 /// The nodes of which nothing can be had from here.
-fn waiting(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> Vec<judge::WaitingFacts> {
+fn waiting(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<judge::WaitingFacts> {
     let origins = snapshot.map(|snapshot| snapshot.origins.as_slice()).unwrap_or_default();
     let named = |node| servers.iter().find(|server| server.id == node).map(|server| server.name.to_string());
     origins
@@ -252,10 +253,10 @@ fn kept_rows(journal: &Journal) -> Option<Check> {
 }
 
 /// Nodes that ask here, and are no peers.
-fn strangers(servers: &[registry::NodeServer]) -> Vec<Check> {
+fn strangers(servers: &[servers::NodeServer]) -> Vec<Check> {
     let conflict = |name: &str, said: DatabaseIdentity| {
         let known = servers.iter().find(|server| server.name.as_str() == name)?;
-        let known = known.bound.or((known.role == registry::Role::Local).then(registry::here))?;
+        let known = known.bound.or((known.role == servers::Role::Local).then(servers::here))?;
         Some((known.to_string(), said.to_string()))
     };
     readiness::strangers(servers)
@@ -271,7 +272,7 @@ fn strangers(servers: &[registry::NodeServer]) -> Vec<Check> {
 }
 
 /// Subscriptions that fail again and again, though their providers answer.
-fn failing(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> Vec<Check> {
+fn failing(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<Check> {
     let answers = |origin: &NodeName| {
         let server = servers.iter().find(|server| server.name == *origin);
         let peers = snapshot.iter().flat_map(|snapshot| &snapshot.peers).map(|(peer, _)| peer);

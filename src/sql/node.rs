@@ -8,10 +8,12 @@ use crate::error::{OrRaise, raise};
 use crate::identity::DatabaseIdentity;
 use crate::intent::document::Journal;
 use crate::intent::storage;
+use crate::node::error::RegistryError;
 use crate::node::label::{LabelError, SubscriptionLabel};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::node::registry::{self, Leave, RegistryError};
+use crate::node::registry::{self, Leave};
+use crate::node::servers;
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::seclabel::LabelTarget;
@@ -175,7 +177,7 @@ fn identity() -> Option<Identity> {
 /// Whether a foreign server's options say that it is the local node of this very database of this very server.
 #[pg_extern(sql = false)]
 fn is_local_node(options: Option<Vec<Option<Text>>>) -> bool {
-    registry::identity_of(&options.unwrap_or_default()) == Some(registry::here())
+    servers::identity_of(&options.unwrap_or_default()) == Some(servers::here())
 }
 
 /// The name of the node that a subscription of this database comes from.
@@ -207,7 +209,7 @@ fn peer_status() -> TableIterator<
             None => Vec::new(),
         }
     };
-    let servers = registry::servers().or_raise();
+    let servers = servers::servers().or_raise();
     let subscriptions = NativeProvider.subscriptions().or_raise();
     TableIterator::new(peers.into_iter().map(move |peer| {
         let (node, subscription) = match peer.key {
@@ -244,7 +246,7 @@ fn refuse_unreadable<T>(document: Stored<T>) {
 }
 
 fn home(text: &str) -> DatabaseIdentity {
-    document::home(text).unwrap_or_else(registry::here)
+    document::home(text).unwrap_or_else(servers::here)
 }
 
 /// The label provider's check: superusers only, documents that can be read only.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::{OrRaise, raise};
-use crate::node::registry;
+use crate::node::servers;
 use crate::pg::clock::Timestamp;
 use crate::pg::json::Json;
 use crate::pg::name::Name;
@@ -98,7 +98,7 @@ fn find_rescue_source(
         Err(PlanError::UnknownNode { .. }) => return TableIterator::once((None, None, None, None, None, None)),
         Err(error) => raise(&error),
     };
-    let servers = registry::servers().or_raise();
+    let servers = servers::servers().or_raise();
     let id_of = |name: &str| servers.iter().find(|server| server.name.as_str() == name).map(|server| server.id);
     let origin = id_of(&gathered.failed);
     TableIterator::once(match gathered.best_source() {

@@ -5,7 +5,7 @@ use crate::error::OrRaise;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::node::registry::{self, NodeServer};
+use crate::node::servers::{self, NodeServer};
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::{process, slot, wal};
@@ -114,9 +114,8 @@ fn get_recovery_slot_status() -> TableIterator<
     ),
 > {
     require_reader("get_recovery_slot_status");
-    let servers = registry::servers().or_raise();
-    let Some(snapshot) = snapshot().filter(|_| servers.iter().any(|server| server.role == registry::Role::Local))
-    else {
+    let servers = servers::servers().or_raise();
+    let Some(snapshot) = snapshot().filter(|_| servers.iter().any(|server| server.role == servers::Role::Local)) else {
         return TableIterator::new(Vec::new());
     };
     let slot = &snapshot.slot;
@@ -177,7 +176,7 @@ fn recovery_horizon() -> TableIterator<
     ),
 > {
     require_reader("recovery_horizon");
-    let servers = registry::servers().or_raise();
+    let servers = servers::servers().or_raise();
     let mut rows = Vec::new();
     if let Some(snapshot) = snapshot() {
         for origin in &snapshot.origins {
@@ -234,7 +233,7 @@ fn lag_positions() -> TableIterator<
     ),
 > {
     require_reader("lag_positions");
-    let servers = registry::servers().or_raise();
+    let servers = servers::servers().or_raise();
     let Some(snapshot) = snapshot() else {
         return TableIterator::new(Vec::new());
     };
@@ -245,7 +244,7 @@ fn lag_positions() -> TableIterator<
             .find(|(peer, _)| peer.key == PeerKey::Node(node))
             .and_then(|(peer, _)| lsn(peer.wal_end.0))
     };
-    let local = servers.iter().find(|server| server.role == registry::Role::Local).map(|server| server.id);
+    let local = servers.iter().find(|server| server.role == servers::Role::Local).map(|server| server.id);
     let mut rows = Vec::new();
     for origin in &snapshot.origins {
         rows.push((

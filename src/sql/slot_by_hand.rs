@@ -5,7 +5,7 @@
 use crate::error::{OrRaise, raise};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::node::registry;
+use crate::node::servers;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::name::Name;
 use crate::pg::slot::{self, Slot};
@@ -61,7 +61,7 @@ fn advance_recovery_slot() -> i64 {
     let Some(DatabaseEntry { slot, .. }) = entry() else { raise(&SlotError::NoManager) };
     let found = slot::find_here(slot.name.as_str()).or_raise();
     if let Some(reason) = slot.blocked.as_str() {
-        let servers = registry::servers().or_raise();
+        let servers = servers::servers().or_raise();
         let peer = snapshot().and_then(|snapshot| blocking_peer(&snapshot, &servers));
         let detail = match peer {
             Some(peer) => format!("Node \"{peer}\" holds it. See spock.recovery_horizon()."),

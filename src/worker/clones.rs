@@ -8,8 +8,9 @@ use super::keeper::TOUCH_FRACTION;
 use crate::guc;
 use crate::intent::document::{CloneRecord, Journal};
 use crate::intent::{IntentError, storage, unfinished};
+use crate::node::error::RegistryError;
 use crate::node::provider::Peer;
-use crate::node::registry::{self, RegistryError};
+use crate::node::servers;
 use crate::pg::clock::Timestamp;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{compat, process, transaction};
@@ -311,7 +312,7 @@ fn change<T>(f: impl FnOnce(&mut Journal) -> Result<T, ChangeError>) -> Result<O
     flat(transaction::caught(|| match storage::schema() {
         Some(_) => storage::try_update(f),
         // No schema, no journal: what is left are slots.
-        None => f(&mut Journal::new(registry::here())).map(Some),
+        None => f(&mut Journal::new(servers::here())).map(Some),
     }))
 }
 
@@ -363,7 +364,7 @@ pub struct Registered {
 pub fn registered() -> Result<Vec<Registered>, RegistryError> {
     let clones = storage::read()?.clones;
     let slots = slot::with_plugin_here(PLUGIN)?;
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let (entries, answers) = {
         let mut shared = shmem::lock();
         match shared.index_of(process::my_database()) {

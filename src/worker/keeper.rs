@@ -5,8 +5,9 @@
 
 use super::entry;
 use crate::lsn::{LocalLsn, OriginLsn};
+use crate::node::error::RegistryError;
 use crate::node::provider::Peer;
-use crate::node::registry::{self, RegistryError};
+use crate::node::servers;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::slot::{self, Slot};
 use crate::pg::{catalog, compat, origin, wal};
@@ -258,7 +259,7 @@ impl Keeper {
                 record.slot
             );
         }
-        let mut record = RetentionRecord::before_creation(registry::here(), generation, self.free_name()?);
+        let mut record = RetentionRecord::before_creation(servers::here(), generation, self.free_name()?);
         // What peers have reported stays true.
         record.peers = before.map(|record| record.peers.clone()).unwrap_or_default();
         self.samples.clear();
@@ -278,7 +279,7 @@ impl Keeper {
         let is_ours = slot::find_here(&name)?.is_some_and(|found| found.plugin.as_deref() == Some("pgoutput"));
         if is_ours {
             pgrx::log!("recovery slot \"{name}\" was found without a record of what it has let go");
-            let record = RetentionRecord::before_creation(registry::here(), 1, name);
+            let record = RetentionRecord::before_creation(servers::here(), 1, name);
             write(&record)?;
             round.record = Some(record);
             round.nap = Duration::ZERO;

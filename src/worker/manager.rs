@@ -11,9 +11,10 @@ use super::rescues::{self, Rescues};
 use super::skips::{self, Skips};
 use crate::failpoint::{self, names};
 use crate::guc;
+use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Peer, ReplicationProvider};
-use crate::node::registry::{self, RegistryError, Role};
+use crate::node::servers::{self, Role};
 use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
@@ -279,7 +280,7 @@ fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Re
         discovery::remove_labels(&NativeProvider.subscriptions()?, skips);
         return Ok(Found::NoExtension);
     }
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let Some(local) = servers.iter().find(|server| server.role == Role::Local) else {
         let copy = servers.into_iter().find(|server| server.role == Role::LocalElsewhere);
         return Ok(copy.map_or(Found::NoNode, |server| Found::Copy(server.name)));

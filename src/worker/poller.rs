@@ -7,9 +7,10 @@ use crate::failpoint::{self, names};
 use crate::health::judge::{NO_ROUTE, OWN_ERROR};
 use crate::identity::DatabaseIdentity;
 use crate::lsn::OriginLsn;
+use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Route};
-use crate::node::registry::{self, NodeServer, RegistryError, Role};
+use crate::node::servers::{self, NodeServer, Role};
 use crate::older_copy::{Former, Known, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
@@ -218,7 +219,7 @@ impl Poller {
 
     /// Looks up how to reach the peer and what to ask. None: there is no way to it.
     fn prepare(&self) -> Result<Option<Question>, RegistryError> {
-        let nodes = registry::servers()?;
+        let nodes = servers::servers()?;
         let (route, node) = match self.key {
             PeerKey::Node(id) => (NativeProvider.route_to_peer(id)?, nodes.iter().find(|node| node.id == id)),
             PeerKey::Subscription(id) => (NativeProvider.route_of_subscription(id)?, None),
@@ -246,7 +247,7 @@ impl Poller {
         let own = positions.into_iter().filter_map(|position| Some((position.subscription, position.slot?))).collect();
         let clones = self.clones();
         let local = nodes.iter().find(|node| node.role == Role::Local && self.is_readiness_due());
-        let local = local.map(|local| (local.name.to_string(), registry::here()));
+        let local = local.map(|local| (local.name.to_string(), servers::here()));
         Ok(route.map(|route| Question { route, expected, bound, own, former, nodes, local, clones }))
     }
 
