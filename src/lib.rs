@@ -18,6 +18,8 @@ mod health;
 mod identity;
 mod intent;
 mod intent_id;
+#[cfg(test)]
+mod layers;
 mod lsn;
 mod node;
 mod node_name;
