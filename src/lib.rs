@@ -73,7 +73,7 @@ pub extern "C-unwind" fn _PG_init() {
     });
     // pg_upgrade's servers must be left as they are.
     if !pg::process::in_binary_upgrade() {
-        worker::entry::register_launcher();
+        worker::start::register_launcher();
     }
 }
 

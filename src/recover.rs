@@ -13,5 +13,6 @@ pub mod prove;
 pub mod readiness;
 pub mod said;
 pub mod source;
+pub mod strangers;
 pub mod suspend;
 pub mod target;

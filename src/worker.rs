@@ -21,4 +21,5 @@ pub mod rescues;
 mod returns;
 mod skips;
 pub mod slot_worker;
+pub mod start;
 pub mod utility;

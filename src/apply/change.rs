@@ -4,8 +4,10 @@
 use super::conflict::{self, Existing, Incoming};
 use super::conflict_report::{self as report, Rows};
 use crate::guc::Policy;
-use crate::pg::executor::{Change, Leaf, Operation, Row, RowVersion};
-use crate::pg::logicalrep::{ApplyAs, Tuple};
+use crate::pg::apply_as::ApplyAs;
+use crate::pg::commit_ts::RowVersion;
+use crate::pg::executor::{Change, Leaf, Operation, Row};
+use crate::pg::logicalrep::Tuple;
 use crate::pg::open_table::OpenTables;
 use crate::pg::row_text::{author_of, index_name};
 use crate::pg::truncate::Truncation;

@@ -1,7 +1,8 @@
 //! Rows and keys as text for the log, as far as the role that applies may see them.
 
 use super::clock::Timestamp;
-use super::executor::{Change, Leaf, Row, RowVersion};
+use super::commit_ts::RowVersion;
+use super::executor::{Change, Leaf, Row};
 use super::logicalrep::{self, Tuple};
 use super::{compat, origin};
 use pgrx::pg_sys::{self, Oid};

@@ -11,7 +11,7 @@ use crate::error::{OrRaise, unpack_sqlstate};
 use crate::guc;
 use crate::pg::transaction;
 use crate::recover::error::RecoverError;
-use crate::remote::connection::RemoteError;
+use crate::remote::error::RemoteError;
 use crate::tally::compared::Why;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::fmt;

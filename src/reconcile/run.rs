@@ -18,7 +18,7 @@ use crate::guc::{self, Policy};
 use crate::intent::document::Intent;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::pg::logicalrep::ApplyAs;
+use crate::pg::apply_as::ApplyAs;
 use crate::pg::{commit_ts, interrupts, origin, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
 use crate::recover::source::Source;

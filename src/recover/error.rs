@@ -6,7 +6,7 @@ use crate::intent::IntentError;
 use crate::lsn::OriginLsn;
 use crate::node::error::RegistryError;
 use crate::plan::outcome::Reason;
-use crate::remote::connection::RemoteError;
+use crate::remote::error::RemoteError;
 use pgrx::PgSqlErrorCode;
 
 #[derive(Debug, thiserror::Error)]

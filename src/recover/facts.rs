@@ -5,8 +5,8 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::error::RecoverError;
-use super::readiness;
 use super::source;
+use super::strangers;
 use crate::error::OrRaise;
 use crate::guc;
 use crate::health::capacity;
@@ -127,7 +127,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         slot: slot_found.with_record(&positions)?,
         failed_answers,
         peers,
-        askers: readiness::strangers(&servers).iter().map(|asker| asker.name.shown()).collect(),
+        askers: strangers::strangers(&servers).iter().map(|asker| asker.name.shown()).collect(),
         settings: settings(),
         capacity,
         recoveries,

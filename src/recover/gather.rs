@@ -15,7 +15,7 @@ use crate::plan::choice::{self, Answer, Survivor};
 use crate::plan::facts::NodeFacts;
 use crate::plan::outcome::{Outcome, Reason};
 use crate::plan::{Plan, Wishes, from_source};
-use crate::remote::connection::RemoteError;
+use crate::remote::error::RemoteError;
 use crate::slot::documents;
 use std::collections::HashMap;
 use std::ffi::CString;

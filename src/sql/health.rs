@@ -19,7 +19,8 @@ use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, role, setting, slot, wal};
-use crate::recover::{progress, readiness};
+use crate::recover::progress;
+use crate::recover::strangers;
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::snapshot::{self, Snapshot};
 use crate::worker::clones::{self, Hears};
@@ -259,7 +260,7 @@ fn strangers(servers: &[servers::NodeServer]) -> Vec<Check> {
         let known = known.bound.or((known.role == servers::Role::Local).then(servers::here))?;
         Some((known.to_string(), said.to_string()))
     };
-    readiness::strangers(servers)
+    strangers::strangers(servers)
         .into_iter()
         .map(|asker| {
             judge::asker(&judge::AskerFacts {

@@ -3,7 +3,7 @@
 //!
 //! The order is the product: the record, which says what may have been let go, is committed before the slot is touched.
 
-use super::entry;
+use super::start;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::error::RegistryError;
 use crate::node::provider::Peer;
@@ -12,10 +12,11 @@ use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::slot::{self, Slot};
 use crate::pg::{catalog, compat, origin, wal};
 use crate::shmem::{self, BlockedReason, PeerEntry, PeerKey, PeerState, SlotJob};
-use crate::slot::decision::{self, Block, Contact, Own, PeerInput, Report};
+use crate::slot::decision::{self, Block, Contact, PeerInput, Report};
 use crate::slot::horizon::{Sample, Samples};
 use crate::slot::name;
 use crate::slot::pace::Pace;
+use crate::slot::positions::Own;
 use crate::slot::positions::{self, OwnPosition, SubscribedTable};
 use crate::slot::record::{OriginRecord, PassedRecord, RetentionRecord};
 use crate::slot::record_storage::{self, write};
@@ -195,7 +196,7 @@ impl Keeper {
             self.last_move = Some((Instant::now(), restart));
             self.is_moving = true;
         }
-        let started = entry::start_slot_worker(self.index, &self.database_name).is_ok();
+        let started = start::start_slot_worker(self.index, &self.database_name).is_ok();
         if !started {
             let mut shared = shmem::lock();
             let slot = &mut shared.databases()[self.index].slot;

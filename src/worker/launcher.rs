@@ -4,8 +4,8 @@
 //! once, which leaves again where there is no extension; that is remembered until CREATE EXTENSION says otherwise.
 //! Template databases are left alone: they are copied, not used (core counterpart: autovacuum.c's launcher).
 
-use super::entry;
 use super::error::NoRoom;
+use super::start;
 use crate::pg::catalog::{self, Database};
 use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
@@ -219,7 +219,7 @@ impl Launcher {
         };
         // What was asked before is seen by the look that begins now.
         self.asked.remove(&database.oid);
-        match entry::start_manager(index, database.oid, &database.name) {
+        match start::start_manager(index, database.oid, &database.name) {
             Ok(handle) => {
                 self.handles.insert(index, handle);
                 self.lacks_worker_slots = false;

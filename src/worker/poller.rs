@@ -18,7 +18,8 @@ use crate::pg::{interrupts, process, transaction};
 use crate::plan::readiness::{self, Lack, Readiness};
 use crate::recover::source::{from_ascii, in_ascii};
 use crate::remote::argument;
-use crate::remote::connection::{Connection, RemoteError};
+use crate::remote::connection::Connection;
+use crate::remote::error::RemoteError;
 use crate::shmem::{
     self, CloneEntry, NONE_CONFIRMED, OwnConfirmed, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, ShortName,
     TargetSays,

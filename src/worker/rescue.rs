@@ -21,9 +21,10 @@ use crate::lsn::OriginLsn;
 use crate::node::error::RegistryError;
 use crate::node::provider::Route;
 use crate::node::registry;
+use crate::pg::apply_as::ApplyAs;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::last_error::{self, ServerError};
-use crate::pg::logicalrep::{self, ApplyAs};
+use crate::pg::logicalrep;
 use crate::pg::{interrupts, latch, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
 use crate::reconcile::kept::{self, Keeper};
@@ -33,7 +34,7 @@ use crate::recover::said::Said;
 use crate::recover::source::{Source, SourceFacts, route_to};
 use crate::recover::target::{self, TargetFacts};
 use crate::recover::{facts, suspend};
-use crate::remote::connection::RemoteError;
+use crate::remote::error::RemoteError;
 use crate::remote::report::PeerReport;
 use crate::shmem::{self, AttemptEnd, BlockedEntry, LongText, RescueEntry, ShortText};
 use crate::tally::compared::Counts;
@@ -615,7 +616,7 @@ fn show_counts(entry: &mut RescueEntry, totals: &Totals) {
     entry.conflicts = totals.conflicts;
 }
 
-pub(super) fn remote(intent: &Intent, error: crate::remote::connection::RemoteError) -> RecoverError {
+pub(super) fn remote(intent: &Intent, error: crate::remote::error::RemoteError) -> RecoverError {
     RecoverError::Remote { source_node: intent.request.source.clone(), error }
 }
 

@@ -5,10 +5,10 @@
 
 use super::blockers::Blockers;
 use super::cut_short::{self, Account};
-use super::entry;
 use super::error::NoRoom;
 use super::returns::Returns;
 use super::skips::Skips;
+use super::start;
 use crate::intent::document::Journal;
 use crate::intent::journal::Resumable;
 use crate::intent::{IntentError, storage};
@@ -198,7 +198,7 @@ impl Rescues {
     }
 
     fn start_worker(&mut self, wanted: &Wanted) {
-        if entry::start_rescue_worker(self.index, &wanted.database).is_err() {
+        if start::start_rescue_worker(self.index, &wanted.database).is_err() {
             shmem::lock().databases()[self.index].rescue.is_coming_up = false;
             if !std::mem::replace(&mut self.said_no_worker, true) {
                 NoRoom::Rescue { database: wanted.database.clone() }.warn();
