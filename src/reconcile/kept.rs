@@ -56,14 +56,14 @@ pub struct Row(pub usize, pub Why, pub KeyText);
 
 /// Collects rows that are to be kept.
 #[derive(Default)]
-pub struct Keeper {
+pub struct KeptRows {
     tables: Vec<Table>,
     /// By schema and name, for each node has numbers of its own for them; and whether its rows are those that a recovery has deleted.
     places: HashMap<(String, String, bool), usize>,
     rows: Spill,
 }
 
-impl Keeper {
+impl KeptRows {
     /// `is_gone`: a node's own recovery has deleted it there.
     pub fn add(&mut self, columns: &Columns<'_>, why: Why, key: &KeyText, is_gone: bool) {
         let place = self.place_of(columns, is_gone);

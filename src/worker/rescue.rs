@@ -27,7 +27,7 @@ use crate::pg::last_error::{self, ServerError};
 use crate::pg::logicalrep;
 use crate::pg::{interrupts, latch, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
-use crate::reconcile::kept::{self, Keeper};
+use crate::reconcile::kept::{self, KeptRows};
 use crate::recover::error::RecoverError;
 use crate::recover::prove::prove;
 use crate::recover::said::Said;
@@ -369,7 +369,7 @@ impl Rescue {
         &mut self,
         intent: &Intent,
         position: OriginLsn,
-        reconciled: Option<(Counts, Keeper)>,
+        reconciled: Option<(Counts, KeptRows)>,
     ) -> Result<(), Trouble> {
         // What was reconciled with asynchronous commits is on disk as well.
         wal::flush();
