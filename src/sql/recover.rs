@@ -1,8 +1,6 @@
 //! create_rescue_subscription(). Its CREATE FUNCTION, grants and comments stand in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::begin;
-use super::error::RecoverError;
 use crate::error::{OrRaise, raise};
 use crate::intent::document::Request;
 use crate::lsn::OriginLsn;
@@ -10,6 +8,8 @@ use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::process;
 use crate::pg::text::Text;
+use crate::recover::begin;
+use crate::recover::error::RecoverError;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 

@@ -3,23 +3,27 @@
 //! Arguments are optional so that a NULL gets an error: a strict function would return NULL and do nothing.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::identity::DatabaseIdentity;
-use super::label::{LabelError, SubscriptionLabel};
-use super::native::NativeProvider;
-use super::provider::ReplicationProvider;
-use super::registry::{self, RegistryError};
 use crate::document::{self, Stored};
 use crate::error::{OrRaise, raise};
+use crate::identity::DatabaseIdentity;
 use crate::intent::document::Journal;
+use crate::intent::storage;
+use crate::node::error::RegistryError;
+use crate::node::label::{LabelError, SubscriptionLabel};
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
+use crate::node::registry::{self, Leave};
+use crate::node::servers;
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::seclabel::LabelTarget;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, wal};
-use crate::protocol;
-use crate::recover::returned;
+use crate::reconcile::kept;
 use crate::shmem::{self, PeerEntry, PeerKey};
+use crate::slot::documents;
 use crate::slot::record::RetentionRecord;
+use crate::{older_copy, protocol};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
@@ -33,6 +37,24 @@ fn required<T>(value: Option<T>, argument: &'static str, example: &'static str) 
     value.ok_or(RegistryError::NullArgument { argument, example }).or_raise()
 }
 
+const LEAVE: Leave =
+    Leave { documents_are_readable: documents::require_readable, nothing_is_unfinished: require_nothing_unfinished };
+
+/// This node may go: no recovery runs here, and what is kept can be read.
+fn require_nothing_unfinished() -> Result<(), RegistryError> {
+    let journal = storage::read()?;
+    // Its subscriptions are suspended, and nobody would resume them.
+    if let Some(intent) = journal.unfinished().next() {
+        return Err(RegistryError::RecoveryRuns { failed: intent.request.failed.clone() });
+    }
+    // Only the journal, which goes with the node, says where they are.
+    journal
+        .kept_objects()
+        .into_iter()
+        .find_map(kept::unreadable_head)
+        .map_or(Ok(()), |unreadable| Err(unreadable.into()))
+}
+
 #[pg_extern(sql = false)]
 fn node_create(node_name: Option<Name>, dsn: Option<Text>) -> Oid {
     let name = required(node_name, "node_name", NODE_CREATE);
@@ -42,13 +64,13 @@ fn node_create(node_name: Option<Name>, dsn: Option<Text>) -> Oid {
 #[pg_extern(sql = false)]
 fn node_drop(node_name: Option<Name>, ifexists: Option<bool>) -> bool {
     let name = required(node_name, "node_name", NODE_DROP);
-    registry::drop_node(&name.0, required(ifexists, "ifexists", NODE_DROP)).or_raise()
+    registry::drop_node(&name.0, required(ifexists, "ifexists", NODE_DROP), LEAVE).or_raise()
 }
 
 #[pg_extern(sql = false)]
 fn peer_create(node_name: Option<Name>, dsn: Option<Text>) -> Oid {
     let name = required(node_name, "node_name", PEER_CREATE);
-    registry::create_peer(&name.0, &required(dsn, "dsn", PEER_CREATE).0).or_raise()
+    registry::create_peer(&name.0, &required(dsn, "dsn", PEER_CREATE).0, LEAVE).or_raise()
 }
 
 #[pg_extern(sql = false)]
@@ -148,14 +170,14 @@ fn identity() -> Option<Identity> {
         timeline: wal::timeline() as i32,
         wal_end: wal::flushed().0 as i64,
         start: Some(start.0 as i64).filter(|start| *start != 0),
-        forks: returned::forks_to_text(&wal::timeline_history()),
+        forks: older_copy::forks_to_text(&wal::timeline_history()),
     })
 }
 
 /// Whether a foreign server's options say that it is the local node of this very database of this very server.
 #[pg_extern(sql = false)]
 fn is_local_node(options: Option<Vec<Option<Text>>>) -> bool {
-    registry::identity_of(&options.unwrap_or_default()) == Some(registry::here())
+    servers::identity_of(&options.unwrap_or_default()) == Some(servers::here())
 }
 
 /// The name of the node that a subscription of this database comes from.
@@ -187,7 +209,7 @@ fn peer_status() -> TableIterator<
             None => Vec::new(),
         }
     };
-    let servers = registry::servers().or_raise();
+    let servers = servers::servers().or_raise();
     let subscriptions = NativeProvider.subscriptions().or_raise();
     TableIterator::new(peers.into_iter().map(move |peer| {
         let (node, subscription) = match peer.key {
@@ -215,7 +237,7 @@ fn peer_status() -> TableIterator<
 /// them: a poller connects to where they say, as the server's own user.
 #[pg_extern(sql = false)]
 fn node_options_validator(options: Vec<Option<Text>>, catalog: Oid) {
-    super::options::check(&options, catalog).or_raise();
+    crate::node::options::check(&options, catalog).or_raise();
 }
 
 /// Nobody is to put down what could not be read where it was written: what comes from elsewhere may be adopted.
@@ -224,7 +246,7 @@ fn refuse_unreadable<T>(document: Stored<T>) {
 }
 
 fn home(text: &str) -> DatabaseIdentity {
-    document::home(text).unwrap_or_else(registry::here)
+    document::home(text).unwrap_or_else(servers::here)
 }
 
 /// The label provider's check: superusers only, documents that can be read only.

@@ -1,12 +1,14 @@
 //! The three states of every kind of document, and what is kept of a newer library's when it is written back.
 
-use super::*;
+use crate::document::*;
+use crate::identity::DatabaseIdentity;
 use crate::intent::document::Journal;
 use crate::intent::journal_tests::document::full;
 use crate::slot::record::RetentionRecord;
 use crate::slot::record::tests::record;
 use proptest::prelude::*;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: 7, database: 5 };
 

@@ -1,17 +1,16 @@
 //! The functions that show the rows which a reconcile could not judge, and tell a target of rows here. Their CREATE FUNCTION, grants and comment stand in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::counts::Why;
-use super::kept::{self, Row};
-use super::rows::Question;
 use crate::document;
 use crate::error::{OrRaise, SqlError, raise};
-use crate::intent::IntentError;
-use crate::intent::id::IntentId;
-use crate::intent::storage;
+use crate::intent::{IntentError, storage};
+use crate::intent_id::IntentId;
 use crate::pg::process;
 use crate::pg::text::{Text, to_server};
+use crate::reconcile::kept::{self, Row};
+use crate::reconcile::rows::Question;
 use crate::slot::clone::require_slot_user;
+use crate::tally::compared::Why;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};

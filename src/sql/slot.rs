@@ -1,20 +1,17 @@
 //! The functions that tell of the slot. Their CREATE FUNCTION, grants and comments stand in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::positions;
-use super::record_storage;
-use super::snapshot::{budget_bytes, require_reader, retained_bytes, snapshot, unprotected_peers};
-use super::vouching;
 use crate::error::OrRaise;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::node::registry::{self, NodeServer};
+use crate::node::servers::{self, NodeServer};
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
-use crate::pg::slot;
-use crate::pg::{process, wal};
+use crate::pg::{process, slot, wal};
 use crate::shmem::{BlockedReason, PeerKey};
+use crate::slot::snapshot::{budget_bytes, require_reader, retained_bytes, snapshot, unprotected_peers};
+use crate::slot::{positions, record_storage, vouching};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -117,9 +114,8 @@ fn get_recovery_slot_status() -> TableIterator<
     ),
 > {
     require_reader("get_recovery_slot_status");
-    let servers = registry::servers().or_raise();
-    let Some(snapshot) = snapshot().filter(|_| servers.iter().any(|server| server.role == registry::Role::Local))
-    else {
+    let servers = servers::servers().or_raise();
+    let Some(snapshot) = snapshot().filter(|_| servers.iter().any(|server| server.role == servers::Role::Local)) else {
         return TableIterator::new(Vec::new());
     };
     let slot = &snapshot.slot;
@@ -180,7 +176,7 @@ fn recovery_horizon() -> TableIterator<
     ),
 > {
     require_reader("recovery_horizon");
-    let servers = registry::servers().or_raise();
+    let servers = servers::servers().or_raise();
     let mut rows = Vec::new();
     if let Some(snapshot) = snapshot() {
         for origin in &snapshot.origins {
@@ -237,7 +233,7 @@ fn lag_positions() -> TableIterator<
     ),
 > {
     require_reader("lag_positions");
-    let servers = registry::servers().or_raise();
+    let servers = servers::servers().or_raise();
     let Some(snapshot) = snapshot() else {
         return TableIterator::new(Vec::new());
     };
@@ -248,7 +244,7 @@ fn lag_positions() -> TableIterator<
             .find(|(peer, _)| peer.key == PeerKey::Node(node))
             .and_then(|(peer, _)| lsn(peer.wal_end.0))
     };
-    let local = servers.iter().find(|server| server.role == registry::Role::Local).map(|server| server.id);
+    let local = servers.iter().find(|server| server.role == servers::Role::Local).map(|server| server.id);
     let mut rows = Vec::new();
     for origin in &snapshot.origins {
         rows.push((

@@ -1,21 +1,21 @@
 //! The functions that show clones and tie them to a recovery. Their CREATE FUNCTION, grants and comments stand in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::clone::{PLUGIN, check_parties, require_slot_user};
-use super::clone_error::CloneError;
-use super::clone_name::is_clone_name;
-use super::clones;
-use super::snapshot::require_reader;
 use crate::error::OrRaise;
 use crate::intent::document::{CloneRecord, Journal};
-use crate::intent::id::IntentId;
 use crate::intent::storage;
+use crate::intent_id::IntentId;
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{process, slot, transaction};
-use crate::worker::wake;
+use crate::slot::clone::{PLUGIN, check_parties, require_slot_user};
+use crate::slot::clone_error::CloneError;
+use crate::slot::clone_name::is_clone_name;
+use crate::slot::snapshot::require_reader;
+use crate::wake;
+use crate::worker::clones;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 

@@ -3,25 +3,27 @@
 //!
 //! The order is the product: the record, which says what may have been let go, is committed before the slot is touched.
 
-use super::decision::{self, Block, Contact, Own, PeerInput, Report};
-use super::horizon::{Sample, Samples};
-use super::name;
-use super::pace::Pace;
-use super::positions::{self, OwnPosition, SubscribedTable};
-use super::record::{OriginRecord, PassedRecord, RetentionRecord};
-use super::record_storage::{self, write};
-use super::retention::Rate;
-use super::view::{self, View};
-use super::vouching::{Reading, Watch};
-use crate::guc;
+use super::start;
 use crate::lsn::{LocalLsn, OriginLsn};
+use crate::node::error::RegistryError;
 use crate::node::provider::Peer;
-use crate::node::registry::{self, RegistryError};
+use crate::node::servers;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::slot::{self, Slot};
 use crate::pg::{catalog, compat, origin, wal};
 use crate::shmem::{self, BlockedReason, PeerEntry, PeerKey, PeerState, SlotJob};
-use crate::worker::{backoff, entry};
+use crate::slot::decision::{self, Block, Contact, PeerInput, Report};
+use crate::slot::horizon::{Sample, Samples};
+use crate::slot::name;
+use crate::slot::pace::Pace;
+use crate::slot::positions::Own;
+use crate::slot::positions::{self, OwnPosition, SubscribedTable};
+use crate::slot::record::{OriginRecord, PassedRecord, RetentionRecord};
+use crate::slot::record_storage::{self, write};
+use crate::slot::retention::Rate;
+use crate::slot::view::{self, View};
+use crate::slot::vouching::{Reading, Watch};
+use crate::{backoff, guc};
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -75,7 +77,7 @@ pub struct Keeper {
     is_moving: bool,
     /// The last move has left restart_lsn where it was.
     is_stuck: bool,
-    budget: super::budget::Budget,
+    budget: crate::slot::budget::Budget,
     /// Since when no origin's samples were thrown away.
     samples_since: Instant,
     said_no_worker: bool,
@@ -98,7 +100,7 @@ impl Keeper {
             last_move: None,
             is_moving: false,
             is_stuck: false,
-            budget: super::budget::Budget::default(),
+            budget: crate::slot::budget::Budget::default(),
             samples_since: Instant::now(),
             said_no_worker: false,
         }
@@ -194,7 +196,7 @@ impl Keeper {
             self.last_move = Some((Instant::now(), restart));
             self.is_moving = true;
         }
-        let started = entry::start_slot_worker(self.index, &self.database_name).is_ok();
+        let started = start::start_slot_worker(self.index, &self.database_name).is_ok();
         if !started {
             let mut shared = shmem::lock();
             let slot = &mut shared.databases()[self.index].slot;
@@ -258,7 +260,7 @@ impl Keeper {
                 record.slot
             );
         }
-        let mut record = RetentionRecord::before_creation(registry::here(), generation, self.free_name()?);
+        let mut record = RetentionRecord::before_creation(servers::here(), generation, self.free_name()?);
         // What peers have reported stays true.
         record.peers = before.map(|record| record.peers.clone()).unwrap_or_default();
         self.samples.clear();
@@ -278,7 +280,7 @@ impl Keeper {
         let is_ours = slot::find_here(&name)?.is_some_and(|found| found.plugin.as_deref() == Some("pgoutput"));
         if is_ours {
             pgrx::log!("recovery slot \"{name}\" was found without a record of what it has let go");
-            let record = RetentionRecord::before_creation(registry::here(), 1, name);
+            let record = RetentionRecord::before_creation(servers::here(), 1, name);
             write(&record)?;
             round.record = Some(record);
             round.nap = Duration::ZERO;

@@ -4,19 +4,20 @@
 //! A clone is dropped under the journal's lock, after a second look at its registration: a claim that comes in between
 //! wins. What cannot be done now (the lock is taken, the slot is in use) is tried again in the next round.
 
-use super::clone::PLUGIN;
-use super::clone_fate::{Fate, Reason, Rules, SlotSeen, fate};
-use super::clone_name::is_clone_name;
 use super::keeper::TOUCH_FRACTION;
 use crate::guc;
 use crate::intent::document::{CloneRecord, Journal};
 use crate::intent::{IntentError, storage, unfinished};
+use crate::node::error::RegistryError;
 use crate::node::provider::Peer;
-use crate::node::registry::{self, RegistryError};
+use crate::node::servers;
 use crate::pg::clock::Timestamp;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{compat, process, transaction};
 use crate::shmem::{self, CloneEntry, MAX_CLONES, PeerKey, PeerState, Shared, TargetSays};
+use crate::slot::clone::PLUGIN;
+use crate::slot::clone_fate::{Fate, Reason, Rules, SlotSeen, fate};
+use crate::slot::clone_name::is_clone_name;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::time::{Duration, Instant};
@@ -311,7 +312,7 @@ fn change<T>(f: impl FnOnce(&mut Journal) -> Result<T, ChangeError>) -> Result<O
     flat(transaction::caught(|| match storage::schema() {
         Some(_) => storage::try_update(f),
         // No schema, no journal: what is left are slots.
-        None => f(&mut Journal::new(registry::here())).map(Some),
+        None => f(&mut Journal::new(servers::here())).map(Some),
     }))
 }
 
@@ -363,7 +364,7 @@ pub struct Registered {
 pub fn registered() -> Result<Vec<Registered>, RegistryError> {
     let clones = storage::read()?.clones;
     let slots = slot::with_plugin_here(PLUGIN)?;
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let (entries, answers) = {
         let mut shared = shmem::lock();
         match shared.index_of(process::my_database()) {

@@ -1,19 +1,19 @@
 //! What the target of a recovery asks of the source about its clone, over SQL: to make it, and to let it go.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::clone::{Outcome, clone_slot, require_slot_user};
-use super::clone_error::CloneError;
 use crate::error::OrRaise;
 use crate::intent::document::CloneRecord;
-use crate::intent::id::IntentId;
 use crate::intent::storage;
+use crate::intent_id::IntentId;
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{interrupts, slot, transaction};
-use crate::worker::wake;
+use crate::slot::clone::{Outcome, clone_slot, require_slot_user};
+use crate::slot::clone_error::CloneError;
+use crate::wake;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};

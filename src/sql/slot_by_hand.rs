@@ -2,20 +2,19 @@
 //! before the slot moves, which the caller's own transaction cannot do.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::error::SlotError;
-use super::record_storage;
-use super::snapshot::{blocking_peer, snapshot};
 use crate::error::{OrRaise, raise};
-use crate::guc;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::node::registry;
+use crate::node::servers;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::name::Name;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{interrupts, process};
 use crate::shmem::{self, DatabaseEntry, SlotJob};
-use crate::worker::wake;
+use crate::slot::error::SlotError;
+use crate::slot::record_storage;
+use crate::slot::snapshot::{blocking_peer, snapshot};
+use crate::{guc, wake};
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -62,7 +61,7 @@ fn advance_recovery_slot() -> i64 {
     let Some(DatabaseEntry { slot, .. }) = entry() else { raise(&SlotError::NoManager) };
     let found = slot::find_here(slot.name.as_str()).or_raise();
     if let Some(reason) = slot.blocked.as_str() {
-        let servers = registry::servers().or_raise();
+        let servers = servers::servers().or_raise();
         let peer = snapshot().and_then(|snapshot| blocking_peer(&snapshot, &servers));
         let detail = match peer {
             Some(peer) => format!("Node \"{peer}\" holds it. See spock.recovery_horizon()."),

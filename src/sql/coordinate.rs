@@ -3,16 +3,11 @@
 //! What is asked of another node is what its own functions answer: here and there are the same code.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::begin;
-use super::error::RecoverError;
-use super::progress;
-use super::source::{self, Source};
+use super::intent::server_error;
 use crate::error::{OrRaise, SqlError, raise};
 use crate::intent::document::{Intent, Request};
-use crate::intent::fault;
-use crate::intent::id::IntentId;
-use crate::intent::sql::{describe, server_error};
-use crate::intent::storage;
+use crate::intent::{fault, storage};
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
@@ -21,9 +16,11 @@ use crate::pg::json::Json;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{process, transaction};
+use crate::recover::error::RecoverError;
+use crate::recover::source::{self, Source};
+use crate::recover::{begin, progress};
 use crate::remote::argument;
-use crate::shmem;
-use crate::worker::wake;
+use crate::{shmem, wake};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 
@@ -61,7 +58,7 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "final_lsn": intent.end.as_ref().and_then(|end| end.position),
         "rows_per_second": figures.rows_per_s,
         "seconds_left": figures.seconds_left,
-        "error": intent.failure.as_ref().map(|failure| describe(intent, failure)),
+        "error": intent.failure.as_ref().map(|failure| intent.describe(failure)),
         "error_sqlstate": intent.failure.as_ref().map(|failure| failure.sqlstate.clone()),
         "error_at": intent.failure.as_ref().map(|failure| failure.at),
         "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
@@ -248,7 +245,7 @@ fn abort_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>, failed
     require_superuser("recover_abort");
     let failed = required(failed_node, "failed_node_name", ASK_TO_ABORT);
     let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
-        Target::Here => Ok::<_, RecoverError>(crate::intent::sql::ask_to_abort_here(&failed)?),
+        Target::Here => Ok::<_, RecoverError>(crate::sql::intent::ask_to_abort_here(&failed)?),
         Target::Elsewhere(mut node) => {
             let call = format!("SELECT spock.ask_to_abort({})", argument::name(&failed));
             let id: String = node.write_one(&call)?.unwrap_or_default();

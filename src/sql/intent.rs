@@ -1,20 +1,19 @@
 //! The functions that show intents and act on them. Their CREATE FUNCTION, grants and comments stand in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::document::{Failure, Intent};
-use super::error::IntentError;
-use super::id::IntentId;
-use super::storage;
 use crate::error::{OrRaise, raise};
+use crate::intent::IntentError;
+use crate::intent::document::Intent;
+use crate::intent::storage;
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
 use crate::pg::json::Json;
 use crate::pg::name::Name;
 use crate::pg::process;
 use crate::pg::text::Text;
-use crate::shmem;
 use crate::slot::snapshot::require_reader;
-use crate::worker::wake;
+use crate::{shmem, wake};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use pgrx::{JsonB, Uuid};
@@ -53,7 +52,7 @@ fn recovery_intents_2() -> TableIterator<
             Timestamp(intent.begun_at).into(),
             intent.end.as_ref().map(|end| Timestamp(end.at).into()),
             JsonB(summary(&intent)),
-            intent.failure.as_ref().map(|failure| Text::of_message(&describe(&intent, failure))),
+            intent.failure.as_ref().map(|failure| Text::of_message(&intent.describe(failure))),
             server_error(&intent).map(|said| Json::of(&said)),
         )
     });
@@ -139,23 +138,6 @@ fn recovery_conflicts(
         )
     });
     TableIterator::new(rows.collect::<Vec<_>>())
-}
-
-/// Why a recovery waits: relation, failed node, position and SQLSTATE.
-pub fn describe(intent: &Intent, failure: &Failure) -> String {
-    let mut text = failure.reason.clone();
-    if let Some(relation) = &failure.relation {
-        text.push_str(&format!(", relation {relation}"));
-    }
-    for (what, name) in [("column", &failure.column), ("constraint", &failure.constraint)] {
-        if let Some(name) = name {
-            text.push_str(&format!(", {what} \"{name}\""));
-        }
-    }
-    if let Some(lsn) = failure.origin_lsn {
-        text.push_str(&format!(", transaction of node \"{}\" that ended at {lsn}", intent.request.failed));
-    }
-    format!("{text} (SQLSTATE {})", failure.sqlstate)
 }
 
 /// Whether a recovery of that id is unfinished here, or rows that it has left are looked at now: what a source asks before it

@@ -1,12 +1,11 @@
 //! Waking the workers when a user changes something that concerns them: noted while the catalogs change, told at
 //! commit, when the change can be seen.
 
-use super::stand_aside;
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
 use crate::pg::{latch, origin, process};
-use crate::shmem;
+use crate::{shmem, stand_aside};
 use std::cell::Cell;
 
 thread_local! {

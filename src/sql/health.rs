@@ -1,29 +1,30 @@
 //! Gathers what is judged, and quick_health_check() itself.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::judge::{
-    self, Check, CloneFacts, ManagerFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts, UnknownOriginFacts,
-};
-use super::kept::{self, KeptFacts};
-use super::{capacity, documents, version};
 use crate::document::Unreadable;
 use crate::error::OrRaise;
-use crate::guc;
+use crate::health::judge::{
+    self, Check, CloneFacts, ManagerFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts, UnknownOriginFacts,
+};
+use crate::health::kept::{self, KeptFacts};
+use crate::health::{capacity, documents, version};
+use crate::identity::DatabaseIdentity;
 use crate::intent::document::{Journal, Suspension};
-use crate::intent::{self, storage};
-use crate::node::identity::DatabaseIdentity;
-use crate::node::name::NodeName;
+use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Origin, ReplicationProvider, Subscription};
 use crate::node::registry;
+use crate::node::servers;
+use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, role, setting, slot, wal};
-use crate::reconcile;
-use crate::recover::{progress, readiness};
+use crate::recover::progress;
+use crate::recover::strangers;
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
-use crate::slot::clones::{self, Hears};
 use crate::slot::snapshot::{self, Snapshot};
+use crate::worker::clones::{self, Hears};
+use crate::{guc, reconcile};
 use pgrx::datum::ToIsoString;
 use pgrx::prelude::*;
 use std::time::Duration;
@@ -47,12 +48,12 @@ const MISSED_POLLS: u32 = 3;
 const LEAST_SILENCE: Duration = Duration::from_secs(60);
 
 fn gather() -> Vec<Check> {
-    let servers = registry::servers().or_raise();
+    let servers = servers::servers().or_raise();
     if wal::is_in_recovery() {
         return vec![judge::standby()];
     }
-    let Some(local) = servers.iter().find(|server| server.role == registry::Role::Local) else {
-        let copy = servers.iter().find(|server| server.role == registry::Role::LocalElsewhere);
+    let Some(local) = servers.iter().find(|server| server.role == servers::Role::Local) else {
+        let copy = servers.iter().find(|server| server.role == servers::Role::LocalElsewhere);
         return copy.map(checks_of_copy).unwrap_or_default();
     };
     let settings = settings();
@@ -86,7 +87,7 @@ fn gather() -> Vec<Check> {
     checks.extend(strangers(&servers));
     let now = Monotonic::now();
     let longest_silence = LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()));
-    for server in servers.iter().filter(|server| server.role == registry::Role::Peer) {
+    for server in servers.iter().filter(|server| server.role == servers::Role::Peer) {
         let entry = snapshot
             .iter()
             .flat_map(|snapshot| &snapshot.peers)
@@ -140,7 +141,7 @@ fn gather() -> Vec<Check> {
 }
 
 /// Of a database that is the copy of a node.
-fn checks_of_copy(copy: &registry::NodeServer) -> Vec<Check> {
+fn checks_of_copy(copy: &servers::NodeServer) -> Vec<Check> {
     let mut unreadable = crate::slot::documents::unreadable().or_raise();
     let unadoptable = registry::unadoptable_labels(copy.identity).or_raise();
     let name_of_first = |found: &[Unreadable]| found.first().map(Unreadable::name);
@@ -180,7 +181,7 @@ fn settings() -> Settings {
     }
 }
 
-fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> SlotFacts {
+fn slot_facts(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> SlotFacts {
     let mut facts = SlotFacts { is_enabled: guc::enable_recovery_slots(), ..SlotFacts::default() };
     let Some(snapshot) = snapshot else { return facts };
     let entry = &snapshot.slot;
@@ -199,7 +200,7 @@ fn slot_facts(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> 
 }
 
 /// The nodes of which nothing can be had from here.
-fn waiting(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> Vec<judge::WaitingFacts> {
+fn waiting(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<judge::WaitingFacts> {
     let origins = snapshot.map(|snapshot| snapshot.origins.as_slice()).unwrap_or_default();
     let named = |node| servers.iter().find(|server| server.id == node).map(|server| server.name.to_string());
     origins
@@ -220,7 +221,7 @@ fn recoveries(journal: &Journal) -> Vec<RecoveryFacts> {
             failed: intent.request.failed.clone(),
             intent: intent.id.to_string(),
             phase: intent.phase_name(),
-            failure: intent.failure.as_ref().map(|failure| intent::describe(intent, failure)),
+            failure: intent.failure.as_ref().map(|failure| intent.describe(failure)),
             blocked_by: progress::figures(intent).blocked_by,
         })
         .collect()
@@ -253,13 +254,13 @@ fn kept_rows(journal: &Journal) -> Option<Check> {
 }
 
 /// Nodes that ask here, and are no peers.
-fn strangers(servers: &[registry::NodeServer]) -> Vec<Check> {
+fn strangers(servers: &[servers::NodeServer]) -> Vec<Check> {
     let conflict = |name: &str, said: DatabaseIdentity| {
         let known = servers.iter().find(|server| server.name.as_str() == name)?;
-        let known = known.bound.or((known.role == registry::Role::Local).then(registry::here))?;
+        let known = known.bound.or((known.role == servers::Role::Local).then(servers::here))?;
         Some((known.to_string(), said.to_string()))
     };
-    readiness::strangers(servers)
+    strangers::strangers(servers)
         .into_iter()
         .map(|asker| {
             judge::asker(&judge::AskerFacts {
@@ -272,7 +273,7 @@ fn strangers(servers: &[registry::NodeServer]) -> Vec<Check> {
 }
 
 /// Subscriptions that fail again and again, though their providers answer.
-fn failing(snapshot: Option<&Snapshot>, servers: &[registry::NodeServer]) -> Vec<Check> {
+fn failing(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<Check> {
     let answers = |origin: &NodeName| {
         let server = servers.iter().find(|server| server.name == *origin);
         let peers = snapshot.iter().flat_map(|snapshot| &snapshot.peers).map(|(peer, _)| peer);

@@ -1,11 +1,8 @@
 //! The functions that show plans. Their CREATE FUNCTION, grants and comments stand in sql/plan.sql.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::gather::{self, Request, Ways};
-use super::plan_error::PlanError;
-use super::source;
 use crate::error::{OrRaise, raise};
-use crate::node::registry;
+use crate::node::servers;
 use crate::pg::clock::Timestamp;
 use crate::pg::json::Json;
 use crate::pg::name::Name;
@@ -13,6 +10,9 @@ use crate::pg::process;
 use crate::pg::text::Text;
 use crate::plan::Plan;
 use crate::plan::outcome::Outcome;
+use crate::recover::gather::{self, Request, Ways};
+use crate::recover::plan_error::PlanError;
+use crate::recover::source;
 use crate::slot::snapshot::require_reader;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -98,7 +98,7 @@ fn find_rescue_source(
         Err(PlanError::UnknownNode { .. }) => return TableIterator::once((None, None, None, None, None, None)),
         Err(error) => raise(&error),
     };
-    let servers = registry::servers().or_raise();
+    let servers = servers::servers().or_raise();
     let id_of = |name: &str| servers.iter().find(|server| server.name.as_str() == name).map(|server| server.id);
     let origin = id_of(&gathered.failed);
     TableIterator::once(match gathered.best_source() {
