@@ -101,6 +101,39 @@ fn every_link_leads_to_a_file_and_a_heading_that_exist() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// The folders whose files the documents name by their path.
+const FOLDERS: &[&str] = &["bench/", "cli/", "docs/", "pg_regress/", "scripts/", "sql/", "src/", "tests/"];
+
+/// The paths of files and folders of the project that a document names in backquotes or in a picture made of text.
+fn paths(document: &str) -> impl Iterator<Item = &str> {
+    let words = document.split(|c: char| c.is_whitespace() || matches!(c, '`' | '(' | ')' | ',' | ':' | ';' | '|'));
+    // Those with a placeholder, or a part of a pattern, name no single file. PostgreSQL has a folder src/test too.
+    words
+        .filter(|word| FOLDERS.iter().any(|folder| word.starts_with(folder)) && !word.starts_with("src/test/"))
+        .map(|word| word.trim_end_matches('.'))
+        .filter(|word| !word.contains(['<', '*', '…', '#']))
+}
+
+#[test]
+fn every_file_of_the_project_that_the_documents_name_exists() {
+    let mut pages = files_below(root(), ".md");
+    // It tells of what was.
+    pages.retain(|page| !page.ends_with("CHANGELOG.md"));
+    let mut faults = Vec::new();
+    let mut count = 0;
+    for page in &pages {
+        let document = fs::read_to_string(page).expect("a page can be read");
+        for path in paths(&document) {
+            count += 1;
+            if !root().join(path).exists() {
+                faults.push(format!("{}: {path}", page.strip_prefix(root()).unwrap_or(page).display()));
+            }
+        }
+    }
+    assert!(count > 50, "only {count} paths were found");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 #[test]
 fn the_summary_of_the_site_has_every_page_once() {
     let docs = root().join("docs");
