@@ -1,7 +1,7 @@
 //! spock_recovery: recovers a cluster of nodes in logical replication from the loss of one of them.
 //!
 //! Where things live: `node` is the registry of nodes, `worker` the background workers, `remote` the questions to a
-//! peer, `shmem` what the processes share, `pg` the wrappers round PostgreSQL. docs/architecture.md tells the whole.
+//! peer, `shmem` what the processes share, `pg` the wrappers round PostgreSQL. docs/design/architecture.md tells the whole.
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, ffi_unwind_calls)]
 #![warn(missing_debug_implementations)]
 

@@ -1,4 +1,4 @@
-//! The proof that a source can serve a target, condition by condition (docs/architecture.md, "The proof") (pure).
+//! The proof that a source can serve a target, condition by condition (docs/design/architecture.md, "The proof") (pure).
 //!
 //! Every condition is looked at and shown, whatever the others say; the first that does not hold gives the plan its
 //! reason. So their order is that of what a person has to mend first. What cannot be judged does not hold.
