@@ -14,6 +14,16 @@ macro_rules! lsn_type {
 
         impl $name {
             pub const ZERO: $name = $name(0);
+
+            /// None for 0/0, which PostgreSQL uses for "no position".
+            pub fn known(self) -> Option<$name> {
+                (self != $name::ZERO).then_some(self)
+            }
+
+            /// Bytes from `earlier` to `self`; zero if it is not earlier.
+            pub fn bytes_since(self, earlier: $name) -> u64 {
+                self.0.saturating_sub(earlier.0)
+            }
         }
 
         impl fmt::Display for $name {
@@ -63,17 +73,12 @@ lsn_type! {
 impl OriginLsn {
     /// Beyond every position: of WAL that nobody can vouch for, everything may have been let go.
     pub const INFINITY: OriginLsn = OriginLsn(u64::MAX);
-
-    /// None for 0/0, which PostgreSQL uses for "no position".
-    pub fn known(self) -> Option<OriginLsn> {
-        (self != OriginLsn::ZERO).then_some(self)
-    }
 }
 
 impl LocalLsn {
-    /// Bytes from `earlier` to `self`; zero if it is not earlier.
-    pub fn bytes_since(self, earlier: LocalLsn) -> u64 {
-        self.0.saturating_sub(earlier.0)
+    /// The same position as other nodes count it: of transactions that were committed first on the server at hand.
+    pub fn as_origin(self) -> OriginLsn {
+        OriginLsn(self.0)
     }
 }
 

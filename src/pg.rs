@@ -21,6 +21,7 @@ pub mod json;
 pub mod last_error;
 pub mod latch;
 pub mod logicalrep;
+pub mod lsn;
 pub mod lwlock;
 pub mod memory;
 pub mod name;

@@ -159,7 +159,7 @@ pub fn from_source(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes:
         source_lsn,
         released_lsn,
         range: range.filter(|_| outcome != Outcome::NeedsRebuild),
-        gap_bytes: target_lsn.zip(source_lsn).map(|(ours, theirs)| theirs.0.saturating_sub(ours.0)),
+        gap_bytes: target_lsn.zip(source_lsn).map(|(ours, theirs)| theirs.bytes_since(ours)),
         proof,
         pins,
         notes: notes(failed, target, source, wishes),

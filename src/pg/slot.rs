@@ -42,7 +42,7 @@ fn select(condition: &str, argument: pgrx::datum::DatumWithOid<'_>) -> Result<Ve
             client,
             &format!(
                 "SELECT s.slot_name::pg_catalog.text, s.datoid, s.plugin::pg_catalog.text,
-                        (s.restart_lsn - '0/0')::pg_catalog.int8, (s.confirmed_flush_lsn - '0/0')::pg_catalog.int8,
+                        s.restart_lsn, s.confirmed_flush_lsn,
                         s.wal_status = 'lost' OR s.invalidation_reason IS NOT NULL, s.active, s.inactive_since,
                         s.confirmed_flush_lsn IS NULL
                    FROM pg_catalog.pg_replication_slots s WHERE {condition}"
@@ -50,15 +50,14 @@ fn select(condition: &str, argument: pgrx::datum::DatumWithOid<'_>) -> Result<Ve
             None,
             &[argument],
         )?;
-        let lsn = |value: Option<i64>| LocalLsn(value.unwrap_or(0) as u64);
         let mut found = Vec::new();
         for row in rows {
             found.push(Slot {
                 name: row.get::<String>(1)?.unwrap_or_default(),
                 database: row.get::<Oid>(2)?,
                 plugin: row.get::<String>(3)?,
-                restart: lsn(row.get(4)?),
-                confirmed: lsn(row.get(5)?),
+                restart: row.get::<LocalLsn>(4)?.unwrap_or_default(),
+                confirmed: row.get::<LocalLsn>(5)?.unwrap_or_default(),
                 is_invalid: row.get::<bool>(6)?.unwrap_or(false),
                 is_unfinished: row.get::<bool>(9)?.unwrap_or(false),
                 is_active: row.get::<bool>(7)?.unwrap_or(false),
@@ -154,13 +153,13 @@ pub fn received_by(subscription: Oid) -> Result<Option<OriginLsn>, spi::Error> {
     Spi::connect(|client| {
         let rows = prepared::select(
             client,
-            "SELECT (received_lsn - '0/0')::pg_catalog.int8 FROM pg_catalog.pg_stat_subscription
+            "SELECT received_lsn FROM pg_catalog.pg_stat_subscription
               WHERE subid = $1 AND relid IS NULL AND received_lsn IS NOT NULL",
             Some(1),
             &[subscription.into()],
         )?;
         match rows.into_iter().next() {
-            Some(row) => Ok(row.get::<i64>(1)?.map(|lsn| OriginLsn(lsn as u64))),
+            Some(row) => row.get(1),
             None => Ok(None),
         }
     })

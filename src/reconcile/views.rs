@@ -55,7 +55,7 @@ pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
     }
     // What is not flushed is not sent.
     wal::flush();
-    view.wal_end = OriginLsn(wal::flushed().0);
+    view.wal_end = wal::flushed().as_origin();
     for subscription in NativeProvider.subscriptions()? {
         let Some(node) = subscription.origin.node() else { continue };
         view.errors.insert(node.to_string(), errors_of(subscription.id)?);
@@ -67,7 +67,7 @@ pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
         }
     }
     if let Some(slot) = source_slot {
-        view.others_passed = crate::pg::slot::find(slot)?.map(|slot| OriginLsn(slot.confirmed.0));
+        view.others_passed = crate::pg::slot::find(slot)?.map(|slot| slot.confirmed.as_origin());
     }
     Ok(view)
 }
@@ -98,9 +98,9 @@ pub fn tables() -> Result<HashMap<String, HashSet<u32>>, RecoverError> {
 }
 
 fn received_of(subscription: Oid) -> Result<Option<OriginLsn>, RecoverError> {
-    let question = "SELECT (max(received_lsn) - '0/0')::pg_catalog.int8 FROM pg_catalog.pg_stat_get_subscription($1)
+    let question = "SELECT max(received_lsn) FROM pg_catalog.pg_stat_get_subscription($1)
                      WHERE relid IS NULL AND leader_pid IS NULL";
-    Ok(Spi::get_one_with_args::<i64>(question, &[subscription.into()])?.map(|lsn| OriginLsn(lsn as u64)))
+    Ok(Spi::get_one_with_args(question, &[subscription.into()])?)
 }
 
 /// How often a row stood in the way of what came; before 18 any error counts.
@@ -117,7 +117,7 @@ fn errors_of(subscription: Oid) -> Result<i64, RecoverError> {
 pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View, RecoverError> {
     let mut view = View::default();
     let rows = source.rows(
-        "SELECT p.origin_node, (p.applied_lsn - '0/0')::pg_catalog.int8, (p.passed_lsn - '0/0')::pg_catalog.int8,
+        "SELECT p.origin_node, p.applied_lsn, p.passed_lsn,
                 p.origin_id, p.slot_name, CASE WHEN s.subenabled THEN 1 ELSE 0 END, s.subname,
                 coalesce((SELECT e.apply_error_count FROM pg_catalog.pg_stat_get_subscription_stats(s.oid) e), 0),
                 (SELECT count(*) FROM pg_catalog.pg_stat_get_subscription(s.oid) w
@@ -128,7 +128,7 @@ pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View,
     )?;
     for row in rows {
         let (node, origin): (String, u16) = (source.read(row.value(0))?, source.read(row.value(3))?);
-        let lsn = |column| Ok::<_, RecoverError>(OriginLsn(source.read(row.optional(column))?.unwrap_or(0)));
+        let lsn = |column| Ok::<OriginLsn, RecoverError>(source.read(row.optional(column))?.unwrap_or_default());
         let (applied, passed) = (lsn(1)?, lsn(2)?);
         view.slots.extend(source.read(row.optional::<String>(4))?.map(|slot| (node.clone(), slot)));
         view.origins.insert(origin, node.clone());
@@ -146,15 +146,15 @@ pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View,
     let slot = quote_literal(target_slot.unwrap_or_default());
     let rows = source.rows(
         &format!(
-            "SELECT (pg_catalog.pg_current_wal_insert_lsn() - '0/0')::pg_catalog.int8,
-                    (SELECT (confirmed_flush_lsn - '0/0')::pg_catalog.int8
+            "SELECT pg_catalog.pg_current_wal_insert_lsn(),
+                    (SELECT confirmed_flush_lsn
                        FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot})"
         ),
         2,
     )?;
     if let Some(row) = rows.first() {
-        view.wal_end = OriginLsn(source.read(row.value(0))?);
-        view.others_passed = source.read(row.optional(1))?.map(OriginLsn);
+        view.wal_end = source.read(row.value(0))?;
+        view.others_passed = source.read(row.optional(1))?;
     }
     Ok(view)
 }

@@ -64,7 +64,7 @@ impl Waits {
             let theirs = pair.view_source(ours)?;
             let slot = theirs.slots.get(pair.local).map(String::as_str);
             let now = transaction::run(|| views::of_target(slot))?;
-            let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
+            let mut lacks: BTreeMap<String, OriginLsn> = BTreeMap::new();
             for (node, applied) in &ours.applied {
                 let is_asked = node != pair.failed && *node != pair.source_name;
                 // What was skipped has not moved the origin; of who sends nothing now nothing was skipped since.
@@ -72,11 +72,11 @@ impl Waits {
                 let seen = [&ours.received, &ours.passed].map(|seen| seen.get(node).copied().filter(|_| sends));
                 let had = seen.into_iter().flatten().fold(*applied, OriginLsn::max);
                 if let Some(passed) = theirs.passed.get(node).filter(|passed| is_asked && **passed < had) {
-                    lacks.insert(node.clone(), passed.0);
+                    lacks.insert(node.clone(), *passed);
                 }
             }
             if with_own && now.others_passed.is_none_or(|passed| passed < ours.wal_end) {
-                lacks.insert(pair.local.to_owned(), now.others_passed.map_or(0, |lsn| lsn.0));
+                lacks.insert(pair.local.to_owned(), now.others_passed.unwrap_or_default());
             }
             // What is disabled is not waited for, nor a source that does not receive from here, or cannot apply what comes: that
             // needs a person, and what depends on it is kept.
@@ -138,16 +138,16 @@ impl Waits {
             self.stuck =
                 ours.errors.iter().filter(|(node, now)| **now > before(node)).map(|(node, _)| node.clone()).collect();
             self.errors_now.clone_from(&ours.errors);
-            let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
+            let mut lacks: BTreeMap<String, OriginLsn> = BTreeMap::new();
             for (node, applied) in &theirs.applied {
                 let passed = ours.passed.get(node).copied().unwrap_or_default();
                 if node != pair.local && passed < *applied {
-                    lacks.insert(node.clone(), passed.0);
+                    lacks.insert(node.clone(), passed);
                 }
             }
             let confirmed = pair.view_source(&ours)?.others_passed;
             if confirmed.is_none_or(|confirmed| confirmed < theirs.wal_end) {
-                lacks.insert(pair.source_name.clone(), confirmed.map_or(0, |lsn| lsn.0));
+                lacks.insert(pair.source_name.clone(), confirmed.unwrap_or_default());
             }
             let is_hopeless = |node: &String| {
                 node == pair.failed
@@ -179,15 +179,15 @@ fn is_source_late(pair: &mut Pair<'_>, ours: &View) -> Result<bool, RecoverError
         return Ok(false);
     }
     let question = format!(
-        "SELECT (greatest(applied_lsn, passed_lsn) - '0/0')::pg_catalog.int8 FROM spock.node_positions(true::pg_catalog.bool)
+        "SELECT greatest(applied_lsn, passed_lsn) FROM spock.node_positions(true::pg_catalog.bool)
           WHERE origin_node = {}",
         quote_literal(pair.failed)
     );
-    let theirs: Option<u64> = match pair.source.rows(&question, 1)?.first() {
+    let theirs: Option<OriginLsn> = match pair.source.rows(&question, 1)?.first() {
         Some(row) => pair.source.read(row.optional(0))?,
         None => None,
     };
-    Ok(theirs.zip(ours.applied.get(pair.failed)).is_some_and(|(theirs, ours)| OriginLsn(theirs) < *ours))
+    Ok(theirs.zip(ours.applied.get(pair.failed)).is_some_and(|(theirs, ours)| theirs < *ours))
 }
 
 /// The nodes of which the source has rows that came late, and has yet to make good. Before rows of the source are read: what is made good by then they show. Where there is nobody else to ask, both have
@@ -215,7 +215,7 @@ struct Failing {
 }
 
 impl Failing {
-    fn look(&mut self, lacks: &BTreeMap<String, u64>, theirs: &View) {
+    fn look(&mut self, lacks: &BTreeMap<String, OriginLsn>, theirs: &View) {
         self.stuck.clear();
         for node in lacks.keys() {
             let errors = theirs.errors.get(node).copied().unwrap_or(0);
@@ -233,7 +233,7 @@ impl Failing {
 }
 
 /// Without those of whom nothing will come: beside them the others are waited for no longer than alone.
-fn but(lacks: &BTreeMap<String, u64>, is_hopeless: impl Fn(&String) -> bool) -> BTreeMap<String, u64> {
+fn but(lacks: &BTreeMap<String, OriginLsn>, is_hopeless: impl Fn(&String) -> bool) -> BTreeMap<String, OriginLsn> {
     lacks.iter().filter(|(node, _)| !is_hopeless(node)).map(|(node, at)| (node.clone(), *at)).collect()
 }
 
@@ -241,11 +241,11 @@ fn but(lacks: &BTreeMap<String, u64>, is_hopeless: impl Fn(&String) -> bool) -> 
 #[derive(Default)]
 struct Patience {
     /// How far the nodes are that somebody lacks something of, and since when.
-    lacking: BTreeMap<String, (u64, Instant)>,
+    lacking: BTreeMap<String, (OriginLsn, Instant)>,
 }
 
 impl Patience {
-    fn is_over(&mut self, now: &BTreeMap<String, u64>, silent: &[String], is_hasty: bool) -> bool {
+    fn is_over(&mut self, now: &BTreeMap<String, OriginLsn>, silent: &[String], is_hasty: bool) -> bool {
         self.lacking.retain(|node, (at, _)| now.get(node) == Some(at));
         for (node, at) in now {
             self.lacking.entry(node.clone()).or_insert_with(|| (*at, Instant::now()));

@@ -333,7 +333,7 @@ fn look_closer(facts: &mut SubscriptionFacts, asker: &str) -> Result<(), Recover
             facts.is_applying = row.get::<bool>(2)?.unwrap_or(false);
         }
         let rows = client.select(
-            "SELECT (s.subskiplsn - '0/0')::pg_catalog.int8, c.apply_error_count
+            "SELECT s.subskiplsn, c.apply_error_count
                FROM pg_catalog.pg_subscription s
                LEFT JOIN LATERAL pg_catalog.pg_stat_get_subscription_stats(s.oid) c ON true
               WHERE s.oid = $1",
@@ -341,7 +341,7 @@ fn look_closer(facts: &mut SubscriptionFacts, asker: &str) -> Result<(), Recover
             &[subscription.into()],
         )?;
         if let Some(row) = rows.into_iter().next() {
-            facts.pending_skip = row.get::<i64>(1)?.and_then(|lsn| OriginLsn(lsn as u64).known());
+            facts.pending_skip = row.get::<OriginLsn>(1)?.and_then(OriginLsn::known);
             facts.apply_errors = row.get::<i64>(2)?.unwrap_or(0);
         }
         if tracks {
@@ -382,7 +382,7 @@ fn has_skipped(client: &SpiClient<'_>, facts: &SubscriptionFacts) -> Result<bool
 
 fn tables(client: &SpiClient<'_>, subscription: pg_sys::Oid, asker: &str) -> Result<Vec<TableFacts>, spi::Error> {
     let rows = client.select(
-        "SELECT c.oid, n.nspname, c.relname, r.srsubstate::pg_catalog.text, (r.srsublsn - '0/0')::pg_catalog.int8,
+        "SELECT c.oid, n.nspname, c.relname, r.srsubstate::pg_catalog.text, r.srsublsn,
                 pg_catalog.has_schema_privilege($2, n.oid, 'USAGE')
                 AND pg_catalog.has_table_privilege($2, c.oid, 'SELECT')
            FROM pg_catalog.pg_subscription_rel r
@@ -404,7 +404,7 @@ fn tables(client: &SpiClient<'_>, subscription: pg_sys::Oid, asker: &str) -> Res
             schema: schema.0,
             name: name.0,
             state: row.get::<String>(4)?.unwrap_or_default(),
-            copied: row.get::<i64>(5)?.and_then(|lsn| OriginLsn(lsn as u64).known()),
+            copied: row.get::<OriginLsn>(5)?.and_then(OriginLsn::known),
             triggers: Vec::new(),
             is_readable: row.get::<bool>(6)?.unwrap_or(false),
         };

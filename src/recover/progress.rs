@@ -110,8 +110,8 @@ pub fn figures(intent: &Intent) -> Figures {
         ..Totals::default()
     };
     let seconds = Monotonic::now().since(entry.replay_began_at).as_secs_f64().max(0.001);
-    let bytes_per_s = entry.applied.0.saturating_sub(entry.replay_began_from.0) as f64 / seconds;
-    let left = checkpoint.map_or(0, |checkpoint| checkpoint.stop.0.saturating_sub(entry.applied.0));
+    let bytes_per_s = entry.applied.bytes_since(entry.replay_began_from) as f64 / seconds;
+    let left = checkpoint.map_or(0, |checkpoint| checkpoint.stop.bytes_since(entry.applied));
     Figures {
         current: entry.applied,
         uncounted,
@@ -139,9 +139,9 @@ fn rescue_progress_2() -> TableIterator<
         name!(source_node, Name),
         name!(target_node, Name),
         name!(phase, String),
-        name!(target_lsn, i64),
-        name!(current_lsn, Option<i64>),
-        name!(stop_lsn, Option<i64>),
+        name!(target_lsn, OriginLsn),
+        name!(current_lsn, Option<OriginLsn>),
+        name!(stop_lsn, Option<OriginLsn>),
         name!(transactions, i64),
         name!(rows, i64),
         name!(bytes, i64),
@@ -168,9 +168,9 @@ fn rescue_progress_2() -> TableIterator<
                 Name(intent.request.source.clone()),
                 Name(intent.request.target.clone()),
                 phase.to_owned(),
-                intent.applied_before.0 as i64,
-                Some(figures.current.0 as i64),
-                stop.map(|stop| stop.0 as i64),
+                intent.applied_before,
+                Some(figures.current),
+                stop,
                 totals.transactions as i64,
                 totals.rows as i64,
                 totals.bytes as i64,
@@ -196,9 +196,9 @@ fn rescue_progress() -> TableIterator<
         name!(source_node, Name),
         name!(target_node, Name),
         name!(phase, String),
-        name!(target_lsn, i64),
-        name!(current_lsn, Option<i64>),
-        name!(stop_lsn, Option<i64>),
+        name!(target_lsn, OriginLsn),
+        name!(current_lsn, Option<OriginLsn>),
+        name!(stop_lsn, Option<OriginLsn>),
         name!(transactions, i64),
         name!(rows, i64),
         name!(bytes, i64),
@@ -258,7 +258,7 @@ fn rescue_subscriptions() -> TableIterator<
         name!(sub_name, Name),
         name!(source_node, Name),
         name!(slot_name, Option<Name>),
-        name!(stop_lsn, Option<i64>),
+        name!(stop_lsn, Option<OriginLsn>),
         name!(stop_time, Option<TimestampWithTimeZone>),
         name!(cleanup_pending, bool),
         name!(failed, bool),
@@ -278,7 +278,7 @@ fn rescue_subscriptions() -> TableIterator<
                 Name(name),
                 Name(intent.request.source.clone()),
                 intent.clone_name().map(|clone| Name(clone.to_owned())),
-                stop.map(|stop| stop.0 as i64),
+                stop,
                 intent.request.stop_timestamp.map(|at| Timestamp(at).into()),
                 checkpoint.is_some_and(|checkpoint| checkpoint.phase >= Phase::Resuming),
                 intent.failure.is_some(),

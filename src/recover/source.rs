@@ -28,7 +28,7 @@ const IDENTITY: &str = "SELECT i.node_name, i.version, i.system_identifier, i.da
 /// The connection and the questions that tell a node that answers are three, each with this part of spock.peer_timeout.
 const ANSWER_FRACTION: u32 = 5;
 
-const FLUSHED: &str = "SELECT (pg_catalog.pg_current_wal_flush_lsn() - '0/0')::pg_catalog.int8";
+const FLUSHED: &str = "SELECT pg_catalog.pg_current_wal_flush_lsn()";
 
 /// What the source has of the failed node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,7 +170,7 @@ impl Source {
         let tables = self.tables(failed, subscription, tables)?;
         let rows = self.rows(FLUSHED, 1)?;
         let until = match rows.first() {
-            Some(row) => LocalLsn(self.read(row.value(0))?),
+            Some(row) => self.read(row.value(0))?,
             None => return Err(self.error(RemoteError::Unexpected("no position".to_owned()))),
         };
         Ok(SourceFacts { origin_id, tables, until })

@@ -89,7 +89,7 @@ pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
 fn tables(subscription: Oid) -> Result<Vec<TargetTable>, RecoverError> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT c.oid, n.nspname, c.relname, r.srsubstate = 'r', coalesce(r.srsublsn - '0/0', 0)::pg_catalog.int8
+            "SELECT c.oid, n.nspname, c.relname, r.srsubstate = 'r', r.srsublsn
                FROM pg_catalog.pg_subscription_rel r
                JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -109,7 +109,7 @@ fn tables(subscription: Oid) -> Result<Vec<TargetTable>, RecoverError> {
                 schema: schema.0,
                 name: name.0,
                 is_ready: row.get::<bool>(4)?.unwrap_or(false),
-                from: OriginLsn(row.get::<i64>(5)?.unwrap_or(0) as u64),
+                from: row.get::<OriginLsn>(5)?.unwrap_or_default(),
             });
         }
         Ok(tables)

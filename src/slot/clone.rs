@@ -65,7 +65,7 @@ fn clone_recovery_slot(
     (
         name!(cloned_slot_name, Option<String>),
         name!(original_slot_name, Option<String>),
-        name!(restart_lsn, Option<i64>),
+        name!(restart_lsn, Option<LocalLsn>),
         name!(success, bool),
         name!(message, Text),
     ),
@@ -74,7 +74,7 @@ fn clone_recovery_slot(
     let outcome = clone_slot("clone_recovery_slot", failed, target, None).or_raise();
     TableIterator::once(match outcome {
         Outcome::Made { original, clone, message } => {
-            (Some(clone.name), Some(original), Some(clone.restart.0 as i64), true, Text::of_message(&message))
+            (Some(clone.name), Some(original), Some(clone.restart), true, Text::of_message(&message))
         }
         Outcome::Refused { original, message } => (None, original, None, false, Text::of_message(&message)),
     })

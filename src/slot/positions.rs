@@ -65,7 +65,7 @@ pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
                FROM pg_catalog.pg_subscription s
                LEFT JOIN pg_catalog.pg_replication_origin o ON o.roname = 'pg_' || s.oid
                LEFT JOIN (SELECT r.srsubid,
-                                 max(r.srsublsn - '0/0') FILTER (WHERE r.srsubstate = 'r')::pg_catalog.int8 AS copied,
+                                 max(r.srsublsn) FILTER (WHERE r.srsubstate = 'r') AS copied,
                                  bool_and(r.srsubstate = 'r') AS is_ready,
                                  pg_catalog.hashtextextended(string_agg(
                                      r.srrelid || r.srsubstate::pg_catalog.text || coalesce(r.srsublsn, '0/0'), ','
@@ -95,7 +95,7 @@ pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
                 origin_id: row.get::<i32>(2)?.unwrap_or(0) as u16,
                 slot: row.get::<String>(3)?,
                 remote: OriginLsn::ZERO,
-                copied: OriginLsn(row.get::<i64>(4)?.unwrap_or(0) as u64),
+                copied: row.get::<OriginLsn>(4)?.unwrap_or_default(),
                 is_ready: row.get::<bool>(5)?.unwrap_or(false),
                 tables: row.get::<i64>(6)?.unwrap_or(0),
                 newest_table: row.get::<i64>(7)?.unwrap_or(0) as u64,
@@ -147,7 +147,7 @@ pub struct SubscribedTable {
 pub fn tables_of(subscription: u32) -> Result<Vec<SubscribedTable>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT c.oid, n.nspname, c.relname, r.srsubstate = 'r', (r.srsublsn - '0/0')::pg_catalog.int8
+            "SELECT c.oid, n.nspname, c.relname, r.srsubstate = 'r', r.srsublsn
                FROM pg_catalog.pg_subscription_rel r
                JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -166,7 +166,7 @@ pub fn tables_of(subscription: u32) -> Result<Vec<SubscribedTable>, RegistryErro
                 schema: schema.0,
                 name: name.0,
                 is_ready: row.get::<bool>(4)?.unwrap_or(false),
-                copied: row.get::<i64>(5)?.and_then(|lsn| OriginLsn(lsn as u64).known()),
+                copied: row.get::<OriginLsn>(5)?.and_then(OriginLsn::known),
             });
         }
         Ok(tables)

@@ -5,6 +5,7 @@ use crate::error::OrRaise;
 use crate::intent::document::{CloneRecord, Journal};
 use crate::intent::storage;
 use crate::intent_id::IntentId;
+use crate::lsn::LocalLsn;
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
 use crate::pg::name::Name;
@@ -30,8 +31,8 @@ fn recovery_clones() -> TableIterator<
         name!(target_node, Option<Name>),
         name!(intent_id, Option<Uuid>),
         name!(created_at, TimestampWithTimeZone),
-        name!(restart_lsn, Option<i64>),
-        name!(confirmed_flush_lsn, Option<i64>),
+        name!(restart_lsn, Option<LocalLsn>),
+        name!(confirmed_flush_lsn, Option<LocalLsn>),
         name!(active, bool),
         name!(usable, bool),
         name!(target_says, Option<&'static str>),
@@ -46,8 +47,8 @@ fn recovery_clones() -> TableIterator<
             clone.record.target.map(Name),
             clone.record.intent.map(|intent| Uuid::from_bytes(intent.0)),
             Timestamp(clone.record.created_at).into(),
-            slot.map(|slot| slot.restart.0 as i64),
-            slot.map(|slot| slot.confirmed.0 as i64),
+            slot.map(|slot| slot.restart),
+            slot.map(|slot| slot.confirmed),
             slot.is_some_and(|slot| slot.is_active),
             slot.is_some_and(|slot| !slot.is_invalid),
             clone.record.intent.and(Some(clone.hears.as_str())),

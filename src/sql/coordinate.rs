@@ -102,8 +102,8 @@ fn begin_recovery(
     source_node: Option<Name>,
     target_node: Option<Name>,
     source_dsn: Option<Text>,
-    skip_lsn: Option<i64>,
-    stop_lsn: Option<i64>,
+    skip_lsn: Option<OriginLsn>,
+    stop_lsn: Option<OriginLsn>,
     stop_timestamp: Option<TimestampWithTimeZone>,
 ) -> Uuid {
     require_superuser("begin_recovery");
@@ -130,8 +130,8 @@ impl Asked {
     fn of(
         [failed, source, target]: [Option<Name>; 3],
         source_dsn: Option<Text>,
-        skip_lsn: Option<i64>,
-        stop_lsn: Option<i64>,
+        skip_lsn: Option<OriginLsn>,
+        stop_lsn: Option<OriginLsn>,
         stop_timestamp: Option<TimestampWithTimeZone>,
     ) -> Asked {
         let request = Request {
@@ -139,8 +139,8 @@ impl Asked {
             source: required(source, "source_node", BEGIN_RECOVERY),
             target: required(target, "target_node", BEGIN_RECOVERY),
             clone: None,
-            skip: skip_lsn.map(|lsn| OriginLsn(lsn as u64)),
-            stop: stop_lsn.map(|lsn| OriginLsn(lsn as u64)),
+            skip: skip_lsn,
+            stop: stop_lsn,
             stop_timestamp: stop_timestamp.map(|at| Timestamp::from(at).0),
         };
         Asked { request, source_dsn }
@@ -199,8 +199,8 @@ fn begin_recovery_at(
     source_node: Option<Name>,
     target_node: Option<Name>,
     source_dsn: Option<Text>,
-    skip_lsn: Option<i64>,
-    stop_lsn: Option<i64>,
+    skip_lsn: Option<OriginLsn>,
+    stop_lsn: Option<OriginLsn>,
     stop_timestamp: Option<TimestampWithTimeZone>,
 ) -> Uuid {
     require_superuser("recover_run");

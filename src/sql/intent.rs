@@ -169,10 +169,10 @@ fn required<T>(value: Option<T>, argument: &'static str, hint: &'static str) -> 
 
 /// Gives up the transaction that the recovery of a failed node cannot apply; it goes on at the commit of the caller.
 #[pg_extern(sql = false)]
-fn recover_skip(failed_node_name: Option<Name>, origin_lsn: Option<i64>) {
+fn recover_skip(failed_node_name: Option<Name>, origin_lsn: Option<OriginLsn>) {
     require_superuser("recover_skip");
     let failed = required(failed_node_name, "failed_node_name", RECOVER_SKIP);
-    let lsn = OriginLsn(required(origin_lsn, "origin_lsn", RECOVER_SKIP) as u64);
+    let lsn = required(origin_lsn, "origin_lsn", RECOVER_SKIP);
     storage::update(|journal| journal.skip(&failed.0, lsn)).or_raise();
     wake::note(crate::pg::hooks::Change::ThisDatabase);
 }

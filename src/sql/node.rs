@@ -8,6 +8,7 @@ use crate::error::{OrRaise, raise};
 use crate::identity::DatabaseIdentity;
 use crate::intent::document::Journal;
 use crate::intent::storage;
+use crate::lsn::LocalLsn;
 use crate::node::error::RegistryError;
 use crate::node::label::{LabelError, SubscriptionLabel};
 use crate::node::native::NativeProvider;
@@ -93,8 +94,8 @@ fn node_identity_2() -> TableIterator<
         name!(database, Oid),
         name!(version, String),
         name!(timeline, i32),
-        name!(wal_end, i64),
-        name!(started_at_lsn, Option<i64>),
+        name!(wal_end, LocalLsn),
+        name!(started_at_lsn, Option<LocalLsn>),
         name!(timeline_forks, String),
         name!(started_at, TimestampWithTimeZone),
         name!(protocol_version, i32),
@@ -128,8 +129,8 @@ fn node_identity() -> TableIterator<
         name!(database, Oid),
         name!(version, String),
         name!(timeline, i32),
-        name!(wal_end, i64),
-        name!(started_at_lsn, Option<i64>),
+        name!(wal_end, LocalLsn),
+        name!(started_at_lsn, Option<LocalLsn>),
         name!(timeline_forks, String),
         name!(started_at, TimestampWithTimeZone),
     ),
@@ -155,8 +156,8 @@ struct Identity {
     system_identifier: String,
     version: String,
     timeline: i32,
-    wal_end: i64,
-    start: Option<i64>,
+    wal_end: LocalLsn,
+    start: Option<LocalLsn>,
     forks: String,
 }
 
@@ -168,8 +169,8 @@ fn identity() -> Option<Identity> {
         system_identifier: process::system_identifier().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         timeline: wal::timeline() as i32,
-        wal_end: wal::flushed().0 as i64,
-        start: Some(start.0 as i64).filter(|start| *start != 0),
+        wal_end: wal::flushed(),
+        start: start.known(),
         forks: older_copy::forks_to_text(&wal::timeline_history()),
     })
 }

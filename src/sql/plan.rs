@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::{OrRaise, raise};
+use crate::lsn::OriginLsn;
 use crate::node::servers;
 use crate::pg::clock::Timestamp;
 use crate::pg::json::Json;
@@ -38,9 +39,9 @@ fn recover_plan(
         name!(source_node, Option<Name>),
         name!(outcome, Option<String>),
         name!(reason, String),
-        name!(target_lsn, Option<i64>),
-        name!(source_lsn, Option<i64>),
-        name!(released_lsn, Option<i64>),
+        name!(target_lsn, Option<OriginLsn>),
+        name!(source_lsn, Option<OriginLsn>),
+        name!(released_lsn, Option<OriginLsn>),
         name!(gap_bytes, Option<i64>),
         name!(plan, Json),
     ),
@@ -55,9 +56,9 @@ fn recover_plan(
             plan.source.map(Name),
             plan.outcome.map(|outcome| outcome.as_str().to_owned()),
             plan.reason.as_str().to_owned(),
-            plan.target_lsn.map(|lsn| lsn.0 as i64),
-            plan.source_lsn.map(|lsn| lsn.0 as i64),
-            plan.released_lsn.map(|lsn| lsn.0 as i64),
+            plan.target_lsn,
+            plan.source_lsn,
+            plan.released_lsn,
             plan.gap_bytes.map(|bytes| bytes as i64),
             json,
         )
@@ -85,7 +86,7 @@ fn find_rescue_source(
     (
         name!(origin_node_id, Option<Oid>),
         name!(source_node_id, Option<Oid>),
-        name!(last_lsn, Option<i64>),
+        name!(last_lsn, Option<OriginLsn>),
         name!(last_commit_timestamp, Option<TimestampWithTimeZone>),
         name!(confidence_level, Option<String>),
         name!(source_node_name, Option<Name>),
@@ -106,7 +107,7 @@ fn find_rescue_source(
         Some(best) => (
             origin,
             id_of(&best.node),
-            Some(best.applied.0 as i64),
+            Some(best.applied),
             best.committed_at.map(|at| Timestamp(at).into()),
             Some(best.confidence.as_str().to_owned()),
             Some(Name(best.node)),
@@ -132,8 +133,8 @@ fn choose_recovery(
         name!(reason, String),
         name!(finding, Option<Text>),
         name!(advice, Text),
-        name!(target_lsn, Option<i64>),
-        name!(source_lsn, Option<i64>),
+        name!(target_lsn, Option<OriginLsn>),
+        name!(source_lsn, Option<OriginLsn>),
         name!(gap_bytes, Option<i64>),
         name!(plan, Json),
     ),
@@ -161,8 +162,8 @@ fn choose_recovery(
         chosen.plan.reason.as_str().to_owned(),
         finding,
         Text::of_message(&chosen.plan.advice),
-        chosen.plan.target_lsn.map(|lsn| lsn.0 as i64),
-        chosen.plan.source_lsn.map(|lsn| lsn.0 as i64),
+        chosen.plan.target_lsn,
+        chosen.plan.source_lsn,
         chosen.plan.gap_bytes.map(|bytes| bytes as i64),
         json,
     ))

@@ -24,8 +24,8 @@ fn create_rescue_subscription(
     target_node: Option<Name>,
     source_node: Option<Name>,
     cloned_slot: Option<Text>,
-    skip_lsn: Option<i64>,
-    stop_lsn: Option<i64>,
+    skip_lsn: Option<OriginLsn>,
+    stop_lsn: Option<OriginLsn>,
     stop_timestamp: Option<TimestampWithTimeZone>,
     failed_node: Option<Name>,
 ) -> Oid {
@@ -37,8 +37,8 @@ fn create_rescue_subscription(
         source: required(source_node, "source_node").0,
         target: required(target_node, "target_node").0,
         clone: Some(required(cloned_slot, "cloned_slot").to_utf8()),
-        skip: skip_lsn.map(|lsn| OriginLsn(lsn as u64)),
-        stop: stop_lsn.map(|lsn| OriginLsn(lsn as u64)),
+        skip: skip_lsn,
+        stop: stop_lsn,
         stop_timestamp: stop_timestamp.map(|at| Timestamp::from(at).0),
     };
     let (_, subscription) = begin::begin(&mut request, None).or_raise();

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::OrRaise;
-use crate::lsn::OriginLsn;
+use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::servers::{self, NodeServer};
@@ -20,10 +20,6 @@ fn name_of(servers: &[NodeServer], node: Oid) -> Option<Name> {
     servers.iter().find(|server| server.id == node).map(|server| Name(server.name.to_string()))
 }
 
-fn lsn(value: u64) -> Option<i64> {
-    (value != 0).then_some(value as i64)
-}
-
 fn at(timestamp: Timestamp) -> Option<TimestampWithTimeZone> {
     (!timestamp.is_never()).then(|| timestamp.into())
 }
@@ -38,8 +34,8 @@ fn node_positions(
     'static,
     (
         name!(origin_node, Option<Name>),
-        name!(applied_lsn, Option<i64>),
-        name!(passed_lsn, Option<i64>),
+        name!(applied_lsn, Option<OriginLsn>),
+        name!(passed_lsn, Option<OriginLsn>),
         name!(commit_timestamp, Option<TimestampWithTimeZone>),
         name!(ready, bool),
         name!(system_identifier, i64),
@@ -78,8 +74,8 @@ fn node_positions(
             }
             (
                 position.origin.as_ref().map(|origin| Name(origin.to_string())),
-                applied.map(|applied| applied.0 as i64),
-                lsn(passed.0),
+                applied,
+                passed.known(),
                 at(committed(position.subscription)),
                 position.is_ready,
                 system_identifier,
@@ -100,8 +96,8 @@ fn get_recovery_slot_status() -> TableIterator<
     'static,
     (
         name!(slot_name, Option<String>),
-        name!(restart_lsn, Option<i64>),
-        name!(confirmed_flush_lsn, Option<i64>),
+        name!(restart_lsn, Option<LocalLsn>),
+        name!(confirmed_flush_lsn, Option<LocalLsn>),
         name!(min_unacknowledged_ts, Option<TimestampWithTimeZone>),
         name!(active, bool),
         name!(in_recovery, bool),
@@ -140,8 +136,8 @@ fn get_recovery_slot_status() -> TableIterator<
     let shown = (!slot.name.as_str().is_empty()).then(|| slot.name.as_str().to_owned());
     let row = (
         shown,
-        found.as_ref().and_then(|found| lsn(found.restart.0)),
-        found.as_ref().and_then(|found| lsn(found.confirmed.0)),
+        found.as_ref().and_then(|found| found.restart.known()),
+        found.as_ref().and_then(|found| found.confirmed.known()),
         at(slot.min_unacknowledged_at),
         usable,
         slot.in_recovery,
@@ -167,10 +163,10 @@ fn recovery_horizon() -> TableIterator<
     (
         name!(origin_node, Option<Name>),
         name!(peer_node, Option<Name>),
-        name!(peer_lsn, Option<i64>),
-        name!(own_lsn, Option<i64>),
-        name!(released_lsn, Option<i64>),
-        name!(local_lsn, Option<i64>),
+        name!(peer_lsn, Option<OriginLsn>),
+        name!(own_lsn, Option<OriginLsn>),
+        name!(released_lsn, Option<OriginLsn>),
+        name!(local_lsn, Option<LocalLsn>),
         name!(reported_at, Option<TimestampWithTimeZone>),
         name!(blocked_reason, Option<String>),
     ),
@@ -191,26 +187,17 @@ fn recovery_horizon() -> TableIterator<
                 rows.push((
                     origin_name(),
                     name_of(&servers, node),
-                    lsn(position.counted.0),
-                    lsn(origin.own.0),
-                    Some(origin.released.0 as i64),
-                    lsn(position.local.0),
+                    position.counted.known(),
+                    origin.own.known(),
+                    Some(origin.released),
+                    position.local.known(),
                     at(peer.reported_at),
                     position.blocked.as_str().map(str::to_owned),
                 ));
             }
             if !found {
                 let blocked = origin.blocked.as_str().map(str::to_owned);
-                rows.push((
-                    origin_name(),
-                    None,
-                    None,
-                    lsn(origin.own.0),
-                    Some(origin.released.0 as i64),
-                    None,
-                    None,
-                    blocked,
-                ));
+                rows.push((origin_name(), None, None, origin.own.known(), Some(origin.released), None, None, blocked));
             }
         }
     }
@@ -226,10 +213,10 @@ fn lag_positions() -> TableIterator<
         name!(origin_name, Option<Name>),
         name!(receiver_name, Option<Name>),
         name!(commit_timestamp, Option<TimestampWithTimeZone>),
-        name!(commit_lsn, Option<i64>),
-        name!(remote_insert_lsn, Option<i64>),
-        name!(received_lsn, Option<i64>),
-        name!(passed_lsn, Option<i64>),
+        name!(commit_lsn, Option<OriginLsn>),
+        name!(remote_insert_lsn, Option<OriginLsn>),
+        name!(received_lsn, Option<OriginLsn>),
+        name!(passed_lsn, Option<OriginLsn>),
     ),
 > {
     require_reader("lag_positions");
@@ -242,7 +229,7 @@ fn lag_positions() -> TableIterator<
             .peers
             .iter()
             .find(|(peer, _)| peer.key == PeerKey::Node(node))
-            .and_then(|(peer, _)| lsn(peer.wal_end.0))
+            .and_then(|(peer, _)| peer.wal_end.known())
     };
     let local = servers.iter().find(|server| server.role == servers::Role::Local).map(|server| server.id);
     let mut rows = Vec::new();
@@ -251,24 +238,28 @@ fn lag_positions() -> TableIterator<
             name_of(&servers, origin.node),
             local.and_then(|local| name_of(&servers, local)),
             at(origin.committed_at),
-            lsn(origin.own.0),
+            origin.own.known(),
             end_of(origin.node),
-            slot::received_by(origin.subscription).or_raise().map(|received| received.0 as i64),
-            lsn(origin.own.max(snapshot.confirmed_of(origin.subscription)).0),
+            slot::received_by(origin.subscription).or_raise(),
+            origin.own.max(snapshot.confirmed_of(origin.subscription)).known(),
         ));
     }
     for (peer, positions) in &snapshot.peers {
         let PeerKey::Node(node) = peer.key else { continue };
         for position in positions.iter().filter(|position| position.applied != OriginLsn::ZERO || position.is_ready) {
-            let end = if Some(position.origin) == local { lsn(wal::flushed().0) } else { end_of(position.origin) };
+            let end = if Some(position.origin) == local {
+                wal::flushed().as_origin().known()
+            } else {
+                end_of(position.origin)
+            };
             rows.push((
                 name_of(&servers, position.origin),
                 name_of(&servers, node),
                 at(position.committed_at),
-                lsn(position.applied.0),
+                position.applied.known(),
                 end,
                 None,
-                lsn(position.passed.0),
+                position.passed.known(),
             ));
         }
     }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::{OrRaise, raise};
+use crate::lsn::LocalLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::servers;
@@ -55,7 +56,7 @@ fn drop_recovery_slot() -> bool {
 
 /// Advances the slot as far as the horizon allows now; its position, and a NOTICE that says why it is not further.
 #[pg_extern(sql = false)]
-fn advance_recovery_slot() -> i64 {
+fn advance_recovery_slot() -> LocalLsn {
     require_ready("advance_recovery_slot", true);
     ask(SlotRequest::Advance, "advance");
     let Some(DatabaseEntry { slot, .. }) = entry() else { raise(&SlotError::NoManager) };
@@ -74,7 +75,7 @@ fn advance_recovery_slot() -> i64 {
             detail
         );
     }
-    found.map_or(0, |found: Slot| found.confirmed.0 as i64)
+    found.map_or(LocalLsn::ZERO, |found: Slot| found.confirmed)
 }
 
 /// What is asked of the manager.

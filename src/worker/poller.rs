@@ -40,12 +40,12 @@ const READINESS_POLLS: u32 = 5;
 /// A peer that was to be asked at once and did not answer is asked again after this at the latest.
 const CALLED_RETRY: Duration = Duration::from_millis(500);
 
-const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, (wal_end - '0/0')::pg_catalog.int8, \
-                        (started_at_lsn - '0/0')::pg_catalog.int8, timeline_forks, \
+const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, wal_end, \
+                        started_at_lsn, timeline_forks, \
                         (extract(epoch FROM started_at - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, \
                         pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'protocol_version' FROM spock.node_identity() i";
 
-const POSITIONS: &str = "SELECT origin_node, (applied_lsn - '0/0')::pg_catalog.int8, (passed_lsn - '0/0')::pg_catalog.int8, \
+const POSITIONS: &str = "SELECT origin_node, applied_lsn, passed_lsn, \
                          (extract(epoch FROM commit_timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, ready, \
                          subscription, origin_id FROM spock.node_positions(true::pg_catalog.bool)";
 
@@ -458,21 +458,21 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
         let slot = pgrx::spi::quote_literal(slot);
         let confirmed = connection.query(
             &format!(
-                "SELECT (confirmed_flush_lsn - '0/0')::pg_catalog.int8 FROM pg_catalog.pg_replication_slots \
+                "SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots \
                  WHERE slot_name = {slot} AND confirmed_flush_lsn IS NOT NULL"
             ),
             1,
         )?;
         if let Some(row) = confirmed.first() {
-            *place = (*subscription, OriginLsn(row.value(0)?));
+            *place = (*subscription, row.value(0)?);
         }
     }
     let mut positions = Vec::new();
     for row in connection.query(POSITIONS, 7)? {
         positions.push(Position {
             origin: row.optional(0)?,
-            applied: OriginLsn(row.optional(1)?.unwrap_or(0)),
-            passed: OriginLsn(row.optional(2)?.unwrap_or(0)),
+            applied: row.optional(1)?.unwrap_or_default(),
+            passed: row.optional(2)?.unwrap_or_default(),
             committed_at: Timestamp(row.optional(3)?.unwrap_or(0)),
             is_ready: row.value::<String>(4)? == "t",
             subscription: row.value(5)?,
@@ -500,8 +500,8 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
         node_name: row.value(0)?,
         identity: DatabaseIdentity { system_identifier: row.value(1)?, database: row.value(2)? },
         timeline: row.value(3)?,
-        wal_end: OriginLsn(row.optional(4)?.unwrap_or(0)),
-        start: OriginLsn(row.optional(5)?.unwrap_or(0)),
+        wal_end: row.optional(4)?.unwrap_or_default(),
+        start: row.optional(5)?.unwrap_or_default(),
         forks: forks_from_text(&row.value::<String>(6)?)
             .ok_or_else(|| RemoteError::Unexpected("timelines in another form".to_owned()))?,
         started_at: Timestamp(row.value(7)?),
