@@ -174,12 +174,12 @@ impl Journal {
         Ok(())
     }
 
-    /// The next checkpoint. The range is fixed by the first one, totals only grow.
+    /// The next checkpoint. `range`: what is to be replayed, which the first one fixes. Totals only grow.
     pub fn checkpoint(
         &mut self,
         id: IntentId,
         phase: Phase,
-        (skip, stop): (OriginLsn, OriginLsn),
+        range: Option<(OriginLsn, OriginLsn)>,
         done: Totals,
         at: i64,
     ) -> Result<(), IntentError> {
@@ -201,7 +201,8 @@ impl Journal {
         if !is_legal {
             return Err(IntentError::OutOfOrder { id });
         }
-        let (skip, stop) = before.map_or((skip, stop), |checkpoint| (checkpoint.skip, checkpoint.stop));
+        let fixed = before.map(|checkpoint| (checkpoint.skip, checkpoint.stop)).or(range);
+        let Some((skip, stop)) = fixed else { return Err(IntentError::OutOfOrder { id }) };
         let mut totals = intent.totals();
         totals += done;
         let number = before.map_or(1, |checkpoint| checkpoint.number.saturating_add(1));

@@ -258,7 +258,7 @@ fn journal_in(state: State) -> Journal {
     };
     let id = begin(&mut journal, 1, "n1").expect("an empty journal");
     for phase in phases {
-        journal.checkpoint(id, *phase, RANGE, done(1), 2).expect("the order of life");
+        journal.checkpoint(id, *phase, Some(RANGE), done(1), 2).expect("the order of life");
     }
     match state {
         State::Completed => journal.complete(id, RANGE.1, 4).expect("reconciling"),
@@ -285,10 +285,10 @@ fn state_of(journal: &Journal) -> State {
 fn happen(journal: &mut Journal, event: Event, number: u8) -> Result<(), IntentError> {
     let of = id(number);
     match event {
-        Event::Suspend => journal.checkpoint(of, Phase::Suspending, RANGE, done(1), 5),
-        Event::Replay => journal.checkpoint(of, Phase::Replaying, RANGE, done(1), 5),
-        Event::Resume => journal.checkpoint(of, Phase::Resuming, RANGE, done(1), 5),
-        Event::Reconcile => journal.checkpoint(of, Phase::Reconciling, RANGE, done(1), 5),
+        Event::Suspend => journal.checkpoint(of, Phase::Suspending, Some(RANGE), done(1), 5),
+        Event::Replay => journal.checkpoint(of, Phase::Replaying, Some(RANGE), done(1), 5),
+        Event::Resume => journal.checkpoint(of, Phase::Resuming, Some(RANGE), done(1), 5),
+        Event::Reconcile => journal.checkpoint(of, Phase::Reconciling, Some(RANGE), done(1), 5),
         Event::Fail => journal.fail(of, failure(Some(FAILING)), done(1)),
         Event::Complete => journal.complete(of, RANGE.1, 5),
         Event::Abort => journal.abort(of, done(1), 5),
@@ -347,10 +347,10 @@ fn every_event_in_every_state_does_what_the_table_says_and_what_is_refused_chang
 fn the_first_checkpoint_fixes_the_range_and_each_adds_to_the_totals() {
     let mut journal = journal_in(State::Begun);
     let later = (OriginLsn(20), OriginLsn(80));
-    journal.checkpoint(id(1), Phase::Suspending, RANGE, done(1), 2).expect("first");
-    journal.checkpoint(id(1), Phase::Replaying, later, done(2), 3).expect("second");
+    journal.checkpoint(id(1), Phase::Suspending, Some(RANGE), done(1), 2).expect("first");
+    journal.checkpoint(id(1), Phase::Replaying, Some(later), done(2), 3).expect("second");
     journal.fail(id(1), failure(None), done(4)).expect("unfinished");
-    journal.checkpoint(id(1), Phase::Suspending, later, done(8), 5).expect("another attempt");
+    journal.checkpoint(id(1), Phase::Suspending, Some(later), done(8), 5).expect("another attempt");
     let checkpoint =
         Checkpoint { number: 3, phase: Phase::Suspending, at: 5, skip: RANGE.0, stop: RANGE.1, totals: done(15) };
     let intent = journal.intent(id(1)).expect("it is there");
@@ -369,7 +369,7 @@ fn figures_that_cannot_grow_stay() {
     let checkpoint = journal.intents[0].checkpoint.as_mut().expect("replaying");
     checkpoint.number = u32::MAX;
     checkpoint.totals.rows = u64::MAX;
-    journal.checkpoint(id(1), Phase::Replaying, RANGE, done(1), 9).expect("legal");
+    journal.checkpoint(id(1), Phase::Replaying, Some(RANGE), done(1), 9).expect("legal");
     let checkpoint = journal.intents[0].checkpoint.as_ref().expect("replaying");
     assert_eq!((checkpoint.number, checkpoint.totals.rows), (u32::MAX, u64::MAX));
 }
@@ -402,7 +402,7 @@ fn what_aborted_recoveries_have_touched_is_the_next_ones_to_compare_until_one_co
     begin(&mut journal, 3, "n1").expect("the same node's");
     assert_eq!((journal.intents[2].since_transaction, journal.intents[2].touched_from), (701, Some(RANGE.0)));
     for phase in [Phase::Suspending, Phase::Replaying, Phase::Resuming, Phase::Reconciling] {
-        journal.checkpoint(id(3), phase, (OriginLsn(40), OriginLsn(50)), done(1), 6).expect("the order of life");
+        journal.checkpoint(id(3), phase, Some((OriginLsn(40), OriginLsn(50))), done(1), 6).expect("the order of life");
     }
     journal.complete(id(3), OriginLsn(50), 7).expect("reconciling");
     begin(&mut journal, 4, "n1").expect("once more");

@@ -38,7 +38,7 @@ impl Rescue {
             process::report_activity(&format!("comparing rows of node {} again", intent.request.failed));
             // What one node cannot tell now, another one may.
             for peer in peers_of(&intent) {
-                if self.carries && begun.elapsed() >= LONGEST {
+                if self.carries_one() && begun.elapsed() >= LONGEST {
                     // The recovery is not to wait for it; it is looked at again without one.
                     return;
                 }

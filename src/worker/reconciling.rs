@@ -10,7 +10,6 @@ use crate::apply::transaction::Applier;
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::intent::document::{Intent, Phase};
-use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
 use crate::pg::apply_as::ApplyAs;
@@ -35,16 +34,16 @@ impl Rescue {
     /// recovery ends without.
     pub(super) fn collect_and_reconcile(
         &mut self,
-        intent: &Intent,
         target: &TargetFacts,
     ) -> Result<Option<(Counts, KeptRows)>, Trouble> {
+        let intent: &Intent = &self.intent();
         let index = self.index;
         let collected = interrupts::catch(|| {
             let Some(checkpoint) = &intent.checkpoint else { return Err(Trouble::MustStop) };
             Self::collect(intent, target, checkpoint.stop, || goes_on(index))
         });
         let outcome = match collected {
-            Ok(Ok((apply_as, mut touched))) => self.reconcile(intent, apply_as, &mut touched),
+            Ok(Ok((apply_as, mut touched))) => self.reconcile(apply_as, &mut touched),
             Ok(Err(trouble)) => Err(trouble),
             Err(report) => {
                 transaction::abort_current();
@@ -67,8 +66,7 @@ impl Rescue {
                     said.error.message
                 );
                 // What an attempt has kept is looked at again. Where none has come so far nobody knows any more which rows they were.
-                let is_kept =
-                    transaction::run(storage::read)?.intent(intent.id).is_some_and(|now| now.reconciled.is_some());
+                let is_kept = self.intent().reconciled.is_some();
                 let mut lost = Counts::default();
                 lost.leave(Why::Lost, intent.totals().rows as usize);
                 Ok((!is_kept && lost.lost() > 0).then(|| (lost, KeptRows::default())))
@@ -79,16 +77,17 @@ impl Rescue {
 
     /// Of a recovery that is given up: what it has touched is kept, and compared as soon as it can be. Where it cannot be found out
     /// any more, that is counted; a later recovery from another source may compare it all the same.
-    pub(super) fn keep_touched(&mut self, intent: &Intent) -> Result<(), RecoverError> {
-        let id = intent.id;
-        let now = transaction::run(|| storage::read().map(|journal| journal.intent(id).cloned()))?;
-        let Some(now) = now.filter(|now| now.reconciled.is_none() && now.totals().rows > 0) else { return Ok(()) };
+    pub(super) fn keep_touched(&mut self) -> Result<(), RecoverError> {
+        let now: &Intent = &self.intent();
+        if now.reconciled.is_some() || now.totals().rows == 0 {
+            return Ok(());
+        }
         process::report_activity("keeping what was touched");
         let kept = interrupts::catch(|| {
             let facts = transaction::run(|| target::look(&now.request.failed))?;
             let stop = now.checkpoint.as_ref().map_or(OriginLsn::ZERO, |checkpoint| checkpoint.stop);
-            let (_, mut touched) = Self::collect(&now, &facts, stop.min(facts.applied), || true)?;
-            self.keep_all(&now, &mut touched)
+            let (_, mut touched) = Self::collect(now, &facts, stop.min(facts.applied), || true)?;
+            self.keep_all(&mut touched)
         });
         process::keep_books();
         let trouble = match kept {
@@ -112,7 +111,7 @@ impl Rescue {
         );
         let mut lost = Counts::default();
         lost.leave(Why::Lost, rows as usize);
-        self.write(|journal, _| Ok(journal.note_reconciled(id, lost.clone(), None).map(drop)?))
+        self.write(|journal, _| Ok(journal.note_reconciled(now.id, lost.clone(), None).map(drop)?))
     }
 
     /// Streams what was replayed once more, up to `stop`, for the rows that it has touched.
@@ -158,34 +157,27 @@ impl Rescue {
     /// Brings the rows that were touched to what they would be, had nothing come late. None: there was nothing to compare.
     pub(super) fn reconcile(
         &mut self,
-        intent: &Intent,
         apply_as: ApplyAs,
         touched: &mut Touched,
     ) -> Result<Option<(Counts, KeptRows)>, Trouble> {
-        self.write(|journal, done| {
-            let range = (OriginLsn::ZERO, OriginLsn::ZERO);
-            Ok(journal.checkpoint(intent.id, Phase::Reconciling, range, done, Timestamp::now().0)?)
-        })?;
+        let id = self.intent().id;
+        self.write(|journal, done| Ok(journal.checkpoint(id, Phase::Reconciling, None, done, Timestamp::now().0)?))?;
         failpoint::hit(names::RESCUE_RECONCILING);
         // A source that was recovered itself may have skipped all of it, and have written it of its own since.
-        if touched.count() == 0 && touched.of_missing().next().is_none() && !was_recovered(intent)? {
+        if touched.count() == 0 && touched.of_missing().next().is_none() && !was_recovered(&self.intent())? {
             return Ok(None);
         }
-        let reconciled = self.compare(intent, apply_as, touched);
+        let reconciled = self.compare(apply_as, touched);
         if reconciled.is_err() {
-            self.keep_all(intent, touched)?;
+            self.keep_all(touched)?;
         }
         let reconciled = reconciled?;
         failpoint::hit(names::RESCUE_RECONCILED);
         Ok(Some(reconciled))
     }
 
-    fn compare(
-        &mut self,
-        intent: &Intent,
-        apply_as: ApplyAs,
-        touched: &mut Touched,
-    ) -> Result<(Counts, KeptRows), Trouble> {
+    fn compare(&mut self, apply_as: ApplyAs, touched: &mut Touched) -> Result<(Counts, KeptRows), Trouble> {
+        let intent: &Intent = &self.intent();
         process::report_activity("reconciling");
         let request = &intent.request;
         let route = transaction::run(|| route_to(&request.source))?;
@@ -212,7 +204,14 @@ impl Rescue {
             let mut known = Known::of(touched);
             if is_to_be_followed {
                 let mut source = Source::open(&request.source, &route)?;
-                let moved = follow_moves(intent, &mut source, &route, &clone_of(intent), &mut known, index)?;
+                let moved = follow_moves(
+                    intent,
+                    &mut source,
+                    &route,
+                    intent.clone_name().unwrap_or_default(),
+                    &mut known,
+                    index,
+                )?;
                 let Some(mut moved) = moved else { return Ok(false) };
                 if !compare_with(&mut reconciler, &mut moved, goes_on)? {
                     return Ok(false);
@@ -227,7 +226,8 @@ impl Rescue {
 
     /// Keeps all that was touched, for the next attempt may find the source gone for good: then they are compared with
     /// another node's.
-    fn keep_all(&mut self, intent: &Intent, touched: &mut Touched) -> Result<(), Trouble> {
+    fn keep_all(&mut self, touched: &mut Touched) -> Result<(), Trouble> {
+        let id = self.intent().id;
         let mut kept = KeptRows::default();
         let mut counts = Counts::default();
         touched.rewind();
@@ -241,7 +241,7 @@ impl Rescue {
         let kept = RefCell::new(kept);
         Ok(self.write(|journal, _| {
             let kept = kept.borrow_mut().store()?;
-            match journal.note_reconciled(intent.id, counts.clone(), kept)? {
+            match journal.note_reconciled(id, counts.clone(), kept)? {
                 Some(before) => kept::forget(before),
                 None => Ok(()),
             }
@@ -273,12 +273,6 @@ fn was_recovered(intent: &Intent) -> Result<bool, RecoverError> {
     let source = &intent.request.source;
     let route = transaction::run(|| route_to(source))?;
     Ok(Source::open(source, &route)?.reconcile_origin()?.is_some())
-}
-
-/// The clone on the source; the first attempt has made it after its intent was read.
-fn clone_of(intent: &Intent) -> String {
-    let now = transaction::run(|| storage::read().map(|journal| journal.intent(intent.id).cloned()));
-    now.ok().flatten().and_then(|now| now.clone_name().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Compares what touched rows have moved to by the changes of keys at these nodes, and what their recoveries have written:

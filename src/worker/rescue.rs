@@ -43,6 +43,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 thread_local! {
@@ -73,8 +74,8 @@ impl<E: Into<RecoverError>> From<E> for Trouble {
 
 pub(super) struct Rescue {
     pub(super) index: usize,
-    /// There is a recovery to carry.
-    pub(super) carries: bool,
+    /// The recovery that it carries, as it stands since this process has last written; None: it looks again at rows that are kept.
+    intent: Option<Rc<Intent>>,
     /// What this attempt has done and no checkpoint has counted yet.
     done: Totals,
     /// Since when it keeps the subscriptions to living peers suspended.
@@ -96,7 +97,8 @@ pub fn run(index: usize, database: Oid) -> ! {
     });
     // What is not known to be there is not carried; the manager tells why.
     let intent = intent.ok().flatten();
-    let mut rescue = Rescue { index, carries: intent.is_some(), done: Totals::default(), suspended_since: None };
+    let intent = intent.map(Rc::new);
+    let mut rescue = Rescue { index, intent: intent.clone(), done: Totals::default(), suspended_since: None };
     let Some(intent) = intent else {
         // It is no recovery's failure, whatever becomes of it.
         HAS_SETTLED.set(true);
@@ -105,11 +107,11 @@ pub fn run(index: usize, database: Oid) -> ! {
         interrupts::exit(0)
     };
     with_entry(index, |entry| entry.intent = intent.id.0);
-    let outcome = if intent.must_abort { Err(Trouble::MustStop) } else { rescue.attempt_or_tell(&intent) };
+    let outcome = if intent.must_abort { Err(Trouble::MustStop) } else { rescue.attempt_or_tell() };
     match outcome {
         Ok(()) => with_entry(index, |entry| *entry = RescueEntry { worker_pid: entry.worker_pid, ..RescueEntry::FREE }),
-        Err(Trouble::MustStop) => rescue.abort(&intent),
-        Err(trouble) => rescue.fail(&intent, trouble),
+        Err(Trouble::MustStop) => rescue.abort(),
+        Err(trouble) => rescue.fail(trouble),
     }
     HAS_SETTLED.set(true);
     interrupts::exit(0)
@@ -169,11 +171,24 @@ pub(super) fn with_entry(index: usize, change: impl FnOnce(&mut RescueEntry)) {
 }
 
 impl Rescue {
+    /// The recovery that is carried, as this process has last written it down. What writes it anew leaves this as it was.
+    ///
+    /// # Panics
+    /// If none is: only what carries one asks.
+    pub(super) fn intent(&self) -> Rc<Intent> {
+        self.intent.clone().expect("a recovery is carried")
+    }
+
+    pub(super) fn carries_one(&self) -> bool {
+        self.intent.is_some()
+    }
+
     /// One attempt. That it goes on is written down first: where this process ends without a word, it is known to have been.
-    fn attempt_or_tell(&mut self, intent: &Intent) -> Result<(), Trouble> {
-        self.write(|journal, _| Ok(journal.begin_attempt(intent.id)?))?;
+    fn attempt_or_tell(&mut self) -> Result<(), Trouble> {
+        let id = self.intent().id;
+        self.write(|journal, _| Ok(journal.begin_attempt(id)?))?;
         failpoint::hit(names::RESCUE_BEGUN);
-        interrupts::catch(|| self.attempt(intent)).unwrap_or_else(|report| {
+        interrupts::catch(|| self.attempt()).unwrap_or_else(|report| {
             // Where none is expected: it is told as any other.
             origin::forget_stamp();
             transaction::abort_current();
@@ -185,30 +200,32 @@ impl Rescue {
     }
 
     /// One attempt, from where the intent stands.
-    fn attempt(&mut self, intent: &Intent) -> Result<(), Trouble> {
+    fn attempt(&mut self) -> Result<(), Trouble> {
+        let intent: &Intent = &self.intent();
         let request = &intent.request;
         let is_replayed = intent.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.phase >= Phase::Resuming);
         let (position, reconciled) = if is_replayed {
             let facts = transaction::run(|| target::look(&request.failed))?;
-            (facts.applied, self.collect_and_reconcile(intent, &facts)?)
+            (facts.applied, self.collect_and_reconcile(&facts)?)
         } else {
-            let (position, apply_as, mut touched) = self.replay(intent)?;
-            self.resume(intent)?;
-            (position, self.reconcile(intent, apply_as, &mut touched)?)
+            let (position, apply_as, mut touched) = self.replay()?;
+            self.resume()?;
+            (position, self.reconcile(apply_as, &mut touched)?)
         };
         // What other recoveries had to leave may be judged now.
         self.judge_again(&[]);
-        self.finish(intent, position, reconciled)
+        self.finish(position, reconciled)
     }
 
     /// Everything up to the origin's final position. Nothing is changed here before the source has been found in order.
-    fn replay(&mut self, intent: &Intent) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
+    fn replay(&mut self) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
+        let intent: &Intent = &self.intent();
         let request = &intent.request;
         process::report_activity("asking the source");
         let (target, route) =
             transaction::run(|| Ok::<_, RecoverError>((target::look(&request.failed)?, route_to(&request.source)?)))?;
         let mut source = Source::open(&request.source, &route)?;
-        let (clone, is_new) = self.clone_on(&mut source, intent)?;
+        let (clone, is_new) = self.clone_on(&mut source)?;
         failpoint::hit(names::RESCUE_CLAIMED);
         // Where its WAL ends is asked last: everything that it says it has applied lies before that.
         let theirs = source.node_facts(&request.failed)?;
@@ -232,23 +249,24 @@ impl Rescue {
         };
         process::report_activity("suspending subscriptions");
         self.write(|journal, done| {
-            journal.checkpoint(intent.id, Phase::Suspending, range, done, Timestamp::now().0)?;
+            journal.checkpoint(intent.id, Phase::Suspending, Some(range), done, Timestamp::now().0)?;
             suspend::suspend(journal, &request.failed)
         })?;
         self.suspended_since = Some(Instant::now());
         failpoint::hit(names::RESCUE_SUSPENDED);
         suspend::wait_until_gone(&request.failed, guc::rescue_lock_timeout())?;
         self.write(|journal, done| {
-            journal.checkpoint(intent.id, Phase::Replaying, range, done, Timestamp::now().0)?;
+            journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now().0)?;
             Ok(())
         })?;
-        let replayed = self.stream(intent, &clone, &target, &streamed, &route, range)?;
+        let replayed = self.stream(&clone, &target, &streamed, &route, range)?;
         failpoint::hit(names::RESCUE_ORIGIN_SET);
         Ok(replayed)
     }
 
     /// The clone to stream from, ours alone, and whether it was made just now.
-    fn clone_on(&mut self, source: &mut Source, intent: &Intent) -> Result<(String, bool), Trouble> {
+    fn clone_on(&mut self, source: &mut Source) -> Result<(String, bool), Trouble> {
+        let intent: &Intent = &self.intent();
         let request = &intent.request;
         if let Some(clone) = intent.clone_name() {
             match source.clone_facts(clone) {
@@ -270,13 +288,13 @@ impl Rescue {
     /// Streams and applies under the failed node's origin; the origin's final position.
     fn stream(
         &mut self,
-        intent: &Intent,
         clone: &str,
         target: &TargetFacts,
         facts: &SourceFacts,
         route: &Route,
         (skip, stop): (OriginLsn, OriginLsn),
     ) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
+        let intent: &Intent = &self.intent();
         process::report_activity(&format!("replaying node {}", intent.request.failed));
         process::apply_like_a_replica();
         // Meanwhile the subscriptions to living peers stand still.
@@ -348,13 +366,13 @@ impl Rescue {
     }
 
     /// Subscriptions run again.
-    fn resume(&mut self, intent: &Intent) -> Result<(), Trouble> {
+    fn resume(&mut self) -> Result<(), Trouble> {
+        let id = self.intent().id;
         process::report_activity("resuming subscriptions");
         // What was applied with asynchronous commits is on disk before anybody hears that it is done.
         wal::flush();
         self.write(|journal, done| {
-            let range = (OriginLsn::ZERO, OriginLsn::ZERO);
-            journal.checkpoint(intent.id, Phase::Resuming, range, done, Timestamp::now().0)?;
+            journal.checkpoint(id, Phase::Resuming, None, done, Timestamp::now().0)?;
             suspend::resume(journal);
             Ok(())
         })?;
@@ -365,12 +383,8 @@ impl Rescue {
 
     /// The intent is closed, with the rows that are kept; only then the clone goes, without which they could not be found out
     /// again. Where this process dies in between, the source asks whether the intent has ended, and drops it.
-    fn finish(
-        &mut self,
-        intent: &Intent,
-        position: OriginLsn,
-        reconciled: Option<(Counts, KeptRows)>,
-    ) -> Result<(), Trouble> {
+    fn finish(&mut self, position: OriginLsn, reconciled: Option<(Counts, KeptRows)>) -> Result<(), Trouble> {
+        let intent: &Intent = &self.intent();
         // What was reconciled with asynchronous commits is on disk as well.
         wal::flush();
         failpoint::hit(names::RESCUE_CLOSING);
@@ -386,7 +400,7 @@ impl Rescue {
             Ok(journal.complete(intent.id, position, Timestamp::now().0)?)
         })?;
         failpoint::hit(names::RESCUE_COMPLETED);
-        self.release(intent);
+        self.release();
         pgrx::log!(
             "recovery of node \"{}\" from node \"{}\" is complete: applied up to {position}",
             intent.request.failed,
@@ -396,14 +410,12 @@ impl Rescue {
     }
 
     /// The source need not wait until it asks us. Where it cannot be told it asks, and drops the clone then.
-    fn release(&self, intent: &Intent) {
-        let id = intent.id;
-        let name =
-            transaction::run(|| storage::read().map(|journal| Some(journal.intent(id)?.clone_name()?.to_owned())));
-        let Ok(Some(name)) = name else { return };
+    fn release(&self) {
+        let intent: &Intent = &self.intent();
+        let Some(name) = intent.clone_name() else { return };
         let told = interrupts::catch(|| {
             let route = transaction::run(|| route_to(&intent.request.source))?;
-            Source::open(&intent.request.source, &route)?.release_clone(&name, id)
+            Source::open(&intent.request.source, &route)?.release_clone(name, intent.id)
         });
         let reason = match told {
             Ok(Ok(())) => return,
@@ -434,9 +446,9 @@ impl Rescue {
     /// The same for the end of an attempt, which must be written down: whoever is in the way is told of, and waited for.
     fn write_end(
         &mut self,
-        intent: &Intent,
         change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
     ) -> Result<(), RecoverError> {
+        let intent: &Intent = &self.intent();
         let (since, has_told, index) = (Instant::now(), Cell::new(false), self.index);
         self.write_while(change, || {
             let is_long = guc::rescue_lock_timeout().is_some_and(|limit| since.elapsed() >= limit);
@@ -457,12 +469,19 @@ impl Rescue {
         change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
         may_wait_on: impl Fn() -> Result<(), RecoverError>,
     ) -> Result<(), RecoverError> {
-        let done = self.done.clone();
+        let (done, id) = (self.done.clone(), self.intent.as_ref().map(|intent| intent.id));
         // Somebody may hold the label's lock, or a subscription's: each wait is bounded, and tried again.
         loop {
-            let written = transaction::attempt(|| storage::update(|journal| change(journal, done.clone())));
+            let written = transaction::attempt(|| {
+                storage::update(|journal| {
+                    change(journal, done.clone())?;
+                    Ok::<_, RecoverError>(id.and_then(|id| journal.intent(id).cloned()))
+                })
+            });
             if let Some(written) = written {
-                written?;
+                if let Some(now) = written? {
+                    self.intent = Some(Rc::new(now));
+                }
                 self.done = Totals::default();
                 with_entry(self.index, |entry| show_counts(entry, &Totals::default()));
                 return Ok(());
@@ -474,7 +493,8 @@ impl Rescue {
     }
 
     /// Writes down why the attempt has ended, with the subscriptions to living peers running again: they need not wait.
-    fn fail(&mut self, intent: &Intent, trouble: Trouble) {
+    fn fail(&mut self, trouble: Trouble) {
+        let intent: &Intent = &self.intent();
         process::report_activity("resuming subscriptions");
         let waits_for_processes = matches!(trouble, Trouble::Recover(RecoverError::StillApplying { .. }));
         let (mut failure, said) = failure_of(trouble);
@@ -489,7 +509,7 @@ impl Rescue {
         // Who sees that it has failed sees why.
         let document = said.to_text(LongText::CAPACITY);
         with_entry(self.index, |entry| entry.said.set(&document));
-        let written = self.write_end(intent, |journal, done| {
+        let written = self.write_end(|journal, done| {
             journal.fail(intent.id, failure.clone(), done)?;
             suspend::resume(journal);
             Ok(())
@@ -513,22 +533,23 @@ impl Rescue {
     }
 
     /// Ends the recovery. The living go on first; then the rows that it has touched are kept, for nobody may ever recover the rest.
-    fn abort(&mut self, intent: &Intent) {
+    fn abort(&mut self) {
+        let intent: &Intent = &self.intent();
         let written = self
-            .write_end(intent, |journal, done| {
+            .write_end(|journal, done| {
                 suspend::resume(journal);
                 Ok(journal.count(intent.id, done)?)
             })
             .and_then(|()| {
-                self.keep_touched(intent)?;
-                self.write_end(intent, |journal, done| {
+                self.keep_touched()?;
+                self.write_end(|journal, done| {
                     forget_dsn(journal, intent.id)?;
                     Ok(journal.abort(intent.id, done, Timestamp::now().0)?)
                 })
             });
         match written {
             Ok(()) => {
-                self.release(intent);
+                self.release();
                 pgrx::log!("recovery of node \"{}\" was aborted", intent.request.failed)
             }
             Err(error) => pgrx::warning!("recovery of node \"{}\" cannot be aborted: {error}", intent.request.failed),

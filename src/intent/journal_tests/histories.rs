@@ -33,10 +33,10 @@ fn take(journal: &mut Journal, step: Step, next: &mut u8, at: i64) -> Result<(),
     let (work, lsn) = (done(u64::from(step.work)), OriginLsn(u64::from(step.lsn)));
     let range = (OriginLsn(u64::from(step.range)), OriginLsn(u64::from(step.range) + 100));
     match step.event {
-        Event::Suspend => journal.checkpoint(of, Phase::Suspending, range, work, at),
-        Event::Replay => journal.checkpoint(of, Phase::Replaying, range, work, at),
-        Event::Resume => journal.checkpoint(of, Phase::Resuming, range, work, at),
-        Event::Reconcile => journal.checkpoint(of, Phase::Reconciling, range, work, at),
+        Event::Suspend => journal.checkpoint(of, Phase::Suspending, Some(range), work, at),
+        Event::Replay => journal.checkpoint(of, Phase::Replaying, Some(range), work, at),
+        Event::Resume => journal.checkpoint(of, Phase::Resuming, Some(range), work, at),
+        Event::Reconcile => journal.checkpoint(of, Phase::Reconciling, Some(range), work, at),
         Event::Fail => journal.fail(of, Failure { at, ..failure(Some(lsn)) }, work),
         Event::Complete => journal.complete(of, range.1, at),
         Event::Abort => journal.abort(of, work, at),
