@@ -3,7 +3,7 @@
 //!
 //! That an attempt goes on stands in the intent (`is_attempted`) from before its first step until it has said how it ended.
 
-use super::rescue::sqlstate_text;
+use super::trouble::sqlstate_text;
 use crate::intent::document::{Failure, Intent};
 use crate::intent::storage;
 use crate::intent_id::IntentId;

@@ -2,7 +2,9 @@
 //! and by a worker of their own when there is none (src/worker/rescues.rs). What still cannot be judged stays kept.
 
 use super::reconciling::{compare_moved, while_reconciling};
-use super::rescue::{Rescue, Trouble, failure_of, goes_on};
+use super::rescue::{Rescue, goes_on};
+use super::trouble::{Trouble, failure_of};
+
 use crate::counted::counted;
 use crate::failpoint::{self, names};
 use crate::intent::document::{Intent, Request};

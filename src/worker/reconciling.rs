@@ -1,9 +1,10 @@
 //! The last part of a rescue: the rows that it has touched are made good (src/reconcile), by the attempt that has replayed
 //! them or by a later one, which collects them again.
 
-use super::rescue::{
-    Rescue, Trouble, failure_of, goes_on, plugin_settings, remote, setting_of, touched_from, with_entry,
-};
+use super::replaying::{plugin_settings, setting_of, touched_from};
+use super::rescue::{Rescue, goes_on, with_entry};
+use super::trouble::{Trouble, failure_of, remote};
+
 use crate::apply::stream::{Ended, Stream};
 use crate::apply::touched::Touched;
 use crate::apply::transaction::Applier;

@@ -1,0 +1,237 @@
+//! How a rescue ends: completed, given up, or in an attempt that has failed; and how it writes the journal. What was done is made
+//! durable before what held it is let go.
+
+use super::rescue::{HAS_SETTLED, Rescue, show_counts, with_entry};
+use super::trouble::{Trouble, failure_of};
+
+use crate::failpoint::{self, names};
+use crate::guc;
+use crate::intent::document::{Intent, Journal, Phase};
+use crate::intent::{fault, storage};
+use crate::intent_id::IntentId;
+use crate::lsn::OriginLsn;
+use crate::node::registry;
+use crate::pg::clock::Timestamp;
+use crate::pg::{interrupts, process, transaction, wal};
+use crate::reconcile::kept::{self, KeptRows};
+use crate::recover::error::RecoverError;
+use crate::recover::source::{Source, route_to};
+use crate::recover::suspend;
+use crate::shmem::{BlockedEntry, LongText, ShortText};
+use crate::tally::compared::Counts;
+use crate::tally::replayed::Totals;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+impl Rescue {
+    /// Changes the journal, and gives it what was done since it was last told. Waits for locks as long as an attempt may.
+    pub(super) fn write(
+        &mut self,
+        change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
+    ) -> Result<(), RecoverError> {
+        let limit = guc::rescue_lock_timeout();
+        let since = Instant::now();
+        self.write_while(change, || match since.elapsed() {
+            waited if limit.is_some_and(|limit| waited >= limit) => {
+                Err(RecoverError::Locked { seconds: waited.as_secs() })
+            }
+            _ => Ok(()),
+        })
+    }
+
+    /// The same for the end of an attempt, which must be written down: whoever is in the way is told of, and waited for.
+    fn write_end(
+        &mut self,
+        change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
+    ) -> Result<(), RecoverError> {
+        let intent: &Intent = &self.intent();
+        let (since, has_told, index) = (Instant::now(), Cell::new(false), self.index);
+        self.write_while(change, || {
+            let is_long = guc::rescue_lock_timeout().is_some_and(|limit| since.elapsed() >= limit);
+            if is_long && !has_told.replace(true) {
+                pgrx::warning!(
+                    "the end of an attempt to recover node \"{}\" cannot be written down, nor subscriptions enabled, for a lock is \
+                     not to be had{}",
+                    intent.request.failed,
+                    held_by(index, |blocked| blocked.by)
+                );
+            }
+            Ok(())
+        })
+    }
+
+    fn write_while(
+        &mut self,
+        change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
+        may_wait_on: impl Fn() -> Result<(), RecoverError>,
+    ) -> Result<(), RecoverError> {
+        let (done, id) = (self.done.clone(), self.intent.as_ref().map(|intent| intent.id));
+        // Somebody may hold the label's lock, or a subscription's: each wait is bounded, and tried again.
+        loop {
+            let written = transaction::attempt(|| {
+                storage::update(|journal| {
+                    change(journal, done.clone())?;
+                    Ok::<_, RecoverError>(id.and_then(|id| journal.intent(id).cloned()))
+                })
+            });
+            if let Some(written) = written {
+                if let Some(now) = written? {
+                    self.intent = Some(Rc::new(now));
+                }
+                self.done = Totals::default();
+                with_entry(self.index, |entry| show_counts(entry, &Totals::default()));
+                return Ok(());
+            }
+            interrupts::check();
+            interrupts::reload_config_if_asked();
+            may_wait_on()?;
+        }
+    }
+
+    /// Subscriptions run again.
+    pub(super) fn resume(&mut self) -> Result<(), Trouble> {
+        let id = self.intent().id;
+        process::report_activity("resuming subscriptions");
+        // What was applied with asynchronous commits is on disk before anybody hears that it is done.
+        wal::flush();
+        self.write(|journal, done| {
+            journal.checkpoint(id, Phase::Resuming, None, done, Timestamp::now().0)?;
+            suspend::resume(journal);
+            Ok(())
+        })?;
+        self.suspended_since = None;
+        failpoint::hit(names::RESCUE_RESUMED);
+        Ok(())
+    }
+
+    /// The intent is closed, with the rows that are kept; only then the clone goes, without which they could not be found out
+    /// again. Where this process dies in between, the source asks whether the intent has ended, and drops it.
+    pub(super) fn finish(
+        &mut self,
+        position: OriginLsn,
+        reconciled: Option<(Counts, KeptRows)>,
+    ) -> Result<(), Trouble> {
+        let intent: &Intent = &self.intent();
+        // What was reconciled with asynchronous commits is on disk as well.
+        wal::flush();
+        failpoint::hit(names::RESCUE_CLOSING);
+        let (counts, kept) = reconciled.unzip();
+        let kept = RefCell::new(kept);
+        self.write(|journal, _| {
+            forget_dsn(journal, intent.id)?;
+            if let (Some(counts), Some(kept)) = (&counts, kept.borrow_mut().as_mut())
+                && let Some(before) = journal.note_reconciled(intent.id, counts.clone(), kept.store()?)?
+            {
+                kept::forget(before)?;
+            }
+            Ok(journal.complete(intent.id, position, Timestamp::now().0)?)
+        })?;
+        failpoint::hit(names::RESCUE_COMPLETED);
+        self.release();
+        pgrx::log!(
+            "recovery of node \"{}\" from node \"{}\" is complete: applied up to {position}",
+            intent.request.failed,
+            intent.request.source
+        );
+        Ok(())
+    }
+
+    /// The source need not wait until it asks us. Where it cannot be told it asks, and drops the clone then.
+    fn release(&self) {
+        let intent: &Intent = &self.intent();
+        let Some(name) = intent.clone_name() else { return };
+        let told = interrupts::catch(|| {
+            let route = transaction::run(|| route_to(&intent.request.source))?;
+            Source::open(&intent.request.source, &route)?.release_clone(name, intent.id)
+        });
+        let reason = match told {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(report) => {
+                transaction::abort_current();
+                report.message().to_owned()
+            }
+        };
+        pgrx::log!("clone \"{name}\" will be dropped when its server asks: {reason}");
+    }
+
+    /// Writes down why the attempt has ended, with the subscriptions to living peers running again: they need not wait.
+    pub(super) fn fail(&mut self, trouble: Trouble) {
+        let intent: &Intent = &self.intent();
+        process::report_activity("resuming subscriptions");
+        let waits_for_processes = matches!(trouble, Trouble::Recover(RecoverError::StillApplying { .. }));
+        let (mut failure, said) = failure_of(trouble);
+        let is_wait = waits_for_processes || fault::is_lock(&failure);
+        let index = self.index;
+        let holder = if is_wait { held_by(index, |blocked| blocked.by_in_short) } else { String::new() };
+        failure.reason.push_str(&holder);
+        let is_news = intent.failure.as_ref().is_none_or(|known| {
+            (&known.sqlstate, &known.relation, known.origin_lsn)
+                != (&failure.sqlstate, &failure.relation, failure.origin_lsn)
+        });
+        // Who sees that it has failed sees why.
+        let document = said.to_text(LongText::CAPACITY);
+        with_entry(self.index, |entry| entry.said.set(&document));
+        let written = self.write_end(|journal, done| {
+            journal.fail(intent.id, failure.clone(), done)?;
+            suspend::resume(journal);
+            Ok(())
+        });
+        if written.is_ok() {
+            // It is told, whatever ends this process from here on.
+            HAS_SETTLED.set(true);
+        }
+        let stood_still = self.suspended_since.map_or(Duration::ZERO, |since| since.elapsed());
+        with_entry(self.index, |entry| {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.stood_still = is_wait.then_some(stood_still);
+        });
+        let text = intent.describe(&failure);
+        if is_news {
+            said.log(&format!("recovery of node \"{}\" waits: {text}", intent.request.failed));
+        }
+        if let Err(error) = written {
+            pgrx::warning!("recovery of node \"{}\" cannot write down why it waits: {error}", intent.request.failed);
+        }
+    }
+
+    /// Ends the recovery. The living go on first; then the rows that it has touched are kept, for nobody may ever recover the rest.
+    pub(super) fn abort(&mut self) {
+        let intent: &Intent = &self.intent();
+        let written = self
+            .write_end(|journal, done| {
+                suspend::resume(journal);
+                Ok(journal.count(intent.id, done)?)
+            })
+            .and_then(|()| {
+                self.keep_touched()?;
+                self.write_end(|journal, done| {
+                    forget_dsn(journal, intent.id)?;
+                    Ok(journal.abort(intent.id, done, Timestamp::now().0)?)
+                })
+            });
+        match written {
+            Ok(()) => {
+                self.release();
+                pgrx::log!("recovery of node \"{}\" was aborted", intent.request.failed)
+            }
+            Err(error) => pgrx::warning!("recovery of node \"{}\" cannot be aborted: {error}", intent.request.failed),
+        }
+    }
+}
+
+/// Who was in the way when the manager last looked, as it follows what was waited for; nothing where nobody was seen.
+fn held_by(index: usize, tell: impl FnOnce(&BlockedEntry) -> ShortText) -> String {
+    let mut text = ShortText::EMPTY;
+    with_entry(index, |entry| text = tell(&entry.blocked));
+    if text.as_str().is_empty() { String::new() } else { format!("; it is held by {}", text.as_str()) }
+}
+
+/// The connection string that the caller gave goes with the recovery.
+fn forget_dsn(journal: &Journal, id: IntentId) -> Result<(), RecoverError> {
+    match journal.intent(id) {
+        Some(intent) if intent.has_own_dsn => Ok(registry::forget_recovery_dsn(&intent.request.source)?),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,226 @@
+//! The first part of a rescue: what the target lacks of the failed node is streamed from a clone of the source's recovery slot, and
+//! applied under the failed node's origin. Nothing is changed here before the source has been found in order.
+
+use super::rescue::{Rescue, goes_on, show_counts, with_entry};
+use super::trouble::{Trouble, remote};
+use crate::apply::change::{Setting, nodes_by_origin};
+use crate::apply::stream::{Ended, Stream};
+use crate::apply::touched::Touched;
+use crate::apply::transaction::Applier;
+use crate::failpoint::{self, names};
+use crate::guc;
+use crate::intent::document::{Intent, Phase};
+use crate::lsn::OriginLsn;
+use crate::node::provider::Route;
+use crate::pg::apply_as::ApplyAs;
+use crate::pg::clock::{Monotonic, Timestamp};
+use crate::pg::logicalrep;
+use crate::pg::{interrupts, origin, process, transaction, untrusted_user};
+use crate::plan::Wishes;
+use crate::recover::error::RecoverError;
+use crate::recover::prove::prove;
+use crate::recover::source::{Source, SourceFacts, route_to};
+use crate::recover::target::{self, TargetFacts};
+use crate::recover::{facts, suspend};
+use crate::shmem::RescueEntry;
+use std::time::Instant;
+
+impl Rescue {
+    /// Everything up to the origin's final position. Nothing is changed here before the source has been found in order.
+    pub(super) fn replay(&mut self) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
+        let intent: &Intent = &self.intent();
+        let request = &intent.request;
+        process::report_activity("asking the source");
+        let (target, route) =
+            transaction::run(|| Ok::<_, RecoverError>((target::look(&request.failed)?, route_to(&request.source)?)))?;
+        let mut source = Source::open(&request.source, &route)?;
+        let (clone, is_new) = self.clone_on(&mut source)?;
+        failpoint::hit(names::RESCUE_CLAIMED);
+        // Where its WAL ends is asked last: everything that it says it has applied lies before that.
+        let theirs = source.node_facts(&request.failed)?;
+        let streamed = source.facts(&request.failed, &target.tables)?;
+        drop(source);
+        let ours = transaction::run(|| facts::gather(&request.failed))?;
+        let bounded = |skip, stop| Wishes { skip, stop, has_clone: true, ..Wishes::default() };
+        let range = match &intent.checkpoint {
+            None => {
+                let range = prove(request, &ours, &theirs, bounded(request.skip, request.stop))?;
+                (range.skip, range.stop)
+            }
+            // The range stays what it was; what a clone made later still has is looked at again.
+            Some(checkpoint) => {
+                let skip = ours.lacks_from().unwrap_or(target.applied).max(checkpoint.skip);
+                if is_new && skip < checkpoint.stop {
+                    prove(request, &ours, &theirs, bounded(Some(skip), Some(checkpoint.stop)))?;
+                }
+                (checkpoint.skip, checkpoint.stop)
+            }
+        };
+        process::report_activity("suspending subscriptions");
+        self.write(|journal, done| {
+            journal.checkpoint(intent.id, Phase::Suspending, Some(range), done, Timestamp::now().0)?;
+            suspend::suspend(journal, &request.failed)
+        })?;
+        self.suspended_since = Some(Instant::now());
+        failpoint::hit(names::RESCUE_SUSPENDED);
+        suspend::wait_until_gone(&request.failed, guc::rescue_lock_timeout())?;
+        self.write(|journal, done| {
+            journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now().0)?;
+            Ok(())
+        })?;
+        let replayed = self.stream(&clone, &target, &streamed, &route, range)?;
+        failpoint::hit(names::RESCUE_ORIGIN_SET);
+        Ok(replayed)
+    }
+
+    /// The clone to stream from, ours alone, and whether it was made just now.
+    fn clone_on(&mut self, source: &mut Source) -> Result<(String, bool), Trouble> {
+        let intent: &Intent = &self.intent();
+        let request = &intent.request;
+        if let Some(clone) = intent.clone_name() {
+            match source.clone_facts(clone) {
+                Ok(_) => {
+                    source.claim(clone, intent.id, &request.failed, &request.target)?;
+                    return Ok((clone.to_owned(), false));
+                }
+                // One of our own making that was lost there (a promoted standby has no slots) is made again.
+                Err(RecoverError::NoClone { .. } | RecoverError::CloneInvalid { .. }) if request.clone.is_none() => (),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let clone = source.make_clone(intent.id, intent.begun_at, &request.failed, &request.target)?;
+        failpoint::hit(names::RESCUE_CLONE_MADE);
+        self.write(|journal, _| Ok(journal.note_clone(intent.id, &clone)?))?;
+        Ok((clone, true))
+    }
+
+    /// Streams and applies under the failed node's origin; the origin's final position.
+    fn stream(
+        &mut self,
+        clone: &str,
+        target: &TargetFacts,
+        facts: &SourceFacts,
+        route: &Route,
+        (skip, stop): (OriginLsn, OriginLsn),
+    ) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
+        let intent: &Intent = &self.intent();
+        process::report_activity(&format!("replaying node {}", intent.request.failed));
+        process::apply_like_a_replica();
+        // Meanwhile the subscriptions to living peers stand still.
+        process::wait_for_locks(guc::rescue_lock_timeout().unwrap_or_default());
+        let begun = transaction::run(|| {
+            logicalrep::become_applier_of(target.subscription).map(|apply_as| {
+                untrusted_user::enter_session_of(apply_as.owner);
+                (apply_as, origin::set_up(target.origin_id))
+            })
+        });
+        let Some((apply_as, progress)) = begun else {
+            process::keep_books();
+            return Err(RecoverError::NoSubscription { failed: intent.request.failed.clone() }.into());
+        };
+        // What was copied lies before skip; what an earlier attempt has applied is in the origin's progress.
+        let applied = progress.max(skip);
+        // From the beginning of the range: what was applied before is read for the rows that it has touched.
+        let from = touched_from(intent, skip);
+        let settings = plugin_settings(intent, facts, from, stop);
+        let setting = setting_of(intent, target, apply_as);
+        let mut applier = Applier::new(setting, progress, skip, from, intent.skips.clone());
+        let index = self.index;
+        with_entry(index, |entry| {
+            entry.replay_began_at = Monotonic::now();
+            entry.replay_began_from = applied;
+            show_progress(entry, &applier);
+        });
+        let goes_on = |applier: &Applier| {
+            with_entry(index, |entry| show_progress(entry, applier));
+            goes_on(index)
+        };
+        let outcome = interrupts::catch(|| {
+            let ended = if from < stop {
+                let mut stream = Stream::open(route, clone, &settings, guc::peer_timeout())
+                    .map_err(|error| remote(intent, error))?;
+                let is_complete = |applier: &Applier| applier.is_over() || applier.seen() >= stop;
+                stream.run(&mut applier, facts.until, is_complete, goes_on).map_err(|error| remote(intent, error))?
+            } else {
+                Ended::Complete
+            };
+            if ended == Ended::Complete {
+                failpoint::hit(names::RESCUE_REPLAYED);
+                applier.finish(stop);
+            }
+            Ok::<_, RecoverError>(ended)
+        });
+        // First of all: what is written from here on is no transaction of the failed node.
+        let (relation, origin_lsn, position) = (applier.relation(), applier.at(), applier.applied());
+        origin::forget_stamp();
+        if outcome.is_err() || transaction::is_open() {
+            // An ERROR, or a stream that broke off within a transaction.
+            transaction::abort_current();
+        }
+        origin::reset();
+        untrusted_user::leave_session();
+        process::keep_books();
+        with_entry(index, |entry| show_progress(entry, &applier));
+        self.done += applier.totals;
+        match outcome {
+            Err(report) => Err(Trouble::Raised { report, relation, origin_lsn }),
+            Ok(Err(error)) => {
+                // What the source says of another transaction than those that were asked for is not believed.
+                let told = error.origin_lsn().filter(|lsn| position < *lsn && *lsn <= stop);
+                Err(Trouble::Streaming { origin_lsn: told.or(origin_lsn), error: Box::new(error) })
+            }
+            Ok(Ok(Ended::Stopped)) => Err(Trouble::MustStop),
+            Ok(Ok(Ended::Complete)) => Ok((position, apply_as, applier.touched)),
+        }
+    }
+}
+
+/// Where what is to be compared begins: earlier recoveries may have been aborted, for another source to go on.
+pub(super) fn touched_from(intent: &Intent, skip: OriginLsn) -> OriginLsn {
+    intent.touched_from.map_or(skip, |from| from.min(skip))
+}
+
+pub(super) fn plugin_settings(
+    intent: &Intent,
+    facts: &SourceFacts,
+    skip: OriginLsn,
+    stop: OriginLsn,
+) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
+        // What the source's role has been given for its sessions does not end this one.
+        ("statement_timeout", "0".to_owned()),
+        ("transaction_timeout", "0".to_owned()),
+        ("lock_timeout", "0".to_owned()),
+        ("spock.rescue_origin", facts.origin_id.to_string()),
+        ("spock.rescue_skip_lsn", skip.min(stop).to_string()),
+        ("spock.rescue_stop_lsn", stop.to_string()),
+        ("spock.rescue_stop_timestamp", intent.request.stop_timestamp.map_or(String::new(), |at| at.to_string())),
+        ("spock.rescue_tables", facts.tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+        ("spock.rescue_packed", "on".to_owned()),
+    ];
+    if !intent.skips.is_empty() {
+        let skips = intent.skips.iter().map(OriginLsn::to_string).collect::<Vec<_>>();
+        settings.push(("spock.rescue_given_up", skips.join(",")));
+    }
+    // The source was lost and could not say at which transaction: it may have been ended by what that one took.
+    if intent.failure.as_ref().is_some_and(|failure| failure.origin_lsn.is_none()) {
+        settings.push(("spock.rescue_announced", "on".to_owned()));
+    }
+    settings
+}
+
+pub(super) fn setting_of(intent: &Intent, target: &TargetFacts, apply_as: ApplyAs) -> Setting {
+    Setting {
+        apply_as,
+        origin_id: target.origin_id,
+        failed_node: intent.request.failed.clone(),
+        nodes: nodes_by_origin(&target.local, &target.nodes),
+        tables: target.tables.iter().map(|table| (table.oid.to_u32(), table.from)).collect(),
+        subscribed: target.table_names(),
+    }
+}
+
+fn show_progress(entry: &mut RescueEntry, applier: &Applier) {
+    entry.applied = applier.applied();
+    show_counts(entry, &applier.totals);
+}

@@ -1,0 +1,129 @@
+//! Why an attempt at a recovery has ended before the recovery was finished, and what is told of it.
+
+use crate::error::{SqlError, unpack_sqlstate};
+use crate::intent::document::{Failure, Intent};
+use crate::intent::fault;
+use crate::lsn::OriginLsn;
+use crate::pg::clock::Timestamp;
+use crate::pg::last_error::{self, ServerError};
+use crate::pg::transaction;
+use crate::recover::error::RecoverError;
+use crate::recover::said::Said;
+use crate::remote::error::RemoteError;
+use crate::remote::report::PeerReport;
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys::panic::ErrorReportWithLevel;
+
+/// Why an attempt has ended before the recovery was finished.
+pub(super) enum Trouble {
+    /// By our own judgement, or the source's.
+    Recover(RecoverError),
+    /// An ERROR while applying.
+    Raised { report: Box<ErrorReportWithLevel>, relation: Option<String>, origin_lsn: Option<OriginLsn> },
+    /// The stream has broken off; within a transaction, if that is known.
+    Streaming { error: Box<RecoverError>, origin_lsn: Option<OriginLsn> },
+    /// An ERROR where none is expected.
+    Unexpected(Box<ErrorReportWithLevel>),
+    /// recover_abort() was called.
+    MustStop,
+}
+
+impl<E: Into<RecoverError>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Trouble::Recover(error.into())
+    }
+}
+
+/// What is written down of a failure, and what the server has said of it, which may quote a row's value: the label can be read
+/// by everybody, the log and what superusers ask for cannot.
+pub(super) fn failure_of(trouble: Trouble) -> (Failure, Said) {
+    let at = Timestamp::now().0;
+    let failure = |sqlstate: &str, reason: String| Failure {
+        sqlstate: sqlstate.to_owned(),
+        reason,
+        relation: None,
+        column: None,
+        constraint: None,
+        origin_lsn: None,
+        at,
+    };
+    let (error, origin_lsn) = match trouble {
+        Trouble::Recover(error) => (error, None),
+        Trouble::Streaming { error, origin_lsn } => (*error, origin_lsn),
+        Trouble::Raised { report, relation, origin_lsn } => {
+            let error = last_error::of(&report);
+            let names = transaction::caught(|| error.known_names()).unwrap_or_default();
+            let what = if error.sqlstate == fault::LOCK {
+                "a lock was not to be had within spock.rescue_lock_timeout"
+            } else if origin_lsn.is_some() {
+                "a transaction could not be applied"
+            } else {
+                "the stream could not be read"
+            };
+            let failure = failure(&error.sqlstate, format!("{what}: {}", condition(report.sql_error_code())));
+            let relation = relation.or(names.relation);
+            let failure =
+                Failure { relation, column: names.column, constraint: names.constraint, origin_lsn, ..failure };
+            return (failure, Said { node: None, error });
+        }
+        Trouble::Unexpected(report) => {
+            let error = last_error::of(&report);
+            let what = format!("the attempt ended by an error: {}", condition(report.sql_error_code()));
+            return (failure(&error.sqlstate, what), Said { node: None, error });
+        }
+        // Handled by the caller.
+        Trouble::MustStop => return (failure("57014", "aborted".to_owned()), Said::default()),
+    };
+    let own = || sqlstate_text(error.sqlstate() as i32);
+    // What libpq or a peer says may tell hosts and roles.
+    let (sqlstate, reason, said) = match &error {
+        RecoverError::Remote { source_node, error: remote } => {
+            let report = match remote {
+                RemoteError::Stream(report) => (**report).clone(),
+                RemoteError::Peer { sqlstate, message, detail, hint } => PeerReport {
+                    sqlstate: sqlstate.clone(),
+                    message: message.clone(),
+                    detail: detail.clone(),
+                    hint: hint.clone(),
+                    ..PeerReport::default()
+                },
+                other => PeerReport { message: other.to_string(), ..PeerReport::default() },
+            };
+            let sqlstate = if report.sqlstate.is_empty() { own() } else { report.sqlstate.clone() };
+            let said = ServerError {
+                sqlstate: sqlstate.clone(),
+                message: report.message,
+                detail: report.detail,
+                hint: report.hint,
+                context: report.context,
+                ..ServerError::default()
+            };
+            let said = Said { node: Some(source_node.clone()), error: said };
+            (sqlstate, format!("node \"{source_node}\": {}", remote.kind()), said)
+        }
+        _ => {
+            let said = ServerError {
+                sqlstate: own(),
+                message: error.to_string(),
+                detail: error.detail(),
+                hint: error.hint(),
+                ..ServerError::default()
+            };
+            (own(), error.to_string(), Said { node: None, error: said })
+        }
+    };
+    (Failure { origin_lsn, ..failure(&sqlstate, reason) }, said)
+}
+
+/// The condition's name in words: `check violation`.
+fn condition(code: PgSqlErrorCode) -> String {
+    format!("{code:?}").trim_start_matches("ERRCODE_").to_lowercase().replace('_', " ")
+}
+
+pub(super) fn sqlstate_text(packed: i32) -> String {
+    unpack_sqlstate(packed).map(char::from).iter().collect()
+}
+
+pub(super) fn remote(intent: &Intent, error: crate::remote::error::RemoteError) -> RecoverError {
+    RecoverError::Remote { source_node: intent.request.source.clone(), error }
+}
