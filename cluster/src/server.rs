@@ -2,17 +2,18 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use postgres::{Client, Config};
 
 use crate::client::{self, Rows};
-use crate::configuration::ServerOptions;
+use crate::configuration::Configuration;
 use crate::data_folder;
 use crate::deadline;
 use crate::error::{Error, Result};
@@ -26,8 +27,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
-    /// Waits for sessions to end.
-    Smart,
     Fast,
     /// Without a shutdown checkpoint; recovery at the next start.
     Immediate,
@@ -38,11 +37,14 @@ pub enum Shutdown {
 pub struct Server {
     installation: Installation,
     user: ServerUser,
-    options: ServerOptions,
+    name: String,
+    port: u16,
+    configuration: Configuration,
     socket_folder: PathBuf,
     data: PathBuf,
     log: PathBuf,
-    child: Option<Child>,
+    /// None while it does not run. Locked until a start or an end is complete.
+    child: Mutex<Option<Child>>,
 }
 
 impl Server {
@@ -51,24 +53,25 @@ impl Server {
         installation: &Installation,
         user: &ServerUser,
         folder: &Path,
-        options: ServerOptions,
+        (name, port): (&str, u16),
+        configuration: Configuration,
     ) -> Result<Server> {
-        let server = Server::named(installation, user, folder, options);
+        let server = Server::existing(installation, user, folder, (name, port), configuration);
         data_folder::create(installation, user, &server.data)?;
         server.configure()?;
         Ok(server)
     }
 
-    /// A server whose data folder and configuration are there already, made by another process.
-    pub fn existing(installation: &Installation, user: &ServerUser, folder: &Path, options: ServerOptions) -> Server {
-        Server::named(installation, user, folder, options)
-    }
-
-    /// As `create`, with a copy of a running server, whose physical standby it becomes, on a slot there of its own name.
-    pub fn create_standby(primary: &Server, folder: &Path, options: ServerOptions) -> Result<Server> {
-        let server = Server::named(&primary.installation, &primary.user, folder, options);
+    /// Like `create`, with a copy of a running server, whose physical standby it becomes, on a slot there of its own name.
+    pub fn create_standby(
+        primary: &Server,
+        folder: &Path,
+        (name, port): (&str, u16),
+        configuration: Configuration,
+    ) -> Result<Server> {
+        let server = Server::existing(&primary.installation, &primary.user, folder, (name, port), configuration);
         let program = primary.installation.bindir.join("pg_basebackup");
-        let (source, slot) = (primary.dsn("postgres"), &server.options.name);
+        let (source, slot) = (primary.dsn("postgres"), &server.name);
         server.user.run(
             &program,
             [
@@ -90,135 +93,140 @@ impl Server {
         Ok(server)
     }
 
-    fn named(installation: &Installation, user: &ServerUser, folder: &Path, options: ServerOptions) -> Server {
+    /// A server whose data folder and configuration are there already, made by another process.
+    pub fn existing(
+        installation: &Installation,
+        user: &ServerUser,
+        folder: &Path,
+        (name, port): (&str, u16),
+        configuration: Configuration,
+    ) -> Server {
         Server {
             installation: installation.clone(),
             user: user.clone(),
+            name: name.to_owned(),
+            port,
+            configuration,
             socket_folder: folder.to_owned(),
-            log: folder.join(format!("{}.log", options.name)),
-            data: folder.join(&options.name),
-            options,
-            child: None,
+            log: folder.join(format!("{name}.log")),
+            data: folder.join(name),
+            child: Mutex::new(None),
         }
     }
 
     fn configure(&self) -> Result<()> {
         let path = self.data.join("postgresql.conf");
-        let text = self.options.lines(&self.installation, &self.socket_folder);
+        let text = self.configuration.lines(&self.installation, &self.socket_folder, self.port);
         let appended = OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
         appended.map_err(Error::io("write", &path))
     }
 
     /// Starts the server and waits until it takes connections.
-    pub fn start(&mut self) -> Result<()> {
+    pub fn start(&self) -> Result<()> {
         self.launch()?;
         self.wait_ready()
     }
 
     /// Starts the server without waiting, so that several start at once.
-    pub fn launch(&mut self) -> Result<()> {
+    pub fn launch(&self) -> Result<()> {
         let log = OpenOptions::new().append(true).create(true).open(&self.log).map_err(Error::io("open", &self.log))?;
         let stdout = log.try_clone().map_err(Error::io("open", &self.log))?;
         let null = File::open("/dev/null").map_err(Error::io("open", Path::new("/dev/null")))?;
         let mut command = self.user.command(&self.installation.bindir.join("postgres"));
         // A process group of its own: an interrupt typed at the terminal is for us, and we end the servers.
         command.arg("-D").arg(&self.data).stdin(null).stdout(stdout).stderr(log).process_group(0);
-        let spawned = if self.options.detached { command.spawn() } else { spawn::tethered(command) };
-        self.child = Some(
-            spawned
-                .map_err(|source| Error::Io { action: format!("start server \"{}\"", self.options.name), source })?,
-        );
+        let spawned = if self.configuration.detached { command.spawn() } else { spawn::tethered(command) };
+        *self.child() = Some(spawned.map_err(self.failed_to("start"))?);
         Ok(())
     }
 
-    pub fn wait_ready(&mut self) -> Result<()> {
-        let child = self.child.as_mut().ok_or_else(|| Error::NotRunning(self.options.name.clone()))?;
+    pub fn wait_ready(&self) -> Result<()> {
+        let mut running = self.child();
+        let child = running.as_mut().ok_or_else(|| Error::NotRunning(self.name.clone()))?;
         let pid_file = self.data.join("postmaster.pid");
         let started = deadline::poll(LIMIT, || match child.try_wait() {
             Ok(None) => says_ready(&pid_file, child.id()).then_some(Ok(())),
             Ok(Some(status)) => Some(Err(status.to_string())),
             Err(error) => Some(Err(error.to_string())),
         });
-        match started {
-            Some(Ok(())) => return Ok(()),
-            // It was reaped just now: its id is no longer ours to signal.
-            Some(Err(_)) => self.child = None,
-            None => {}
-        }
         let reason = match started {
-            Some(Err(reason)) => reason,
-            _ => format!("nothing after {} s", LIMIT.as_secs()),
+            Some(Ok(())) => return Ok(()),
+            Some(Err(reason)) => {
+                // It was reaped just now: its id is no longer ours to signal.
+                *running = None;
+                reason
+            }
+            None => format!("nothing after {} s", LIMIT.as_secs()),
         };
-        Err(Error::Start { name: self.options.name.clone(), reason, log: self.log_tail() })
+        Err(Error::Start { name: self.name.clone(), reason, log: self.log_tail() })
     }
 
     /// Does nothing to a server that is not running.
-    pub fn stop(&mut self, shutdown: Shutdown) -> Result<()> {
-        let Some(child) = self.child.as_mut() else {
+    pub fn stop(&self, shutdown: Shutdown) -> Result<()> {
+        let mut running = self.child();
+        let Some(child) = running.as_mut() else {
             return Ok(());
         };
         let signal = match shutdown {
-            Shutdown::Smart => Signal::SIGTERM,
             Shutdown::Fast => Signal::SIGINT,
             Shutdown::Immediate => Signal::SIGQUIT,
         };
-        let action = || format!("stop server \"{}\"", self.options.name);
         // The signal would wait behind a pause.
         let pid = child.id().cast_signed();
-        process::send(pid, signal)
-            .and_then(|()| process::thaw(pid))
-            .map_err(|source| Error::Io { action: action(), source })?;
-        match deadline::poll(LIMIT, || {
-            child.try_wait().map_err(|source| Error::Io { action: action(), source }).transpose()
-        }) {
-            Some(ended) => {
-                self.child = None;
-                ended.map(drop)
-            }
-            None => Err(Error::Stop { name: self.options.name.clone(), waited: LIMIT }),
-        }
+        process::send(pid, signal).and_then(|()| process::thaw(pid)).map_err(self.failed_to("stop"))?;
+        let ended = deadline::poll(LIMIT, || child.try_wait().transpose());
+        let ended = ended.ok_or_else(|| Error::Stop { name: self.name.clone(), waited: LIMIT })?;
+        *running = None;
+        ended.map(drop).map_err(self.failed_to("stop"))
     }
 
     /// SIGKILL to the postmaster and all its processes, as a failing machine would.
-    pub fn kill(&mut self) -> Result<()> {
-        let Some(mut child) = self.child.take() else {
+    pub fn kill(&self) -> Result<()> {
+        let mut running = self.child();
+        let Some(mut child) = running.take() else {
             return Ok(());
         };
         let killed = process::kill_all(child.id().cast_signed());
-        killed
-            .and_then(|()| child.wait())
-            .map(drop)
-            .map_err(|source| Error::Io { action: format!("kill server \"{}\"", self.options.name), source })
+        killed.and_then(|()| child.wait()).map(drop).map_err(self.failed_to("kill"))
+    }
+
+    /// Ends it at once, whatever its state: what SIGQUIT does not end, SIGKILL does. Nothing is left to be done where that fails.
+    pub fn end(&self) {
+        if self.stop(Shutdown::Immediate).is_err() {
+            let _ = self.kill();
+        }
     }
 
     /// Stops every process of the server where it is, as a hanging machine would; `resume` lets them go on.
     pub fn pause(&self) -> Result<()> {
-        let frozen = process::freeze(self.running_pid()?);
-        frozen
-            .map(drop)
-            .map_err(|source| Error::Io { action: format!("pause server \"{}\"", self.options.name), source })
+        process::freeze(self.running_pid()?).map(drop).map_err(self.failed_to("pause"))
     }
 
     pub fn resume(&self) -> Result<()> {
-        process::thaw(self.running_pid()?)
-            .map_err(|source| Error::Io { action: format!("resume server \"{}\"", self.options.name), source })
+        process::thaw(self.running_pid()?).map_err(self.failed_to("resume"))
     }
 
     /// Leaves a detached server to the user.
-    pub fn release(mut self) {
-        self.child = None;
+    pub fn release(&self) {
+        *self.child() = None;
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For `map_err`: says what was being done, to which server.
+    fn failed_to(&self, action: &str) -> impl FnOnce(io::Error) -> Error + use<> {
+        let action = format!("{action} server \"{}\"", self.name);
+        move |source| Error::Io { action, source }
     }
 
     pub fn name(&self) -> &str {
-        &self.options.name
+        &self.name
     }
 
     pub fn port(&self) -> u16 {
-        self.options.port
-    }
-
-    pub fn installation(&self) -> &Installation {
-        &self.installation
+        self.port
     }
 
     pub fn user(&self) -> &ServerUser {
@@ -229,14 +237,6 @@ impl Server {
         &self.data
     }
 
-    pub fn socket_folder(&self) -> &Path {
-        &self.socket_folder
-    }
-
-    pub fn log_file(&self) -> &Path {
-        &self.log
-    }
-
     /// Empty if there is no log yet. A log may hold bytes of any encoding.
     pub fn log(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
@@ -244,11 +244,11 @@ impl Server {
 
     /// The postmaster's id, while it runs.
     pub fn pid(&self) -> Option<i32> {
-        self.child.as_ref().map(|child| child.id().cast_signed())
+        self.child().as_ref().map(|child| child.id().cast_signed())
     }
 
     fn running_pid(&self) -> Result<i32> {
-        self.pid().ok_or_else(|| Error::NotRunning(self.options.name.clone()))
+        self.pid().ok_or_else(|| Error::NotRunning(self.name.clone()))
     }
 
     /// The server's processes, the postmaster not among them.
@@ -258,11 +258,11 @@ impl Server {
 
     /// What another server or psql connects with.
     pub fn dsn(&self, database: &str) -> String {
-        format!("host={} port={} dbname={database} user=postgres", self.socket_folder.display(), self.options.port)
+        format!("host={} port={} dbname={database} user=postgres", self.socket_folder.display(), self.port)
     }
 
     pub fn config(&self, database: &str) -> Config {
-        client::config(&self.socket_folder, self.options.port, database)
+        client::config(&self.socket_folder, self.port, database)
     }
 
     pub fn connect(&self, database: &str) -> Result<Client> {
@@ -274,6 +274,20 @@ impl Server {
         client::query(self.name(), &mut self.connect(database)?, statement)
     }
 
+    /// The first value of the first row; empty for NULL and where there is no row.
+    pub fn value(&self, database: &str, question: &str) -> Result<String> {
+        Ok(client::first(self.query(database, question)?))
+    }
+
+    /// Waits until the question is answered with true; `what` says of a failure what was waited for.
+    pub fn wait_until(&self, database: &str, what: &str, question: &str, limit: Duration) -> Result<()> {
+        let mut session = self.connect(database)?;
+        deadline::wait(&format!("{what} on \"{}\"", self.name), limit, |last| {
+            *last = client::first(client::query(&self.name, &mut session, question)?);
+            Ok((last == "t").then_some(()))
+        })
+    }
+
     fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -283,11 +297,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Nothing can be reported from here; what SIGQUIT does not end, SIGKILL does.
-        if self.stop(Shutdown::Immediate).is_err() {
-            let _ = self.kill();
-        }
-        if self.options.detached {
+        self.end();
+        if self.configuration.detached {
             return;
         }
         // A server that was killed leaves its segment behind, of which a machine has room for a few thousand; only its next
