@@ -9,6 +9,8 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use procfs::process::{ProcState, Stat};
 
+pub use procfs::process::Status;
+
 use crate::deadline;
 
 /// How long processes that got SIGKILL may take to vanish.
@@ -93,6 +95,20 @@ fn runs(stat: &Stat) -> bool {
 
 fn stat(pid: i32) -> Option<Stat> {
     procfs::process::Process::new(pid).and_then(|process| process.stat()).ok()
+}
+
+/// What the kernel tells of a process, with its memory in kB. None: there is no such process.
+pub fn status(pid: i32) -> Option<Status> {
+    procfs::process::Process::new(pid).and_then(|process| process.status()).ok()
+}
+
+/// User and system time of a process so far; `with_children`: also those of its children that have ended. None: there is no such
+/// process.
+pub fn processor_time(pid: i32, with_children: bool) -> Option<Duration> {
+    let stat = stat(pid)?;
+    let of_children = if with_children { (stat.cutime + stat.cstime).cast_unsigned() } else { 0 };
+    let ticks = stat.utime + stat.stime + of_children;
+    Some(Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64))
 }
 
 /// Read here and not by procfs, which takes UTF-8 alone: the title names databases and roles in the bytes of their encoding.
