@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use spock_recovery_cluster::mesh::InitialCopy;
 use spock_recovery_cluster::{ClusterOptions, Configuration, Installation, Server, ServerUser, deadline};
 
 pub use failpoint::Action;
@@ -155,17 +154,14 @@ impl Cluster {
 
     /// The same, with copies of the rows that are there already: those of one node only.
     pub fn mesh_with_copies(&self) {
-        self.subscribe(&self.servers.pairs(), InitialCopy::Made);
+        done(self.servers.publish());
+        done(self.servers.subscribe_copying(&self.servers.pairs()));
     }
 
     /// The same as `mesh` for these pairs alone, each the target and the source of a subscription.
     pub fn wire(&self, pairs: &[(&str, &str)]) {
-        self.subscribe(pairs, InitialCopy::Skipped);
-    }
-
-    fn subscribe(&self, pairs: &[(&str, &str)], copy: InitialCopy) {
         done(self.servers.publish());
-        done(self.servers.subscribe(pairs, copy));
+        done(self.servers.subscribe(pairs));
     }
 
     /// Makes all subscriptions know tables that were created after `mesh`.

@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use spock_recovery_cluster::mesh::InitialCopy;
 use spock_recovery_cluster::{ServerUser, client, process};
 use spockctl::cluster;
 use spockctl::demo::{self, Options, Scenario};
@@ -96,7 +95,7 @@ fn a_cluster_that_stays_is_found_shown_started_again_and_removed() {
         .iter()
         .try_for_each(|node| node.query(cluster::DATABASE, demo::TABLE).map(drop))
         .and_then(|()| cluster.publish())
-        .and_then(|()| cluster.subscribe(&cluster.pairs(), InitialCopy::Skipped));
+        .and_then(|()| cluster.subscribe(&cluster.pairs()));
     wired.unwrap_or_else(|error| panic!("{error}"));
     let folder = cluster.path().to_owned();
     cluster::keep(cluster, &screen).unwrap_or_else(|error| panic!("{error}"));

@@ -10,7 +10,6 @@ mod verify;
 use std::path::PathBuf;
 
 use spock_recovery_cluster::Cluster;
-use spock_recovery_cluster::mesh::InitialCopy;
 
 use crate::cluster::{self, DATABASE};
 use crate::error::{Error, Result};
@@ -106,7 +105,7 @@ fn wire(cluster: &Cluster, screen: &Screen) -> Result<()> {
         node.query(DATABASE, crash::TABLE)?;
     }
     cluster.publish()?;
-    cluster.subscribe(&subscriptions(cluster), InitialCopy::Skipped)?;
+    cluster.subscribe(&subscriptions(cluster))?;
     let survivors: Vec<&str> = crash::survivors(cluster).map(|node| node.name()).collect();
     let from_failed: Vec<String> = survivors.iter().map(|name| format!("{FAILED}→{name}")).collect();
     let among = survivors.join("↔");

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use spock_recovery_cluster::mesh::InitialCopy;
 use spock_recovery_cluster::{ServerUser, interrupt};
 use spockctl::demo::{self, Scenario};
 use spockctl::error::Result;
@@ -128,7 +127,7 @@ fn up(arguments: ServerArguments, screen: &Screen) -> Result<()> {
         node.query(cluster::DATABASE, demo::TABLE)?;
     }
     cluster.publish()?;
-    cluster.subscribe(&cluster.pairs(), InitialCopy::Skipped)?;
+    cluster.subscribe(&cluster.pairs())?;
     screen.line("  each is subscribed to all others, with origin = none; table crash_test is replicated");
     cluster::keep(cluster, screen)
 }

@@ -10,14 +10,6 @@ use crate::server::Server;
 /// The publication of each node: all its tables.
 pub const PUBLICATION: &str = "mesh";
 
-/// What a new subscription does with the rows that its tables hold already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InitialCopy {
-    Skipped,
-    /// Right for the rows of one node only.
-    Made,
-}
-
 /// The subscription on `target` that receives from `source`, and its slot on `source`.
 pub fn subscription_name(target: &str, source: &str) -> String {
     format!("sub_{target}_{source}")
@@ -43,15 +35,23 @@ impl Cluster {
         self.servers().iter().try_for_each(|server| publish(server, self.database()))
     }
 
-    /// Subscribes each target to its source, with `origin = none`, so that nobody forwards what others wrote; returns when every
-    /// table of each subscription is ready.
-    pub fn subscribe(&self, pairs: &[(&str, &str)], copy: InitialCopy) -> Result<()> {
+    /// Subscribes each target to its source, with `origin = none`, so that nobody forwards what others wrote, and without copies
+    /// of what the tables hold already; returns when every table of each subscription is ready.
+    pub fn subscribe(&self, pairs: &[(&str, &str)]) -> Result<()> {
+        self.subscribe_with(pairs, false)
+    }
+
+    /// Like `subscribe`, with copies of what the tables hold already, which is right for the rows of one node only.
+    pub fn subscribe_copying(&self, pairs: &[(&str, &str)]) -> Result<()> {
+        self.subscribe_with(pairs, true)
+    }
+
+    fn subscribe_with(&self, pairs: &[(&str, &str)], copy_data: bool) -> Result<()> {
         for (target, source) in pairs {
             let statement = format!(
-                "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {PUBLICATION} WITH (origin = none, copy_data = {})",
+                "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {PUBLICATION} WITH (origin = none, copy_data = {copy_data})",
                 identifier(&subscription_name(target, source)),
                 literal(&self.node(source)?.dsn(self.database())),
-                copy == InitialCopy::Made,
             );
             self.node(target)?.query(self.database(), &statement)?;
         }
