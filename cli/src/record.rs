@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, Uid};
+use spock_recovery_cluster::pid_file::PidFile;
 use spock_recovery_cluster::{
     Cluster, Error as ServerError, Installation, Server, ServerUser, client, deadline, process, run_folder,
 };
@@ -116,16 +117,14 @@ impl Kept {
     /// The postmaster of a node, if it lives: one that was killed leaves its file behind, and its id may be another's by now.
     pub fn postmaster(&self, name: &str) -> Option<i32> {
         let data = self.folder.join(name);
-        let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-        let pid = file.lines().next()?.trim().parse().ok()?;
+        let pid = PidFile::read(&data)?.pid;
         let command = process::command_line(pid)?;
         (process::is_alive(pid) && command.ends_with(&format!("-D {}", data.display()))).then_some(pid)
     }
 
     /// A killed postmaster whose parent has not taken note of its end yet still holds the lock on its data folder.
     fn wait_gone(&self, name: &str) {
-        let file = fs::read_to_string(self.folder.join(name).join("postmaster.pid")).unwrap_or_default();
-        if let Some(pid) = file.lines().next().and_then(|line| line.trim().parse().ok()) {
+        if let Some(PidFile { pid, .. }) = PidFile::read(&self.folder.join(name)) {
             deadline::poll(STOP_LIMIT, || {
                 // Where it was this process that started it.
                 let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));

@@ -17,6 +17,7 @@ pub mod extension;
 pub mod installation;
 pub mod interrupt;
 pub mod mesh;
+pub mod pid_file;
 pub mod process;
 pub mod program;
 pub mod run_folder;

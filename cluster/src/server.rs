@@ -1,5 +1,7 @@
 //! One PostgreSQL server as a child process: `postgres -D …` itself, so that its id is known and its end can be waited for.
 
+mod sql;
+
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,14 +12,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use postgres::{Client, Config};
 
-use crate::client::{self, Rows};
 use crate::configuration::Configuration;
 use crate::data_folder;
 use crate::deadline;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
+use crate::pid_file::PidFile;
 use crate::process::{self, Process};
 use crate::spawn;
 use crate::user::ServerUser;
@@ -143,9 +144,9 @@ impl Server {
     pub fn wait_ready(&self) -> Result<()> {
         let mut running = self.child();
         let child = running.as_mut().ok_or_else(|| Error::NotRunning(self.name.clone()))?;
-        let pid_file = self.data.join("postmaster.pid");
+        let pid = child.id().cast_signed();
         let started = deadline::poll(LIMIT, || match child.try_wait() {
-            Ok(None) => says_ready(&pid_file, child.id()).then_some(Ok(())),
+            Ok(None) => PidFile::read(&self.data).is_some_and(|file| file.pid == pid && file.ready).then_some(Ok(())),
             Ok(Some(status)) => Some(Err(status.to_string())),
             Err(error) => Some(Err(error.to_string())),
         });
@@ -256,38 +257,6 @@ impl Server {
         self.pid().map(process::children).unwrap_or_default()
     }
 
-    /// What another server or psql connects with.
-    pub fn dsn(&self, database: &str) -> String {
-        format!("host={} port={} dbname={database} user=postgres", self.socket_folder.display(), self.port)
-    }
-
-    pub fn config(&self, database: &str) -> Config {
-        client::config(&self.socket_folder, self.port, database)
-    }
-
-    pub fn connect(&self, database: &str) -> Result<Client> {
-        client::connect(self.name(), &self.config(database))
-    }
-
-    /// Runs statements in a session of their own.
-    pub fn query(&self, database: &str, statement: &str) -> Result<Rows> {
-        client::query(self.name(), &mut self.connect(database)?, statement)
-    }
-
-    /// The first value of the first row; empty for NULL and where there is no row.
-    pub fn value(&self, database: &str, question: &str) -> Result<String> {
-        Ok(client::first(self.query(database, question)?))
-    }
-
-    /// Waits until the question is answered with true; `what` says of a failure what was waited for.
-    pub fn wait_until(&self, database: &str, what: &str, question: &str, limit: Duration) -> Result<()> {
-        let mut session = self.connect(database)?;
-        deadline::wait(&format!("{what} on \"{}\"", self.name), limit, |last| {
-            *last = client::first(client::query(&self.name, &mut session, question)?);
-            Ok((last == "t").then_some(()))
-        })
-    }
-
     fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -303,36 +272,8 @@ impl Drop for Server {
         }
         // A server that was killed leaves its segment behind, of which a machine has room for a few thousand; only its next
         // start would remove it.
-        if let Some(segment) = fs::read_to_string(self.data.join("postmaster.pid")).ok().as_deref().and_then(segment_of)
-        {
-            let _ = Command::new("ipcrm").args(["-m", segment]).stderr(Stdio::null()).status();
+        if let Some(segment) = PidFile::read(&self.data).and_then(|file| file.segment) {
+            let _ = Command::new("ipcrm").args(["-m", &segment]).stderr(Stdio::null()).status();
         }
-    }
-}
-
-/// The id of the shared memory segment that postmaster.pid names in line 7, after its key.
-fn segment_of(pid_file: &str) -> Option<&str> {
-    pid_file.lines().nth(6)?.split_whitespace().nth(1).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-/// Line 1 of postmaster.pid is the id, line 8 the state (utils/pidfile.h). A killed server leaves its own file behind.
-fn says_ready(pid_file: &Path, pid: u32) -> bool {
-    let Ok(text) = fs::read_to_string(pid_file) else {
-        return false;
-    };
-    let mut lines = text.lines();
-    lines.next() == Some(pid.to_string().as_str()) && lines.nth(6).is_some_and(|state| state.trim_end() == "ready")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::segment_of;
-
-    #[test]
-    fn the_segment_of_a_killed_server_is_found_in_its_file() {
-        let file = "4711\n/data\n1795200000\n5432\n/tmp\n\n  1310835    32768\nready   \n";
-        assert_eq!(segment_of(file), Some("32768"));
-        assert_eq!(segment_of("4711\n/data\n"), None);
-        assert_eq!(segment_of(&file.replace("32768", "-1")), None);
     }
 }
