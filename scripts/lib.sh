@@ -85,8 +85,10 @@ extension_cargo() {
 # A program that cargo installs into the cache, if it is there.
 cached_tool() { [ -x "$CACHE/tools/$1-$2/bin/$1" ]; }
 
-# What `cargo nextest` and `cargo deny` find first is the system's own; else the cache's, which setup.sh has built.
-use_tools() { export PATH="$PATH:$CACHE/tools/cargo-nextest-$NEXTEST_VERSION/bin:$CACHE/tools/cargo-deny-$CARGO_DENY_VERSION/bin"; }
+# What `cargo nextest`, `cargo deny` and `mdbook` find first is the system's own; else the cache's, which setup.sh has built.
+use_tools() {
+    export PATH="$PATH:$CACHE/tools/cargo-nextest-$NEXTEST_VERSION/bin:$CACHE/tools/cargo-deny-$CARGO_DENY_VERSION/bin:$CACHE/tools/mdbook-$MDBOOK_VERSION/bin"
+}
 
 # The toolchain that rust-toolchain.toml names may be one that cannot be had now, where another one would do.
 use_rust() {

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# rustfmt, clippy and rustdoc without a warning, for every supported major, licences and advisories, and the pure unit tests. Stops at the first failure.
+# rustfmt, clippy and rustdoc without a warning, for every supported major, licences and advisories, the documents' links and
+# tables, and the pure unit tests. Stops at the first failure.
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 use_tools
@@ -35,6 +36,8 @@ if cargo deny --version >/dev/null 2>&1; then
         note "not looked at: the database of advisories cannot be had here"
     fi
 fi
+say "the documents' links and tables"
+cargo test --locked --quiet --package spock_recovery_tests --test manual
 say "unit tests"
 read -r major pg_config <<<"${servers[0]}"
 extension_cargo "$pg_config" test --locked --quiet --package spock_recovery --lib --no-default-features --features "pg$major"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All set-up that a goal of the Makefile needs; does nothing, and needs no network, where everything is there.
-#   scripts/setup.sh <demo|test|lint|soak|bench|install>
+#   scripts/setup.sh <demo|test|lint|docs|soak|bench|install>
 # PG_CONFIG=… uses that server alone, PG=NN one major, SPOCK_RECOVERY_SERVER=… one place for servers (servers.sh),
 # SPOCK_RECOVERY_CACHE=… another cache folder.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -76,12 +76,20 @@ make_user() {
     as_root useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
 }
 
-# install_tool <crate> <version> <minutes> <options…>: builds a program of cargo's into the cache, unless the system has one.
+# has_program <crate>: whether the system has the program of that crate: one of cargo's own, or one that is called by its name.
+has_program() {
+    case $1 in
+        cargo-*) cargo "${1#cargo-}" --version >/dev/null 2>&1 ;;
+        *) command -v "$1" >/dev/null 2>&1 ;;
+    esac
+}
+
+# install_tool <crate> <version> <minutes> <options…>: builds a program with cargo into the cache, unless the system has one.
 install_tool() {
     local crate=$1 version=$2 minutes=$3 home
     shift 3
     home="$CACHE/tools/$crate-$version"
-    if cargo "${crate#cargo-}" --version >/dev/null 2>&1 || cached_tool "$crate" "$version"; then return; fi
+    if has_program "$crate" || cached_tool "$crate" "$version"; then return; fi
     rm -rf "$home.partial"
     # What was compiled stays for the next try.
     CARGO_TARGET_DIR="$CACHE/tools/build" step "building $crate $version (about $minutes minutes, once)" \
@@ -94,9 +102,12 @@ main() {
     lock_cache
     install_missing_packages $BUILD_PACKAGES || die "what compiles the extension is missing" "$REASON"
     check_rust "$1"
-    make_user
-    say "looking for PostgreSQL"
-    ensure_servers "$1"
+    # The documents need no server.
+    if [ "$1" != docs ]; then
+        make_user
+        say "looking for PostgreSQL"
+        ensure_servers "$1"
+    fi
     fetch_crates
     use_tools
     case $1 in
@@ -106,6 +117,10 @@ main() {
             ;;
         lint)
             install_tool cargo-deny "$CARGO_DENY_VERSION" 6 || note "cargo-deny could not be built: licences and advisories are not looked at"
+            ;;
+        docs)
+            install_tool mdbook "$MDBOOK_VERSION" 5 --no-default-features --features search ||
+                die "mdbook $MDBOOK_VERSION, which builds the site, could not be built" "The pages in docs/ can be read without it."
             ;;
     esac
     # The servers' user must be able to enter every folder above the cache.

@@ -22,3 +22,5 @@ RUST_LEAST=1.95
 NEXTEST_VERSION=0.9.143
 # Licences and advisories, in `make lint`.
 CARGO_DENY_VERSION=0.20.2
+# Builds the site of the documents, in `make docs`.
+MDBOOK_VERSION=0.5.4

@@ -6,4 +6,5 @@ pub mod change;
 pub mod conflict;
 pub mod conflict_report;
 pub mod stream;
+pub mod touched;
 pub mod transaction;

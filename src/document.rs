@@ -13,7 +13,7 @@
 //! ASCII, all other characters escaped.
 
 use crate::error::SqlError;
-use crate::node::identity::DatabaseIdentity;
+use crate::identity::DatabaseIdentity;
 use pgrx::PgSqlErrorCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -336,6 +336,3 @@ fn upper_first(text: &str) -> String {
     let mut characters = text.chars();
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,11 +1,25 @@
 //! The settings. Each is added by the code that first reads it; its default is justified here and nowhere else.
 //! Names avoid those of the extension `spock`, and its prefix is not reserved, for both may be loaded.
 
-use crate::apply::conflict::Policy;
-use crate::plugin::parameters::Settings;
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::ffi::{CStr, CString};
 use std::time::Duration;
+
+/// `spock.rescue_conflict_resolution`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum Policy {
+    #[name = c"last_update_wins"]
+    LastUpdateWins,
+    /// The failed node's change, however old.
+    #[name = c"apply_remote"]
+    ApplyRemote,
+    /// What others have written here, however old.
+    #[name = c"keep_local"]
+    KeepLocal,
+    /// The rescue waits at the first conflict.
+    #[name = c"error"]
+    Error,
+}
 
 /// `spock.manager_naptime`: how long a manager or the launcher sleeps when nothing wakes it. What users do wakes
 /// them; one second bounds what nobody announces, such as a subscription changed by a restore.
@@ -118,23 +132,49 @@ pub fn rescue_conflict_resolution() -> Policy {
     RESCUE_CONFLICT_RESOLUTION.get()
 }
 
-/// The output plugin's settings as they stand in this session.
-pub fn rescue_settings() -> Settings {
-    let text = |setting: &GucSetting<Option<CString>>| {
-        setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
-    };
-    Settings {
-        origin: text(&RESCUE_ORIGIN),
-        skip_lsn: text(&RESCUE_SKIP_LSN),
-        stop_lsn: text(&RESCUE_STOP_LSN),
-        stop_timestamp: text(&RESCUE_STOP_TIMESTAMP),
-        tables: text(&RESCUE_TABLES),
-        key_changes: text(&RESCUE_KEY_CHANGES),
-        reconciled_by: text(&RESCUE_RECONCILED_BY),
-        packed: text(&RESCUE_PACKED),
-        given_up: text(&RESCUE_GIVEN_UP),
-        announced: text(&RESCUE_ANNOUNCED),
-    }
+/// A setting of the output plugin as it stands in this session; empty where it is not set.
+fn text(setting: &GucSetting<Option<CString>>) -> String {
+    setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+pub fn rescue_origin() -> String {
+    text(&RESCUE_ORIGIN)
+}
+
+pub fn rescue_skip_lsn() -> String {
+    text(&RESCUE_SKIP_LSN)
+}
+
+pub fn rescue_stop_lsn() -> String {
+    text(&RESCUE_STOP_LSN)
+}
+
+pub fn rescue_stop_timestamp() -> String {
+    text(&RESCUE_STOP_TIMESTAMP)
+}
+
+pub fn rescue_tables() -> String {
+    text(&RESCUE_TABLES)
+}
+
+pub fn rescue_key_changes() -> String {
+    text(&RESCUE_KEY_CHANGES)
+}
+
+pub fn rescue_reconciled_by() -> String {
+    text(&RESCUE_RECONCILED_BY)
+}
+
+pub fn rescue_packed() -> String {
+    text(&RESCUE_PACKED)
+}
+
+pub fn rescue_given_up() -> String {
+    text(&RESCUE_GIVEN_UP)
+}
+
+pub fn rescue_announced() -> String {
+    text(&RESCUE_ANNOUNCED)
 }
 
 fn milliseconds(setting: &GucSetting<i32>) -> Duration {

@@ -3,8 +3,7 @@
 //! What is judged is gathered in one place (sql); judging is pure.
 
 pub mod capacity;
-mod documents;
+pub mod documents;
 pub mod judge;
-mod kept;
-mod sql;
-mod version;
+pub mod kept;
+pub mod version;

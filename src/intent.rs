@@ -6,13 +6,10 @@
 pub mod document;
 mod error;
 pub mod fault;
-pub mod id;
 pub mod journal;
 #[cfg(test)]
 pub mod journal_tests;
-pub mod sql;
 pub mod storage;
 pub mod unfinished;
 
 pub use error::IntentError;
-pub use sql::describe;

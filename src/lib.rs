@@ -6,15 +6,24 @@
 #![warn(missing_debug_implementations)]
 
 mod apply;
+mod backoff;
 mod counted;
 mod document;
+#[cfg(test)]
+mod document_tests;
 mod error;
 mod failpoint;
 mod guc;
 mod health;
+mod identity;
 mod intent;
+mod intent_id;
+#[cfg(test)]
+mod layers;
 mod lsn;
 mod node;
+mod node_name;
+mod older_copy;
 mod pg;
 mod plan;
 mod plugin;
@@ -24,6 +33,10 @@ mod recover;
 mod remote;
 mod shmem;
 mod slot;
+mod sql;
+mod stand_aside;
+mod tally;
+mod wake;
 mod worker;
 
 #[cfg(feature = "pg_test")]
@@ -51,16 +64,16 @@ pub extern "C-unwind" fn _PG_init() {
     }
     guc::register();
     shmem::register();
-    pg::seclabel::register(node::sql::check_label);
+    pg::seclabel::register(sql::node::check_label);
     pg::hooks::install(pg::hooks::Callbacks {
-        on_change: worker::wake::note,
-        on_transaction_end: worker::wake::on_transaction_end,
-        on_subtransaction_end: worker::stand_aside::end_of_subtransaction,
+        on_change: wake::note,
+        on_transaction_end: wake::on_transaction_end,
+        on_subtransaction_end: stand_aside::end_of_subtransaction,
         on_utility: worker::utility::before,
     });
     // pg_upgrade's servers must be left as they are.
     if !pg::process::in_binary_upgrade() {
-        worker::entry::register_launcher();
+        worker::start::register_launcher();
     }
 }
 

@@ -4,11 +4,11 @@
 //! published by every FOR ALL TABLES publication.
 
 pub mod conninfo;
-pub mod identity;
+pub mod error;
 pub mod label;
-pub mod name;
+pub mod labelling;
 pub mod native;
 pub mod options;
 pub mod provider;
 pub mod registry;
-pub mod sql;
+pub mod servers;

@@ -3,6 +3,7 @@
 //! Names are PostgreSQL's own in snake_case. A wrapper checks what C assumes, or says in `SAFETY` why it holds.
 #![allow(unsafe_code)]
 
+pub mod apply_as;
 pub mod catalog;
 pub mod clock;
 pub mod commit_ts;
@@ -30,6 +31,7 @@ pub mod prepared;
 pub mod process;
 pub mod random;
 pub mod references;
+pub mod relation_name;
 pub mod role;
 pub mod row_text;
 pub mod seclabel;

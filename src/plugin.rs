@@ -20,7 +20,7 @@ use crate::failpoint::{self, names};
 use crate::guc;
 use crate::lsn::OriginLsn;
 use crate::pg::{compat, origin};
-use parameters::Parameters;
+use parameters::{Parameters, Settings};
 use pgrx::{PgMemoryContexts, pg_sys};
 
 /// A pack is sent when it has come to this; a transaction's last is sent with its commit.
@@ -67,6 +67,22 @@ unsafe extern "C-unwind" fn _PG_output_plugin_init(callbacks: *mut pg_sys::Outpu
     callbacks.commit_cb = Some(commit);
 }
 
+/// What stands in this session.
+fn settings() -> Settings {
+    Settings {
+        origin: guc::rescue_origin(),
+        skip_lsn: guc::rescue_skip_lsn(),
+        stop_lsn: guc::rescue_stop_lsn(),
+        stop_timestamp: guc::rescue_stop_timestamp(),
+        tables: guc::rescue_tables(),
+        key_changes: guc::rescue_key_changes(),
+        reconciled_by: guc::rescue_reconciled_by(),
+        packed: guc::rescue_packed(),
+        given_up: guc::rescue_given_up(),
+        announced: guc::rescue_announced(),
+    }
+}
+
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn startup(
     context: *mut pg_sys::LogicalDecodingContext,
@@ -80,7 +96,7 @@ unsafe extern "C-unwind" fn startup(
         if is_init {
             return;
         }
-        let parameters = Parameters::read(&guc::rescue_settings()).or_raise();
+        let parameters = Parameters::read(&settings()).or_raise();
         relation::watch_invalidations();
         relation::forget_all();
         let change_context = pg_sys::AllocSetContextCreateInternal(

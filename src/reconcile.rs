@@ -4,24 +4,36 @@
 //! The failed node's transactions came late. What others had changed of its rows meanwhile was skipped on the target for
 //! lack of the row, and does not come again.
 //!
-//! Pure: judge, counts, value, answer and pieces. The rows that were touched are collected in touched, and in moves those that
-//! others have given another key since; they are asked for in ask, as many at once as pieces says, looked at in compare, judged in
-//! run, where absent says when the absence of a row proves nothing, and brought in bring. What cannot be judged now is kept.
+//! Its parts, each of which can be understood alone:
+//!
+//! | what | where |
+//! |---|---|
+//! | pure: verdicts, and which of them must wait; values, answers, how many rows are asked for at once | judge, standing, value, answer, pieces |
+//! | the two nodes, how they are asked, how far each is | pair, ask, absent, views |
+//! | who must still pass what | waits |
+//! | what has become of rows, and those that are kept for another time | ledger, kept |
+//! | writing a row, and rows that were taken away and may have to be put back | bring, write, removed |
+//! | a first look at many rows, a closer one at those that differ, all of them | compare, closer, run |
+//! | changes of keys that others have made since | moves |
 
 mod absent;
 mod answer;
 mod ask;
 mod bring;
+mod closer;
 mod compare;
-pub mod counts;
+mod difference;
 pub mod judge;
 pub mod kept;
+mod ledger;
 pub mod moves;
+mod pair;
 mod pieces;
-mod rows;
+mod refused;
+mod removed;
+pub mod rows;
 pub mod run;
-mod sql;
-pub mod touched;
+mod standing;
 mod value;
 mod views;
 mod waits;

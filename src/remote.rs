@@ -2,5 +2,6 @@
 
 pub mod argument;
 pub mod connection;
+pub mod error;
 pub mod report;
 pub mod row;

@@ -3,13 +3,14 @@
 //! All are crash-only: an unexpected ERROR ends the process, and whoever started it starts it again, later each time.
 //! What they tell each other is in shared memory; none of them waits for another.
 
-pub mod backoff;
 mod blockers;
+pub mod clones;
 mod cut_short;
 mod discovery;
 pub mod entry;
 pub mod error;
 mod judging_again;
+pub mod keeper;
 pub mod launcher;
 pub mod manager;
 pub mod poller;
@@ -20,6 +21,5 @@ pub mod rescues;
 mod returns;
 mod skips;
 pub mod slot_worker;
-pub mod stand_aside;
+pub mod start;
 pub mod utility;
-pub mod wake;

@@ -17,7 +17,7 @@ fn installation() -> Installation {
     Installation::find_default(None, &user).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn project(file: &str) -> String {
+pub fn project(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -17,6 +17,7 @@ mod plan;
 mod plugin;
 mod reconcile;
 mod recover;
+mod reference;
 mod registry;
 mod regress;
 mod rescue;

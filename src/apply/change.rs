@@ -1,15 +1,19 @@
 //! One change: found, judged, applied. What stands in its way is a conflict, decided by src/apply/conflict.rs, counted and
 //! logged; it stops the rescue only where the administrator wants that (`spock.rescue_conflict_resolution`).
 
-use super::conflict::{self, Existing, Incoming, Kind, Policy, Resolution, Tally};
+use super::conflict::{self, Existing, Incoming};
 use super::conflict_report::{self as report, Rows};
-use crate::pg::executor::{Change, Leaf, Operation, Row, RowVersion};
-use crate::pg::logicalrep::{ApplyAs, Tuple};
+use crate::guc::Policy;
+use crate::pg::apply_as::ApplyAs;
+use crate::pg::commit_ts::RowVersion;
+use crate::pg::executor::{Change, Leaf, Operation, Row};
+use crate::pg::logicalrep::Tuple;
 use crate::pg::open_table::OpenTables;
 use crate::pg::row_text::{author_of, index_name};
 use crate::pg::truncate::Truncation;
 use crate::pg::unique::InTheWay;
 use crate::pg::{commit_ts, origin};
+use crate::tally::conflict::{Kind, Resolution, Tally};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::elog::PgLogLevel;
@@ -319,7 +323,7 @@ impl ChangeApplier<'_> {
     }
 
     fn count(&mut self, table: Oid, kind: Kind, resolution: Resolution) {
-        conflict::add(&mut self.done.conflicts, Tally { relation: table.to_u32(), kind, resolution, count: 1 });
+        Tally { relation: table.to_u32(), kind, resolution, count: 1 }.add_to(&mut self.done.conflicts);
     }
 
     fn report(&self, relation: &str, kind: Kind, resolution: Resolution, mut details: Vec<String>) {

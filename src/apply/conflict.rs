@@ -4,107 +4,9 @@
 //! The failed node's transactions arrive late: the row may have been changed since by somebody who commits after them.
 //! PostgreSQL's own names for the kinds (documentation, "Conflicts" in logical replication).
 
+use crate::guc::Policy;
 use crate::pg::clock::Timestamp;
-use pgrx::PostgresGucEnum;
-use serde::{Deserialize, Serialize};
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    InsertExists,
-    UpdateExists,
-    MultipleUniqueConflicts,
-    UpdateOriginDiffers,
-    UpdateMissing,
-    DeleteOriginDiffers,
-    DeleteMissing,
-    /// A TRUNCATE that found rows which were committed after it. PostgreSQL has no name for it.
-    TruncateOriginDiffers,
-}
-
-impl Kind {
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::InsertExists => "insert_exists",
-            Kind::UpdateExists => "update_exists",
-            Kind::MultipleUniqueConflicts => "multiple_unique_conflicts",
-            Kind::UpdateOriginDiffers => "update_origin_differs",
-            Kind::UpdateMissing => "update_missing",
-            Kind::DeleteOriginDiffers => "delete_origin_differs",
-            Kind::DeleteMissing => "delete_missing",
-            Kind::TruncateOriginDiffers => "truncate_origin_differs",
-        }
-    }
-
-    /// Another row has the key that the change is to bring.
-    pub fn is_about_a_unique_key(self) -> bool {
-        matches!(self, Kind::InsertExists | Kind::UpdateExists | Kind::MultipleUniqueConflicts)
-    }
-}
-
-/// `spock.rescue_conflict_resolution`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
-pub enum Policy {
-    #[name = c"last_update_wins"]
-    LastUpdateWins,
-    /// The failed node's change, however old.
-    #[name = c"apply_remote"]
-    ApplyRemote,
-    /// What others have written here, however old.
-    #[name = c"keep_local"]
-    KeepLocal,
-    /// The rescue waits at the first conflict.
-    #[name = c"error"]
-    Error,
-}
-
-/// What has become of a change that met a conflict.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Resolution {
-    ApplyRemote,
-    KeepLocal,
-    /// There was no row to change.
-    Skip,
-}
-
-impl Resolution {
-    pub fn name(self) -> &'static str {
-        match self {
-            Resolution::ApplyRemote => "apply_remote",
-            Resolution::KeepLocal => "keep_local",
-            Resolution::Skip => "skip",
-        }
-    }
-}
-
-/// How often a kind of conflict was met on a table, and how it was resolved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Tally {
-    /// The table's oid here; 0 stands for all tables beyond those that are told apart.
-    pub relation: u32,
-    pub kind: Kind,
-    pub resolution: Resolution,
-    pub count: u64,
-}
-
-/// Tables, kinds and resolutions that are told apart: what is written down of a recovery is bounded.
-const TOLD_APART: usize = 128;
-
-/// Adds a tally to others.
-pub fn add(tallies: &mut Vec<Tally>, new: Tally) {
-    let same = |known: &Tally, relation| {
-        (known.relation, known.kind, known.resolution) == (relation, new.kind, new.resolution)
-    };
-    let place = tallies.iter().position(|known| same(known, new.relation));
-    let place = place
-        .or_else(|| (tallies.len() >= TOLD_APART).then(|| tallies.iter().position(|known| same(known, 0))).flatten());
-    match place {
-        Some(place) => tallies[place].count = tallies[place].count.saturating_add(new.count),
-        None if tallies.len() >= TOLD_APART => tallies.push(Tally { relation: 0, ..new }),
-        None => tallies.push(new),
-    }
-}
+use crate::tally::conflict::{Kind, Resolution};
 
 /// The version of a row that is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -201,20 +103,6 @@ mod tests {
             let expected = if expected { Resolution::ApplyRemote } else { Resolution::KeepLocal };
             assert_eq!(resolve(policy, kind, incoming(10), existing), expected, "{policy:?} {kind:?} {existing:?}");
         }
-    }
-
-    #[test]
-    fn tallies_of_the_same_kind_are_one_and_their_number_is_bounded() {
-        let tally = |relation, count| Tally { relation, kind: Kind::InsertExists, resolution: Resolution::Skip, count };
-        let mut tallies = Vec::new();
-        for relation in 1..=1000 {
-            add(&mut tallies, tally(relation, 2));
-            add(&mut tallies, tally(relation, 1));
-        }
-        assert_eq!(tallies.len(), TOLD_APART + 1);
-        assert_eq!(tallies[0], tally(1, 3));
-        assert_eq!(tallies.iter().map(|known| known.count).sum::<u64>(), 3000);
-        assert_eq!(tallies[TOLD_APART], tally(0, 3 * (1000 - TOLD_APART as u64)));
     }
 
     #[test]

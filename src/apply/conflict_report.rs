@@ -1,24 +1,8 @@
 //! What the log says of a conflict (pure): in the words of PostgreSQL 18's own apply worker (documentation, "Conflicts" in
 //! logical replication, "Logging"), on every major alike, and what has become of it.
 
-use super::conflict::{Kind, Resolution};
-
-/// Who has written the row that is there.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Author {
-    pub transaction: u32,
-    /// With the time of the commit, as text; None: not known.
-    pub committed: Option<(Writer, String)>,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Writer {
-    Here,
-    /// A replication origin, by its name.
-    Origin(String),
-    /// One that does not exist any more.
-    Gone,
-}
+use crate::pg::row_text::{RowAuthor, Writer};
+use crate::tally::conflict::{Kind, Resolution};
 
 /// One row that is there, and what it was met with. None: not to be shown to the role that applies.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -37,7 +21,7 @@ pub fn message(relation: &str, kind: Kind) -> String {
 }
 
 /// What has happened, in a sentence. `index`: the unique index whose key is there.
-pub fn explanation(kind: Kind, index: Option<&str>, author: Option<&Author>) -> String {
+pub fn explanation(kind: Kind, index: Option<&str>, author: Option<&RowAuthor>) -> String {
     let index = index.unwrap_or_default();
     match kind {
         Kind::UpdateMissing => "Could not find the row to be updated.".to_owned(),
@@ -62,7 +46,7 @@ pub fn explanation(kind: Kind, index: Option<&str>, author: Option<&Author>) -> 
     }
 }
 
-fn by(author: &Author, different: &str) -> String {
+fn by(author: &RowAuthor, different: &str) -> String {
     let transaction = author.transaction;
     match &author.committed {
         None => format!(" in transaction {transaction}"),
@@ -104,8 +88,8 @@ pub fn outcome(failed_node: &str, origin_lsn: crate::lsn::OriginLsn, resolution:
 mod tests {
     use super::*;
 
-    fn author(writer: Option<Writer>) -> Author {
-        Author { transaction: 742, committed: writer.map(|writer| (writer, "2026-11-20 10:00:00+00".to_owned())) }
+    fn author(writer: Option<Writer>) -> RowAuthor {
+        RowAuthor { transaction: 742, committed: writer.map(|writer| (writer, "2026-11-20 10:00:00+00".to_owned())) }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::pg::text::to_server;
 use crate::pg::timeout::{TimedOut, with_limit};
 use crate::pg::transaction;
 use crate::pg::walreceiver::{self, Answer, Received, StreamFailure, WalReceiverConnection};
-use crate::remote::connection::RemoteError;
+use crate::remote::error::RemoteError;
 use crate::remote::report::PeerReport;
 use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};

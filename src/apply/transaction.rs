@@ -2,18 +2,17 @@
 //! time, so that data and progress are one (the counterpart of worker.c's apply_handle_begin and apply_handle_commit).
 
 use super::change::{ChangeApplier, Done, Setting};
-use super::conflict;
 use super::stream::Receiver;
+use super::touched::{Relation, Touched};
 use crate::failpoint::{self, names};
 use crate::guc;
-use crate::intent::document::Totals;
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep::{self, Message};
 use crate::pg::memory::MessageContext;
 use crate::pg::open_table::OpenTables;
 use crate::pg::{origin, transaction};
-use crate::reconcile::touched::{Relation, Touched};
+use crate::tally::replayed::Totals;
 use pgrx::PgSqlErrorCode;
 
 /// The transaction that is coming in.
@@ -238,7 +237,7 @@ impl Applier {
         self.totals.rows += incoming.done.rows;
         for tally in incoming.done.conflicts {
             self.totals.conflicts += tally.count;
-            conflict::add(&mut self.totals.tallies, tally);
+            tally.add_to(&mut self.totals.tallies);
         }
         if incoming.is_skipped {
             self.totals.skipped += 1;

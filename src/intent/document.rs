@@ -3,12 +3,12 @@
 //! Labels are world-readable: it holds no connection string and no row value. A failure is kept as its SQLSTATE, relation
 //! and position; the server's message, which may quote a value, goes to the log.
 
-use super::id::IntentId;
-use crate::apply::conflict::{self, Tally};
 use crate::document::{self, Document, Stored};
+use crate::identity::DatabaseIdentity;
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
-use crate::node::identity::DatabaseIdentity;
-use crate::reconcile::counts::Counts;
+use crate::tally::compared::Counts;
+use crate::tally::replayed::Totals;
 use serde::{Deserialize, Serialize};
 
 /// What a recovery is to do, as it was asked for.
@@ -52,34 +52,6 @@ impl Phase {
             Phase::Replaying => "replaying",
             Phase::Resuming => "resuming",
             Phase::Reconciling => "reconciling",
-        }
-    }
-}
-
-/// What was done until now.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Totals {
-    pub transactions: u64,
-    pub rows: u64,
-    pub bytes: u64,
-    pub conflicts: u64,
-    /// Transactions given up by recover_skip().
-    pub skipped: u64,
-    /// The conflicts, told apart.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tallies: Vec<Tally>,
-}
-
-impl std::ops::AddAssign for Totals {
-    /// Never less than before, whatever stands in the document.
-    fn add_assign(&mut self, other: Totals) {
-        self.transactions = self.transactions.saturating_add(other.transactions);
-        self.rows = self.rows.saturating_add(other.rows);
-        self.bytes = self.bytes.saturating_add(other.bytes);
-        self.conflicts = self.conflicts.saturating_add(other.conflicts);
-        self.skipped = self.skipped.saturating_add(other.skipped);
-        for tally in other.tallies {
-            conflict::add(&mut self.tallies, tally);
         }
     }
 }
@@ -216,6 +188,23 @@ impl Intent {
 
     pub fn totals(&self) -> Totals {
         self.checkpoint.as_ref().map_or_else(Totals::default, |checkpoint| checkpoint.totals.clone())
+    }
+
+    /// Why a recovery waits: relation, failed node, position and SQLSTATE.
+    pub fn describe(&self, failure: &Failure) -> String {
+        let mut text = failure.reason.clone();
+        if let Some(relation) = &failure.relation {
+            text.push_str(&format!(", relation {relation}"));
+        }
+        for (what, name) in [("column", &failure.column), ("constraint", &failure.constraint)] {
+            if let Some(name) = name {
+                text.push_str(&format!(", {what} \"{name}\""));
+            }
+        }
+        if let Some(lsn) = failure.origin_lsn {
+            text.push_str(&format!(", transaction of node \"{}\" that ended at {lsn}", self.request.failed));
+        }
+        format!("{text} (SQLSTATE {})", failure.sqlstate)
     }
 
     /// The clone on the source, once there is one.

@@ -1,9 +1,9 @@
 //! What can go wrong with an intent.
 
-use super::id::IntentId;
 use crate::error::SqlError;
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
-use crate::node::registry::RegistryError;
+use crate::node::error::RegistryError;
 use pgrx::PgSqlErrorCode;
 
 #[derive(Debug, thiserror::Error)]

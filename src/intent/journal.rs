@@ -5,13 +5,14 @@
 //! carries recoveries, one at a time.
 
 use super::document::{
-    Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Step, Suspension, Totals, Until,
+    Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Step, Suspension, Until,
 };
 use super::error::IntentError;
 use super::fault;
-use super::id::IntentId;
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
-use crate::reconcile::counts::Counts;
+use crate::tally::compared::Counts;
+use crate::tally::replayed::Totals;
 use std::collections::BTreeSet;
 
 /// Intents that have ended are kept for the record, the last of them.

@@ -7,14 +7,15 @@ mod histories;
 mod records;
 
 use super::document::{
-    Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Suspension, Totals, Until,
+    Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Suspension, Until,
 };
 use super::error::IntentError;
-use super::id::IntentId;
 use super::journal::{Beginning, Resumable};
+use crate::identity::DatabaseIdentity;
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
-use crate::node::identity::DatabaseIdentity;
-use crate::reconcile::counts::{Counts, Why};
+use crate::tally::compared::{Counts, Why};
+use crate::tally::replayed::Totals;
 
 const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: u64::MAX, database: 5 };
 const RANGE: (OriginLsn, OriginLsn) = (OriginLsn(10), OriginLsn(90));

@@ -4,9 +4,10 @@
 
 use super::document::Journal;
 use super::error::IntentError;
-use super::id::IntentId;
 use crate::document::{self, DocumentError, Kind, Stored, Unreadable};
-use crate::node::registry::{self, RegistryError};
+use crate::intent_id::IntentId;
+use crate::node::error::RegistryError;
+use crate::node::servers;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::{catalog, random, references};
 use pgrx::Spi;
@@ -27,7 +28,7 @@ fn left_behind() -> Result<Option<Oid>, pgrx::spi::Error> {
                            AND classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass";
         for row in client.select(question, None, &[])? {
             let text = row.get::<String>(2)?;
-            if matches!(Journal::read(text.as_deref(), registry::here()), Stored::Own(_) | Stored::Unreadable(_)) {
+            if matches!(Journal::read(text.as_deref(), servers::here()), Stored::Own(_) | Stored::Unreadable(_)) {
                 return row.get(1);
             }
         }
@@ -40,7 +41,7 @@ fn text_in(schema: Option<Oid>) -> Option<String> {
 }
 
 fn understood(schema: Option<Oid>, text: Option<&str>) -> Result<Journal, RegistryError> {
-    let here = registry::here();
+    let here = servers::here();
     let found = Journal::read(text, here).own().map_err(|error| unreadable(schema, error))?;
     Ok(found.unwrap_or_else(|| Journal::new(here)))
 }
@@ -79,7 +80,7 @@ pub fn update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> Resu
     let mut journal = before.clone();
     let value = change(&mut journal)?;
     if journal != before {
-        let written = document::written_over(text.as_deref(), &journal, registry::here());
+        let written = document::written_over(text.as_deref(), &journal, servers::here());
         let written =
             written.map_err(|error| IntentError::from(RegistryError::from(unreadable(Some(schema), error))))?;
         seclabel::set_label(LabelTarget::Schema(schema), Some(&written));
@@ -103,7 +104,7 @@ pub fn try_update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> 
 /// Whether there is a journal of this database here, be it empty.
 pub fn exists() -> Result<bool, RegistryError> {
     let schema = schema();
-    let found = Journal::read(text_in(schema).as_deref(), registry::here()).own();
+    let found = Journal::read(text_in(schema).as_deref(), servers::here()).own();
     Ok(found.map_err(|error| unreadable(schema, error))?.is_some())
 }
 

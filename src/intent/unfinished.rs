@@ -2,13 +2,11 @@
 
 use super::document::Journal;
 use super::journal::Resumable;
-use super::sql::describe;
 
 /// Tells the log of each, and warns where there are several: then none is resumed.
 pub fn tell(journal: &Journal) {
     for intent in journal.unfinished() {
-        let why =
-            intent.failure.as_ref().map_or_else(String::new, |failure| format!(": {}", describe(intent, failure)));
+        let why = intent.failure.as_ref().map_or_else(String::new, |failure| format!(": {}", intent.describe(failure)));
         pgrx::log!(
             "recovery of node \"{}\" (intent {}) is unfinished, at phase {}{why}",
             intent.request.failed,

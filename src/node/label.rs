@@ -1,9 +1,9 @@
 //! The document in a subscription's security label: which node the subscription comes from (pure).
 
-use super::identity::DatabaseIdentity;
-use super::name::NodeName;
 use crate::document::{self, DocumentError, Stored};
 use crate::error::SqlError;
+use crate::identity::DatabaseIdentity;
+use crate::node_name::NodeName;
 use pgrx::PgSqlErrorCode;
 use serde::{Deserialize, Serialize};
 

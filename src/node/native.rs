@@ -1,16 +1,14 @@
 //! PostgreSQL's own logical replication as an engine (catalog pg_subscription).
 
+use super::error::RegistryError;
 use super::label::SubscriptionLabel;
-use super::name::NodeName;
 use super::provider::{ApplyProcess, LocalNode, Origin, Peer, ReplicationProvider, Route, Subscription};
-use super::registry::{self, RegistryError, Role};
+use super::servers::{self, Role};
 use crate::lsn::OriginLsn;
-use crate::pg::foreign_server;
+use crate::node_name::NodeName;
 use crate::pg::name::Name;
-use crate::pg::origin;
-use crate::pg::prepared;
-use crate::pg::subscription;
 use crate::pg::text::Text;
+use crate::pg::{foreign_server, origin, prepared, subscription};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 
@@ -20,7 +18,7 @@ impl ReplicationProvider for NativeProvider {
     type Error = RegistryError;
 
     fn local_node(&self) -> Result<Option<LocalNode>, RegistryError> {
-        let servers = registry::servers()?;
+        let servers = servers::servers()?;
         Ok(servers
             .into_iter()
             .find(|server| server.role == Role::Local)
@@ -28,7 +26,7 @@ impl ReplicationProvider for NativeProvider {
     }
 
     fn peers(&self) -> Result<Vec<Peer>, RegistryError> {
-        let servers = registry::servers()?;
+        let servers = servers::servers()?;
         Ok(servers
             .into_iter()
             .filter(|server| server.role == Role::Peer)
@@ -37,8 +35,8 @@ impl ReplicationProvider for NativeProvider {
     }
 
     fn subscriptions(&self) -> Result<Vec<Subscription>, RegistryError> {
-        let here = registry::here();
-        let nodes: Vec<NodeName> = registry::servers()?.into_iter().map(|server| server.name).collect();
+        let here = servers::here();
+        let nodes: Vec<NodeName> = servers::servers()?.into_iter().map(|server| server.name).collect();
         Spi::connect(|client| {
             let rows = prepared::select(
                 client,

@@ -2,9 +2,9 @@
 //! node_create or CREATE SERVER alike.
 
 use super::conninfo::{self, ConninfoError};
-use super::identity::{DATABASE, PEER_DATABASE, PEER_SYSTEM_IDENTIFIER, SYSTEM_IDENTIFIER};
-use super::registry::DSN;
+use super::servers::DSN;
 use crate::error::SqlError;
+use crate::identity::{DATABASE, PEER_DATABASE, PEER_SYSTEM_IDENTIFIER, SYSTEM_IDENTIFIER};
 use crate::pg::process;
 use crate::pg::text::{Text, to_utf8};
 use pgrx::{PgSqlErrorCode, pg_sys};

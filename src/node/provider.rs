@@ -2,8 +2,8 @@
 //! clusters come behind the same trait.
 
 use super::label::SetBy;
-use super::name::NodeName;
 use crate::document::DocumentError;
+use crate::node_name::NodeName;
 use pgrx::pg_sys::Oid;
 use std::ffi::CString;
 

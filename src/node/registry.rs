@@ -3,142 +3,26 @@
 //! The local node's server carries the identity of the server and database it was created in: in a copy elsewhere it
 //! does not match, and the copy acts on nothing until somebody calls node_create there.
 
-use super::conninfo::{self, ConninfoError};
-use super::identity::DatabaseIdentity;
+use super::conninfo::{self};
+use super::error::RegistryError;
 use super::label::{SetBy, SubscriptionLabel};
-use super::name::{NodeName, NodeNameError};
+use super::labelling::{set_label, unreadable_label, write_label};
 use super::native::{self, NativeProvider};
 use super::provider::{ReplicationProvider, Subscription};
-use crate::document::{DocumentError, Kind, Stored, Unreadable};
-use crate::error::SqlError;
+use super::servers::{DSN, NodeServer, Role, WRAPPER, here, servers};
+use crate::document::{Stored, Unreadable};
 use crate::failpoint;
-use crate::pg::foreign_server::{MappingFor, OptionAction};
+use crate::identity::DatabaseIdentity;
+use crate::node_name::NodeName;
+use crate::pg::foreign_server::{self, MappingFor, OptionAction};
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
-use crate::pg::text::{self, Text};
-use crate::pg::{foreign_server, prepared, process, subscription};
-use crate::reconcile::kept;
+use crate::pg::text::{self};
+use crate::pg::{prepared, process, subscription};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
-use crate::slot::documents;
+use pgrx::Spi;
 use pgrx::pg_sys::Oid;
-use pgrx::{PgSqlErrorCode, Spi};
 use std::ffi::{CStr, CString};
-
-/// The foreign-data wrapper that makes a foreign server a node.
-pub const WRAPPER: &CStr = c"spock_node";
-/// The option of a user mapping that holds a connection string.
-pub const DSN: &str = "dsn";
-
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    #[error(transparent)]
-    Name(#[from] NodeNameError),
-    #[error(transparent)]
-    Conninfo(#[from] ConninfoError),
-    #[error("{argument} must not be null")]
-    NullArgument { argument: &'static str, example: &'static str },
-    #[error("permission denied for {action}")]
-    NotSuperuser { action: &'static str },
-    #[error("node \"{name}\" already exists")]
-    DuplicateNode { name: NodeName },
-    #[error("database already is node \"{name}\"")]
-    SecondLocalNode { name: NodeName },
-    #[error("database is a copy of node \"{name}\"")]
-    CopyOfNode { name: NodeName },
-    #[error("server \"{name}\" already exists")]
-    ForeignWrapper { name: NodeName, wrapper: String },
-    #[error("node \"{name}\" does not exist")]
-    UnknownNode { name: String },
-    #[error("database is not a node")]
-    NoLocalNode,
-    #[error("cannot drop node \"{name}\" because a subscription comes from it")]
-    StillSubscribed { name: NodeName, subscription: String, is_enabled: bool },
-    #[error("subscription \"{name}\" does not exist")]
-    UnknownSubscription { name: String },
-    #[error("node \"{name}\" is the local node")]
-    OriginIsLocal { name: NodeName },
-    #[error("subscription \"{subscription}\" does not lead to node \"{name}\"")]
-    ProviderIsAnother { name: NodeName, subscription: String },
-    #[error("cannot drop extension spock_recovery because nodes depend on it")]
-    NodesExist { names: Vec<String> },
-    #[error("cannot drop the local node because a recovery of node \"{failed}\" is running on it")]
-    RecoveryRuns { failed: String },
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-    #[error("text must not contain a null byte")]
-    NullByte,
-    #[error(transparent)]
-    Spi(#[from] pgrx::spi::Error),
-}
-
-/// A foreign server of our wrapper.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeServer {
-    pub id: Oid,
-    pub name: NodeName,
-    pub role: Role,
-    /// Where it is the local node; None for a peer.
-    pub identity: Option<DatabaseIdentity>,
-    /// What a peer is bound to since it was first heard: a name is what anybody may give.
-    pub bound: Option<DatabaseIdentity>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Local,
-    /// The local node of the database that this one was copied from.
-    LocalElsewhere,
-    Peer,
-}
-
-/// This database of this server.
-pub fn here() -> DatabaseIdentity {
-    DatabaseIdentity { system_identifier: process::system_identifier(), database: process::my_database().to_u32() }
-}
-
-/// All nodes that this database knows, by name. Whoever may call node_identity() must be able to read this: hence no
-/// look at user mappings, and no operator that somebody's search_path could replace.
-pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
-    let here = here();
-    Spi::connect(|client| {
-        let rows = prepared::select(
-            client,
-            "SELECT s.oid, s.srvname, s.srvoptions
-               FROM pg_catalog.pg_foreign_server s
-               JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
-              WHERE w.fdwname = 'spock_node'
-              ORDER BY s.srvname",
-            None,
-            &[],
-        )?;
-        let mut servers = Vec::new();
-        for row in rows {
-            let (Some(id), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?) else {
-                continue;
-            };
-            let options: Vec<String> =
-                row.get::<Vec<Option<Text>>>(3)?.unwrap_or_default().iter().flatten().map(Text::to_utf8).collect();
-            let identity = DatabaseIdentity::from_server_options(options.iter().map(String::as_str));
-            let bound = DatabaseIdentity::from_peer_options(options.iter().map(String::as_str));
-            let role = match identity {
-                Some(identity) if identity == here => Role::Local,
-                Some(_) => Role::LocalElsewhere,
-                None => Role::Peer,
-            };
-            // A server that somebody made by hand under a name that no node can have is no node.
-            if let Ok(name) = NodeName::parse(&name.0) {
-                servers.push(NodeServer { id, name, role, identity, bound });
-            }
-        }
-        Ok(servers)
-    })
-}
-
-/// The identity in a server's options, which only a local node's has.
-pub fn identity_of(options: &[Option<Text>]) -> Option<DatabaseIdentity> {
-    let options: Vec<String> = options.iter().flatten().map(Text::to_utf8).collect();
-    DatabaseIdentity::from_server_options(options.iter().map(String::as_str))
-}
 
 /// Makes this database a node. Returns the node's id.
 pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
@@ -199,8 +83,17 @@ pub fn unadoptable_labels(former: Option<DatabaseIdentity>) -> Result<Vec<Unread
     Ok(found)
 }
 
+/// What is looked at above this layer before the registry lets a node go.
+#[derive(Clone, Copy)]
+pub struct Leave {
+    /// An error where a document of this database cannot be read: whom it speaks of is not known.
+    pub documents_are_readable: fn() -> Result<(), RegistryError>,
+    /// An error where a recovery runs here, or rows are kept that could not be found again.
+    pub nothing_is_unfinished: fn() -> Result<(), RegistryError>,
+}
+
 /// Makes a peer known that no subscription leads to. Returns the node's id.
-pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
+pub fn create_peer(name: &str, dsn: &CStr, leave: Leave) -> Result<Oid, RegistryError> {
     require_superuser("peer_create")?;
     foreign_server::lock_servers_of(WRAPPER);
     let name = NodeName::parse(name)?;
@@ -212,7 +105,7 @@ pub fn create_peer(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
         if known.role == Role::Peer && (is_replaced || native::dsn_of_server(known.id)?.is_none()) {
             if is_replaced {
                 // The server that was that peer is forgotten, and with it whom a document speaks of that cannot be read.
-                documents::require_readable()?;
+                (leave.documents_are_readable)()?;
             }
             let server = text(name.as_str())?;
             if native::dsn_of_server(known.id)?.is_some() {
@@ -322,14 +215,14 @@ fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>
 /// Removes a node: the local one, with every peer and label, so that this database is no node any more; or a peer
 /// that is dead for good. Returns false if there is none and `if_exists`. Refused while a document cannot be read: it may
 /// name the node, say that a subscription comes from it, or be lost with it.
-pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
+pub fn drop_node(name: &str, if_exists: bool, leave: Leave) -> Result<bool, RegistryError> {
     require_superuser("node_drop")?;
     foreign_server::lock_servers_of(WRAPPER);
     let servers = servers()?;
     let Some(node) = servers.iter().find(|server| server.name.as_str() == name) else {
         return if if_exists { Ok(false) } else { Err(RegistryError::UnknownNode { name: name.to_owned() }) };
     };
-    documents::require_readable()?;
+    (leave.documents_are_readable)()?;
     let subscriptions = NativeProvider.subscriptions()?;
     match node.role {
         Role::Peer => {
@@ -344,15 +237,7 @@ pub fn drop_node(name: &str, if_exists: bool) -> Result<bool, RegistryError> {
             drop_server(node)?;
         }
         Role::Local | Role::LocalElsewhere => {
-            let journal = crate::intent::storage::read()?;
-            // Its subscriptions are suspended, and nobody would resume them.
-            if let Some(intent) = journal.unfinished().next() {
-                return Err(RegistryError::RecoveryRuns { failed: intent.request.failed.clone() });
-            }
-            // Only the journal, which goes with the node, says where they are.
-            if let Some(unreadable) = journal.kept_objects().into_iter().find_map(kept::unreadable_head) {
-                return Err(unreadable.into());
-            }
+            (leave.nothing_is_unfinished)()?;
             for server in &servers {
                 drop_server(server)?;
             }
@@ -418,45 +303,6 @@ pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), Regist
     write_label(found.id, Some(&node), SetBy::User)
 }
 
-/// The connection of a superuser's subscription has changed: what was said of it holds for the new one.
-pub fn note_connection(subscription: &Subscription) -> Result<(), RegistryError> {
-    let target = LabelTarget::Subscription(subscription.id);
-    let text = seclabel::label(target);
-    let Stored::Own(label) = SubscriptionLabel::read(text.as_deref(), here()) else { return Ok(()) };
-    let now = subscription::connection_digest(subscription.id);
-    if label.connection != now {
-        set_label(subscription.id, &SubscriptionLabel { connection: now, ..label })?;
-    }
-    Ok(())
-}
-
-/// Writes down which node a subscription comes from; None: from none of the mesh.
-pub fn write_label(subscription: Oid, origin: Option<&NodeName>, set_by: SetBy) -> Result<(), RegistryError> {
-    let connection = subscription::connection_digest(subscription);
-    let label = SubscriptionLabel { identity: here(), origin: origin.cloned(), set_by, connection };
-    set_label(subscription, &label)
-}
-
-/// Writes a subscription's label over the one that is there, unless that cannot be read.
-fn set_label(subscription: Oid, label: &SubscriptionLabel) -> Result<(), RegistryError> {
-    let target = LabelTarget::Subscription(subscription);
-    seclabel::lock(target);
-    let before = seclabel::label(target);
-    let written = label.written_over(before.as_deref());
-    let text = written.map_err(|error| {
-        let name = subscription::name(subscription).unwrap_or_default();
-        unreadable_label(&name, error)
-    })?;
-    seclabel::set_label(target, Some(&text));
-    Ok(())
-}
-
-/// What is said of a subscription whose label cannot be read.
-pub fn unreadable_label(subscription: &str, error: DocumentError) -> Unreadable {
-    let object = format!("SUBSCRIPTION {}", pgrx::spi::quote_identifier(subscription));
-    Unreadable { kind: Kind::SubscriptionLabel, object, error }
-}
-
 /// DROP EXTENSION without CASCADE: PostgreSQL refuses it while nodes exist; this says what to do.
 pub fn refuse_drop_while_nodes_exist() -> Result<(), RegistryError> {
     let names: Vec<String> = servers()?.iter().map(|server| server.name.to_string()).collect();
@@ -499,126 +345,4 @@ fn c_options(options: &[(&str, String)]) -> Result<Vec<(CString, CString)>, Regi
 
 fn borrowed(options: &[(CString, CString)]) -> Vec<(&CStr, &CStr)> {
     options.iter().map(|(name, value)| (name.as_c_str(), value.as_c_str())).collect()
-}
-
-impl SqlError for RegistryError {
-    fn sqlstate(&self) -> PgSqlErrorCode {
-        match self {
-            RegistryError::Name(error) => error.sqlstate(),
-            RegistryError::Conninfo(error) => error.sqlstate(),
-            RegistryError::Unreadable(error) => error.sqlstate(),
-            RegistryError::NullArgument { .. } => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            RegistryError::NotSuperuser { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            RegistryError::DuplicateNode { .. }
-            | RegistryError::SecondLocalNode { .. }
-            | RegistryError::ForeignWrapper { .. } => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
-            RegistryError::CopyOfNode { .. } | RegistryError::NoLocalNode | RegistryError::ProviderIsAnother { .. } => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
-            RegistryError::UnknownNode { .. } | RegistryError::UnknownSubscription { .. } => {
-                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
-            }
-            RegistryError::RecoveryRuns { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            RegistryError::StillSubscribed { .. } | RegistryError::NodesExist { .. } => {
-                PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST
-            }
-            RegistryError::OriginIsLocal { .. } | RegistryError::NullByte => {
-                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
-            }
-            RegistryError::Spi(_) => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-        }
-    }
-
-    fn detail(&self) -> Option<String> {
-        match self {
-            RegistryError::Name(error) => error.detail(),
-            RegistryError::Unreadable(error) => error.detail(),
-            RegistryError::Conninfo(error) => error.detail(),
-            RegistryError::NotSuperuser { .. } => Some("Only a superuser may do this.".to_owned()),
-            RegistryError::SecondLocalNode { .. } => Some("A database is one node.".to_owned()),
-            RegistryError::CopyOfNode { name } => Some(format!(
-                "Node \"{name}\" was created on another server or in another database; what was copied here acts on nothing."
-            )),
-            RegistryError::ForeignWrapper { name, wrapper } => Some(format!(
-                "A node is a foreign server, and \"{name}\" is one of the foreign-data wrapper \"{wrapper}\"."
-            )),
-            RegistryError::StillSubscribed { subscription, is_enabled, .. } => Some(format!(
-                "Subscription \"{subscription}\" comes from it and is {}.",
-                if *is_enabled { "enabled" } else { "disabled" }
-            )),
-            RegistryError::ProviderIsAnother { .. } => {
-                Some("Its provider is another server than the one that the node is known as.".to_owned())
-            }
-            RegistryError::RecoveryRuns { .. } => {
-                Some("It has suspended subscriptions, which nobody would resume.".to_owned())
-            }
-            RegistryError::NodesExist { names } => Some(format!("Nodes: {}.", names.join(", "))),
-            RegistryError::NullArgument { .. }
-            | RegistryError::DuplicateNode { .. }
-            | RegistryError::UnknownNode { .. }
-            | RegistryError::NoLocalNode
-            | RegistryError::UnknownSubscription { .. }
-            | RegistryError::OriginIsLocal { .. }
-            | RegistryError::NullByte
-            | RegistryError::Spi(_) => None,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            RegistryError::Name(error) => error.hint(),
-            RegistryError::Conninfo(error) => error.hint(),
-            RegistryError::Unreadable(error) => error.hint(),
-            RegistryError::NullArgument { example, .. } => Some(format!("Example: SELECT spock.{example};")),
-            RegistryError::NotSuperuser { action } => Some(format!("Call spock.{action}() as a superuser.")),
-            RegistryError::DuplicateNode { name } => Some(format!(
-                "To change its connection string: ALTER USER MAPPING FOR PUBLIC SERVER {} OPTIONS (SET dsn 'host=…'); for another \
-                 node choose another name, or drop that one with spock.node_drop().",
-                pgrx::spi::quote_identifier(name.as_str())
-            )),
-            RegistryError::SecondLocalNode { name } => Some(format!(
-                "Use spock.peer_create() for another node, or SELECT spock.node_drop({}); first.",
-                pgrx::spi::quote_literal(name.as_str())
-            )),
-            RegistryError::CopyOfNode { name } => Some(format!(
-                "SELECT spock.node_drop({0}); removes what was copied. If this database takes the place of \"{name}\", call \
-                 spock.node_create({0}, …) instead.",
-                pgrx::spi::quote_literal(name.as_str())
-            )),
-            RegistryError::ForeignWrapper { .. } => Some("Choose another name for the node.".to_owned()),
-            RegistryError::UnknownNode { .. } => {
-                Some("SELECT * FROM spock.node; shows the nodes that this database knows.".to_owned())
-            }
-            RegistryError::NoLocalNode => {
-                Some("Make it one with SELECT spock.node_create('n1', 'host=… port=5432 dbname=…');".to_owned())
-            }
-            RegistryError::StillSubscribed { subscription, .. } => {
-                let name = pgrx::spi::quote_identifier(subscription);
-                Some(format!(
-                    "If that node is dead for good: ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET \
-                     (slot_name = NONE); DROP SUBSCRIPTION {name};"
-                ))
-            }
-            RegistryError::RecoveryRuns { failed } => {
-                Some(format!("End it with CALL spock.recover_abort({});", pgrx::spi::quote_literal(failed)))
-            }
-            RegistryError::UnknownSubscription { .. } => {
-                Some("SELECT subname FROM pg_subscription; shows them.".to_owned())
-            }
-            RegistryError::ProviderIsAnother { name, subscription } => Some(format!(
-                "If the node was rebuilt there: SELECT spock.peer_create({}, 'host=… port=5432 dbname=…'); if the subscription comes \
-                 from no node of the mesh: SELECT spock.sub_set_origin({}, NULL);",
-                pgrx::spi::quote_literal(name.as_str()),
-                pgrx::spi::quote_literal(subscription)
-            )),
-            RegistryError::OriginIsLocal { .. } => {
-                Some("Name the node at which the subscription's connection leads.".to_owned())
-            }
-            RegistryError::NodesExist { .. } => Some(
-                "Call spock.node_drop() for the local node first, or use DROP EXTENSION spock_recovery CASCADE."
-                    .to_owned(),
-            ),
-            RegistryError::NullByte | RegistryError::Spi(_) => None,
-        }
-    }
 }

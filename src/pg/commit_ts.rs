@@ -1,7 +1,6 @@
 //! When a row's version was committed, and by whom (access/commit_ts.h).
 
 use super::clock::Timestamp;
-use super::executor::RowVersion;
 use pgrx::pg_sys::{self, TransactionId};
 
 /// The version that a transaction wrote.
@@ -28,4 +27,13 @@ pub fn version_of(xid: TransactionId) -> RowVersion {
 pub fn is_tracked() -> bool {
     // SAFETY: a setting that does not change while the server runs.
     unsafe { pg_sys::track_commit_timestamp }
+}
+
+/// Who wrote a row's present version, and when. None: not known (too old, or track_commit_timestamp was off).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RowVersion {
+    pub transaction: u32,
+    /// By the transaction that is being applied.
+    pub is_own: bool,
+    pub committed: Option<(Timestamp, u16)>,
 }

@@ -4,10 +4,12 @@
 //! A [`Change`] is opened for each change and closed after it; its table may stay open for the next one (src/pg/open_table.rs).
 //! Nothing is undone while an ERROR unwinds: the abort of the transaction frees all of it.
 
-use super::clock::Timestamp;
+use super::apply_as::ApplyAs;
+use super::commit_ts::RowVersion;
 use super::guarded;
-use super::logicalrep::{self, ApplyAs, RelMapEntry, Tuple};
+use super::logicalrep::{self, RelMapEntry, Tuple};
 use super::open_table::{OpenTable, OpenTables, new_node};
+use super::relation_name;
 use super::tuple::{self, Columns};
 use super::untrusted_user::AppliesAs;
 use super::{commit_ts, interrupts};
@@ -47,15 +49,6 @@ pub enum Operation {
 /// A row in a slot of the change that it was made or found in, valid until that is closed.
 #[derive(Clone, Copy)]
 pub struct Row(pub(super) *mut pg_sys::TupleTableSlot);
-
-/// Who wrote a row's present version, and when. None: not known (too old, or track_commit_timestamp was off).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RowVersion {
-    pub transaction: u32,
-    /// By the transaction that is being applied.
-    pub is_own: bool,
-    pub committed: Option<(Timestamp, u16)>,
-}
 
 /// The table that holds the row: the change's table itself, or one of its partitions.
 pub struct Leaf {
@@ -119,7 +112,7 @@ impl Change {
     /// `schema.table`, for messages.
     pub fn name(&self) -> String {
         // SAFETY: open.
-        unsafe { logicalrep::name_of((*self.table.entry).localrel) }
+        unsafe { relation_name::name_of((*self.table.entry).localrel) }
     }
 
     /// The row that an insert brings, with defaults for the columns that are ours alone.
@@ -427,7 +420,7 @@ pub unsafe fn require_privilege(table: pg_sys::Relation, privilege: u32) {
         if pg_sys::check_enable_rls(oid, pg_sys::InvalidOid, false) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
         {
             let user = super::text::to_utf8(CStr::from_ptr(pg_sys::GetUserNameFromId(user, true)));
-            let table = logicalrep::name_of(table);
+            let table = relation_name::name_of(table);
             pgrx::ereport!(
                 ERROR,
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -445,7 +438,7 @@ unsafe fn require_updatable(entry: *mut RelMapEntry) {
         if (*entry).updatable || (*(*table).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE {
             return;
         }
-        let name = logicalrep::name_of(table);
+        let name = relation_name::name_of(table);
         let message = if logicalrep::identity_of(table) != pg_sys::InvalidOid {
             format!("the source did not send the replica identity columns of relation \"{name}\"")
         } else {

@@ -3,6 +3,7 @@
 //!
 //! The functions declared here are not in pgrx's bindings: each call stands in guarded!.
 
+use super::apply_as::ApplyAs;
 use super::owned_table::Owner;
 use super::text::to_utf8;
 use super::untrusted_user::AppliesAs;
@@ -90,13 +91,6 @@ unsafe extern "C-unwind" {
     ) -> *mut RelMapEntry;
     fn GetRelationIdentityOrPK(relation: pg_sys::Relation) -> Oid;
     fn logicalrep_rel_close(relation: *mut RelMapEntry, lock: pg_sys::LOCKMODE);
-}
-
-/// What of a subscription says how its changes are applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ApplyAs {
-    pub owner: Oid,
-    pub run_as_owner: bool,
 }
 
 /// Makes this process one that applies for the subscription: core's relation map looks up its tables' states. None if
@@ -445,20 +439,6 @@ pub unsafe fn open_partition(
 pub unsafe fn close(entry: *mut RelMapEntry) {
     // SAFETY: the caller's promise.
     unsafe { guarded!(logicalrep_rel_close(entry, pg_sys::NoLock as pg_sys::LOCKMODE)) };
-}
-
-/// `schema.table` of an open relation, for messages.
-///
-/// # Safety
-/// The relation must be open.
-pub unsafe fn name_of(relation: pg_sys::Relation) -> String {
-    // SAFETY: the caller's promise; names are NUL-terminated.
-    unsafe {
-        let schema = pg_sys::get_namespace_name((*(*relation).rd_rel).relnamespace);
-        let schema = if schema.is_null() { String::new() } else { to_utf8(CStr::from_ptr(schema)) };
-        let name = to_utf8(CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()));
-        format!("{schema}.{name}")
-    }
 }
 
 /// The index that identifies a table's rows; invalid if there is none.

@@ -8,10 +8,11 @@
 //!
 //! Nothing is undone while an ERROR unwinds: whoever catches it forgets these tables and lets the abort free the rest.
 
+use super::apply_as::ApplyAs;
 use super::compat;
 use super::find::Finder;
 use super::held::Held;
-use super::logicalrep::{self, ApplyAs, Opened, RelMapEntry};
+use super::logicalrep::{self, Opened, RelMapEntry};
 use super::slots::{Slots, new_slot};
 use super::tuple::{Columns, Input};
 use super::untrusted_user::AppliesAs;

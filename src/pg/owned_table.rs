@@ -7,7 +7,7 @@
 //! Nothing is undone while an ERROR unwinds: the abort of the transaction restores user and settings.
 
 use super::compat;
-use super::logicalrep::name_of;
+use super::relation_name::name_of;
 use super::spi_text::{self, Row};
 use super::text::{to_server, to_utf8};
 use crate::error::SqlError;

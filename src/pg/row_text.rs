@@ -1,10 +1,10 @@
 //! Rows and keys as text for the log, as far as the role that applies may see them.
 
 use super::clock::Timestamp;
-use super::executor::{Change, Leaf, Row, RowVersion};
-use super::logicalrep::Tuple;
-use super::{compat, logicalrep, origin};
-use crate::apply::conflict_report::{Author, Writer};
+use super::commit_ts::RowVersion;
+use super::executor::{Change, Leaf, Row};
+use super::logicalrep::{self, Tuple};
+use super::{compat, origin};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, c_char};
 
@@ -93,8 +93,25 @@ pub fn index_name(index: Oid) -> String {
     }
 }
 
+/// Who has written the row that is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RowAuthor {
+    pub transaction: u32,
+    /// With the time of the commit, as text; None: not known.
+    pub committed: Option<(Writer, String)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Writer {
+    Here,
+    /// A replication origin, by its name.
+    Origin(String),
+    /// One that does not exist any more.
+    Gone,
+}
+
 /// Who has written a version.
-pub fn author_of(version: RowVersion) -> Author {
+pub fn author_of(version: RowVersion) -> RowAuthor {
     let committed = version.committed.map(|(at, id)| {
         let writer = match id {
             origin::LOCAL => Writer::Here,
@@ -102,7 +119,7 @@ pub fn author_of(version: RowVersion) -> Author {
         };
         (writer, time_text(at))
     });
-    Author { transaction: version.transaction, committed }
+    RowAuthor { transaction: version.transaction, committed }
 }
 
 fn time_text(at: Timestamp) -> String {

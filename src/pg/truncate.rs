@@ -1,8 +1,11 @@
 //! TRUNCATE of several tables, and what of it can be done by row (commands/tablecmds.h).
 
-use super::executor::{RowVersion, require_privilege};
+use super::apply_as::ApplyAs;
+use super::commit_ts::RowVersion;
+use super::executor::require_privilege;
 use super::guarded;
-use super::logicalrep::{self, ApplyAs, Opened, RelMapEntry};
+use super::logicalrep::{self, Opened, RelMapEntry};
+use super::relation_name;
 use super::untrusted_user::AppliesAs;
 use super::{commit_ts, interrupts};
 use pgrx::pg_sys::{self, Oid};
@@ -75,7 +78,7 @@ impl Truncation {
     pub fn names(&self) -> String {
         // SAFETY: open tables.
         let names: Vec<String> =
-            self.entries.iter().map(|entry| unsafe { logicalrep::name_of((**entry).localrel) }).collect();
+            self.entries.iter().map(|entry| unsafe { relation_name::name_of((**entry).localrel) }).collect();
         names.join(", ")
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Nothing is undone while an ERROR unwinds: the abort of the transaction restores user and settings.
 
+use super::apply_as::ApplyAs;
 use super::guarded;
-use super::logicalrep::ApplyAs;
 use pgrx::pg_sys::{self, Oid};
 
 /// `UserContext` (utils/usercontext.h).

@@ -9,7 +9,7 @@ use super::outcome::{Outcome, Reason};
 use super::proof::Condition;
 use super::{Other, Plan, Wishes, from_source};
 use crate::lsn::OriginLsn;
-use crate::node::name::NodeName;
+use crate::node_name::NodeName;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,37 +1,24 @@
-//! Where it proves nothing that a row is not there: the source has no partition for it, or its table was changed on the target.
+//! Where it proves nothing that the source does not have a row: it has no partition for it.
 
 use super::answer::Answer;
-use super::ask::Side;
-use super::counts::Why;
+use super::ask::{CHUNK, Side};
+use super::difference::Difference;
+use super::ledger::Ledger;
+use super::pair::Pair;
 use super::pieces::Pieces;
 use super::rows::{KeyText, Question, columns_of, name};
-use super::run::{CHUNK, Difference, Reconciler};
-use super::touched::Touched;
-use crate::pg::{spi_text, transaction};
+use crate::apply::touched::Touched;
 use crate::protocol;
 use crate::recover::error::RecoverError;
-use pgrx::spi::{quote_literal, quote_qualified_identifier};
 use std::collections::{BTreeMap, HashSet};
 
-impl Reconciler<'_> {
-    /// Rows of tables that were changed here since they were touched. What was dropped has none to compare.
-    pub(super) fn leave_missing(&mut self, touched: &Touched) {
-        for (relation, rows) in touched.of_missing() {
-            let table = quote_qualified_identifier(&relation.schema, &relation.name);
-            let question = format!("SELECT pg_catalog.to_regclass({}) IS NULL", quote_literal(&table));
-            if transaction::run(|| spi_text::rows(&question)) == [[Some("f".to_owned())]] {
-                self.counts.leave(Why::NotComparable, rows);
-                let told = format!("on node \"{}\" it is not what it was", self.local);
-                self.counts.refuse(format!("{}.{}", relation.schema, relation.name), told);
-            }
-        }
-    }
-
+impl Pair<'_> {
     /// Which of the rows that are to be deleted the source could not have.
     pub(super) fn without_place<'d>(
         &mut self,
         touched: &Touched,
         deleted: impl Iterator<Item = &'d Difference>,
+        ledger: &mut Ledger,
     ) -> Result<HashSet<(u32, KeyText)>, RecoverError> {
         let mut keys: BTreeMap<u32, Vec<KeyText>> = BTreeMap::new();
         for difference in deleted {
@@ -39,7 +26,7 @@ impl Reconciler<'_> {
         }
         let mut found = HashSet::new();
         for (relation, keys) in keys {
-            let of_table = self.without_place_in(touched, relation, &keys)?;
+            let of_table = self.without_place_in(touched, relation, &keys, ledger)?;
             found.extend(of_table.into_iter().map(|key| (relation, key)));
         }
         Ok(found)
@@ -52,6 +39,7 @@ impl Reconciler<'_> {
         touched: &Touched,
         relation: u32,
         keys: &[KeyText],
+        ledger: &mut Ledger,
     ) -> Result<HashSet<KeyText>, RecoverError> {
         let mut found = HashSet::new();
         let Some(columns) = columns_of(touched, relation) else { return Ok(found) };
@@ -68,7 +56,7 @@ impl Reconciler<'_> {
                 Err(refused) if refused.sqlstate == "22023" && self.source.protocol() == protocol::UNTOLD => (),
                 Err(refused) => {
                     pgrx::log!("rows of {} are not deleted: {refused}", name(touched, relation));
-                    self.note_refused(touched, relation, &refused);
+                    ledger.note_refused(touched, relation, &refused);
                     found.extend(piece.iter().cloned());
                 }
             }
@@ -76,7 +64,7 @@ impl Reconciler<'_> {
         }
         if !found.is_empty() {
             let told = format!("node \"{}\" has no partition for rows of it", self.source_name);
-            self.counts.refuse(name(touched, relation), told);
+            ledger.counts.refuse(name(touched, relation), told);
         }
         Ok(found)
     }

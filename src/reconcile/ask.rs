@@ -1,21 +1,22 @@
 //! Rows by their keys, as the source and the target have them now.
 
 use super::answer::Answer;
-use super::counts::Why;
 use super::judge::Found;
-use super::pieces::{Blame, Pieces};
-use super::rows::{Columns, KeyText, Question, Rows, columns_of, name, take};
-use super::run::{CHUNK, Reconciler};
-use super::touched::Touched;
-use crate::counted::counted;
-use crate::error::{OrRaise, unpack_sqlstate};
+use super::ledger::Ledger;
+use super::pair::Pair;
+use super::pieces::Pieces;
+use super::refused::Refused;
+use super::rows::{Columns, KeyText, Question, Rows, columns_of, take};
+use crate::apply::touched::Touched;
+use crate::error::OrRaise;
 use crate::guc;
 use crate::pg::transaction;
 use crate::recover::error::RecoverError;
-use crate::remote::connection::RemoteError;
-use pgrx::pg_sys::panic::ErrorReportWithLevel;
-use std::fmt;
+use crate::remote::error::RemoteError;
 use std::time::Duration;
+
+/// Rows that are asked for at once.
+pub(super) const CHUNK: usize = 500;
 
 /// So long the source may take for one answer, which is far more than one that is bounded takes; and where a value is fetched as it
 /// is, so many bytes of it in a second besides, as over a line of 1 Mbit/s.
@@ -32,41 +33,6 @@ pub(super) enum Side {
 /// The values of a row, as they are written.
 pub(super) type Texts = Vec<Option<String>>;
 
-/// A node does not tell rows of one table: its owner may not see them, his code fails, or the question is beyond a limit of the
-/// server. That concerns this table alone, and maybe one row of it.
-pub(super) struct Refused {
-    /// By which node.
-    node: String,
-    pub sqlstate: String,
-    message: String,
-}
-
-/// So much of what a node says is kept with the rows, and told: a table's owner may have written it.
-const TOLD_CHARACTERS: usize = 500;
-
-impl Refused {
-    fn new(node: &str, sqlstate: String, message: &str) -> Refused {
-        let message = message.chars().take(TOLD_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Refused { node: node.to_owned(), sqlstate, message }
-    }
-
-    pub fn by(node: &str, report: &ErrorReportWithLevel) -> Refused {
-        let sqlstate = unpack_sqlstate(report.sql_error_code() as i32).map(char::from).iter().collect();
-        Refused::new(node, sqlstate, report.message())
-    }
-
-    /// An answer within the limit cannot be had.
-    fn took_too_long(&self) -> bool {
-        self.sqlstate == "57014"
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "node \"{}\" reports {} (SQLSTATE {})", self.node, self.message, self.sqlstate)
-    }
-}
-
 /// What a node tells of rows.
 pub(super) enum Told {
     /// With the bytes that were read for it.
@@ -76,7 +42,7 @@ pub(super) enum Told {
     },
 }
 
-impl Reconciler<'_> {
+impl Pair<'_> {
     /// Asks one of the nodes; `bytes`: so much the answer is known to hold beside what it always may.
     pub(super) fn ask(
         &mut self,
@@ -139,6 +105,7 @@ impl Reconciler<'_> {
         touched: &Touched,
         relation: u32,
         keys: &mut Vec<KeyText>,
+        ledger: &mut Ledger,
     ) -> Result<Rows, RecoverError> {
         let asked = std::mem::take(keys);
         let Some(columns) = columns_of(touched, relation) else { return Ok(Rows::new()) };
@@ -154,41 +121,11 @@ impl Reconciler<'_> {
                 }
                 Ok(Told::TooMuch { fit }) => pieces.shrink(piece.len(), fit),
                 Err(refused) => {
-                    rest = &rest[self.leave_refused(touched, relation, rest, piece.len(), &mut pieces, &refused)..];
+                    rest = &rest[ledger.leave_refused(touched, relation, rest, piece.len(), &mut pieces, &refused)..];
                 }
             }
         }
         Ok(rows)
-    }
-
-    /// The first of these rows, so many, were refused: those that are to blame for it are left. Returns how many, of the first.
-    pub(super) fn leave_refused(
-        &mut self,
-        touched: &Touched,
-        relation: u32,
-        keys: &[KeyText],
-        asked: usize,
-        pieces: &mut Pieces,
-        refused: &Refused,
-    ) -> usize {
-        let left = match pieces.refuse(asked, refused.took_too_long()) {
-            Blame::Unknown => return 0,
-            Blame::Row => 1,
-            Blame::Table => keys.len(),
-        };
-        pgrx::log!("not compared: {} of {}: {refused}", counted(left as u64, "row"), name(touched, relation));
-        self.note_refused(touched, relation, refused);
-        keys.iter().take(left).for_each(|key| self.leave(touched, relation, key, Why::Refused));
-        left
-    }
-
-    /// Tells of it: to all which table, by which node and with which SQLSTATE; to superusers, beside the rows, in its own words.
-    pub(super) fn note_refused(&mut self, touched: &Touched, relation: u32, refused: &Refused) {
-        let Refused { node, sqlstate, .. } = refused;
-        self.counts.refuse(name(touched, relation), format!("node \"{node}\" reports SQLSTATE {sqlstate}"));
-        if let Some(columns) = columns_of(touched, relation) {
-            self.kept.note_refused(&columns, refused.to_string());
-        }
     }
 
     /// The values of a row as they are, which is still the version that was `found`. None: it is not, or cannot be read.

@@ -6,15 +6,14 @@
 //! The first line is a document that tells the tables; each line after it is a row: the table's place among them, why, and the
 //! key's values. Version 0.1.0 has written the list of tables alone, without a version.
 
-use super::counts::Why;
 use super::rows::{Columns, KeyText, columns_of, text_of};
-use super::touched::{Key, Relation, Touched};
+use crate::apply::touched::{Key, Relation, Touched};
 use crate::document::{self, Document, DocumentError, Kind, Unreadable};
-use crate::node::registry::RegistryError;
-use crate::pg::logicalrep;
+use crate::node::error::RegistryError;
 use crate::pg::spill::Spill;
-use crate::pg::{role, spi_text, text};
+use crate::pg::{logicalrep, role, spi_text, text};
 use crate::recover::error::RecoverError;
+use crate::tally::compared::Why;
 use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
@@ -57,14 +56,14 @@ pub struct Row(pub usize, pub Why, pub KeyText);
 
 /// Collects rows that are to be kept.
 #[derive(Default)]
-pub struct Keeper {
+pub struct KeptRows {
     tables: Vec<Table>,
     /// By schema and name, for each node has numbers of its own for them; and whether its rows are those that a recovery has deleted.
     places: HashMap<(String, String, bool), usize>,
     rows: Spill,
 }
 
-impl Keeper {
+impl KeptRows {
     /// `is_gone`: a node's own recovery has deleted it there.
     pub fn add(&mut self, columns: &Columns<'_>, why: Why, key: &KeyText, is_gone: bool) {
         let place = self.place_of(columns, is_gone);

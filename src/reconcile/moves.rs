@@ -2,8 +2,8 @@
 //! source has under the new key is to be compared as well. Where the source was itself recovered, it has skipped that too, and
 //! has written it of its own since: all that it has written so is compared.
 
-use super::touched::{Relation, Touched};
 use crate::apply::stream::Receiver;
+use crate::apply::touched::{Relation, Touched};
 use crate::pg::logicalrep::{self, Message};
 use crate::pg::memory::MessageContext;
 use crate::pg::transaction;

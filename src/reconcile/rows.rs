@@ -2,8 +2,8 @@
 
 use super::answer::{Answer, Meter, Summing, Sums, Version};
 use super::judge::{Author, Found};
-use super::touched::{Key, Relation, Touched};
 use super::value::Value;
+use crate::apply::touched::{Key, Relation, Touched};
 use crate::document;
 use crate::pg::clock::Timestamp;
 use crate::pg::owned_table::{self, Comparison, OwnedTable, OwnedTableError};

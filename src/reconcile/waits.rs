@@ -1,7 +1,6 @@
 //! Until each of the two nodes has passed what the other had: before that nothing is judged.
 
-use super::counts::TOLD;
-use super::run::Reconciler;
+use super::pair::Pair;
 use super::views::{self, View};
 use crate::counted::counted;
 use crate::guc;
@@ -9,8 +8,9 @@ use crate::lsn::OriginLsn;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, transaction};
 use crate::recover::error::RecoverError;
+use crate::tally::compared::{Counts, TOLD};
 use pgrx::spi::quote_literal;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// So long nothing of a node that answers may move: its changes cannot be applied, or a transaction is long.
@@ -28,30 +28,45 @@ const IDLE_STANDSTILL: Duration = Duration::from_secs(3);
 /// Between two looks at how far the nodes are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-impl Reconciler<'_> {
-    pub(super) fn view_target(&mut self) -> Result<View, RecoverError> {
-        let view = transaction::run(|| views::of_target(None))?;
-        self.own_origins.clone_from(&view.origins);
-        Ok(view)
-    }
+/// How far each of the two is waited for, and what was seen on the way.
+#[derive(Default)]
+pub struct Waits {
+    /// How often the target could not apply what came from a node, when this began, and now.
+    errors: HashMap<String, i64>,
+    pub(super) errors_now: HashMap<String, i64>,
+    /// The nodes of which it could not apply something since.
+    pub(super) stuck: HashSet<String>,
+    /// Rows that were kept are looked at again, as they will be once more: nobody is waited for as long.
+    pub is_hasty: bool,
+    /// For how long the source and the target get no further.
+    patience: [Patience; 2],
+    /// The nodes of which the source has rows that came late, and has yet to make good.
+    pub(super) late_at_source: BTreeSet<String>,
+}
 
-    pub(super) fn view_source(&mut self, ours: &View) -> Result<View, RecoverError> {
-        let view = views::of_source(&mut self.source, ours.slots.get(&self.source_name).map(String::as_str))?;
-        self.origins.clone_from(&view.origins);
-        Ok(view)
+impl Waits {
+    /// What the target failed to apply before this is nothing that is waited for.
+    pub(super) fn begin(&mut self, ours: &View) {
+        self.errors.clone_from(&ours.errors);
     }
 
     /// Waits until the source has passed what the target had, with the target's own changes or without; of whom it does not,
     /// where it gets no further.
-    pub(super) fn wait_for_source(&mut self, ours: &View, with_own: bool) -> Result<BTreeSet<String>, RecoverError> {
+    pub(super) fn for_source(
+        &mut self,
+        pair: &mut Pair<'_>,
+        counts: &mut Counts,
+        ours: &View,
+        with_own: bool,
+    ) -> Result<BTreeSet<String>, RecoverError> {
         let mut failing = Failing::default();
         loop {
-            let theirs = self.view_source(ours)?;
-            let slot = theirs.slots.get(self.local).map(String::as_str);
+            let theirs = pair.view_source(ours)?;
+            let slot = theirs.slots.get(pair.local).map(String::as_str);
             let now = transaction::run(|| views::of_target(slot))?;
             let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
             for (node, applied) in &ours.applied {
-                let is_asked = node != self.failed && *node != self.source_name;
+                let is_asked = node != pair.failed && *node != pair.source_name;
                 // What was skipped has not moved the origin; of who sends nothing now nothing was skipped since.
                 let sends = !ours.disabled.contains(node) && !ours.silent.contains(node);
                 let seen = [&ours.received, &ours.passed].map(|seen| seen.get(node).copied().filter(|_| sends));
@@ -61,24 +76,24 @@ impl Reconciler<'_> {
                 }
             }
             if with_own && now.others_passed.is_none_or(|passed| passed < ours.wal_end) {
-                lacks.insert(self.local.to_owned(), now.others_passed.map_or(0, |lsn| lsn.0));
+                lacks.insert(pair.local.to_owned(), now.others_passed.map_or(0, |lsn| lsn.0));
             }
             // What is disabled is not waited for, nor a source that does not receive from here, or cannot apply what comes: that
             // needs a person, and what depends on it is kept.
             failing.look(&lacks, &theirs);
-            self.note_stuck(&failing, &theirs);
+            self.note_stuck(pair, counts, &failing, &theirs);
             let is_hopeless = |node: &String| {
                 now.disabled.contains(node)
                     || theirs.disabled.contains(node)
-                    || (node == self.local && slot.is_none())
+                    || (node == pair.local && slot.is_none())
                     || failing.stuck.contains(node)
             };
             if self.patience[0].is_over(&but(&lacks, is_hopeless), &now.silent, self.is_hasty) {
                 let mut lacks: BTreeSet<String> = lacks.into_keys().collect();
-                if self.is_source_late(ours)? {
-                    lacks.insert(self.failed.to_owned());
+                if is_source_late(pair, ours)? {
+                    lacks.insert(pair.failed.to_owned());
                 }
-                self.view_late()?;
+                self.late_at_source = late_at(pair)?;
                 return Ok(lacks);
             }
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueReconcile);
@@ -87,18 +102,18 @@ impl Reconciler<'_> {
     }
 
     /// Tells of the source's subscriptions that cannot apply what comes, each once.
-    fn note_stuck(&mut self, failing: &Failing, theirs: &View) {
+    fn note_stuck(&self, pair: &Pair<'_>, counts: &mut Counts, failing: &Failing, theirs: &View) {
         for node in &failing.stuck {
             let name = theirs.subscriptions.get(node).map_or("…", String::as_str);
-            let (source, errors) = (&self.source_name, theirs.errors.get(node).copied().unwrap_or(0));
+            let (source, errors) = (&pair.source_name, theirs.errors.get(node).copied().unwrap_or(0));
             let at = theirs.applied.get(node).copied().unwrap_or_default();
             let told = format!("subscription \"{name}\" of node \"{source}\", from node \"{node}\"");
             // Rows that were kept are looked at every minute.
             // A hostile source may call it otherwise each time.
-            if self.counts.stuck.len() >= TOLD {
+            if counts.stuck.len() >= TOLD {
                 continue;
             }
-            if self.counts.stuck.insert(told.clone()) && !self.is_hasty {
+            if counts.stuck.insert(told.clone()) && !self.is_hasty {
                 pgrx::warning!(
                     "{told}, has failed {} and stands at {at}: rows that depend on it are kept, and judged when it has gone on; the \
                      log of node \"{source}\" says what is in the way",
@@ -109,9 +124,16 @@ impl Reconciler<'_> {
     }
 
     /// Waits until the target has passed what the source had; of whom it does not, where it gets no further.
-    pub(super) fn wait_for_target(&mut self, theirs: &View) -> Result<BTreeSet<String>, RecoverError> {
+    ///
+    /// `errors_at_removal`: how often the target had failed when room was last made for what comes; None where none was made.
+    pub(super) fn for_target(
+        &mut self,
+        pair: &mut Pair<'_>,
+        theirs: &View,
+        errors_at_removal: Option<&HashMap<String, i64>>,
+    ) -> Result<BTreeSet<String>, RecoverError> {
         loop {
-            let ours = self.view_target()?;
+            let ours = pair.view_target()?;
             let before = |node: &String| self.errors.get(node).copied().unwrap_or(0);
             self.stuck =
                 ours.errors.iter().filter(|(node, now)| **now > before(node)).map(|(node, _)| node.clone()).collect();
@@ -119,20 +141,20 @@ impl Reconciler<'_> {
             let mut lacks: BTreeMap<String, u64> = BTreeMap::new();
             for (node, applied) in &theirs.applied {
                 let passed = ours.passed.get(node).copied().unwrap_or_default();
-                if node != self.local && passed < *applied {
+                if node != pair.local && passed < *applied {
                     lacks.insert(node.clone(), passed.0);
                 }
             }
-            let confirmed = self.view_source(&ours)?.others_passed;
+            let confirmed = pair.view_source(&ours)?.others_passed;
             if confirmed.is_none_or(|confirmed| confirmed < theirs.wal_end) {
-                lacks.insert(self.source_name.clone(), confirmed.map_or(0, |lsn| lsn.0));
+                lacks.insert(pair.source_name.clone(), confirmed.map_or(0, |lsn| lsn.0));
             }
             let is_hopeless = |node: &String| {
-                node == self.failed
+                node == pair.failed
                     || ours.disabled.contains(node)
                     || !ours.passed.contains_key(node)
                     // Where room was made for what comes, it needs a while to come.
-                    || (self.stuck.contains(node) && (self.removed.is_empty() || self.is_in_vain(node)))
+                    || (self.stuck.contains(node) && errors_at_removal.is_none_or(|before| self.is_in_vain(node, before)))
             };
             let awaited = but(&lacks, is_hopeless);
             if self.patience[1].is_over(&awaited, &ours.silent, self.is_hasty) {
@@ -143,46 +165,45 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Whether what the source has of the failed node came late there as well, and is not made good yet: it holds its peers'
-    /// WAL for it. Where there is nobody else to ask, both have what there is.
-    fn is_source_late(&mut self, ours: &View) -> Result<bool, RecoverError> {
-        if !self.has_others {
-            return Ok(false);
-        }
-        let question = format!(
-            "SELECT (greatest(applied_lsn, passed_lsn) - '0/0')::pg_catalog.int8 FROM spock.node_positions(true::pg_catalog.bool)
-              WHERE origin_node = {}",
-            quote_literal(self.failed)
-        );
-        let theirs: Option<u64> = match self.source.rows(&question, 1)?.first() {
-            Some(row) => self.source.read(row.optional(0))?,
-            None => None,
-        };
-        Ok(theirs.zip(ours.applied.get(self.failed)).is_some_and(|(theirs, ours)| OriginLsn(theirs) < *ours))
-    }
-
-    /// Before rows of the source are read: what is made good by then they show. Where there is nobody else to ask, both have
-    /// what there is of the failed node.
-    fn view_late(&mut self) -> Result<(), RecoverError> {
-        let question = "SELECT h.origin_node FROM spock.node_positions(true::pg_catalog.bool) h
-              JOIN spock.node_positions(false::pg_catalog.bool) a USING (subscription)
-             WHERE h.applied_lsn < a.applied_lsn AND h.origin_node IS NOT NULL";
-        let mut late: BTreeSet<String> = BTreeSet::new();
-        for row in self.source.rows(question, 1)? {
-            late.insert(self.source.read(row.value(0))?);
-        }
-        if !self.has_others {
-            late.remove(self.failed);
-        }
-        self.late_at_source = late;
-        Ok(())
-    }
-
     /// What comes from the node has failed again since room was made for it: once it may have been at it before.
-    fn is_in_vain(&self, node: &String) -> bool {
+    fn is_in_vain(&self, node: &String, errors_at_removal: &HashMap<String, i64>) -> bool {
         let of = |errors: &HashMap<String, i64>| errors.get(node).copied().unwrap_or(0);
-        of(&self.errors_now) >= of(&self.errors_at_removal) + 2
+        of(&self.errors_now) >= of(errors_at_removal) + 2
     }
+}
+
+/// Whether what the source has of the failed node came late there as well, and is not made good yet: it holds its peers'
+/// WAL for it. Where there is nobody else to ask, both have what there is.
+fn is_source_late(pair: &mut Pair<'_>, ours: &View) -> Result<bool, RecoverError> {
+    if !pair.has_others {
+        return Ok(false);
+    }
+    let question = format!(
+        "SELECT (greatest(applied_lsn, passed_lsn) - '0/0')::pg_catalog.int8 FROM spock.node_positions(true::pg_catalog.bool)
+          WHERE origin_node = {}",
+        quote_literal(pair.failed)
+    );
+    let theirs: Option<u64> = match pair.source.rows(&question, 1)?.first() {
+        Some(row) => pair.source.read(row.optional(0))?,
+        None => None,
+    };
+    Ok(theirs.zip(ours.applied.get(pair.failed)).is_some_and(|(theirs, ours)| OriginLsn(theirs) < *ours))
+}
+
+/// The nodes of which the source has rows that came late, and has yet to make good. Before rows of the source are read: what is made good by then they show. Where there is nobody else to ask, both have
+/// what there is of the failed node.
+fn late_at(pair: &mut Pair<'_>) -> Result<BTreeSet<String>, RecoverError> {
+    let question = "SELECT h.origin_node FROM spock.node_positions(true::pg_catalog.bool) h
+          JOIN spock.node_positions(false::pg_catalog.bool) a USING (subscription)
+         WHERE h.applied_lsn < a.applied_lsn AND h.origin_node IS NOT NULL";
+    let mut late: BTreeSet<String> = BTreeSet::new();
+    for row in pair.source.rows(question, 1)? {
+        late.insert(pair.source.read(row.value(0))?);
+    }
+    if !pair.has_others {
+        late.remove(pair.failed);
+    }
+    Ok(late)
 }
 
 /// What the source cannot apply, as seen during one wait.
@@ -218,7 +239,7 @@ fn but(lacks: &BTreeMap<String, u64>, is_hopeless: impl Fn(&String) -> bool) -> 
 
 /// Waits as long as something moves. What has not moved for too long in one wait is not waited for in the next.
 #[derive(Default)]
-pub(super) struct Patience {
+struct Patience {
     /// How far the nodes are that somebody lacks something of, and since when.
     lacking: BTreeMap<String, (u64, Instant)>,
 }

@@ -1,8 +1,9 @@
 //! One row is written, as core's apply worker would have written it.
 
 use super::judge::Verdict;
+use crate::pg::apply_as::ApplyAs;
 use crate::pg::executor::{Change, Operation};
-use crate::pg::logicalrep::{ApplyAs, Tuple};
+use crate::pg::logicalrep::Tuple;
 use crate::pg::open_table::OpenTables;
 use crate::pg::{origin, process, transaction, untrusted_user};
 

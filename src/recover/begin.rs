@@ -2,25 +2,22 @@
 //! changed; the rescue worker carries it once the caller has committed.
 
 use super::error::RecoverError;
-use super::facts;
-use super::gather;
 use super::prove::prove;
 use super::source::{Source, route_to};
-use super::target;
+use super::{facts, gather, target};
 use crate::intent::document::Request;
-use crate::intent::id::IntentId;
 use crate::intent::journal::Beginning;
 use crate::intent::storage;
+use crate::intent_id::IntentId;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::registry;
-use crate::pg::catalog;
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
-use crate::pg::transaction;
+use crate::pg::{catalog, transaction};
 use crate::plan::Wishes;
 use crate::slot::documents;
-use crate::worker::wake;
+use crate::wake;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 

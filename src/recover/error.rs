@@ -1,12 +1,12 @@
 //! What can go wrong with a recovery. No variant can hold a row value or a connection string.
 
 use crate::error::{SqlError, known_sqlstate, unpack_sqlstate};
+use crate::identity::DatabaseIdentity;
 use crate::intent::IntentError;
 use crate::lsn::OriginLsn;
-use crate::node::identity::DatabaseIdentity;
-use crate::node::registry::RegistryError;
+use crate::node::error::RegistryError;
 use crate::plan::outcome::Reason;
-use crate::remote::connection::RemoteError;
+use crate::remote::error::RemoteError;
 use pgrx::PgSqlErrorCode;
 
 #[derive(Debug, thiserror::Error)]

@@ -5,8 +5,8 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::error::RecoverError;
-use super::readiness;
 use super::source;
+use super::strangers;
 use crate::error::OrRaise;
 use crate::guc;
 use crate::health::capacity;
@@ -15,7 +15,7 @@ use crate::intent::storage;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::node::registry::{self, NodeServer, Role};
+use crate::node::servers::{self, NodeServer, Role};
 use crate::pg::clock::Monotonic;
 use crate::pg::json::Json;
 use crate::pg::name::Name;
@@ -66,7 +66,7 @@ pub fn gather(failed: &str) -> Result<NodeFacts, RecoverError> {
 }
 
 fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RecoverError::NoLocalNode)?;
     // Before anything else is read: the flush below covers what a poller has read as confirmed.
     let seen = snapshot();
@@ -127,7 +127,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         slot: slot_found.with_record(&positions)?,
         failed_answers,
         peers,
-        askers: readiness::strangers(&servers).iter().map(|asker| asker.name.shown()).collect(),
+        askers: strangers::strangers(&servers).iter().map(|asker| asker.name.shown()).collect(),
         settings: settings(),
         capacity,
         recoveries,
@@ -309,7 +309,7 @@ fn peers(servers: &[NodeServer], seen: Option<&Snapshot>) -> Vec<PeerFacts> {
 
 /// Whether the poller of a peer has asked in vain; the reason it gives. For who would otherwise wait for it.
 pub fn known_to_be_silent(name: &str) -> Result<Option<String>, RecoverError> {
-    let (servers, seen) = (registry::servers()?, snapshot());
+    let (servers, seen) = (servers::servers()?, snapshot());
     let entry = entry_of(&servers, seen.as_ref(), name);
     Ok(entry.filter(|entry| entry.state == PeerState::Unreachable).map(|entry| entry.error.as_str().to_owned()))
 }

@@ -9,13 +9,13 @@ use super::plan_error::PlanError;
 use super::source::{self, Source, given_route, route_to};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
-use crate::node::registry::{self, Role};
+use crate::node::servers::{self, Role};
 use crate::pg::role;
 use crate::plan::choice::{self, Answer, Survivor};
 use crate::plan::facts::NodeFacts;
 use crate::plan::outcome::{Outcome, Reason};
 use crate::plan::{Plan, Wishes, from_source};
-use crate::remote::connection::RemoteError;
+use crate::remote::error::RemoteError;
 use crate::slot::documents;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -100,7 +100,7 @@ fn nothing_known(plan: Plan) -> PlanError {
 
 /// Asks all nodes. Needs a transaction with a snapshot.
 pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RecoverError::NoLocalNode)?;
     let local = local.name.to_string();
     if failed == local {

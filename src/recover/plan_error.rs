@@ -3,7 +3,7 @@
 
 use super::error::{RecoverError, sentence};
 use crate::error::SqlError;
-use crate::node::registry::RegistryError;
+use crate::node::error::RegistryError;
 use crate::plan::outcome::Reason;
 use crate::plan::range::RangeError;
 use pgrx::PgSqlErrorCode;

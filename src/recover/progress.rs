@@ -1,8 +1,9 @@
 //! What the views recovery_progress and subscription show of running recoveries.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
+use crate::backoff;
 use crate::error::OrRaise;
-use crate::intent::document::{Intent, Journal, Phase, Totals};
+use crate::intent::document::{Intent, Journal, Phase};
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::pg::clock::{Monotonic, Timestamp};
@@ -11,7 +12,7 @@ use crate::pg::process;
 use crate::pg::text::Text;
 use crate::shmem::{self, RescueEntry, ShortText};
 use crate::slot::snapshot::require_reader;
-use crate::worker::backoff;
+use crate::tally::replayed::Totals;
 use pgrx::Uuid;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;

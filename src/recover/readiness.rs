@@ -3,18 +3,18 @@
 
 use super::error::RecoverError;
 use super::facts;
+use super::strangers::knows;
 use crate::error::OrRaise;
-use crate::node::identity::DatabaseIdentity;
-use crate::node::name::NodeName;
-use crate::node::registry::{self, NodeServer, Role};
-use crate::pg::clock::Monotonic;
+use crate::identity::DatabaseIdentity;
+use crate::node::servers::{self, Role};
+use crate::node_name::NodeName;
 use crate::pg::json::Json;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{process, role, wal};
 use crate::plan::facts::AskerFacts;
 use crate::plan::readiness::Readiness;
-use crate::shmem::{self, ASKER_LIMIT, AskerEntry};
+use crate::shmem::{self};
 use crate::slot::snapshot::require_reader;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -50,7 +50,7 @@ fn look(asker: Option<(NodeName, DatabaseIdentity)>) -> Result<Option<Readiness>
         is_superuser: process::is_superuser(),
         may_replicate: role::may_use_slots(),
     };
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let Some(local) = servers.iter().find(|server| server.role == Role::Local) else { return Ok(None) };
     let knows_asker = asker.as_ref().is_none_or(|(name, identity)| knows(&servers, name.as_str(), *identity));
     if let Some((name, identity)) = asker.filter(|_| !knows_asker) {
@@ -71,33 +71,6 @@ fn look(asker: Option<(NodeName, DatabaseIdentity)>) -> Result<Option<Readiness>
             knows_asker,
         }))
     })
-}
-
-/// Whether it is this node, or a peer of it.
-fn knows(servers: &[NodeServer], name: &str, identity: DatabaseIdentity) -> bool {
-    servers.iter().any(|server| match server.role {
-        Role::Peer => server.name.as_str() == name && server.bound.is_none_or(|bound| bound == identity),
-        Role::Local => registry::here() == identity,
-        Role::LocalElsewhere => false,
-    })
-}
-
-/// The nodes that have asked lately and that this one does not know: those that have become known meanwhile are none of them.
-pub fn strangers(servers: &[NodeServer]) -> Vec<AskerEntry> {
-    let askers = {
-        let mut shared = shmem::lock();
-        let Some(index) = shared.index_of(process::my_database()) else { return Vec::new() };
-        shared.databases()[index].askers
-    };
-    let now = Monotonic::now();
-    let is_stranger = |asker: &AskerEntry| {
-        !asker.asked_at.is_never()
-            && now.since(asker.asked_at) < ASKER_LIMIT
-            && asker.said.is_some_and(|said| !knows(servers, asker.name.as_str(), said))
-    };
-    let mut strangers: Vec<AskerEntry> = askers.into_iter().filter(is_stranger).collect();
-    strangers.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
-    strangers
 }
 
 /// Tables of this database's subscriptions that the role may not read.

@@ -2,19 +2,20 @@
 
 use super::error::RecoverError;
 use super::target::TargetTable;
-use crate::guc;
-use crate::intent::id::IntentId;
+use crate::identity::DatabaseIdentity;
+use crate::intent_id::IntentId;
 use crate::lsn::LocalLsn;
 use crate::node::conninfo;
-use crate::node::identity::DatabaseIdentity;
+use crate::node::error::RegistryError;
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{ReplicationProvider, Route};
-use crate::node::registry::{self, RegistryError};
+use crate::node::registry;
 use crate::pg::{origin, role, transaction};
 use crate::plan::facts::NodeFacts;
-use crate::protocol;
 use crate::remote::argument;
-use crate::remote::connection::{Connection, RemoteError};
+use crate::remote::connection::Connection;
+use crate::remote::error::RemoteError;
+use crate::{guc, protocol};
 use pgrx::spi::quote_literal;
 use std::cmp::Ordering;
 use std::ffi::CString;

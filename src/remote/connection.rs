@@ -1,5 +1,6 @@
 //! A connection to a peer for SQL, with a time limit on everything, because libpqwalreceiver has none.
 
+use super::error::RemoteError;
 use super::report::PeerReport;
 use super::row::Row;
 use crate::node::provider::Route;
@@ -22,55 +23,6 @@ const KNOWN_STATE: &str = "SET ROLE NONE; SET search_path = pg_catalog, pg_temp;
 
 /// Why a connection answers nothing any more.
 const CLOSED: &str = "it was closed after a question that was not answered to its end";
-
-/// What went wrong with a peer. Holds libpq's or the peer's message, neither of which repeats the connection string.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RemoteError {
-    #[error("could not connect: {0}")]
-    Connect(String),
-    #[error("no answer within {} ms", .0.as_millis())]
-    TimedOut(Duration),
-    #[error("connection lost: {0}")]
-    Lost(String),
-    #[error("the peer reports: {message}")]
-    Peer { sqlstate: String, message: String, detail: Option<String>, hint: Option<String> },
-    /// An ERROR of the peer's that has ended a stream.
-    #[error("the stream has ended: {}", .0.message)]
-    Stream(Box<PeerReport>),
-    #[error("unexpected answer: {0}")]
-    Unexpected(String),
-}
-
-impl RemoteError {
-    /// A question that the peer has answered with an ERROR.
-    pub fn of_peer(report: PeerReport) -> RemoteError {
-        let PeerReport { sqlstate, message, detail, hint, .. } = report;
-        // A line of its own would look like one of ours.
-        RemoteError::Peer { sqlstate, message: message.replace(char::is_control, " "), detail, hint }
-    }
-
-    /// What the peer itself has said: SQLSTATE, detail and hint. The first is empty where it is not known.
-    pub fn said(&self) -> Option<(&str, Option<&str>, Option<&str>)> {
-        match self {
-            RemoteError::Peer { sqlstate, detail, hint, .. } => Some((sqlstate, detail.as_deref(), hint.as_deref())),
-            RemoteError::Stream(report) => Some((&report.sqlstate, report.detail.as_deref(), report.hint.as_deref())),
-            _ => None,
-        }
-    }
-
-    /// What has happened, without anybody's words.
-    pub fn kind(&self) -> String {
-        match self {
-            RemoteError::Connect(_) => "could not connect".to_owned(),
-            RemoteError::TimedOut(_) => self.to_string(),
-            RemoteError::Lost(_) => "connection lost".to_owned(),
-            RemoteError::Peer { sqlstate, .. } => format!("it reports SQLSTATE {sqlstate}"),
-            RemoteError::Stream(report) if report.origin_lsn.is_some() => "it cannot send a transaction".to_owned(),
-            RemoteError::Stream(_) => "it has ended the stream".to_owned(),
-            RemoteError::Unexpected(_) => "unexpected answer".to_owned(),
-        }
-    }
-}
 
 pub struct Connection {
     /// None from the first question on that was not answered to its end: the peer may still be at it, and would answer it in the

@@ -1,6 +1,6 @@
 //! A row that a peer has answered, its values typed by who reads them (pure).
 
-use super::connection::RemoteError;
+use super::error::RemoteError;
 use std::str::FromStr;
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Nodes that ask this one and that it does not know: they subscribe here, and nobody keeps WAL for them.
 
 use super::{DatabaseEntry, ShortName};
-use crate::node::identity::DatabaseIdentity;
+use crate::identity::DatabaseIdentity;
 use crate::pg::clock::Monotonic;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Clones that belong to a recovery elsewhere, as the manager tells the pollers of them, and what their targets say.
 
 use super::ShortName;
-use crate::intent::id::IntentId;
+use crate::intent_id::IntentId;
 use pgrx::pg_sys;
 
 /// Clones of one database whose targets are asked at a time. A target has one recovery at a time, and a source that

@@ -1,11 +1,11 @@
 //! What the processes tell each other: plain values, copied in and out under the lock.
 
 use super::{AskerEntry, CloneEntry, MAX_ASKERS, MAX_CLONES};
+use crate::identity::DatabaseIdentity;
 use crate::lsn::{LocalLsn, OriginLsn};
-use crate::node::identity::DatabaseIdentity;
-use crate::node::name::NodeName;
+use crate::node_name::NodeName;
+use crate::older_copy::{Former, Known, MAX_FORKS};
 use crate::pg::clock::{Monotonic, Timestamp};
-use crate::recover::returned::{Former, Known, MAX_FORKS};
 use pgrx::pg_sys;
 use std::time::Duration;
 

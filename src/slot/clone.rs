@@ -8,18 +8,16 @@
 use super::clone_error::CloneError;
 use super::clone_name::clone_name;
 use super::error::SlotError;
+use super::plugin_list;
 use super::record_storage;
 use super::snapshot::snapshot;
 use crate::error::OrRaise;
 use crate::failpoint::{self, names};
-use crate::guc;
-use crate::health::judge;
-use crate::intent::IntentError;
 use crate::intent::document::CloneRecord;
-use crate::intent::id::IntentId;
-use crate::intent::storage;
+use crate::intent::{IntentError, storage};
+use crate::intent_id::IntentId;
 use crate::lsn::LocalLsn;
-use crate::node::registry::{self, NodeServer, Role};
+use crate::node::servers::{self, NodeServer, Role};
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::Change;
 use crate::pg::name::Name;
@@ -28,7 +26,7 @@ use crate::pg::text::Text;
 use crate::pg::timeout::{TimedOut, with_limit};
 use crate::pg::{catalog, process, role, setting, transaction, wal};
 use crate::shmem::PeerKey;
-use crate::worker::wake;
+use crate::{guc, wake};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use std::time::Instant;
@@ -98,7 +96,7 @@ pub fn clone_slot(
     intent: ForIntent,
 ) -> Result<Outcome, CloneError> {
     require_slot_user(function)?;
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let refused = |message: &str| Ok(Outcome::Refused { original: None, message: message.to_owned() });
     if wal::is_in_recovery() {
         return refused("this server is a standby: ask its primary, or SELECT pg_promote()");
@@ -164,7 +162,7 @@ fn known<'a>(
 /// Whether a recovery of that failed node on that target can be served from here. The target must be known, so that it can
 /// be asked; the failed node may have been dropped for good meanwhile.
 pub fn check_parties(failed: &str, target: &str) -> Result<(), CloneError> {
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let local = servers.iter().find(|server| server.role == Role::Local).ok_or(SlotError::NoNode)?;
     known(&servers, "target_node", Some(target.to_owned()))?;
     if failed == local.name.as_str() {
@@ -248,11 +246,9 @@ fn refusal(cause: &CaughtError) -> Option<String> {
         )),
         // The caller's own right was looked at before: it is the plugin that is refused.
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => {
-            let settings = judge::Settings {
-                output_plugin_libraries: setting::value(c"output_plugin_libraries"),
-                ..judge::Settings::default()
-            };
-            Some(format!("output_plugin_libraries {}", judge::output_plugin(&settings).details))
+            let list = setting::value(c"output_plugin_libraries");
+            let advice = plugin_list::check(list.as_deref()).err().unwrap_or_else(|| "lists spock_recovery".to_owned());
+            Some(format!("output_plugin_libraries {advice}"))
         }
         // Dropped or lost between the look at it and the copy.
         PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT | PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE => {

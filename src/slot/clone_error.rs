@@ -3,8 +3,8 @@
 use super::error::SlotError;
 use crate::error::SqlError;
 use crate::intent::IntentError;
-use crate::intent::id::IntentId;
-use crate::node::registry::RegistryError;
+use crate::intent_id::IntentId;
+use crate::node::error::RegistryError;
 use pgrx::PgSqlErrorCode;
 use pgrx::spi::{quote_identifier, quote_literal};
 

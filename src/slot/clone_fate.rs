@@ -67,7 +67,7 @@ pub fn fate(clone: &CloneRecord, slot: Option<SlotSeen>, says: TargetSays, age: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intent::id::IntentId;
+    use crate::intent_id::IntentId;
 
     const S: Duration = Duration::from_secs(1);
     const RULES: Rules = Rules { is_node: true, ttl: Duration::from_secs(100), touch_after: None };

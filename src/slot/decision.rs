@@ -2,29 +2,12 @@
 //! origin, how far the slot may go, what may have been let go, and what of it is told to whom.
 
 use super::horizon::{Allowance, Hold, Progress, Samples};
+use super::positions::Own;
 use super::positions::SubscribedTable;
 use super::record::{GoneTable, OriginRecord, PassedRecord, PeerRecord, RetentionRecord};
 use super::retention::{self, OriginView};
 use super::vouching::Reading;
 use crate::lsn::{LocalLsn, OriginLsn};
-
-/// This node's progress through one origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Own {
-    pub node: String,
-    pub subscription: u32,
-    pub origin_id: u16,
-    /// Digest of the tables and their states.
-    pub tables: i64,
-    /// The full transaction id that added the newest table that was taken without copying; 0: there is none.
-    pub newest_table: u64,
-    /// Every transaction with a full id below this one had ended when the tables were read.
-    pub settled_below: u64,
-    /// Progress of the replication origin.
-    pub remote: OriginLsn,
-    /// applied(this node, origin).
-    pub applied: Option<OriginLsn>,
-}
 
 /// A peer's last report.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::super::horizon::Sample;
 use super::*;
-use crate::node::identity::DatabaseIdentity;
+use crate::identity::DatabaseIdentity;
 
 const SERVER: (u64, u32) = (8, 1);
 

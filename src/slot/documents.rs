@@ -3,9 +3,10 @@
 use super::record_storage;
 use crate::document::Unreadable;
 use crate::intent::storage;
+use crate::node::error::RegistryError;
+use crate::node::labelling::unreadable_label;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Origin, ReplicationProvider};
-use crate::node::registry::{RegistryError, unreadable_label};
 
 /// Those that cannot be read.
 pub fn unreadable() -> Result<Vec<Unreadable>, RegistryError> {

@@ -4,10 +4,11 @@
 //! peer has let go already. So whoever reports a position reads it and flushes WAL before he tells.
 
 use crate::lsn::OriginLsn;
-use crate::node::name::NodeName;
+use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
-use crate::node::registry::{self, RegistryError};
+use crate::node::servers;
+use crate::node_name::NodeName;
 use crate::pg::name::Name;
 use crate::pg::{origin, prepared};
 use pgrx::Spi;
@@ -48,7 +49,7 @@ impl OwnPosition {
 /// The positions of all subscriptions of this database that count. Catalogs are read before the origins' progress. Needs a
 /// snapshot.
 pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
-    let here = registry::here();
+    let here = servers::here();
     let mut counting: HashMap<Oid, Option<NodeName>> = NativeProvider
         .subscriptions()?
         .into_iter()
@@ -170,4 +171,22 @@ pub fn tables_of(subscription: u32) -> Result<Vec<SubscribedTable>, RegistryErro
         }
         Ok(tables)
     })
+}
+
+/// This node's progress through one origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    pub node: String,
+    pub subscription: u32,
+    pub origin_id: u16,
+    /// Digest of the tables and their states.
+    pub tables: i64,
+    /// The full transaction id that added the newest table that was taken without copying; 0: there is none.
+    pub newest_table: u64,
+    /// Every transaction with a full id below this one had ended when the tables were read.
+    pub settled_below: u64,
+    /// Progress of the replication origin.
+    pub remote: OriginLsn,
+    /// applied(this node, origin).
+    pub applied: Option<OriginLsn>,
 }

@@ -4,8 +4,8 @@
 //! comes from elsewhere proves nothing: everything may have been let go. With one that cannot be read nothing is done.
 
 use crate::document::{self, Document, Stored};
+use crate::identity::DatabaseIdentity;
 use crate::lsn::{LocalLsn, OriginLsn};
-use crate::node::identity::DatabaseIdentity;
 use serde::{Deserialize, Serialize};
 
 /// What is written down of one origin.

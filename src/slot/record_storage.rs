@@ -2,7 +2,8 @@
 
 use super::record::RetentionRecord;
 use crate::document::{self, DocumentError, Kind, Unreadable};
-use crate::node::registry::{self, RegistryError};
+use crate::node::error::RegistryError;
+use crate::node::servers;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::{catalog, process};
 use pgrx::spi::quote_identifier;
@@ -19,7 +20,7 @@ fn unreadable(error: DocumentError) -> RegistryError {
 /// The record, if it was written in this database of this server. One that cannot be read is an error: nothing may be done
 /// with the slot then.
 pub fn read() -> Result<Option<RetentionRecord>, RegistryError> {
-    RetentionRecord::read(seclabel::label(target()).as_deref(), registry::here()).own().map_err(unreadable)
+    RetentionRecord::read(seclabel::label(target()).as_deref(), servers::here()).own().map_err(unreadable)
 }
 
 /// Writes the record over the one that is there, whose fields of a newer library it keeps.
@@ -27,7 +28,7 @@ pub fn write(record: &RetentionRecord) -> Result<(), RegistryError> {
     // Somebody may be putting down another one.
     seclabel::lock(target());
     let before = seclabel::label(target());
-    let text = document::written_over(before.as_deref(), record, registry::here()).map_err(unreadable)?;
+    let text = document::written_over(before.as_deref(), record, servers::here()).map_err(unreadable)?;
     seclabel::set_label(target(), Some(&text));
     Ok(())
 }

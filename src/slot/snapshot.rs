@@ -5,7 +5,7 @@ use super::error::SlotError;
 use crate::error::raise;
 use crate::guc;
 use crate::lsn::OriginLsn;
-use crate::node::registry::NodeServer;
+use crate::node::servers::NodeServer;
 use crate::pg::clock::Timestamp;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{process, role, wal};

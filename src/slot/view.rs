@@ -1,7 +1,8 @@
 //! What users see of a round: put together from what was decided, and written to shared memory, where the status functions
 //! read it whatever the manager is doing.
 
-use super::decision::{Block, Outcome, Own, PeerInput};
+use super::decision::{Block, Outcome, PeerInput};
+use super::positions::Own;
 use super::record::RetentionRecord;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;

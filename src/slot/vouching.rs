@@ -12,7 +12,7 @@
 //!
 //! A subscription that nothing has come by yet begins where its slot was first read: up to there nothing was for it.
 
-use super::decision::Own;
+use super::positions::Own;
 use super::positions::OwnPosition;
 use super::record::{OriginRecord, RetentionRecord};
 use crate::lsn::OriginLsn;

@@ -1,7 +1,7 @@
 //! From where a stream is unbroken, in every order of events.
 
 use super::*;
-use crate::node::identity::DatabaseIdentity;
+use crate::identity::DatabaseIdentity;
 use pgrx::pg_sys::Oid;
 use proptest::prelude::*;
 

@@ -5,8 +5,8 @@
 
 use super::rescue::sqlstate_text;
 use crate::intent::document::{Failure, Intent};
-use crate::intent::id::IntentId;
 use crate::intent::storage;
+use crate::intent_id::IntentId;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::interrupts;
 use crate::recover::error::RecoverError;
@@ -151,7 +151,7 @@ pub fn settle(
 /// Said when it is news.
 fn warn(intent: &Intent, failure: &Failure) {
     if intent.failure.as_ref().is_none_or(|known| known.sqlstate != failure.sqlstate) {
-        let text = crate::intent::sql::describe(intent, failure);
+        let text = intent.describe(failure);
         pgrx::warning!("recovery of node \"{}\" waits: {text}", intent.request.failed);
     }
 }

@@ -4,12 +4,14 @@
 
 use super::skips::Skips;
 use crate::document::Stored;
-use crate::node::identity::DatabaseIdentity;
+use crate::identity::DatabaseIdentity;
+use crate::node::error::RegistryError;
 use crate::node::label::{SetBy, SubscriptionLabel};
-use crate::node::name::NodeName;
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{Origin, ReplicationProvider, Subscription};
-use crate::node::registry::{self, NodeServer, RegistryError, Role};
+use crate::node::servers::{self, NodeServer, Role};
+use crate::node::{labelling, registry};
+use crate::node_name::NodeName;
 use crate::pg::prepared;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::shmem::{PeerEntry, PeerKey, PeerState};
@@ -51,7 +53,7 @@ impl Discovery {
         let subscriptions = NativeProvider.subscriptions()?;
         for subscription in subscriptions.iter().filter(|known| known.is_trusted && known.origin.node().is_some()) {
             let what = || format!("subscription \"{}\"", subscription.name);
-            skips.each(what, || registry::note_connection(subscription));
+            skips.each(what, || labelling::note_connection(subscription));
         }
         self.followed.retain(|id, _| subscriptions.iter().any(|subscription| subscription.id == *id));
         for entry in peers {
@@ -118,7 +120,7 @@ impl Discovery {
             registry::create_discovered_peer(&said.name, said.identity)?;
         }
         for subscription in &coming {
-            registry::write_label(subscription.id, Some(&said.name), SetBy::Discovery)?;
+            labelling::write_label(subscription.id, Some(&said.name), SetBy::Discovery)?;
             self.followed.insert(subscription.id, Instant::now());
             pgrx::log!(
                 "subscription \"{}\" comes from node \"{}\" now, and not from node \"{}\" any more",
@@ -167,12 +169,12 @@ fn label(
             pgrx::log!("node \"{}\" became known through subscription \"{}\"", said.name, subscription.name);
         }
     }
-    registry::write_label(subscription.id, Some(&said.name), SetBy::Discovery)
+    labelling::write_label(subscription.id, Some(&said.name), SetBy::Discovery)
 }
 
 /// Removes the labels that dropped subscriptions of this database have left behind (DROP SUBSCRIPTION does not).
 pub fn sweep_labels(skips: &mut Skips) -> Result<(), RegistryError> {
-    let here = registry::here();
+    let here = servers::here();
     let left_behind = Spi::connect(|client| {
         let rows = prepared::select(
             client,
@@ -204,7 +206,7 @@ pub fn remove_labels(subscriptions: &[Subscription], skips: &mut Skips) {
     for subscription in subscriptions {
         let what = || format!("the label of subscription \"{}\"", subscription.name);
         if let Origin::Unreadable(error) = &subscription.origin {
-            let unreadable = registry::unreadable_label(&subscription.name, error.clone());
+            let unreadable = labelling::unreadable_label(&subscription.name, error.clone());
             skips.each(what, || Err::<(), _>(RegistryError::from(unreadable)));
         } else if seclabel::label(LabelTarget::Subscription(subscription.id)).is_some()
             && remove_label(subscription.id, what, skips)

@@ -6,19 +6,18 @@ use super::rescue::{Rescue, Trouble, failure_of, goes_on};
 use crate::counted::counted;
 use crate::failpoint::{self, names};
 use crate::intent::document::{Intent, Request};
-use crate::intent::id::IntentId;
 use crate::intent::storage;
+use crate::intent_id::IntentId;
+use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
-use crate::node::registry::RegistryError;
-use crate::pg::logicalrep;
-use crate::pg::{interrupts, process, transaction, wal};
-use crate::reconcile::counts::{Counts, Why};
+use crate::pg::{interrupts, logicalrep, process, transaction, wal};
 use crate::reconcile::kept;
 use crate::reconcile::moves::Known;
 use crate::reconcile::run::Reconciler;
 use crate::recover::error::RecoverError;
 use crate::recover::source::{Source, route_to};
+use crate::tally::compared::{Counts, Why};
 use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -83,8 +82,8 @@ impl Rescue {
         }
         let (mut touched, mut gone) = (kept.touched, kept.gone);
         let index = self.index;
-        reconciler.holds_removed = true;
-        reconciler.counts = known;
+        reconciler.hold_removed();
+        reconciler.ledger.counts = known;
         let goes_on = |_: &Counts| goes_on(index);
         if !while_reconciling(|| reconciler.run(&mut touched, goes_on))? {
             return Err(Trouble::MustStop);
@@ -98,7 +97,9 @@ impl Rescue {
                 return Ok(false);
             }
             // A row that is gone may have another key since it was kept; what is kept on is looked at with the next look.
-            if reconciler.counts.compared == 0 || !(reconciler.may_have_moved || reconciler.source_was_recovered()?) {
+            if reconciler.ledger.counts.compared == 0
+                || !(reconciler.may_have_moved || reconciler.source_was_recovered()?)
+            {
                 return Ok(true);
             }
             let mut known = Known::of(&mut touched);
@@ -108,7 +109,7 @@ impl Rescue {
         if !is_done {
             return Err(Trouble::MustStop);
         }
-        let Reconciler { counts, kept, .. } = reconciler;
+        let (counts, kept) = (reconciler.ledger.counts, reconciler.ledger.kept);
         let cannot = counts.unjudged.keys().any(|why| matches!(why, Why::Policy | Why::NoCommitTimestamps));
         let is_known = counts.compared == 0
             && counts.lost() == 0
@@ -120,12 +121,12 @@ impl Rescue {
         self.note(&intent, counts, Some(kept))
     }
 
-    fn note(&mut self, intent: &Intent, counts: Counts, kept: Option<kept::Keeper>) -> Result<(), Trouble> {
+    fn note(&mut self, intent: &Intent, counts: Counts, kept: Option<kept::KeptRows>) -> Result<(), Trouble> {
         // What was written with asynchronous commits is on disk before it is forgotten.
         wal::flush();
         let kept = RefCell::new(kept);
         Ok(self.write(|journal, _| {
-            let kept = kept.borrow_mut().as_mut().map_or(Ok(None), kept::Keeper::store)?;
+            let kept = kept.borrow_mut().as_mut().map_or(Ok(None), kept::KeptRows::store)?;
             match journal.note_judged_again(intent.id, counts.clone(), kept) {
                 Some(before) => kept::forget(before),
                 None => Ok(()),
@@ -167,7 +168,7 @@ fn reconciler_with<'a>(intent: &'a Intent, peer: &str) -> Result<Option<Reconcil
     let Ok(source) = Source::open(peer, &route) else { return Ok(None) };
     let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(subscription)) else { return Ok(None) };
     let mut reconciler = Reconciler::new(source, intent, apply_as);
-    reconciler.is_hasty = true;
+    reconciler.waits.is_hasty = true;
     // The recovery was its plan's choice: if its subscription was dropped since it is not asked for that again.
     let has_enough = reconciler.source_has_enough()?.unwrap_or(peer == request.source);
     Ok(has_enough.then_some(reconciler))

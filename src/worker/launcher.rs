@@ -5,13 +5,13 @@
 //! Template databases are left alone: they are copied, not used (core counterpart: autovacuum.c's launcher).
 
 use super::error::NoRoom;
-use super::{backoff, entry};
-use crate::guc;
+use super::start;
 use crate::pg::catalog::{self, Database};
 use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction, wal};
 use crate::shmem::{self, Phase};
+use crate::{backoff, guc};
 use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys::Oid;
 use std::collections::{HashMap, HashSet};
@@ -219,7 +219,7 @@ impl Launcher {
         };
         // What was asked before is seen by the look that begins now.
         self.asked.remove(&database.oid);
-        match entry::start_manager(index, database.oid, &database.name) {
+        match start::start_manager(index, database.oid, &database.name) {
             Ok(handle) => {
                 self.handles.insert(index, handle);
                 self.lacks_worker_slots = false;

@@ -3,22 +3,23 @@
 //! It never waits for a peer (pollers do that) nor for a user's transaction (lock_timeout; the next round tries again). What it
 //! cannot tend it skips and says so (skips.rs).
 
+use super::clones::{Clones, Home};
 use super::discovery::{self, Discovery};
+use super::keeper::Keeper;
 use super::pollers::{self, Wanted};
 use super::rescues::{self, Rescues};
 use super::skips::{self, Skips};
 use crate::failpoint::{self, names};
 use crate::guc;
-use crate::node::name::NodeName;
+use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Peer, ReplicationProvider};
-use crate::node::registry::{self, RegistryError, Role};
+use crate::node::servers::{self, Role};
+use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{catalog, interrupts, process, transaction};
 use crate::shmem::{self, PeerEntry, PeerKey, Phase};
-use crate::slot::clones::{Clones, Home};
-use crate::slot::keeper::Keeper;
 use pgrx::pg_sys::Oid;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -279,7 +280,7 @@ fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Re
         discovery::remove_labels(&NativeProvider.subscriptions()?, skips);
         return Ok(Found::NoExtension);
     }
-    let servers = registry::servers()?;
+    let servers = servers::servers()?;
     let Some(local) = servers.iter().find(|server| server.role == Role::Local) else {
         let copy = servers.into_iter().find(|server| server.role == Role::LocalElsewhere);
         return Ok(copy.map_or(Found::NoNode, |server| Found::Copy(server.name)));

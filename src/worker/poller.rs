@@ -4,27 +4,28 @@
 //! It outlives its manager's restart, and leaves when its entry is taken from it or no manager has come back.
 
 use crate::failpoint::{self, names};
-use crate::guc;
 use crate::health::judge::{NO_ROUTE, OWN_ERROR};
+use crate::identity::DatabaseIdentity;
 use crate::lsn::OriginLsn;
-use crate::node::identity::DatabaseIdentity;
+use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Route};
-use crate::node::registry::{self, NodeServer, RegistryError, Role};
+use crate::node::servers::{self, NodeServer, Role};
+use crate::older_copy::{Former, Known, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
 use crate::plan::readiness::{self, Lack, Readiness};
-use crate::protocol;
-use crate::recover::returned::{Former, Known, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
 use crate::recover::source::{from_ascii, in_ascii};
 use crate::remote::argument;
-use crate::remote::connection::{Connection, RemoteError};
+use crate::remote::connection::Connection;
+use crate::remote::error::RemoteError;
 use crate::shmem::{
     self, CloneEntry, NONE_CONFIRMED, OwnConfirmed, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, ShortName,
     TargetSays,
 };
 use crate::slot::{positions, view};
+use crate::{guc, protocol};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::Oid;
 use std::cell::Cell;
@@ -219,7 +220,7 @@ impl Poller {
 
     /// Looks up how to reach the peer and what to ask. None: there is no way to it.
     fn prepare(&self) -> Result<Option<Question>, RegistryError> {
-        let nodes = registry::servers()?;
+        let nodes = servers::servers()?;
         let (route, node) = match self.key {
             PeerKey::Node(id) => (NativeProvider.route_to_peer(id)?, nodes.iter().find(|node| node.id == id)),
             PeerKey::Subscription(id) => (NativeProvider.route_of_subscription(id)?, None),
@@ -247,7 +248,7 @@ impl Poller {
         let own = positions.into_iter().filter_map(|position| Some((position.subscription, position.slot?))).collect();
         let clones = self.clones();
         let local = nodes.iter().find(|node| node.role == Role::Local && self.is_readiness_due());
-        let local = local.map(|local| (local.name.to_string(), registry::here()));
+        let local = local.map(|local| (local.name.to_string(), servers::here()));
         Ok(route.map(|route| Question { route, expected, bound, own, former, nodes, local, clones }))
     }
 

@@ -1,11 +1,11 @@
 //! A manager's pollers: which are wanted, which run, and when one that has ended is started again.
 
 use super::error::NoRoom;
-use super::{backoff, entry};
-use crate::guc;
+use super::start;
 use crate::pg::clock::Monotonic;
 use crate::pg::interrupts;
 use crate::shmem::{self, PeerEntry, PeerKey};
+use crate::{backoff, guc};
 use std::time::Duration;
 
 /// A poller that has not come up after this long never will.
@@ -107,7 +107,7 @@ impl Pollers {
 
     /// False if the server has no room for another worker.
     fn start(&mut self, place: usize, name: &str) -> bool {
-        let started = entry::start_poller(self.index, place, name).is_ok();
+        let started = start::start_poller(self.index, place, name).is_ok();
         if !started {
             // None was started: the next try need not wait as after a failure.
             let mut shared = shmem::lock();

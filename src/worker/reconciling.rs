@@ -5,6 +5,7 @@ use super::rescue::{
     Rescue, Trouble, failure_of, goes_on, plugin_settings, remote, setting_of, touched_from, with_entry,
 };
 use crate::apply::stream::{Ended, Stream};
+use crate::apply::touched::Touched;
 use crate::apply::transaction::Applier;
 use crate::failpoint::{self, names};
 use crate::guc;
@@ -12,18 +13,18 @@ use crate::intent::document::{Intent, Phase};
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
 use crate::node::provider::Route;
+use crate::pg::apply_as::ApplyAs;
 use crate::pg::clock::Timestamp;
-use crate::pg::logicalrep::ApplyAs;
-use crate::pg::{interrupts, logicalrep, origin, process, transaction};
+use crate::pg::logicalrep;
+use crate::pg::{interrupts, origin, process, transaction};
 use crate::reconcile;
-use crate::reconcile::counts::{Counts, Why};
-use crate::reconcile::kept::{self, Keeper};
+use crate::reconcile::kept::{self, KeptRows};
 use crate::reconcile::moves::{Known, MoveReader, Moves};
 use crate::reconcile::run::Reconciler;
-use crate::reconcile::touched::Touched;
 use crate::recover::error::RecoverError;
 use crate::recover::source::{Source, route_to};
 use crate::recover::target::{self, TargetFacts};
+use crate::tally::compared::{Counts, Why};
 use std::cell::RefCell;
 
 /// Attempts to reconcile that fail, before the recovery ends without: what is left then is no reason to hold it.
@@ -36,7 +37,7 @@ impl Rescue {
         &mut self,
         intent: &Intent,
         target: &TargetFacts,
-    ) -> Result<Option<(Counts, Keeper)>, Trouble> {
+    ) -> Result<Option<(Counts, KeptRows)>, Trouble> {
         let index = self.index;
         let collected = interrupts::catch(|| {
             let Some(checkpoint) = &intent.checkpoint else { return Err(Trouble::MustStop) };
@@ -70,7 +71,7 @@ impl Rescue {
                     transaction::run(storage::read)?.intent(intent.id).is_some_and(|now| now.reconciled.is_some());
                 let mut lost = Counts::default();
                 lost.leave(Why::Lost, intent.totals().rows as usize);
-                Ok((!is_kept && lost.lost() > 0).then(|| (lost, Keeper::default())))
+                Ok((!is_kept && lost.lost() > 0).then(|| (lost, KeptRows::default())))
             }
             outcome => outcome,
         }
@@ -160,7 +161,7 @@ impl Rescue {
         intent: &Intent,
         apply_as: ApplyAs,
         touched: &mut Touched,
-    ) -> Result<Option<(Counts, Keeper)>, Trouble> {
+    ) -> Result<Option<(Counts, KeptRows)>, Trouble> {
         self.write(|journal, done| {
             let range = (OriginLsn::ZERO, OriginLsn::ZERO);
             Ok(journal.checkpoint(intent.id, Phase::Reconciling, range, done, Timestamp::now().0)?)
@@ -184,7 +185,7 @@ impl Rescue {
         intent: &Intent,
         apply_as: ApplyAs,
         touched: &mut Touched,
-    ) -> Result<(Counts, Keeper), Trouble> {
+    ) -> Result<(Counts, KeptRows), Trouble> {
         process::report_activity("reconciling");
         let request = &intent.request;
         let route = transaction::run(|| route_to(&request.source))?;
@@ -195,7 +196,7 @@ impl Rescue {
             goes_on(index)
         };
         with_entry(index, |entry| entry.touched = touched.count());
-        reconciler.holds_removed = true;
+        reconciler.hold_removed();
         if !while_reconciling(|| reconciler.run(touched, goes_on))? {
             return Err(Trouble::MustStop);
         }
@@ -221,13 +222,13 @@ impl Rescue {
             let behind = reconciler.behind.clone();
             compare_moved(&mut reconciler, intent, behind, None, &mut known, index, goes_on)
         })?;
-        if is_done { Ok((reconciler.counts, reconciler.kept)) } else { Err(Trouble::MustStop) }
+        if is_done { Ok((reconciler.ledger.counts, reconciler.ledger.kept)) } else { Err(Trouble::MustStop) }
     }
 
     /// Keeps all that was touched, for the next attempt may find the source gone for good: then they are compared with
     /// another node's.
     fn keep_all(&mut self, intent: &Intent, touched: &mut Touched) -> Result<(), Trouble> {
-        let mut kept = Keeper::default();
+        let mut kept = KeptRows::default();
         let mut counts = Counts::default();
         touched.rewind();
         while let Some(key) = touched.next() {

@@ -8,34 +8,37 @@
 
 use crate::apply::change::{Setting, nodes_by_origin};
 use crate::apply::stream::{Ended, Stream};
+use crate::apply::touched::Touched;
 use crate::apply::transaction::Applier;
 use crate::error::{SqlError, unpack_sqlstate};
 use crate::failpoint::{self, names};
 use crate::guc;
-use crate::intent::document::{Failure, Intent, Journal, Phase, Totals};
-use crate::intent::id::IntentId;
+use crate::intent::document::{Failure, Intent, Journal, Phase};
 use crate::intent::journal::Resumable;
 use crate::intent::{fault, storage};
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
+use crate::node::error::RegistryError;
 use crate::node::provider::Route;
-use crate::node::registry::{self, RegistryError};
+use crate::node::registry;
+use crate::pg::apply_as::ApplyAs;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::last_error::{self, ServerError};
-use crate::pg::logicalrep::ApplyAs;
-use crate::pg::{interrupts, latch, logicalrep, origin, process, transaction, untrusted_user, wal};
+use crate::pg::logicalrep;
+use crate::pg::{interrupts, latch, origin, process, transaction, untrusted_user, wal};
 use crate::plan::Wishes;
-use crate::reconcile::counts::Counts;
-use crate::reconcile::kept::{self, Keeper};
-use crate::reconcile::touched::Touched;
+use crate::reconcile::kept::{self, KeptRows};
 use crate::recover::error::RecoverError;
 use crate::recover::prove::prove;
 use crate::recover::said::Said;
 use crate::recover::source::{Source, SourceFacts, route_to};
 use crate::recover::target::{self, TargetFacts};
 use crate::recover::{facts, suspend};
-use crate::remote::connection::RemoteError;
+use crate::remote::error::RemoteError;
 use crate::remote::report::PeerReport;
 use crate::shmem::{self, AttemptEnd, BlockedEntry, LongText, RescueEntry, ShortText};
+use crate::tally::compared::Counts;
+use crate::tally::replayed::Totals;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
@@ -366,7 +369,7 @@ impl Rescue {
         &mut self,
         intent: &Intent,
         position: OriginLsn,
-        reconciled: Option<(Counts, Keeper)>,
+        reconciled: Option<(Counts, KeptRows)>,
     ) -> Result<(), Trouble> {
         // What was reconciled with asynchronous commits is on disk as well.
         wal::flush();
@@ -500,7 +503,7 @@ impl Rescue {
             entry.failures = entry.failures.saturating_add(1);
             entry.stood_still = is_wait.then_some(stood_still);
         });
-        let text = crate::intent::sql::describe(intent, &failure);
+        let text = intent.describe(&failure);
         if is_news {
             said.log(&format!("recovery of node \"{}\" waits: {text}", intent.request.failed));
         }
@@ -613,7 +616,7 @@ fn show_counts(entry: &mut RescueEntry, totals: &Totals) {
     entry.conflicts = totals.conflicts;
 }
 
-pub(super) fn remote(intent: &Intent, error: crate::remote::connection::RemoteError) -> RecoverError {
+pub(super) fn remote(intent: &Intent, error: crate::remote::error::RemoteError) -> RecoverError {
     RecoverError::Remote { source_node: intent.request.source.clone(), error }
 }
 

@@ -8,19 +8,18 @@ use super::cut_short::{self, Account};
 use super::error::NoRoom;
 use super::returns::Returns;
 use super::skips::Skips;
-use super::{backoff, entry};
-use crate::guc;
-use crate::intent::IntentError;
+use super::start;
 use crate::intent::document::Journal;
-use crate::intent::id::IntentId;
 use crate::intent::journal::Resumable;
-use crate::intent::storage;
+use crate::intent::{IntentError, storage};
+use crate::intent_id::IntentId;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::Monotonic;
 use crate::pg::{catalog, interrupts};
 use crate::recover::error::RecoverError;
 use crate::shmem::{self, AttemptEnd, PeerEntry, PeerState, RescueEntry};
+use crate::{backoff, guc};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
@@ -199,7 +198,7 @@ impl Rescues {
     }
 
     fn start_worker(&mut self, wanted: &Wanted) {
-        if entry::start_rescue_worker(self.index, &wanted.database).is_err() {
+        if start::start_rescue_worker(self.index, &wanted.database).is_err() {
             shmem::lock().databases()[self.index].rescue.is_coming_up = false;
             if !std::mem::replace(&mut self.said_no_worker, true) {
                 NoRoom::Rescue { database: wanted.database.clone() }.warn();

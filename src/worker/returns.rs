@@ -4,15 +4,14 @@
 //! restarted from less than what was applied here: every survivor judges by itself.
 
 use super::skips::Skips;
-use crate::intent::IntentError;
 use crate::intent::document::{Journal, Suspension, Until};
-use crate::intent::storage;
+use crate::intent::{IntentError, storage};
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Peer, ReplicationProvider};
+use crate::older_copy::{Known, Now, Verdict, first_of, judge};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::process;
-use crate::recover::returned::{Known, Now, Verdict, first_of, judge};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::positions::{self, OwnPosition};
 use pgrx::pg_sys::Oid;

@@ -1,10 +1,10 @@
 //! What the workers and the registry do before a utility command.
 
-use super::stand_aside;
 use crate::error::OrRaise;
 use crate::node::registry;
 use crate::pg::catalog;
 use crate::pg::hooks::Utility;
+use crate::stand_aside;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 

@@ -1,6 +1,7 @@
 //! The server: its settings, its limits, its manager, and whether it is a node at all (pure).
 
 use super::{Check, Status, check, dropping};
+use crate::slot::plugin_list;
 
 /// Settings of the server, as SHOW gives them; None: unknown to this server.
 #[derive(Clone, Debug, Default)]
@@ -59,23 +60,12 @@ pub fn commit_timestamps(settings: &Settings) -> Check {
 
 pub fn output_plugin(settings: &Settings) -> Check {
     let name = "output_plugin_libraries";
-    let Some(list) = &settings.output_plugin_libraries else {
-        return check(name, Status::Healthy, "this minor version does not restrict output plugins");
-    };
-    let items: Vec<&str> = list.split(',').map(|item| item.trim().trim_matches('"')).collect();
-    if items.iter().any(|item| item.rsplit('/').next() == Some("spock_recovery") || *item == "*") {
-        return check(name, Status::Healthy, "lists spock_recovery");
+    let list = settings.output_plugin_libraries.as_deref();
+    match plugin_list::check(list) {
+        Ok(()) if list.is_none() => check(name, Status::Healthy, "this minor version does not restrict output plugins"),
+        Ok(()) => check(name, Status::Healthy, "lists spock_recovery"),
+        Err(advice) => check(name, Status::Warning, advice),
     }
-    let listed: Vec<String> = items.iter().filter(|item| !item.is_empty()).map(|item| (*item).to_owned()).collect();
-    check(
-        name,
-        Status::Warning,
-        format!(
-            "does not list spock_recovery, without which nobody can be recovered from this node: ALTER SYSTEM SET \
-             output_plugin_libraries = {}, spock_recovery; SELECT pg_reload_conf()",
-            listed.join(", ")
-        ),
-    )
 }
 
 /// A limit of the server: how much of it is in use.

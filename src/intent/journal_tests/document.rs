@@ -1,9 +1,9 @@
 //! The journal as a document: it gives back what was written, is nobody else's, and has no place for a secret.
 
 use super::*;
-use crate::apply::conflict::{Kind, Resolution, Tally};
 use crate::document::{self, Stored};
-use crate::reconcile::counts::{Counts, Why};
+use crate::tally::compared::{Counts, Why};
+use crate::tally::conflict::{Kind, Resolution, Tally};
 use std::collections::BTreeSet;
 
 /// A journal with everything in it.

@@ -1,7 +1,7 @@
 //! Which recoveries that have ended the journal forgets.
 
 use super::*;
-use crate::reconcile::counts::{Counts, Why};
+use crate::tally::compared::{Counts, Why};
 
 #[test]
 fn what_keeps_rows_stays_until_they_are_judged() {

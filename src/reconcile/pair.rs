@@ -1,0 +1,95 @@
+//! The two nodes whose rows are compared: who they are, and what each knows of the others.
+
+use super::judge::{Author, Found, Replay};
+use super::views::{self, View};
+use crate::apply::touched::Touched;
+use crate::intent::document::Intent;
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
+use crate::pg::{origin, transaction};
+use crate::recover::error::RecoverError;
+use crate::recover::source::Source;
+use std::collections::{HashMap, HashSet};
+
+pub struct Pair<'a> {
+    pub(super) source: Source,
+    pub(super) source_name: String,
+    /// The target, which is this node.
+    pub(super) local: &'a str,
+    pub(super) failed: &'a str,
+    /// The first transaction here that may have replayed something.
+    since: u32,
+    /// The nodes that the source receives from, by their replication origins there; and those of the target.
+    pub(super) origins: HashMap<u16, String>,
+    pub(super) own_origins: HashMap<u16, String>,
+    /// The target's origin of its reconciles.
+    pub(super) own_reconcile: Option<u16>,
+    /// The target's tables by the nodes that it replicates them from.
+    tables: HashMap<String, HashSet<u32>>,
+    /// There are nodes beside these two and the failed one: what neither of these two can tell, one of them may.
+    pub(super) has_others: bool,
+}
+
+impl<'a> Pair<'a> {
+    pub(super) fn new(source: Source, intent: &'a Intent) -> Pair<'a> {
+        Pair {
+            source_name: source.name().to_owned(),
+            source,
+            local: &intent.request.target,
+            failed: &intent.request.failed,
+            since: intent.since_transaction,
+            origins: HashMap::new(),
+            own_origins: HashMap::new(),
+            own_reconcile: None,
+            tables: HashMap::new(),
+            has_others: false,
+        }
+    }
+}
+
+impl Pair<'_> {
+    /// Looks at what stays as it is while rows are compared.
+    pub(super) fn learn(&mut self) -> Result<(), RecoverError> {
+        self.tables = transaction::run(views::tables)?;
+        self.own_reconcile = Some(transaction::run(origin::of_reconcile));
+        let among = [self.local, self.failed, self.source_name.as_str()];
+        let peers = transaction::run(|| NativeProvider.peers())?;
+        self.has_others = peers.iter().any(|peer| !among.contains(&peer.name.as_str()));
+        Ok(())
+    }
+
+    pub(super) fn view_target(&mut self) -> Result<View, RecoverError> {
+        let view = transaction::run(|| views::of_target(None))?;
+        self.own_origins.clone_from(&view.origins);
+        Ok(view)
+    }
+
+    pub(super) fn view_source(&mut self, ours: &View) -> Result<View, RecoverError> {
+        let view = views::of_source(&mut self.source, ours.slots.get(&self.source_name).map(String::as_str))?;
+        self.origins.clone_from(&view.origins);
+        Ok(view)
+    }
+
+    /// Whether the source has all that the target has of the failed node; None if one of them does not subscribe to it.
+    pub(super) fn source_has_enough(&mut self) -> Result<Option<bool>, RecoverError> {
+        let ours = self.view_target()?;
+        let theirs = self.view_source(&ours)?;
+        let both = theirs.passed.get(self.failed).zip(ours.applied.get(self.failed));
+        Ok(both.map(|(theirs, ours)| theirs >= ours))
+    }
+
+    pub(super) fn replay(&self, is_of_gone: bool) -> Replay<'_> {
+        Replay { failed: self.failed, since: self.since, is_of_gone }
+    }
+
+    /// Whether the target is to have what the author of the source's version does to the table; of what the source does not
+    /// have it is the source itself.
+    pub(super) fn is_replicated(&self, touched: &Touched, relation: u32, source: Option<&Found>) -> bool {
+        let author = match source.and_then(|source| source.committed.as_ref()) {
+            Some((_, Author::Node(node))) => node,
+            _ => &self.source_name,
+        };
+        let Some(table) = touched.table(relation) else { return false };
+        author == self.local || self.tables.get(author).is_some_and(|tables| tables.contains(&table))
+    }
+}

@@ -1,0 +1,100 @@
+//! Rows that were taken away to make room for what a node sends, until it is known whether that was in vain.
+
+use super::ask::Side;
+use super::bring::{Committed, Content, Writer, end};
+use super::difference::Difference;
+use super::judge::{Found, Verdict};
+use super::rows::KeyText;
+use super::views::View;
+use super::write::Did;
+use crate::pg::spill::{Place, Shelf};
+use crate::recover::error::RecoverError;
+use std::collections::HashMap;
+
+/// Rows of the replay that were taken away for what a node's INSERT was thought to bring. What they held is in a file.
+#[derive(Default)]
+pub(super) struct Removed {
+    rows: HashMap<(u32, KeyText), (Committed, Place)>,
+    shelf: Shelf,
+    /// How often the target could not apply what came from a node, when the last of them was taken away.
+    errors_at_removal: HashMap<String, i64>,
+    /// What was taken away in vain stays away until rows of other recoveries were looked at: one transaction may wait for
+    /// several of them.
+    pub holds: bool,
+    held: Vec<Difference>,
+}
+
+impl Removed {
+    /// How often the target had failed when the last of them was taken away; None: there is none.
+    pub fn errors_before(&self) -> Option<&HashMap<String, i64>> {
+        (!self.rows.is_empty()).then_some(&self.errors_at_removal)
+    }
+
+    /// It stays away for now.
+    pub fn hold(&mut self, difference: Difference) {
+        self.held.push(difference);
+    }
+
+    /// Something was taken away in vain until now.
+    pub fn holds_something(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// What was held, to be looked at for the last time.
+    pub fn let_go(&mut self) -> Vec<Difference> {
+        self.holds = false;
+        std::mem::take(&mut self.held)
+    }
+
+    pub fn has(&self, difference: &Difference) -> bool {
+        self.rows.contains_key(&(difference.relation, difference.key.clone()))
+    }
+
+    pub fn forget(&mut self, difference: &Difference) {
+        self.rows.remove(&(difference.relation, difference.key.clone()));
+    }
+
+    fn keep(&mut self, difference: &Difference, committed: Committed, content: &Content) {
+        let record = serde_json::to_vec(&content.values).unwrap_or_default();
+        let place = self.shelf.put(&record);
+        self.rows.insert((difference.relation, difference.key.clone()), (committed, place));
+    }
+
+    fn take(&mut self, difference: &Difference) -> Option<(Committed, Content)> {
+        let (committed, place) = self.rows.remove(&(difference.relation, difference.key.clone()))?;
+        let values = serde_json::from_slice(&self.shelf.get(place)).ok()?;
+        Some((committed, Content { values, columns: None }))
+    }
+
+    /// Takes away a row of the target's, which is kept until it is known that it was not in vain.
+    pub(super) fn take_away(
+        &mut self,
+        writer: &mut Writer<'_, '_>,
+        difference: &Difference,
+        target: &Found,
+        theirs: &View,
+        errors_now: &HashMap<String, i64>,
+    ) -> Result<(), RecoverError> {
+        let Ok(values) = writer.values_of(Side::Target, difference, target, |_| true)? else { return Ok(()) };
+        let content = Content { values, columns: None };
+        if writer.bring(difference, Verdict::Delete, (None, Some(target)), theirs, false)? == Did::Written {
+            self.keep(difference, target.committed.clone(), &content);
+            self.errors_at_removal.clone_from(errors_now);
+        }
+        Ok(())
+    }
+
+    /// What was taken away for an INSERT that has not come after all.
+    pub(super) fn put_back(
+        &mut self,
+        writer: &mut Writer<'_, '_>,
+        difference: &Difference,
+        target: Option<&Found>,
+        theirs: &View,
+    ) {
+        if let (Some((committed, content)), None) = (self.take(difference), target) {
+            let did = writer.write_content(difference.relation, Verdict::Insert, &content, None);
+            end(did, committed.as_ref(), theirs);
+        }
+    }
+}

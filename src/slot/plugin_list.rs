@@ -1,0 +1,18 @@
+//! Whether `output_plugin_libraries` lets this server stream to a recovery (pure).
+
+/// Ok: the plugin may be loaded. Err: what to type so that it may.
+///
+/// `list`: the setting's value; None where this minor version of PostgreSQL does not have it.
+pub fn check(list: Option<&str>) -> Result<(), String> {
+    let Some(list) = list else { return Ok(()) };
+    let items: Vec<&str> = list.split(',').map(|item| item.trim().trim_matches('"')).collect();
+    if items.iter().any(|item| item.rsplit('/').next() == Some("spock_recovery") || *item == "*") {
+        return Ok(());
+    }
+    let listed: Vec<&str> = items.into_iter().filter(|item| !item.is_empty()).collect();
+    Err(format!(
+        "does not list spock_recovery, without which nobody can be recovered from this node: ALTER SYSTEM SET \
+         output_plugin_libraries = {}, spock_recovery; SELECT pg_reload_conf()",
+        listed.join(", ")
+    ))
+}

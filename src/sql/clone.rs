@@ -1,0 +1,113 @@
+//! The functions that show clones and tie them to a recovery. Their CREATE FUNCTION, grants and comments stand in sql/.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use crate::error::OrRaise;
+use crate::intent::document::{CloneRecord, Journal};
+use crate::intent::storage;
+use crate::intent_id::IntentId;
+use crate::pg::clock::Timestamp;
+use crate::pg::hooks::Change;
+use crate::pg::name::Name;
+use crate::pg::text::Text;
+use crate::pg::{process, slot, transaction};
+use crate::slot::clone::{PLUGIN, check_parties, require_slot_user};
+use crate::slot::clone_error::CloneError;
+use crate::slot::clone_name::is_clone_name;
+use crate::slot::snapshot::require_reader;
+use crate::wake;
+use crate::worker::clones;
+use pgrx::Uuid;
+use pgrx::prelude::*;
+
+/// The clones that this node has registered.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn recovery_clones() -> TableIterator<
+    'static,
+    (
+        name!(slot_name, String),
+        name!(failed_node, Option<Name>),
+        name!(target_node, Option<Name>),
+        name!(intent_id, Option<Uuid>),
+        name!(created_at, TimestampWithTimeZone),
+        name!(restart_lsn, Option<i64>),
+        name!(confirmed_flush_lsn, Option<i64>),
+        name!(active, bool),
+        name!(usable, bool),
+        name!(target_says, Option<&'static str>),
+    ),
+> {
+    require_reader("recovery_clones");
+    let rows = clones::registered().or_raise().into_iter().map(|clone| {
+        let slot = clone.slot.as_ref();
+        (
+            clone.record.slot,
+            clone.record.failed.map(Name),
+            clone.record.target.map(Name),
+            clone.record.intent.map(|intent| Uuid::from_bytes(intent.0)),
+            Timestamp(clone.record.created_at).into(),
+            slot.map(|slot| slot.restart.0 as i64),
+            slot.map(|slot| slot.confirmed.0 as i64),
+            slot.is_some_and(|slot| slot.is_active),
+            slot.is_some_and(|slot| !slot.is_invalid),
+            clone.record.intent.and(Some(clone.hears.as_str())),
+        )
+    });
+    TableIterator::new(rows.collect::<Vec<_>>())
+}
+
+/// Ties a clone to the recovery that uses it, for good: it stays until the target says that the recovery has ended.
+#[pg_extern(sql = false)]
+fn claim_clone(slot_name: Option<Text>, intent_id: Option<Uuid>, failed_node: Option<Name>, target_node: Option<Name>) {
+    let claim = || {
+        require_slot_user("claim_clone")?;
+        let given = |argument| CloneError::NullArgument { argument };
+        let slot = slot_name.ok_or(given("slot_name"))?.to_utf8();
+        let intent = IntentId(*intent_id.ok_or(given("intent_id"))?.as_bytes());
+        let failed = failed_node.ok_or(given("failed_node"))?.0;
+        let target = target_node.ok_or(given("target_node"))?.0;
+        check_parties(&failed, &target)?;
+        storage::update(|journal| tie(journal, &slot, intent, failed, target))
+    };
+    claim().or_raise();
+    // What follows the claim on the target relies on it, whatever this server's synchronous_commit is.
+    transaction::commit_durably();
+    wake::note(Change::ThisDatabase);
+}
+
+/// Under the journal's lock, which the manager takes to drop a clone.
+fn tie(journal: &mut Journal, slot: &str, intent: IntentId, failed: String, target: String) -> Result<(), CloneError> {
+    let found = slot::find(slot)?.filter(|found| !found.is_unfinished);
+    let known = journal.clones.iter().find(|known| known.slot == slot).cloned();
+    let Some(found) = found else { return Err(CloneError::NoSuchClone { slot: slot.to_owned() }) };
+    let is_here = found.database == Some(process::my_database()) && found.plugin.as_deref() == Some(PLUGIN);
+    // A clone of which nobody knows yet, for the session that made it has vanished, is a clone all the same.
+    if !is_here || (known.is_none() && !is_clone_name(slot)) {
+        return Err(CloneError::NotAClone { slot: slot.to_owned() });
+    }
+    if found.is_invalid {
+        return Err(CloneError::Invalid { slot: slot.to_owned() });
+    }
+    let created_at = known.as_ref().map_or_else(|| Timestamp::now().0, |known| known.created_at);
+    if let Some(CloneRecord { failed: known_failed, target: known_target, intent: known_intent, .. }) = known {
+        if let Some(other) = known_intent.filter(|known| *known != intent) {
+            return Err(CloneError::Taken { slot: slot.to_owned(), intent: other });
+        }
+        let is_other = |known: &Option<String>, name: &str| known.as_deref().is_some_and(|known| known != name);
+        if is_other(&known_failed, &failed) || is_other(&known_target, &target) {
+            let slot = slot.to_owned();
+            return Err(CloneError::ForOthers { slot, failed: known_failed, target: known_target });
+        }
+    }
+    let claimed = CloneRecord {
+        slot: slot.to_owned(),
+        created_at,
+        failed: Some(failed),
+        target: Some(target),
+        intent: Some(intent),
+    };
+    if !journal.clones.contains(&claimed) {
+        journal.register_clone(claimed);
+    }
+    Ok(())
+}

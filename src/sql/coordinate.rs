@@ -1,0 +1,319 @@
+//! A recovery seen from the session that asked for it: begun on the target, which may be another node, and then watched.
+//!
+//! What is asked of another node is what its own functions answer: here and there are the same code.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use super::intent::server_error;
+use crate::error::{OrRaise, SqlError, raise};
+use crate::intent::document::{Intent, Request};
+use crate::intent::{fault, storage};
+use crate::intent_id::IntentId;
+use crate::lsn::OriginLsn;
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
+use crate::pg::clock::Timestamp;
+use crate::pg::json::Json;
+use crate::pg::name::Name;
+use crate::pg::text::Text;
+use crate::pg::{process, transaction};
+use crate::recover::error::RecoverError;
+use crate::recover::source::{self, Source};
+use crate::recover::{begin, progress};
+use crate::remote::argument;
+use crate::{shmem, wake};
+use pgrx::Uuid;
+use pgrx::prelude::*;
+
+/// A recovery's state, as recover_run() and its like tell it.
+fn state_of(intent: &Intent) -> serde_json::Value {
+    let mut totals = intent.totals();
+    let figures = progress::figures(intent);
+    totals += figures.uncounted;
+    let checkpoint = intent.checkpoint.as_ref();
+    serde_json::json!({
+        "intent_id": intent.id.to_string(),
+        "failed_node": intent.request.failed,
+        "source_node": intent.request.source,
+        "target_node": intent.request.target,
+        "phase": intent.phase_name(),
+        // Its carrier is about to release the clone: who waits for the end need not find it there.
+        "ended": !intent.is_unfinished() && !figures.is_at_it,
+        "waiting": intent.is_unfinished() && intent.failure.is_some() && !figures.is_at_it,
+        "steps": intent.steps.iter().map(|step| serde_json::json!({
+            "phase": step.phase.name(),
+            "seconds": step.at.saturating_sub(intent.begun_at) as f64 / 1e6,
+        })).collect::<Vec<_>>(),
+        "clone": intent.clone_name(),
+        "transactions": totals.transactions,
+        "rows": totals.rows,
+        "bytes": totals.bytes,
+        "conflicts": totals.conflicts,
+        "touched": figures.touched,
+        "compared": figures.compared,
+        "reconciled": intent.reconciled,
+        "skipped_transactions": totals.skipped,
+        "skip_lsn": checkpoint.map(|checkpoint| checkpoint.skip),
+        "stop_lsn": checkpoint.map(|checkpoint| checkpoint.stop),
+        "current_lsn": figures.current,
+        "final_lsn": intent.end.as_ref().and_then(|end| end.position),
+        "rows_per_second": figures.rows_per_s,
+        "seconds_left": figures.seconds_left,
+        "error": intent.failure.as_ref().map(|failure| intent.describe(failure)),
+        "error_sqlstate": intent.failure.as_ref().map(|failure| failure.sqlstate.clone()),
+        "error_at": intent.failure.as_ref().map(|failure| failure.at),
+        "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
+        // For superusers alone.
+        "server_error": server_error(intent),
+        // Giving it up is proposed only then.
+        "is_transactions_fault": intent.failure.as_ref().is_some_and(fault::is_transactions),
+        // Trying again alone does not help.
+        "must_be_mended": intent.failure.as_ref().is_some_and(fault::must_be_mended),
+        "advice": intent.failure.as_ref().and_then(fault::advice),
+        "failures": figures.failures,
+        "blocked_by": figures.blocked_by,
+        "blockers": figures.blockers,
+        "next_attempt_seconds": figures.next_attempt_in.map(|left| left.as_secs_f64().ceil() as u64),
+        "held_by": figures.held_by,
+    })
+}
+
+/// The state of a recovery of this node, by its id or by its clone; without either, of the unfinished one. NULL if there is
+/// none.
+#[pg_extern(sql = false)]
+fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<Json> {
+    crate::slot::snapshot::require_reader("recovery_state");
+    let journal = storage::read().or_raise();
+    let intent = match (intent_id, clone) {
+        (Some(id), _) => journal.intent(IntentId(*id.as_bytes())),
+        (None, Some(clone)) => {
+            let clone = clone.to_utf8();
+            journal.intents.iter().find(|intent| intent.clone_name() == Some(&clone))
+        }
+        (None, None) => journal.unfinished().next(),
+    };
+    intent.map(|intent| Json::of(&state_of(intent)))
+}
+
+/// Begins a recovery of which this node is the target; it is carried when the caller has committed.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)] // as recover_run
+fn begin_recovery(
+    failed_node: Option<Name>,
+    source_node: Option<Name>,
+    target_node: Option<Name>,
+    source_dsn: Option<Text>,
+    skip_lsn: Option<i64>,
+    stop_lsn: Option<i64>,
+    stop_timestamp: Option<TimestampWithTimeZone>,
+) -> Uuid {
+    require_superuser("begin_recovery");
+    let nodes = [failed_node, source_node, target_node];
+    let asked = Asked::of(nodes, source_dsn, skip_lsn, stop_lsn, stop_timestamp);
+    Uuid::from_bytes(asked.begin_here().or_raise().0)
+}
+
+const BEGIN_RECOVERY: &str = "SELECT spock.begin_recovery('n1', 'n3', 'n2');";
+const ASK_TO_ABORT: &str = "CALL spock.recover_abort('n1');";
+
+fn required(name: Option<Name>, argument: &'static str, hint: &'static str) -> String {
+    name.ok_or(RecoverError::NullArgument { argument, hint }).or_raise().0
+}
+
+/// A recovery that makes its own clone.
+struct Asked {
+    request: Request,
+    source_dsn: Option<Text>,
+}
+
+impl Asked {
+    /// Of the SQL functions' arguments; `nodes`: the failed node, the source, the target.
+    fn of(
+        [failed, source, target]: [Option<Name>; 3],
+        source_dsn: Option<Text>,
+        skip_lsn: Option<i64>,
+        stop_lsn: Option<i64>,
+        stop_timestamp: Option<TimestampWithTimeZone>,
+    ) -> Asked {
+        let request = Request {
+            failed: required(failed, "failed_node", BEGIN_RECOVERY),
+            source: required(source, "source_node", BEGIN_RECOVERY),
+            target: required(target, "target_node", BEGIN_RECOVERY),
+            clone: None,
+            skip: skip_lsn.map(|lsn| OriginLsn(lsn as u64)),
+            stop: stop_lsn.map(|lsn| OriginLsn(lsn as u64)),
+            stop_timestamp: stop_timestamp.map(|at| Timestamp::from(at).0),
+        };
+        Asked { request, source_dsn }
+    }
+
+    fn begin_here(&self) -> Result<IntentId, RecoverError> {
+        let mut request = self.request.clone();
+        let (id, _) = begin::begin(&mut request, self.source_dsn.as_ref().map(|dsn| dsn.0.as_c_str()))?;
+        Ok(id)
+    }
+
+    /// The call that begins it on another node.
+    fn call(&self) -> String {
+        format!(
+            "SELECT spock.begin_recovery({}, {}, {}, {}, {}, {}, {})",
+            argument::name(&self.request.failed),
+            argument::name(&self.request.source),
+            argument::name(&self.request.target),
+            argument::text(self.source_dsn.as_ref().map(Text::to_utf8).as_deref()),
+            argument::lsn(self.request.skip),
+            argument::lsn(self.request.stop),
+            argument::timestamp(self.request.stop_timestamp),
+        )
+    }
+}
+
+/// The target of a recovery: this node, or another one.
+enum Target {
+    Here,
+    Elsewhere(Box<Source>),
+}
+
+/// Without a name: this node. Where it connects to is the caller's to say, as the server's own user: superusers only.
+fn target(name: Option<&str>, dsn: Option<Text>) -> Result<Target, RecoverError> {
+    let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
+    let Some(name) = name.filter(|&name| name != local.name.as_str()) else { return Ok(Target::Here) };
+    let route = match dsn {
+        Some(dsn) => source::given_route(dsn.0)?,
+        None => source::route_to(name)?,
+    };
+    Ok(Target::Elsewhere(Box::new(Source::open(name, &route)?)))
+}
+
+fn require_superuser(function: &str) {
+    if !process::is_superuser() {
+        raise(&RecoverError::NotSuperuser { function: function.to_owned() });
+    }
+}
+
+/// Begins a recovery on its target, wherever that is.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)] // as recover_run
+fn begin_recovery_at(
+    target_dsn: Option<Text>,
+    failed_node: Option<Name>,
+    source_node: Option<Name>,
+    target_node: Option<Name>,
+    source_dsn: Option<Text>,
+    skip_lsn: Option<i64>,
+    stop_lsn: Option<i64>,
+    stop_timestamp: Option<TimestampWithTimeZone>,
+) -> Uuid {
+    require_superuser("recover_run");
+    let nodes = [failed_node, source_node, target_node];
+    let asked = Asked::of(nodes, source_dsn, skip_lsn, stop_lsn, stop_timestamp);
+    let begin = || match target(Some(&asked.request.target), target_dsn)? {
+        Target::Here => asked.begin_here(),
+        Target::Elsewhere(mut node) => {
+            let id: String = node.write_one(&asked.call())?.unwrap_or_default();
+            id.parse().map_err(|_| RecoverError::NotRunningThere { target: asked.request.target.clone() })
+        }
+    };
+    Uuid::from_bytes(begin().or_raise().0)
+}
+
+/// [`recovery_state`] on the target, wherever that is.
+#[pg_extern(sql = false)]
+fn recovery_state_at(
+    target_dsn: Option<Text>,
+    target_node: Option<Name>,
+    intent_id: Option<Uuid>,
+    clone: Option<Text>,
+) -> Option<Json> {
+    require_superuser("recovery_state_at");
+    let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
+        Target::Here => Ok(recovery_state(intent_id, clone)),
+        Target::Elsewhere(mut node) => {
+            let id = argument::uuid(intent_id.map(|id| IntentId(*id.as_bytes())));
+            let clone = argument::text(clone.map(|clone| clone.to_utf8()).as_deref());
+            let text: Option<String> = node.read_one(&format!("SELECT spock.recovery_state({id}, {clone})"))?;
+            Ok::<_, RecoverError>(
+                text.and_then(|text| serde_json::from_str(&text).ok()).map(|state: serde_json::Value| Json::of(&state)),
+            )
+        }
+    };
+    ask().or_raise()
+}
+
+/// Asks the target, wherever that is, to end the recovery of a failed node; its id.
+#[pg_extern(sql = false)]
+fn abort_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>, failed_node: Option<Name>) -> Uuid {
+    require_superuser("recover_abort");
+    let failed = required(failed_node, "failed_node_name", ASK_TO_ABORT);
+    let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
+        Target::Here => Ok::<_, RecoverError>(crate::sql::intent::ask_to_abort_here(&failed)?),
+        Target::Elsewhere(mut node) => {
+            let call = format!("SELECT spock.ask_to_abort({})", argument::name(&failed));
+            let id: String = node.write_one(&call)?.unwrap_or_default();
+            id.parse().map_err(|_| RecoverError::NotRunningThere { target: node.name().to_owned() })
+        }
+    };
+    Uuid::from_bytes(ask().or_raise().0)
+}
+
+/// Has the recovery of this node that waits tried again now, not when its time has come. Nothing where none waits.
+#[pg_extern(sql = false)]
+fn retry_recovery() {
+    require_superuser("retry_recovery");
+    {
+        let mut shared = shmem::lock();
+        if let Some(index) = shared.index_of(process::my_database()) {
+            shared.databases()[index].rescue.failures = 0;
+        }
+    }
+    wake::manager();
+}
+
+/// [`retry_recovery`] on the target, wherever that is.
+#[pg_extern(sql = false)]
+fn retry_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>) {
+    require_superuser("retry_recovery_at");
+    let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
+        Target::Here => {
+            retry_recovery();
+            Ok(())
+        }
+        Target::Elsewhere(mut node) => node.write_one("SELECT spock.retry_recovery()").map(|_| ()),
+    };
+    ask().or_raise();
+}
+
+/// Ends the statement where the caller is no superuser, whatever was granted by hand, or names no failed node; and, of a
+/// procedure that commits, if it is part of a larger transaction: one that waits must not hold any, and what it begins must
+/// be committed before anybody can carry it.
+#[pg_extern(sql = false)]
+fn require_caller(procedure: Option<&str>, failed_node: Option<&str>, commits: Option<bool>) {
+    let procedure = procedure.unwrap_or_default();
+    require_superuser(procedure);
+    if failed_node.is_none() {
+        let argument = "failed_node_name";
+        raise(&RecoverError::NullArgument { argument, hint: "Name the node that is lost: failed_node_name := 'n1'." });
+    }
+    if commits.unwrap_or(true) && transaction::is_block() {
+        raise(&NotTopLevel { procedure: procedure.to_owned() });
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{procedure} cannot run inside a transaction block")]
+struct NotTopLevel {
+    procedure: String,
+}
+
+impl SqlError for NotTopLevel {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION
+    }
+
+    fn detail(&self) -> Option<String> {
+        Some("It commits what it begins, so that it goes on whatever becomes of this session.".to_owned())
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("COMMIT or ROLLBACK first, then CALL it by itself.".to_owned())
+    }
+}

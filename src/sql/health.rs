@@ -1,0 +1,321 @@
+//! Gathers what is judged, and quick_health_check() itself.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use crate::document::Unreadable;
+use crate::error::OrRaise;
+use crate::health::judge::{
+    self, Check, CloneFacts, ManagerFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts, UnknownOriginFacts,
+};
+use crate::health::kept::{self, KeptFacts};
+use crate::health::{capacity, documents, version};
+use crate::identity::DatabaseIdentity;
+use crate::intent::document::{Journal, Suspension};
+use crate::intent::storage;
+use crate::node::native::NativeProvider;
+use crate::node::provider::{Origin, ReplicationProvider, Subscription};
+use crate::node::registry;
+use crate::node::servers;
+use crate::node_name::NodeName;
+use crate::pg::clock::Monotonic;
+use crate::pg::text::Text;
+use crate::pg::{catalog, process, role, setting, slot, wal};
+use crate::recover::progress;
+use crate::recover::strangers;
+use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
+use crate::slot::snapshot::{self, Snapshot};
+use crate::worker::clones::{self, Hears};
+use crate::{guc, reconcile};
+use pgrx::datum::ToIsoString;
+use pgrx::prelude::*;
+use std::time::Duration;
+
+/// One row per check, in milliseconds, whatever the peers do. No row where this database is no node; one where it is the copy of
+/// one, or this server a standby.
+#[pg_extern(sql = false)]
+fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name!(status, String), name!(details, Text))>
+{
+    snapshot::require_reader("quick_health_check");
+    let checks = gather();
+    TableIterator::new(
+        checks
+            .into_iter()
+            .map(|check| (Text::of_message(&check.name), check.status.to_string(), Text::of_message(&check.details))),
+    )
+}
+
+/// Answers of a peer that may be missing before that is told, and no less than so long.
+const MISSED_POLLS: u32 = 3;
+const LEAST_SILENCE: Duration = Duration::from_secs(60);
+
+fn gather() -> Vec<Check> {
+    let servers = servers::servers().or_raise();
+    if wal::is_in_recovery() {
+        return vec![judge::standby()];
+    }
+    let Some(local) = servers.iter().find(|server| server.role == servers::Role::Local) else {
+        let copy = servers.iter().find(|server| server.role == servers::Role::LocalElsewhere);
+        return copy.map(checks_of_copy).unwrap_or_default();
+    };
+    let settings = settings();
+    let snapshot = snapshot::snapshot();
+    let unreadable = crate::slot::documents::unreadable().or_raise();
+    let in_the_way = unreadable.first().map(Unreadable::name);
+    let facts = SlotFacts { unreadable: in_the_way.clone(), ..slot_facts(snapshot.as_ref(), &servers) };
+    let mut checks = vec![
+        judge::slot(&facts),
+        judge::retention(&facts),
+        judge::vouching(&waiting(snapshot.as_ref(), &servers)),
+        judge::wal_level(&settings),
+        judge::invalidation(&settings),
+        judge::capacity(&capacities()),
+        apply_workers(),
+        judge::commit_timestamps(&settings),
+        judge::output_plugin(&settings),
+        judge::manager(&manager()),
+    ];
+    // What stands in a journal that cannot be read is not known, and not told.
+    if let Ok(journal) = storage::read() {
+        checks.push(judge::recovery(&recoveries(&journal)));
+        checks.extend(clones().iter().filter_map(judge::clone));
+        checks.extend(returned(&journal));
+        checks.extend(kept_rows(&journal));
+        let kept = journal.intents.iter().filter_map(|intent| intent.kept_rows);
+        checks.extend(kept.filter_map(reconcile::kept::unreadable_head).map(|found| documents::unreadable(&found)));
+    }
+    checks.extend(unreadable.iter().map(documents::unreadable));
+    checks.extend(catalog::extension_version().and_then(|sql| version::sql(&sql, env!("CARGO_PKG_VERSION"))));
+    checks.extend(strangers(&servers));
+    let now = Monotonic::now();
+    let longest_silence = LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()));
+    for server in servers.iter().filter(|server| server.role == servers::Role::Peer) {
+        let entry = snapshot
+            .iter()
+            .flat_map(|snapshot| &snapshot.peers)
+            .map(|(peer, _)| peer)
+            .find(|peer| peer.key == PeerKey::Node(server.id));
+        let protocol = entry.map(|peer| peer.protocol).filter(|protocol| *protocol != 0);
+        checks.extend(protocol.and_then(|protocol| version::peer(server.name.as_str(), protocol)));
+        checks.push(judge::peer(&PeerFacts {
+            name: server.name.to_string(),
+            state: entry.map_or("unknown", |peer| peer.state.as_str()),
+            answers: entry.is_some_and(|peer| peer.state == PeerState::Connected),
+            knows_this_node: entry.is_none_or(|peer| peer.readiness.knows_this_node),
+            local: local.name.to_string(),
+            error: entry.map_or_else(String::new, |peer| peer.error.as_str().to_owned()),
+            longest_silence_s: longest_silence.as_secs(),
+            unreadable: in_the_way.clone(),
+            silent_for_s: entry.filter(|peer| !peer.heard_at.is_never()).map(|peer| now.since(peer.heard_at).as_secs()),
+        }));
+        let has_said = |peer: &&PeerEntry| peer.state == PeerState::Connected && !peer.readiness.said_at.is_never();
+        let said = entry.filter(has_said).map(|peer| (peer.readiness.lacks, peer.readiness.told()));
+        checks.extend(judge::source(server.name.as_str(), said));
+    }
+    checks.extend(failing(snapshot.as_ref(), &servers));
+    let is_unknown = |subscription: &Subscription| subscription.origin.is_unknown();
+    for subscription in NativeProvider.subscriptions().or_raise().into_iter().filter(is_unknown) {
+        let said = snapshot
+            .iter()
+            .flat_map(|snapshot| &snapshot.peers)
+            .map(|(peer, _)| peer)
+            .find(|peer| peer.key == PeerKey::Subscription(subscription.id));
+        let says = said.map_or_else(String::new, |peer| peer.node_name.shown());
+        let known = servers.iter().find(|server| server.name.as_str() == says).and_then(|server| server.bound);
+        checks.push(judge::unknown_origin(&UnknownOriginFacts {
+            local: local.name.to_string(),
+            conflict: known
+                .zip(said.and_then(|peer| peer.said))
+                .filter(|(known, found)| known != found)
+                .map(|(known, found)| (known.to_string(), found.to_string())),
+            holds: subscription.counts(),
+            is_trusted: subscription.is_trusted,
+            owner: subscription.owner,
+            was: match subscription.origin {
+                Origin::Doubted(was) => Some(was.to_string()),
+                _ => None,
+            },
+            subscription: subscription.name,
+            says,
+        }));
+    }
+    checks
+}
+
+/// Of a database that is the copy of a node.
+fn checks_of_copy(copy: &servers::NodeServer) -> Vec<Check> {
+    let mut unreadable = crate::slot::documents::unreadable().or_raise();
+    let unadoptable = registry::unadoptable_labels(copy.identity).or_raise();
+    let name_of_first = |found: &[Unreadable]| found.first().map(Unreadable::name);
+    let (refuses_creation, refuses_drop) = (name_of_first(&unadoptable), name_of_first(&unreadable));
+    let mut checks = vec![judge::copy(copy.name.as_str(), refuses_creation.as_deref(), refuses_drop.as_deref())];
+    unreadable.extend(unadoptable);
+    unreadable.sort_by_key(Unreadable::name);
+    unreadable.dedup();
+    checks.extend(unreadable.iter().map(documents::unreadable));
+    checks
+}
+
+/// The manager, by what it has left in shared memory.
+fn manager() -> ManagerFacts {
+    let entry = {
+        let mut shared = shmem::lock();
+        shared.index_of(process::my_database()).map(|index| shared.databases()[index])
+    };
+    let Some(entry) = entry else { return ManagerFacts::default() };
+    let at = entry.manager.good_round_at;
+    ManagerFacts {
+        pid: entry.manager_pid,
+        good_round_s: (!at.is_never()).then(|| Monotonic::now().since(at).as_secs()),
+        interval_s: guc::manager_naptime().as_secs(),
+        skips: entry.manager.skips,
+        skipped: entry.manager.skipped.as_str().to_owned(),
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        wal_level: setting::value(c"wal_level").unwrap_or_default(),
+        track_commit_timestamp: setting::value(c"track_commit_timestamp").as_deref() == Some("on"),
+        max_slot_wal_keep_size: setting::shown(c"max_slot_wal_keep_size"),
+        idle_replication_slot_timeout: setting::shown(c"idle_replication_slot_timeout"),
+        output_plugin_libraries: setting::value(c"output_plugin_libraries"),
+    }
+}
+
+fn slot_facts(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> SlotFacts {
+    let mut facts = SlotFacts { is_enabled: guc::enable_recovery_slots(), ..SlotFacts::default() };
+    let Some(snapshot) = snapshot else { return facts };
+    let entry = &snapshot.slot;
+    let found = slot::find_here(entry.name.as_str()).or_raise();
+    facts.name = entry.name.as_str().to_owned();
+    facts.exists = found.is_some();
+    facts.is_invalid = found.as_ref().is_some_and(|found| found.is_invalid);
+    facts.generation = entry.generation as i64;
+    facts.error = entry.error.as_str().to_owned();
+    facts.retained_bytes = found.as_ref().map_or(0, snapshot::retained_bytes);
+    facts.budget_bytes = snapshot::budget_bytes();
+    facts.blocked_reason = entry.blocked.as_str();
+    facts.blocked_by = snapshot::blocking_peer(snapshot, servers);
+    facts.unprotected = snapshot::unprotected_peers(snapshot, servers);
+    facts
+}
+
+/// The nodes of which nothing can be had from here.
+fn waiting(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<judge::WaitingFacts> {
+    let origins = snapshot.map(|snapshot| snapshot.origins.as_slice()).unwrap_or_default();
+    let named = |node| servers.iter().find(|server| server.id == node).map(|server| server.name.to_string());
+    origins
+        .iter()
+        .filter(|origin| !origin.waits_since.is_never())
+        .filter_map(|origin| {
+            let since = TimestampWithTimeZone::from(origin.waits_since).to_iso_string();
+            Some(judge::WaitingFacts { node: named(origin.node)?, since })
+        })
+        .collect()
+}
+
+/// The unfinished recoveries of which this node is the target.
+fn recoveries(journal: &Journal) -> Vec<RecoveryFacts> {
+    journal
+        .unfinished()
+        .map(|intent| RecoveryFacts {
+            failed: intent.request.failed.clone(),
+            intent: intent.id.to_string(),
+            phase: intent.phase_name(),
+            failure: intent.failure.as_ref().map(|failure| intent.describe(failure)),
+            blocked_by: progress::figures(intent).blocked_by,
+        })
+        .collect()
+}
+
+/// Nodes that are back and may not go on.
+fn returned(journal: &Journal) -> Vec<Check> {
+    let subscriptions = NativeProvider.subscriptions().or_raise();
+    let judged = |entry: &Suspension| {
+        let found = subscriptions.iter().find(|known| known.id.to_u32() == entry.subscription);
+        let name = found.map_or("…", |known| known.name.as_str());
+        entry.verdict.as_ref().map(|verdict| judge::returned(&entry.origin, verdict, name))
+    };
+    journal.suspensions.iter().filter_map(judged).collect()
+}
+
+/// Rows that could not be compared yet and are lost.
+fn kept_rows(journal: &Journal) -> Option<Check> {
+    let there = reconcile::kept::present(&journal.kept_objects()).or_raise();
+    let facts = journal.intents.iter().filter_map(|intent| {
+        let counts = intent.reconciled.as_ref()?;
+        Some(KeptFacts {
+            failed: intent.request.failed.clone(),
+            source: intent.request.source.clone(),
+            lost: counts.lost(),
+            removed: intent.kept_rows.filter(|object| !there.contains(object)).map(|object| (object, counts.kept())),
+        })
+    });
+    kept::check_kept(&facts.collect::<Vec<_>>())
+}
+
+/// Nodes that ask here, and are no peers.
+fn strangers(servers: &[servers::NodeServer]) -> Vec<Check> {
+    let conflict = |name: &str, said: DatabaseIdentity| {
+        let known = servers.iter().find(|server| server.name.as_str() == name)?;
+        let known = known.bound.or((known.role == servers::Role::Local).then(servers::here))?;
+        Some((known.to_string(), said.to_string()))
+    };
+    strangers::strangers(servers)
+        .into_iter()
+        .map(|asker| {
+            judge::asker(&judge::AskerFacts {
+                conflict: asker.said.and_then(|said| conflict(asker.name.as_str(), said)),
+                name: asker.name.shown(),
+                role: asker.role.as_str().replace(char::is_control, " "),
+            })
+        })
+        .collect()
+}
+
+/// Subscriptions that fail again and again, though their providers answer.
+fn failing(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<Check> {
+    let answers = |origin: &NodeName| {
+        let server = servers.iter().find(|server| server.name == *origin);
+        let peers = snapshot.iter().flat_map(|snapshot| &snapshot.peers).map(|(peer, _)| peer);
+        let mut answering = peers.filter(|peer| peer.state == PeerState::Connected);
+        server.is_some_and(|server| answering.any(|peer| peer.key == PeerKey::Node(server.id)))
+    };
+    let mut checks = Vec::new();
+    for subscription in NativeProvider.subscriptions().or_raise() {
+        if !subscription.is_enabled || !subscription.origin.node().is_some_and(answers) {
+            continue;
+        }
+        let errors = role::as_superuser(|| capacity::errors_of_idle(subscription.id)).or_raise();
+        if errors > 0 {
+            let origin = subscription.origin.node().map(ToString::to_string);
+            checks.push(judge::failing(&subscription.name, origin.as_deref(), errors));
+        }
+    }
+    checks
+}
+
+fn apply_workers() -> Check {
+    let (enabled, limit) = capacity::apply_workers().or_raise();
+    judge::apply_workers(enabled, limit)
+}
+
+/// The clones on this node.
+fn clones() -> Vec<CloneFacts> {
+    clones::registered()
+        .or_raise()
+        .into_iter()
+        .map(|clone| CloneFacts {
+            claimed_by: clone.record.target.zip(clone.record.intent.map(|intent| intent.to_string())),
+            target_is_silent: clone.hears == Hears::Silence,
+            is_invalid: clone.slot.as_ref().is_some_and(|slot| slot.is_invalid),
+            retained_bytes: clone.slot.as_ref().map_or(0, snapshot::retained_bytes),
+            slot: clone.record.slot,
+        })
+        .collect()
+}
+
+/// Limits of the server, and how much of each is in use.
+fn capacities() -> Vec<judge::Capacity> {
+    let server = role::as_superuser(capacity::of_server).or_raise();
+    vec![server.slots, server.walsenders, server.workers, server.origins]
+}

@@ -1,0 +1,193 @@
+//! The functions that show intents and act on them. Their CREATE FUNCTION, grants and comments stand in sql/.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use crate::error::{OrRaise, raise};
+use crate::intent::IntentError;
+use crate::intent::document::Intent;
+use crate::intent::storage;
+use crate::intent_id::IntentId;
+use crate::lsn::OriginLsn;
+use crate::pg::clock::Timestamp;
+use crate::pg::json::Json;
+use crate::pg::name::Name;
+use crate::pg::process;
+use crate::pg::text::Text;
+use crate::slot::snapshot::require_reader;
+use crate::{shmem, wake};
+use pgrx::pg_sys::Oid;
+use pgrx::prelude::*;
+use pgrx::{JsonB, Uuid};
+
+const RECOVER_SKIP: &str = "SELECT spock.recover_skip('n1', '0/16B3748');";
+const RECOVERY_CONFLICTS: &str =
+    "SELECT i.begun_at, c.* FROM spock.recovery_intents() i, spock.recovery_conflicts(i.intent_id) c;";
+const RECOVER_ABORT: &str = "CALL spock.recover_abort('n1');";
+
+/// The recoveries of this node, unfinished and the last twenty that have ended.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn recovery_intents_2() -> TableIterator<
+    'static,
+    (
+        name!(intent_id, Uuid),
+        name!(failed_node, Name),
+        name!(source_node, Name),
+        name!(target_node, Name),
+        name!(phase, String),
+        name!(begun_at, TimestampWithTimeZone),
+        name!(ended_at, Option<TimestampWithTimeZone>),
+        name!(summary, JsonB),
+        name!(error, Option<Text>),
+        name!(server_error, Option<Json>),
+    ),
+> {
+    require_reader("recovery_intents");
+    let rows = storage::read().or_raise().intents.into_iter().map(|intent| {
+        (
+            Uuid::from_bytes(intent.id.0),
+            Name(intent.request.failed.clone()),
+            Name(intent.request.source.clone()),
+            Name(intent.request.target.clone()),
+            intent.phase_name().to_owned(),
+            Timestamp(intent.begun_at).into(),
+            intent.end.as_ref().map(|end| Timestamp(end.at).into()),
+            JsonB(summary(&intent)),
+            intent.failure.as_ref().map(|failure| Text::of_message(&intent.describe(failure))),
+            server_error(&intent).map(|said| Json::of(&said)),
+        )
+    });
+    TableIterator::new(rows.collect::<Vec<_>>())
+}
+
+/// The same for the SQL of version 0.1.0.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn recovery_intents() -> TableIterator<
+    'static,
+    (
+        name!(intent_id, Uuid),
+        name!(failed_node, Name),
+        name!(source_node, Name),
+        name!(target_node, Name),
+        name!(phase, String),
+        name!(begun_at, TimestampWithTimeZone),
+        name!(ended_at, Option<TimestampWithTimeZone>),
+        name!(summary, JsonB),
+        name!(error, Option<Text>),
+    ),
+> {
+    TableIterator::new(recovery_intents_2().map(
+        |(intent, failed, source, target, phase, begun_at, ended_at, summary, error, _)| {
+            (intent, failed, source, target, phase, begun_at, ended_at, summary, error)
+        },
+    ))
+}
+
+/// What the server has said of the failure for which a recovery waits. It may quote rows: for superusers alone. In shared memory,
+/// from the last attempt: after a restart of the server the log has it.
+pub fn server_error(intent: &Intent) -> Option<serde_json::Value> {
+    if intent.failure.is_none() || !process::is_superuser() {
+        return None;
+    }
+    let entry = {
+        let mut shared = shmem::lock();
+        let index = shared.index_of(process::my_database())?;
+        shared.databases()[index].rescue
+    };
+    (entry.intent == intent.id.0).then(|| serde_json::from_str(entry.said.as_str()).ok()).flatten()
+}
+
+/// What a recovery has done, as a document for people and scripts.
+fn summary(intent: &Intent) -> serde_json::Value {
+    let totals = intent.totals();
+    let checkpoint = intent.checkpoint.as_ref();
+    serde_json::json!({
+        "clone": intent.clone_name(),
+        "checkpoint": checkpoint.map(|checkpoint| checkpoint.number),
+        "skip_lsn": checkpoint.map(|checkpoint| checkpoint.skip).or(intent.request.skip),
+        "stop_lsn": checkpoint.map(|checkpoint| checkpoint.stop).or(intent.request.stop),
+        "final_lsn": intent.end.as_ref().and_then(|end| end.position),
+        "transactions": totals.transactions,
+        "rows": totals.rows,
+        "bytes": totals.bytes,
+        "conflicts": totals.conflicts,
+        "skipped_transactions": totals.skipped,
+        "skipped_lsns": intent.skips,
+        "reconciled": intent.reconciled,
+    })
+}
+
+/// The conflicts that a recovery has met, told apart; none for an unknown recovery.
+#[pg_extern(sql = false)]
+fn recovery_conflicts(
+    intent_id: Option<Uuid>,
+) -> TableIterator<
+    'static,
+    (name!(relation, Option<Oid>), name!(kind, String), name!(resolution, String), name!(count, i64)),
+> {
+    require_reader("recovery_conflicts");
+    let id = IntentId(*required(intent_id, "intent_id", RECOVERY_CONFLICTS).as_bytes());
+    let journal = storage::read().or_raise();
+    let Some(intent) = journal.intent(id) else { raise(&IntentError::Unknown { id }) };
+    let rows = intent.totals().tallies.into_iter().map(|tally| {
+        (
+            (tally.relation != 0).then(|| Oid::from_u32(tally.relation)),
+            tally.kind.name().to_owned(),
+            tally.resolution.name().to_owned(),
+            i64::try_from(tally.count).unwrap_or(i64::MAX),
+        )
+    });
+    TableIterator::new(rows.collect::<Vec<_>>())
+}
+
+/// Whether a recovery of that id is unfinished here, or rows that it has left are looked at now: what a source asks before it
+/// drops a clone.
+#[pg_extern(sql = false)]
+fn recovery_is_open(intent_id: Option<Uuid>) -> bool {
+    let Some(id) = intent_id.map(|id| IntentId(*id.as_bytes())) else { return false };
+    storage::read()
+        .or_raise()
+        .intent(id)
+        .is_some_and(|intent| intent.is_unfinished() || intent.kept_rows.is_some() && is_rescue_worker_up())
+}
+
+fn is_rescue_worker_up() -> bool {
+    let mut shared = shmem::lock();
+    let index = shared.index_of(process::my_database());
+    index.is_some_and(|index| shared.databases()[index].rescue.worker_pid != 0)
+}
+
+fn require_superuser(function: &'static str) {
+    if !process::is_superuser() {
+        raise(&IntentError::NotSuperuser { function });
+    }
+}
+
+fn required<T>(value: Option<T>, argument: &'static str, hint: &'static str) -> T {
+    value.ok_or(IntentError::NullArgument { argument, hint }).or_raise()
+}
+
+/// Gives up the transaction that the recovery of a failed node cannot apply; it goes on at the commit of the caller.
+#[pg_extern(sql = false)]
+fn recover_skip(failed_node_name: Option<Name>, origin_lsn: Option<i64>) {
+    require_superuser("recover_skip");
+    let failed = required(failed_node_name, "failed_node_name", RECOVER_SKIP);
+    let lsn = OriginLsn(required(origin_lsn, "origin_lsn", RECOVER_SKIP) as u64);
+    storage::update(|journal| journal.skip(&failed.0, lsn)).or_raise();
+    wake::note(crate::pg::hooks::Change::ThisDatabase);
+}
+
+/// Asks whoever carries the recovery of a failed node on this node to end it: what recover_abort() calls.
+#[pg_extern(sql = false)]
+fn ask_to_abort(failed_node_name: Option<Name>) -> Uuid {
+    require_superuser("recover_abort");
+    let failed = required(failed_node_name, "failed_node_name", RECOVER_ABORT);
+    Uuid::from_bytes(ask_to_abort_here(&failed.0).or_raise().0)
+}
+
+/// Notes that the recovery of a failed node on this node is to be ended.
+pub fn ask_to_abort_here(failed: &str) -> Result<IntentId, IntentError> {
+    let id = storage::update(|journal| journal.ask_to_abort(failed))?;
+    wake::note(crate::pg::hooks::Change::ThisDatabase);
+    Ok(id)
+}

@@ -1,0 +1,189 @@
+//! The functions that show plans. Their CREATE FUNCTION, grants and comments stand in sql/plan.sql.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use crate::error::{OrRaise, raise};
+use crate::node::servers;
+use crate::pg::clock::Timestamp;
+use crate::pg::json::Json;
+use crate::pg::name::Name;
+use crate::pg::process;
+use crate::pg::text::Text;
+use crate::plan::Plan;
+use crate::plan::outcome::Outcome;
+use crate::recover::gather::{self, Request, Ways};
+use crate::recover::plan_error::PlanError;
+use crate::recover::source;
+use crate::slot::snapshot::require_reader;
+use pgrx::pg_sys::Oid;
+use pgrx::prelude::*;
+
+const RECOVER_PLAN: &str = "SELECT * FROM spock.recover_plan('n1')";
+const FIND_RESCUE_SOURCE: &str = "SELECT * FROM spock.find_rescue_source('n1')";
+const CHOOSE: &str = "CALL spock.recover_run(failed_node_name := 'n1')";
+
+fn required<T>(value: Option<T>, argument: &'static str, example: &'static str) -> T {
+    value.ok_or(PlanError::NullArgument { argument, example }).or_raise()
+}
+
+/// A plan for each survivor of a failed node.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn recover_plan(
+    failed_node_name: Option<Name>,
+    target_node_name: Option<Name>,
+) -> TableIterator<
+    'static,
+    (
+        name!(target_node, Name),
+        name!(source_node, Option<Name>),
+        name!(outcome, Option<String>),
+        name!(reason, String),
+        name!(target_lsn, Option<i64>),
+        name!(source_lsn, Option<i64>),
+        name!(released_lsn, Option<i64>),
+        name!(gap_bytes, Option<i64>),
+        name!(plan, Json),
+    ),
+> {
+    require_reader("recover_plan");
+    let failed = required(failed_node_name, "failed_node_name", RECOVER_PLAN).0;
+    let plans = plans(&failed, target_node_name.map(|name| name.0)).or_raise();
+    TableIterator::new(plans.into_iter().map(|plan| {
+        let json = Json::of(&plan);
+        (
+            Name(plan.target),
+            plan.source.map(Name),
+            plan.outcome.map(|outcome| outcome.as_str().to_owned()),
+            plan.reason.as_str().to_owned(),
+            plan.target_lsn.map(|lsn| lsn.0 as i64),
+            plan.source_lsn.map(|lsn| lsn.0 as i64),
+            plan.released_lsn.map(|lsn| lsn.0 as i64),
+            plan.gap_bytes.map(|bytes| bytes as i64),
+            json,
+        )
+    }))
+}
+
+fn plans(failed: &str, target: Option<String>) -> Result<Vec<Plan>, PlanError> {
+    if target.as_deref() == Some(failed) {
+        return Err(PlanError::SameNode { name: failed.to_owned(), one: "target node", other: "failed node" });
+    }
+    let gathered = gather::gather(failed, Ways::new())?;
+    match target {
+        Some(target) => Ok(vec![gathered.best(gathered.survivor(&target)?)]),
+        None => Ok(gathered.survivors.iter().map(|survivor| gathered.best(survivor)).collect()),
+    }
+}
+
+/// The best source of a failed node's transactions.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn find_rescue_source(
+    failed_node_name: Option<Text>,
+) -> TableIterator<
+    'static,
+    (
+        name!(origin_node_id, Option<Oid>),
+        name!(source_node_id, Option<Oid>),
+        name!(last_lsn, Option<i64>),
+        name!(last_commit_timestamp, Option<TimestampWithTimeZone>),
+        name!(confidence_level, Option<String>),
+        name!(source_node_name, Option<Name>),
+    ),
+> {
+    require_reader("find_rescue_source");
+    let failed = required(failed_node_name, "failed_node_name", FIND_RESCUE_SOURCE).to_utf8();
+    let gathered = match gather::gather(&failed, Ways::new()) {
+        Ok(gathered) => gathered,
+        Err(PlanError::UnknownNode { .. }) => return TableIterator::once((None, None, None, None, None, None)),
+        Err(error) => raise(&error),
+    };
+    let servers = servers::servers().or_raise();
+    let id_of = |name: &str| servers.iter().find(|server| server.name.as_str() == name).map(|server| server.id);
+    let origin = id_of(&gathered.failed);
+    TableIterator::once(match gathered.best_source() {
+        None => (origin, None, None, None, None, None),
+        Some(best) => (
+            origin,
+            id_of(&best.node),
+            Some(best.applied.0 as i64),
+            best.committed_at.map(|at| Timestamp(at).into()),
+            Some(best.confidence.as_str().to_owned()),
+            Some(Name(best.node)),
+        ),
+    })
+}
+
+/// What recover_run() and its like are to do: target, source, and the plan.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn choose_recovery(
+    failed: Option<Text>,
+    source: Option<Text>,
+    source_dsn: Option<Text>,
+    target: Option<Text>,
+    target_dsn: Option<Text>,
+) -> TableIterator<
+    'static,
+    (
+        name!(target_node, Option<Name>),
+        name!(source_node, Option<Name>),
+        name!(outcome, Option<String>),
+        name!(reason, String),
+        name!(finding, Option<Text>),
+        name!(advice, Text),
+        name!(target_lsn, Option<i64>),
+        name!(source_lsn, Option<i64>),
+        name!(gap_bytes, Option<i64>),
+        name!(plan, Json),
+    ),
+> {
+    // It connects to where the caller says, as the server's own user.
+    if !process::is_superuser() {
+        raise(&PlanError::NotSuperuser { function: "recover_run" });
+    }
+    let failed = required(failed, "failed_node_name", CHOOSE).to_utf8();
+    let mut ways = Ways::new();
+    let source = named("source_dsn", source, source_dsn, &mut ways).or_raise();
+    let target = named("target_dsn", target, target_dsn, &mut ways).or_raise();
+    let request = Request { failed: &failed, source: source.as_deref(), target: target.as_deref(), ways };
+    let chosen = gather::plan_for(request).or_raise();
+    for (node, finding) in &chosen.silent {
+        pgrx::warning!("node \"{node}\" could not be asked, and may have more: {finding}");
+    }
+    let json = Json::of(&chosen.plan);
+    let finding = chosen.plan.finding().map(Text::of_message);
+    let is_needed = chosen.plan.outcome != Some(Outcome::ZeroGap);
+    TableIterator::once((
+        chosen.target.map(Name),
+        chosen.source.filter(|_| is_needed).map(Name),
+        chosen.plan.outcome.map(|outcome| outcome.as_str().to_owned()),
+        chosen.plan.reason.as_str().to_owned(),
+        finding,
+        Text::of_message(&chosen.plan.advice),
+        chosen.plan.target_lsn.map(|lsn| lsn.0 as i64),
+        chosen.plan.source_lsn.map(|lsn| lsn.0 as i64),
+        chosen.plan.gap_bytes.map(|bytes| bytes as i64),
+        json,
+    ))
+}
+
+/// A node by its name, or by the connection string that leads to it.
+fn named(
+    argument: &'static str,
+    name: Option<Text>,
+    dsn: Option<Text>,
+    ways: &mut Ways,
+) -> Result<Option<String>, PlanError> {
+    let name = match (name, &dsn) {
+        (Some(name), _) => Some(name.to_utf8()),
+        (None, Some(dsn)) => Some(gather::name_behind(argument, &dsn.0)?),
+        (None, None) => None,
+    };
+    if let (Some(name), Some(dsn)) = (&name, dsn) {
+        // An error of the caller's, and not one more node that does not answer.
+        source::given_route(dsn.0.clone())?;
+        ways.insert(name.clone(), dsn.0);
+    }
+    Ok(name)
+}

@@ -1,0 +1,166 @@
+//! The functions that change the slot by hand. They ask the manager and wait for it: the retention record must be committed
+//! before the slot moves, which the caller's own transaction cannot do.
+#![allow(unsafe_code)] // pg_extern generates the C entry points
+
+use crate::error::{OrRaise, raise};
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
+use crate::node::servers;
+use crate::pg::latch::{self, WaitEvent};
+use crate::pg::name::Name;
+use crate::pg::slot::{self, Slot};
+use crate::pg::{interrupts, process};
+use crate::shmem::{self, DatabaseEntry, SlotJob};
+use crate::slot::error::SlotError;
+use crate::slot::record_storage;
+use crate::slot::snapshot::{blocking_peer, snapshot};
+use crate::{guc, wake};
+use pgrx::prelude::*;
+use std::time::{Duration, Instant};
+
+/// How long a manager may take to come up: far longer than a fork, and what a person waits at a prompt.
+const MANAGER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Creates the slot, if there is none; waits until it is there.
+#[pg_extern(sql = false)]
+fn create_recovery_slot() -> Name {
+    require_ready("create_recovery_slot", true);
+    ask(SlotRequest::Create, "create");
+    Name(entry().map(|entry| entry.slot.name.as_str().to_owned()).unwrap_or_default())
+}
+
+/// Drops the slot; false if there was none.
+#[pg_extern(sql = false)]
+fn drop_recovery_slot() -> bool {
+    require_ready("drop_recovery_slot", false);
+    let Some(DatabaseEntry { slot: entry, .. }) = entry() else { raise(&SlotError::NoManager) };
+    let name = entry.name.as_str();
+    if slot::find_here(name).or_raise().is_none() {
+        return false;
+    }
+    wait_for_worker();
+    wait_for_record();
+    slot::drop(name).or_raise();
+    if guc::enable_recovery_slots() {
+        ereport!(
+            NOTICE,
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!("recovery slot \"{name}\" will be created anew"),
+            "spock.enable_recovery_slots is on."
+        );
+    }
+    wake::manager();
+    true
+}
+
+/// Advances the slot as far as the horizon allows now; its position, and a NOTICE that says why it is not further.
+#[pg_extern(sql = false)]
+fn advance_recovery_slot() -> i64 {
+    require_ready("advance_recovery_slot", true);
+    ask(SlotRequest::Advance, "advance");
+    let Some(DatabaseEntry { slot, .. }) = entry() else { raise(&SlotError::NoManager) };
+    let found = slot::find_here(slot.name.as_str()).or_raise();
+    if let Some(reason) = slot.blocked.as_str() {
+        let servers = servers::servers().or_raise();
+        let peer = snapshot().and_then(|snapshot| blocking_peer(&snapshot, &servers));
+        let detail = match peer {
+            Some(peer) => format!("Node \"{peer}\" holds it. See spock.recovery_horizon()."),
+            None => "See spock.recovery_horizon().".to_owned(),
+        };
+        ereport!(
+            NOTICE,
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!("the recovery slot does not advance further: {reason}"),
+            detail
+        );
+    }
+    found.map_or(0, |found: Slot| found.confirmed.0 as i64)
+}
+
+/// What is asked of the manager.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SlotRequest {
+    Create,
+    Advance,
+}
+
+/// What the functions that change the slot need.
+fn require_ready(function: &'static str, needs_enabled: bool) {
+    if !process::is_superuser() {
+        raise(&SlotError::NotSuperuser { function });
+    }
+    if NativeProvider.local_node().or_raise().is_none() {
+        raise(&SlotError::NoNode);
+    }
+    if needs_enabled && !guc::enable_recovery_slots() {
+        raise(&SlotError::Disabled);
+    }
+    if process::has_written() {
+        raise(&SlotError::HasWritten { function });
+    }
+    record_storage::read().or_raise();
+    wait_for_manager();
+}
+
+/// What is known of this database; None: no entry, hence no manager.
+fn entry() -> Option<DatabaseEntry> {
+    let mut shared = shmem::lock();
+    let index = shared.index_of(process::my_database())?;
+    Some(shared.databases()[index])
+}
+
+fn wait_while(condition: impl Fn(Option<DatabaseEntry>) -> bool) {
+    while condition(entry()) {
+        pause();
+    }
+}
+
+fn pause() {
+    interrupts::check();
+    latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
+}
+
+/// Right after node_create, and after a crash, the manager is only just coming up.
+fn wait_for_manager() {
+    let deadline = Instant::now() + MANAGER_PATIENCE;
+    wait_while(|entry| entry.is_none_or(|entry| entry.manager_pid == 0) && Instant::now() < deadline);
+}
+
+/// Waits until no worker has the slot in its hands: it would be refused, or would fail.
+fn wait_for_worker() {
+    wait_while(|entry| entry.is_some_and(|entry| entry.slot.job != SlotJob::Nothing || entry.slot.worker_pid != 0));
+}
+
+/// Waits until the manager has seen the slot and written down that it is there: the loss of a slot that was never counted
+/// would not be counted either.
+fn wait_for_record() {
+    wait_while(|entry| entry.is_some_and(|entry| !entry.slot.exists && entry.manager_pid != 0));
+}
+
+/// Asks the manager, and waits until it has done what could be done. The wait ends with the statement (statement_timeout,
+/// a cancel); the manager goes on.
+fn ask(request: SlotRequest, action: &'static str) {
+    let number = {
+        let mut shared = shmem::lock();
+        shared.index_of(process::my_database()).map(|index| {
+            let slot = &mut shared.databases()[index].slot;
+            slot.requested = slot.requested.wrapping_add(1);
+            (slot.requested, slot.failures)
+        })
+    };
+    let Some((number, failures)) = number else { raise(&SlotError::NoManager) };
+    if !wake::manager() {
+        raise(&SlotError::NoManager);
+    }
+    loop {
+        let Some(DatabaseEntry { slot, .. }) = entry() else { raise(&SlotError::NoManager) };
+        if slot.failures > failures {
+            raise(&SlotError::Failed { action, reason: slot.error.as_str().to_owned() });
+        }
+        let is_answered = slot.answered.wrapping_sub(number) < u32::MAX / 2;
+        if is_answered && (slot.exists || request != SlotRequest::Create) {
+            return;
+        }
+        pause();
+    }
+}

@@ -1,0 +1,85 @@
+//! How the workers are registered with the postmaster.
+
+use crate::pg::process;
+use pgrx::IntoDatum;
+use pgrx::bgworkers::{
+    BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker, DynamicBackgroundWorkerLoadError,
+};
+use pgrx::pg_sys::Oid;
+use std::time::Duration;
+
+/// The postmaster starts the launcher again this long after it has ended.
+const LAUNCHER_RESTART: Duration = Duration::from_secs(1);
+
+/// `bgw_name` has 96 bytes with its terminator.
+const MAX_NAME: usize = 95;
+
+/// Registers the launcher. Called in the postmaster.
+pub fn register_launcher() {
+    builder("launcher", "spock_recovery launcher")
+        .set_function("spock_recovery_launcher_main")
+        .set_restart_time(Some(LAUNCHER_RESTART))
+        .load();
+}
+
+/// Asks the postmaster for a manager of a database, for the entry at `index`. Fails if max_worker_processes are in use.
+pub fn start_manager(
+    index: usize,
+    database: Oid,
+    name: &str,
+) -> Result<DynamicBackgroundWorker, DynamicBackgroundWorkerLoadError> {
+    builder("manager", &format!("spock_recovery manager {name}"))
+        .set_function("spock_recovery_manager_main")
+        .set_argument((index as i64).into_datum())
+        .set_extra(&database.to_u32().to_string())
+        .set_notify_pid(process::my_pid())
+        .load_dynamic()
+}
+
+/// Asks the postmaster for a poller, for peer `peer` of the database at `index`.
+pub fn start_poller(
+    index: usize,
+    peer: usize,
+    name: &str,
+) -> Result<DynamicBackgroundWorker, DynamicBackgroundWorkerLoadError> {
+    builder("poller", &format!("spock_recovery poller {name}"))
+        .set_function("spock_recovery_poller_main")
+        .set_argument((((index as i64) << 32) | peer as i64).into_datum())
+        .set_extra(&process::my_database().to_u32().to_string())
+        .set_notify_pid(process::my_pid())
+        .load_dynamic()
+}
+
+/// Asks the postmaster for a slot worker, for the job in the entry at `index`.
+pub fn start_slot_worker(
+    index: usize,
+    name: &str,
+) -> Result<DynamicBackgroundWorker, DynamicBackgroundWorkerLoadError> {
+    builder("slot worker", &format!("spock_recovery slot worker {name}"))
+        .set_function("spock_recovery_slot_worker_main")
+        .set_argument((index as i64).into_datum())
+        .set_extra(&process::my_database().to_u32().to_string())
+        .set_notify_pid(process::my_pid())
+        .load_dynamic()
+}
+
+/// Asks the postmaster for a rescue worker, for the recovery of the database at `index`.
+pub fn start_rescue_worker(
+    index: usize,
+    name: &str,
+) -> Result<DynamicBackgroundWorker, DynamicBackgroundWorkerLoadError> {
+    builder("rescue", &format!("spock_recovery rescue {name}"))
+        .set_function("spock_recovery_rescue_main")
+        .set_argument((index as i64).into_datum())
+        .set_extra(&process::my_database().to_u32().to_string())
+        .set_notify_pid(process::my_pid())
+        .load_dynamic()
+}
+
+fn builder(role: &str, name: &str) -> BackgroundWorkerBuilder {
+    BackgroundWorkerBuilder::new(&name[..name.floor_char_boundary(MAX_NAME)])
+        .set_type(&format!("spock_recovery {role}"))
+        .set_library("spock_recovery")
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+}

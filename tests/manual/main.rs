@@ -1,0 +1,9 @@
+//! The documents agree with the sources: links, functions, settings, the words of closed lists, and messages. No server is needed;
+//! what only a server knows (defaults of settings, columns of views) is compared in tests/reference.rs.
+
+mod functions;
+mod links;
+mod messages;
+mod pages;
+mod sources;
+mod words;
