@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::client::identifier;
 use crate::configuration::Configuration;
 use crate::error::{Error, Result};
 use crate::installation::Installation;
@@ -72,7 +73,7 @@ impl Cluster {
         for server in &cluster.servers {
             server.wait_ready()?;
             if cluster.options.database != "postgres" {
-                server.query("postgres", &format!("CREATE DATABASE {}", cluster.options.database))?;
+                server.query("postgres", &format!("CREATE DATABASE {}", identifier(&cluster.options.database)))?;
             }
         }
         Ok(cluster)
