@@ -14,7 +14,7 @@ if command -v shellcheck >/dev/null 2>&1; then
     shellcheck --severity=warning --shell=bash --exclude=SC2034 scripts/*.sh scripts/tests/*.sh
 fi
 say "clippy"
-cargo clippy --locked --quiet --package spockctl --package spock_recovery_bench --package spock_recovery_tests --all-targets -- -D warnings
+cargo clippy --locked --quiet --package spockctl --package spock_recovery_cluster --package spock_recovery_bench --package spock_recovery_tests --all-targets -- -D warnings
 export RUSTDOCFLAGS="-D warnings"
 for server in "${servers[@]}"; do
     read -r major pg_config <<<"$server"
@@ -25,7 +25,7 @@ for server in "${servers[@]}"; do
     extension_cargo "$pg_config" clippy "${of_major[@]}" --all-targets --features "pg$major failpoints pg_test" -- -D warnings
     extension_cargo "$pg_config" doc "${of_major[@]}" --lib --no-deps --document-private-items --features "pg$major"
 done
-cargo doc --locked --quiet --package spockctl --lib --no-deps --document-private-items
+cargo doc --locked --quiet --package spockctl --package spock_recovery_cluster --lib --no-deps --document-private-items
 if cargo deny --version >/dev/null 2>&1; then
     say "licences, sources and bans of crates"
     cargo deny --offline --log-level error check licenses bans sources
@@ -41,7 +41,7 @@ cargo test --locked --quiet --package spock_recovery_tests --test manual
 say "unit tests"
 read -r major pg_config <<<"${servers[0]}"
 extension_cargo "$pg_config" test --locked --quiet --package spock_recovery --lib --no-default-features --features "pg$major"
-cargo test --locked --quiet --package spockctl --lib
+cargo test --locked --quiet --package spockctl --package spock_recovery_cluster --lib
 cargo test --locked --quiet --package spock_recovery_bench
 scripts/tests/servers.sh
 say "lint: clean"

@@ -55,7 +55,7 @@ unit_tests() {
     read -r major pg_config < <(servers_of test)
     extension_cargo "$pg_config" nextest run --locked --package spock_recovery --lib --no-default-features --features "pg$major" \
         --status-level fail --show-progress none &&
-        cargo nextest run --locked --package spockctl --lib --status-level fail --show-progress none
+        cargo nextest run --locked --package spockctl --package spock_recovery_cluster --lib --status-level fail --show-progress none
 }
 
 build_tests() { cargo nextest run --locked --package spock_recovery_tests --no-run; }

@@ -2,8 +2,6 @@
 //!
 //! A test declares the cluster, uses the verbs of its nodes, and lets it drop. What a log may hold is in `cluster/log_check.rs`.
 
-#![allow(dead_code, unused_imports, reason = "verbs are there for the tests to come, as a library's are")]
-
 pub mod failpoint;
 mod log_check;
 mod node;
@@ -17,8 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use spockctl::mesh::{self, MeshOptions};
-use spockctl::{Installation, RunFolder, Server, ServerOptions, ServerUser, deadline};
+use spock_recovery_cluster::{ClusterOptions, Configuration, Installation, Server, ServerUser, deadline};
 
 pub use failpoint::Action;
 pub use node::Node;
@@ -27,17 +24,12 @@ pub use session::{Database, Session, SqlError};
 /// How long a condition may take to come true. Only a failing test waits that long.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Sockets are told apart by port, within a folder that no other cluster uses.
-const FIRST_PORT: u16 = 5432;
-
+/// The library's cluster, with the verbs of tests and the judgement of the logs.
 pub struct Cluster {
     name: String,
-    // Before the folder: servers end before their files go.
+    // Before the servers: sessions end before what they are connected to.
     nodes: Vec<Node>,
-    folder: RunFolder,
-    installation: Installation,
-    user: ServerUser,
-    builder: Builder,
+    servers: spock_recovery_cluster::Cluster,
     disturbed: Arc<AtomicBool>,
 }
 
@@ -45,9 +37,7 @@ pub struct Cluster {
 pub struct Builder {
     name: String,
     nodes: usize,
-    plain: bool,
-    durable: bool,
-    settings: Vec<(String, String)>,
+    configuration: Configuration,
     installation: Option<Installation>,
 }
 
@@ -60,19 +50,19 @@ impl Builder {
 
     /// PostgreSQL alone: spock_recovery is not preloaded.
     pub fn plain(mut self) -> Builder {
-        self.plain = true;
+        self.configuration.preloads_extension = false;
         self
     }
 
     /// With fsync and full_page_writes, for what tests exactly them. A kill -9 of the server loses nothing without.
     pub fn durable(mut self) -> Builder {
-        self.durable = true;
+        self.configuration.durable = true;
         self
     }
 
     /// A line of postgresql.conf on every node; it wins over the harness's own.
     pub fn setting(mut self, name: &str, value: &str) -> Builder {
-        self.settings.push((name.into(), value.into()));
+        self.configuration.settings.push((name.into(), value.into()));
         self
     }
 
@@ -83,32 +73,14 @@ impl Builder {
     }
 
     pub fn start(self) -> Cluster {
-        let user = ServerUser::find().unwrap_or_else(|error| panic!("{error}"));
-        let installation = self
-            .installation
-            .clone()
-            .map_or_else(|| Installation::find_default(None, &user), Ok)
-            .unwrap_or_else(|error| panic!("{error}"));
-        let folder = RunFolder::create(&user).unwrap_or_else(|error| panic!("{error}"));
-        let (name, count) = (self.name.clone(), self.nodes);
-        let mut cluster = Cluster {
-            name,
-            nodes: Vec::new(),
-            folder,
-            installation,
-            user,
-            builder: self,
-            disturbed: Arc::new(AtomicBool::new(false)),
-        };
-        let servers: Vec<Server> = (0..count).map(|index| cluster.make_server(index)).collect();
-        cluster.nodes = servers.into_iter().map(|server| Node::new(server, cluster.disturbed.clone())).collect();
-        for node in &cluster.nodes {
-            node.with_server(Server::launch);
-        }
-        for node in &cluster.nodes {
-            node.with_server(Server::wait_ready);
-        }
-        cluster
+        let user = done(ServerUser::find());
+        let installation = self.installation.unwrap_or_else(|| done(Installation::find_default(None, &user)));
+        let options =
+            ClusterOptions { configuration: self.configuration, limit: LIMIT, ..ClusterOptions::numbered(self.nodes) };
+        let servers = done(spock_recovery_cluster::Cluster::start(&installation, &user, options));
+        let disturbed = Arc::new(AtomicBool::new(false));
+        let nodes = servers.servers().iter().map(|server| Node::new(server.clone(), disturbed.clone())).collect();
+        Cluster { name: self.name, nodes, servers, disturbed }
     }
 }
 
@@ -116,49 +88,23 @@ impl Cluster {
     /// `name` is the test's, for the folder of its logs; the rest of the builder is optional.
     #[expect(clippy::new_ret_no_self, reason = "reads as Cluster::new(…).nodes(3).start()")]
     pub fn new(name: &str) -> Builder {
-        Builder { name: name.into(), nodes: 1, plain: false, durable: false, settings: Vec::new(), installation: None }
-    }
-
-    fn options(&self, name: &str, index: usize) -> ServerOptions {
-        let port =
-            u16::try_from(index).ok().and_then(|index| FIRST_PORT.checked_add(index)).expect("a test has few nodes");
-        ServerOptions {
-            preloads_extension: !self.builder.plain,
-            durable: self.builder.durable,
-            settings: self.builder.settings.clone(),
-            ..ServerOptions::new(name, port)
-        }
-    }
-
-    fn make_server(&self, index: usize) -> Server {
-        let options = self.options(&format!("n{}", index + 1), index);
-        Server::create(&self.installation, &self.user, self.folder.path(), options)
-            .unwrap_or_else(|error| panic!("{error}"))
+        Builder { name: name.into(), nodes: 1, configuration: Configuration::default(), installation: None }
     }
 
     /// One more node, started, not wired.
     pub fn add_node(&mut self) -> &Node {
-        let node = Node::new(self.make_server(self.nodes.len()), self.disturbed.clone());
-        node.with_server(Server::start);
-        self.nodes.push(node);
-        self.nodes.last().expect("it was pushed just now")
+        let server = done(self.servers.add_node()).clone();
+        self.add(server)
     }
 
     /// A physical standby of a node, streaming from it by a slot there of this name, with its failover slots, started; `promote` makes it a node.
     pub fn add_standby(&mut self, name: &str, primary: &str) -> &Node {
-        let mut options = self.options(name, self.nodes.len());
-        let primary = self.node(primary);
-        let standby = [
-            ("primary_conninfo", primary.dsn("postgres")),
-            ("primary_slot_name", name.into()),
-            ("hot_standby_feedback", "on".into()),
-            ("sync_replication_slots", "on".into()),
-        ];
-        options.settings.extend(standby.map(|(name, value)| (name.to_owned(), value)));
-        let made = Server::create_standby(&primary.server(), self.folder.path(), options);
-        let node = Node::new(made.unwrap_or_else(|error| panic!("{error}")), self.disturbed.clone());
-        node.with_server(Server::start);
-        self.nodes.push(node);
+        let server = done(self.servers.add_standby(name, primary)).clone();
+        self.add(server)
+    }
+
+    fn add(&mut self, server: Arc<Server>) -> &Node {
+        self.nodes.push(Node::new(server, self.disturbed.clone()));
         self.nodes.last().expect("it was pushed just now")
     }
 
@@ -178,20 +124,20 @@ impl Cluster {
     }
 
     pub fn installation(&self) -> &Installation {
-        &self.installation
+        self.servers.installation()
     }
 
     pub fn user(&self) -> &ServerUser {
-        &self.user
+        self.servers.user()
     }
 
     pub fn major(&self) -> u32 {
-        self.installation.major
+        self.installation().major
     }
 
     /// The folder of this test alone; the servers' user can write there. Gone when the test ends.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.servers.path()
     }
 
     /// Runs the statements on every node.
@@ -203,43 +149,24 @@ impl Cluster {
 
     /// Native replication between all nodes in the database `postgres`, without initial copies; returns when every table is ready.
     pub fn mesh(&self) {
-        self.mesh_with(&MeshOptions::default());
+        self.wire(&self.servers.pairs());
     }
 
-    /// The same for these pairs alone, each the target and the source of a subscription.
-    pub fn wire(&self, pairs: &[(&str, &str)], options: &MeshOptions) {
-        self.with_servers(|servers| {
-            let of = |name: &str| *servers.iter().find(|server| server.name() == name).expect("a node of the cluster");
-            for server in servers {
-                mesh::publish(server, options)?;
-            }
-            for (target, source) in pairs {
-                mesh::subscribe(of(target), of(source), options)?;
-            }
-            mesh::wait_ready(servers, options, LIMIT)
-        });
+    /// The same, with copies of the rows that are there already: those of one node only.
+    pub fn mesh_with_copies(&self) {
+        done(self.servers.publish());
+        done(self.servers.subscribe_copying(&self.servers.pairs()));
     }
 
-    pub fn mesh_with(&self, options: &MeshOptions) {
-        self.with_servers(|servers| {
-            mesh::wire(servers, options)?;
-            // The tables that are there now it knows by itself.
-            mesh::wait_ready(servers, options, LIMIT)
-        });
+    /// The same as `mesh` for these pairs alone, each the target and the source of a subscription.
+    pub fn wire(&self, pairs: &[(&str, &str)]) {
+        done(self.servers.publish());
+        done(self.servers.subscribe(pairs));
     }
 
     /// Makes all subscriptions know tables that were created after `mesh`.
-    pub fn refresh_mesh(&self, options: &MeshOptions) {
-        self.with_servers(|servers| mesh::refresh(servers, options, LIMIT));
-    }
-
-    fn with_servers(&self, act: impl FnOnce(&[&Server]) -> spockctl::Result<()>) {
-        let guards: Vec<_> = self.nodes.iter().map(Node::server).collect();
-        let servers: Vec<&Server> = guards.iter().map(|guard| &**guard).collect();
-        let result = act(&servers);
-        // Not under the locks: a panic would poison them.
-        drop(guards);
-        result.unwrap_or_else(|error| panic!("{error}"));
+    pub fn refresh_mesh(&self) {
+        done(self.servers.refresh());
     }
 
     /// Says that every log may hold errors with this text.
@@ -252,7 +179,7 @@ impl Cluster {
     /// Where the logs of a failed test stay.
     pub fn kept_logs(&self) -> PathBuf {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp has a parent");
-        target.join("test-logs").join(format!("{}-{}", self.name, self.installation.major))
+        target.join("test-logs").join(format!("{}-{}", self.name, self.major()))
     }
 
     fn keep_logs(&self) {
@@ -274,11 +201,11 @@ impl Drop for Cluster {
         let disturbed = self.disturbed.load(Ordering::SeqCst);
         let findings: Vec<String> = self.nodes.iter().flat_map(|node| node.unexpected_log_lines(disturbed)).collect();
         for node in &self.nodes {
-            node.end();
+            node.server().end();
         }
         if env::var_os("SPOCK_RECOVERY_KEEP").is_some_and(|keep| keep == "1") {
-            match self.folder.keep() {
-                Ok(()) => eprintln!("data folders: {}", self.folder.path().display()),
+            match self.servers.keep_folder() {
+                Ok(()) => eprintln!("data folders: {}", self.folder().display()),
                 Err(error) => eprintln!("the data folders could not be kept: {error}"),
             }
         }
@@ -292,6 +219,12 @@ impl Drop for Cluster {
             panic!("unexpected in the logs (what a test provokes it names with expect_log):\n{}", findings.join("\n"));
         }
     }
+}
+
+/// What the library's verbs return, or the end of the test.
+#[track_caller]
+fn done<T>(result: spock_recovery_cluster::Result<T>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Waits for what no query tells; panics with `what` after `LIMIT`.

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use spockctl::cluster::{self, Cluster, ClusterOptions};
+use spock_recovery_cluster::{ServerUser, client, process};
+use spockctl::cluster;
 use spockctl::demo::{self, Options, Scenario};
-use spockctl::mesh::{self, MeshOptions};
 use spockctl::record::Kept;
-use spockctl::{Error, Screen, client, process, status};
+use spockctl::{Error, Screen, status};
 
 use crate::cluster::wait_for;
 
@@ -88,18 +88,17 @@ impl Drop for Guard {
 fn a_cluster_that_stays_is_found_shown_started_again_and_removed() {
     let shown = Shown::default();
     let screen = Screen::plain(shown.clone());
-    let options = ClusterOptions { pg_config: None, first_port: 5551, nodes: 3, stays: true };
-    let cluster = Cluster::start(&options, &screen).unwrap_or_else(|error| panic!("{error}"));
-    let wiring = MeshOptions { database: cluster::DATABASE.into(), ..MeshOptions::default() };
+    let options = cluster::Options { pg_config: None, first_port: 5551, nodes: 3, stays: true };
+    let cluster = cluster::start(&options, &screen).unwrap_or_else(|error| panic!("{error}"));
     let wired = cluster
-        .nodes()
+        .servers()
         .iter()
         .try_for_each(|node| node.query(cluster::DATABASE, demo::TABLE).map(drop))
-        .and_then(|()| mesh::wire(&cluster.nodes(), &wiring))
-        .and_then(|()| mesh::wait_ready(&cluster.nodes(), &wiring, cluster::LIMIT));
+        .and_then(|()| cluster.publish())
+        .and_then(|()| cluster.subscribe(&cluster.pairs()));
     wired.unwrap_or_else(|error| panic!("{error}"));
     let folder = cluster.path().to_owned();
-    cluster.keep(&screen).unwrap_or_else(|error| panic!("{error}"));
+    cluster::keep(cluster, &screen).unwrap_or_else(|error| panic!("{error}"));
     let found = Kept::all().unwrap_or_else(|error| panic!("{error}"));
     let kept = Guard(found.into_iter().find(|kept| kept.folder == folder).expect("the cluster that was kept"));
 
@@ -135,7 +134,7 @@ fn a_cluster_that_stays_is_found_shown_started_again_and_removed() {
             && text.lines().any(|line| line.starts_with("  of n1") && line.contains("(0/"))
     });
 
-    let user = spockctl::ServerUser::find().unwrap_or_else(|error| panic!("{error}"));
+    let user = ServerUser::find().unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(kept.0.start_stopped(&user).unwrap_or_else(|error| panic!("{error}")), ["n2"]);
     assert!(kept.0.postmaster("n2").is_some_and(|pid| pid != postmaster));
     assert_eq!(kept.0.start_stopped(&user).unwrap_or_else(|error| panic!("{error}")), Vec::<String>::new());

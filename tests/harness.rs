@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 
-use spockctl::mesh::subscription_name;
-use spockctl::process;
+use spock_recovery_cluster::mesh::subscription_name;
+use spock_recovery_cluster::process;
 
 use crate::cluster::{Action, Cluster, wait_for};
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use pgrx_sql_entity_graph::{ControlFile, PgrxSql, SqlGraphEntity};
-use spockctl::{Installation, ServerUser};
+use spock_recovery_cluster::{Installation, ServerUser};
 
 use crate::cluster::{Cluster, Database, Node};
 use crate::library::{self, Declared, Returned};

@@ -10,7 +10,7 @@ use pgrx_sql_entity_graph::section;
 use pgrx_sql_entity_graph::{PgExternEntity, PgExternReturnEntity};
 use pgrx_sql_entity_graph::{SqlGraphEntity, UsedTypeEntity};
 
-use spockctl::Installation;
+use spock_recovery_cluster::Installation;
 
 /// The schema of `#[pg_test]` functions (pgrx's name for it).
 const TEST_SCHEMA: &str = "tests";

@@ -1,7 +1,7 @@
 //! The multi-node tests, on real servers, in one binary.
 
 #[path = "../src/failpoint/names.rs"]
-#[allow(dead_code, reason = "not every failpoint has its test here")]
+#[expect(dead_code, reason = "not every failpoint has its test here")]
 mod failpoint_names;
 
 mod cluster;

@@ -24,7 +24,7 @@ mod types;
 use crate::cluster::{Builder, Cluster, Database, Node, Session};
 use crate::rescue::{drain, fail, hold_back, rescue};
 use crate::slot_keeps::{make_mesh, quick, wait_confirmed};
-use spockctl::mesh::{MeshOptions, subscription_name};
+use spock_recovery_cluster::mesh::subscription_name;
 
 /// What is done in a schema of its own, which is first in the search path of every statement here.
 #[derive(Clone, Copy, Default)]
@@ -141,7 +141,7 @@ fn wire(cluster: &Cluster, wiring: Wiring<'_>) {
         }
     }
     subscribe(twin(cluster), "twin", nodes[0]);
-    cluster.refresh_mesh(&MeshOptions::default());
+    cluster.refresh_mesh();
 }
 
 /// n2 and its twin are held back, and n1 writes what they lack. What the twin held before that.

@@ -36,11 +36,11 @@ fn make_nodes(cluster: &Cluster) {
 }
 
 fn literal(value: &str) -> String {
-    spockctl::client::literal(value)
+    spock_recovery_cluster::client::literal(value)
 }
 
 fn identifier(name: &str) -> String {
-    spockctl::client::identifier(name)
+    spock_recovery_cluster::client::identifier(name)
 }
 
 /// Starts the cluster of a test that makes pollers come and go.

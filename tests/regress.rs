@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use spockctl::ServerUser;
+use spock_recovery_cluster::ServerUser;
 
 use crate::cluster::Cluster;
 

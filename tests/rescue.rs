@@ -26,7 +26,7 @@ mod unsendable;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use spockctl::deadline;
+use spock_recovery_cluster::deadline;
 
 use crate::cluster::{Cluster, Node, Session};
 use crate::slot_keeps::{quick, start_mesh, wait_confirmed};

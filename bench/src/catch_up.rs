@@ -3,18 +3,18 @@
 //! Both are measured alike: from the command (CALL recover_run, ALTER SUBSCRIPTION ENABLE) until the replication origin of n1
 //! on that node has come to the backlog's last transaction.
 
-use std::cell::RefCell;
-use std::ffi::OsStr;
-use std::thread;
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use spockctl::client;
-use spockctl::error::{Error, Result};
-use spockctl::server::Server;
+use spock_recovery_cluster::{Cluster, Server, process};
 
-use crate::cluster::{Cluster, DATABASE};
-use crate::measure::{Figure, alternating, processor_seconds};
-use crate::{Bench, report, stream, wait};
+use crate::bench::Bench;
+use crate::call::{Call, N2_FROM_N3, expect_no_conflict};
+use crate::cluster::{self, applied, apply_worker, has_applied, settle};
+use crate::error::Result;
+use crate::measure::{Figure, alternating};
+use crate::workload::{each_transaction, pgbench, pgbench_steps};
+use crate::{report, stream, wait};
 
 /// n3 receives from the target and from the node like it: what either applies is decoded once more for n3.
 const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
@@ -37,7 +37,7 @@ const BULK_ROWS: u64 = 10_000;
 
 pub fn small(bench: &Bench) -> Result<Vec<Figure>> {
     let transactions = bench.size(200_000, 20_000);
-    let cluster = start(bench, |node| pgbench_step(bench, node, "dtp"), |n1| pgbench_step(bench, n1, "g"))?;
+    let cluster = start(bench, |node| pgbench_steps(bench, node, "dtp"), |n1| pgbench_steps(bench, n1, "g"))?;
     let (mut small, mut decode_limit) = (Figure::new("small"), Figure::new("decode_limit"));
     for pair in 0..bench.pairs() {
         let slot = stream::Slot::create(cluster.node("n3")?, "pgoutput")?;
@@ -117,52 +117,21 @@ fn bulk(
     Ok(vec![figure])
 }
 
-/// Statements that run once for each t, each time in a transaction of its own.
-pub fn each_transaction(transactions: u64, statements: &str) -> String {
-    format!("DO $$ BEGIN FOR t IN 0 .. {transactions} - 1 LOOP {statements} COMMIT; END LOOP; END $$")
-}
-
 /// What is there before comes from n1 everywhere: what it does to rows of another node's would be a conflict each.
 fn start(
     bench: &Bench,
     schema: impl Fn(&Server) -> Result<()>,
     fill: impl FnOnce(&Server) -> Result<()>,
 ) -> Result<Cluster> {
-    let cluster = Cluster::start(bench, &NODES, true, schema)?;
+    let cluster = cluster::start(bench, &NODES, true, schema)?;
     cluster.subscribe(&SUBSCRIPTIONS)?;
     fill(cluster.node("n1")?)?;
     for target in ["n2", "n3", "n4"] {
         cluster.wait_arrived(target, "n1")?;
         wait::sql(cluster.node(target)?, "VACUUM ANALYZE")?;
     }
-    cluster.wait_vouched("n1", "n3")?;
+    cluster::wait_vouched(&cluster)?;
     Ok(cluster)
-}
-
-/// pgbench's tables, with their rows: the same on each node, for they are counted, not drawn by lot.
-pub fn pgbench_tables(bench: &Bench, node: &Server) -> Result<()> {
-    pgbench_step(bench, node, "dtgp")
-}
-
-/// Steps of pgbench's initialization (pgbench's option --init-steps).
-fn pgbench_step(bench: &Bench, node: &Server, steps: &str) -> Result<()> {
-    let program = bench.installation.bindir.join("pgbench");
-    let dsn = node.dsn(DATABASE);
-    bench.user.run(&program, [&"-i" as &dyn AsRef<OsStr>, &"-q", &"-s", &"10", &"-I", &steps, &dsn]).map(drop)
-}
-
-/// Transactions of one UPDATE and one INSERT.
-pub fn pgbench(bench: &Bench, node: &Server, transactions: u64) -> Result<()> {
-    let program = bench.installation.bindir.join("pgbench");
-    let mut command = bench.user.command(&program);
-    command.args(["-n", "-N", "-c", "4", "-t"]).arg((transactions / 4).to_string());
-    // A backlog is to be there soon; how it was written does not matter.
-    command.arg(format!("{} options='-c synchronous_commit=off'", node.dsn(DATABASE)));
-    let output = command.output().map_err(Error::io("run", &program))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(Error::Verification(format!("pgbench: {}", String::from_utf8_lossy(&output.stderr)))),
-    }
 }
 
 /// What n1 has written and n3 has, and neither n2 nor n4.
@@ -178,13 +147,13 @@ impl Backlog {
         for target in ["n2", "n3", "n4"] {
             cluster.wait_arrived(target, "n1")?;
         }
-        cluster.settle("n3", &AMONG_SURVIVORS)?;
+        settle(cluster, &AMONG_SURVIVORS)?;
         for target in ["n2", "n4"] {
             cluster.disable(target, "n1")?;
         }
         write(cluster.node("n1")?)?;
         cluster.wait_arrived("n3", "n1")?;
-        let end = cluster.applied("n3", "n1")?;
+        let end = applied(cluster, "n3", "n1")?;
         // A node that still streams to the source has not failed.
         cluster.disable("n3", "n1")?;
         for (target, source) in AMONG_SURVIVORS {
@@ -209,8 +178,11 @@ impl Backlog {
         let node = cluster.node("n4")?;
         let begun = Instant::now();
         cluster.enable("n4", "n1")?;
-        let worker = Worker::new(node, &Cluster::apply_worker("n4", "n1"));
-        wait::until_ended(node, &Cluster::has_applied("n4", "n1", &self.end), || worker.has_ended())?;
+        let worker = Worker::new(node, &apply_worker("n4", "n1"));
+        wait::until_ended(node, &has_applied("n4", "n1", &self.end), || {
+            worker.look();
+            false
+        })?;
         let taken = begun.elapsed();
         *processor = worker.processor_seconds();
         cluster.disable("n4", "n1")?;
@@ -222,13 +194,13 @@ impl Backlog {
     fn rescue(&self, cluster: &Cluster, processor: &mut f64) -> Result<f64> {
         let node = cluster.node("n2")?;
         let begun = Instant::now();
-        let call = Call::begin(node, "failed_node_name := 'n1', source_node_name := 'n3', target_node_name := 'n2'");
+        let call = Call::begin(node, N2_FROM_N3);
         let worker = Worker::new(node, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'");
         let has_ended = || {
-            worker.has_ended();
+            worker.look();
             call.has_ended()
         };
-        let applied = wait::until_ended(node, &Cluster::has_applied("n2", "n1", &self.end), has_ended);
+        let applied = wait::until_ended(node, &has_applied("n2", "n1", &self.end), has_ended);
         let taken = begun.elapsed();
         *processor = worker.processor_seconds();
         // Why it failed, if it did, says more than that it has not come there.
@@ -244,58 +216,23 @@ impl Backlog {
 struct Worker<'a> {
     node: &'a Server,
     question: String,
-    pid: RefCell<String>,
+    pid: Cell<Option<i32>>,
 }
 
 impl Worker<'_> {
     fn new<'a>(node: &'a Server, question: &str) -> Worker<'a> {
-        Worker { node, question: question.to_owned(), pid: RefCell::default() }
+        Worker { node, question: question.to_owned(), pid: Cell::default() }
     }
 
-    /// Never, as far as this knows; looks for the process.
-    fn has_ended(&self) -> bool {
-        if self.pid.borrow().is_empty() {
-            self.pid.replace(wait::value(self.node, &self.question).unwrap_or_default());
+    fn look(&self) {
+        if self.pid.get().is_none() {
+            self.pid.set(wait::value(self.node, &self.question).ok().and_then(|pid| pid.parse().ok()));
         }
-        false
     }
 
     /// NaN if it was not seen.
     fn processor_seconds(&self) -> f64 {
-        let pid = self.pid.borrow().parse().ok();
-        pid.and_then(|pid| processor_seconds(pid, false)).unwrap_or(f64::NAN)
-    }
-}
-
-/// Nobody has written to n1's rows but n1. Each conflict would be a look at a commit time and a line in the log, which the
-/// native subscription spares itself.
-pub fn expect_no_conflict(target: &Server) -> Result<()> {
-    let question = "SELECT summary ->> 'conflicts' FROM spock.recovery_intents() ORDER BY begun_at DESC LIMIT 1";
-    match wait::number(target, question)? {
-        0.0 => Ok(()),
-        conflicts => Err(Error::Verification(format!("the recovery has met {conflicts} conflicts"))),
-    }
-}
-
-/// recover_run in a session of its own.
-pub struct Call {
-    thread: thread::JoinHandle<Result<()>>,
-}
-
-impl Call {
-    pub fn begin(node: &Server, arguments: &str) -> Call {
-        let (name, config) = (node.name().to_owned(), node.config(DATABASE));
-        let statement = format!("CALL spock.recover_run({arguments})");
-        let thread =
-            thread::spawn(move || client::query(&name, &mut client::connect(&name, &config)?, &statement).map(drop));
-        Call { thread }
-    }
-
-    pub fn has_ended(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    pub fn finish(self) -> Result<()> {
-        self.thread.join().unwrap_or_else(|_| Err(Error::Verification("a thread has panicked".into())))
+        let time = self.pid.get().and_then(|pid| process::processor_time(pid, false));
+        time.map_or(f64::NAN, |time| time.as_secs_f64())
     }
 }

@@ -9,48 +9,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use spockctl::error::{Error, Result};
 use spockctl::table;
 
-use crate::{Bench, plot, report};
-
-/// One measurement after another, each with more of the same.
-#[derive(Serialize, Deserialize)]
-pub struct Curve {
-    pub name: String,
-    /// What there is more of.
-    pub what: String,
-    /// Of the values: the unit.
-    pub unit: String,
-    pub lines: Vec<Line>,
-}
-
-#[derive(Serialize, Deserialize)]
-pub struct Line {
-    pub label: String,
-    /// How much of it, and the value.
-    pub points: Vec<(f64, f64)>,
-}
-
-impl Curve {
-    fn new(name: &str, what: &str, unit: &str, lines: Vec<Line>) -> Curve {
-        Curve { name: name.to_owned(), what: what.to_owned(), unit: unit.to_owned(), lines }
-    }
-}
-
-impl Line {
-    fn new(label: &str) -> Line {
-        Line { label: label.to_owned(), points: Vec::new() }
-    }
-
-    /// By the last two points: `n` times as much took so many times as long.
-    fn steps(&self) -> Option<(f64, f64)> {
-        match self.points[..] {
-            [.., (less, before), (more, after)] if less > 0.0 && before > 0.0 => Some((more / less, after / before)),
-            _ => None,
-        }
-    }
-}
+use crate::bench::Bench;
+use crate::curve::Curve;
+use crate::error::{Error, Result};
+use crate::{plot, report};
 
 type Measure = fn(&Bench) -> Result<Curve>;
 
@@ -94,16 +58,6 @@ pub fn run(bench: &Bench, folder: &Path) -> Result<()> {
         true => Ok(()),
         false => Err(Error::Verification(format!("not measured: {}", failures.join("; ")))),
     }
-}
-
-/// Tells a point as soon as it is there.
-fn tell(bench: &Bench, what: &str, much: f64, label: &str, value: f64, unit: &str) {
-    bench.screen.line(format!(
-        "  {} {what}: {label} {} {unit}; load {}",
-        report::shown(much),
-        report::shown(value),
-        report::load()
-    ));
 }
 
 fn show(bench: &Bench, curve: &Curve) {

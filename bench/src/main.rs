@@ -2,8 +2,12 @@
 //!
 //! A figure counts only if the result is right: each scenario compares what the nodes hold afterwards, and fails otherwise.
 
+mod bench;
+mod call;
 mod catch_up;
 mod cluster;
+mod curve;
+mod error;
 mod growth;
 mod measure;
 mod memory;
@@ -14,16 +18,20 @@ mod scenario;
 mod stream;
 mod wait;
 mod whole_call;
+mod workload;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use spockctl::error::{Error, Result};
-use spockctl::{Installation, Screen, ServerUser, interrupt};
+use spock_recovery_cluster::{Installation, ServerUser, interrupt};
+use spockctl::Screen;
 
+use crate::bench::Bench;
+use crate::error::{Error, Result};
 use crate::growth::CURVES;
-use crate::scenario::{GROUPS, SCENARIOS};
+use crate::measure::Figure;
+use crate::scenario::SCENARIOS;
 
 #[derive(Parser)]
 #[command(name = "spock_recovery_bench", version, about = "Measures spock_recovery side by side with its alternatives")]
@@ -48,38 +56,28 @@ struct Cli {
     scenarios: Vec<String>,
 }
 
-/// What every scenario needs.
-pub struct Bench {
-    pub installation: Installation,
-    pub user: ServerUser,
-    pub screen: Screen,
-    pub quick: bool,
-    pairs: Option<u8>,
-    wanted: Vec<String>,
+/// Scenarios that share servers and data.
+struct Group {
+    scenarios: &'static [&'static str],
+    run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-impl Bench {
-    pub fn wants(&self, scenario: &str) -> bool {
-        self.wanted.is_empty() || self.wanted.iter().any(|name| name == scenario)
-    }
-
-    /// How often ours and the baseline are measured.
-    pub fn pairs(&self) -> usize {
-        match self.pairs {
-            Some(pairs) => usize::from(pairs),
-            None if self.quick => 1,
-            None => 3,
-        }
-    }
-
-    pub fn size(&self, full: u64, quick: u64) -> u64 {
-        if self.quick { quick } else { full }
-    }
-}
+const GROUPS: [Group; 10] = [
+    Group { scenarios: &["small", "decode_limit"], run: catch_up::small },
+    Group { scenarios: &["bulk_insert"], run: catch_up::bulk_insert },
+    Group { scenarios: &["bulk_mixed"], run: catch_up::bulk_mixed },
+    Group { scenarios: &["skip"], run: stream::skip },
+    Group { scenarios: &["fixed_cost"], run: whole_call::fixed_cost },
+    Group { scenarios: &["plan"], run: whole_call::plan },
+    Group { scenarios: &["rebuild", "row_compare", "size", "rebuild_spread"], run: whole_call::of_a_large_table },
+    Group { scenarios: &["reconcile"], run: whole_call::reconcile },
+    Group { scenarios: &["overhead"], run: overhead::overhead },
+    Group { scenarios: &["memory"], run: memory::memory },
+];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    interrupt::conclude(interrupt::watch().and_then(|()| run(cli)))
+    interrupt::conclude(interrupt::watch().map_err(Error::from).and_then(|()| run(cli)))
 }
 
 /// All that is wanted is measured, whatever fails; then the first failure is told.

@@ -1,6 +1,5 @@
 //! What was measured of one scenario, pair by pair, and what is told of it.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 /// Ours and the baseline in the scenario's unit, one of each for every pair.
@@ -45,16 +44,6 @@ pub fn alternating<E>(
         let ours = ours()?;
         Ok((ours, baseline()?))
     }
-}
-
-/// User and system time of a process so far, in seconds; `with_children`: those of its children that have ended among it
-/// (proc_pid_stat(5), fields 14 to 17, in ticks of a hundredth of a second). None: there is no such process.
-pub fn processor_seconds(pid: i32, with_children: bool) -> Option<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, after_name) = text.rsplit_once(')')?;
-    let fields = after_name.split_whitespace().skip(11).take(if with_children { 4 } else { 2 });
-    let ticks: Option<f64> = fields.map(|field| field.parse::<f64>().ok()).sum();
-    Some(ticks? / 100.0)
 }
 
 pub fn timed<T, E>(act: impl FnOnce() -> Result<T, E>) -> Result<Duration, E> {

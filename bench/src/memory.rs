@@ -1,14 +1,12 @@
 //! The memory of the rescue worker that is its own, while it applies one transaction of a million rows.
 
-use std::fs;
+use spock_recovery_cluster::{deadline, process};
 
-use spockctl::deadline;
-use spockctl::error::{Error, Result};
-
-use crate::catch_up::Call;
-use crate::cluster::Cluster;
+use crate::bench::Bench;
+use crate::call::{Call, N2_FROM_N3};
+use crate::error::{Error, Result};
 use crate::measure::Figure;
-use crate::{Bench, report, wait};
+use crate::{cluster, report, wait};
 
 /// What it may take over what it has when it begins.
 const ALLOWED_MEGABYTES: f64 = 64.0;
@@ -16,24 +14,24 @@ const ALLOWED_MEGABYTES: f64 = 64.0;
 pub fn memory(bench: &Bench) -> Result<Vec<Figure>> {
     let rows = bench.size(1_000_000, 100_000);
     let table = "CREATE TABLE t (id bigint PRIMARY KEY, v text NOT NULL)";
-    let cluster = Cluster::start(bench, &["n1", "n2", "n3"], true, |node| wait::sql(node, table))?;
+    let cluster = cluster::start(bench, &["n1", "n2", "n3"], true, |node| wait::sql(node, table))?;
     cluster.subscribe(&[("n2", "n1"), ("n3", "n1"), ("n2", "n3"), ("n3", "n2")])?;
-    cluster.wait_vouched("n1", "n3")?;
+    cluster::wait_vouched(&cluster)?;
     cluster.wait_arrived("n2", "n1")?;
     cluster.disable("n2", "n1")?;
     wait::sql(cluster.node("n1")?, &format!("INSERT INTO t SELECT g, md5(g::text) FROM generate_series(1, {rows}) g"))?;
     cluster.wait_arrived("n3", "n1")?;
     cluster.disable("n3", "n1")?;
     let n2 = cluster.node("n2")?;
-    let call = Call::begin(n2, "failed_node_name := 'n1', source_node_name := 'n3', target_node_name := 'n2'");
-    let mut pid = String::new();
+    let call = Call::begin(n2, N2_FROM_N3);
+    let mut pid: Option<i32> = None;
     let mut sizes = Vec::new();
     deadline::poll(wait::LIMIT, || {
-        if pid.is_empty() {
+        if pid.is_none() {
             let question = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'";
-            pid = wait::value(n2, question).unwrap_or_default();
+            pid = wait::value(n2, question).ok().and_then(|pid| pid.parse().ok());
         }
-        sizes.extend(own_megabytes(&pid));
+        sizes.extend(own_megabytes(pid));
         call.has_ended().then_some(())
     });
     call.finish()?;
@@ -50,9 +48,6 @@ pub fn memory(bench: &Bench) -> Result<Vec<Figure>> {
 }
 
 /// Without what it shares with others (proc_pid_status(5), RssAnon); none for a process that has ended.
-fn own_megabytes(pid: &str) -> Option<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    let kilobytes: f64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kilobytes / 1024.0)
+fn own_megabytes(pid: Option<i32>) -> Option<f64> {
+    Some(process::status(pid?)?.rssanon? as f64 / 1024.0)
 }

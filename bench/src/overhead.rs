@@ -1,18 +1,18 @@
 //! What a node of a mesh pays for the extension and its slot while nothing is wrong.
 
-use spockctl::error::{Error, Result};
-use spockctl::server::Server;
+use spock_recovery_cluster::Cluster;
 
-use crate::catch_up::pgbench_tables;
-use crate::cluster::{Cluster, DATABASE};
+use crate::bench::Bench;
+use crate::error::{Error, Result};
 use crate::measure::{Figure, alternating};
-use crate::{Bench, report, wait};
+use crate::workload::{pgbench_rate, pgbench_tables};
+use crate::{cluster, report, wait};
 
 /// Two meshes of two nodes, one without the extension; the one that is not measured has nothing to do.
 pub fn overhead(bench: &Bench) -> Result<Vec<Figure>> {
-    let seconds = bench.size(20, 8).to_string();
+    let seconds = bench.size(20, 8);
     let start = |with_extension| -> Result<Cluster> {
-        let cluster = Cluster::start(bench, &["n1", "n2"], with_extension, |node| pgbench_tables(bench, node))?;
+        let cluster = cluster::start(bench, &["n1", "n2"], with_extension, |node| pgbench_tables(bench, node))?;
         cluster.subscribe(&[("n1", "n2"), ("n2", "n1")])?;
         Ok(cluster)
     };
@@ -22,7 +22,7 @@ pub fn overhead(bench: &Bench) -> Result<Vec<Figure>> {
     // A difference of a hundredth needs more looks than one of a half.
     for pair in 0..bench.pairs() * 2 - 1 {
         let measured = |cluster: &Cluster| {
-            let rate = rate(bench, cluster.node("n1")?, &seconds)?;
+            let rate = pgbench_rate(bench, cluster.node("n1")?, seconds)?;
             cluster.wait_arrived("n2", "n1")?;
             wait::same(&cluster.nodes(), "SELECT count(*), sum(hashtextextended(h::text, 0)) FROM pgbench_history h")?;
             Ok::<_, Error>(rate)
@@ -35,16 +35,4 @@ pub fn overhead(bench: &Bench) -> Result<Vec<Figure>> {
     ours.stop()?;
     without.stop()?;
     Ok(vec![figure])
-}
-
-/// Transactions per second of pgbench -N.
-fn rate(bench: &Bench, node: &Server, seconds: &str) -> Result<f64> {
-    let program = bench.installation.bindir.join("pgbench");
-    let printed = bench.user.run(
-        &program,
-        [&"-n" as &dyn AsRef<std::ffi::OsStr>, &"-N", &"-c", &"2", &"-T", &seconds, &node.dsn(DATABASE)],
-    )?;
-    let line = printed.lines().find_map(|line| line.strip_prefix("tps = "));
-    let rate = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse().ok());
-    rate.ok_or_else(|| Error::Verification(format!("pgbench tells no rate: {printed}")))
 }

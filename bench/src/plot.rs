@@ -4,10 +4,11 @@ use std::path::Path;
 
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
-use spockctl::error::{Error, Result};
 
-use crate::growth::Curve;
-use crate::{Bench, report};
+use crate::bench::Bench;
+use crate::curve::Curve;
+use crate::error::{Error, Result};
+use crate::report;
 
 /// Of one curve, in pixels.
 const SIZE: (u32, u32) = (480, 340);

@@ -3,35 +3,38 @@
 use std::fs;
 use std::path::Path;
 
+use procfs::{Current, LoadAverage, Meminfo};
 use serde_json::{Map, Value, json};
-use spockctl::error::{Error, Result};
+use spock_recovery_cluster::Error as ServerError;
 use spockctl::table;
 
-use crate::Bench;
+use crate::bench::Bench;
+use crate::error::Result;
 use crate::measure::{Figure, median};
 use crate::scenario;
 
 /// The server, the machine, and what else it has to do.
 pub fn surroundings(bench: &Bench) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let kilobytes: u64 = text.lines().next()?.split_whitespace().nth(1)?.parse().ok()?;
-        Some(kilobytes / 1024 / 1024)
-    });
+    let memory = Meminfo::current().ok().map(|memory| memory.mem_total / 1024 / 1024 / 1024);
     let memory = memory.map_or("unknown".to_owned(), |gigabytes| format!("{gigabytes} GB"));
     format!("{}, {cores} cores, {memory} of memory, load {}", bench.installation.version, load())
 }
 
 /// Runnable processes, on average over the last minute.
 pub fn load() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().next().unwrap_or("unknown").to_owned()
+    LoadAverage::current().map_or("unknown".to_owned(), |load| format!("{:.2}", load.one))
 }
 
 /// Says what one pair has given, at once: a run that is interrupted has told something.
 pub fn pair(bench: &Bench, name: &str, ours: f64, baseline: f64) {
     let unit = scenario::of(name).map_or("", |scenario| scenario.unit);
     bench.screen.line(format!("  {name}: ours {}, baseline {} {unit}; load {}", shown(ours), shown(baseline), load()));
+}
+
+/// Tells a point of a curve as soon as it is there.
+pub fn point(bench: &Bench, what: &str, much: f64, label: &str, value: f64, unit: &str) {
+    bench.screen.line(format!("  {} {what}: {label} {} {unit}; load {}", shown(much), shown(value), load()));
 }
 
 /// Processor seconds of those who have applied the same, beside the pair's figures.
@@ -87,9 +90,9 @@ pub fn write_json(bench: &Bench, path: &Path, document: &Value) -> Result<()> {
 
 pub fn write_text(bench: &Bench, path: &Path, text: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
+        fs::create_dir_all(folder).map_err(ServerError::io("create the folder", folder))?;
     }
-    fs::write(path, text).map_err(Error::io("write", path))?;
+    fs::write(path, text).map_err(ServerError::io("write", path))?;
     bench.screen.line(format!("written to {}", path.display()));
     Ok(())
 }

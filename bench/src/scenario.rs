@@ -1,9 +1,4 @@
-//! The scenarios by name, each with its goal, and in which groups they share servers and data.
-
-use spockctl::error::Result;
-
-use crate::measure::Figure;
-use crate::{Bench, catch_up, memory, overhead, stream, whole_call};
+//! The scenarios by name, each with its unit and its goal.
 
 pub struct Scenario {
     pub name: &'static str,
@@ -43,21 +38,3 @@ pub const SCENARIOS: [Scenario; 14] = [
 pub fn of(name: &str) -> Option<&'static Scenario> {
     SCENARIOS.iter().find(|scenario| scenario.name == name)
 }
-
-pub struct Group {
-    pub scenarios: &'static [&'static str],
-    pub run: fn(&Bench) -> Result<Vec<Figure>>,
-}
-
-pub const GROUPS: [Group; 10] = [
-    Group { scenarios: &["small", "decode_limit"], run: catch_up::small },
-    Group { scenarios: &["bulk_insert"], run: catch_up::bulk_insert },
-    Group { scenarios: &["bulk_mixed"], run: catch_up::bulk_mixed },
-    Group { scenarios: &["skip"], run: stream::skip },
-    Group { scenarios: &["fixed_cost"], run: whole_call::fixed_cost },
-    Group { scenarios: &["plan"], run: whole_call::plan },
-    Group { scenarios: &["rebuild", "row_compare", "size", "rebuild_spread"], run: whole_call::of_a_large_table },
-    Group { scenarios: &["reconcile"], run: whole_call::reconcile },
-    Group { scenarios: &["overhead"], run: overhead::overhead },
-    Group { scenarios: &["memory"], run: memory::memory },
-];

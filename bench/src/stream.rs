@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use spockctl::client::literal;
-use spockctl::error::{Error, Result};
-use spockctl::server::Server;
+use spock_recovery_cluster::client::{self, literal};
+use spock_recovery_cluster::{Server, command};
 
-use crate::catch_up::{pgbench, pgbench_tables};
-use crate::cluster::{Cluster, DATABASE};
+use crate::bench::Bench;
+use crate::cluster::{self, applied};
+use crate::error::{Error, Result, joined};
 use crate::measure::{Figure, alternating, timed};
-use crate::{Bench, report, wait};
+use crate::report;
+use crate::wait::{self, DATABASE};
+use crate::workload::{pgbench, pgbench_tables};
 
 /// Dropped by `drop`, or with its server.
 pub struct Slot {
@@ -35,16 +37,15 @@ impl Slot {
             if self.plugin == "pgoutput" { ", 'proto_version', '4', 'publication_names', 'mesh'" } else { "" };
         let mut session = node.connect(DATABASE)?;
         for (name, value) in settings {
-            spockctl::client::query(node.name(), &mut session, &format!("SET {name} = {}", literal(value)))?;
+            client::query(node.name(), &mut session, &format!("SET {name} = {}", literal(value)))?;
         }
         let question = format!(
             "SELECT count(*) FILTER (WHERE get_byte(data, 0) = ascii('B'))
                FROM pg_logical_slot_peek_binary_changes('{}', NULL, NULL{options})",
             self.name
         );
-        let rows = spockctl::client::query(node.name(), &mut session, &question)?;
-        let count = rows.into_iter().flatten().next().flatten().and_then(|count| count.parse().ok());
-        count.ok_or_else(|| Error::Verification(format!("{} streams nothing that can be counted", self.name)))
+        let count = client::first(client::query(node.name(), &mut session, &question)?);
+        count.parse().map_err(|_| Error::Verification(format!("{} streams nothing that can be counted", self.name)))
     }
 }
 
@@ -59,31 +60,24 @@ fn receive(bench: &Bench, node: &Server, slot: &Slot, settings: &[(&str, String)
     wait::sql(node, "SELECT pg_logical_emit_message(true, 'flush', '')")?;
     let end = wait::value(node, "SELECT pg_current_wal_flush_lsn()")?;
     let options: Vec<String> = settings.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
-    let program = bench.installation.bindir.join("pg_recvlogical");
-    let mut command = bench.user.command(&program);
-    command.args(["--slot", &copy, "--start", "--no-loop", "-f", "/dev/null", "--endpos", &end]).args(more);
-    command.arg("-d").arg(format!("{} options='{}'", slot.node_dsn, options.join(" ")));
-    let taken = timed(|| {
-        let output = command.output().map_err(Error::io("run", &program))?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(Error::Verification(format!("pg_recvlogical: {}", String::from_utf8_lossy(&output.stderr)))),
-        }
-    });
+    let mut receiver = bench.user.command(&bench.installation.bindir.join("pg_recvlogical"));
+    receiver.args(["--slot", &copy, "--start", "--no-loop", "-f", "/dev/null", "--endpos", &end]).args(more);
+    receiver.arg("-d").arg(format!("{} options='{}'", slot.node_dsn, options.join(" ")));
+    let taken = timed(|| command::run(&mut receiver));
     wait::sql(node, &format!("SELECT pg_drop_replication_slot('{copy}')"))?;
-    taken
+    Ok(taken?)
 }
 
 /// One in a hundred transactions in the source's WAL is missing on the target.
 pub fn skip(bench: &Bench) -> Result<Vec<Figure>> {
     let (missing, others) = (bench.size(2_000, 400), bench.size(198_000, 39_600));
-    let cluster = Cluster::start(bench, &["n1", "n3"], true, |node| pgbench_tables(bench, node))?;
+    let cluster = cluster::start(bench, &["n1", "n3"], true, |node| pgbench_tables(bench, node))?;
     cluster.subscribe(&[("n3", "n1")])?;
     let (n1, n3) = (cluster.node("n1")?, cluster.node("n3")?);
     // The origin's id is known once something has come.
     wait::sql(n1, "INSERT INTO first (node) VALUES ('n1')")?;
     cluster.wait_arrived("n3", "n1")?;
-    let skip = cluster.applied("n3", "n1")?;
+    let skip = applied(&cluster, "n3", "n1")?;
     let native = Slot::create(n3, "pgoutput")?;
     let own = Slot::create(n3, "spock_recovery")?;
     // Each tenth of n1's among that of n3's.
@@ -91,7 +85,7 @@ pub fn skip(bench: &Bench) -> Result<Vec<Figure>> {
         std::thread::scope(|scope| {
             let theirs = scope.spawn(|| pgbench(bench, n1, missing / 10));
             pgbench(bench, n3, others / 10)?;
-            theirs.join().unwrap_or_else(|_| Err(Error::Verification("a thread has panicked".into())))
+            joined(theirs.join())
         })?;
     }
     // What was committed asynchronously is written out.
@@ -104,7 +98,7 @@ pub fn skip(bench: &Bench) -> Result<Vec<Figure>> {
             value("SELECT roident FROM pg_replication_origin JOIN pg_subscription s ON roname = 'pg_' || s.oid")?,
         ),
         ("spock.rescue_skip_lsn", skip),
-        ("spock.rescue_stop_lsn", cluster.applied("n3", "n1")?),
+        ("spock.rescue_stop_lsn", applied(&cluster, "n3", "n1")?),
         ("spock.rescue_tables", value("SELECT string_agg(srrelid::oid::text, ',') FROM pg_subscription_rel")?),
     ];
     let streamed = (own.transactions(n3, &settings)?, native.transactions(n3, &[])?);

@@ -2,24 +2,25 @@
 
 use std::time::Duration;
 
-use spockctl::client;
-use spockctl::deadline;
-use spockctl::error::{Error, Result};
-use spockctl::server::Server;
+use spock_recovery_cluster::{Server, client, deadline};
 
-use crate::cluster::DATABASE;
+use crate::error::{Error, Result};
+
+/// The database of every scenario.
+pub const DATABASE: &str = "postgres";
 
 /// A step that takes this long on a busy machine is broken.
 pub const LIMIT: Duration = Duration::from_secs(900);
 
 /// Runs statements in a session of their own.
 pub fn sql(node: &Server, statements: &str) -> Result<()> {
-    node.query(DATABASE, statements).map(drop)
+    node.query(DATABASE, statements)?;
+    Ok(())
 }
 
 /// The first value of the first row; empty for NULL and for no row.
 pub fn value(node: &Server, question: &str) -> Result<String> {
-    Ok(node.query(DATABASE, question)?.into_iter().flatten().next().flatten().unwrap_or_default())
+    Ok(node.value(DATABASE, question)?)
 }
 
 pub fn number(node: &Server, question: &str) -> Result<f64> {
@@ -27,27 +28,23 @@ pub fn number(node: &Server, question: &str) -> Result<f64> {
     answer.parse().map_err(|_| Error::Verification(format!("{}: \"{answer}\" is no number: {question}", node.name())))
 }
 
-/// Waits until the question is answered with true; in vain once whoever was to bring that about `has_ended`.
+/// Waits until the question is answered with true.
+pub fn until(node: &Server, question: &str) -> Result<()> {
+    Ok(node.wait_until(DATABASE, question, question, LIMIT)?)
+}
+
+/// The same, in vain once whoever was to bring that about `has_ended`.
 pub fn until_ended(node: &Server, question: &str, has_ended: impl Fn() -> bool) -> Result<()> {
     let mut session = node.connect(DATABASE)?;
-    let mut last = String::new();
-    let mut look = || -> Result<Option<()>> {
+    deadline::wait(&format!("{question} on {}", node.name()), LIMIT, |last| {
         let ended = has_ended();
-        let rows = client::query(node.name(), &mut session, question)?;
-        last = rows.into_iter().flatten().next().flatten().unwrap_or_default();
+        *last = client::first(client::query(node.name(), &mut session, question)?);
         match last == "t" {
             true => Ok(Some(())),
             false if ended => Err(Error::Verification(format!("{}: it ended before {question}", node.name()))),
             false => Ok(None),
         }
-    };
-    deadline::poll(LIMIT, || look().transpose()).unwrap_or_else(|| {
-        Err(Error::Timeout { what: format!("{question} on {}", node.name()), waited: LIMIT, last: last.clone() })
     })
-}
-
-pub fn until(node: &Server, question: &str) -> Result<()> {
-    until_ended(node, question, || false)
 }
 
 /// The same on both, or the figures are worth nothing.

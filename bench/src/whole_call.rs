@@ -1,26 +1,27 @@
 //! What a DBA waits for: recover_run from CALL to return, with all its steps, and the plan before it.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use spockctl::client;
-use spockctl::deadline;
-use spockctl::error::{Error, Result};
-use spockctl::server::Server;
+use spock_recovery_cluster::{Cluster, Server, client, deadline};
 
-use crate::catch_up::{Call, each_transaction, expect_no_conflict};
-use crate::cluster::{Cluster, DATABASE};
-use crate::measure::{Figure, timed};
-use crate::{Bench, report, wait};
+use crate::bench::Bench;
+use crate::call::{Call, N2_FROM_N3, expect_no_conflict};
+use crate::cluster::{self, settle};
+use crate::error::{Error, Result, joined};
+use crate::measure::{Figure, median, timed};
+use crate::report;
+use crate::wait::{self, DATABASE};
+use crate::workload::each_transaction;
 
 pub const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, v text NOT NULL)";
 const CONTENT: &str = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM t";
 
 /// The procedure without anything to do but its steps: 70 transactions of one row.
 pub fn fixed_cost(bench: &Bench) -> Result<Vec<Figure>> {
-    let mut cluster = Cluster::start(bench, &["n1", "n2", "n3"], true, |node| wait::sql(node, TABLE))?;
+    let cluster = cluster::start(bench, &["n1", "n2", "n3"], true, |node| wait::sql(node, TABLE))?;
     cluster.subscribe(&[("n2", "n1"), ("n3", "n1"), ("n2", "n3"), ("n3", "n2")])?;
-    cluster.wait_vouched("n1", "n3")?;
+    cluster::wait_vouched(&cluster)?;
     let mut figure = Figure::new("fixed_cost");
     for pair in 0..bench.pairs().max(3) as u64 {
         cluster.wait_arrived("n2", "n1")?;
@@ -28,7 +29,7 @@ pub fn fixed_cost(bench: &Bench) -> Result<Vec<Figure>> {
         let first = pair * 70;
         wait::sql(cluster.node("n1")?, &each_transaction(70, &format!("INSERT INTO t VALUES ({first} + t, 'n1');")))?;
         cluster.wait_arrived("n3", "n1")?;
-        cluster.kill("n1")?;
+        cluster.node("n1")?.kill()?;
         // As it is where a node fails: enabled, and its worker finds nobody.
         cluster.enable("n2", "n1")?;
         let n2 = cluster.node("n2")?;
@@ -41,7 +42,7 @@ pub fn fixed_cost(bench: &Bench) -> Result<Vec<Figure>> {
         figure.ours.push(ours);
         figure.baseline.push(1.0);
         report::pair(bench, "fixed_cost", ours, 1.0);
-        cluster.start_again("n1")?;
+        cluster.node("n1")?.start()?;
         wait::until(
             cluster.node("n2")?,
             "SELECT sub_enabled AND NOT sub_rescue_suspended FROM spock.subscription WHERE sub_name = 'sub_n2_n1'",
@@ -54,20 +55,16 @@ pub fn fixed_cost(bench: &Bench) -> Result<Vec<Figure>> {
 /// Five nodes, of which one is dead and one lags. Each plan is the first of its session.
 pub fn plan(bench: &Bench) -> Result<Vec<Figure>> {
     let names = ["n1", "n2", "n3", "n4", "n5"];
-    let mut cluster = Cluster::start(bench, &names, true, |node| wait::sql(node, TABLE))?;
-    let pairs: Vec<(&str, &str)> = names
-        .iter()
-        .flat_map(|target| names.iter().filter(move |source| *source != target).map(move |source| (*target, *source)))
-        .collect();
-    cluster.subscribe(&pairs)?;
-    cluster.wait_vouched("n1", "n3")?;
+    let cluster = cluster::start(bench, &names, true, |node| wait::sql(node, TABLE))?;
+    cluster.subscribe(&cluster.pairs())?;
+    cluster::wait_vouched(&cluster)?;
     cluster.wait_arrived("n2", "n1")?;
     cluster.disable("n2", "n1")?;
     wait::sql(cluster.node("n1")?, &each_transaction(70, "INSERT INTO t VALUES (t, 'n1');"))?;
     for survivor in ["n3", "n4", "n5"] {
         cluster.wait_arrived(survivor, "n1")?;
     }
-    cluster.kill("n1")?;
+    cluster.node("n1")?.kill()?;
     let n2 = cluster.node("n2")?;
     wait::until(n2, "SELECT state = 'unreachable' FROM spock.peer_status() WHERE node_name = 'n1'")?;
     let mut figure = Figure::new("plan");
@@ -80,7 +77,7 @@ pub fn plan(bench: &Bench) -> Result<Vec<Figure>> {
         figure.ours.push(taken.as_secs_f64() * 1000.0);
         figure.baseline.push(100.0);
     }
-    report::pair(bench, "plan", crate::measure::median(&figure.ours), 100.0);
+    report::pair(bench, "plan", median(&figure.ours), 100.0);
     cluster.stop()?;
     Ok(vec![figure])
 }
@@ -136,7 +133,7 @@ impl Table {
     /// n4 is empty, for the copy. The others have all rows from n1: what it does to those of another node would be a
     /// conflict each.
     fn start(bench: &Bench, rows: u64) -> Result<Table> {
-        let cluster = Cluster::start(bench, &["n1", "n2", "n3", "n4"], true, |node| wait::sql(node, TABLE))?;
+        let cluster = cluster::start(bench, &["n1", "n2", "n3", "n4"], true, |node| wait::sql(node, TABLE))?;
         cluster.subscribe(&[("n2", "n1"), ("n3", "n1"), ("n2", "n3"), ("n3", "n2")])?;
         let fill = format!("INSERT INTO t SELECT g, md5(g::text) FROM generate_series(0, {rows} - 1) g");
         wait::sql(cluster.node("n1")?, &fill)?;
@@ -146,7 +143,7 @@ impl Table {
         for node in cluster.nodes() {
             wait::sql(node, "VACUUM ANALYZE t")?;
         }
-        cluster.wait_vouched("n1", "n3")?;
+        cluster::wait_vouched(&cluster)?;
         Ok(Table { cluster, rows })
     }
 
@@ -197,9 +194,7 @@ impl Table {
         let taken = timed(|| {
             thread::scope(|scope| {
                 let both = nodes.map(|node| scope.spawn(|| wait::value(node, CONTENT)));
-                both.into_iter().try_for_each(|one| {
-                    one.join().unwrap_or_else(|_| Err(Error::Verification("a thread has panicked".into()))).map(drop)
-                })
+                both.into_iter().try_for_each(|one| joined(one.join()).map(drop))
             })
         })?;
         Ok(taken.as_secs_f64())
@@ -212,7 +207,7 @@ pub fn recover(cluster: &Cluster, write: impl FnOnce() -> Result<()>) -> Result<
         cluster.enable(target, "n1")?;
         cluster.wait_arrived(target, "n1")?;
     }
-    cluster.settle("n3", &[("n2", "n3"), ("n3", "n2")])?;
+    settle(cluster, &[("n2", "n3"), ("n3", "n2")])?;
     cluster.disable("n2", "n1")?;
     write()?;
     cluster.wait_arrived("n3", "n1")?;
@@ -222,8 +217,7 @@ pub fn recover(cluster: &Cluster, write: impl FnOnce() -> Result<()>) -> Result<
         wait::sql(node, "CHECKPOINT")?;
     }
     let n2 = cluster.node("n2")?;
-    let call = "failed_node_name := 'n1', source_node_name := 'n3', target_node_name := 'n2'";
-    let taken = timed(|| Call::begin(n2, call).finish())?;
+    let taken = timed(|| Call::begin(n2, N2_FROM_N3).finish())?;
     expect_no_conflict(n2)?;
     cluster.wait_arrived("n3", "n2")?;
     wait::same(&[n2, cluster.node("n3")?], CONTENT)?;
@@ -240,7 +234,7 @@ pub fn reconcile(bench: &Bench) -> Result<Vec<Figure>> {
         let ours = thread::scope(|scope| {
             let recovery = scope.spawn(|| table.recover(touched, rows, pair));
             let seen = watch_reconciling(n2, || recovery.is_finished());
-            recovery.join().unwrap_or_else(|_| Err(Error::Verification("a thread has panicked".into())))?;
+            joined(recovery.join())?;
             seen
         })?;
         let compared = "SELECT summary -> 'reconciled' ->> 'compared' FROM spock.recovery_intents() ORDER BY begun_at DESC LIMIT 1";
@@ -261,9 +255,8 @@ fn watch_reconciling(node: &Server, has_ended: impl Fn() -> bool) -> Result<f64>
     let mut session = node.connect(DATABASE)?;
     let question = "SELECT count(*) > 0 FROM spock.recovery_intents() WHERE ended_at IS NULL AND phase = 'reconciling'";
     let mut begun: Option<Instant> = None;
-    let mut look = || -> Result<Option<Duration>> {
-        let rows = client::query(node.name(), &mut session, question)?;
-        let is_at_it = rows.into_iter().flatten().next().flatten().as_deref() == Some("t");
+    let taken = deadline::wait("the end of reconciling", wait::LIMIT, |_| {
+        let is_at_it = client::first(client::query(node.name(), &mut session, question)?) == "t";
         match (begun, is_at_it) {
             (None, true) => begun = Some(Instant::now()),
             (Some(begun), false) => return Ok(Some(begun.elapsed())),
@@ -273,9 +266,6 @@ fn watch_reconciling(node: &Server, has_ended: impl Fn() -> bool) -> Result<f64>
             _ => {}
         }
         Ok(None)
-    };
-    let taken = deadline::poll(wait::LIMIT, || look().transpose()).unwrap_or_else(|| {
-        Err(Error::Timeout { what: "the end of reconciling".into(), waited: wait::LIMIT, last: String::new() })
     })?;
     Ok(taken.as_secs_f64())
 }

@@ -9,9 +9,10 @@ mod verify;
 
 use std::path::PathBuf;
 
-use crate::cluster::{Cluster, ClusterOptions, DATABASE};
+use spock_recovery_cluster::Cluster;
+
+use crate::cluster::{self, DATABASE};
 use crate::error::{Error, Result};
-use crate::mesh::{self, MeshOptions};
 use crate::screen::Screen;
 
 pub use crash::{Scenario, TABLE};
@@ -54,8 +55,8 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
         let reason = "one dies, one lacks something, one has it";
         return Err(Error::TooFewNodes { nodes: options.nodes, reason });
     }
-    let mut cluster = Cluster::start(
-        &ClusterOptions {
+    let cluster = cluster::start(
+        &cluster::Options {
             pg_config: options.pg_config.clone(),
             first_port: options.first_port,
             nodes: options.nodes,
@@ -63,14 +64,14 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
         },
         screen,
     )?;
-    let played = play(&mut cluster, options, screen);
+    let played = play(&cluster, options, screen);
     match &played {
         Err(error) if options.keep => screen.line(format!("failed, the servers are kept to be looked at: {error}")),
         Err(_) => screen.line("failed; with --keep the servers stay to be looked at"),
         Ok(_) => {}
     }
     if options.keep {
-        cluster.keep(screen)?;
+        cluster::keep(cluster, screen)?;
     } else {
         cluster.stop()?;
     }
@@ -79,7 +80,7 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
 }
 
 /// The last line.
-fn play(cluster: &mut Cluster, options: &Options, screen: &Screen) -> Result<String> {
+fn play(cluster: &Cluster, options: &Options, screen: &Screen) -> Result<String> {
     wire(cluster, screen)?;
     crash::write_everywhere(cluster, screen)?;
     crash::open_gap(cluster, options, screen)?;
@@ -89,26 +90,23 @@ fn play(cluster: &mut Cluster, options: &Options, screen: &Screen) -> Result<Str
     let seconds = recovery::call(cluster.node(TARGET)?, screen)?;
     crash::show_rows(cluster, screen)?;
     let transactions = verify::all(cluster, options, &truth, &before, screen)?;
-    let counts = [TARGET, SOURCE].map(|name| Ok(format!("{name}={}", crash::rows(cluster.node(name)?)?)));
-    let [target, source] = counts;
-    Ok(format!("demo: {} {} transactions={transactions} seconds={:.3}", target?, source?, seconds.as_secs_f64()))
+    let rows = |name| crash::rows(cluster.node(name)?);
+    let (target, source, seconds) = (rows(TARGET)?, rows(SOURCE)?, seconds.as_secs_f64());
+    Ok(format!("demo: {TARGET}={target} {SOURCE}={source} transactions={transactions} seconds={seconds:.3}"))
 }
 
-/// From n1 to every other node, and between those.
+/// Target and source of each subscription: from n1 to every other node, and between those.
+fn subscriptions(cluster: &Cluster) -> Vec<(&str, &str)> {
+    cluster.pairs().into_iter().filter(|(target, _)| *target != FAILED).collect()
+}
+
 fn wire(cluster: &Cluster, screen: &Screen) -> Result<()> {
-    let nodes = cluster.nodes();
-    let options = MeshOptions { database: DATABASE.into(), ..MeshOptions::default() };
-    for node in &nodes {
+    for node in cluster.servers() {
         node.query(DATABASE, crash::TABLE)?;
-        mesh::publish(node, &options)?;
     }
-    for target in nodes.iter().filter(|node| node.name() != FAILED) {
-        for source in nodes.iter().filter(|source| source.name() != target.name()) {
-            mesh::subscribe(target, source, &options)?;
-        }
-    }
-    mesh::wait_ready(&nodes, &options, crate::cluster::LIMIT)?;
-    let survivors: Vec<&str> = nodes.iter().map(|node| node.name()).filter(|&name| name != FAILED).collect();
+    cluster.publish()?;
+    cluster.subscribe(&subscriptions(cluster))?;
+    let survivors: Vec<&str> = crash::survivors(cluster).map(|node| node.name()).collect();
     let from_failed: Vec<String> = survivors.iter().map(|name| format!("{FAILED}→{name}")).collect();
     let among = survivors.join("↔");
     screen.line(format!("  subscriptions {}, {among}, with origin = none; autovacuum is on", from_failed.join(", ")));

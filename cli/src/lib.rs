@@ -1,35 +1,14 @@
-//! Starts real PostgreSQL servers in folders of their own, wires them to each other, and shows a recovery from crash to verified.
+//! A recovery shown from crash to verified, and clusters that stay to try things with.
 //!
-//! The binary `spockctl` and the multi-node tests both stand on this library, so that a server is started in one way only.
+//! The library is what the binary `spockctl` does, for the tests of it, and what it shows on the screen, for the benchmark.
 
-#![deny(unsafe_op_in_unsafe_fn)]
-
-pub mod client;
 pub mod cluster;
-pub mod configuration;
-pub mod data_folder;
-pub mod deadline;
 pub mod demo;
 pub mod error;
-pub mod installation;
-pub mod interrupt;
-pub mod mesh;
-pub mod process;
 pub mod record;
-pub mod run_folder;
 pub mod screen;
-pub mod server;
-pub mod spawn;
 pub mod status;
-pub mod system_identifier;
 pub mod table;
-pub mod user;
 
-pub use cluster::Cluster;
-pub use configuration::ServerOptions;
 pub use error::{Error, Result};
-pub use installation::Installation;
-pub use run_folder::RunFolder;
 pub use screen::Screen;
-pub use server::{Server, Shutdown};
-pub use user::ServerUser;

@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use spockctl::cluster::{self, Cluster, ClusterOptions};
+use spock_recovery_cluster::{ServerUser, interrupt};
 use spockctl::demo::{self, Scenario};
 use spockctl::error::Result;
-use spockctl::mesh::{self, MeshOptions};
 use spockctl::record::Kept;
-use spockctl::{Screen, ServerUser, interrupt, status};
+use spockctl::{Screen, cluster, status};
 
 #[derive(Parser)]
 #[command(name = "spockctl", version, about = "Starts and wires PostgreSQL servers, and shows spock_recovery at work")]
@@ -73,7 +72,7 @@ enum ClusterCommand {
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    interrupt::conclude(interrupt::watch().and_then(|()| run(command)))
+    interrupt::conclude(interrupt::watch().map_err(Into::into).and_then(|()| run(command)))
 }
 
 fn run(command: Command) -> Result<()> {
@@ -115,8 +114,8 @@ fn up(arguments: ServerArguments, screen: &Screen) -> Result<()> {
         }
         return Ok(());
     }
-    let cluster = Cluster::start(
-        &ClusterOptions {
+    let cluster = cluster::start(
+        &cluster::Options {
             pg_config: arguments.pg_config,
             first_port: arguments.port,
             nodes: usize::from(arguments.nodes),
@@ -124,14 +123,13 @@ fn up(arguments: ServerArguments, screen: &Screen) -> Result<()> {
         },
         screen,
     )?;
-    let options = MeshOptions { database: cluster::DATABASE.into(), ..MeshOptions::default() };
-    for node in cluster.nodes() {
+    for node in cluster.servers() {
         node.query(cluster::DATABASE, demo::TABLE)?;
     }
-    mesh::wire(&cluster.nodes(), &options)?;
-    mesh::wait_ready(&cluster.nodes(), &options, cluster::LIMIT)?;
+    cluster.publish()?;
+    cluster.subscribe(&cluster.pairs())?;
     screen.line("  each is subscribed to all others, with origin = none; table crash_test is replicated");
-    cluster.keep(screen)
+    cluster::keep(cluster, screen)
 }
 
 fn down(folder: Option<&Path>, screen: &Screen) -> Result<()> {

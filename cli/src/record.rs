@@ -8,16 +8,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, Uid};
+use spock_recovery_cluster::pid_file::PidFile;
+use spock_recovery_cluster::{
+    Cluster, Error as ServerError, Installation, Server, ServerUser, client, deadline, process, run_folder,
+};
 
-use crate::client;
-use crate::cluster::{DATABASE, server_options};
-use crate::deadline;
+use crate::cluster::{DATABASE, configuration};
 use crate::error::{Error, Result};
-use crate::installation::Installation;
-use crate::process;
-use crate::run_folder;
-use crate::server::Server;
-use crate::user::ServerUser;
 
 const FILE: &str = "cluster";
 
@@ -40,17 +37,18 @@ pub struct Kept {
 }
 
 impl Record {
-    pub fn new(installation: &Installation, servers: &[Server]) -> Record {
+    pub fn new(cluster: &Cluster) -> Record {
         Record {
-            version: installation.version.clone(),
-            bindir: installation.bindir.clone(),
-            nodes: servers.iter().map(|server| (server.name().to_owned(), server.port())).collect(),
+            version: cluster.installation().version.clone(),
+            bindir: cluster.installation().bindir.clone(),
+            nodes: cluster.servers().iter().map(|server| (server.name().to_owned(), server.port())).collect(),
         }
     }
 
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(FILE);
-        fs::write(&path, self.text()).map_err(Error::io("write", &path))
+        fs::write(&path, self.text()).map_err(ServerError::io("write", &path))?;
+        Ok(())
     }
 
     fn text(&self) -> String {
@@ -93,7 +91,7 @@ impl Kept {
             {
                 continue;
             }
-            let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+            let text = fs::read_to_string(&path).map_err(ServerError::io("read", &path))?;
             let record = Record::parse(&text).map_err(|reason| Error::Record { path, reason })?;
             found.push(Kept { folder, record });
         }
@@ -119,16 +117,14 @@ impl Kept {
     /// The postmaster of a node, if it lives: one that was killed leaves its file behind, and its id may be another's by now.
     pub fn postmaster(&self, name: &str) -> Option<i32> {
         let data = self.folder.join(name);
-        let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-        let pid = file.lines().next()?.trim().parse().ok()?;
+        let pid = PidFile::read(&data)?.pid;
         let command = process::command_line(pid)?;
         (process::is_alive(pid) && command.ends_with(&format!("-D {}", data.display()))).then_some(pid)
     }
 
     /// A killed postmaster whose parent has not taken note of its end yet still holds the lock on its data folder.
     fn wait_gone(&self, name: &str) {
-        let file = fs::read_to_string(self.folder.join(name).join("postmaster.pid")).unwrap_or_default();
-        if let Some(pid) = file.lines().next().and_then(|line| line.trim().parse().ok()) {
+        if let Some(PidFile { pid, .. }) = PidFile::read(&self.folder.join(name)) {
             deadline::poll(STOP_LIMIT, || {
                 // Where it was this process that started it.
                 let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
@@ -144,8 +140,8 @@ impl Kept {
         for (name, port) in &self.record.nodes {
             if self.postmaster(name).is_none() {
                 self.wait_gone(name);
-                let options = server_options(name, *port, true);
-                let mut server = Server::existing(&installation, user, &self.folder, options);
+                let server =
+                    Server::existing(&installation, user, &self.folder, (name.as_str(), *port), configuration(true));
                 server.start()?;
                 server.release();
                 started.push(name.clone());
@@ -158,13 +154,14 @@ impl Kept {
     pub fn remove(&self) -> Result<()> {
         for (name, _) in &self.record.nodes {
             let Some(pid) = self.postmaster(name) else { continue };
-            let failed = |source| Error::Io { action: format!("stop server \"{name}\""), source };
+            let failed = |source| ServerError::Io { action: format!("stop server \"{name}\""), source };
             process::send(pid, Signal::SIGINT).and_then(|()| process::thaw(pid)).map_err(failed)?;
             if deadline::poll(STOP_LIMIT, || (!process::is_alive(pid)).then_some(())).is_none() {
                 process::kill_all(pid).map_err(failed)?;
             }
         }
-        fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))
+        fs::remove_dir_all(&self.folder).map_err(ServerError::io("remove", &self.folder))?;
+        Ok(())
     }
 }
 

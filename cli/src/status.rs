@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::client;
+use postgres::types::PgLsn;
+use spock_recovery_cluster::client;
+
 use crate::cluster::DATABASE;
 use crate::error::Result;
 use crate::record::Kept;
@@ -24,7 +26,7 @@ const RECOVERIES: &str = "SELECT format('recovers node \"%s\" from node \"%s\": 
 /// A position, and whether the node itself has said it just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Position {
-    lsn: u64,
+    lsn: PgLsn,
     is_own: bool,
 }
 
@@ -37,8 +39,8 @@ struct Answer {
     slot: String,
     blocked: String,
     findings: String,
-    own: Vec<(String, u64)>,
-    heard: Vec<(String, String, u64)>,
+    own: Vec<(String, PgLsn)>,
+    heard: Vec<(String, String, PgLsn)>,
     stories: Vec<String>,
 }
 
@@ -101,14 +103,14 @@ fn ask(kept: &Kept, name: &str, port: u16) -> Result<Answer> {
     answer.findings = ask(HEALTH)?.into_iter().flatten().collect();
     for row in ask(OWN)? {
         if let [origin, lsn] = row.as_slice()
-            && let Some(lsn) = parse_lsn(lsn)
+            && let Ok(lsn) = lsn.parse()
         {
             answer.own.push((origin.clone(), lsn));
         }
     }
     for row in ask(HEARD)? {
         if let [receiver, origin, lsn] = row.as_slice()
-            && let Some(lsn) = parse_lsn(lsn)
+            && let Ok(lsn) = lsn.parse()
         {
             answer.heard.push((receiver.clone(), origin.clone(), lsn));
         }
@@ -141,16 +143,16 @@ fn matrix(names: &[&str], positions: &Positions) -> Vec<Vec<String>> {
     let mut rows = vec![[""].iter().chain(names).map(|&name| name.to_owned()).collect::<Vec<String>>()];
     for origin in names {
         let of = |receiver: &str| positions.get(&(receiver.to_owned(), (*origin).to_owned())).copied();
-        let furthest = names.iter().filter_map(|receiver| of(receiver)).map(|position| position.lsn).max().unwrap_or(0);
+        let furthest = names.iter().filter_map(|receiver| of(receiver)).map(|position| u64::from(position.lsn)).max();
         let mut cells = vec![format!("of {origin}")];
         cells.extend(names.iter().map(|receiver| match of(receiver) {
             None => "-".to_owned(),
             Some(position) => {
-                let behind = match furthest - position.lsn {
-                    0 => String::new(),
-                    bytes => format!(" -{bytes}"),
+                let behind = match furthest.map(|furthest| furthest - u64::from(position.lsn)) {
+                    None | Some(0) => String::new(),
+                    Some(bytes) => format!(" -{bytes}"),
                 };
-                let text = format!("{}{behind}", lsn_text(position.lsn));
+                let text = format!("{}{behind}", position.lsn);
                 if position.is_own { text } else { format!("({text})") }
             }
         }));
@@ -159,33 +161,17 @@ fn matrix(names: &[&str], positions: &Positions) -> Vec<Vec<String>> {
     rows
 }
 
-/// PostgreSQL's own notation: two hexadecimal halves.
-fn parse_lsn(text: &str) -> Option<u64> {
-    let (high, low) = text.split_once('/')?;
-    Some(u64::from(u32::from_str_radix(high, 16).ok()?) << 32 | u64::from(u32::from_str_radix(low, 16).ok()?))
-}
-
-fn lsn_text(lsn: u64) -> String {
-    format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Positions, lsn_text, matrix, note, parse_lsn};
-
-    #[test]
-    fn a_position_is_read_and_written_as_postgresql_does() {
-        assert_eq!(parse_lsn("1/A2B3C4D"), Some(0x1_0A2B_3C4D));
-        assert_eq!(lsn_text(0x1_0A2B_3C4D), "1/A2B3C4D");
-        assert_eq!((parse_lsn(""), parse_lsn("1/G"), parse_lsn("12")), (None, None, None));
-    }
+    use super::{Answer, Positions, matrix, note};
 
     #[test]
     fn the_gap_is_counted_to_the_furthest_and_own_words_win_over_hearsay() {
         let mut positions = Positions::new();
-        let heard = vec![("n2".to_owned(), "n1".to_owned(), 0x50), ("n1".to_owned(), "n2".to_owned(), 0x10)];
-        note(&mut positions, "n3", &Answer { own: vec![("n1".into(), 0x90)], heard, ..Answer::default() });
-        note(&mut positions, "n2", &Answer { own: vec![("n1".into(), 0x60)], ..Answer::default() });
+        let heard =
+            vec![("n2".to_owned(), "n1".to_owned(), 0x50.into()), ("n1".to_owned(), "n2".to_owned(), 0x10.into())];
+        note(&mut positions, "n3", &Answer { own: vec![("n1".into(), 0x90.into())], heard, ..Answer::default() });
+        note(&mut positions, "n2", &Answer { own: vec![("n1".into(), 0x60.into())], ..Answer::default() });
         let rows = matrix(&["n1", "n2", "n3"], &positions);
         assert_eq!(rows[0], ["", "n1", "n2", "n3"]);
         assert_eq!(rows[1], ["of n1", "-", "0/60 -48", "0/90"]);

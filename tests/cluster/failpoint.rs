@@ -34,7 +34,7 @@ impl Node {
         armed.unwrap_or_else(|error| panic!("{}: failpoint \"{name}\": {error}", self.name()));
     }
 
-    fn write_failpoint(&self, name: &str, content: &str) -> spockctl::Result<()> {
+    fn write_failpoint(&self, name: &str, content: &str) -> spock_recovery_cluster::Result<()> {
         let folder = self.failpoints();
         let server = self.server();
         if !folder.is_dir() {
@@ -42,13 +42,13 @@ impl Node {
         }
         let hit = folder.join(format!("{name}.hit"));
         if hit.exists() {
-            fs::remove_file(&hit).map_err(spockctl::Error::io("remove", &hit))?;
+            fs::remove_file(&hit).map_err(spock_recovery_cluster::Error::io("remove", &hit))?;
         }
         // Renamed into place: the extension never reads half a word.
         let fresh = folder.join(format!("{name}.new"));
-        fs::write(&fresh, content).map_err(spockctl::Error::io("write", &fresh))?;
+        fs::write(&fresh, content).map_err(spock_recovery_cluster::Error::io("write", &fresh))?;
         server.user().own(&fresh)?;
-        fs::rename(&fresh, folder.join(name)).map_err(spockctl::Error::io("rename", &fresh))
+        fs::rename(&fresh, folder.join(name)).map_err(spock_recovery_cluster::Error::io("rename", &fresh))
     }
 
     /// Waits until a process has come to the failpoint since `arm`.

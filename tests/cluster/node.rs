@@ -1,16 +1,16 @@
 //! One node: a server and the verbs of tests on it. Whatever fails panics, with the node's name.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::signal::Signal;
-use spockctl::client::{self, Rows};
-use spockctl::process::{self, Process};
-use spockctl::{Server, Shutdown, deadline};
+use spock_recovery_cluster::client::{self, Rows};
+use spock_recovery_cluster::process::{self, Process};
+use spock_recovery_cluster::{Server, Shutdown, deadline};
 
 use super::session::{Database, Idle, Session, SqlError};
-use super::{LIMIT, log_check, wait_for};
+use super::{LIMIT, done, log_check, wait_for};
 
 /// Settings that hold a list of quoted names: given as one string, they would become one name.
 const LISTS: [&str; 5] = [
@@ -22,8 +22,7 @@ const LISTS: [&str; 5] = [
 ];
 
 pub struct Node {
-    name: String,
-    server: Mutex<Server>,
+    server: Arc<Server>,
     idle: Mutex<Option<Idle>>,
     expected: Mutex<Vec<String>>,
     /// Of the whole cluster: peers of a killed node log it too.
@@ -62,7 +61,7 @@ impl Node {
 
     /// What a peer connects with.
     pub fn dsn(&self, database: &str) -> String {
-        self.server().dsn(database)
+        self.server.dsn(database)
     }
 
     /// ALTER SYSTEM, reload, and wait until new sessions have it. What needs a restart is the caller's to restart for.
@@ -102,36 +101,34 @@ impl Node {
 
 /// The server and its processes.
 impl Node {
-    pub(super) fn new(server: Server, disturbed: Arc<AtomicBool>) -> Node {
-        Node {
-            name: server.name().into(),
-            server: Mutex::new(server),
-            idle: Mutex::default(),
-            expected: Mutex::default(),
-            disturbed,
-        }
+    pub(super) fn new(server: Arc<Server>, disturbed: Arc<AtomicBool>) -> Node {
+        Node { server, idle: Mutex::default(), expected: Mutex::default(), disturbed }
+    }
+
+    pub(super) fn server(&self) -> &Server {
+        &self.server
     }
 
     pub fn name(&self) -> &str {
-        &self.name
+        self.server.name()
     }
 
-    pub fn data(&self) -> PathBuf {
-        self.server().data().to_owned()
+    pub fn data(&self) -> &Path {
+        self.server.data()
     }
 
     pub fn start(&self) {
-        self.with_server(Server::start);
+        done(self.server.start());
     }
 
     pub fn stop_fast(&self) {
         self.disturb();
-        self.with_server(|server| server.stop(Shutdown::Fast));
+        done(self.server.stop(Shutdown::Fast));
     }
 
     pub fn stop_immediate(&self) {
         self.disturb();
-        self.with_server(|server| server.stop(Shutdown::Immediate));
+        done(self.server.stop(Shutdown::Immediate));
     }
 
     pub fn restart(&self) {
@@ -142,14 +139,15 @@ impl Node {
     /// The postmaster and all its processes, at once.
     pub fn kill9(&self) {
         self.disturb();
-        self.with_server(Server::kill);
+        done(self.server.kill());
     }
 
     /// The postmaster alone: its processes are to notice by themselves. The node cannot be started again.
     pub fn kill9_postmaster(&self) {
         self.disturb();
         let pid = self.postmaster_pid().expect("the node runs");
-        process::send(pid, Signal::SIGKILL).unwrap_or_else(|error| panic!("{}: SIGKILL to {pid}: {error}", self.name));
+        process::send(pid, Signal::SIGKILL)
+            .unwrap_or_else(|error| panic!("{}: SIGKILL to {pid}: {error}", self.name()));
     }
 
     /// One process of this node. The postmaster then resets the whole server; it may still be about to when this returns.
@@ -169,34 +167,34 @@ impl Node {
     /// Makes a standby a server of its own; returns when it takes writes.
     pub fn promote(&self) {
         self.disturb();
-        assert_eq!(self.value("SELECT pg_promote()"), "t", "{}: not promoted", self.name);
+        assert_eq!(self.value("SELECT pg_promote()"), "t", "{}: not promoted", self.name());
     }
 
     fn signal(&self, pid: i32, signal: Signal) {
         self.disturb();
         let own = self.processes().iter().any(|process| process.pid == pid);
-        assert!(own, "{}: {pid} is no process of this node", self.name);
-        process::send(pid, signal).unwrap_or_else(|error| panic!("{}: {signal} to {pid}: {error}", self.name));
+        assert!(own, "{}: {pid} is no process of this node", self.name());
+        process::send(pid, signal).unwrap_or_else(|error| panic!("{}: {signal} to {pid}: {error}", self.name()));
     }
 
     /// Stops every process where it is: connections stay open, and nobody answers. SQL on the node hangs until `resume`.
     pub fn pause(&self) {
         self.disturb();
-        self.with_server(|server| server.pause());
+        done(self.server.pause());
     }
 
     pub fn resume(&self) {
-        self.with_server(|server| server.resume());
+        done(self.server.resume());
     }
 
     /// None while the node is stopped.
     pub fn postmaster_pid(&self) -> Option<i32> {
-        self.server().pid()
+        self.server.pid()
     }
 
     /// All but the postmaster, with what ps shows.
     pub fn processes(&self) -> Vec<Process> {
-        self.server().processes()
+        self.server.processes()
     }
 
     /// Waits for exactly one process whose title holds `title`.
@@ -207,24 +205,7 @@ impl Node {
             let mut found = seen.iter().filter(|process| process.title.contains(title));
             found.next().filter(|_| found.next().is_none()).cloned()
         });
-        found.unwrap_or_else(|| panic!("{}: not one process \"{title}\" among {seen:#?}", self.name))
-    }
-
-    pub(super) fn server(&self) -> MutexGuard<'_, Server> {
-        self.server.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn with_server(&self, act: impl FnOnce(&mut Server) -> spockctl::Result<()>) {
-        let result = act(&mut self.server());
-        result.unwrap_or_else(|error| panic!("{error}"));
-    }
-
-    /// Ends the server whatever its state; for the end of a test, where nothing may panic.
-    pub(super) fn end(&self) {
-        let mut server = self.server();
-        if server.stop(Shutdown::Immediate).is_err() {
-            let _ = server.kill();
-        }
+        found.unwrap_or_else(|| panic!("{}: not one process \"{title}\" among {seen:#?}", self.name()))
     }
 
     pub(super) fn disturb(&self) {
@@ -236,7 +217,7 @@ impl Node {
 /// The log.
 impl Node {
     pub fn log(&self) -> String {
-        self.server().log()
+        self.server.log()
     }
 
     pub fn log_contains(&self, text: &str) -> bool {
@@ -244,7 +225,7 @@ impl Node {
     }
 
     pub fn wait_log(&self, text: &str) {
-        wait_for(&format!("\"{text}\" in the log of {}", self.name), || self.log_contains(text));
+        wait_for(&format!("\"{text}\" in the log of {}", self.name()), || self.log_contains(text));
     }
 
     /// Says that this node's log may hold errors with this text.
@@ -263,7 +244,7 @@ impl Node {
         let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         log_check::unexpected(&self.log(), &expected, disturbed)
             .into_iter()
-            .map(|line| format!("{}: {line}", self.name))
+            .map(|line| format!("{}: {line}", self.name()))
             .collect()
     }
 }

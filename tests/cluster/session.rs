@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use postgres::{Client, NoTls};
-use spockctl::client::{self, Rows};
-use spockctl::deadline;
+use spock_recovery_cluster::client::{self, Rows};
+use spock_recovery_cluster::deadline;
 
 use super::{LIMIT, Node};
 

@@ -4,7 +4,6 @@
 use super::{counted, recover};
 use crate::rescue::{drain, hold_back};
 use crate::slot_keeps::{make_mesh, quick, wait_confirmed};
-use spockctl::mesh::MeshOptions;
 
 const TABLES: &str = "
     CREATE TABLE p (id int PRIMARY KEY, v text);
@@ -20,7 +19,7 @@ fn rows_are_compared_with_those_of_their_own_table_and_left_where_the_source_has
         cluster.sql(TABLES);
         cluster.mesh();
         cluster.sql("ALTER PUBLICATION mesh SET (publish_via_partition_root = true)");
-        cluster.refresh_mesh(&MeshOptions::default());
+        cluster.refresh_mesh();
     });
     let [n1, n2, n3] = cluster.all();
     hold_back(n2);

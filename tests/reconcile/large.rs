@@ -1,6 +1,6 @@
 //! Rows of a megabyte: they are compared by hashes, few at a time, and fetched one by one where they differ.
 
-use std::fs;
+use spock_recovery_cluster::process::{self, Status};
 
 use super::{counted, fail, recover, start};
 use crate::cluster::{Action, Node};
@@ -15,14 +15,13 @@ const ROWS: &str =
     "SELECT id, length(v), md5(v), w, (pg_xact_commit_timestamp_origin(xmin)).timestamp FROM t ORDER BY id";
 
 /// kB of a process, as the kernel counts them, with what it has touched of shared memory.
-fn memory(pid: &str, what: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
-    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_else(|| panic!("no {what}: {status}"));
-    line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse().expect("a number of kB")
+fn memory(pid: i32, what: impl Fn(&Status) -> Option<u64>) -> u64 {
+    process::status(pid).as_ref().and_then(what).expect("the process is there")
 }
 
-fn rescue_worker(node: &Node) -> String {
-    node.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'")
+fn rescue_worker(node: &Node) -> i32 {
+    let pid = node.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'");
+    pid.parse().expect("the rescue worker is there")
 }
 
 #[test]
@@ -47,10 +46,10 @@ fn rows_of_a_megabyte_are_reconciled_in_little_memory() {
     n2.arm(names::RESCUE_RECONCILED, Action::Wait);
     begin(n2, n3, "");
     n2.wait_hit(names::RESCUE_RECONCILING);
-    let before = memory(&rescue_worker(n2), "VmRSS");
+    let before = memory(rescue_worker(n2), |status| status.vmrss);
     n2.disarm(names::RESCUE_RECONCILING);
     n2.wait_hit(names::RESCUE_RECONCILED);
-    let peak = memory(&rescue_worker(n2), "VmHWM");
+    let peak = memory(rescue_worker(n2), |status| status.vmhwm);
     n2.disarm(names::RESCUE_RECONCILED);
     wait_completed(n2);
     eprintln!("{before} kB before rows are compared, {peak} kB at most");

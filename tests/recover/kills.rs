@@ -7,7 +7,7 @@ use super::{assert_tidy, mesh_of};
 use crate::cluster::{Action, Cluster, Node};
 use crate::failpoint_names as names;
 use crate::rescue::{applied, assert_identical, drain};
-use spockctl::deadline;
+use spock_recovery_cluster::deadline;
 use std::thread;
 use std::time::Duration;
 

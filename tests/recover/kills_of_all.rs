@@ -6,7 +6,7 @@ use super::mesh_of;
 use super::rounds::{Failure, Rounds};
 use crate::cluster::{Action, Node};
 use crate::failpoint_names as names;
-use spockctl::deadline;
+use spock_recovery_cluster::deadline;
 use std::thread;
 use std::time::Duration;
 

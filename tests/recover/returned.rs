@@ -16,7 +16,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 fn restore(cluster: &Cluster, node: &Node, copied: &std::path::Path) {
     let _ = cluster;
     std::fs::remove_dir_all(node.data()).expect("the old data can be removed");
-    copy(copied, &node.data());
+    copy(copied, node.data());
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_node_restored_from_an_older_copy_is_kept_out_by_every_survivor() {
     }
     n1.stop_fast();
     let copied = cluster.folder().join("older");
-    copy(&n1.data(), &copied);
+    copy(n1.data(), &copied);
     n1.start();
     hold_back(n2);
     write(n1, 11, 60);
@@ -112,7 +112,7 @@ fn a_copy_older_by_less_than_a_poll_is_kept_out_by_who_had_received_the_last_mom
     n1.sql("SELECT pg_logical_emit_message(true, 'flush', ''); CHECKPOINT");
     n1.pause();
     let copied = cluster.folder().join("older");
-    copy(&n1.data(), &copied);
+    copy(n1.data(), &copied);
     n1.resume();
     // On n2 another worker receives what comes, of which the poller does not know either.
     let poller = n2.wait_process("spock_recovery poller n1").pid;
@@ -170,7 +170,7 @@ fn a_copy_older_by_less_than_a_poll_is_kept_out_however_much_other_databases_app
     n1.sql("SELECT pg_logical_emit_message(true, 'flush', ''); CHECKPOINT");
     n1.pause();
     let copied = cluster.folder().join("older");
-    copy(&n1.data(), &copied);
+    copy(n1.data(), &copied);
     n1.resume();
     write(n1, 21, 60);
     n2.wait_until("SELECT count(*) FROM t", "60");

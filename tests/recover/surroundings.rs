@@ -3,7 +3,6 @@
 use super::{assert_tidy, run, with_gap, write};
 use crate::rescue::{assert_identical, drain, hold_back, start, wait_arrived};
 use crate::slot_keeps::{self, quick};
-use spockctl::mesh::MeshOptions;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -62,9 +61,8 @@ fn a_failed_node_that_hangs_instead_of_dying_is_recovered_all_the_same() {
 #[test]
 fn spokes_of_a_hub_recover_it_from_each_other() {
     let cluster = slot_keeps::start(quick("recover_hub", 3));
-    let options = MeshOptions::default();
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY, v text)");
-    cluster.wire(&[("n2", "n1"), ("n3", "n1"), ("n1", "n2"), ("n1", "n3")], &options);
+    cluster.wire(&[("n2", "n1"), ("n3", "n1"), ("n1", "n2"), ("n1", "n3")]);
     let [n1, n2, n3] = cluster.all();
     // The spokes know each other by name alone: no subscription leads from one to the other.
     n2.sql(&format!("SELECT spock.peer_create('n3', '{}')", n3.dsn("postgres")));

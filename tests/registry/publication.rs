@@ -2,7 +2,6 @@
 
 use super::{make_nodes, start};
 use crate::cluster::Cluster;
-use spockctl::mesh::MeshOptions;
 
 /// Rows written before a node joins arrive by initial copy, later ones by replication.
 fn replicates_undisturbed(name: &str, publication_first: bool) {
@@ -11,7 +10,7 @@ fn replicates_undisturbed(name: &str, publication_first: bool) {
     if !publication_first {
         make_nodes(&cluster);
     }
-    cluster.mesh_with(&MeshOptions { copy_data: true, ..MeshOptions::default() });
+    cluster.mesh_with_copies();
     if publication_first {
         make_nodes(&cluster);
     }

@@ -4,7 +4,7 @@
 
 use super::{ORIGINS, make_nodes, refused, start, wait_round};
 use crate::cluster::Cluster;
-use spockctl::{Installation, mesh};
+use spock_recovery_cluster::{Installation, mesh};
 
 const OLD: u32 = 17;
 const NEW: u32 = 18;

@@ -1,11 +1,12 @@
 //! A gap as large as they come, beside the survivors' own traffic, and what it costs in memory.
 
 use std::env;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
+
+use spock_recovery_cluster::process;
 
 use super::{
     HELD, applied, assert_identical, begin, drain, fail, hold, hold_back, quick, rescue, rows_of_n1, start, summary,
@@ -91,9 +92,7 @@ fn a_hundred_thousand_transactions_and_a_huge_one_arrive_while_the_survivors_go_
 
 /// The most memory that a process has had until now, in kB, with what it has touched of shared memory.
 fn peak_memory(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-    line.trim().trim_end_matches("kB").trim().parse().expect("a number of kB")
+    process::status(pid).and_then(|status| status.vmhwm).expect("the process is there")
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Where a rescue begins and ends, exact to the transaction.
 
+use postgres::types::PgLsn;
+
 use super::{
     clone_slot, create_rescue, end_gap, hold_back, origin_position, start, summary, wait_applied_lsn, wait_completed,
     wait_tidy,
@@ -15,13 +17,11 @@ struct Lsn(u64);
 
 impl Lsn {
     fn parse(text: &str) -> Lsn {
-        let (high, low) = text.split_once('/').expect("a position");
-        let part = |hex| u64::from_str_radix(hex, 16).expect("hex");
-        Lsn(part(high) << 32 | part(low))
+        Lsn(text.parse::<PgLsn>().expect("a position").into())
     }
 
     fn text(self) -> String {
-        format!("{:X}/{:X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
+        PgLsn::from(self.0).to_string()
     }
 
     fn before(self) -> Lsn {

@@ -14,7 +14,7 @@ use super::{
 use crate::cluster::{Action, Cluster, Node};
 use crate::failpoint_names as names;
 use crate::slot_keeps::start_mesh;
-use spockctl::deadline;
+use spock_recovery_cluster::deadline;
 
 /// A rescue of a slice takes about as long.
 const WINDOW_MS: u64 = 500;

@@ -112,7 +112,7 @@ fn rows_find_their_place_in_partitions_and_columns_that_are_not_the_sources() {
          CREATE TABLE most (gone int, v text, id int NOT NULL, here text, at date NOT NULL, PRIMARY KEY (id, at));
          ALTER TABLE most DROP COLUMN gone; ALTER TABLE measured ATTACH PARTITION most DEFAULT",
     );
-    cluster.refresh_mesh(&spockctl::mesh::MeshOptions::default());
+    cluster.refresh_mesh();
     n1.sql("INSERT INTO measured SELECT g, date '2026-01-15' + g, 'before' FROM generate_series(1, 30) g");
     drain(n1, n2);
     drain(n1, n3);

@@ -1,7 +1,7 @@
 //! What users see of a transaction that failed: what the server's log has, but for rows, which only superusers see.
 
 use super::{LAST_INTENT, LIMIT, fail, hold_back, start, wait_applied_lsn, wait_completed, wait_error, wait_tidy};
-use spockctl::deadline;
+use spock_recovery_cluster::deadline;
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY, v text)";
 

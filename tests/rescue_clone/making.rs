@@ -140,7 +140,7 @@ fn whatever_a_database_is_called_its_clones_have_legal_names_and_are_known() {
     let cluster = quick("rescue_clone_names").start();
     let [server] = cluster.all();
     for name in [&"x".repeat(63), "we\"ird 'n", "größe", "a_clone_20261120124300000000"] {
-        server.sql(&format!("CREATE DATABASE {} STRATEGY file_copy", spockctl::client::identifier(name)));
+        server.sql(&format!("CREATE DATABASE {} STRATEGY file_copy", spock_recovery_cluster::client::identifier(name)));
         let database = server.db(name);
         make_node(database, "n3", "host=/nonexistent");
         wait_slot(database, 1);

@@ -20,7 +20,7 @@ fn nothing_is_let_go_that_a_peer_can_still_lose_in_a_crash() {
     let [n1, n2, n3] = cluster.all();
     n2.set(&[("spock.recovery_slot_advance_interval", "1h")]);
     let writer = n2.wait_process("walwriter").pid;
-    spockctl::process::send(writer, Signal::SIGSTOP).expect("the WAL writer is ours");
+    spock_recovery_cluster::process::send(writer, Signal::SIGSTOP).expect("the WAL writer is ours");
 
     // Applied on n2 and not flushed, its worker restarted, so that core has confirmed it to n1; then reported.
     let (_, last, askers) = unflushed_batch(&cluster, 1);
@@ -69,7 +69,7 @@ impl Asker {
     }
 
     fn send(&self, signal: Signal) {
-        spockctl::process::send(self.0, signal).expect("it is ours");
+        spock_recovery_cluster::process::send(self.0, signal).expect("it is ours");
     }
 }
 

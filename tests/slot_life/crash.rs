@@ -45,7 +45,7 @@ fn moving(name: &str) -> Cluster {
     let cluster = mesh_of_three(name);
     // Everything that n1 writes passes through the table; the origin position of a row is beyond its `at`.
     cluster.sql("CREATE TABLE serial (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at pg_lsn)");
-    cluster.refresh_mesh(&spockctl::mesh::MeshOptions::default());
+    cluster.refresh_mesh();
     cluster
 }
 

@@ -30,7 +30,7 @@ fn a_promoted_standby_whose_slot_is_ahead_of_its_record_vouches_for_nothing_befo
     for node in cluster.nodes() {
         node.sql("CREATE TABLE u (id int PRIMARY KEY)");
     }
-    cluster.refresh_mesh(&spockctl::mesh::MeshOptions::default());
+    cluster.refresh_mesh();
     cluster.node("n3").set(&[("spock.recovery_slot_failover", "on"), ("spock.recovery_slot_advance_interval", "1h")]);
     cluster.node("n3").sql("SELECT spock.drop_recovery_slot()");
     wait_slot(cluster.node("n3").db("postgres"), 2);

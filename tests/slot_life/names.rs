@@ -3,7 +3,7 @@
 use super::*;
 
 fn identifier(name: &str) -> String {
-    spockctl::client::identifier(name)
+    spock_recovery_cluster::client::identifier(name)
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How everything ends: with the server, with the postmaster, with the extension.
 
-use spockctl::process;
+use spock_recovery_cluster::process;
 
 use super::databases::subscribe;
 use super::*;
@@ -40,7 +40,7 @@ fn a_manager_in_a_busy_loop_does_not_outlive_the_postmaster() {
     );
     let all = workers(server);
     server.kill9_postmaster();
-    let gone = spockctl::deadline::poll(std::time::Duration::from_secs(20), || {
+    let gone = spock_recovery_cluster::deadline::poll(std::time::Duration::from_secs(20), || {
         (!all.iter().any(|worker| process::is_alive(worker.pid))).then_some(())
     });
     // Else one that failed the test would spin for ever.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::process::{Child, Stdio};
 
 use nix::sys::signal::Signal;
-use spockctl::{client, process, spawn};
+use spock_recovery_cluster::{client, process, spawn};
 
 use super::*;
 use crate::cluster::{SqlError, wait_for};

@@ -3,14 +3,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use spockctl::client::literal;
-use spockctl::error::{Error, Result};
-use spockctl::server::Server;
+use spock_recovery_cluster::client::literal;
+use spock_recovery_cluster::{Error as ServerError, Server, process};
 
-use super::{Curve, Line, tell};
-use crate::cluster::{self, Cluster};
-use crate::measure::processor_seconds;
-use crate::{Bench, wait};
+use crate::bench::Bench;
+use crate::curve::{Curve, Line};
+use crate::error::Result;
+use crate::{cluster, report, wait};
 
 /// After the last change, until nothing is left to be done once.
 const SETTLES: Duration = Duration::from_secs(10);
@@ -43,7 +42,7 @@ pub fn peers(bench: &Bench) -> Result<Curve> {
             let names: Vec<String> = (1..=*count).map(|number| format!("n{number}")).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let table = "CREATE TABLE t (id bigint PRIMARY KEY)";
-            let cluster = Cluster::start_with(bench, &names, with_extension, settings(with_extension), |node| {
+            let cluster = cluster::start_with(bench, &names, with_extension, settings(with_extension), |node| {
                 wait::sql(node, table)
             })?;
             let pairs: Vec<(&str, &str)> = names[1..].iter().flat_map(|peer| [("n1", *peer), (*peer, "n1")]).collect();
@@ -52,7 +51,7 @@ pub fn peers(bench: &Bench) -> Result<Curve> {
                 wait_for_slots(cluster.node("n1")?, 1)?;
             }
             let share = share(bench, cluster.node("n1")?)?;
-            tell(bench, "nodes", *count as f64, label, share, "% of a core");
+            report::point(bench, "nodes", *count as f64, label, share, "% of a core");
             line.points.push((*count as f64, share));
             cluster.stop()?;
         }
@@ -67,9 +66,9 @@ pub fn databases(bench: &Bench) -> Result<Curve> {
     let mut lines = Vec::new();
     for (with_extension, label) in LABELS {
         let mut line = Line::new(label);
-        let cluster = Cluster::start_with(bench, &["n1", "n2"], with_extension, settings(with_extension), |_| Ok(()))?;
+        let cluster = cluster::start_with(bench, &["n1", "n2"], with_extension, settings(with_extension), |_| Ok(()))?;
         cluster.subscribe(&[("n1", "n2"), ("n2", "n1")])?;
-        let mut names = vec![cluster::DATABASE.to_owned()];
+        let mut names = vec![wait::DATABASE.to_owned()];
         for count in counts {
             while names.len() < *count {
                 let name = format!("d{}", names.len());
@@ -88,7 +87,7 @@ pub fn databases(bench: &Bench) -> Result<Curve> {
                 wait_for_slots(n1, names.len())?;
             }
             let share = share(bench, n1)?;
-            tell(bench, "databases", *count as f64, label, share, "% of a core");
+            report::point(bench, "databases", *count as f64, label, share, "% of a core");
             line.points.push((*count as f64, share));
         }
         cluster.stop()?;
@@ -106,7 +105,8 @@ fn subscribe(target: &Server, source: &Server, database: &str) -> Result<()> {
         literal(&source.dsn(database)),
         target.name(),
     );
-    target.query(database, &statement).map(drop)
+    target.query(database, &statement)?;
+    Ok(())
 }
 
 fn wait_for_slots(node: &Server, count: usize) -> Result<()> {
@@ -128,8 +128,9 @@ fn share(bench: &Bench, node: &Server) -> Result<f64> {
 
 /// Of all processes of a server, those that have ended among them.
 fn seconds_of_all(node: &Server) -> Result<f64> {
-    let not_running = || Error::NotRunning(node.name().to_owned());
-    let postmaster = node.pid().and_then(|pid| processor_seconds(pid, true)).ok_or_else(not_running)?;
-    let living: f64 = node.processes().iter().filter_map(|process| processor_seconds(process.pid, false)).sum();
+    let seconds = |pid, with_children| process::processor_time(pid, with_children).map(|time| time.as_secs_f64());
+    let postmaster = node.pid().and_then(|pid| seconds(pid, true));
+    let postmaster = postmaster.ok_or_else(|| ServerError::NotRunning(node.name().to_owned()))?;
+    let living: f64 = node.processes().iter().filter_map(|process| seconds(process.pid, false)).sum();
     Ok(postmaster + living)
 }

@@ -1,13 +1,14 @@
 //! The whole recover_run, for more and more transactions that are missing, and for the same few in more and more WAL.
 
-use spockctl::error::Result;
+use spock_recovery_cluster::Cluster;
 
-use super::{Curve, Line, tell};
-use crate::catch_up::each_transaction;
-use crate::cluster::Cluster;
+use crate::bench::Bench;
+use crate::curve::{Curve, Line};
+use crate::error::Result;
 use crate::measure::median;
 use crate::whole_call::{TABLE, recover};
-use crate::{Bench, wait};
+use crate::workload::each_transaction;
+use crate::{cluster, report, wait};
 
 /// Others write to a table of their own.
 const OTHERS: &str = "CREATE TABLE others (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text NOT NULL)";
@@ -16,12 +17,12 @@ const OTHERS: &str = "CREATE TABLE others (id bigint GENERATED ALWAYS AS IDENTIT
 const REPEATED: usize = 3;
 
 fn start(bench: &Bench) -> Result<Cluster> {
-    let cluster = Cluster::start(bench, &["n1", "n2", "n3"], true, |node| {
+    let cluster = cluster::start(bench, &["n1", "n2", "n3"], true, |node| {
         wait::sql(node, TABLE)?;
         wait::sql(node, OTHERS)
     })?;
     cluster.subscribe(&[("n2", "n1"), ("n3", "n1"), ("n2", "n3"), ("n3", "n2")])?;
-    cluster.wait_vouched("n1", "n3")?;
+    cluster::wait_vouched(&cluster)?;
     Ok(cluster)
 }
 
@@ -53,7 +54,7 @@ pub fn gap(bench: &Bench) -> Result<Curve> {
         while taken.is_empty() || (taken.len() < REPEATED && *size <= 10_000) {
             taken.push(recover(&cluster, || rows.write(&cluster, *size))?);
         }
-        tell(bench, "transactions", *size as f64, &line.label, median(&taken), "s");
+        report::point(bench, "transactions", *size as f64, &line.label, median(&taken), "s");
         line.points.push((*size as f64, median(&taken)));
     }
     cluster.stop()?;
@@ -82,7 +83,7 @@ pub fn retained_wal(bench: &Bench) -> Result<Curve> {
             between = wait::number(n3, &format!("SELECT (pg_current_wal_lsn() - '{before}') / 1048576.0"))?;
             Ok(())
         })?;
-        tell(bench, "MB", between, &line.label, taken, "s");
+        report::point(bench, "MB", between, &line.label, taken, "s");
         line.points.push((between, taken));
         wait::sql(n3, "DELETE FROM others")?;
         wait::sql(n3, "VACUUM others")?;

@@ -1,15 +1,14 @@
 //! What happens before the call: the same rows everywhere, then a gap, then the loss of the node that could have closed it.
 
-use crate::client::identifier;
-use crate::cluster::{Cluster, DATABASE, LIMIT};
-use crate::deadline;
+use spock_recovery_cluster::mesh::subscription_name;
+use spock_recovery_cluster::{Cluster, Server, client, deadline, extension};
+
+use crate::cluster::DATABASE;
 use crate::error::{Error, Result};
-use crate::mesh::subscription_name;
-use crate::screen::Screen;
-use crate::server::Server;
+use crate::screen::{Screen, Step};
 use crate::table;
 
-use super::{EVERYWHERE, FAILED, Options, SOURCE, TARGET};
+use super::{EVERYWHERE, FAILED, Options, SOURCE, TARGET, subscriptions};
 
 pub const TABLE: &str = "CREATE TABLE crash_test (id bigint PRIMARY KEY, data text NOT NULL)";
 
@@ -27,21 +26,14 @@ pub enum Scenario {
 /// known, which the first transaction that arrives settles.
 pub fn write_everywhere(cluster: &Cluster, screen: &Screen) -> Result<()> {
     let step = screen.spinner("waiting for the recovery slots");
-    for node in cluster.nodes() {
-        wait(
-            node,
-            "its recovery slot",
-            "SELECT coalesce(bool_and(active), false) FROM spock.get_recovery_slot_status()",
-        )?;
+    let has_slot = "SELECT coalesce(bool_and(active), false) FROM spock.get_recovery_slot_status()";
+    for node in cluster.servers() {
+        node.wait_until(DATABASE, "its recovery slot", has_slot, cluster.limit())?;
     }
     write(cluster.node(FAILED)?, 1, EVERYWHERE)?;
     for node in survivors(cluster) {
-        wait_rows(node, EVERYWHERE, None)?;
-        let vouched = format!(
-            "SELECT count(*) > 0 AND bool_and(released_lsn < 'FFFFFFFF/FFFFFFFF' AND peer_lsn IS NOT NULL)
-               FROM spock.recovery_horizon() WHERE origin_node = '{FAILED}'"
-        );
-        wait(node, "its peers' reports", &vouched)?;
+        wait_rows(cluster, node, EVERYWHERE, None)?;
+        node.wait_until(DATABASE, "its peers' reports", &extension::vouches_for(FAILED), cluster.limit())?;
     }
     drop(step);
     screen.line("");
@@ -67,7 +59,7 @@ pub fn write_everywhere(cluster: &Cluster, screen: &Screen) -> Result<()> {
 /// Everybody but the target receives what the failed node writes now.
 pub fn open_gap(cluster: &Cluster, options: &Options, screen: &Screen) -> Result<()> {
     let subscription = subscription_name(TARGET, FAILED);
-    disable(cluster.node(TARGET)?, &subscription)?;
+    cluster.disable(TARGET, FAILED)?;
     screen.line("");
     screen.line(format!(
         "{FAILED}→{TARGET} is suspended (ALTER SUBSCRIPTION {subscription} DISABLE on {TARGET}); {FAILED} writes {} more rows, one transaction each:",
@@ -76,15 +68,15 @@ pub fn open_gap(cluster: &Cluster, options: &Options, screen: &Screen) -> Result
     let step = screen.bar(format!("rows on {SOURCE}"), options.total());
     write(cluster.node(FAILED)?, EVERYWHERE + 1, options.total())?;
     for node in survivors(cluster).filter(|node| node.name() != TARGET) {
-        wait_rows(node, options.total(), Some(&step))?;
+        wait_rows(cluster, node, options.total(), Some(&step))?;
     }
     drop(step);
     show_rows(cluster, screen)
 }
 
 /// The failed node dies, and the subscriptions are brought into the state in which the scenario calls for help.
-pub fn kill(cluster: &mut Cluster, options: &Options, screen: &Screen) -> Result<()> {
-    cluster.kill(FAILED)?;
+pub fn kill(cluster: &Cluster, options: &Options, screen: &Screen) -> Result<()> {
+    cluster.node(FAILED)?.kill()?;
     screen.line("");
     screen.line(format!("{FAILED} is killed (kill -9), for good:"));
     show_rows(cluster, screen)?;
@@ -102,15 +94,13 @@ pub fn kill(cluster: &mut Cluster, options: &Options, screen: &Screen) -> Result
     match options.scenario {
         Scenario::Crash => {
             // The subscription of a node that lags is enabled when its provider dies: that is what a user meets.
-            cluster.node(TARGET)?.query(DATABASE, &format!("ALTER SUBSCRIPTION {} ENABLE", identifier(&to_failed)))?;
+            cluster.enable(TARGET, FAILED)?;
             screen.line(format!("  {to_failed} is enabled again, and finds nobody"));
         }
         Scenario::Crash2 => {
             let stays = subscription_name(SOURCE, TARGET);
-            for node in survivors(cluster) {
-                for subscription in names(node)?.iter().filter(|&name| *name != stays) {
-                    disable(node, subscription)?;
-                }
+            for (target, source) in subscriptions(cluster).into_iter().filter(|pair| *pair != (SOURCE, TARGET)) {
+                cluster.disable(target, source)?;
             }
             screen.line(format!("  every subscription is suspended but {TARGET}→{SOURCE} ({stays} on {SOURCE})"));
         }
@@ -119,11 +109,8 @@ pub fn kill(cluster: &mut Cluster, options: &Options, screen: &Screen) -> Result
 }
 
 pub fn rows(node: &Server) -> Result<u64> {
-    let answer = node.query(DATABASE, "SELECT count(*) FROM crash_test")?;
-    let count = answer.into_iter().flatten().flatten().next();
-    count
-        .and_then(|count| count.parse().ok())
-        .ok_or_else(|| Error::Verification(format!("{} counts no rows", node.name())))
+    let count = node.value(DATABASE, "SELECT count(*) FROM crash_test")?;
+    count.parse().map_err(|_| Error::Verification(format!("{} counts no rows", node.name())))
 }
 
 pub fn show_rows(cluster: &Cluster, screen: &Screen) -> Result<()> {
@@ -149,65 +136,26 @@ fn write(node: &Server, from: u64, to: u64) -> Result<()> {
          END LOOP; END $$",
         node.name()
     );
-    node.query(DATABASE, &statement).map(drop)
+    node.query(DATABASE, &statement)?;
+    Ok(())
 }
 
-fn names(node: &Server) -> Result<Vec<String>> {
-    let answer = node.query(DATABASE, "SELECT subname FROM pg_subscription ORDER BY subname")?;
-    Ok(answer.into_iter().flatten().flatten().collect())
-}
-
-/// DISABLE returns before the worker has gone, which may still apply something.
-fn disable(node: &Server, subscription: &str) -> Result<()> {
-    node.query(DATABASE, &format!("ALTER SUBSCRIPTION {} DISABLE", identifier(subscription)))?;
-    let gone =
-        format!("SELECT count(*) = 0 FROM pg_stat_subscription WHERE subname = '{subscription}' AND pid IS NOT NULL");
-    wait(node, "the end of a subscription's worker", &gone)
-}
-
-fn wait_rows(node: &Server, expected: u64, step: Option<&crate::screen::Step>) -> Result<()> {
-    let mut client = node.connect(DATABASE)?;
-    let mut last = String::new();
+fn wait_rows(cluster: &Cluster, node: &Server, expected: u64, step: Option<&Step>) -> Result<()> {
+    let mut session = node.connect(DATABASE)?;
+    let what = format!("{expected} rows on {}", node.name());
+    let mut arrived = 0;
     // As long as rows arrive there is no limit: --rows may ask for many.
-    loop {
-        let before = last.clone();
-        let arrived = deadline::poll(LIMIT, || {
-            let counted = crate::client::query(node.name(), &mut client, "SELECT count(*) FROM crash_test");
-            match counted.map(|rows| rows.into_iter().flatten().flatten().collect::<String>()) {
-                Ok(count) => {
-                    let position = count.parse().unwrap_or(0);
-                    if let Some(step) = step {
-                        step.set(position);
-                    }
-                    let is_news = position >= expected || count != before;
-                    last = count;
-                    is_news.then_some(Ok(position))
-                }
-                Err(error) => Some(Err(error)),
+    while arrived < expected {
+        let before = arrived;
+        arrived = deadline::wait(&what, cluster.limit(), |last| {
+            let count = client::first(client::query(node.name(), &mut session, "SELECT count(*) FROM crash_test")?);
+            let count = count.parse().unwrap_or(0);
+            if let Some(step) = step {
+                step.set(count);
             }
-        });
-        match arrived {
-            Some(Ok(position)) if position >= expected => return Ok(()),
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(error),
-            None => {
-                let what = format!("{expected} rows on {}", node.name());
-                return Err(Error::Timeout { what, waited: LIMIT, last: format!("{last} rows") });
-            }
-        }
+            *last = format!("{count} rows");
+            Ok::<_, Error>((count >= expected || count != before).then_some(count))
+        })?;
     }
-}
-
-/// Waits until the query answers true.
-pub fn wait(node: &Server, what: &str, question: &str) -> Result<()> {
-    let mut client = node.connect(DATABASE)?;
-    let mut last = String::new();
-    deadline::poll(LIMIT, || match crate::client::query(node.name(), &mut client, question) {
-        Ok(rows) => {
-            last = format!("{rows:?}");
-            (rows.into_iter().flatten().flatten().next().as_deref() == Some("t")).then_some(Ok(()))
-        }
-        Err(error) => Some(Err(error)),
-    })
-    .unwrap_or_else(|| Err(Error::Timeout { what: format!("{what} on {}", node.name()), waited: LIMIT, last }))
+    Ok(())
 }

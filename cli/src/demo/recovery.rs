@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client;
+use spock_recovery_cluster::{Server, client};
+
 use crate::cluster::DATABASE;
 use crate::error::Result;
 use crate::screen::Screen;
-use crate::server::Server;
 
 use super::{FAILED, SOURCE, TARGET};
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::cluster::{Cluster, DATABASE};
-use crate::error::{Error, Result};
-use crate::mesh::subscription_name;
-use crate::screen::Screen;
-use crate::server::Server;
+use spock_recovery_cluster::mesh::subscription_name;
+use spock_recovery_cluster::{Cluster, Server};
 
-use super::crash::{Scenario, survivors, wait};
+use crate::cluster::DATABASE;
+use crate::error::{Error, Result};
+use crate::screen::Screen;
+
+use super::crash::{Scenario, survivors};
 use super::{EVERYWHERE, FAILED, Options, TARGET};
 
 /// Every row with its content.
@@ -134,7 +135,7 @@ fn check_subscriptions(cluster: &Cluster, options: &Options, before: &BTreeMap<S
               WHERE s.subenabled AND s.subname <> '{}' AND w.pid IS NULL",
             subscription_name(node.name(), FAILED)
         );
-        wait(node, "the workers of its subscriptions", &working)?;
+        node.wait_until(DATABASE, "the workers of its subscriptions", &working, cluster.limit())?;
     }
     Ok(match options.scenario {
         Scenario::Crash => format!("subscriptions run again; {to_failed} alone stays suspended until {FAILED} is back"),

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use nix::unistd::{Uid, User};
 
+use crate::command;
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone)]
@@ -62,15 +63,7 @@ impl ServerUser {
 
     /// Runs a program to its end as this user; what it printed on stdout.
     pub fn run<const N: usize>(&self, program: &Path, arguments: [&dyn AsRef<std::ffi::OsStr>; N]) -> Result<String> {
-        let output = self
-            .command(program)
-            .args(arguments.map(|argument| argument.as_ref().to_owned()))
-            .output()
-            .map_err(Error::io("run", program))?;
-        if !output.status.success() {
-            return Err(Error::command(program, &output));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        command::run(self.command(program).args(arguments.map(|argument| argument.as_ref().to_owned())))
     }
 
     /// Gives one file or folder to this user.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::command;
 use crate::error::{Error, Result};
 use crate::user::ServerUser;
 
@@ -26,11 +27,7 @@ pub struct Installation {
 impl Installation {
     pub fn find(pg_config: &Path, user: &ServerUser) -> Result<Installation> {
         let ask = |option: &str| -> Result<String> {
-            let output = Command::new(pg_config).arg(option).output().map_err(Error::io("run", pg_config))?;
-            if !output.status.success() {
-                return Err(Error::command(pg_config, &output));
-            }
-            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+            Ok(command::run(Command::new(pg_config).arg(option))?.trim().to_owned())
         };
         let version = ask("--version")?;
         let bindir = PathBuf::from(ask("--bindir")?);

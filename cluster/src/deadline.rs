@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
+
 /// How often a condition is looked at.
 pub const INTERVAL: Duration = Duration::from_millis(20);
 
@@ -18,4 +20,16 @@ pub fn poll<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T
         }
         thread::sleep(INTERVAL);
     }
+}
+
+/// Calls `look` until it returns something. Fails with its error, or once `limit` has passed with `what` was waited for and
+/// what `look` saw last, which it writes into its argument.
+pub fn wait<T, E: From<Error>>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut(&mut String) -> Result<Option<T>, E>,
+) -> Result<T, E> {
+    let mut last = String::new();
+    poll(limit, || look(&mut last).transpose())
+        .unwrap_or_else(|| Err(Error::Timeout { what: what.to_owned(), waited: limit, last }.into()))
 }

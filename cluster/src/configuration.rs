@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::client::literal;
 use crate::installation::Installation;
 
-/// What every server here is started with; `ServerOptions::settings` comes after and wins.
+/// What every server here is started with; `Configuration::settings` comes after and wins.
 const SETTINGS: [(&str, &str); 11] = [
     ("wal_level", "logical"),
     ("track_commit_timestamp", "on"),
@@ -21,10 +21,9 @@ const SETTINGS: [(&str, &str); 11] = [
     ("log_line_prefix", "%m [%p] %b %d "),
 ];
 
+/// What the servers of a cluster have in common.
 #[derive(Debug, Clone)]
-pub struct ServerOptions {
-    pub name: String,
-    pub port: u16,
+pub struct Configuration {
     /// Loads spock_recovery.
     pub preloads_extension: bool,
     /// Survives a crash of the machine. A crash of the server alone loses nothing either way.
@@ -34,22 +33,17 @@ pub struct ServerOptions {
     pub settings: Vec<(String, String)>,
 }
 
-impl ServerOptions {
-    pub fn new(name: &str, port: u16) -> ServerOptions {
-        ServerOptions {
-            name: name.into(),
-            port,
-            preloads_extension: true,
-            durable: false,
-            detached: false,
-            settings: Vec::new(),
-        }
+impl Default for Configuration {
+    fn default() -> Configuration {
+        Configuration { preloads_extension: true, durable: false, detached: false, settings: Vec::new() }
     }
+}
 
-    /// The lines of the configuration file. A later line wins.
-    pub(crate) fn lines(&self, installation: &Installation, socket_folder: &Path) -> String {
+impl Configuration {
+    /// The lines of the configuration file of one server. A later line wins.
+    pub(crate) fn lines(&self, installation: &Installation, socket_folder: &Path, port: u16) -> String {
         let mut settings: Vec<(&str, &str)> = SETTINGS.to_vec();
-        let port = self.port.to_string();
+        let port = port.to_string();
         let socket_folder = socket_folder.display().to_string();
         settings.push(("port", &port));
         settings.push(("unix_socket_directories", &socket_folder));

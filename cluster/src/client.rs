@@ -6,6 +6,7 @@ use std::time::Duration;
 use postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::error::{Error, Result};
+use crate::program;
 
 /// What a query returned: text values, NULL as None.
 pub type Rows = Vec<Vec<Option<String>>>;
@@ -18,7 +19,7 @@ pub fn config(socket_folder: &Path, port: u16, database: &str) -> Config {
         .port(port)
         .dbname(database)
         .user("postgres")
-        .application_name("spockctl")
+        .application_name(program::name())
         .connect_timeout(Duration::from_secs(10));
     config
 }
@@ -36,7 +37,7 @@ pub fn query(server: &str, client: &mut Client, statement: &str) -> Result<Rows>
     rows(client, statement).map_err(|source| Error::Sql { server: server.into(), statement: statement.into(), source })
 }
 
-/// As `query`, with the bare error for who looks into it.
+/// Like `query`, but fails with the bare error, for a caller that looks into it.
 pub fn rows(client: &mut Client, statement: &str) -> std::result::Result<Rows, postgres::Error> {
     let messages = client.simple_query(statement)?;
     Ok(messages
@@ -48,6 +49,11 @@ pub fn rows(client: &mut Client, statement: &str) -> std::result::Result<Rows, p
             _ => None,
         })
         .collect())
+}
+
+/// The first value of the first row; empty for NULL and where there is no row.
+pub fn first(rows: Rows) -> String {
+    rows.into_iter().flatten().next().flatten().unwrap_or_default()
 }
 
 /// `ERROR:  message (SQLSTATE), DETAIL: …, HINT: …`; the library's own words where the server said nothing.

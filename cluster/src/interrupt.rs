@@ -3,6 +3,7 @@
 //! The signals are blocked in every thread and taken by one that waits for them, so nothing runs in a signal handler. The
 //! mask is inherited by servers, which set their own when they start (postmaster.c, PostmasterMain).
 
+use std::fmt::Display;
 use std::process::{ExitCode, exit};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,6 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::deadline;
 use crate::error::{Error, Result};
 use crate::process;
+use crate::program;
 use crate::run_folder;
 
 /// Longer than a server takes that was told to end at once.
@@ -51,14 +53,14 @@ pub fn disarm() {
 }
 
 /// What the process ends with; an interrupt under way goes first, and what went wrong through it is not said.
-pub fn conclude(ended: Result<()>) -> ExitCode {
+pub fn conclude(ended: std::result::Result<(), impl Display>) -> ExitCode {
     while PENDING.load(Ordering::SeqCst) {
         thread::park();
     }
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("spockctl: {error}");
+            eprintln!("{}: {error}", program::name());
             ExitCode::FAILURE
         }
     }
@@ -67,7 +69,7 @@ pub fn conclude(ended: Result<()>) -> ExitCode {
 /// All our children are servers, or make one. The main thread may be starting another at this moment, until it fails for
 /// lack of its folder.
 fn end_everything() {
-    eprintln!("spockctl: interrupted, ending the servers");
+    eprintln!("{}: interrupted, ending the servers", program::name());
     let own = std::process::id().cast_signed();
     let ended = deadline::poll(LIMIT, || {
         let children = process::children(own);

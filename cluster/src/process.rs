@@ -7,6 +7,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
+use procfs::process::{ProcState, Stat};
+
+pub use procfs::process::Status;
 
 use crate::deadline;
 
@@ -22,19 +25,18 @@ pub struct Process {
 
 /// The living children of a process; those that wait to be reaped do not count.
 pub fn children(parent: i32) -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else {
+    let Ok(all) = procfs::process::all_processes() else {
         return Vec::new();
     };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|&pid| stat(pid).is_some_and(|stat| stat.parent == parent && stat.alive))
-        .map(|pid| Process { pid, title: title(pid) })
+    all.flatten()
+        .filter_map(|process| process.stat().ok())
+        .filter(|stat| stat.ppid == parent && runs(stat))
+        .map(|stat| Process { pid: stat.pid, title: title(stat.pid) })
         .collect()
 }
 
 pub fn is_alive(pid: i32) -> bool {
-    stat(pid).is_some_and(|stat| stat.alive)
+    stat(pid).is_some_and(|stat| runs(&stat))
 }
 
 /// A process that is gone already is no error.
@@ -49,12 +51,17 @@ pub fn send(pid: i32, signal: Signal) -> io::Result<()> {
 pub fn freeze(postmaster: i32) -> io::Result<Vec<Process>> {
     send(postmaster, Signal::SIGSTOP)?;
     // A fork under way when the signal was sent shows once the postmaster has stopped.
-    deadline::poll(KILL_LIMIT, || stat(postmaster).is_none_or(|stat| stat.stopped).then_some(()));
+    deadline::poll(KILL_LIMIT, || has_stopped(postmaster).then_some(()));
     let children = children(postmaster);
     for child in &children {
         send(child.pid, Signal::SIGSTOP)?;
     }
     Ok(children)
+}
+
+/// True as well of a process that is gone.
+fn has_stopped(pid: i32) -> bool {
+    stat(pid).is_none_or(|stat| matches!(stat.state(), Ok(ProcState::Stopped | ProcState::Tracing)))
 }
 
 /// Lets everything run on that `freeze` stopped.
@@ -81,38 +88,31 @@ pub fn command_line(pid: i32) -> Option<String> {
     stat(pid).map(|_| title(pid))
 }
 
-struct Stat {
-    parent: i32,
-    alive: bool,
-    stopped: bool,
+/// A process that waits to be reaped does not run any more.
+fn runs(stat: &Stat) -> bool {
+    !matches!(stat.state(), Ok(ProcState::Zombie | ProcState::Dead))
 }
 
 fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    procfs::process::Process::new(pid).and_then(|process| process.stat()).ok()
 }
 
-/// proc_pid_stat(5): `pid (name) state parent …`, where the name may hold blanks and parentheses.
-fn parse_stat(line: &str) -> Option<Stat> {
-    let mut fields = line.get(line.rfind(')')? + 1..)?.split_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    Some(Stat { parent, alive: !matches!(state, "Z" | "X"), stopped: matches!(state, "T" | "t") })
+/// What the kernel tells of a process, with its memory in kB. None: there is no such process.
+pub fn status(pid: i32) -> Option<Status> {
+    procfs::process::Process::new(pid).and_then(|process| process.status()).ok()
 }
 
+/// User and system time of a process so far; `with_children`: also those of its children that have ended. None: there is no such
+/// process.
+pub fn processor_time(pid: i32, with_children: bool) -> Option<Duration> {
+    let stat = stat(pid)?;
+    let of_children = if with_children { (stat.cutime + stat.cstime).cast_unsigned() } else { 0 };
+    let ticks = stat.utime + stat.stime + of_children;
+    Some(Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64))
+}
+
+/// Read here and not by procfs, which takes UTF-8 alone: the title names databases and roles in the bytes of their encoding.
 fn title(pid: i32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_stat;
-
-    #[test]
-    fn a_name_with_parentheses_does_not_hide_the_parent() {
-        let stat = parse_stat("42 (odd) name (x)) S 7 42 42 0").expect("a stat line");
-        assert_eq!((stat.parent, stat.alive, stat.stopped), (7, true, false));
-        assert!(parse_stat("42 (postgres) Z 7 42").is_some_and(|stat| !stat.alive));
-        assert!(parse_stat("").is_none());
-    }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::command;
 use crate::error::{Error, Result};
 use crate::installation::{Installation, cache_folder};
 use crate::system_identifier;
@@ -46,17 +47,7 @@ fn template(installation: &Installation, user: &ServerUser) -> Result<PathBuf> {
 }
 
 fn initdb(installation: &Installation, user: &ServerUser, data: &Path) -> Result<()> {
-    let program = installation.bindir.join("initdb");
-    let output = user
-        .command(&program)
-        .args(INITDB_OPTIONS)
-        .arg("--pgdata")
-        .arg(data)
-        .output()
-        .map_err(Error::io("run", &program))?;
-    if !output.status.success() {
-        return Err(Error::command(&program, &output));
-    }
+    command::run(user.command(&installation.bindir.join("initdb")).args(INITDB_OPTIONS).arg("--pgdata").arg(data))?;
     // A copy gets WAL of its own from pg_resetwal: no need to copy a segment.
     let wal = data.join("pg_wal");
     for entry in fs::read_dir(&wal).map_err(Error::io("list", &wal))?.flatten() {
