@@ -4,7 +4,7 @@
 //! What they tell each other is in shared memory; none of them waits for another.
 
 mod blockers;
-pub mod clones;
+pub mod clone_upkeep;
 mod cut_short;
 mod discovery;
 mod ending;
@@ -15,11 +15,11 @@ pub mod keeper;
 pub mod launcher;
 pub mod manager;
 pub mod poller;
-pub mod pollers;
+pub mod polling;
 pub mod reconciling;
+pub mod recoveries;
 mod replaying;
 pub mod rescue;
-pub mod rescues;
 mod returns;
 mod skips;
 pub mod slot_worker;

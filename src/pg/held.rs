@@ -9,7 +9,7 @@
 use super::executor::{Change, Row};
 use super::logicalrep::Tuple;
 use super::open_table::{Lifetime, OpenTable};
-use super::slots::{Slots, new_slot};
+use super::row_slots::{Slots, new_slot};
 use super::{transaction, tuple};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, pg_sys};

@@ -13,7 +13,7 @@ use super::compat;
 use super::find::Finder;
 use super::held::Held;
 use super::logicalrep::{self, Opened, RelMapEntry};
-use super::slots::{Slots, new_slot};
+use super::row_slots::{Slots, new_slot};
 use super::tuple::{Columns, Input};
 use super::untrusted_user::AppliesAs;
 use pgrx::pg_sys::{self, Oid};

@@ -7,9 +7,9 @@ use super::difference::Difference;
 use super::judge::{Author, Found, Verdict};
 use super::ledger::Ledger;
 use super::pair::Pair;
+use super::reach::Reach;
 use super::refused::Refused;
 use super::rows::name;
-use super::views::View;
 use super::write::{Did, write};
 use crate::apply::touched::Touched;
 use crate::pg::apply_as::ApplyAs;
@@ -43,7 +43,7 @@ impl Writer<'_, '_> {
         difference: &Difference,
         verdict: Verdict,
         (source, target): (Option<&Found>, Option<&Found>),
-        theirs: &View,
+        theirs: &Reach,
         must_look_again: bool,
     ) -> Result<Did, RecoverError> {
         let content = match self.content(difference, verdict, (source, target))? {
@@ -145,7 +145,7 @@ impl Writer<'_, '_> {
 }
 
 /// Ends the transaction of a row: commits what was written, with the time at which the source's version was.
-pub(super) fn end(did: Did, committed: Option<&(Timestamp, Author)>, theirs: &View) {
+pub(super) fn end(did: Did, committed: Option<&(Timestamp, Author)>, theirs: &Reach) {
     if did == Did::Written {
         // Of an unknown age, hence older than all that is known: no time at all would stand for now.
         let at = committed.map_or(1, |(at, _)| at.0);

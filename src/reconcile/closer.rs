@@ -11,10 +11,10 @@ use super::difference::{Difference, Differences};
 use super::judge::{Found, Verdict};
 use super::ledger::Ledger;
 use super::pair::Pair;
+use super::reach::Reach;
 use super::removed::Removed;
 use super::rows::{KeyText, Rows, there};
 use super::standing::Standing;
-use super::views::View;
 use super::waits::Waits;
 use crate::apply::touched::Touched;
 use crate::pg::apply_as::ApplyAs;
@@ -40,7 +40,7 @@ struct Both {
     keys: BTreeMap<u32, Vec<KeyText>>,
     source: HashMap<u32, Rows>,
     target: HashMap<u32, Rows>,
-    theirs: View,
+    theirs: Reach,
     source_lacks: BTreeSet<String>,
     target_lacks: BTreeSet<String>,
 }
@@ -74,7 +74,7 @@ impl CloserLook<'_, '_> {
         for difference in &open {
             self.ledger.leave(self.touched, difference.relation, &difference.key, Why::Busy);
         }
-        let theirs = View::default();
+        let theirs = Reach::default();
         for difference in open {
             self.put_back(&difference, None, &theirs);
         }
@@ -214,12 +214,12 @@ impl CloserLook<'_, '_> {
         }
     }
 
-    fn take_away(&mut self, difference: &Difference, late: &Found, theirs: &View) -> Result<(), RecoverError> {
+    fn take_away(&mut self, difference: &Difference, late: &Found, theirs: &Reach) -> Result<(), RecoverError> {
         let mut writer = writer(self.pair, self.ledger, self.touched, self.apply_as);
         self.removed.take_away(&mut writer, difference, late, theirs, &self.waits.errors_now)
     }
 
-    fn put_back(&mut self, difference: &Difference, target: Option<&Found>, theirs: &View) {
+    fn put_back(&mut self, difference: &Difference, target: Option<&Found>, theirs: &Reach) {
         let mut writer = writer(self.pair, self.ledger, self.touched, self.apply_as);
         self.removed.put_back(&mut writer, difference, target, theirs);
     }

@@ -1,7 +1,7 @@
 //! The two nodes whose rows are compared: who they are, and what each knows of the others.
 
 use super::judge::{Author, Found, Replay};
-use super::views::{self, View};
+use super::reach::{self, Reach};
 use crate::apply::touched::Touched;
 use crate::intent::document::Intent;
 use crate::node::native::NativeProvider;
@@ -50,7 +50,7 @@ impl<'a> Pair<'a> {
 impl Pair<'_> {
     /// Looks at what stays as it is while rows are compared.
     pub(super) fn learn(&mut self) -> Result<(), RecoverError> {
-        self.tables = transaction::run(views::tables)?;
+        self.tables = transaction::run(reach::tables)?;
         self.own_reconcile = Some(transaction::run(origin::of_reconcile));
         let among = [self.local, self.failed, self.source_name.as_str()];
         let peers = transaction::run(|| NativeProvider.peers())?;
@@ -58,14 +58,14 @@ impl Pair<'_> {
         Ok(())
     }
 
-    pub(super) fn view_target(&mut self) -> Result<View, RecoverError> {
-        let view = transaction::run(|| views::of_target(None))?;
+    pub(super) fn view_target(&mut self) -> Result<Reach, RecoverError> {
+        let view = transaction::run(|| reach::of_target(None))?;
         self.own_origins.clone_from(&view.origins);
         Ok(view)
     }
 
-    pub(super) fn view_source(&mut self, ours: &View) -> Result<View, RecoverError> {
-        let view = views::of_source(&mut self.source, ours.slots.get(&self.source_name).map(String::as_str))?;
+    pub(super) fn view_source(&mut self, ours: &Reach) -> Result<Reach, RecoverError> {
+        let view = reach::of_source(&mut self.source, ours.slots.get(&self.source_name).map(String::as_str))?;
         self.origins.clone_from(&view.origins);
         Ok(view)
     }

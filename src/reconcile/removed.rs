@@ -4,8 +4,8 @@ use super::ask::Side;
 use super::bring::{Committed, Content, Writer, end};
 use super::difference::Difference;
 use super::judge::{Found, Verdict};
+use super::reach::Reach;
 use super::rows::KeyText;
-use super::views::View;
 use super::write::Did;
 use crate::pg::spill::{Place, Shelf};
 use crate::recover::error::RecoverError;
@@ -72,7 +72,7 @@ impl Removed {
         writer: &mut Writer<'_, '_>,
         difference: &Difference,
         target: &Found,
-        theirs: &View,
+        theirs: &Reach,
         errors_now: &HashMap<String, i64>,
     ) -> Result<(), RecoverError> {
         let Ok(values) = writer.values_of(Side::Target, difference, target, |_| true)? else { return Ok(()) };
@@ -90,7 +90,7 @@ impl Removed {
         writer: &mut Writer<'_, '_>,
         difference: &Difference,
         target: Option<&Found>,
-        theirs: &View,
+        theirs: &Reach,
     ) {
         if let (Some((committed, content)), None) = (self.take(difference), target) {
             let did = writer.write_content(difference.relation, Verdict::Insert, &content, None);

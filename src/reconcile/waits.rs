@@ -1,7 +1,7 @@
 //! Until each of the two nodes has passed what the other had: before that nothing is judged.
 
 use super::pair::Pair;
-use super::views::{self, View};
+use super::reach::{self, Reach};
 use crate::counted::counted;
 use crate::guc;
 use crate::lsn::OriginLsn;
@@ -46,7 +46,7 @@ pub struct Waits {
 
 impl Waits {
     /// What the target failed to apply before this is nothing that is waited for.
-    pub(super) fn begin(&mut self, ours: &View) {
+    pub(super) fn begin(&mut self, ours: &Reach) {
         self.errors.clone_from(&ours.errors);
     }
 
@@ -56,14 +56,14 @@ impl Waits {
         &mut self,
         pair: &mut Pair<'_>,
         counts: &mut Counts,
-        ours: &View,
+        ours: &Reach,
         with_own: bool,
     ) -> Result<BTreeSet<String>, RecoverError> {
         let mut failing = Failing::default();
         loop {
             let theirs = pair.view_source(ours)?;
             let slot = theirs.slots.get(pair.local).map(String::as_str);
-            let now = transaction::run(|| views::of_target(slot))?;
+            let now = transaction::run(|| reach::of_target(slot))?;
             let mut lacks: BTreeMap<String, OriginLsn> = BTreeMap::new();
             for (node, applied) in &ours.applied {
                 let is_asked = node != pair.failed && *node != pair.source_name;
@@ -102,7 +102,7 @@ impl Waits {
     }
 
     /// Tells of the source's subscriptions that cannot apply what comes, each once.
-    fn note_stuck(&self, pair: &Pair<'_>, counts: &mut Counts, failing: &Failing, theirs: &View) {
+    fn note_stuck(&self, pair: &Pair<'_>, counts: &mut Counts, failing: &Failing, theirs: &Reach) {
         for node in &failing.stuck {
             let name = theirs.subscriptions.get(node).map_or("…", String::as_str);
             let (source, errors) = (&pair.source_name, theirs.errors.get(node).copied().unwrap_or(0));
@@ -129,7 +129,7 @@ impl Waits {
     pub(super) fn for_target(
         &mut self,
         pair: &mut Pair<'_>,
-        theirs: &View,
+        theirs: &Reach,
         errors_at_removal: Option<&HashMap<String, i64>>,
     ) -> Result<BTreeSet<String>, RecoverError> {
         loop {
@@ -174,7 +174,7 @@ impl Waits {
 
 /// Whether what the source has of the failed node came late there as well, and is not made good yet: it holds its peers'
 /// WAL for it. Where there is nobody else to ask, both have what there is.
-fn is_source_late(pair: &mut Pair<'_>, ours: &View) -> Result<bool, RecoverError> {
+fn is_source_late(pair: &mut Pair<'_>, ours: &Reach) -> Result<bool, RecoverError> {
     if !pair.has_others {
         return Ok(false);
     }
@@ -215,7 +215,7 @@ struct Failing {
 }
 
 impl Failing {
-    fn look(&mut self, lacks: &BTreeMap<String, OriginLsn>, theirs: &View) {
+    fn look(&mut self, lacks: &BTreeMap<String, OriginLsn>, theirs: &Reach) {
         self.stuck.clear();
         for node in lacks.keys() {
             let errors = theirs.errors.get(node).copied().unwrap_or(0);

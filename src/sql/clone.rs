@@ -16,7 +16,7 @@ use crate::slot::clone_error::CloneError;
 use crate::slot::clone_name::is_clone_name;
 use crate::slot::snapshot::require_reader;
 use crate::wake;
-use crate::worker::clones;
+use crate::worker::clone_upkeep;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 
@@ -39,7 +39,7 @@ fn recovery_clones() -> TableIterator<
     ),
 > {
     require_reader("recovery_clones");
-    let rows = clones::registered().or_raise().into_iter().map(|clone| {
+    let rows = clone_upkeep::registered().or_raise().into_iter().map(|clone| {
         let slot = clone.slot.as_ref();
         (
             clone.record.slot,

@@ -13,17 +13,15 @@ use crate::intent::document::{Journal, Suspension};
 use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Origin, ReplicationProvider, Subscription};
-use crate::node::registry;
-use crate::node::servers;
+use crate::node::{registry, servers};
 use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, role, setting, slot, wal};
-use crate::recover::progress;
-use crate::recover::strangers;
+use crate::recover::{progress, strangers};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::snapshot::{self, Snapshot};
-use crate::worker::clones::{self, Hears};
+use crate::worker::clone_upkeep::{self, Hears};
 use crate::{guc, reconcile};
 use pgrx::datum::ToIsoString;
 use pgrx::prelude::*;
@@ -301,7 +299,7 @@ fn apply_workers() -> Check {
 
 /// The clones on this node.
 fn clones() -> Vec<CloneFacts> {
-    clones::registered()
+    clone_upkeep::registered()
         .or_raise()
         .into_iter()
         .map(|clone| CloneFacts {

@@ -1,5 +1,5 @@
 //! Rows that earlier recoveries could not judge are looked at again: within the next recovery on this node, whoever's it is,
-//! and by a worker of their own when there is none (src/worker/rescues.rs). What still cannot be judged stays kept.
+//! and by a worker of their own when there is none (src/worker/recoveries.rs). What still cannot be judged stays kept.
 
 use super::reconciling::{compare_moved, while_reconciling};
 use super::rescue::{Rescue, goes_on};

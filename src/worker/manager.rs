@@ -3,11 +3,11 @@
 //! It never waits for a peer (pollers do that) nor for a user's transaction (lock_timeout; the next round tries again). What it
 //! cannot tend it skips and says so (skips.rs).
 
-use super::clones::{Clones, Home};
+use super::clone_upkeep::{Clones, Home};
 use super::discovery::{self, Discovery};
 use super::keeper::Keeper;
-use super::pollers::{self, Wanted};
-use super::rescues::{self, Rescues};
+use super::polling::{self, Wanted};
+use super::recoveries::{self, Recoveries};
 use super::skips::{self, Skips};
 use crate::failpoint::{self, names};
 use crate::guc;
@@ -68,10 +68,10 @@ pub fn run(index: usize, database: Oid) -> ! {
         said: Vec::new(),
         busy_since: HashMap::new(),
         discovery: Discovery::default(),
-        pollers: pollers::Pollers::new(index),
+        pollers: polling::Pollers::new(index),
         clones: Clones::new(index),
         keeper: Keeper::new(index),
-        rescues: Rescues::new(index),
+        recoveries: Recoveries::new(index),
     };
     loop {
         if interrupts::shutdown_requested() {
@@ -138,10 +138,10 @@ struct Manager {
     /// What somebody else has had a hand on in every round since then.
     busy_since: HashMap<String, Instant>,
     discovery: Discovery,
-    pollers: pollers::Pollers,
+    pollers: polling::Pollers,
     clones: Clones,
     keeper: Keeper,
-    rescues: Rescues,
+    recoveries: Recoveries,
 }
 
 impl Manager {
@@ -149,7 +149,7 @@ impl Manager {
     fn round(&mut self) -> Duration {
         let peers: Vec<PeerEntry> = shmem::lock().peers(self.index).to_vec();
         let is_spare = self.index == shmem::spare_entry();
-        let (clones, keeper, rescues) = (&mut self.clones, &mut self.keeper, &mut self.rescues);
+        let (clones, keeper, recoveries) = (&mut self.clones, &mut self.keeper, &mut self.recoveries);
         let discovery = &mut self.discovery;
         let mut skips = Skips::default();
         let seen = transaction::caught(|| {
@@ -165,8 +165,8 @@ impl Manager {
                 kept = skips.each(|| "the recovery slot".to_owned(), || keeper.look(nodes));
             }
             let recovery = match nodes {
-                Some(_) => rescues.look(&peers, &mut skips),
-                None => Some(rescues::Wanted::default()),
+                Some(_) => recoveries.look(&peers, &mut skips),
+                None => Some(recoveries::Wanted::default()),
             };
             Ok::<_, RegistryError>((found, cloned, kept, recovery))
         });
@@ -192,7 +192,7 @@ impl Manager {
             nap = nap.min(self.keeper.act(round));
         }
         if let Some(wanted) = recovery.filter(|_| !is_spare) {
-            nap = nap.min(self.rescues.act(&wanted));
+            nap = nap.min(self.recoveries.act(&wanted));
         }
         self.note_round(skips);
         match found {

@@ -115,7 +115,7 @@ fn on_exit() {
         };
         rescue.end_sqlstate = interrupts::reported();
         if rescue.end == AttemptEnd::Untold {
-            // The manager writes down what this one cannot (rescues.rs).
+            // The manager writes down what this one cannot (recoveries.rs).
             rescue.failures = rescue.failures.saturating_add(1);
         }
         shared.call_manager(index)

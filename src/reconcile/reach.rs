@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 
 /// A node's progress.
 #[derive(Clone, Debug, Default)]
-pub struct View {
+pub struct Reach {
     /// How far it has applied each node that it receives from, and how far it is past it where that held nothing for it.
     pub applied: HashMap<String, OriginLsn>,
     pub passed: HashMap<String, OriginLsn>,
@@ -41,9 +41,9 @@ pub struct View {
 }
 
 /// This node. `source_slot`: the slot here that the source receives by. Needs a transaction with a snapshot.
-pub fn of_target(source_slot: Option<&str>) -> Result<View, RecoverError> {
+pub fn of_target(source_slot: Option<&str>) -> Result<Reach, RecoverError> {
     let seen = snapshot();
-    let mut view = View::default();
+    let mut view = Reach::default();
     for position in positions::own_positions()? {
         let Some(node) = position.origin.as_ref().map(ToString::to_string) else { continue };
         let confirmed = seen.as_ref().map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(position.subscription));
@@ -114,8 +114,8 @@ fn errors_of(subscription: Oid) -> Result<i64, RecoverError> {
 }
 
 /// The source. `target_slot`: the slot there that the target receives by.
-pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<View, RecoverError> {
-    let mut view = View::default();
+pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<Reach, RecoverError> {
+    let mut view = Reach::default();
     let rows = source.rows(
         "SELECT p.origin_node, p.applied_lsn, p.passed_lsn,
                 p.origin_id, p.slot_name, CASE WHEN s.subenabled THEN 1 ELSE 0 END, s.subname,

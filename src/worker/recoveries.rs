@@ -73,7 +73,7 @@ struct Again {
 }
 
 #[derive(Debug)]
-pub struct Rescues {
+pub struct Recoveries {
     index: usize,
     known: Option<[u8; 16]>,
     /// What users had said of it when they were last listened to.
@@ -85,9 +85,9 @@ pub struct Rescues {
     returns: Returns,
 }
 
-impl Rescues {
-    pub fn new(index: usize) -> Rescues {
-        Rescues {
+impl Recoveries {
+    pub fn new(index: usize) -> Recoveries {
+        Recoveries {
             index,
             known: None,
             heard: 0,
