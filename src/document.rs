@@ -216,7 +216,7 @@ fn is_same_member(one: &Value, other: &Value) -> bool {
 
 /// The kinds of documents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum DocumentKind {
     /// In the label of the extension's schema.
     Journal,
     /// In the label of the database.
@@ -231,7 +231,7 @@ pub enum Kind {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{} cannot be read", self.what())]
 pub struct Unreadable {
-    pub kind: Kind,
+    pub kind: DocumentKind,
     /// What has the label, as SECURITY LABEL names it (`SCHEMA spock`); of kept rows the number of the large object.
     pub object: String,
     pub error: DocumentError,
@@ -241,37 +241,37 @@ impl Unreadable {
     fn what(&self) -> String {
         let object = &self.object;
         match self.kind {
-            Kind::Journal => format!("the journal of recoveries in the label of {object}"),
-            Kind::RetentionRecord => format!("the retention record in the label of {object}"),
-            Kind::SubscriptionLabel => format!("the label of {object}"),
-            Kind::KeptRows => format!("large object {object} with the rows that a recovery could not judge"),
+            DocumentKind::Journal => format!("the journal of recoveries in the label of {object}"),
+            DocumentKind::RetentionRecord => format!("the retention record in the label of {object}"),
+            DocumentKind::SubscriptionLabel => format!("the label of {object}"),
+            DocumentKind::KeptRows => format!("large object {object} with the rows that a recovery could not judge"),
         }
     }
 
     /// Its name among the checks of the health check.
     pub fn name(&self) -> String {
         match self.kind {
-            Kind::Journal => "journal".to_owned(),
-            Kind::RetentionRecord => "retention record".to_owned(),
-            Kind::SubscriptionLabel => format!("label of {}", self.object),
-            Kind::KeptRows => format!("large object {}", self.object),
+            DocumentKind::Journal => "journal".to_owned(),
+            DocumentKind::RetentionRecord => "retention record".to_owned(),
+            DocumentKind::SubscriptionLabel => format!("label of {}", self.object),
+            DocumentKind::KeptRows => format!("large object {}", self.object),
         }
     }
 
     /// What holds until it can be read.
     pub fn holds(&self) -> &'static str {
         match self.kind {
-            Kind::Journal => {
+            DocumentKind::Journal => {
                 "No recovery begins or goes on here, suspended subscriptions stay disabled, recovery slots and clones hold, and no node is \
                  dropped."
             }
-            Kind::RetentionRecord => {
+            DocumentKind::RetentionRecord => {
                 "The recovery slot holds, nobody can be recovered from or on this node, and no node is dropped."
             }
-            Kind::SubscriptionLabel => {
+            DocumentKind::SubscriptionLabel => {
                 "The subscription counts as nobody's, the recovery slot holds, no recovery begins on this node, and no node is dropped."
             }
-            Kind::KeptRows => "They stay kept, and are not compared; the local node is not dropped.",
+            DocumentKind::KeptRows => "They stay kept, and are not compared; the local node is not dropped.",
         }
     }
 
@@ -279,7 +279,7 @@ impl Unreadable {
     pub fn removal(&self) -> String {
         let object = &self.object;
         match self.kind {
-            Kind::KeptRows => format!("SELECT pg_catalog.lo_unlink({object});"),
+            DocumentKind::KeptRows => format!("SELECT pg_catalog.lo_unlink({object});"),
             _ => format!("SECURITY LABEL FOR spock_recovery ON {object} IS NULL;"),
         }
     }
@@ -287,18 +287,18 @@ impl Unreadable {
     /// What its removal loses.
     pub fn loss(&self) -> &'static str {
         match self.kind {
-            Kind::Journal => {
+            DocumentKind::Journal => {
                 "unfinished recoveries, the rows that they could not judge, and which subscriptions they have disabled are \
                  forgotten (enable those by hand), and clones made for other nodes are dropped"
             }
-            Kind::RetentionRecord => {
+            DocumentKind::RetentionRecord => {
                 "what the recovery slot has kept up to then counts as lost: nobody is recovered from it that failed before"
             }
-            Kind::SubscriptionLabel => {
+            DocumentKind::SubscriptionLabel => {
                 "the node that the subscription comes from is asked for its name again; where it does not answer, \
                  spock.sub_set_origin() says it"
             }
-            Kind::KeptRows => "these rows are not compared any more",
+            DocumentKind::KeptRows => "these rows are not compared any more",
         }
     }
 }

@@ -68,7 +68,7 @@ pub fn applied_of_former_runs(former: &Former, lives: impl IntoIterator<Item = L
 
 /// What was known of the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Known {
+pub struct KnownRun {
     /// How far it was applied here before it came back, and by which subscriptions.
     pub applied: OriginLsn,
     pub subscriptions: Subscriptions,
@@ -91,7 +91,7 @@ pub struct Now {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum ReturnVerdict {
     GoesOn,
     /// Another server under the old name.
     OtherServer,
@@ -108,12 +108,12 @@ pub enum Verdict {
     },
 }
 
-pub fn judge(known: Known, now: &Now) -> Verdict {
+pub fn judge(known: KnownRun, now: &Now) -> ReturnVerdict {
     if known.system_identifier.is_some_and(|known| known != now.system_identifier) {
-        return Verdict::OtherServer;
+        return ReturnVerdict::OtherServer;
     }
     if known.run == Some(now.run) {
-        return Verdict::GoesOn;
+        return ReturnVerdict::GoesOn;
     }
     let applied = known.applied;
     // A timeline that is not in its history was left somewhere: by the earliest fork that it tells of, at the latest.
@@ -124,12 +124,12 @@ pub fn judge(known: Known, now: &Now) -> Verdict {
     if let Some((timeline, fork)) = forks.min_by_key(|(_, fork)| *fork)
         && *fork < applied
     {
-        return Verdict::ForkedBelow { timeline: *timeline, fork: *fork, applied };
+        return ReturnVerdict::ForkedBelow { timeline: *timeline, fork: *fork, applied };
     }
-    if now.start < applied { Verdict::HasLess { start: now.start, applied } } else { Verdict::GoesOn }
+    if now.start < applied { ReturnVerdict::HasLess { start: now.start, applied } } else { ReturnVerdict::GoesOn }
 }
 
-impl Known {
+impl KnownRun {
     /// Whether a subscription had applied something of what the node was. One that was made since has not, and skips nothing of
     /// what the node is now. Of more than are remembered any may have.
     pub fn concerns(&self, subscription: u32) -> bool {
@@ -137,19 +137,19 @@ impl Known {
     }
 }
 
-impl Verdict {
+impl ReturnVerdict {
     /// Why it may not go on, for a log and the health check; None if it may.
     pub fn reason(self, node: &str) -> Option<String> {
         match self {
-            Verdict::GoesOn => None,
-            Verdict::OtherServer => {
+            ReturnVerdict::GoesOn => None,
+            ReturnVerdict::OtherServer => {
                 Some(format!("node \"{node}\" is back as another server (its system identifier is not the one it had)"))
             }
-            Verdict::HasLess { start, applied } => Some(format!(
+            ReturnVerdict::HasLess { start, applied } => Some(format!(
                 "node \"{node}\" is back from an older copy: it began to write at {start}, and this node has applied it up \
                  to {applied}"
             )),
-            Verdict::ForkedBelow { timeline, fork, applied } => Some(format!(
+            ReturnVerdict::ForkedBelow { timeline, fork, applied } => Some(format!(
                 "node \"{node}\" is back on timeline {timeline}, which forked at {fork}, and this node has applied it up to \
                  {applied}"
             )),
@@ -178,8 +178,8 @@ pub fn forks_from_text(text: &str) -> Option<Vec<(u32, OriginLsn)>> {
 mod tests {
     use super::*;
 
-    fn known(applied: u64, timeline: Option<u32>) -> Known {
-        Known {
+    fn known(applied: u64, timeline: Option<u32>) -> KnownRun {
+        KnownRun {
             applied: OriginLsn(applied),
             subscriptions: first_of([5]),
             system_identifier: Some(7),
@@ -196,22 +196,22 @@ mod tests {
     #[test]
     fn one_that_was_never_restarted_goes_on_wherever_it_began() {
         let same_run = Now { run: Timestamp(1), ..now(5, &[(1, 0)]) };
-        assert_eq!(judge(known(100, Some(1)), &same_run), Verdict::GoesOn);
-        let unknown_run = Known { run: None, ..known(100, Some(1)) };
-        assert!(matches!(judge(unknown_run, &same_run), Verdict::HasLess { .. }));
-        assert_eq!(judge(known(100, Some(1)), &Now { system_identifier: 8, ..same_run }), Verdict::OtherServer);
+        assert_eq!(judge(known(100, Some(1)), &same_run), ReturnVerdict::GoesOn);
+        let unknown_run = KnownRun { run: None, ..known(100, Some(1)) };
+        assert!(matches!(judge(unknown_run, &same_run), ReturnVerdict::HasLess { .. }));
+        assert_eq!(judge(known(100, Some(1)), &Now { system_identifier: 8, ..same_run }), ReturnVerdict::OtherServer);
     }
 
     #[test]
     fn a_node_with_its_own_wal_goes_on() {
         for start in [100, 101, 5000] {
-            assert_eq!(judge(known(100, Some(1)), &now(start, &[(1, 0)])), Verdict::GoesOn, "{start}");
+            assert_eq!(judge(known(100, Some(1)), &now(start, &[(1, 0)])), ReturnVerdict::GoesOn, "{start}");
         }
     }
 
     #[test]
     fn a_subscription_that_was_made_since_is_not_judged_by_what_the_node_was() {
-        let of = |subscriptions: &[u32]| Known {
+        let of = |subscriptions: &[u32]| KnownRun {
             subscriptions: first_of(subscriptions.iter().copied()),
             ..known(100, None)
         };
@@ -245,8 +245,8 @@ mod tests {
         // What the new run has kept of the former one lies below its start.
         let kept = applied(&[life(3, 120, 900), life(4, 150, 950)]);
         assert_eq!(
-            judge(Known { applied: OriginLsn(kept), ..known(0, Some(1)) }, &now(150, &[(1, 0)])),
-            Verdict::GoesOn
+            judge(KnownRun { applied: OriginLsn(kept), ..known(0, Some(1)) }, &now(150, &[(1, 0)])),
+            ReturnVerdict::GoesOn
         );
         // It never goes below what was known.
         assert_eq!(applied(&[life(2, 50, 10)]), 100);
@@ -255,37 +255,37 @@ mod tests {
     #[test]
     fn one_byte_less_is_an_older_copy() {
         let verdict = judge(known(100, Some(1)), &now(99, &[(1, 0)]));
-        assert_eq!(verdict, Verdict::HasLess { start: OriginLsn(99), applied: OriginLsn(100) });
+        assert_eq!(verdict, ReturnVerdict::HasLess { start: OriginLsn(99), applied: OriginLsn(100) });
         assert!(verdict.reason("n1").is_some_and(|reason| reason.contains("older copy")));
     }
 
     #[test]
     fn a_promoted_standby_goes_on_if_its_fork_is_not_below() {
-        assert_eq!(judge(known(100, Some(1)), &now(100, &[(2, 100), (1, 0)])), Verdict::GoesOn);
-        let below = Verdict::ForkedBelow { timeline: 2, fork: OriginLsn(99), applied: OriginLsn(100) };
+        assert_eq!(judge(known(100, Some(1)), &now(100, &[(2, 100), (1, 0)])), ReturnVerdict::GoesOn);
+        let below = ReturnVerdict::ForkedBelow { timeline: 2, fork: OriginLsn(99), applied: OriginLsn(100) };
         assert_eq!(judge(known(100, Some(1)), &now(300, &[(2, 99), (1, 0)])), below);
     }
 
     #[test]
     fn of_several_forks_since_the_known_timeline_the_earliest_counts() {
         let history = [(4, 500), (3, 50), (2, 40), (1, 0)];
-        let below = Verdict::ForkedBelow { timeline: 3, fork: OriginLsn(50), applied: OriginLsn(100) };
+        let below = ReturnVerdict::ForkedBelow { timeline: 3, fork: OriginLsn(50), applied: OriginLsn(100) };
         assert_eq!(judge(known(100, Some(2)), &now(600, &history)), below);
         // Forks that were known before are part of what was applied.
-        assert_eq!(judge(known(100, Some(3)), &now(600, &history)), Verdict::GoesOn);
+        assert_eq!(judge(known(100, Some(3)), &now(600, &history)), ReturnVerdict::GoesOn);
     }
 
     #[test]
     fn a_history_without_the_known_timeline_is_another_branch() {
-        let below = Verdict::ForkedBelow { timeline: 2, fork: OriginLsn(60), applied: OriginLsn(100) };
+        let below = ReturnVerdict::ForkedBelow { timeline: 2, fork: OriginLsn(60), applied: OriginLsn(100) };
         assert_eq!(judge(known(100, Some(3)), &now(600, &[(4, 500), (2, 60), (1, 0)])), below);
     }
 
     #[test]
     fn another_server_under_the_old_name_never_goes_on() {
         let other = Now { system_identifier: 8, ..now(500, &[(1, 0)]) };
-        assert_eq!(judge(known(100, Some(1)), &other), Verdict::OtherServer);
-        assert_eq!(judge(Known { system_identifier: None, ..known(100, None) }, &other), Verdict::GoesOn);
+        assert_eq!(judge(known(100, Some(1)), &other), ReturnVerdict::OtherServer);
+        assert_eq!(judge(KnownRun { system_identifier: None, ..known(100, None) }, &other), ReturnVerdict::GoesOn);
     }
 
     #[test]

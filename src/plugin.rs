@@ -30,7 +30,7 @@ const PACK_BYTES: core::ffi::c_int = 32 * 1024;
 const KEPT_BYTES: core::ffi::c_int = 8 * PACK_BYTES;
 
 /// What belongs to one stream, in `output_plugin_private`.
-struct Stream {
+struct PluginStream {
     parameters: Parameters,
     /// For one change, reset after it.
     change_context: pg_sys::MemoryContext,
@@ -46,7 +46,7 @@ struct Stream {
     _place: place::StreamGuard,
 }
 
-impl Stream {
+impl PluginStream {
     /// The transaction is this server's own, of a recovery.
     unsafe fn is_reconciled(&self, txn: *mut pg_sys::ReorderBufferTXN) -> bool {
         // SAFETY: the caller's promise: the transaction at hand.
@@ -110,8 +110,15 @@ unsafe extern "C-unwind" fn startup(
         let pack = pg_sys::makeStringInfo();
         pg_sys::MemoryContextSwitchTo(previous);
         let _place = place::begin_stream();
-        let stream =
-            Stream { parameters, change_context, pack, is_over: false, is_wanted: false, is_begun: false, _place };
+        let stream = PluginStream {
+            parameters,
+            change_context,
+            pack,
+            is_over: false,
+            is_wanted: false,
+            is_begun: false,
+            _place,
+        };
         let stream = PgMemoryContexts::For((*context).context).leak_and_drop_on_delete(stream);
         (*context).output_plugin_private = stream.cast();
     }
@@ -119,9 +126,9 @@ unsafe extern "C-unwind" fn startup(
 
 /// # Safety
 /// `context` must be that of a stream, after its start-up.
-unsafe fn stream<'a>(context: *mut pg_sys::LogicalDecodingContext) -> Option<&'a mut Stream> {
+unsafe fn stream<'a>(context: *mut pg_sys::LogicalDecodingContext) -> Option<&'a mut PluginStream> {
     // SAFETY: null while a slot is created; else set in `startup`, used by one callback at a time.
-    unsafe { (*context).output_plugin_private.cast::<Stream>().as_mut() }
+    unsafe { (*context).output_plugin_private.cast::<PluginStream>().as_mut() }
 }
 
 /// Called while WAL is read, with the origin's id alone.
@@ -370,7 +377,7 @@ impl RowChange {
 unsafe fn send_begin(
     context: *mut pg_sys::LogicalDecodingContext,
     txn: *mut pg_sys::ReorderBufferTXN,
-    stream: &mut Stream,
+    stream: &mut PluginStream,
 ) {
     if std::mem::replace(&mut stream.is_begun, true) {
         return;
@@ -387,7 +394,11 @@ unsafe fn send_begin(
 }
 
 /// The types and columns of a table, before its first row.
-unsafe fn send_columns(context: *mut pg_sys::LogicalDecodingContext, stream: &mut Stream, table: pg_sys::Relation) {
+unsafe fn send_columns(
+    context: *mut pg_sys::LogicalDecodingContext,
+    stream: &mut PluginStream,
+    table: pg_sys::Relation,
+) {
     // SAFETY: the caller's promise: an open relation; attributes are laid out by its descriptor.
     unsafe {
         let descriptor = (*table).rd_att;
@@ -410,7 +421,7 @@ unsafe fn send_columns(context: *mut pg_sys::LogicalDecodingContext, stream: &mu
 /// One message: behind those that wait to be sent, or at once.
 unsafe fn write(
     context: *mut pg_sys::LogicalDecodingContext,
-    stream: &mut Stream,
+    stream: &mut PluginStream,
     message: impl FnOnce(pg_sys::StringInfo),
 ) {
     message(stream.pack);
@@ -423,7 +434,7 @@ unsafe fn write(
 }
 
 /// What was written, if anything. Each sending is a system call here, and two and a wake-up at the receiver.
-unsafe fn send(context: *mut pg_sys::LogicalDecodingContext, stream: &mut Stream) {
+unsafe fn send(context: *mut pg_sys::LogicalDecodingContext, stream: &mut PluginStream) {
     // SAFETY: the caller's promise: in a callback of the stream's context.
     unsafe {
         let pack = stream.pack;

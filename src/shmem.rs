@@ -261,23 +261,25 @@ impl Shared {
 
     /// The entry of a database, by its oid.
     pub fn index_of(&mut self, database: pg_sys::Oid) -> Option<usize> {
-        self.databases().iter().position(|entry| entry.phase != Phase::Free && entry.database == database)
+        self.databases().iter().position(|entry| entry.phase != ManagerPhase::Free && entry.database == database)
     }
 
     /// Takes an entry for a database: a free one, else the spare one. None if that is in use too.
     pub fn take_entry(&mut self, database: pg_sys::Oid) -> Option<usize> {
-        let index = self.databases().iter().position(|entry| entry.phase == Phase::Free)?;
+        let index = self.databases().iter().position(|entry| entry.phase == ManagerPhase::Free)?;
         self.free_entry(index);
         let entry = &mut self.databases()[index];
         entry.database = database;
-        entry.phase = Phase::Starting;
+        entry.phase = ManagerPhase::Starting;
         Some(index)
     }
 
     /// Entries that are neither free nor of a manager that has found its extension: databases that are being looked at,
     /// until the look's worker slot is free again.
     pub fn looks(&mut self) -> usize {
-        let is_look = |entry: &&DatabaseEntry| !matches!(entry.phase, Phase::Free | Phase::Running | Phase::Waiting);
+        let is_look = |entry: &&DatabaseEntry| {
+            !matches!(entry.phase, ManagerPhase::Free | ManagerPhase::Running | ManagerPhase::Waiting)
+        };
         self.databases().iter().filter(is_look).count()
     }
 
@@ -387,7 +389,7 @@ impl Shared {
         let mut pids = Vec::new();
         for index in 0..entry_count() {
             let entry = self.databases()[index];
-            if entry.phase == Phase::Free || entry.database != database {
+            if entry.phase == ManagerPhase::Free || entry.database != database {
                 continue;
             }
             pids.push(entry.manager_pid);

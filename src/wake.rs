@@ -3,7 +3,7 @@
 
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
-use crate::pg::hooks::Change;
+use crate::pg::hooks::CatalogChange;
 use crate::pg::{latch, origin, process};
 use crate::{shmem, stand_aside};
 use std::cell::Cell;
@@ -27,10 +27,10 @@ pub fn manager() -> bool {
 }
 
 /// A catalog of interest is being changed by the present transaction.
-pub fn note(change: Change) {
+pub fn note(change: CatalogChange) {
     match change {
-        Change::ThisDatabase => THIS_DATABASE.set(true),
-        Change::Database => ANY_DATABASE.set(true),
+        CatalogChange::ThisDatabase => THIS_DATABASE.set(true),
+        CatalogChange::Database => ANY_DATABASE.set(true),
     }
 }
 

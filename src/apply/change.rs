@@ -2,18 +2,18 @@
 //! logged; it stops the rescue only where the administrator wants that (`spock.rescue_conflict_resolution`).
 
 use super::conflict::{self, Existing, Incoming};
-use super::conflict_report::{self as report, Rows};
+use super::conflict_report::{self as report, RowTexts};
 use crate::guc::Policy;
 use crate::pg::apply_as::ApplyAs;
 use crate::pg::commit_ts::RowVersion;
-use crate::pg::executor::{Change, Leaf, Operation, Row};
+use crate::pg::executor::{Change, Leaf, Row, RowOperation};
 use crate::pg::logicalrep::Tuple;
 use crate::pg::open_table::OpenTables;
 use crate::pg::row_text::{author_of, index_name};
 use crate::pg::truncate::Truncation;
 use crate::pg::unique::InTheWay;
 use crate::pg::{commit_ts, origin};
-use crate::tally::conflict::{Kind, Resolution, Tally};
+use crate::tally::conflict::{ConflictKind, Resolution, Tally};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::elog::PgLogLevel;
@@ -44,7 +44,7 @@ impl Setting {
 
 /// What a transaction has done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct ChangesDone {
     pub rows: u64,
     pub conflicts: Vec<Tally>,
 }
@@ -56,13 +56,13 @@ pub struct ChangeApplier<'a> {
     pub policy: Policy,
     pub origin_lsn: crate::lsn::OriginLsn,
     pub committed_at: crate::pg::clock::Timestamp,
-    pub done: &'a mut Done,
+    pub done: &'a mut ChangesDone,
 }
 
 impl ChangeApplier<'_> {
     /// The row may be held until others can be stored with it.
     pub fn insert(&mut self, relation: u32, new: &Tuple) {
-        let mut change = Change::open(self.tables, relation, Operation::Insert, self.setting.apply_as);
+        let mut change = Change::open(self.tables, relation, RowOperation::Insert, self.setting.apply_as);
         if self.is_wanted(change.table()) {
             self.done.rows += 1;
             if change.may_hold() {
@@ -78,7 +78,7 @@ impl ChangeApplier<'_> {
     fn insert_row(&mut self, change: &mut Change, row: Row) {
         let (leaf, row) = change.leaf_of(row);
         let in_the_way = change.rows_in_the_way(&leaf, row, None);
-        if self.may_take_the_place_of(change, &leaf, &in_the_way, Kind::InsertExists, row, None) {
+        if self.may_take_the_place_of(change, &leaf, &in_the_way, ConflictKind::InsertExists, row, None) {
             put(change, &leaf, row, &in_the_way);
         }
     }
@@ -86,7 +86,7 @@ impl ChangeApplier<'_> {
     /// Stores the rows that were held, together. False: one of them meets a row that is there, and none was stored; then
     /// each is to be inserted, in a step of its own.
     pub fn insert_held(&mut self, relation: u32) -> bool {
-        let mut change = Change::open(self.tables, relation, Operation::Insert, self.setting.apply_as);
+        let mut change = Change::open(self.tables, relation, RowOperation::Insert, self.setting.apply_as);
         let is_done = change.insert_held();
         change.close(self.tables);
         is_done
@@ -94,7 +94,7 @@ impl ChangeApplier<'_> {
 
     /// Inserts one of the rows that were held. False: there are no more.
     pub fn insert_one_held(&mut self, relation: u32, place: usize) -> bool {
-        let mut change = Change::open(self.tables, relation, Operation::Insert, self.setting.apply_as);
+        let mut change = Change::open(self.tables, relation, RowOperation::Insert, self.setting.apply_as);
         let row = change.held(place);
         match row {
             Some(row) => self.insert_row(&mut change, row),
@@ -105,7 +105,7 @@ impl ChangeApplier<'_> {
     }
 
     pub fn update(&mut self, relation: u32, old: Option<&Tuple>, new: &Tuple) {
-        let mut change = Change::open(self.tables, relation, Operation::Update, self.setting.apply_as);
+        let mut change = Change::open(self.tables, relation, RowOperation::Update, self.setting.apply_as);
         if self.is_wanted(change.table()) {
             let key = old.unwrap_or(new);
             if !self.update_undisputed(&mut change, key, new) {
@@ -139,8 +139,10 @@ impl ChangeApplier<'_> {
         change.note_changed_columns(key, new);
         let (leaf, key) = change.leaf_of(key);
         match change.find(&leaf, key) {
-            None => self.miss(change, &leaf, Kind::UpdateMissing, key, Some(new)),
-            Some(found) if self.must_keep(change, &leaf, found, Kind::UpdateOriginDiffers, key, Some(new)) => (),
+            None => self.miss(change, &leaf, ConflictKind::UpdateMissing, key, Some(new)),
+            Some(found) if self.must_keep(change, &leaf, found, ConflictKind::UpdateOriginDiffers, key, Some(new)) => {
+                ()
+            }
             Some(found) => {
                 let row = change.modified(&leaf, key, found, new);
                 self.replace(change, &leaf, found, row);
@@ -154,7 +156,7 @@ impl ChangeApplier<'_> {
     fn replace(&mut self, change: &mut Change, leaf: &Leaf, found: Row, row: Row) {
         if change.stays(leaf, row) {
             let in_the_way = change.rows_in_the_way(leaf, row, Some(found));
-            if self.may_take_the_place_of(change, leaf, &in_the_way, Kind::UpdateExists, row, Some(found)) {
+            if self.may_take_the_place_of(change, leaf, &in_the_way, ConflictKind::UpdateExists, row, Some(found)) {
                 for other in &in_the_way {
                     change.delete(leaf, other.row);
                 }
@@ -166,7 +168,7 @@ impl ChangeApplier<'_> {
             let row = change.row_of_root(leaf, row);
             let (to, row) = change.leaf_of(row);
             let in_the_way = change.rows_in_the_way(&to, row, None);
-            if self.may_take_the_place_of(change, &to, &in_the_way, Kind::UpdateExists, row, Some(found)) {
+            if self.may_take_the_place_of(change, &to, &in_the_way, ConflictKind::UpdateExists, row, Some(found)) {
                 change.delete(leaf, found);
                 put(change, &to, row, &in_the_way);
             } else if change.has_identity_of(&to, &in_the_way) {
@@ -176,7 +178,7 @@ impl ChangeApplier<'_> {
     }
 
     pub fn delete(&mut self, relation: u32, old: &Tuple) {
-        let mut change = Change::open(self.tables, relation, Operation::Delete, self.setting.apply_as);
+        let mut change = Change::open(self.tables, relation, RowOperation::Delete, self.setting.apply_as);
         if self.is_wanted(change.table()) {
             let key = change.key_row(old);
             let (leaf, key) = change.leaf_of(key);
@@ -191,8 +193,8 @@ impl ChangeApplier<'_> {
 
     fn delete_judged(&mut self, change: &mut Change, leaf: &Leaf, key: Row) {
         match change.find(leaf, key) {
-            None => self.miss(change, leaf, Kind::DeleteMissing, key, None),
-            Some(found) if self.must_keep(change, leaf, found, Kind::DeleteOriginDiffers, key, None) => (),
+            None => self.miss(change, leaf, ConflictKind::DeleteMissing, key, None),
+            Some(found) if self.must_keep(change, leaf, found, ConflictKind::DeleteOriginDiffers, key, None) => (),
             Some(found) => change.delete(leaf, found),
         }
     }
@@ -203,7 +205,7 @@ impl ChangeApplier<'_> {
         let wanted = |table: Oid| self.is_wanted(table);
         let truncation = Truncation::open(relations, self.setting.apply_as, wanted);
         if !truncation.is_empty() {
-            let kind = Kind::TruncateOriginDiffers;
+            let kind = ConflictKind::TruncateOriginDiffers;
             let survives = |version: RowVersion| self.resolve(kind, version) == Resolution::KeepLocal;
             if commit_ts::is_tracked() && truncation.any_row(&survives) {
                 let details = vec![report::explanation(kind, None, None)];
@@ -227,21 +229,21 @@ impl ChangeApplier<'_> {
         change: &mut Change,
         leaf: &Leaf,
         in_the_way: &[InTheWay],
-        kind: Kind,
+        kind: ConflictKind,
         row: Row,
         changed: Option<Row>,
     ) -> bool {
         let kind = match in_the_way {
             [] => return true,
             [_] => kind,
-            _ => Kind::MultipleUniqueConflicts,
+            _ => ConflictKind::MultipleUniqueConflicts,
         };
         let versions: Vec<RowVersion> = in_the_way.iter().map(|other| change.version_of(other.row)).collect();
         let stays = versions.iter().any(|version| self.resolve(kind, *version) == Resolution::KeepLocal);
         let incoming = change.row_text(leaf, row);
         let details = in_the_way.iter().zip(&versions).map(|(other, version)| {
             let author = author_of(*version);
-            let rows = Rows {
+            let rows = RowTexts {
                 key: change.key_text(leaf, other.row, other.index),
                 existing: change.row_text(leaf, other.row),
                 incoming: incoming.clone(),
@@ -261,10 +263,10 @@ impl ChangeApplier<'_> {
     }
 
     /// There is no row to change.
-    fn miss(&mut self, change: &mut Change, leaf: &Leaf, kind: Kind, key: Row, new: Option<&Tuple>) {
+    fn miss(&mut self, change: &mut Change, leaf: &Leaf, kind: ConflictKind, key: Row, new: Option<&Tuple>) {
         let (identity, is_identity_full) = change.identity_text(leaf, key);
         let incoming = new.and_then(|new| change.sent_row_text(leaf, new));
-        let rows = Rows { identity, is_identity_full, incoming, ..Rows::default() };
+        let rows = RowTexts { identity, is_identity_full, incoming, ..RowTexts::default() };
         let details = vec![explained(report::explanation(kind, None, None), &rows)];
         self.settle(change, kind, Resolution::Skip, details);
     }
@@ -275,7 +277,7 @@ impl ChangeApplier<'_> {
         change: &mut Change,
         leaf: &Leaf,
         found: Row,
-        kind: Kind,
+        kind: ConflictKind,
         key: Row,
         new: Option<&Tuple>,
     ) -> bool {
@@ -285,7 +287,7 @@ impl ChangeApplier<'_> {
         }
         let resolution = self.resolve(kind, version);
         let (identity, is_identity_full) = change.identity_text(leaf, key);
-        let rows = Rows {
+        let rows = RowTexts {
             key: None,
             existing: change.row_text(leaf, found),
             incoming: new.and_then(|new| change.sent_row_text(leaf, new)),
@@ -297,7 +299,7 @@ impl ChangeApplier<'_> {
         resolution == Resolution::KeepLocal
     }
 
-    fn resolve(&self, kind: Kind, version: RowVersion) -> Resolution {
+    fn resolve(&self, kind: ConflictKind, version: RowVersion) -> Resolution {
         let incoming = Incoming { committed_at: self.committed_at, node: &self.setting.failed_node };
         conflict::resolve(self.policy, kind, incoming, self.existing(version))
     }
@@ -315,18 +317,18 @@ impl ChangeApplier<'_> {
     }
 
     /// A conflict that is resolved is logged and counted, where the rescue is not to wait at it.
-    fn settle(&mut self, change: &Change, kind: Kind, resolution: Resolution, details: Vec<String>) {
+    fn settle(&mut self, change: &Change, kind: ConflictKind, resolution: Resolution, details: Vec<String>) {
         let name = change.name();
         self.stop_if_told(&name, kind, &details);
         self.report(&name, kind, resolution, details);
         self.count(change.table(), kind, resolution);
     }
 
-    fn count(&mut self, table: Oid, kind: Kind, resolution: Resolution) {
+    fn count(&mut self, table: Oid, kind: ConflictKind, resolution: Resolution) {
         Tally { relation: table.to_u32(), kind, resolution, count: 1 }.add_to(&mut self.done.conflicts);
     }
 
-    fn report(&self, relation: &str, kind: Kind, resolution: Resolution, mut details: Vec<String>) {
+    fn report(&self, relation: &str, kind: ConflictKind, resolution: Resolution, mut details: Vec<String>) {
         details.push(report::outcome(&self.setting.failed_node, self.origin_lsn, Some(resolution)));
         let message = report::message(relation, kind);
         ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "conflict")
@@ -335,7 +337,7 @@ impl ChangeApplier<'_> {
     }
 
     /// An ERROR, with core's SQLSTATEs for conflicts, where the rescue is to wait at a conflict.
-    fn stop_if_told(&self, relation: &str, kind: Kind, details: &[String]) {
+    fn stop_if_told(&self, relation: &str, kind: ConflictKind, details: &[String]) {
         if self.policy != Policy::Error {
             return;
         }
@@ -360,7 +362,7 @@ impl ChangeApplier<'_> {
 }
 
 /// An explanation and the rows that it is about.
-fn explained(explanation: String, rows: &Rows) -> String {
+fn explained(explanation: String, rows: &RowTexts) -> String {
     match report::rows(rows) {
         shown if shown.is_empty() => explanation,
         shown => format!("{explanation}\n{shown}"),

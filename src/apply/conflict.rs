@@ -6,7 +6,7 @@
 
 use crate::guc::Policy;
 use crate::pg::clock::Timestamp;
-use crate::tally::conflict::{Kind, Resolution};
+use crate::tally::conflict::{ConflictKind, Resolution};
 
 /// The version of a row that is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +37,7 @@ pub fn replaces(incoming: Incoming<'_>, existing: Existing<'_>) -> bool {
 }
 
 /// How a conflict of that kind with a row that is there is resolved. Where the policy is to wait, this is what would be done.
-pub fn resolve(policy: Policy, kind: Kind, incoming: Incoming<'_>, existing: Existing<'_>) -> Resolution {
+pub fn resolve(policy: Policy, kind: ConflictKind, incoming: Incoming<'_>, existing: Existing<'_>) -> Resolution {
     let applies = match (policy, existing) {
         // Its transactions come in their own order.
         (_, Existing::OfTheFailedNode) | (Policy::ApplyRemote, _) => true,
@@ -78,8 +78,10 @@ mod tests {
 
     #[test]
     fn the_policy_decides_between_what_comes_and_what_others_wrote() {
+        use ConflictKind::{
+            DeleteOriginDiffers, InsertExists, TruncateOriginDiffers, UpdateExists, UpdateOriginDiffers,
+        };
         use Existing::{OfTheFailedNode, OfUnknownAge};
-        use Kind::{DeleteOriginDiffers, InsertExists, TruncateOriginDiffers, UpdateExists, UpdateOriginDiffers};
         use Policy::{ApplyRemote, Error, KeepLocal, LastUpdateWins};
         let (older, newer) = (of(9, "n3"), of(11, "n3"));
         for (policy, kind, existing, expected) in [

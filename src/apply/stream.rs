@@ -12,7 +12,7 @@ use crate::pg::latch::{self, WaitEvent};
 use crate::pg::text::to_server;
 use crate::pg::timeout::{TimedOut, with_limit};
 use crate::pg::transaction;
-use crate::pg::walreceiver::{self, Answer, Received, StreamFailure, WalReceiverConnection};
+use crate::pg::walreceiver::{self, ConnectionAnswer, Received, StreamFailure, WalReceiverConnection};
 use crate::remote::error::RemoteError;
 use crate::remote::report::PeerReport;
 use std::ffi::{CStr, CString};
@@ -213,8 +213,8 @@ fn execute(connection: &mut WalReceiverConnection, command: &CStr, limit: Durati
     let answer = transaction::run_without_snapshot(|| with_limit(limit, || connection.execute(command, 0)))
         .map_err(|TimedOut| RemoteError::TimedOut(limit))?;
     match answer {
-        Answer::Error { sqlstate: None, message } => Err(RemoteError::Lost(message)),
-        Answer::Error { sqlstate: code, message } => {
+        ConnectionAnswer::Error { sqlstate: None, message } => Err(RemoteError::Lost(message)),
+        ConnectionAnswer::Error { sqlstate: code, message } => {
             Err(RemoteError::of_peer(PeerReport::parse(&message).with_sqlstate(code)))
         }
         _ => Ok(()),

@@ -1,7 +1,7 @@
 //! The failed node's transactions, one after another: each is committed with its origin, its position there and its commit
 //! time, so that data and progress are one (the counterpart of worker.c's apply_handle_begin and apply_handle_commit).
 
-use super::change::{ChangeApplier, Done, Setting};
+use super::change::{ChangeApplier, ChangesDone, Setting};
 use super::stream::Receiver;
 use super::touched::{Relation, Touched};
 use crate::failpoint::{self, names};
@@ -16,7 +16,7 @@ use crate::tally::replayed::Totals;
 use pgrx::PgSqlErrorCode;
 
 /// The transaction that is coming in.
-struct Incoming {
+struct IncomingTransaction {
     committed_at: Timestamp,
     origin_lsn: OriginLsn,
     /// Not applied before.
@@ -25,10 +25,10 @@ struct Incoming {
     is_collected: bool,
     /// Given up by recover_skip().
     is_skipped: bool,
-    done: Done,
+    done: ChangesDone,
 }
 
-impl Incoming {
+impl IncomingTransaction {
     fn applier<'a>(&'a mut self, setting: &'a Setting, tables: &'a mut OpenTables) -> ChangeApplier<'a> {
         ChangeApplier {
             tables,
@@ -50,7 +50,7 @@ pub struct Applier {
     skips: Vec<OriginLsn>,
     context: MessageContext,
     tables: OpenTables,
-    incoming: Option<Incoming>,
+    incoming: Option<IncomingTransaction>,
     is_over: bool,
     /// The tables at hand, for an error's sake, by the source's ids.
     at_hand: Vec<u32>,
@@ -139,13 +139,13 @@ impl Applier {
     }
 
     fn begin(&mut self, committed_at: Timestamp) {
-        self.incoming = Some(Incoming {
+        self.incoming = Some(IncomingTransaction {
             committed_at,
             origin_lsn: OriginLsn::ZERO,
             is_wanted: false,
             is_collected: false,
             is_skipped: false,
-            done: Done::default(),
+            done: ChangesDone::default(),
         });
     }
 

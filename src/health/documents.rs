@@ -18,7 +18,7 @@ pub fn unreadable(document: &Unreadable) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::document::{DocumentError, Kind};
+    use crate::document::{DocumentError, DocumentKind};
 
     #[test]
     fn it_is_told_which_document_why_and_what_to_type() {
@@ -28,10 +28,14 @@ mod tests {
             unreadable(&Unreadable { kind, object: object.to_owned(), error: error.clone() })
         };
         for (kind, object, removal) in [
-            (Kind::Journal, "SCHEMA spock", "SECURITY LABEL FOR spock_recovery ON SCHEMA spock IS NULL;"),
-            (Kind::RetentionRecord, "DATABASE d", "SECURITY LABEL FOR spock_recovery ON DATABASE d IS NULL;"),
-            (Kind::SubscriptionLabel, "SUBSCRIPTION s", "SECURITY LABEL FOR spock_recovery ON SUBSCRIPTION s IS NULL;"),
-            (Kind::KeptRows, "16400", "SELECT pg_catalog.lo_unlink(16400);"),
+            (DocumentKind::Journal, "SCHEMA spock", "SECURITY LABEL FOR spock_recovery ON SCHEMA spock IS NULL;"),
+            (DocumentKind::RetentionRecord, "DATABASE d", "SECURITY LABEL FOR spock_recovery ON DATABASE d IS NULL;"),
+            (
+                DocumentKind::SubscriptionLabel,
+                "SUBSCRIPTION s",
+                "SECURITY LABEL FOR spock_recovery ON SUBSCRIPTION s IS NULL;",
+            ),
+            (DocumentKind::KeptRows, "16400", "SELECT pg_catalog.lo_unlink(16400);"),
         ] {
             let told = of(kind, object, &damaged);
             assert_eq!(told.status, Status::Critical);

@@ -6,15 +6,15 @@ mod server;
 mod slot;
 
 pub use peers::{
-    AskerFacts, NO_ROUTE, OWN_ERROR, PeerFacts, UnknownOriginFacts, asker, failing, peer, returned, source,
+    AskerHealth, NO_ROUTE, OWN_ERROR, PeerHealth, UnknownOriginFacts, asker, failing, peer, returned, source,
     unknown_origin,
 };
-pub use recovery::{RecoveryFacts, recovery};
+pub use recovery::{RecoveryHealth, recovery};
 pub use server::{
-    Capacity, ManagerFacts, Settings, apply_workers, capacity, commit_timestamps, copy, invalidation, manager,
+    Capacity, ManagerFacts, ServerSettings, apply_workers, capacity, commit_timestamps, copy, invalidation, manager,
     output_plugin, standby, wal_level,
 };
-pub use slot::{CloneFacts, SlotFacts, WaitingFacts, clone, retention, slot, vouching};
+pub use slot::{CloneHealth, SlotHealth, WaitingFacts, clone, retention, slot, vouching};
 
 use std::fmt;
 

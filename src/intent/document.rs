@@ -98,14 +98,14 @@ pub struct Failure {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum EndOutcome {
     Completed,
     Aborted,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct End {
-    pub outcome: Outcome,
+    pub outcome: EndOutcome,
     pub at: i64,
     /// Where the target's origin stood; None where nothing was replayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,8 +215,8 @@ impl Intent {
     /// The word for it in recovery_intents().
     pub fn phase_name(&self) -> &'static str {
         match (&self.end, &self.checkpoint) {
-            (Some(End { outcome: Outcome::Completed, .. }), _) => "completed",
-            (Some(End { outcome: Outcome::Aborted, .. }), _) => "aborted",
+            (Some(End { outcome: EndOutcome::Completed, .. }), _) => "completed",
+            (Some(End { outcome: EndOutcome::Aborted, .. }), _) => "aborted",
             (None, None) => "begun",
             (None, Some(checkpoint)) => checkpoint.phase.name(),
         }

@@ -5,7 +5,7 @@
 //! carries recoveries, one at a time.
 
 use super::document::{
-    Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Step, Suspension, Until,
+    Checkpoint, CloneRecord, End, EndOutcome, Failure, Intent, Journal, Phase, Request, Step, Suspension, Until,
 };
 use super::error::IntentError;
 use super::fault;
@@ -133,9 +133,9 @@ impl Journal {
     fn uncompared(&self, failed: &str) -> Option<(OriginLsn, u32)> {
         let of_node = self.intents.iter().filter(|intent| intent.request.failed == failed);
         of_node.fold(None, |known: Option<(OriginLsn, u32)>, intent| match (&intent.end, &intent.checkpoint) {
-            (Some(End { outcome: Outcome::Completed, .. }), _) => None,
+            (Some(End { outcome: EndOutcome::Completed, .. }), _) => None,
             // What it has kept is looked at by itself.
-            (Some(End { outcome: Outcome::Aborted, .. }), Some(checkpoint)) if !intent.has_kept_all() => {
+            (Some(End { outcome: EndOutcome::Aborted, .. }), Some(checkpoint)) if !intent.has_kept_all() => {
                 let first = (checkpoint.skip, intent.since_transaction);
                 Some(known.map_or(first, |(from, since)| (from.min(checkpoint.skip), since)))
             }
@@ -247,7 +247,7 @@ impl Journal {
         }
         intent.failure = None;
         (intent.is_attempted, intent.cut_short) = (false, 0);
-        intent.end = Some(End { outcome: Outcome::Completed, at, position: Some(position) });
+        intent.end = Some(End { outcome: EndOutcome::Completed, at, position: Some(position) });
         self.forget_old();
         Ok(())
     }
@@ -305,7 +305,7 @@ impl Journal {
             checkpoint.totals += done;
         }
         (intent.is_attempted, intent.cut_short) = (false, 0);
-        intent.end = Some(End { outcome: Outcome::Aborted, at, position: None });
+        intent.end = Some(End { outcome: EndOutcome::Aborted, at, position: None });
         self.forget_old();
         Ok(())
     }

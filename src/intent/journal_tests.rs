@@ -7,7 +7,7 @@ mod histories;
 mod records;
 
 use super::document::{
-    Checkpoint, CloneRecord, End, Failure, Intent, Journal, Outcome, Phase, Request, Suspension, Until,
+    Checkpoint, CloneRecord, End, EndOutcome, Failure, Intent, Journal, Phase, Request, Suspension, Until,
 };
 use super::error::IntentError;
 use super::journal::{Beginning, Resumable};
@@ -380,13 +380,13 @@ fn an_end_keeps_its_outcome_and_position_and_a_completed_one_has_no_failure() {
     journal.fail(id(1), failure(None), done(0)).expect("unfinished");
     journal.complete(id(1), OriginLsn(90), 8).expect("reconciling");
     let intent = journal.intent(id(1)).expect("kept");
-    assert_eq!(intent.end, Some(End { outcome: Outcome::Completed, at: 8, position: Some(OriginLsn(90)) }));
+    assert_eq!(intent.end, Some(End { outcome: EndOutcome::Completed, at: 8, position: Some(OriginLsn(90)) }));
     assert_eq!(intent.failure, None);
     let mut journal = journal_in(State::Replaying);
     journal.fail(id(1), failure(None), done(0)).expect("unfinished");
     journal.abort(id(1), done(4), 8).expect("unfinished");
     let intent = journal.intent(id(1)).expect("kept");
-    assert_eq!(intent.end, Some(End { outcome: Outcome::Aborted, at: 8, position: None }));
+    assert_eq!(intent.end, Some(End { outcome: EndOutcome::Aborted, at: 8, position: None }));
     assert_eq!(intent.totals(), done(6), "what the last attempt had done counts");
     assert_eq!(intent.failure, Some(failure(None)), "why it was aborted");
 }

@@ -4,7 +4,7 @@
 
 use super::document::Journal;
 use super::error::IntentError;
-use crate::document::{self, DocumentError, Kind, Stored, Unreadable};
+use crate::document::{self, DocumentError, DocumentKind, Stored, Unreadable};
 use crate::intent_id::IntentId;
 use crate::node::error::RegistryError;
 use crate::node::servers;
@@ -48,7 +48,7 @@ fn understood(schema: Option<Oid>, text: Option<&str>) -> Result<Journal, Regist
 
 fn unreadable(schema: Option<Oid>, error: DocumentError) -> Unreadable {
     let name = schema.and_then(catalog::schema_name).unwrap_or_default();
-    Unreadable { kind: Kind::Journal, object: format!("SCHEMA {}", quote_identifier(name)), error }
+    Unreadable { kind: DocumentKind::Journal, object: format!("SCHEMA {}", quote_identifier(name)), error }
 }
 
 /// The journal as it stands; empty where there is none, or where it was written elsewhere.

@@ -30,7 +30,7 @@ pub struct SubscriptionLabel {
 
 /// The document as it is written. Labels are world-readable: nothing secret ever enters it.
 #[derive(Serialize, Deserialize)]
-struct Document {
+struct LabelDocument {
     version: u32,
     system_identifier: u64,
     database: u32,
@@ -40,7 +40,7 @@ struct Document {
     connection: Option<String>,
 }
 
-impl document::Document for Document {
+impl document::Document for LabelDocument {
     const VERSION: u32 = 1;
 }
 
@@ -57,7 +57,7 @@ pub enum LabelError {
 impl SubscriptionLabel {
     /// What stands in the label of a subscription.
     pub fn read(text: Option<&str>, here: DatabaseIdentity) -> Stored<SubscriptionLabel> {
-        document::read(text, here).and_then(|document: Document| {
+        document::read(text, here).and_then(|document: LabelDocument| {
             let invalid = |reason: String| DocumentError::Malformed(reason);
             let origin = document.origin.as_deref().map(NodeName::parse).transpose();
             let origin = origin.map_err(|error| invalid(error.to_string()))?;
@@ -76,9 +76,9 @@ impl SubscriptionLabel {
         document::written_over(before, &self.document(), self.identity)
     }
 
-    fn document(&self) -> Document {
-        Document {
-            version: <Document as document::Document>::VERSION,
+    fn document(&self) -> LabelDocument {
+        LabelDocument {
+            version: <LabelDocument as document::Document>::VERSION,
             system_identifier: self.identity.system_identifier,
             database: self.identity.database,
             origin: self.origin.as_ref().map(ToString::to_string),

@@ -4,7 +4,7 @@ use super::error::RegistryError;
 use super::label::{SetBy, SubscriptionLabel};
 use super::provider::Subscription;
 use super::servers::here;
-use crate::document::{DocumentError, Kind, Stored, Unreadable};
+use crate::document::{DocumentError, DocumentKind, Stored, Unreadable};
 use crate::node_name::NodeName;
 use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::subscription;
@@ -46,5 +46,5 @@ pub fn set_label(subscription: Oid, label: &SubscriptionLabel) -> Result<(), Reg
 /// What is said of a subscription whose label cannot be read.
 pub fn unreadable_label(subscription: &str, error: DocumentError) -> Unreadable {
     let object = format!("SUBSCRIPTION {}", pgrx::spi::quote_identifier(subscription));
-    Unreadable { kind: Kind::SubscriptionLabel, object, error }
+    Unreadable { kind: DocumentKind::SubscriptionLabel, object, error }
 }

@@ -10,7 +10,7 @@ use super::guarded;
 use super::logicalrep::{self, RelMapEntry, Tuple};
 use super::open_table::{OpenTable, OpenTables, new_node};
 use super::relation_name;
-use super::tuple::{self, Columns};
+use super::tuple::{self, TupleColumns};
 use super::untrusted_user::AppliesAs;
 use super::{commit_ts, interrupts};
 use pgrx::PgSqlErrorCode;
@@ -40,7 +40,7 @@ unsafe extern "C-unwind" {
 
 /// What changes a row; the privilege that it needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Operation {
+pub enum RowOperation {
     Insert,
     Update,
     Delete,
@@ -67,17 +67,17 @@ impl Leaf {
 pub struct Change {
     pub(super) table: Box<OpenTable>,
     routing: Option<(*mut pg_sys::ModifyTableState, *mut PartitionTupleRouting)>,
-    operation: Operation,
+    operation: RowOperation,
     user: AppliesAs,
 }
 
 impl Change {
     /// Opens and locks the table of a change, and becomes who applies it. Needs a transaction with an active snapshot.
-    pub fn open(tables: &mut OpenTables, relation: u32, operation: Operation, apply_as: ApplyAs) -> Change {
+    pub fn open(tables: &mut OpenTables, relation: u32, operation: RowOperation, apply_as: ApplyAs) -> Change {
         let (table, user) = tables.take(relation, apply_as);
         // SAFETY: within a transaction; all is closed in `close`, or by the abort.
         unsafe {
-            if operation != Operation::Insert {
+            if operation != RowOperation::Insert {
                 require_updatable(table.entry);
             }
             (*table.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
@@ -164,9 +164,9 @@ impl Change {
                     let state = new_node::<pg_sys::ModifyTableState>(pg_sys::NodeTag::T_ModifyTableState);
                     (*state).ps.state = estate;
                     (*state).operation = match self.operation {
-                        Operation::Insert => pg_sys::CmdType::CMD_INSERT,
-                        Operation::Update => pg_sys::CmdType::CMD_UPDATE,
-                        Operation::Delete => pg_sys::CmdType::CMD_DELETE,
+                        RowOperation::Insert => pg_sys::CmdType::CMD_INSERT,
+                        RowOperation::Update => pg_sys::CmdType::CMD_UPDATE,
+                        RowOperation::Delete => pg_sys::CmdType::CMD_DELETE,
                     };
                     (*state).resultRelInfo = root;
                     let routing = guarded!(ExecSetupPartitionTupleRouting(estate, table));
@@ -198,7 +198,7 @@ impl Change {
                 pg_sys::execute_attr_map_slot(attributes, row.0, slot)
             };
             pg_sys::MemoryContextSwitchTo(previous);
-            let entry = if self.operation == Operation::Insert {
+            let entry = if self.operation == RowOperation::Insert {
                 std::ptr::null_mut()
             } else {
                 let entry = logicalrep::open_partition(entry, partition, attributes);
@@ -253,7 +253,7 @@ impl Change {
             let columns = if leaf.info == self.table.root {
                 self.table.columns()
             } else {
-                Columns {
+                TupleColumns {
                     map: (*leaf.entry).attrmap,
                     sent_types: (*leaf.entry).remoterel.atttyps,
                     inputs: None,

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 /// A catalog change that concerns the workers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Change {
+pub enum CatalogChange {
     /// A database was created, altered or dropped.
     Database,
     /// An extension, subscription, foreign server or user mapping of this database.
@@ -34,7 +34,7 @@ pub enum Utility<'a> {
 
 /// What src/worker does with it.
 pub struct Callbacks {
-    pub on_change: fn(Change),
+    pub on_change: fn(CatalogChange),
     /// Called after commit (true) or abort (false) of every transaction, when others see it. Must not raise.
     pub on_transaction_end: fn(bool),
     /// Called when a subtransaction commits (true) or aborts (false), with its nesting level (the transaction's own is 1). Must
@@ -88,11 +88,11 @@ unsafe extern "C-unwind" fn note_access(access: pg_sys::ObjectAccessType::Type, 
         return;
     }
     let change = match class {
-        pg_sys::DatabaseRelationId => Change::Database,
+        pg_sys::DatabaseRelationId => CatalogChange::Database,
         pg_sys::ExtensionRelationId | pg_sys::ForeignServerRelationId | pg_sys::UserMappingRelationId => {
-            Change::ThisDatabase
+            CatalogChange::ThisDatabase
         }
-        super::compat::SUBSCRIPTION_RELATION_ID => Change::ThisDatabase,
+        super::compat::SUBSCRIPTION_RELATION_ID => CatalogChange::ThisDatabase,
         _ => return,
     };
     if let Some(callbacks) = CALLBACKS.get() {

@@ -19,11 +19,11 @@ use std::ffi::{CStr, CString};
 thread_local! {
     /// What was told of each table: core keeps its own map to itself, and opens what is in it before anybody could look at the
     /// table.
-    static TOLD: RefCell<HashMap<u32, Told>> = RefCell::default();
+    static TOLD: RefCell<HashMap<u32, ToldRelation>> = RefCell::default();
 }
 
 #[derive(Clone)]
-struct Told {
+struct ToldRelation {
     /// As the server writes them.
     schema: CString,
     name: CString,
@@ -306,7 +306,7 @@ unsafe fn keep(relation: *mut pg_sys::LogicalRepRelation) {
             key.push(place);
             place = pg_sys::bms_next_member((*relation).attkeys, place);
         }
-        let told = Told {
+        let told = ToldRelation {
             schema: copy((*relation).nspname),
             name: copy((*relation).relname),
             columns: (0..count).map(|index| copy(*(*relation).attnames.add(index))).collect(),

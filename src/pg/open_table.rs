@@ -14,7 +14,7 @@ use super::find::Finder;
 use super::held::Held;
 use super::logicalrep::{self, Opened, RelMapEntry};
 use super::row_slots::{Slots, new_slot};
-use super::tuple::{Columns, Input};
+use super::tuple::{Input, TupleColumns};
 use super::untrusted_user::AppliesAs;
 use pgrx::pg_sys::{self, Oid};
 use std::cell::Cell;
@@ -222,11 +222,11 @@ impl OpenTable {
         self.lifetime == Lifetime::Change
     }
 
-    pub(super) fn columns(&self) -> Columns {
+    pub(super) fn columns(&self) -> TupleColumns {
         // SAFETY: the entry is open, the executor state alive.
         unsafe {
             let context = (*self.estate).es_query_cxt;
-            Columns {
+            TupleColumns {
                 map: (*self.entry).attrmap,
                 sent_types: (*self.entry).remoterel.atttyps,
                 inputs: Some(self.inputs),

@@ -8,7 +8,7 @@
 
 use super::compat;
 use super::relation_name::name_of;
-use super::spi_text::{self, Row};
+use super::spi_text::{self, TextRow};
 use super::text::{to_server, to_utf8};
 use crate::error::SqlError;
 use pgrx::pg_sys::{self, Oid};
@@ -163,7 +163,7 @@ pub fn each_row(
     schema: &str,
     name: &str,
     query: impl FnOnce(&OwnedTable) -> Result<String, OwnedTableError>,
-    see: impl FnMut(Row<'_>) -> bool,
+    see: impl FnMut(TextRow<'_>) -> bool,
 ) -> Result<(), OwnedTableError> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let missing = || OwnedTableError::Missing(format!("{schema}.{name}"));

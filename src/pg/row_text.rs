@@ -98,11 +98,11 @@ pub fn index_name(index: Oid) -> String {
 pub struct RowAuthor {
     pub transaction: u32,
     /// With the time of the commit, as text; None: not known.
-    pub committed: Option<(Writer, String)>,
+    pub committed: Option<(RowWriter, String)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Writer {
+pub enum RowWriter {
     Here,
     /// A replication origin, by its name.
     Origin(String),
@@ -114,8 +114,8 @@ pub enum Writer {
 pub fn author_of(version: RowVersion) -> RowAuthor {
     let committed = version.committed.map(|(at, id)| {
         let writer = match id {
-            origin::LOCAL => Writer::Here,
-            id => origin::name_of(id).map_or(Writer::Gone, Writer::Origin),
+            origin::LOCAL => RowWriter::Here,
+            id => origin::name_of(id).map_or(RowWriter::Gone, RowWriter::Origin),
         };
         (writer, time_text(at))
     });

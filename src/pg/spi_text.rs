@@ -26,9 +26,9 @@ pub enum Cell {
 }
 
 /// A row of a query.
-pub struct Row<'a>(*mut pg_sys::TupleTableSlot, PhantomData<&'a ()>);
+pub struct TextRow<'a>(*mut pg_sys::TupleTableSlot, PhantomData<&'a ()>);
 
-impl Row<'_> {
+impl TextRow<'_> {
     /// All its values.
     pub fn texts(&self) -> Vec<Option<String>> {
         // SAFETY: the slot holds a row of its descriptor, all of which was read.
@@ -81,12 +81,12 @@ impl Row<'_> {
 
 /// Runs a query that reads: `see` gets each row as the executor finds it, and says whether the next is wanted. What `see` takes
 /// of PostgreSQL's memory is freed before the next. Needs a transaction with a snapshot.
-pub fn each_row(query: &str, mut see: impl FnMut(Row<'_>) -> bool) {
+pub fn each_row(query: &str, mut see: impl FnMut(TextRow<'_>) -> bool) {
     let Some(query) = to_server(query) else { pgrx::error!("a query with a null byte") };
     // SAFETY: connected and finished here; receiver and context live as long as the query. An ERROR frees all of it.
     unsafe {
         pg_sys::SPI_connect();
-        let mut receiver = Receiver {
+        let mut receiver = TextReceiver {
             functions: pg_sys::DestReceiver {
                 receiveSlot: Some(receive),
                 rStartup: Some(start_up),
@@ -119,20 +119,20 @@ pub fn each_row(query: &str, mut see: impl FnMut(Row<'_>) -> bool) {
 
 /// Where the executor brings rows: a `DestReceiver` with what is its own behind it, as core's are made.
 #[repr(C)]
-struct Receiver<'a> {
+struct TextReceiver<'a> {
     functions: pg_sys::DestReceiver,
     context: pg_sys::MemoryContext,
-    see: &'a mut dyn FnMut(Row<'_>) -> bool,
+    see: &'a mut dyn FnMut(TextRow<'_>) -> bool,
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver: *mut pg_sys::DestReceiver) -> bool {
     // SAFETY: the executor gives back the receiver that it was given, with a row that is valid until this returns.
     unsafe {
-        let receiver = &mut *receiver.cast::<Receiver<'_>>();
+        let receiver = &mut *receiver.cast::<TextReceiver<'_>>();
         pg_sys::slot_getallattrs(slot);
         let previous = pg_sys::MemoryContextSwitchTo(receiver.context);
-        let goes_on = (receiver.see)(Row(slot, PhantomData));
+        let goes_on = (receiver.see)(TextRow(slot, PhantomData));
         pg_sys::MemoryContextSwitchTo(previous);
         pg_sys::MemoryContextReset(receiver.context);
         goes_on

@@ -28,7 +28,7 @@ pub struct Input {
 
 /// Where a row's columns come from: how those that were sent are read, by the columns of the slot to be filled.
 #[derive(Clone, Copy)]
-pub struct Columns {
+pub struct TupleColumns {
     /// By our columns, the sender's, or less than zero.
     pub map: *mut pg_sys::AttrMap,
     /// The types of the sender's columns, by the sender's oids.
@@ -43,7 +43,7 @@ pub struct Columns {
 ///
 /// # Safety
 /// `slot` must be of the columns' open table; the tuple's message context must be alive; values go into the current context.
-pub unsafe fn store(slot: *mut pg_sys::TupleTableSlot, columns: Columns, tuple: &Tuple) {
+pub unsafe fn store(slot: *mut pg_sys::TupleTableSlot, columns: TupleColumns, tuple: &Tuple) {
     // SAFETY: the caller's promise; `columns` visits the descriptor's attributes only.
     unsafe {
         pg_sys::ExecClearTuple(slot);
@@ -70,7 +70,7 @@ pub unsafe fn store(slot: *mut pg_sys::TupleTableSlot, columns: Columns, tuple: 
 pub unsafe fn modify(
     slot: *mut pg_sys::TupleTableSlot,
     existing: *mut pg_sys::TupleTableSlot,
-    columns: Columns,
+    columns: TupleColumns,
     tuple: &Tuple,
 ) {
     // SAFETY: the caller's promise.
@@ -186,7 +186,12 @@ fn status(tuple: &Tuple, sent: i16) -> u8 {
 }
 
 /// The value that was sent for column `index` of ours; None if none was.
-unsafe fn column(slot: *mut pg_sys::TupleTableSlot, columns: Columns, tuple: &Tuple, index: usize) -> Option<Column> {
+unsafe fn column(
+    slot: *mut pg_sys::TupleTableSlot,
+    columns: TupleColumns,
+    tuple: &Tuple,
+    index: usize,
+) -> Option<Column> {
     // SAFETY: the caller's promise: an attribute of the descriptor, whose map has as many entries.
     unsafe {
         let attribute = compat::attribute((*slot).tts_tupleDescriptor, index as i32);

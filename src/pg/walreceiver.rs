@@ -19,7 +19,7 @@ pub struct WalReceiverConnection {
 }
 
 /// What a peer answered to a command.
-pub enum Answer {
+pub enum ConnectionAnswer {
     /// Rows, all values in text form.
     Rows(Vec<Vec<Option<String>>>),
     /// A command without rows.
@@ -103,9 +103,9 @@ impl WalReceiverConnection {
     }
 
     /// Runs one command; `columns` is the number of columns it returns. Needs a transaction.
-    pub fn execute(&mut self, command: &CStr, columns: usize) -> Answer {
+    pub fn execute(&mut self, command: &CStr, columns: usize) -> ConnectionAnswer {
         let Some(execute) = functions().walrcv_exec else {
-            return Answer::Error { sqlstate: None, message: "no libpqwalreceiver".to_owned() };
+            return ConnectionAnswer::Error { sqlstate: None, message: "no libpqwalreceiver".to_owned() };
         };
         let types = vec![pg_sys::TEXTOID; columns];
         // SAFETY: the connection is open; the result is palloc'd in the current context, which ends with the transaction.
@@ -113,13 +113,13 @@ impl WalReceiverConnection {
             let result =
                 guarded!(execute(self.connection, command.as_ptr(), columns as core::ffi::c_int, types.as_ptr(),));
             match (*result).status {
-                pg_sys::WalRcvExecStatus::WALRCV_OK_TUPLES => Answer::Rows(read_rows(result, columns)),
-                pg_sys::WalRcvExecStatus::WALRCV_OK_COMMAND => Answer::Done,
-                pg_sys::WalRcvExecStatus::WALRCV_ERROR => Answer::Error {
+                pg_sys::WalRcvExecStatus::WALRCV_OK_TUPLES => ConnectionAnswer::Rows(read_rows(result, columns)),
+                pg_sys::WalRcvExecStatus::WALRCV_OK_COMMAND => ConnectionAnswer::Done,
+                pg_sys::WalRcvExecStatus::WALRCV_ERROR => ConnectionAnswer::Error {
                     sqlstate: ((*result).sqlstate != 0).then(|| unpack_sqlstate((*result).sqlstate)),
                     message: copy_string((*result).err).unwrap_or_default(),
                 },
-                _ => Answer::Error { sqlstate: None, message: "unexpected answer".to_owned() },
+                _ => ConnectionAnswer::Error { sqlstate: None, message: "unexpected answer".to_owned() },
             }
         }
     }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What a survivor has answered.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum SurvivorAnswer {
     Facts(Box<NodeFacts>),
     /// It could not be asked, or cannot be believed.
     Silent {
@@ -27,14 +27,14 @@ pub enum Answer {
 #[derive(Clone, Debug)]
 pub struct Survivor {
     pub node: String,
-    pub answer: Answer,
+    pub answer: SurvivorAnswer,
 }
 
 impl Survivor {
     pub fn facts(&self) -> Option<&NodeFacts> {
         match &self.answer {
-            Answer::Facts(facts) => Some(facts),
-            Answer::Silent { .. } => None,
+            SurvivorAnswer::Facts(facts) => Some(facts),
+            SurvivorAnswer::Silent { .. } => None,
         }
     }
 
@@ -50,8 +50,8 @@ pub type WishesOf<'a> = dyn Fn(&str, &str) -> Wishes + 'a;
 /// The plan for one survivor, from the best source among the others.
 pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &WishesOf<'_>) -> Plan {
     let facts = match &target.answer {
-        Answer::Facts(facts) => facts,
-        Answer::Silent { reason, finding } => {
+        SurvivorAnswer::Facts(facts) => facts,
+        SurvivorAnswer::Silent { reason, finding } => {
             return unanswered(failed, &target.node, None, "target_answers", *reason, finding);
         }
     };
@@ -99,7 +99,7 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         plan.advice = super::advice::of(&plan);
     }
     for survivor in others {
-        if let Answer::Silent { finding, .. } = &survivor.answer {
+        if let SurvivorAnswer::Silent { finding, .. } = &survivor.answer {
             plan.notes.push(format!("node \"{}\" may have more: {finding}", survivor.node));
         }
     }
@@ -205,8 +205,8 @@ fn chosen(plans: &[Plan]) -> Option<usize> {
 /// There is no source to look at.
 fn nobody(failed: &str, target: &Survivor, others: &[&Survivor]) -> Plan {
     let silent = others.iter().find_map(|survivor| match &survivor.answer {
-        Answer::Silent { reason, finding } => Some((*reason, finding.clone())),
-        Answer::Facts(_) => None,
+        SurvivorAnswer::Silent { reason, finding } => Some((*reason, finding.clone())),
+        SurvivorAnswer::Facts(_) => None,
     });
     let mut plan = match silent {
         Some((reason, finding)) => {
@@ -298,7 +298,7 @@ pub fn best_source(failed: &str, survivors: &[Survivor], wishes: &WishesOf<'_>) 
         (Reverse(facts.has_up_to()), lacked(&facts.node, survivors).len(), facts.recovered.len(), &facts.node)
     });
     let source = candidates.first()?;
-    let is_silent = |survivor: &Survivor| matches!(survivor.answer, Answer::Silent { .. });
+    let is_silent = |survivor: &Survivor| matches!(survivor.answer, SurvivorAnswer::Silent { .. });
     let confidence = if concerned.len() == 1 {
         Confidence::Low
     } else if survivors.iter().any(is_silent) || !unknown_nodes(failed, survivors).is_empty() {

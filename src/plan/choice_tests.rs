@@ -9,25 +9,25 @@ use crate::lsn::OriginLsn;
 use std::collections::HashSet;
 
 fn survivor(name: &str, applied: u64) -> Survivor {
-    Survivor { node: name.to_owned(), answer: Answer::Facts(Box::new(node(name, applied))) }
+    Survivor { node: name.to_owned(), answer: SurvivorAnswer::Facts(Box::new(node(name, applied))) }
 }
 
 fn silent(name: &str, reason: Reason) -> Survivor {
-    Survivor { node: name.to_owned(), answer: Answer::Silent { reason, finding: format!("{name} is silent") } }
+    Survivor { node: name.to_owned(), answer: SurvivorAnswer::Silent { reason, finding: format!("{name} is silent") } }
 }
 
 /// One whose slot has let everything go.
 fn empty(name: &str, applied: u64) -> Survivor {
     let mut facts = node(name, applied);
     facts.slot.released[0].released = OriginLsn(applied);
-    Survivor { node: name.to_owned(), answer: Answer::Facts(Box::new(facts)) }
+    Survivor { node: name.to_owned(), answer: SurvivorAnswer::Facts(Box::new(facts)) }
 }
 
 /// One that has nothing to do with the failed node.
 fn stranger(name: &str) -> Survivor {
     let mut facts = node(name, 0);
     facts.subscriptions.clear();
-    Survivor { node: name.to_owned(), answer: Answer::Facts(Box::new(facts)) }
+    Survivor { node: name.to_owned(), answer: SurvivorAnswer::Facts(Box::new(facts)) }
 }
 
 fn plan(survivors: &[Survivor]) -> Plan {
@@ -76,7 +76,7 @@ fn of_other(applied: u64) -> OtherFacts {
 fn with_facts(name: &str, applied: u64, other: &str, of_other: OtherFacts) -> Survivor {
     let mut facts = node(name, applied);
     facts.others.insert(other.to_owned(), of_other);
-    Survivor { node: name.to_owned(), answer: Answer::Facts(Box::new(facts)) }
+    Survivor { node: name.to_owned(), answer: SurvivorAnswer::Facts(Box::new(facts)) }
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn of_equals_one_that_lacks_nothing_of_another_silent_node_is_chosen_and_what_is
 fn of_equals_one_that_was_not_recovered_itself_is_asked_and_else_that_is_said() {
     let recovered = |node: &str, of: &str, applied| {
         let mut known = survivor(node, applied);
-        if let Answer::Facts(facts) = &mut known.answer {
+        if let SurvivorAnswer::Facts(facts) = &mut known.answer {
             facts.recovered.insert(of.to_owned());
         }
         known
@@ -189,7 +189,7 @@ fn who_does_not_subscribe_to_the_failed_node_is_neither_target_nor_source() {
 fn a_source_of_unknown_progress_may_have_more() {
     let mut facts = node("n3", 90);
     facts.subscriptions[0].applied = None;
-    let unknown = Survivor { node: "n3".to_owned(), answer: Answer::Facts(Box::new(facts)) };
+    let unknown = Survivor { node: "n3".to_owned(), answer: SurvivorAnswer::Facts(Box::new(facts)) };
     assert_eq!(
         outcome(&[survivor("n2", 20), unknown]),
         (Some("needs_rebuild"), "source_progress_unknown", Some("n3".to_owned()))
@@ -201,11 +201,13 @@ fn among(survivors: &[Survivor]) -> Vec<Survivor> {
     let is_one = |name: &str| survivors.iter().any(|survivor| survivor.node == name);
     let alone = |survivor: &Survivor| {
         let answer = match &survivor.answer {
-            Answer::Silent { reason, finding } => Answer::Silent { reason: *reason, finding: finding.clone() },
-            Answer::Facts(facts) => {
+            SurvivorAnswer::Silent { reason, finding } => {
+                SurvivorAnswer::Silent { reason: *reason, finding: finding.clone() }
+            }
+            SurvivorAnswer::Facts(facts) => {
                 let mut facts = facts.clone();
                 facts.peers.retain(|peer| is_one(&peer.node));
-                Answer::Facts(facts)
+                SurvivorAnswer::Facts(facts)
             }
         };
         Survivor { node: survivor.node.clone(), answer }
@@ -220,7 +222,7 @@ fn nodes_that_survivors_know_or_that_ask_them_are_named_where_they_are_unknown()
     assert_eq!(unknown(&[survivor("n2", 20), survivor("n3", 90)]), ["n4"]);
     let mut asked = node("n3", 90);
     asked.askers = ["n5", "n1", "n2", "n4", "two\nlines"].map(str::to_owned).to_vec();
-    let asked = Survivor { node: "n3".to_owned(), answer: Answer::Facts(Box::new(asked)) };
+    let asked = Survivor { node: "n3".to_owned(), answer: SurvivorAnswer::Facts(Box::new(asked)) };
     assert_eq!(unknown(&[survivor("n2", 20), asked, silent("n4", Reason::NodeUnreachable)]), ["n5"]);
     // What they have is not known either.
     let best = best_source("n1", &[survivor("n2", 20), survivor("n3", 90)], &|_, _| Wishes::default());

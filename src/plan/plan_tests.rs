@@ -1,6 +1,6 @@
 //! The plan at every boundary, and each condition failing alone.
 
-use super::choice::{Answer, Survivor};
+use super::choice::{Survivor, SurvivorAnswer};
 use super::facts::*;
 use super::outcome::{Outcome, Reason};
 use super::sample::{node, table};
@@ -282,7 +282,8 @@ fn a_target_that_has_applied_nothing_lacks_what_came_after_its_beginning() {
 }
 
 fn survivors(facts: Vec<NodeFacts>) -> Vec<Survivor> {
-    let survivor = |facts: NodeFacts| Survivor { node: facts.node.clone(), answer: Answer::Facts(Box::new(facts)) };
+    let survivor =
+        |facts: NodeFacts| Survivor { node: facts.node.clone(), answer: SurvivorAnswer::Facts(Box::new(facts)) };
     facts.into_iter().map(survivor).collect()
 }
 

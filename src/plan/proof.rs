@@ -10,7 +10,7 @@ mod tables;
 use super::Wishes;
 use super::facts::{NodeFacts, SubscriptionFacts};
 use super::outcome::Reason;
-use super::readiness::{Found, found, named};
+use super::readiness::{Finding, found, named};
 use crate::lsn::OriginLsn;
 use serde::{Serialize, Serializer};
 
@@ -42,7 +42,7 @@ impl Serialize for Condition {
 /// All conditions, in the order of their reasons.
 pub fn prove(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Vec<Condition> {
     let case = Case { failed, target, source, wishes };
-    let conditions: [(&'static str, Reason, Found); 37] = [
+    let conditions: [(&'static str, Reason, Finding); 37] = [
         ("no_other_recovery_runs_on_target", Reason::RecoveryRunning, case.no_other_recovery()),
         ("versions_understand_each_other", Reason::VersionDiffers, case.versions_understand_each_other()),
         ("target_knows_its_origins", Reason::TargetOriginUnknown, knows_its_origins(target)),
@@ -93,7 +93,7 @@ pub fn prove(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wish
         .collect()
 }
 
-fn knows_its_origins(node: &NodeFacts) -> Found {
+fn knows_its_origins(node: &NodeFacts) -> Finding {
     match node.unknown_origins.as_slice() {
         [] => Ok("every subscription's node is known".to_owned()),
         unknown => Err(format!(

@@ -10,7 +10,7 @@ use crate::health::judge;
 use serde::{Deserialize, Serialize};
 
 /// What a condition comes to: what was found, and whether that is as it must be.
-pub type Found = Result<String, String>;
+pub type Finding = Result<String, String>;
 
 /// At most this many things are named in a finding.
 const NAMED: usize = 5;
@@ -89,7 +89,7 @@ fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-pub(super) fn found(holds: bool, finding: String) -> Found {
+pub(super) fn found(holds: bool, finding: String) -> Finding {
     if holds { Ok(finding) } else { Err(finding) }
 }
 
@@ -102,31 +102,31 @@ pub(super) fn named(names: &[String]) -> String {
     text
 }
 
-pub(super) fn same_version((target, ours): (&str, &str), (source, theirs): (&str, &str)) -> Found {
+pub(super) fn same_version((target, ours): (&str, &str), (source, theirs): (&str, &str)) -> Finding {
     found(ours == theirs, format!("version {ours} on node \"{target}\", {theirs} on node \"{source}\""))
 }
 
-pub(super) fn wal_level_is_logical(node: &str, settings: &SettingsFacts) -> Found {
+pub(super) fn wal_level_is_logical(node: &str, settings: &SettingsFacts) -> Finding {
     let wal_level = &settings.wal_level;
     found(wal_level == "logical", format!("wal_level = {wal_level} on node \"{node}\""))
 }
 
-pub(super) fn plugin_is_listed(node: &str, settings: &SettingsFacts) -> Found {
-    let settings = judge::Settings {
+pub(super) fn plugin_is_listed(node: &str, settings: &SettingsFacts) -> Finding {
+    let settings = judge::ServerSettings {
         output_plugin_libraries: settings.output_plugin_libraries.clone(),
-        ..judge::Settings::default()
+        ..judge::ServerSettings::default()
     };
     let verdict = judge::output_plugin(&settings);
     let finding = format!("output_plugin_libraries of node \"{node}\": {}", verdict.details);
     found(verdict.status == judge::Status::Healthy, finding)
 }
 
-pub(super) fn role_may_replicate(node: &str, asker: &AskerFacts) -> Found {
+pub(super) fn role_may_replicate(node: &str, asker: &AskerFacts) -> Finding {
     let has = if asker.may_replicate { "has" } else { "has not" };
     found(asker.may_replicate, format!("role \"{}\" on node \"{node}\" {has} REPLICATION", asker.role))
 }
 
-pub(super) fn role_may_read(node: &str, asker: &AskerFacts, hidden: &[String]) -> Found {
+pub(super) fn role_may_read(node: &str, asker: &AskerFacts, hidden: &[String]) -> Finding {
     if hidden.is_empty() {
         return Ok(format!("role \"{}\" may read the tables on node \"{node}\"", asker.role));
     }
@@ -134,7 +134,7 @@ pub(super) fn role_may_read(node: &str, asker: &AskerFacts, hidden: &[String]) -
 }
 
 /// Whether so many more of what a server limits can be had.
-pub(super) fn is_free(node: &str, count: i64, limit: &Limit) -> Found {
+pub(super) fn is_free(node: &str, count: i64, limit: &Limit) -> Finding {
     let Limit { setting, used, limit } = limit;
     if count == 0 {
         return Ok("it is there".to_owned());

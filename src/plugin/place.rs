@@ -22,14 +22,14 @@ unsafe extern "C-unwind" {
 
 /// Whether a stream is there, and the transaction that it is at.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum At {
     NoStream,
     Between,
     In(OriginLsn),
 }
 
 thread_local! {
-    static PLACE: Cell<Place> = const { Cell::new(Place::NoStream) };
+    static PLACE: Cell<At> = const { Cell::new(At::NoStream) };
     static CONTEXT: RefCell<BottomContext> = const { RefCell::new(BottomContext::NONE) };
 }
 
@@ -38,7 +38,7 @@ pub struct StreamGuard(());
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        PLACE.set(Place::NoStream);
+        PLACE.set(At::NoStream);
     }
 }
 
@@ -49,26 +49,26 @@ impl Drop for StreamGuard {
 pub unsafe fn begin_stream() -> StreamGuard {
     // SAFETY: the callback adds a line; core's own context is there, so the stack is not empty.
     CONTEXT.with_borrow_mut(|context| unsafe { context.install(tell) });
-    PLACE.set(Place::Between);
+    PLACE.set(At::Between);
     StreamGuard(())
 }
 
 /// A transaction of the failed node begins.
 pub fn enter(origin_lsn: OriginLsn) {
-    PLACE.set(Place::In(origin_lsn));
+    PLACE.set(At::In(origin_lsn));
 }
 
 /// It has ended.
 pub fn leave() {
-    PLACE.set(Place::Between);
+    PLACE.set(At::Between);
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn tell(_argument: *mut core::ffi::c_void) {
     let origin_lsn = match PLACE.get() {
-        Place::NoStream => return,
-        Place::Between => None,
-        Place::In(lsn) => Some(lsn),
+        At::NoStream => return,
+        At::Between => None,
+        At::In(lsn) => Some(lsn),
     };
     // SAFETY: within errfinish, which calls this.
     let code = unpack_sqlstate(unsafe { pg_sys::geterrcode() });

@@ -15,14 +15,14 @@ unsafe extern "C-unwind" {
 
 /// A relation that changes were seen of.
 #[derive(Clone, Copy)]
-pub struct Known {
+pub struct KnownRelation {
     /// The table as which its rows are sent: itself, or an ancestor; None: they are not sent.
     pub sent_as: Option<pg_sys::Oid>,
     pub is_told: bool,
 }
 
 thread_local! {
-    static KNOWN: RefCell<HashMap<pg_sys::Oid, Known>> = RefCell::new(HashMap::new());
+    static KNOWN: RefCell<HashMap<pg_sys::Oid, KnownRelation>> = RefCell::new(HashMap::new());
 }
 
 /// Called once per process, before the first stream.
@@ -56,14 +56,14 @@ unsafe extern "C-unwind" fn forget(_argument: pg_sys::Datum, relation: pg_sys::O
 ///
 /// # Safety
 /// `relation` must be open, in a transaction with a (historic) snapshot.
-pub unsafe fn of(relation: pg_sys::Relation, parameters: &Parameters) -> Known {
+pub unsafe fn of(relation: pg_sys::Relation, parameters: &Parameters) -> KnownRelation {
     // SAFETY: the caller's promise.
     let oid = unsafe { (*relation).rd_id };
     if let Some(known) = KNOWN.with_borrow(|known| known.get(&oid).copied()) {
         return known;
     }
     // SAFETY: the caller's promise. The look-up may forget entries, so no borrow is held meanwhile.
-    let known = Known { sent_as: unsafe { sent_as(relation, parameters) }, is_told: false };
+    let known = KnownRelation { sent_as: unsafe { sent_as(relation, parameters) }, is_told: false };
     KNOWN.with_borrow_mut(|all| all.insert(oid, known));
     known
 }

@@ -8,7 +8,7 @@
 
 use super::rows::{Columns, KeyText, columns_of, text_of};
 use crate::apply::touched::{Key, Relation, Touched};
-use crate::document::{self, Document, DocumentError, Kind, Unreadable};
+use crate::document::{self, Document, DocumentError, DocumentKind, Unreadable};
 use crate::node::error::RegistryError;
 use crate::pg::spill::Spill;
 use crate::pg::{logicalrep, role, spi_text, text};
@@ -42,17 +42,17 @@ pub struct Table {
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct KeptHead {
     version: u32,
     tables: Vec<Table>,
 }
 
-impl Document for Head {
+impl Document for KeptHead {
     const VERSION: u32 = 1;
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Row(pub usize, pub Why, pub KeyText);
+pub struct KeptRow(pub usize, pub Why, pub KeyText);
 
 /// Collects rows that are to be kept.
 #[derive(Default)]
@@ -67,7 +67,7 @@ impl KeptRows {
     /// `is_gone`: a node's own recovery has deleted it there.
     pub fn add(&mut self, columns: &Columns<'_>, why: Why, key: &KeyText, is_gone: bool) {
         let place = self.place_of(columns, is_gone);
-        self.rows.push(line(&Row(place, why, key.clone())).as_bytes());
+        self.rows.push(line(&KeptRow(place, why, key.clone())).as_bytes());
     }
 
     pub fn note_refused(&mut self, columns: &Columns<'_>, message: String) {
@@ -100,7 +100,7 @@ impl KeptRows {
             return Ok(None);
         }
         self.rows.rewind();
-        let head = Head { version: Head::VERSION, tables: self.tables.clone() };
+        let head = KeptHead { version: KeptHead::VERSION, tables: self.tables.clone() };
         let mut piece = (document::to_text(&head) + "\n").into_bytes();
         let object = Spi::get_one::<Oid>("SELECT pg_catalog.lo_create(0)")?.unwrap_or(Oid::INVALID);
         let mut written = 0_i64;
@@ -141,7 +141,7 @@ pub fn present(objects: &BTreeSet<u32>) -> Result<BTreeSet<u32>, pgrx::spi::Erro
 
 /// Reads what was kept, as the active snapshot sees it; `see` gets the tables and each row. Returns how many rows there are;
 /// None if the large object is gone or empty. An Err if it holds something else than this version writes.
-pub fn read(object: u32, mut see: impl FnMut(&[Table], Row)) -> Result<Option<u64>, RecoverError> {
+pub fn read(object: u32, mut see: impl FnMut(&[Table], KeptRow)) -> Result<Option<u64>, RecoverError> {
     let (mut tables, mut rest, mut count): (Option<Vec<Table>>, Vec<u8>, u64) = (None, Vec::new(), 0);
     for first in (0_i32..).step_by(PAGES as usize) {
         let arguments: [DatumWithOid; 3] = [Oid::from_u32(object).into(), first.into(), (first + PAGES).into()];
@@ -186,7 +186,7 @@ pub fn unreadable_head(object: u32) -> Option<Unreadable> {
     let end = data.iter().position(|byte| *byte == b'\n')?;
     let line = Some(&data[..end]).filter(|line| !line.is_empty())?;
     let error = tables_of(line).err()?;
-    Some(Unreadable { kind: Kind::KeptRows, object: object.to_string(), error })
+    Some(Unreadable { kind: DocumentKind::KeptRows, object: object.to_string(), error })
 }
 
 /// The tables in the first line.
@@ -197,18 +197,18 @@ fn tables_of(line: &[u8]) -> Result<Vec<Table>, DocumentError> {
         return serde_json::from_slice(line).map_err(|_| malformed(()));
     }
     let text = std::str::from_utf8(line).map_err(|_| malformed(()))?;
-    document::parse(text).map(|head: Head| head.tables).map_err(|error| match error {
+    document::parse(text).map(|head: KeptHead| head.tables).map_err(|error| match error {
         later @ DocumentError::Later { .. } => later,
         DocumentError::Malformed(_) => malformed(()),
     })
 }
 
-fn row_of(line: &[u8]) -> Result<Row, DocumentError> {
+fn row_of(line: &[u8]) -> Result<KeptRow, DocumentError> {
     serde_json::from_slice(line).map_err(|_| DocumentError::Malformed("one of its lines is not a row".to_owned()))
 }
 
 fn unreadable(object: u32, error: DocumentError) -> RecoverError {
-    RegistryError::from(Unreadable { kind: Kind::KeptRows, object: object.to_string(), error }).into()
+    RegistryError::from(Unreadable { kind: DocumentKind::KeptRows, object: object.to_string(), error }).into()
 }
 
 /// What was kept.
@@ -233,7 +233,7 @@ impl Kept {
 /// None if it is gone. Needs a transaction with a snapshot.
 pub fn touched(object: u32) -> Result<Option<Kept>, RecoverError> {
     let (mut kept, mut known) = (Kept::default(), Vec::new());
-    let found = read(object, |tables, Row(place, _, key)| {
+    let found = read(object, |tables, KeptRow(place, _, key)| {
         if known.is_empty() {
             let learnt = |(place, table): (usize, &Table)| learn(kept.of(table.gone), place, table);
             known = tables.iter().enumerate().map(learnt).collect();
@@ -241,10 +241,10 @@ pub fn touched(object: u32) -> Result<Option<Kept>, RecoverError> {
         let values: Option<Vec<Vec<u8>>> =
             key.iter().map(|value| Some(text::to_server(value)?.as_bytes().to_vec())).collect();
         match (known.get(place), values) {
-            (Some(Found::AsItWas), Some(values)) => {
+            (Some(KeptFound::AsItWas), Some(values)) => {
                 kept.of(tables[place].gone).push_key(relation_of(place), values);
             }
-            (Some(Found::Dropped), _) => (),
+            (Some(KeptFound::Dropped), _) => (),
             _ => kept.incomparable += 1,
         }
     })?;
@@ -252,7 +252,7 @@ pub fn touched(object: u32) -> Result<Option<Kept>, RecoverError> {
 }
 
 /// What has become of a table of which rows are kept.
-enum Found {
+enum KeptFound {
     AsItWas,
     Changed,
     /// There are no rows of it to compare.
@@ -265,7 +265,7 @@ fn relation_of(place: usize) -> u32 {
 }
 
 /// Whether the table still is what it was here.
-fn learn(touched: &mut Touched, place: usize, table: &Table) -> Found {
+fn learn(touched: &mut Touched, place: usize, table: &Table) -> KeptFound {
     let Table { schema, name, columns, key, .. } = table;
     let names: Vec<String> = columns.iter().map(quote_literal).collect();
     let found = spi_text::rows(&format!(
@@ -280,7 +280,7 @@ fn learn(touched: &mut Touched, place: usize, table: &Table) -> Found {
     ));
     if found.is_empty() {
         pgrx::log!("rows of {schema}.{name} are not compared any more: there is no such table");
-        return Found::Dropped;
+        return KeptFound::Dropped;
     }
     let relation = relation_of(place);
     let has_them = found == [[Some(columns.len().to_string())]];
@@ -289,11 +289,11 @@ fn learn(touched: &mut Touched, place: usize, table: &Table) -> Found {
         let known = Relation { schema: schema.clone(), name: name.clone(), columns: columns.clone() };
         touched.note_relation(relation, known);
         if touched.learn_key(relation).is_some_and(|known| known.columns == *key) {
-            return Found::AsItWas;
+            return KeptFound::AsItWas;
         }
     }
     pgrx::log!("rows of {schema}.{name} are not compared any more: the table is not what it was");
-    Found::Changed
+    KeptFound::Changed
 }
 
 fn line(value: &impl Serialize) -> String {

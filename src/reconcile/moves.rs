@@ -14,16 +14,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Keys that were touched, or that a row which was touched has moved to, by our table and their hashes: one too many costs a
 /// look.
-pub struct Known(HashSet<u64>);
+pub struct KnownKeys(HashSet<u64>);
 
-impl Known {
-    pub fn of(touched: &mut Touched) -> Known {
+impl KnownKeys {
+    pub fn of(touched: &mut Touched) -> KnownKeys {
         touched.rewind();
         let mut known = HashSet::new();
         while let Some(key) = touched.next_bytes() {
             known.extend(hash_of(touched, &key));
         }
-        Known(known)
+        KnownKeys(known)
     }
 }
 
@@ -44,7 +44,7 @@ impl Moves {
 
 /// Reads all changes of keys that a node has seen, and what it has written of its own recoveries, in their order.
 pub struct MoveReader<'a> {
-    known: &'a mut Known,
+    known: &'a mut KnownKeys,
     pub moves: Moves,
     /// Our tables that the target replicates from the failed node.
     wanted: HashSet<Oid>,
@@ -55,7 +55,7 @@ pub struct MoveReader<'a> {
 }
 
 impl<'a> MoveReader<'a> {
-    pub fn new(known: &'a mut Known, wanted: HashSet<Oid>) -> MoveReader<'a> {
+    pub fn new(known: &'a mut KnownKeys, wanted: HashSet<Oid>) -> MoveReader<'a> {
         MoveReader {
             known,
             moves: Moves::default(),

@@ -7,7 +7,7 @@ use crate::apply::touched::{Key, Relation, Touched};
 use crate::document;
 use crate::pg::clock::Timestamp;
 use crate::pg::owned_table::{self, Comparison, OwnedTable, OwnedTableError};
-use crate::pg::spi_text::{Cell, Row};
+use crate::pg::spi_text::{Cell, TextRow};
 use crate::pg::{commit_ts, digest, origin, text};
 use pgrx::spi::quote_literal;
 use serde::{Deserialize, Serialize};
@@ -181,7 +181,7 @@ impl Question {
         Ok(meter.answer(|bytes| Answer::Sums(Sums { rows, hash: sums.hash, of_origin, bytes })))
     }
 
-    fn each_row(&self, see: impl FnMut(Row<'_>) -> bool) -> Result<(), OwnedTableError> {
+    fn each_row(&self, see: impl FnMut(TextRow<'_>) -> bool) -> Result<(), OwnedTableError> {
         if self.keys.is_empty() {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use super::judge::Verdict;
 use crate::pg::apply_as::ApplyAs;
-use crate::pg::executor::{Change, Operation};
+use crate::pg::executor::{Change, RowOperation};
 use crate::pg::logicalrep::Tuple;
 use crate::pg::open_table::OpenTables;
 use crate::pg::{origin, process, transaction, untrusted_user};
@@ -30,7 +30,7 @@ pub fn write(
     let (Some(row), Some(key_row)) = (Tuple::of_texts(values, columns), Tuple::of_texts(values, Some(key))) else {
         return Did::Refused;
     };
-    let operation = if verdict == Verdict::Delete { Operation::Delete } else { Operation::Update };
+    let operation = if verdict == Verdict::Delete { RowOperation::Delete } else { RowOperation::Update };
     let mut tables = OpenTables::default();
     let mut change = Change::open(&mut tables, relation, operation, apply_as);
     let key = change.key_row(&key_row);
@@ -60,7 +60,7 @@ pub fn write(
         tables.forget_all();
         return did;
     }
-    let mut change = Change::open(&mut tables, relation, Operation::Insert, apply_as);
+    let mut change = Change::open(&mut tables, relation, RowOperation::Insert, apply_as);
     let new = change.new_row(&row);
     let (leaf, new) = change.leaf_of(new);
     let is_free = change.rows_in_the_way(&leaf, new, None).is_empty();

@@ -13,7 +13,7 @@ use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
-use crate::pg::hooks::Change;
+use crate::pg::hooks::CatalogChange;
 use crate::pg::{catalog, transaction};
 use crate::plan::Wishes;
 use crate::slot::documents;
@@ -97,7 +97,7 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
         operation.leave();
         Ok::<_, RecoverError>(id)
     })?;
-    wake::note(Change::ThisDatabase);
+    wake::note(CatalogChange::ThisDatabase);
     let begun = storage::read()?;
     Ok((id, begun.intent(id).map_or(subscription, |intent| Oid::from_u32(intent.subscription))))
 }

@@ -11,7 +11,7 @@ use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::servers::{self, Role};
 use crate::pg::role;
-use crate::plan::choice::{self, Answer, Survivor};
+use crate::plan::choice::{self, Survivor, SurvivorAnswer};
 use crate::plan::facts::NodeFacts;
 use crate::plan::outcome::{Outcome, Reason};
 use crate::plan::{Plan, Wishes, from_source};
@@ -121,13 +121,13 @@ pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
         ways,
     };
     let own = facts::gather(failed)?;
-    gathered.survivors.push(Survivor { node: gathered.local.clone(), answer: Answer::Facts(Box::new(own)) });
+    gathered.survivors.push(Survivor { node: gathered.local.clone(), answer: SurvivorAnswer::Facts(Box::new(own)) });
     for peer in peers.iter().filter(|peer| peer.name.as_str() != failed) {
         let node = peer.name.to_string();
         let answer = match ask(&node, failed, &gathered.ways) {
-            Ok(facts) => Answer::Facts(Box::new(facts)),
+            Ok(facts) => SurvivorAnswer::Facts(Box::new(facts)),
             Err(error) => {
-                let answer = Answer::Silent { reason: reason_of(&error), finding: error.to_string() };
+                let answer = SurvivorAnswer::Silent { reason: reason_of(&error), finding: error.to_string() };
                 gathered.errors.insert(node.clone(), error);
                 answer
             }
@@ -213,8 +213,8 @@ impl Gathered {
     /// The facts of a survivor that must have answered.
     fn answer_of<'a>(&'a self, survivor: &'a Survivor) -> Result<&'a NodeFacts, PlanError> {
         match &survivor.answer {
-            Answer::Facts(facts) => Ok(facts),
-            Answer::Silent { .. } => Err(nothing_known(self.best(survivor))),
+            SurvivorAnswer::Facts(facts) => Ok(facts),
+            SurvivorAnswer::Silent { .. } => Err(nothing_known(self.best(survivor))),
         }
     }
 
@@ -257,8 +257,8 @@ impl Gathered {
 
     fn silent(&self) -> Vec<(String, String)> {
         let of = |survivor: &Survivor| match &survivor.answer {
-            Answer::Silent { finding, .. } => Some((survivor.node.clone(), finding.clone())),
-            Answer::Facts(_) => None,
+            SurvivorAnswer::Silent { finding, .. } => Some((survivor.node.clone(), finding.clone())),
+            SurvivorAnswer::Facts(_) => None,
         };
         self.survivors.iter().filter_map(of).collect()
     }

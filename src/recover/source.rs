@@ -324,7 +324,7 @@ impl Source {
     }
 
     /// Runs a question that answers rows of so many columns.
-    pub fn rows(&mut self, question: &str, columns: usize) -> Result<Vec<crate::remote::row::Row>, RecoverError> {
+    pub fn rows(&mut self, question: &str, columns: usize) -> Result<Vec<crate::remote::row::PeerRow>, RecoverError> {
         in_transaction(|| self.connection.query(question, columns)).map_err(|error| self.error(error))
     }
 

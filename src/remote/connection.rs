@@ -2,11 +2,11 @@
 
 use super::error::RemoteError;
 use super::report::PeerReport;
-use super::row::Row;
+use super::row::PeerRow;
 use crate::node::provider::Route;
 use crate::pg::text::to_server;
 use crate::pg::timeout::{TimedOut, with_limit};
-use crate::pg::walreceiver::{self, Answer, WalReceiverConnection};
+use crate::pg::walreceiver::{self, ConnectionAnswer, WalReceiverConnection};
 use std::ffi::CString;
 use std::time::Duration;
 
@@ -65,13 +65,18 @@ impl Connection {
     }
 
     /// Runs a question that returns `columns` columns. Needs a transaction.
-    pub fn query(&mut self, question: &str, columns: usize) -> Result<Vec<Row>, RemoteError> {
+    pub fn query(&mut self, question: &str, columns: usize) -> Result<Vec<PeerRow>, RemoteError> {
         rows_of(self.ask(question, columns, self.limit)?)
     }
 
     /// The same for a question that may take longer than others. The peer gives it up after `limit`, which leaves the connection as
     /// it was; this side only when the peer says nothing even then.
-    pub fn query_within(&mut self, limit: Duration, question: &str, columns: usize) -> Result<Vec<Row>, RemoteError> {
+    pub fn query_within(
+        &mut self,
+        limit: Duration,
+        question: &str,
+        columns: usize,
+    ) -> Result<Vec<PeerRow>, RemoteError> {
         // Two statements in one message are one transaction, at whose end the setting is what it was.
         let question = format!("SET LOCAL statement_timeout = {}; {question}", limit.as_millis());
         rows_of(self.ask(&question, columns, limit + self.limit)?)
@@ -82,18 +87,20 @@ impl Connection {
         self.ask(command, 0, self.limit).map(|_| ())
     }
 
-    fn ask(&mut self, text: &str, columns: usize, limit: Duration) -> Result<Answer, RemoteError> {
+    fn ask(&mut self, text: &str, columns: usize, limit: Duration) -> Result<ConnectionAnswer, RemoteError> {
         let text = c_string(text)?;
         let Some(mut inner) = self.inner.take() else { return Err(RemoteError::Lost(CLOSED.to_owned())) };
         // Where this side stops waiting, or an ERROR unwinds, the connection is dropped, and so closed.
         let answer = match with_limit(limit, || inner.execute(&text, columns)) {
             Err(TimedOut) => return Err(RemoteError::TimedOut(limit)),
-            Ok(Answer::Error { sqlstate: None, message }) => return Err(RemoteError::Lost(one_line(&message))),
+            Ok(ConnectionAnswer::Error { sqlstate: None, message }) => {
+                return Err(RemoteError::Lost(one_line(&message)));
+            }
             Ok(answer) => answer,
         };
         self.inner = Some(inner);
         match answer {
-            Answer::Error { sqlstate, message } => {
+            ConnectionAnswer::Error { sqlstate, message } => {
                 Err(RemoteError::of_peer(PeerReport::parse(&message).with_sqlstate(sqlstate)))
             }
             answer => Ok(answer),
@@ -101,9 +108,9 @@ impl Connection {
     }
 }
 
-fn rows_of(answer: Answer) -> Result<Vec<Row>, RemoteError> {
+fn rows_of(answer: ConnectionAnswer) -> Result<Vec<PeerRow>, RemoteError> {
     match answer {
-        Answer::Rows(rows) => Ok(rows.into_iter().map(Row::new).collect()),
+        ConnectionAnswer::Rows(rows) => Ok(rows.into_iter().map(PeerRow::new).collect()),
         _ => Err(RemoteError::Unexpected("no rows".to_owned())),
     }
 }

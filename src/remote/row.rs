@@ -4,11 +4,11 @@ use super::error::RemoteError;
 use std::str::FromStr;
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Row(Vec<Option<String>>);
+pub struct PeerRow(Vec<Option<String>>);
 
-impl Row {
-    pub fn new(values: Vec<Option<String>>) -> Row {
-        Row(values)
+impl PeerRow {
+    pub fn new(values: Vec<Option<String>>) -> PeerRow {
+        PeerRow(values)
     }
 
     /// All values as they came.
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn values_are_typed_and_nulls_are_told_from_values() {
-        let row = Row::new(vec![Some("42".into()), None, Some("n1".into())]);
+        let row = PeerRow::new(vec![Some("42".into()), None, Some("n1".into())]);
         assert_eq!(row.value::<u64>(0), Ok(42));
         assert_eq!(row.optional::<u64>(1), Ok(None));
         assert_eq!(row.value::<String>(2), Ok("n1".to_owned()));
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_or_of_another_type_is_an_error() {
-        let row = Row::new(vec![Some("n1".into()), None]);
+        let row = PeerRow::new(vec![Some("n1".into()), None]);
         assert!(row.value::<u64>(0).is_err());
         assert!(row.value::<String>(1).is_err());
         assert!(row.value::<String>(2).is_err());

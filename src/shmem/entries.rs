@@ -4,7 +4,7 @@ use super::{AskerEntry, CloneEntry, MAX_ASKERS, MAX_CLONES};
 use crate::identity::DatabaseIdentity;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node_name::NodeName;
-use crate::older_copy::{Former, Known, MAX_FORKS};
+use crate::older_copy::{Former, KnownRun, MAX_FORKS};
 use crate::pg::clock::{Monotonic, Timestamp};
 use pgrx::pg_sys;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const MAX_ERROR: usize = 255;
 /// What the launcher and the manager of a database tell each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Phase {
+pub enum ManagerPhase {
     /// Nobody's.
     Free,
     /// The launcher has registered a manager, which has not come up yet.
@@ -42,7 +42,7 @@ pub enum Phase {
 #[derive(Clone, Copy)]
 pub struct DatabaseEntry {
     pub database: pg_sys::Oid,
-    pub phase: Phase,
+    pub phase: ManagerPhase,
     pub manager_pid: i32,
     pub started_at: Monotonic,
     /// Counts the calls of the manager: one that comes while it works must not be lost with its latch, which a wait for a
@@ -383,7 +383,7 @@ pub struct PeerEntry {
     /// When it was first asked in vain since then; never: it was not.
     pub lost_at: Monotonic,
     /// It was restarted while it was watched, and is to be judged: what was known of it before.
-    pub to_judge: Option<Known>,
+    pub to_judge: Option<KnownRun>,
     /// When it last told its positions; what follows is of that moment.
     pub reported_at: Timestamp,
     /// It has a subscription of which it does not know the origin: anything may still be needed.
@@ -545,7 +545,7 @@ impl PositionEntry {
 impl DatabaseEntry {
     pub const FREE: DatabaseEntry = DatabaseEntry {
         database: pg_sys::InvalidOid,
-        phase: Phase::Free,
+        phase: ManagerPhase::Free,
         manager_pid: 0,
         started_at: Monotonic::NEVER,
         calls: 0,

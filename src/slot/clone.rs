@@ -19,7 +19,7 @@ use crate::intent_id::IntentId;
 use crate::lsn::LocalLsn;
 use crate::node::servers::{self, NodeServer, Role};
 use crate::pg::clock::Timestamp;
-use crate::pg::hooks::Change;
+use crate::pg::hooks::CatalogChange;
 use crate::pg::name::Name;
 use crate::pg::slot::{self, Slot};
 use crate::pg::text::Text;
@@ -41,7 +41,7 @@ const ADVANCE_FRACTION: u32 = 2;
 const ADVANCE_STEP: u64 = 64 << 20;
 
 /// What a call came to.
-pub enum Outcome {
+pub enum CloneOutcome {
     Made {
         original: String,
         clone: Slot,
@@ -73,10 +73,10 @@ fn clone_recovery_slot(
     let (failed, target) = (failed_node_name.map(|name| name.0), target_node_name.map(|name| name.0));
     let outcome = clone_slot("clone_recovery_slot", failed, target, None).or_raise();
     TableIterator::once(match outcome {
-        Outcome::Made { original, clone, message } => {
+        CloneOutcome::Made { original, clone, message } => {
             (Some(clone.name), Some(original), Some(clone.restart), true, Text::of_message(&message))
         }
-        Outcome::Refused { original, message } => (None, original, None, false, Text::of_message(&message)),
+        CloneOutcome::Refused { original, message } => (None, original, None, false, Text::of_message(&message)),
     })
 }
 
@@ -94,10 +94,10 @@ pub fn clone_slot(
     failed: Option<String>,
     target: Option<String>,
     intent: ForIntent,
-) -> Result<Outcome, CloneError> {
+) -> Result<CloneOutcome, CloneError> {
     require_slot_user(function)?;
     let servers = servers::servers()?;
-    let refused = |message: &str| Ok(Outcome::Refused { original: None, message: message.to_owned() });
+    let refused = |message: &str| Ok(CloneOutcome::Refused { original: None, message: message.to_owned() });
     if wal::is_in_recovery() {
         return refused("this server is a standby: ask its primary, or SELECT pg_promote()");
     }
@@ -125,13 +125,13 @@ pub fn clone_slot(
     }
     let original = match usable_slot()? {
         Ok(original) => original,
-        Err((original, message)) => return Ok(Outcome::Refused { original, message }),
+        Err((original, message)) => return Ok(CloneOutcome::Refused { original, message }),
     };
     let copy = match copy(&original.name, intent) {
         Ok(copied) => copied?,
         Err(cause) => {
             let message = refusal(&cause).unwrap_or_else(|| cause.rethrow());
-            return Ok(Outcome::Refused { original: Some(original.name), message });
+            return Ok(CloneOutcome::Refused { original: Some(original.name), message });
         }
     };
     let finished = transaction::nested(|| finish(&copy, failed, target, intent));
@@ -139,7 +139,7 @@ pub fn clone_slot(
         discard(&copy.name);
     }
     match finished {
-        Ok(finished) => finished.map(|(clone, message)| Outcome::Made { original: original.name, clone, message }),
+        Ok(finished) => finished.map(|(clone, message)| CloneOutcome::Made { original: original.name, clone, message }),
         // A cancel, for one: moving the clone forward may take its time.
         Err(cause) => cause.rethrow(),
     }
@@ -297,7 +297,7 @@ fn finish(
         Ok::<_, IntentError>(())
     })?;
     transaction::commit_durably();
-    wake::note(Change::ThisDatabase);
+    wake::note(CatalogChange::ThisDatabase);
     Ok((slot::find_here(name)?.ok_or_else(gone)?, message))
 }
 

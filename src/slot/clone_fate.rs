@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Why a clone goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reason {
+pub enum FateReason {
     /// Its target says that the recovery has ended, or knows of none.
     RecoveryEnded,
     /// Made by hand, and nobody has claimed it.
@@ -21,7 +21,7 @@ pub enum Fate {
     Keep(Option<Duration>),
     /// It would soon count as idle.
     Touch,
-    Drop(Reason),
+    Drop(FateReason),
     /// The slot is gone: its registration goes too.
     Forget,
 }
@@ -54,9 +54,9 @@ pub fn fate(clone: &CloneRecord, slot: Option<SlotSeen>, says: TargetSays, age: 
     let left = rules.ttl.checked_sub(age).filter(|left| !left.is_zero());
     let touch = rules.touch_after.filter(|_| !slot.is_invalid);
     match (rules.is_node, clone.intent) {
-        (false, _) => Fate::Drop(Reason::NoNode),
-        (true, Some(_)) if says == TargetSays::Ended => Fate::Drop(Reason::RecoveryEnded),
-        (true, None) if left.is_none() => Fate::Drop(Reason::Unclaimed),
+        (false, _) => Fate::Drop(FateReason::NoNode),
+        (true, Some(_)) if says == TargetSays::Ended => Fate::Drop(FateReason::RecoveryEnded),
+        (true, None) if left.is_none() => Fate::Drop(FateReason::Unclaimed),
         (true, intent) => match (touch, slot.idle_for) {
             (Some(limit), Some(idle)) if idle >= limit => Fate::Touch,
             _ => Fate::Keep(left.filter(|_| intent.is_none()).into_iter().chain(touch).min()),
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn a_claimed_clone_goes_only_when_its_target_says_so_however_old_it_is() {
         for (says, expected) in
-            SAYS.into_iter().zip([Fate::Keep(None), Fate::Keep(None), Fate::Drop(Reason::RecoveryEnded)])
+            SAYS.into_iter().zip([Fate::Keep(None), Fate::Keep(None), Fate::Drop(FateReason::RecoveryEnded)])
         {
             assert_eq!(fate(&claimed(), Some(IDLE), says, 10_000 * S, &RULES), expected, "{says:?}");
         }
@@ -96,8 +96,8 @@ mod tests {
         for (age, expected) in [
             (0, Fate::Keep(Some(100 * S))),
             (99, Fate::Keep(Some(S))),
-            (100, Fate::Drop(Reason::Unclaimed)),
-            (101, Fate::Drop(Reason::Unclaimed)),
+            (100, Fate::Drop(FateReason::Unclaimed)),
+            (101, Fate::Drop(FateReason::Unclaimed)),
         ] {
             assert_eq!(fate(&clone(None), Some(IDLE), TargetSays::Nothing, age * S, &RULES), expected, "{age}");
         }
@@ -122,7 +122,7 @@ mod tests {
         let rules = Rules { is_node: false, ..RULES };
         for clone in [clone(None), claimed()] {
             for says in SAYS {
-                assert_eq!(fate(&clone, Some(IDLE), says, S, &rules), Fate::Drop(Reason::NoNode));
+                assert_eq!(fate(&clone, Some(IDLE), says, S, &rules), Fate::Drop(FateReason::NoNode));
             }
         }
     }
@@ -136,6 +136,9 @@ mod tests {
         assert_eq!(now(SlotSeen { is_invalid: true, ..IDLE }, S), Fate::Keep(None));
         assert_eq!(now(SlotSeen { idle_for: None, ..IDLE }, S), Fate::Keep(Some(S)));
         // Dropped rather than touched.
-        assert_eq!(fate(&claimed(), Some(IDLE), TargetSays::Ended, S, &rules(S)), Fate::Drop(Reason::RecoveryEnded));
+        assert_eq!(
+            fate(&claimed(), Some(IDLE), TargetSays::Ended, S, &rules(S)),
+            Fate::Drop(FateReason::RecoveryEnded)
+        );
     }
 }

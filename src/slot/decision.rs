@@ -5,7 +5,7 @@ use super::horizon::{Allowance, Hold, Progress, Samples};
 use super::positions::Own;
 use super::positions::SubscribedTable;
 use super::record::{GoneTable, OriginRecord, PassedRecord, PeerRecord, RetentionRecord};
-use super::retention::{self, OriginView};
+use super::retention::{self, OriginRetention};
 use super::vouching::Reading;
 use crate::lsn::{LocalLsn, OriginLsn};
 
@@ -247,9 +247,9 @@ pub fn decide(
     end: LocalLsn,
     floor: Option<LocalLsn>,
 ) -> Outcome {
-    let views: Vec<OriginView<'_>> = origins
+    let views: Vec<OriginRetention<'_>> = origins
         .iter()
-        .map(|(own, samples)| OriginView {
+        .map(|(own, samples)| OriginRetention {
             samples,
             peers: peers.iter().map(|peer| progress(peer, &own.node, record)).collect(),
         })
@@ -296,7 +296,7 @@ fn unacknowledged_since(samples: &Samples, progress: Progress) -> Option<i64> {
     samples.oldest_beyond(passed).map(|sample| sample.taken_at)
 }
 
-fn pairs(view: &OriginView<'_>, peers: &[PeerInput]) -> Vec<Pair> {
+fn pairs(view: &OriginRetention<'_>, peers: &[PeerInput]) -> Vec<Pair> {
     view.peers
         .iter()
         .enumerate()

@@ -1,7 +1,7 @@
 //! The retention record in the label of the database. Needs a transaction, with whose commit it becomes durable.
 
 use super::record::RetentionRecord;
-use crate::document::{self, DocumentError, Kind, Unreadable};
+use crate::document::{self, DocumentError, DocumentKind, Unreadable};
 use crate::node::error::RegistryError;
 use crate::node::servers;
 use crate::pg::seclabel::{self, LabelTarget};
@@ -14,7 +14,7 @@ fn target() -> LabelTarget {
 
 fn unreadable(error: DocumentError) -> RegistryError {
     let object = format!("DATABASE {}", quote_identifier(catalog::my_database_name()));
-    Unreadable { kind: Kind::RetentionRecord, object, error }.into()
+    Unreadable { kind: DocumentKind::RetentionRecord, object, error }.into()
 }
 
 /// The record, if it was written in this database of this server. One that cannot be read is an error: nothing may be done

@@ -44,7 +44,7 @@ impl Rate {
 
 /// An origin as the budget sees it: its samples, and each peer's progress through it.
 #[derive(Debug)]
-pub struct OriginView<'a> {
+pub struct OriginRetention<'a> {
     pub samples: &'a Samples,
     pub peers: Vec<Progress>,
 }
@@ -61,7 +61,7 @@ pub struct Decision {
 
 /// Decides where the slot may go. `floor`: with a budget, the position below which nothing more may be kept; then the
 /// slowest peer is given up, and the next slowest only if that was not enough. Without samples nothing is let go.
-pub fn decide(origins: &[OriginView<'_>], end: LocalLsn, floor: Option<LocalLsn>) -> Decision {
+pub fn decide(origins: &[OriginRetention<'_>], end: LocalLsn, floor: Option<LocalLsn>) -> Decision {
     let mut given_up: Vec<usize> = Vec::new();
     loop {
         let allowances: Vec<Allowance> = origins
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn without_a_budget_nobody_is_given_up() {
         let samples = samples();
-        let origin = OriginView { samples: &samples, peers: vec![passed(2), passed(9)] };
+        let origin = OriginRetention { samples: &samples, peers: vec![passed(2), passed(9)] };
         let decision = decide(&[origin], END, None);
         assert_eq!((decision.target, decision.given_up), (Some(LocalLsn(200)), vec![]));
     }
@@ -125,7 +125,7 @@ mod tests {
     fn the_slowest_peer_alone_is_given_up_when_that_is_enough() {
         let samples = samples();
         for slow in [passed(2), Progress::Unknown] {
-            let origin = OriginView { samples: &samples, peers: vec![passed(9), slow, passed(7)] };
+            let origin = OriginRetention { samples: &samples, peers: vec![passed(9), slow, passed(7)] };
             let decision = decide(&[origin], END, Some(LocalLsn(600)));
             assert_eq!((decision.target, decision.given_up), (Some(LocalLsn(700)), vec![1]));
         }
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn more_are_given_up_only_while_the_budget_is_exceeded() {
         let samples = samples();
-        let origin = OriginView { samples: &samples, peers: vec![passed(9), passed(2), passed(3)] };
+        let origin = OriginRetention { samples: &samples, peers: vec![passed(9), passed(2), passed(3)] };
         let decision = decide(&[origin], END, Some(LocalLsn(800)));
         assert_eq!((decision.target, decision.given_up), (Some(LocalLsn(900)), vec![1, 2]));
     }
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn at_the_budget_nobody_is_given_up_and_one_byte_past_it_somebody_is() {
         let samples = samples();
-        let origin = || OriginView { samples: &samples, peers: vec![passed(5)] };
+        let origin = || OriginRetention { samples: &samples, peers: vec![passed(5)] };
         assert_eq!(decide(&[origin()], END, Some(LocalLsn(500))).given_up, Vec::<usize>::new());
         assert_eq!(decide(&[origin()], END, Some(LocalLsn(501))).given_up, vec![0]);
     }
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_missing_sample_is_nobodys_fault() {
         let empty = Samples::default();
-        let origin = OriginView { samples: &empty, peers: vec![passed(5)] };
+        let origin = OriginRetention { samples: &empty, peers: vec![passed(5)] };
         let decision = decide(&[origin], END, Some(LocalLsn(900)));
         assert_eq!((decision.target, decision.given_up), (None, vec![]));
     }

@@ -7,7 +7,7 @@ use crate::intent::storage;
 use crate::intent_id::IntentId;
 use crate::lsn::LocalLsn;
 use crate::pg::clock::Timestamp;
-use crate::pg::hooks::Change;
+use crate::pg::hooks::CatalogChange;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{process, slot, transaction};
@@ -73,7 +73,7 @@ fn claim_clone(slot_name: Option<Text>, intent_id: Option<Uuid>, failed_node: Op
     claim().or_raise();
     // What follows the claim on the target relies on it, whatever this server's synchronous_commit is.
     transaction::commit_durably();
-    wake::note(Change::ThisDatabase);
+    wake::note(CatalogChange::ThisDatabase);
 }
 
 /// Under the journal's lock, which the manager takes to drop a clone.

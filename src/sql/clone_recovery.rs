@@ -6,12 +6,12 @@ use crate::intent::document::CloneRecord;
 use crate::intent::storage;
 use crate::intent_id::IntentId;
 use crate::pg::clock::Timestamp;
-use crate::pg::hooks::Change;
+use crate::pg::hooks::CatalogChange;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{interrupts, slot, transaction};
-use crate::slot::clone::{Outcome, clone_slot, require_slot_user};
+use crate::slot::clone::{CloneOutcome, clone_slot, require_slot_user};
 use crate::slot::clone_error::CloneError;
 use crate::wake;
 use pgrx::Uuid;
@@ -39,8 +39,8 @@ fn clone_for_recovery(
         clone_slot("clone_for_recovery", Some(failed), Some(target), Some((id, at)))
     };
     TableIterator::once(match make().or_raise() {
-        Outcome::Made { clone, message, .. } => (Some(clone.name), Text::of_message(&message)),
-        Outcome::Refused { message, .. } => (None, Text::of_message(&message)),
+        CloneOutcome::Made { clone, message, .. } => (Some(clone.name), Text::of_message(&message)),
+        CloneOutcome::Refused { message, .. } => (None, Text::of_message(&message)),
     })
 }
 
@@ -76,6 +76,6 @@ fn release_clone(slot_name: Option<Text>, intent_id: Option<Uuid>) -> bool {
     };
     let released = release().or_raise();
     transaction::commit_durably();
-    wake::note(Change::ThisDatabase);
+    wake::note(CatalogChange::ThisDatabase);
     released
 }

@@ -4,7 +4,7 @@
 use crate::document::Unreadable;
 use crate::error::OrRaise;
 use crate::health::judge::{
-    self, Check, CloneFacts, ManagerFacts, PeerFacts, RecoveryFacts, Settings, SlotFacts, UnknownOriginFacts,
+    self, Check, CloneHealth, ManagerFacts, PeerHealth, RecoveryHealth, ServerSettings, SlotHealth, UnknownOriginFacts,
 };
 use crate::health::kept::{self, KeptFacts};
 use crate::health::{capacity, documents, version};
@@ -58,7 +58,7 @@ fn gather() -> Vec<Check> {
     let snapshot = snapshot::snapshot();
     let unreadable = crate::slot::documents::unreadable().or_raise();
     let in_the_way = unreadable.first().map(Unreadable::name);
-    let facts = SlotFacts { unreadable: in_the_way.clone(), ..slot_facts(snapshot.as_ref(), &servers) };
+    let facts = SlotHealth { unreadable: in_the_way.clone(), ..slot_facts(snapshot.as_ref(), &servers) };
     let mut checks = vec![
         judge::slot(&facts),
         judge::retention(&facts),
@@ -93,7 +93,7 @@ fn gather() -> Vec<Check> {
             .find(|peer| peer.key == PeerKey::Node(server.id));
         let protocol = entry.map(|peer| peer.protocol).filter(|protocol| *protocol != 0);
         checks.extend(protocol.and_then(|protocol| version::peer(server.name.as_str(), protocol)));
-        checks.push(judge::peer(&PeerFacts {
+        checks.push(judge::peer(&PeerHealth {
             name: server.name.to_string(),
             state: entry.map_or("unknown", |peer| peer.state.as_str()),
             answers: entry.is_some_and(|peer| peer.state == PeerState::Connected),
@@ -169,8 +169,8 @@ fn manager() -> ManagerFacts {
     }
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> ServerSettings {
+    ServerSettings {
         wal_level: setting::value(c"wal_level").unwrap_or_default(),
         track_commit_timestamp: setting::value(c"track_commit_timestamp").as_deref() == Some("on"),
         max_slot_wal_keep_size: setting::shown(c"max_slot_wal_keep_size"),
@@ -179,8 +179,8 @@ fn settings() -> Settings {
     }
 }
 
-fn slot_facts(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> SlotFacts {
-    let mut facts = SlotFacts { is_enabled: guc::enable_recovery_slots(), ..SlotFacts::default() };
+fn slot_facts(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> SlotHealth {
+    let mut facts = SlotHealth { is_enabled: guc::enable_recovery_slots(), ..SlotHealth::default() };
     let Some(snapshot) = snapshot else { return facts };
     let entry = &snapshot.slot;
     let found = slot::find_here(entry.name.as_str()).or_raise();
@@ -212,10 +212,10 @@ fn waiting(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<
 }
 
 /// The unfinished recoveries of which this node is the target.
-fn recoveries(journal: &Journal) -> Vec<RecoveryFacts> {
+fn recoveries(journal: &Journal) -> Vec<RecoveryHealth> {
     journal
         .unfinished()
-        .map(|intent| RecoveryFacts {
+        .map(|intent| RecoveryHealth {
             failed: intent.request.failed.clone(),
             intent: intent.id.to_string(),
             phase: intent.phase_name(),
@@ -261,7 +261,7 @@ fn strangers(servers: &[servers::NodeServer]) -> Vec<Check> {
     strangers::strangers(servers)
         .into_iter()
         .map(|asker| {
-            judge::asker(&judge::AskerFacts {
+            judge::asker(&judge::AskerHealth {
                 conflict: asker.said.and_then(|said| conflict(asker.name.as_str(), said)),
                 name: asker.name.shown(),
                 role: asker.role.as_str().replace(char::is_control, " "),
@@ -298,11 +298,11 @@ fn apply_workers() -> Check {
 }
 
 /// The clones on this node.
-fn clones() -> Vec<CloneFacts> {
+fn clones() -> Vec<CloneHealth> {
     clone_upkeep::registered()
         .or_raise()
         .into_iter()
-        .map(|clone| CloneFacts {
+        .map(|clone| CloneHealth {
             claimed_by: clone.record.target.zip(clone.record.intent.map(|intent| intent.to_string())),
             target_is_silent: clone.hears == Hears::Silence,
             is_invalid: clone.slot.as_ref().is_some_and(|slot| slot.is_invalid),

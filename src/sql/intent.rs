@@ -174,7 +174,7 @@ fn recover_skip(failed_node_name: Option<Name>, origin_lsn: Option<OriginLsn>) {
     let failed = required(failed_node_name, "failed_node_name", RECOVER_SKIP);
     let lsn = required(origin_lsn, "origin_lsn", RECOVER_SKIP);
     storage::update(|journal| journal.skip(&failed.0, lsn)).or_raise();
-    wake::note(crate::pg::hooks::Change::ThisDatabase);
+    wake::note(crate::pg::hooks::CatalogChange::ThisDatabase);
 }
 
 /// Asks whoever carries the recovery of a failed node on this node to end it: what recover_abort() calls.
@@ -188,6 +188,6 @@ fn ask_to_abort(failed_node_name: Option<Name>) -> Uuid {
 /// Notes that the recovery of a failed node on this node is to be ended.
 pub fn ask_to_abort_here(failed: &str) -> Result<IntentId, IntentError> {
     let id = storage::update(|journal| journal.ask_to_abort(failed))?;
-    wake::note(crate::pg::hooks::Change::ThisDatabase);
+    wake::note(crate::pg::hooks::CatalogChange::ThisDatabase);
     Ok(id)
 }

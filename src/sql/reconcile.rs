@@ -7,7 +7,7 @@ use crate::intent::{IntentError, storage};
 use crate::intent_id::IntentId;
 use crate::pg::process;
 use crate::pg::text::{Text, to_server};
-use crate::reconcile::kept::{self, Row};
+use crate::reconcile::kept::{self, KeptRow};
 use crate::reconcile::rows::Question;
 use crate::slot::clone::require_slot_user;
 use crate::tally::compared::Why;
@@ -34,7 +34,7 @@ fn recovery_unjudged_2(
     let Some(intent) = journal.intent(id) else { raise(&IntentError::Unknown { id }) };
     let mut rows = Vec::new();
     if let Some(object) = intent.kept_rows {
-        let found = kept::read(object, |tables, Row(place, why, values)| {
+        let found = kept::read(object, |tables, KeptRow(place, why, values)| {
             let Some(table) = tables.get(place) else { return };
             let columns: Vec<String> =
                 table.key.iter().filter_map(|column| table.columns.get(*column)).map(quote_identifier).collect();

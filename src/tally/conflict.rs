@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ConflictKind {
     InsertExists,
     UpdateExists,
     MultipleUniqueConflicts,
@@ -18,23 +18,23 @@ pub enum Kind {
     TruncateOriginDiffers,
 }
 
-impl Kind {
+impl ConflictKind {
     pub fn name(self) -> &'static str {
         match self {
-            Kind::InsertExists => "insert_exists",
-            Kind::UpdateExists => "update_exists",
-            Kind::MultipleUniqueConflicts => "multiple_unique_conflicts",
-            Kind::UpdateOriginDiffers => "update_origin_differs",
-            Kind::UpdateMissing => "update_missing",
-            Kind::DeleteOriginDiffers => "delete_origin_differs",
-            Kind::DeleteMissing => "delete_missing",
-            Kind::TruncateOriginDiffers => "truncate_origin_differs",
+            ConflictKind::InsertExists => "insert_exists",
+            ConflictKind::UpdateExists => "update_exists",
+            ConflictKind::MultipleUniqueConflicts => "multiple_unique_conflicts",
+            ConflictKind::UpdateOriginDiffers => "update_origin_differs",
+            ConflictKind::UpdateMissing => "update_missing",
+            ConflictKind::DeleteOriginDiffers => "delete_origin_differs",
+            ConflictKind::DeleteMissing => "delete_missing",
+            ConflictKind::TruncateOriginDiffers => "truncate_origin_differs",
         }
     }
 
     /// Another row has the key that the change is to bring.
     pub fn is_about_a_unique_key(self) -> bool {
-        matches!(self, Kind::InsertExists | Kind::UpdateExists | Kind::MultipleUniqueConflicts)
+        matches!(self, ConflictKind::InsertExists | ConflictKind::UpdateExists | ConflictKind::MultipleUniqueConflicts)
     }
 }
 
@@ -63,7 +63,7 @@ impl Resolution {
 pub struct Tally {
     /// The table's oid here; 0 stands for all tables beyond those that are told apart.
     pub relation: u32,
-    pub kind: Kind,
+    pub kind: ConflictKind,
     pub resolution: Resolution,
     pub count: u64,
 }
@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn tallies_of_the_same_kind_are_one_and_their_number_is_bounded() {
-        let tally = |relation, count| Tally { relation, kind: Kind::InsertExists, resolution: Resolution::Skip, count };
+        let tally =
+            |relation, count| Tally { relation, kind: ConflictKind::InsertExists, resolution: Resolution::Skip, count };
         let mut tallies = Vec::new();
         for relation in 1..=1000 {
             tally(relation, 2).add_to(&mut tallies);

@@ -16,7 +16,7 @@ use crate::pg::slot::{self, Slot};
 use crate::pg::{compat, process, transaction};
 use crate::shmem::{self, CloneEntry, MAX_CLONES, PeerKey, PeerState, Shared, TargetSays};
 use crate::slot::clone::PLUGIN;
-use crate::slot::clone_fate::{Fate, Reason, Rules, SlotSeen, fate};
+use crate::slot::clone_fate::{Fate, FateReason, Rules, SlotSeen, fate};
 use crate::slot::clone_name::is_clone_name;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -41,18 +41,18 @@ pub enum Home<'a> {
 
 /// What a round has to do once its transaction is over.
 #[derive(Debug)]
-pub struct Round {
-    steps: Vec<Step>,
+pub struct UpkeepRound {
+    steps: Vec<UpkeepStep>,
     nap: Duration,
     /// Nothing is left, and the journal goes too.
     ends: bool,
 }
 
 #[derive(Debug)]
-enum Step {
+enum UpkeepStep {
     Adopt(CloneRecord),
     Touch(CloneRecord),
-    Drop(CloneRecord, Reason),
+    Drop(CloneRecord, FateReason),
     Forget(CloneRecord),
 }
 
@@ -75,8 +75,8 @@ impl Clones {
 
     /// Looks at the journal, and at the slots where there is reason to. Runs in the manager's transaction, before the
     /// keeper: what a recovery elsewhere uses, the recovery slot keeps.
-    pub fn look(&mut self, home: Home<'_>) -> Result<Round, RegistryError> {
-        let mut round = Round { steps: Vec::new(), nap: guc::manager_naptime(), ends: false };
+    pub fn look(&mut self, home: Home<'_>) -> Result<UpkeepRound, RegistryError> {
+        let mut round = UpkeepRound { steps: Vec::new(), nap: guc::manager_naptime(), ends: false };
         let peers = match home {
             Home::Node(peers) => Some(peers),
             Home::Nobody => None,
@@ -112,7 +112,7 @@ impl Clones {
         Ok(round)
     }
 
-    fn decide(&mut self, round: &mut Round, journal: &Journal, is_node: bool) -> Result<(), RegistryError> {
+    fn decide(&mut self, round: &mut UpkeepRound, journal: &Journal, is_node: bool) -> Result<(), RegistryError> {
         let slots = slot::with_plugin_here(PLUGIN)?;
         let now = Timestamp::now();
         let rules = Rules {
@@ -131,11 +131,11 @@ impl Clones {
             match fate(clone, found, says, now.by_the_wall_since(Timestamp(clone.created_at)), &rules) {
                 Fate::Keep(until) => round.nap = round.nap.min(until.unwrap_or(round.nap)),
                 Fate::Touch => {
-                    round.steps.push(Step::Touch(clone.clone()));
+                    round.steps.push(UpkeepStep::Touch(clone.clone()));
                     round.nap = round.nap.min(rules.touch_after.unwrap_or(round.nap));
                 }
-                Fate::Drop(reason) => round.steps.push(Step::Drop(clone.clone(), reason)),
-                Fate::Forget => round.steps.push(Step::Forget(clone.clone())),
+                Fate::Drop(reason) => round.steps.push(UpkeepStep::Drop(clone.clone(), reason)),
+                Fate::Forget => round.steps.push(UpkeepStep::Forget(clone.clone())),
             }
         }
         self.is_pending = !journal.clones.is_empty();
@@ -147,7 +147,11 @@ impl Clones {
             // One in use is just being made, most likely; the next scan sees it again.
             if !slot.is_active {
                 let clone = found_now(slot, now);
-                round.steps.push(if is_node { Step::Adopt(clone) } else { Step::Drop(clone, Reason::NoNode) });
+                round.steps.push(if is_node {
+                    UpkeepStep::Adopt(clone)
+                } else {
+                    UpkeepStep::Drop(clone, FateReason::NoNode)
+                });
             }
         }
         self.scanned_at = Some(Instant::now());
@@ -156,18 +160,21 @@ impl Clones {
 
     /// After the commit: each step in a transaction of its own, whose failure costs the round nothing else. Returns how
     /// long the manager may sleep.
-    pub fn act(&mut self, round: Round) -> Duration {
+    pub fn act(&mut self, round: UpkeepRound) -> Duration {
         for step in round.steps {
-            let (Step::Adopt(clone) | Step::Touch(clone) | Step::Drop(clone, _) | Step::Forget(clone)) = &step;
+            let (UpkeepStep::Adopt(clone)
+            | UpkeepStep::Touch(clone)
+            | UpkeepStep::Drop(clone, _)
+            | UpkeepStep::Forget(clone)) = &step;
             let name = clone.slot.clone();
             let outcome = match step {
-                Step::Adopt(clone) => adopt(clone),
-                Step::Touch(clone) => flat(transaction::caught(|| {
+                UpkeepStep::Adopt(clone) => adopt(clone),
+                UpkeepStep::Touch(clone) => flat(transaction::caught(|| {
                     slot::touch(&clone.slot);
                     Ok(Some(()))
                 })),
-                Step::Drop(clone, reason) => drop_clone(&clone, reason),
-                Step::Forget(clone) => forget(&clone),
+                UpkeepStep::Drop(clone, reason) => drop_clone(&clone, reason),
+                UpkeepStep::Forget(clone) => forget(&clone),
             };
             match outcome {
                 Ok(Some(())) => continue,
@@ -241,9 +248,9 @@ fn found_now(slot: &Slot, now: Timestamp) -> CloneRecord {
 }
 
 /// None: not now, for somebody is just writing the journal, has the slot, or was quicker. Err: another reason.
-type Done = Result<Option<()>, String>;
+type Dealt = Result<Option<()>, String>;
 
-fn adopt(clone: CloneRecord) -> Done {
+fn adopt(clone: CloneRecord) -> Dealt {
     let name = clone.slot.clone();
     let adopted = change(|journal| {
         // Its session may have registered it meanwhile.
@@ -261,7 +268,7 @@ fn adopt(clone: CloneRecord) -> Done {
     Ok(adopted.map(|_| ()))
 }
 
-fn drop_clone(clone: &CloneRecord, reason: Reason) -> Done {
+fn drop_clone(clone: &CloneRecord, reason: FateReason) -> Dealt {
     let dropped = change(|journal| {
         // What was decided holds for the clone as it was seen: a claim that has come since wins.
         let is_same = journal.clones.iter().filter(|known| known.slot == clone.slot).all(|known| known == clone);
@@ -277,18 +284,18 @@ fn drop_clone(clone: &CloneRecord, reason: Reason) -> Done {
     Ok(dropped.filter(|done| *done).map(|_| ()))
 }
 
-fn why(clone: &CloneRecord, reason: Reason) -> String {
+fn why(clone: &CloneRecord, reason: FateReason) -> String {
     match (reason, clone.intent, &clone.target) {
-        (Reason::RecoveryEnded, Some(intent), Some(target)) => {
+        (FateReason::RecoveryEnded, Some(intent), Some(target)) => {
             format!("node \"{target}\" says that intent {intent} has ended, or knows of none")
         }
-        (Reason::RecoveryEnded, ..) => "its recovery has ended".to_owned(),
-        (Reason::Unclaimed, ..) => "no recovery has claimed it within spock.rescue_clone_ttl".to_owned(),
-        (Reason::NoNode, ..) => "this database is not a node any more".to_owned(),
+        (FateReason::RecoveryEnded, ..) => "its recovery has ended".to_owned(),
+        (FateReason::Unclaimed, ..) => "no recovery has claimed it within spock.rescue_clone_ttl".to_owned(),
+        (FateReason::NoNode, ..) => "this database is not a node any more".to_owned(),
     }
 }
 
-fn forget(clone: &CloneRecord) -> Done {
+fn forget(clone: &CloneRecord) -> Dealt {
     let forgotten = change(|journal| {
         journal.clones.retain(|known| known != clone);
         Ok(())

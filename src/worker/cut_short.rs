@@ -25,7 +25,7 @@ const CRASH: &str = "57P02";
 
 /// What there is to say of the last attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum AttemptVerdict {
     /// It is going on, or has said it, or was asked to leave.
     Nothing,
     /// It may have ended with the server.
@@ -38,7 +38,7 @@ pub enum Verdict {
 
 /// What is known of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Known {
+pub struct KnownAttempt {
     /// A worker is there, or about to be.
     pub is_up: bool,
     /// The intent says that an attempt goes on.
@@ -50,26 +50,26 @@ pub struct Known {
     pub was_shut_down: bool,
 }
 
-pub fn verdict(known: Known) -> Verdict {
+pub fn verdict(known: KnownAttempt) -> AttemptVerdict {
     // The next worker ends it, and resumes what is suspended, whatever has become of this one.
     if known.is_up || known.must_abort {
-        return Verdict::Nothing;
+        return AttemptVerdict::Nothing;
     }
     match known.end {
-        AttemptEnd::Untold if known.ended_for < SHUTDOWN_NOTICE => Verdict::Later,
-        AttemptEnd::Untold => Verdict::Ended(known.end_sqlstate),
-        AttemptEnd::Told | AttemptEnd::Asked => Verdict::Nothing,
-        AttemptEnd::None if known.is_attempted && !known.was_shut_down => Verdict::Crashed,
-        AttemptEnd::None => Verdict::Nothing,
+        AttemptEnd::Untold if known.ended_for < SHUTDOWN_NOTICE => AttemptVerdict::Later,
+        AttemptEnd::Untold => AttemptVerdict::Ended(known.end_sqlstate),
+        AttemptEnd::Told | AttemptEnd::Asked => AttemptVerdict::Nothing,
+        AttemptEnd::None if known.is_attempted && !known.was_shut_down => AttemptVerdict::Crashed,
+        AttemptEnd::None => AttemptVerdict::Nothing,
     }
 }
 
 /// What is written down of it.
-fn failure(verdict: Verdict, at: i64) -> Option<Failure> {
+fn failure(verdict: AttemptVerdict, at: i64) -> Option<Failure> {
     let (sqlstate, reason) = match verdict {
-        Verdict::Nothing | Verdict::Later => return None,
-        Verdict::Crashed => (CRASH.to_owned(), "the server, or the process that carried it, crashed"),
-        Verdict::Ended(packed) => {
+        AttemptVerdict::Nothing | AttemptVerdict::Later => return None,
+        AttemptVerdict::Crashed => (CRASH.to_owned(), "the server, or the process that carried it, crashed"),
+        AttemptVerdict::Ended(packed) => {
             let sqlstate = if packed == 0 { CRASH.to_owned() } else { sqlstate_text(packed) };
             let reason = match sqlstate.as_str() {
                 ADMIN_SHUTDOWN => "the process that carried it was ended by a signal (SIGTERM)",
@@ -90,13 +90,13 @@ fn failure(verdict: Verdict, at: i64) -> Option<Failure> {
 }
 
 /// What there is to say of the last attempt of a recovery, by its entry at `index`.
-fn look(index: usize, intent: &Intent, is_up: impl Fn(&shmem::RescueEntry) -> bool) -> Verdict {
+fn look(index: usize, intent: &Intent, is_up: impl Fn(&shmem::RescueEntry) -> bool) -> AttemptVerdict {
     let mut shared = shmem::lock();
     let was_shut_down = shared.was_shut_down();
     let rescue = shared.databases()[index].rescue;
     // Of the attempts of another one the entry says nothing about this one's.
     let is_known = rescue.intent == intent.id.0;
-    verdict(Known {
+    verdict(KnownAttempt {
         is_up: is_up(&rescue),
         is_attempted: intent.is_attempted,
         must_abort: intent.must_abort,
@@ -126,10 +126,12 @@ pub fn settle(
     is_up: impl Fn(&shmem::RescueEntry) -> bool,
 ) -> Result<Account, RecoverError> {
     match look(index, intent, &is_up) {
-        Verdict::Nothing => return Ok(Account::Settled),
-        Verdict::Later => return Ok(Account::Open),
-        Verdict::Ended(_) | Verdict::Crashed if interrupts::shutdown_requested() => return Ok(Account::Open),
-        Verdict::Ended(_) | Verdict::Crashed => (),
+        AttemptVerdict::Nothing => return Ok(Account::Settled),
+        AttemptVerdict::Later => return Ok(Account::Open),
+        AttemptVerdict::Ended(_) | AttemptVerdict::Crashed if interrupts::shutdown_requested() => {
+            return Ok(Account::Open);
+        }
+        AttemptVerdict::Ended(_) | AttemptVerdict::Crashed => (),
     }
     let settled = storage::try_update(|journal| {
         // Under the lock: the attempt may have found words while it was waited for.
@@ -169,7 +171,7 @@ pub fn note_settled(index: usize, id: IntentId) {
 mod tests {
     use super::*;
 
-    const UP: Known = Known {
+    const UP: KnownAttempt = KnownAttempt {
         is_up: true,
         is_attempted: true,
         must_abort: false,
@@ -181,38 +183,38 @@ mod tests {
 
     #[test]
     fn only_an_attempt_that_has_ended_and_told_nothing_is_told_of() {
-        let ended = Known { is_up: false, ..UP };
-        assert_eq!(verdict(UP), Verdict::Nothing);
-        assert_eq!(verdict(ended), Verdict::Ended(1));
+        let ended = KnownAttempt { is_up: false, ..UP };
+        assert_eq!(verdict(UP), AttemptVerdict::Nothing);
+        assert_eq!(verdict(ended), AttemptVerdict::Ended(1));
         // Whether it has written down that it began is no matter: it may have ended before.
-        assert_eq!(verdict(Known { is_attempted: false, ..ended }), Verdict::Ended(1));
-        assert_eq!(verdict(Known { must_abort: true, ..ended }), Verdict::Nothing);
+        assert_eq!(verdict(KnownAttempt { is_attempted: false, ..ended }), AttemptVerdict::Ended(1));
+        assert_eq!(verdict(KnownAttempt { must_abort: true, ..ended }), AttemptVerdict::Nothing);
         for end in [AttemptEnd::Told, AttemptEnd::Asked] {
-            assert_eq!(verdict(Known { end, ..ended }), Verdict::Nothing);
+            assert_eq!(verdict(KnownAttempt { end, ..ended }), AttemptVerdict::Nothing);
         }
     }
 
     #[test]
     fn one_that_may_have_ended_with_the_server_waits_until_that_would_be_known() {
-        let just_now = Known { is_up: false, ended_for: Duration::from_millis(10), ..UP };
-        assert_eq!(verdict(just_now), Verdict::Later);
+        let just_now = KnownAttempt { is_up: false, ended_for: Duration::from_millis(10), ..UP };
+        assert_eq!(verdict(just_now), AttemptVerdict::Later);
     }
 
     #[test]
     fn after_a_crash_the_intent_alone_tells_and_after_a_shutdown_there_is_nothing_to_tell() {
-        let restarted = Known { is_up: false, end: AttemptEnd::None, ..UP };
-        assert_eq!(verdict(restarted), Verdict::Crashed);
-        assert_eq!(verdict(Known { was_shut_down: true, ..restarted }), Verdict::Nothing);
-        assert_eq!(verdict(Known { is_attempted: false, ..restarted }), Verdict::Nothing);
+        let restarted = KnownAttempt { is_up: false, end: AttemptEnd::None, ..UP };
+        assert_eq!(verdict(restarted), AttemptVerdict::Crashed);
+        assert_eq!(verdict(KnownAttempt { was_shut_down: true, ..restarted }), AttemptVerdict::Nothing);
+        assert_eq!(verdict(KnownAttempt { is_attempted: false, ..restarted }), AttemptVerdict::Nothing);
     }
 
     #[test]
     fn what_is_written_down_has_its_sqlstate() {
-        assert_eq!(failure(Verdict::Nothing, 0), None);
-        assert_eq!(failure(Verdict::Later, 0), None);
-        assert_eq!(failure(Verdict::Crashed, 0).map(|failure| failure.sqlstate), Some("57P02".to_owned()));
+        assert_eq!(failure(AttemptVerdict::Nothing, 0), None);
+        assert_eq!(failure(AttemptVerdict::Later, 0), None);
+        assert_eq!(failure(AttemptVerdict::Crashed, 0).map(|failure| failure.sqlstate), Some("57P02".to_owned()));
         let signal = pgrx::PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN as i32;
-        let told = failure(Verdict::Ended(signal), 7).expect("a failure");
+        let told = failure(AttemptVerdict::Ended(signal), 7).expect("a failure");
         assert!(told.reason.contains("SIGTERM"), "{told:?}");
         assert_eq!((told.sqlstate.as_str(), told.at), ("57P01", 7));
     }

@@ -15,7 +15,7 @@ use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
 use crate::pg::{interrupts, logicalrep, process, transaction, wal};
 use crate::reconcile::kept;
-use crate::reconcile::moves::Known;
+use crate::reconcile::moves::KnownKeys;
 use crate::reconcile::run::Reconciler;
 use crate::recover::error::RecoverError;
 use crate::recover::source::{Source, route_to};
@@ -104,7 +104,7 @@ impl Rescue {
             {
                 return Ok(true);
             }
-            let mut known = Known::of(&mut touched);
+            let mut known = KnownKeys::of(&mut touched);
             let nodes: Vec<String> = std::iter::once(peer.to_owned()).chain(reconciler.behind.clone()).collect();
             compare_moved(&mut reconciler, &intent, nodes, Some(peer), &mut known, index, goes_on)
         })?;

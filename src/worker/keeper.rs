@@ -40,7 +40,7 @@ const POLLS_TO_TELL: u32 = 5;
 
 /// What a round has decided, to be done once its transaction has committed.
 #[derive(Debug)]
-pub struct Round {
+pub struct KeeperRound {
     /// The record as it is from now on.
     record: Option<RetentionRecord>,
     job: SlotJob,
@@ -108,10 +108,10 @@ impl Keeper {
 
     /// Looks at everything once and decides. Runs in the manager's transaction, whose commit makes the record durable;
     /// what is decided takes effect in [`Keeper::act`]. `peers`: None where this database is no node (any more).
-    pub fn look(&mut self, peers: Option<&[Peer]>) -> Result<Round, RegistryError> {
+    pub fn look(&mut self, peers: Option<&[Peer]>) -> Result<KeeperRound, RegistryError> {
         self.read_record()?;
         let entry = shmem::lock().databases()[self.index].slot;
-        let mut round = Round {
+        let mut round = KeeperRound {
             record: self.record.clone(),
             job: SlotJob::Nothing,
             view: View::of(self.record.as_ref()),
@@ -168,7 +168,7 @@ impl Keeper {
     }
 
     /// After the commit: what was decided is published and begun. Returns how long the manager may sleep.
-    pub fn act(&mut self, round: Round) -> Duration {
+    pub fn act(&mut self, round: KeeperRound) -> Duration {
         self.record = round.record;
         self.tables.extend(round.tables);
         if self.record.is_none() {
@@ -246,7 +246,7 @@ impl Keeper {
     }
 
     /// There is no slot. The next generation is written down; then it is created.
-    fn prepare_creation(&mut self, round: &mut Round) -> Result<(), RegistryError> {
+    fn prepare_creation(&mut self, round: &mut KeeperRound) -> Result<(), RegistryError> {
         if self.record.is_none() && self.adopt(round)? {
             return Ok(());
         }
@@ -275,7 +275,7 @@ impl Keeper {
 
     /// A slot of ours without a record, which a standby that was promoted may have, or a label that was removed by hand, is
     /// taken on as it is: the next round finds that nothing is known of what it has let go.
-    fn adopt(&self, round: &mut Round) -> Result<bool, RegistryError> {
+    fn adopt(&self, round: &mut KeeperRound) -> Result<bool, RegistryError> {
         let name = name::recovery_slot_name(&self.database_name);
         let is_ours = slot::find_here(&name)?.is_some_and(|found| found.plugin.as_deref() == Some("pgoutput"));
         if is_ours {
@@ -300,7 +300,13 @@ impl Keeper {
     }
 
     /// There is a slot: sample, decide, write down.
-    fn keep(&mut self, round: &mut Round, found: &Slot, peers: &[Peer], may_act: bool) -> Result<(), RegistryError> {
+    fn keep(
+        &mut self,
+        round: &mut KeeperRound,
+        found: &Slot,
+        peers: &[Peer],
+        may_act: bool,
+    ) -> Result<(), RegistryError> {
         let Some(before) = self.record.clone() else {
             return Ok(());
         };

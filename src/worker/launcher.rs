@@ -10,7 +10,7 @@ use crate::pg::catalog::{self, Database};
 use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction, wal};
-use crate::shmem::{self, Phase};
+use crate::shmem::{self, ManagerPhase};
 use crate::{backoff, guc};
 use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys::Oid;
@@ -121,47 +121,50 @@ impl Launcher {
             let entry = shared.databases()[index];
             let exists = databases.iter().find(|database| database.oid == entry.database);
             let phase = match entry.phase {
-                Phase::Starting if self.never_came_up(index, entry.started_at) => Phase::Ended,
+                ManagerPhase::Starting if self.never_came_up(index, entry.started_at) => ManagerPhase::Ended,
                 phase => phase,
             };
             match phase {
-                Phase::Free | Phase::Looking => continue,
-                Phase::Starting => {
+                ManagerPhase::Free | ManagerPhase::Looking => continue,
+                ManagerPhase::Starting => {
                     is_coming_up = true;
                     continue;
                 }
-                Phase::Running => {
+                ManagerPhase::Running => {
                     self.without_room.remove(&entry.database);
                     continue;
                 }
-                Phase::Ended | Phase::StoodAside | Phase::NoExtension | Phase::NoRoom if self.is_leaving(index) => {
+                ManagerPhase::Ended | ManagerPhase::StoodAside | ManagerPhase::NoExtension | ManagerPhase::NoRoom
+                    if self.is_leaving(index) =>
+                {
                     continue;
                 }
-                Phase::NoExtension => {
+                ManagerPhase::NoExtension => {
                     // It may have come since the look began.
                     if !self.asked.contains(&entry.database) {
                         self.without.insert(entry.database);
                     }
                     self.failures.remove(&entry.database);
                 }
-                Phase::NoRoom => {
+                ManagerPhase::NoRoom => {
                     self.not_before.insert(entry.database, Instant::now() + NO_ROOM_RETRY);
                     if self.without_room.insert(entry.database) {
                         warn.extend(exists.map(|database| database.name.clone()));
                     }
                 }
-                Phase::Ended => {
+                ManagerPhase::Ended => {
                     let run = Monotonic::now().since(entry.started_at);
                     let failures = self.failures.entry(entry.database).or_default();
                     *failures = backoff::failures_after(run, *failures);
                     self.not_before.insert(entry.database, Instant::now() + backoff::delay(*failures));
                 }
-                Phase::StoodAside | Phase::Waiting => (),
+                ManagerPhase::StoodAside | ManagerPhase::Waiting => (),
             }
             self.handles.remove(&index);
-            let comes_back = matches!(phase, Phase::Ended | Phase::StoodAside | Phase::Waiting) && exists.is_some();
+            let comes_back = matches!(phase, ManagerPhase::Ended | ManagerPhase::StoodAside | ManagerPhase::Waiting)
+                && exists.is_some();
             if comes_back && index != shmem::spare_entry() {
-                shared.databases()[index].phase = Phase::Waiting;
+                shared.databases()[index].phase = ManagerPhase::Waiting;
                 continue;
             }
             shared.free_entry(index);
@@ -206,14 +209,14 @@ impl Launcher {
                 return None;
             }
             let (index, comes_back) = match shared.index_of(database.oid) {
-                Some(index) if shared.databases()[index].phase == Phase::Waiting => (index, true),
+                Some(index) if shared.databases()[index].phase == ManagerPhase::Waiting => (index, true),
                 Some(_) => return None,
                 // Without a free entry, or with enough looks under way: the end of one of them wakes us.
                 None if shared.looks() >= MAX_LOOKS => return None,
                 None => (shared.take_entry(database.oid)?, false),
             };
             let entry = &mut shared.databases()[index];
-            entry.phase = Phase::Starting;
+            entry.phase = ManagerPhase::Starting;
             entry.started_at = Monotonic::now();
             (index, comes_back)
         };
@@ -228,7 +231,7 @@ impl Launcher {
             Err(_) => {
                 let mut shared = shmem::lock();
                 if comes_back {
-                    shared.databases()[index].phase = Phase::Waiting;
+                    shared.databases()[index].phase = ManagerPhase::Waiting;
                 } else {
                     shared.free_entry(index);
                 }

@@ -6,7 +6,7 @@
 use super::clone_upkeep::{Clones, Home};
 use super::discovery::{self, Discovery};
 use super::keeper::Keeper;
-use super::polling::{self, Wanted};
+use super::polling::{self, WantedPoller};
 use super::recoveries::{self, Recoveries};
 use super::skips::{self, Skips};
 use crate::failpoint::{self, names};
@@ -19,7 +19,7 @@ use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{catalog, interrupts, process, transaction};
-use crate::shmem::{self, PeerEntry, PeerKey, Phase};
+use crate::shmem::{self, ManagerPhase, PeerEntry, PeerKey};
 use pgrx::pg_sys::Oid;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -38,18 +38,18 @@ const MAX_UNTRUSTED: usize = 4;
 thread_local! {
     /// The entry that this process has taken, and what it leaves in it.
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
-    static LEAVES: Cell<Phase> = const { Cell::new(Phase::Ended) };
+    static LEAVES: Cell<ManagerPhase> = const { Cell::new(ManagerPhase::Ended) };
 }
 
 /// What a look at the catalogs has found.
-enum Found {
+enum Situation {
     NoExtension,
     /// The extension, but no local node: nothing to do until node_create wakes us.
     NoNode,
     /// A local node that was created on another server or in another database.
     Copy(NodeName),
     Node {
-        wanted: Vec<Wanted>,
+        wanted: Vec<WantedPoller>,
         peers: Vec<Peer>,
     },
 }
@@ -98,15 +98,15 @@ fn take_entry(index: usize, database: Oid) -> bool {
     let Some(entry) = shared.databases().get_mut(index) else {
         return false;
     };
-    if entry.phase != Phase::Starting || entry.database != database || entry.manager_pid != 0 {
+    if entry.phase != ManagerPhase::Starting || entry.database != database || entry.manager_pid != 0 {
         return false;
     }
     if must_leave {
         // Registered before the session asked for the database, and not seen by it.
-        entry.phase = Phase::StoodAside;
+        entry.phase = ManagerPhase::StoodAside;
         return false;
     }
-    entry.phase = Phase::Looking;
+    entry.phase = ManagerPhase::Looking;
     entry.manager_pid = process::my_pid();
     entry.started_at = Monotonic::now();
     ENTRY.set(Some(index));
@@ -119,7 +119,7 @@ fn on_exit() {
         let mut shared = shmem::lock();
         let database = shared.databases()[index].database;
         let phase = match LEAVES.get() {
-            Phase::Ended if shared.must_stand_aside(database) => Phase::StoodAside,
+            ManagerPhase::Ended if shared.must_stand_aside(database) => ManagerPhase::StoodAside,
             phase => phase,
         };
         let entry = &mut shared.databases()[index];
@@ -155,9 +155,9 @@ impl Manager {
         let seen = transaction::caught(|| {
             let found = look(&peers, discovery, &mut skips)?;
             let (nodes, home) = match &found {
-                Found::Node { peers, .. } => (Some(peers.as_slice()), Home::Node(peers)),
-                Found::NoExtension | Found::NoNode => (None, Home::Nobody),
-                Found::Copy(_) => (None, Home::Elsewhere),
+                Situation::Node { peers, .. } => (Some(peers.as_slice()), Home::Node(peers)),
+                Situation::NoExtension | Situation::NoNode => (None, Home::Nobody),
+                Situation::Copy(_) => (None, Home::Elsewhere),
             };
             let (mut cloned, mut kept) = (None, None);
             if !is_spare {
@@ -166,7 +166,7 @@ impl Manager {
             }
             let recovery = match nodes {
                 Some(_) => recoveries.look(&peers, &mut skips),
-                None => Some(recoveries::Wanted::default()),
+                None => Some(recoveries::WantedRecovery::default()),
             };
             Ok::<_, RegistryError>((found, cloned, kept, recovery))
         });
@@ -177,7 +177,7 @@ impl Manager {
             Ok(Err(error)) => return self.note_failed_round(error.to_string()),
             Err(report) => return self.note_failed_round(skips::in_one_line(&report)),
         };
-        if !matches!(found, Found::NoExtension) {
+        if !matches!(found, Situation::NoExtension) {
             self.note_extension();
         }
         failpoint::hit(names::MANAGER_RECORD_WRITTEN);
@@ -196,12 +196,12 @@ impl Manager {
         }
         self.note_round(skips);
         match found {
-            Found::NoExtension if self.keeper.has_finished() && (is_spare || self.clones.has_finished()) => {
-                self.leave(Phase::NoExtension)
+            Situation::NoExtension if self.keeper.has_finished() && (is_spare || self.clones.has_finished()) => {
+                self.leave(ManagerPhase::NoExtension)
             }
-            Found::NoExtension => nap,
-            Found::NoNode => nap.min(self.pollers.keep(&[])),
-            Found::Copy(name) => {
+            Situation::NoExtension => nap,
+            Situation::NoNode => nap.min(self.pollers.keep(&[])),
+            Situation::Copy(name) => {
                 if !std::mem::replace(&mut self.said_copy, true) {
                     pgrx::log!(
                         "this database is a copy of node \"{name}\" made elsewhere: spock_recovery does nothing in it until \
@@ -210,7 +210,7 @@ impl Manager {
                 }
                 nap.min(self.pollers.keep(&[]))
             }
-            Found::Node { wanted, .. } => nap.min(self.pollers.keep(&wanted)),
+            Situation::Node { wanted, .. } => nap.min(self.pollers.keep(&wanted)),
         }
     }
 
@@ -249,22 +249,22 @@ impl Manager {
     /// the launcher may go on to the next database.
     fn note_extension(&mut self) {
         if self.index == shmem::spare_entry() {
-            self.leave(Phase::NoRoom);
+            self.leave(ManagerPhase::NoRoom);
         }
         let launcher = {
             let mut shared = shmem::lock();
             let entry = &mut shared.databases()[self.index];
-            if entry.phase != Phase::Looking {
+            if entry.phase != ManagerPhase::Looking {
                 return;
             }
-            entry.phase = Phase::Running;
+            entry.phase = ManagerPhase::Running;
             shared.launcher()
         };
         latch::wake(launcher);
     }
 
     /// Ends this process for a reason that the launcher must know.
-    fn leave(&mut self, phase: Phase) -> ! {
+    fn leave(&mut self, phase: ManagerPhase) -> ! {
         failpoint::hit(names::MANAGER_LEAVING);
         self.pollers.keep(&[]);
         LEAVES.set(phase);
@@ -273,23 +273,25 @@ impl Manager {
 }
 
 /// Reads the catalogs, and brings them up to date with what the pollers have found out.
-fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Result<Found, RegistryError> {
+fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Result<Situation, RegistryError> {
     // Also where there is no node or no extension any more: a subscription may have been dropped just before that.
     discovery::sweep_labels(skips)?;
     if catalog::extension_oid().is_none() {
         discovery::remove_labels(&NativeProvider.subscriptions()?, skips);
-        return Ok(Found::NoExtension);
+        return Ok(Situation::NoExtension);
     }
     let servers = servers::servers()?;
     let Some(local) = servers.iter().find(|server| server.role == Role::Local) else {
         let copy = servers.into_iter().find(|server| server.role == Role::LocalElsewhere);
-        return Ok(copy.map_or(Found::NoNode, |server| Found::Copy(server.name)));
+        return Ok(copy.map_or(Situation::NoNode, |server| Situation::Copy(server.name)));
     };
     discovery.look(local, &servers, peers, skips)?;
     // Once more, for what was just made known.
     let peers_known = NativeProvider.peers()?;
-    let mut wanted: Vec<Wanted> =
-        peers_known.iter().map(|peer| Wanted { key: PeerKey::Node(peer.id), name: peer.name.to_string() }).collect();
+    let mut wanted: Vec<WantedPoller> = peers_known
+        .iter()
+        .map(|peer| WantedPoller { key: PeerKey::Node(peer.id), name: peer.name.to_string() })
+        .collect();
     let (trusted, untrusted): (Vec<_>, Vec<_>) = NativeProvider
         .subscriptions()?
         .into_iter()
@@ -301,9 +303,9 @@ fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Re
     let first = (turn * MAX_UNTRUSTED) % untrusted.len().max(1);
     let count = untrusted.len().min(room);
     let untrusted = untrusted.into_iter().cycle().skip(first).take(count);
-    wanted.extend(trusted.into_iter().chain(untrusted).map(|subscription| Wanted {
+    wanted.extend(trusted.into_iter().chain(untrusted).map(|subscription| WantedPoller {
         key: PeerKey::Subscription(subscription.id),
         name: format!("of subscription {}", subscription.name),
     }));
-    Ok(Found::Node { wanted, peers: peers_known })
+    Ok(Situation::Node { wanted, peers: peers_known })
 }

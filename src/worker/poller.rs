@@ -11,7 +11,7 @@ use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::node::servers::{self, NodeServer, Role};
-use crate::older_copy::{Former, Known, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
+use crate::older_copy::{Former, KnownRun, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
@@ -55,7 +55,7 @@ thread_local! {
 }
 
 /// What a peer says of itself.
-struct Answer {
+struct PollAnswer {
     node_name: String,
     identity: DatabaseIdentity,
     timeline: u32,
@@ -85,7 +85,7 @@ struct Position {
 }
 
 /// What is known here before the peer is asked.
-struct Question {
+struct PollQuestion {
     route: Route,
     /// The name that the peer should have; None for a subscription whose origin is not known yet.
     expected: Option<String>,
@@ -219,7 +219,7 @@ impl Poller {
     }
 
     /// Looks up how to reach the peer and what to ask. None: there is no way to it.
-    fn prepare(&self) -> Result<Option<Question>, RegistryError> {
+    fn prepare(&self) -> Result<Option<PollQuestion>, RegistryError> {
         let nodes = servers::servers()?;
         let (route, node) = match self.key {
             PeerKey::Node(id) => (NativeProvider.route_to_peer(id)?, nodes.iter().find(|node| node.id == id)),
@@ -249,7 +249,7 @@ impl Poller {
         let clones = self.clones();
         let local = nodes.iter().find(|node| node.role == Role::Local && self.is_readiness_due());
         let local = local.map(|local| (local.name.to_string(), servers::here()));
-        Ok(route.map(|route| Question { route, expected, bound, own, former, nodes, local, clones }))
+        Ok(route.map(|route| PollQuestion { route, expected, bound, own, former, nodes, local, clones }))
     }
 
     /// Whether it is time to ask the peer how ready it is: seldom, but for one that has yet to learn of this node.
@@ -289,7 +289,7 @@ impl Poller {
         latch::wake(manager);
     }
 
-    fn ask(&mut self, question: &Question) -> Result<Answer, RemoteError> {
+    fn ask(&mut self, question: &PollQuestion) -> Result<PollAnswer, RemoteError> {
         self.note_question();
         let limit = guc::peer_timeout();
         if self.connection.as_ref().is_none_or(|(used, _)| *used != question.route) {
@@ -306,7 +306,7 @@ impl Poller {
     }
 
     /// Compares what the peer says it is with what it is taken for, and keeps what it said.
-    fn judge(&mut self, question: &Question, answer: &Answer) {
+    fn judge(&mut self, question: &PollQuestion, answer: &PollAnswer) {
         let doubt = doubt(question, answer);
         let readiness = question.local.as_ref().zip(answer.readiness.as_ref()).map(|((local, _), said)| {
             // The peer's own words are shown to others, and are not to look like ours.
@@ -339,7 +339,7 @@ impl Poller {
                 if is_new_run && answer.start != OriginLsn::ZERO {
                     let applied = applied_of_former_runs(&entry.former, lives.iter().copied(), answer.started_at);
                     if applied != OriginLsn::ZERO {
-                        entry.to_judge = Some(Known {
+                        entry.to_judge = Some(KnownRun {
                             applied,
                             subscriptions: entry.former.subscriptions,
                             system_identifier: Some(entry.system_identifier),
@@ -435,7 +435,7 @@ fn in_one_line(text: &str) -> String {
 }
 
 /// Why what has answered is not believed to be the peer, if it is not: its name, or the server and database that it is.
-fn doubt(question: &Question, answer: &Answer) -> Option<(PeerState, String)> {
+fn doubt(question: &PollQuestion, answer: &PollAnswer) -> Option<(PeerState, String)> {
     if question.expected.as_ref().is_some_and(|expected| *expected != answer.node_name) {
         let mut name = ShortName::EMPTY;
         name.set(&answer.node_name);
@@ -445,7 +445,7 @@ fn doubt(question: &Question, answer: &Answer) -> Option<(PeerState, String)> {
     Some((PeerState::OtherServer, format!("it was known with {bound}, and answers with {}", answer.identity)))
 }
 
-fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, RemoteError> {
+fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollAnswer, RemoteError> {
     let asked_at = Monotonic::now();
     connection.require_extension()?;
     let rows = connection.query(IDENTITY, 9)?;
@@ -495,7 +495,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
             Err(error) => return Err(error),
         }
     }
-    Ok(Answer {
+    Ok(PollAnswer {
         readiness: ask_readiness(connection, question)?,
         node_name: row.value(0)?,
         identity: DatabaseIdentity { system_identifier: row.value(1)?, database: row.value(2)? },
@@ -515,7 +515,7 @@ fn ask_all(connection: &mut Connection, question: &Question) -> Result<Answer, R
 }
 
 /// None: it is not to be asked, or its version of the extension cannot say.
-fn ask_readiness(connection: &mut Connection, question: &Question) -> Result<Option<Readiness>, RemoteError> {
+fn ask_readiness(connection: &mut Connection, question: &PollQuestion) -> Result<Option<Readiness>, RemoteError> {
     let Some((name, identity)) = &question.local else { return Ok(None) };
     // Where the function is not there, asked by its name it would be an ERROR in the peer's log.
     let is_there = "SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
@@ -540,7 +540,7 @@ fn ask_readiness(connection: &mut Connection, question: &Question) -> Result<Opt
 
 /// The workers that have applied the peer, of those of its subscriptions that there were when it last answered and that there
 /// are now: an origin's id is used again.
-fn lives_of_former(shared: &mut Shared, index: usize, peer: usize, question: &Question) -> Vec<Life> {
+fn lives_of_former(shared: &mut Shared, index: usize, peer: usize, question: &PollQuestion) -> Vec<Life> {
     let PeerEntry { former, lost_at, .. } = shared.peers(index)[peer];
     let pairs = |of: Former| of.subscriptions.into_iter().zip(of.origins);
     let mut lives = Vec::new();
@@ -556,7 +556,7 @@ fn lives_of_former(shared: &mut Shared, index: usize, peer: usize, question: &Qu
 }
 
 /// Puts what the peer has said of each origin in place of what it said before; what the manager has written stays.
-fn keep_positions(places: &mut [PositionEntry], question: &Question, answer: &Answer) {
+fn keep_positions(places: &mut [PositionEntry], question: &PollQuestion, answer: &PollAnswer) {
     let node_of = |name: &str| question.nodes.iter().find(|node| node.name.as_str() == name).map(|node| node.id);
     let mut named: Vec<(Oid, &Position)> = answer
         .positions

@@ -20,7 +20,7 @@ const HANGING: u32 = 6;
 
 /// A poller that there should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedPoller {
     pub key: PeerKey,
     /// For the process title.
     pub name: String,
@@ -49,7 +49,7 @@ impl Pollers {
     }
 
     /// Starts and ends pollers until there is one for each peer that is wanted. Returns how long to sleep.
-    pub fn keep(&mut self, wanted: &[Wanted]) -> Duration {
+    pub fn keep(&mut self, wanted: &[WantedPoller]) -> Duration {
         let mut end = Vec::new();
         let mut start = Vec::new();
         let mut nap = guc::manager_naptime();

@@ -19,7 +19,7 @@ use crate::pg::logicalrep;
 use crate::pg::{interrupts, origin, process, transaction};
 use crate::reconcile;
 use crate::reconcile::kept::{self, KeptRows};
-use crate::reconcile::moves::{Known, MoveReader, Moves};
+use crate::reconcile::moves::{KnownKeys, MoveReader, Moves};
 use crate::reconcile::run::Reconciler;
 use crate::recover::error::RecoverError;
 use crate::recover::source::{Source, route_to};
@@ -202,7 +202,7 @@ impl Rescue {
             if !is_to_be_followed && reconciler.behind.is_empty() {
                 return Ok(true);
             }
-            let mut known = Known::of(touched);
+            let mut known = KnownKeys::of(touched);
             if is_to_be_followed {
                 let mut source = Source::open(&request.source, &route)?;
                 let moved = follow_moves(
@@ -284,7 +284,7 @@ pub(super) fn compare_moved(
     intent: &Intent,
     nodes: impl IntoIterator<Item = String>,
     needed: Option<&str>,
-    known: &mut Known,
+    known: &mut KnownKeys,
     index: usize,
     goes_on: impl Fn(&Counts) -> bool,
 ) -> Result<bool, RecoverError> {
@@ -314,7 +314,7 @@ fn compare_with(
 
 /// What touched rows have moved to, and what the node's recoveries have written, read from a clone of the node's recovery slot
 /// that goes again.
-fn moves_of(intent: &Intent, node: &str, known: &mut Known, index: usize) -> Result<Option<Moves>, RecoverError> {
+fn moves_of(intent: &Intent, node: &str, known: &mut KnownKeys, index: usize) -> Result<Option<Moves>, RecoverError> {
     let request = &intent.request;
     let route = transaction::run(|| route_to(node))?;
     let mut source = Source::open(node, &route)?;
@@ -332,7 +332,7 @@ fn follow_moves(
     source: &mut Source,
     route: &Route,
     clone: &str,
-    known: &mut Known,
+    known: &mut KnownKeys,
     index: usize,
 ) -> Result<Option<Moves>, RecoverError> {
     let request = &intent.request;

@@ -49,7 +49,7 @@ fn is_up(rescue: &RescueEntry) -> bool {
 
 /// What the journal asks of the manager.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Wanted {
+pub struct WantedRecovery {
     /// A recovery is to be carried; counts what users have said about it, so that it is tried at once when they do.
     intent: Option<([u8; 16], usize)>,
     must_stop: bool,
@@ -100,15 +100,15 @@ impl Recoveries {
     }
 
     /// Reads the journal, in the manager's transaction.
-    pub fn look(&mut self, peers: &[PeerEntry], skips: &mut Skips) -> Option<Wanted> {
+    pub fn look(&mut self, peers: &[PeerEntry], skips: &mut Skips) -> Option<WantedRecovery> {
         let journal = skips.each(|| "recoveries".to_owned(), storage::read)?;
         self.returns.look(&journal, peers, skips);
         Some(match journal.resumable() {
-            Resumable::Several(_) => Wanted::default(),
-            Resumable::Nothing => Wanted {
+            Resumable::Several(_) => WantedRecovery::default(),
+            Resumable::Nothing => WantedRecovery {
                 kept: skips.each(|| "rows that are kept".to_owned(), || state_of_kept(&journal, peers))?,
                 database: catalog::my_database_name(),
-                ..Wanted::default()
+                ..WantedRecovery::default()
             },
             Resumable::One(intent) => {
                 let words = intent.skips.len() + usize::from(intent.must_abort);
@@ -123,20 +123,20 @@ impl Recoveries {
                     || "who a recovery waits for".to_owned(),
                     || self.blockers.look(self.index, intent).map_err(RecoverError::from),
                 );
-                Wanted {
+                WantedRecovery {
                     intent: Some((intent.id.0, words)),
                     must_stop: intent.must_abort,
                     account,
                     cut_short: intent.cut_short.saturating_add(u32::from(account == Account::Settles)),
                     database: catalog::my_database_name(),
-                    ..Wanted::default()
+                    ..WantedRecovery::default()
                 }
             }
         })
     }
 
     /// After the commit: starts the worker if there is to be one and it is time. Returns how long to sleep at most.
-    pub fn act(&mut self, wanted: &Wanted) -> Duration {
+    pub fn act(&mut self, wanted: &WantedRecovery) -> Duration {
         let nap = guc::manager_naptime();
         let Some((id, words)) = wanted.intent else {
             self.known = None;
@@ -197,7 +197,7 @@ impl Recoveries {
         nap
     }
 
-    fn start_worker(&mut self, wanted: &Wanted) {
+    fn start_worker(&mut self, wanted: &WantedRecovery) {
         if start::start_rescue_worker(self.index, &wanted.database).is_err() {
             shmem::lock().databases()[self.index].rescue.is_coming_up = false;
             if !std::mem::replace(&mut self.said_no_worker, true) {
@@ -209,7 +209,7 @@ impl Recoveries {
     }
 
     /// Starts the worker for rows that are kept, if it is time. Returns how long to sleep at most.
-    fn look_again(&mut self, wanted: &Wanted) -> Duration {
+    fn look_again(&mut self, wanted: &WantedRecovery) -> Duration {
         let Some(state) = wanted.kept else {
             self.again = None;
             return Duration::MAX;

@@ -9,7 +9,7 @@ use crate::intent::{IntentError, storage};
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Peer, ReplicationProvider};
-use crate::older_copy::{Known, Now, Verdict, first_of, judge};
+use crate::older_copy::{KnownRun, Now, ReturnVerdict, first_of, judge};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::process;
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
@@ -68,7 +68,7 @@ fn judge_restarted(
     positions: &[OwnPosition],
 ) -> Result<(), IntentError> {
     let Some(node) = nodes.iter().find(|node| peer.key == PeerKey::Node(node.id)) else { return Ok(()) };
-    let verdict = peer.to_judge.map_or(Verdict::GoesOn, |known| judge(known, &now(peer)));
+    let verdict = peer.to_judge.map_or(ReturnVerdict::GoesOn, |known| judge(known, &now(peer)));
     let is_of = |position: &&OwnPosition| {
         position.origin.as_ref() == Some(&node.name)
             && peer.to_judge.is_some_and(|known| known.concerns(position.subscription.to_u32()))
@@ -147,7 +147,7 @@ fn judge_suspended(
             && peer.start != OriginLsn::ZERO
     });
     let Some(peer) = answering else { return Ok(()) };
-    let known = Known {
+    let known = KnownRun {
         subscriptions: first_of([suspension.subscription]),
         applied: position.applied().unwrap_or(OriginLsn::ZERO),
         system_identifier: suspension.system_identifier,

@@ -2,7 +2,7 @@
 
 use crate::pg::clock::Monotonic;
 use crate::pg::{interrupts, latch, process};
-use crate::shmem::{self, Phase, SlotJob};
+use crate::shmem::{self, ManagerPhase, SlotJob};
 use crate::slot::job;
 use pgrx::pg_sys::Oid;
 use std::cell::Cell;
@@ -55,7 +55,7 @@ pub fn run(index: usize, database: Oid) -> ! {
 fn take_job(index: usize, database: Oid) -> Option<(SlotJob, String)> {
     let mut shared = shmem::lock();
     let entry = shared.databases().get_mut(index)?;
-    if entry.phase == Phase::Free || entry.database != database || entry.slot.worker_pid != 0 {
+    if entry.phase == ManagerPhase::Free || entry.database != database || entry.slot.worker_pid != 0 {
         return None;
     }
     if entry.slot.job == SlotJob::Nothing {

@@ -11,7 +11,7 @@ pub const OWN_ERROR: &str = "it answers with an error of its own";
 
 /// A peer as its poller has found it.
 #[derive(Clone, Debug)]
-pub struct PeerFacts {
+pub struct PeerHealth {
     pub name: String,
     pub state: &'static str,
     pub answers: bool,
@@ -28,7 +28,7 @@ pub struct PeerFacts {
     pub unreadable: Option<String>,
 }
 
-pub fn peer(facts: &PeerFacts) -> Check {
+pub fn peer(facts: &PeerHealth) -> Check {
     let name = format!("peer {}", facts.name);
     if facts.answers {
         return match facts.silent_for_s {
@@ -98,7 +98,7 @@ pub fn source(peer: &str, lacks: Option<(u32, &str)>) -> Option<Check> {
 
 /// A node that asks this one, and that is no peer of it.
 #[derive(Clone, Debug)]
-pub struct AskerFacts {
+pub struct AskerHealth {
     pub name: String,
     /// The role by which it asks here.
     pub role: String,
@@ -106,8 +106,8 @@ pub struct AskerFacts {
     pub conflict: Option<(String, String)>,
 }
 
-pub fn asker(facts: &AskerFacts) -> Check {
-    let AskerFacts { name, role, conflict } = facts;
+pub fn asker(facts: &AskerHealth) -> Check {
+    let AskerHealth { name, role, conflict } = facts;
     let quoted = name.replace('\'', "''");
     let details = match conflict {
         None => format!(
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_silent_peer_is_critical_with_its_reason() {
-        let facts = PeerFacts {
+        let facts = PeerHealth {
             longest_silence_s: 60,
             knows_this_node: true,
             local: "n'1".to_owned(),
@@ -238,10 +238,10 @@ mod tests {
         let verdict = peer(&facts);
         assert_eq!(verdict.status, Status::Critical);
         assert_eq!(verdict.details, "unreachable: no answer within 5000 ms; last heard 9 s ago");
-        let answers = PeerFacts { answers: true, ..facts };
+        let answers = PeerHealth { answers: true, ..facts };
         assert_eq!(peer(&answers).status, Status::Healthy);
         // It keeps nothing for this node.
-        let unknown = peer(&PeerFacts { knows_this_node: false, ..answers.clone() });
+        let unknown = peer(&PeerHealth { knows_this_node: false, ..answers.clone() });
         assert_eq!(unknown.status, Status::Warning);
         assert!(
             unknown.details.contains("on node \"n2\": SELECT spock.peer_create('n''1', 'host=…')"),
@@ -249,14 +249,14 @@ mod tests {
             unknown.details
         );
         // Nobody asks it any more.
-        let forgotten = peer(&PeerFacts { silent_for_s: Some(61), ..answers });
+        let forgotten = peer(&PeerHealth { silent_for_s: Some(61), ..answers });
         assert_eq!(forgotten.status, Status::Critical);
         assert!(forgotten.details.contains("nobody has asked it for 61 s"), "{}", forgotten.details);
     }
 
     #[test]
     fn a_peer_that_answers_with_an_error_is_not_said_to_be_no_node() {
-        let facts = PeerFacts {
+        let facts = PeerHealth {
             longest_silence_s: 60,
             knows_this_node: true,
             local: "n1".to_owned(),
@@ -270,13 +270,13 @@ mod tests {
         let verdict = peer(&facts);
         assert_eq!(verdict.status, Status::Critical);
         assert_eq!(verdict.details, format!("{}; last heard 9 s ago", facts.error));
-        let verdict = peer(&PeerFacts { error: "it is not a node".to_owned(), ..facts });
+        let verdict = peer(&PeerHealth { error: "it is not a node".to_owned(), ..facts });
         assert_eq!(verdict.details, "not a node: it is not a node; last heard 9 s ago");
     }
 
     #[test]
     fn a_peer_to_which_no_way_is_known_may_be_dropped_where_every_document_can_be_read() {
-        let facts = PeerFacts {
+        let facts = PeerHealth {
             longest_silence_s: 60,
             knows_this_node: true,
             local: "n1".to_owned(),
@@ -289,7 +289,7 @@ mod tests {
         };
         let verdict = peer(&facts);
         assert!(verdict.details.ends_with("gone for good, SELECT spock.node_drop('n''2')"), "{}", verdict.details);
-        let verdict = peer(&PeerFacts { unreadable: Some("journal".to_owned()), ..facts });
+        let verdict = peer(&PeerHealth { unreadable: Some("journal".to_owned()), ..facts });
         assert_eq!(verdict.status, Status::Critical);
         assert!(verdict.details.contains("once document journal can be read"), "{}", verdict.details);
         assert!(!verdict.details.contains("node_drop"), "{}", verdict.details);
@@ -297,12 +297,12 @@ mod tests {
 
     #[test]
     fn a_node_that_asks_and_is_no_peer_is_named_with_the_command() {
-        let facts = AskerFacts { name: "n'4".to_owned(), role: "r".to_owned(), conflict: None };
+        let facts = AskerHealth { name: "n'4".to_owned(), role: "r".to_owned(), conflict: None };
         let verdict = asker(&facts);
         assert_eq!((verdict.name.as_str(), verdict.status), ("asker n'4", Status::Warning));
         assert!(verdict.details.contains("SELECT spock.peer_create('n''4', 'host=…')"), "{}", verdict.details);
         let conflict = Some(("one".to_owned(), "another".to_owned()));
-        let verdict = asker(&AskerFacts { conflict, ..facts });
+        let verdict = asker(&AskerHealth { conflict, ..facts });
         assert!(verdict.details.starts_with("somebody asks"), "{}", verdict.details);
     }
 

@@ -4,7 +4,7 @@ use super::{Check, Status, check};
 
 /// An unfinished recovery of which this node is the target.
 #[derive(Clone, Debug)]
-pub struct RecoveryFacts {
+pub struct RecoveryHealth {
     pub failed: String,
     pub intent: String,
     pub phase: &'static str,
@@ -14,9 +14,9 @@ pub struct RecoveryFacts {
     pub blocked_by: Option<String>,
 }
 
-pub fn recovery(unfinished: &[RecoveryFacts]) -> Check {
+pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
     let name = "recovery";
-    let named = |facts: &RecoveryFacts| {
+    let named = |facts: &RecoveryHealth| {
         format!("recovery of node \"{}\" (intent {}), at phase {}", facts.failed, facts.intent, facts.phase)
     };
     match unfinished {
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn an_unfinished_recovery_is_a_warning_when_it_waits_and_several_are_critical() {
-        let running = RecoveryFacts {
+        let running = RecoveryHealth {
             failed: "n'1".to_owned(),
             intent: "i".to_owned(),
             phase: "replaying",
@@ -67,14 +67,14 @@ mod tests {
         assert_eq!(recovery(&[]).status, Status::Healthy);
         let verdict = recovery(std::slice::from_ref(&running));
         assert_eq!((verdict.status, verdict.details.contains("at phase replaying")), (Status::Healthy, true));
-        let waiting = RecoveryFacts { failure: Some("no such table (SQLSTATE 42P01)".to_owned()), ..running.clone() };
+        let waiting = RecoveryHealth { failure: Some("no such table (SQLSTATE 42P01)".to_owned()), ..running.clone() };
         let verdict = recovery(std::slice::from_ref(&waiting));
         assert_eq!(verdict.status, Status::Warning);
         for part in ["SQLSTATE 42P01", "CALL spock.recover_abort('n''1')"] {
             assert!(verdict.details.contains(part), "{}", verdict.details);
         }
         let who = Some("process 7".to_owned());
-        let verdict = recovery(&[RecoveryFacts { blocked_by: who, ..running.clone() }]);
+        let verdict = recovery(&[RecoveryHealth { blocked_by: who, ..running.clone() }]);
         assert_eq!((verdict.status, verdict.details.contains("waits for a lock: process 7")), (Status::Warning, true));
         let verdict = recovery(&[running, waiting]);
         assert_eq!(verdict.status, Status::Critical);

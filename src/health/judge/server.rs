@@ -5,7 +5,7 @@ use crate::slot::plugin_list;
 
 /// Settings of the server, as SHOW gives them; None: unknown to this server.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub struct ServerSettings {
     pub wal_level: String,
     pub track_commit_timestamp: bool,
     pub max_slot_wal_keep_size: Option<String>,
@@ -13,7 +13,7 @@ pub struct Settings {
     pub output_plugin_libraries: Option<String>,
 }
 
-pub fn wal_level(settings: &Settings) -> Check {
+pub fn wal_level(settings: &ServerSettings) -> Check {
     if settings.wal_level == "logical" {
         check("wal_level", Status::Healthy, "logical")
     } else {
@@ -26,7 +26,7 @@ pub fn wal_level(settings: &Settings) -> Check {
 }
 
 /// What could take the slot away.
-pub fn invalidation(settings: &Settings) -> Check {
+pub fn invalidation(settings: &ServerSettings) -> Check {
     let mut found = Vec::new();
     if let Some(size) = settings.max_slot_wal_keep_size.as_deref().filter(|size| *size != "-1") {
         found.push(format!(
@@ -45,7 +45,7 @@ pub fn invalidation(settings: &Settings) -> Check {
     }
 }
 
-pub fn commit_timestamps(settings: &Settings) -> Check {
+pub fn commit_timestamps(settings: &ServerSettings) -> Check {
     if settings.track_commit_timestamp {
         check("track_commit_timestamp", Status::Healthy, "on")
     } else {
@@ -58,7 +58,7 @@ pub fn commit_timestamps(settings: &Settings) -> Check {
     }
 }
 
-pub fn output_plugin(settings: &Settings) -> Check {
+pub fn output_plugin(settings: &ServerSettings) -> Check {
     let name = "output_plugin_libraries";
     let list = settings.output_plugin_libraries.as_deref();
     match plugin_list::check(list) {
@@ -203,10 +203,11 @@ mod tests {
     #[test]
     fn the_plugin_must_be_listed_by_its_own_name() {
         let verdict = |list: &str| {
-            let settings = Settings { output_plugin_libraries: Some(list.to_owned()), ..Settings::default() };
+            let settings =
+                ServerSettings { output_plugin_libraries: Some(list.to_owned()), ..ServerSettings::default() };
             output_plugin(&settings)
         };
-        assert_eq!(output_plugin(&Settings::default()).status, Status::Healthy);
+        assert_eq!(output_plugin(&ServerSettings::default()).status, Status::Healthy);
         assert_eq!(verdict("pgoutput, test_decoding, spock_recovery").status, Status::Healthy);
         assert_eq!(verdict("pgoutput, \"spock_recovery\"").status, Status::Healthy);
         assert_eq!(verdict("pgoutput,spock_recovery_old").status, Status::Warning);
@@ -230,10 +231,10 @@ mod tests {
 
     #[test]
     fn settings_that_could_take_the_slot_are_warned_of() {
-        let settings = |size: &str, idle: &str| Settings {
+        let settings = |size: &str, idle: &str| ServerSettings {
             max_slot_wal_keep_size: Some(size.to_owned()),
             idle_replication_slot_timeout: Some(idle.to_owned()),
-            ..Settings::default()
+            ..ServerSettings::default()
         };
         assert_eq!(invalidation(&settings("-1", "0")).status, Status::Healthy);
         assert_eq!(invalidation(&settings("100MB", "0")).status, Status::Warning);

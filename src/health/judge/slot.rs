@@ -5,7 +5,7 @@ use crate::slot::retention::ANNOUNCED_AT;
 
 /// The slot, as the manager and pg_replication_slots show it.
 #[derive(Clone, Debug, Default)]
-pub struct SlotFacts {
+pub struct SlotHealth {
     pub is_enabled: bool,
     pub name: String,
     pub exists: bool,
@@ -23,7 +23,7 @@ pub struct SlotFacts {
     pub unreadable: Option<String>,
 }
 
-pub fn slot(facts: &SlotFacts) -> Check {
+pub fn slot(facts: &SlotHealth) -> Check {
     let name = "recovery_slot";
     if !facts.is_enabled {
         return check(
@@ -61,7 +61,7 @@ pub fn slot(facts: &SlotFacts) -> Check {
     check(name, Status::Healthy, format!("slot \"{}\"{later}", facts.name))
 }
 
-pub fn retention(facts: &SlotFacts) -> Check {
+pub fn retention(facts: &SlotHealth) -> Check {
     let name = "retention";
     if !facts.exists || facts.is_invalid {
         return check(name, Status::Missing, "no slot keeps WAL");
@@ -108,7 +108,7 @@ pub fn retention(facts: &SlotFacts) -> Check {
 
 /// A clone of the recovery slot that cannot go, or cannot be used.
 #[derive(Clone, Debug)]
-pub struct CloneFacts {
+pub struct CloneHealth {
     pub slot: String,
     /// The target, and the intent there that the clone belongs to; None: no recovery has claimed it.
     pub claimed_by: Option<(String, String)>,
@@ -118,7 +118,7 @@ pub struct CloneFacts {
 }
 
 /// None: there is nothing to say of it.
-pub fn clone(facts: &CloneFacts) -> Option<Check> {
+pub fn clone(facts: &CloneHealth) -> Option<Check> {
     let drop = format!("SELECT pg_drop_replication_slot('{}')", facts.slot);
     let details = match &facts.claimed_by {
         _ if facts.is_invalid => {
@@ -165,22 +165,22 @@ pub fn vouching(waiting: &[WaitingFacts]) -> Check {
 mod tests {
     use super::*;
 
-    fn facts() -> SlotFacts {
-        SlotFacts { is_enabled: true, name: "s".to_owned(), exists: true, generation: 1, ..SlotFacts::default() }
+    fn facts() -> SlotHealth {
+        SlotHealth { is_enabled: true, name: "s".to_owned(), exists: true, generation: 1, ..SlotHealth::default() }
     }
 
     #[test]
     fn the_slots_verdict_is_by_what_is_worst() {
         assert_eq!(slot(&facts()).status, Status::Healthy);
-        assert_eq!(slot(&SlotFacts { is_enabled: false, ..facts() }).status, Status::Disabled);
-        assert_eq!(slot(&SlotFacts { exists: false, ..facts() }).status, Status::Missing);
-        assert_eq!(slot(&SlotFacts { is_invalid: true, ..facts() }).status, Status::Critical);
-        assert_eq!(slot(&SlotFacts { error: "e".to_owned(), ..facts() }).status, Status::Warning);
+        assert_eq!(slot(&SlotHealth { is_enabled: false, ..facts() }).status, Status::Disabled);
+        assert_eq!(slot(&SlotHealth { exists: false, ..facts() }).status, Status::Missing);
+        assert_eq!(slot(&SlotHealth { is_invalid: true, ..facts() }).status, Status::Critical);
+        assert_eq!(slot(&SlotHealth { error: "e".to_owned(), ..facts() }).status, Status::Warning);
     }
 
     #[test]
     fn retention_is_judged_by_the_budget_and_names_who_holds_the_slot() {
-        let mut held = SlotFacts {
+        let mut held = SlotHealth {
             retained_bytes: 10 << 20,
             blocked_reason: Some("peer_unreachable"),
             blocked_by: Some("n'1".to_owned()),
@@ -189,7 +189,7 @@ mod tests {
         let verdict = retention(&held);
         assert_eq!(verdict.status, Status::Warning);
         assert!(verdict.details.contains("SELECT spock.node_drop('n''1')"), "{}", verdict.details);
-        let unreadable = SlotFacts { unreadable: Some("label of SUBSCRIPTION s".to_owned()), ..held.clone() };
+        let unreadable = SlotHealth { unreadable: Some("label of SUBSCRIPTION s".to_owned()), ..held.clone() };
         let verdict = retention(&unreadable);
         assert_eq!(verdict.status, Status::Warning);
         assert!(!verdict.details.contains("node_drop"), "{}", verdict.details);
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_clone_is_told_of_when_its_target_is_silent_or_it_is_lost() {
-        let fine = CloneFacts {
+        let fine = CloneHealth {
             slot: "c".to_owned(),
             claimed_by: Some(("n2".to_owned(), "i".to_owned())),
             target_is_silent: false,
@@ -216,14 +216,14 @@ mod tests {
             retained_bytes: 7 << 20,
         };
         assert_eq!(clone(&fine), None);
-        assert_eq!(clone(&CloneFacts { claimed_by: None, target_is_silent: true, ..fine.clone() }), None);
-        let silent = clone(&CloneFacts { target_is_silent: true, ..fine.clone() }).expect("a row");
+        assert_eq!(clone(&CloneHealth { claimed_by: None, target_is_silent: true, ..fine.clone() }), None);
+        let silent = clone(&CloneHealth { target_is_silent: true, ..fine.clone() }).expect("a row");
         assert_eq!((silent.name.as_str(), silent.status), ("clone c", Status::Warning));
         for part in ["keeps 7 MB", "node \"n2\"", "intent i", "SELECT pg_drop_replication_slot('c')"] {
             assert!(silent.details.contains(part), "{}", silent.details);
         }
         for claimed_by in [None, fine.claimed_by.clone()] {
-            let lost = clone(&CloneFacts { is_invalid: true, claimed_by, ..fine.clone() }).expect("a row");
+            let lost = clone(&CloneHealth { is_invalid: true, claimed_by, ..fine.clone() }).expect("a row");
             assert!(lost.details.starts_with("was invalidated"), "{}", lost.details);
         }
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::document::{self, Stored};
 use crate::tally::compared::{Counts, Why};
-use crate::tally::conflict::{Kind, Resolution, Tally};
+use crate::tally::conflict::{ConflictKind, Resolution, Tally};
 use std::collections::BTreeSet;
 
 /// A journal with everything in it.
@@ -25,7 +25,7 @@ pub fn full() -> Journal {
     let totals = &mut ended.checkpoint.as_mut().expect("completed").totals;
     totals.tallies.push(Tally {
         relation: 16384,
-        kind: Kind::InsertExists,
+        kind: ConflictKind::InsertExists,
         resolution: Resolution::KeepLocal,
         count: 2,
     });

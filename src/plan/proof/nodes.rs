@@ -2,11 +2,11 @@
 
 use super::super::facts::{NodeFacts, RecoveryFacts, TableFacts};
 use super::super::readiness;
-use super::{Case, Found, found, named};
+use super::{Case, Finding, found, named};
 use crate::protocol;
 use std::cmp::Ordering;
 
-fn none_runs(node: &NodeFacts, is_meant: impl Fn(&RecoveryFacts) -> bool) -> Found {
+fn none_runs(node: &NodeFacts, is_meant: impl Fn(&RecoveryFacts) -> bool) -> Finding {
     match node.recoveries.iter().find(|recovery| is_meant(recovery)) {
         None => Ok(format!("none stands in the way on node \"{}\"", node.node)),
         Some(recovery) => Err(format!(
@@ -18,16 +18,16 @@ fn none_runs(node: &NodeFacts, is_meant: impl Fn(&RecoveryFacts) -> bool) -> Fou
 
 impl<'a> Case<'a> {
     /// One of the same failed node is no obstacle: who asks for it again joins it.
-    pub(super) fn no_other_recovery(&self) -> Found {
+    pub(super) fn no_other_recovery(&self) -> Finding {
         none_runs(self.target, |recovery| recovery.failed != self.failed)
     }
 
     /// Its position moves, and its rows are not yet what they will be.
-    pub(super) fn source_is_not_in_recovery(&self) -> Found {
+    pub(super) fn source_is_not_in_recovery(&self) -> Finding {
         none_runs(self.source, |recovery| recovery.failed == self.failed)
     }
 
-    pub(super) fn versions_understand_each_other(&self) -> Found {
+    pub(super) fn versions_understand_each_other(&self) -> Finding {
         let told = |node: &NodeFacts| {
             format!("version {} (protocol {}) on node \"{}\"", node.extension, node.protocol, node.node)
         };
@@ -39,7 +39,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    pub(super) fn subscribes(&self, node: &NodeFacts) -> Found {
+    pub(super) fn subscribes(&self, node: &NodeFacts) -> Finding {
         let names: Vec<String> = node.subscriptions.iter().map(|subscription| subscription.name.clone()).collect();
         if names.is_empty() {
             return Err(format!("node \"{}\" has no subscription from node \"{}\"", node.node, self.failed));
@@ -47,13 +47,13 @@ impl<'a> Case<'a> {
         Ok(format!("node \"{}\" by subscription {}", node.node, named(&names)))
     }
 
-    pub(super) fn subscribes_once(&self, node: &NodeFacts) -> Found {
+    pub(super) fn subscribes_once(&self, node: &NodeFacts) -> Finding {
         let count = node.subscriptions.len();
         let finding = format!("subscriptions of node \"{}\" from node \"{}\": {count}", node.node, self.failed);
         found(count == 1, finding)
     }
 
-    pub(super) fn progress_is_known(&self, node: &'a NodeFacts) -> Found {
+    pub(super) fn progress_is_known(&self, node: &'a NodeFacts) -> Finding {
         let subscription = self.subscription(node)?;
         match (subscription.applied, subscription.begins) {
             // Without its origin nothing could be applied under it, nor told apart in WAL.
@@ -73,7 +73,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    pub(super) fn is_not_behind(&self) -> Found {
+    pub(super) fn is_not_behind(&self) -> Finding {
         let (ours, theirs) = (self.lacks_from()?, self.has_up_to()?);
         found(
             theirs >= ours,
@@ -82,7 +82,7 @@ impl<'a> Case<'a> {
     }
 
     /// Attached alone is not streaming: a node that hangs keeps its connections for a minute.
-    pub(super) fn does_not_stream(&self, node: &NodeFacts) -> Found {
+    pub(super) fn does_not_stream(&self, node: &NodeFacts) -> Finding {
         let is_attached = node.subscriptions.iter().any(|subscription| subscription.is_attached);
         let answers = self.wishes.failed_answers || node.failed_answers;
         let finding = match (is_attached, answers) {
@@ -94,7 +94,7 @@ impl<'a> Case<'a> {
         found(!(is_attached && answers), format!("to node \"{}\" it {finding}", node.node))
     }
 
-    pub(super) fn has_applied_all(&self) -> Found {
+    pub(super) fn has_applied_all(&self) -> Finding {
         let subscription = self.subscription(self.source)?;
         found(
             !subscription.is_applying,
@@ -107,15 +107,15 @@ impl<'a> Case<'a> {
         )
     }
 
-    pub(super) fn wal_level_is_logical(&self) -> Found {
+    pub(super) fn wal_level_is_logical(&self) -> Finding {
         readiness::wal_level_is_logical(&self.source.node, &self.source.settings)
     }
 
-    pub(super) fn plugin_is_listed(&self) -> Found {
+    pub(super) fn plugin_is_listed(&self) -> Finding {
         readiness::plugin_is_listed(&self.source.node, &self.source.settings)
     }
 
-    pub(super) fn target_reaches_source(&self) -> Found {
+    pub(super) fn target_reaches_source(&self) -> Finding {
         let (target, source) = (&self.target.node, &self.source.node);
         if self.wishes.knows_the_way {
             return Ok(format!("node \"{target}\" has a connection string"));
@@ -129,14 +129,14 @@ impl<'a> Case<'a> {
         }
     }
 
-    pub(super) fn role_may_replicate(&self) -> Found {
+    pub(super) fn role_may_replicate(&self) -> Finding {
         if !self.wishes.asked_by_target {
             return Ok("the role is known when the target asks".to_owned());
         }
         readiness::role_may_replicate(&self.source.node, &self.source.asked_by)
     }
 
-    pub(super) fn role_may_read(&self) -> Found {
+    pub(super) fn role_may_read(&self) -> Finding {
         if !self.wishes.asked_by_target {
             return Ok("the role is known when the target asks".to_owned());
         }

@@ -1,11 +1,11 @@
 //! What is asked of the source's recovery slot: that it is there, and what it may have let go (pure).
 
 use super::super::facts::SlotState;
-use super::{Case, Found, found};
+use super::{Case, Finding, found};
 use crate::lsn::OriginLsn;
 
 impl<'a> Case<'a> {
-    pub(super) fn slots_are_enabled(&self) -> Found {
+    pub(super) fn slots_are_enabled(&self) -> Finding {
         let is_enabled = self.source.slot.is_enabled;
         let finding = format!(
             "spock.enable_recovery_slots is {} on node \"{}\"",
@@ -19,7 +19,7 @@ impl<'a> Case<'a> {
         self.source.slot.name.as_deref().unwrap_or_default()
     }
 
-    pub(super) fn slot_exists(&self) -> Found {
+    pub(super) fn slot_exists(&self) -> Finding {
         match self.source.slot.state {
             SlotState::Missing => Err(format!("node \"{}\" has no recovery slot", self.source.node)),
             SlotState::BeingCreated => {
@@ -31,7 +31,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    pub(super) fn slot_is_valid(&self) -> Found {
+    pub(super) fn slot_is_valid(&self) -> Finding {
         match self.source.slot.state {
             SlotState::Usable | SlotState::NotInUse => Ok("all its WAL is there".to_owned()),
             SlotState::Invalid => Err(format!("slot \"{}\" was invalidated: its WAL is gone", self.slot_name())),
@@ -39,7 +39,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    pub(super) fn slot_is_in_use(&self) -> Found {
+    pub(super) fn slot_is_in_use(&self) -> Finding {
         match self.source.slot.state {
             SlotState::Usable => Ok("what it has let go is written down".to_owned()),
             SlotState::NotInUse => Err("it was created just now, and nothing is written down of it yet".to_owned()),
@@ -47,7 +47,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    pub(super) fn slot_is_covered(&self) -> Found {
+    pub(super) fn slot_is_covered(&self) -> Finding {
         if !matches!(self.source.slot.state, SlotState::Usable) {
             return Err("cannot be judged: there is no usable slot".to_owned());
         }
@@ -57,7 +57,7 @@ impl<'a> Case<'a> {
         Err("it is beyond the position that the retention record covers: somebody else has moved it".to_owned())
     }
 
-    pub(super) fn released_is_of_this_pair(&self) -> Found {
+    pub(super) fn released_is_of_this_pair(&self) -> Finding {
         let subscription = self.subscription(self.source)?;
         let pair = format!("subscription {} with origin {}", subscription.subscription, subscription.origin_id);
         match self.source.slot.record_for(subscription) {
@@ -69,7 +69,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    pub(super) fn released_is_known(&self) -> Found {
+    pub(super) fn released_is_known(&self) -> Finding {
         let subscription = self.subscription(self.source)?;
         match self.source.slot.released_for(subscription) {
             Some(released) => Ok(format!("node \"{}\" may have let go up to {released}", self.source.node)),
@@ -81,7 +81,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    pub(super) fn released_is_passed(&self) -> Found {
+    pub(super) fn released_is_passed(&self) -> Finding {
         let needed_from = self.needed_from()?;
         let subscription = self.subscription(self.source)?;
         let unknown = || "cannot be judged: what was let go is unknown".to_owned();

@@ -1,10 +1,10 @@
 //! What is asked of tables and subscriptions: that what the target lacks is in the source's WAL as it was committed (pure).
 
 use super::super::facts::{NodeFacts, TableFacts};
-use super::{Case, Found, named};
+use super::{Case, Finding, named};
 
 impl<'a> Case<'a> {
-    pub(super) fn target_tables_are_ready(&self) -> Found {
+    pub(super) fn target_tables_are_ready(&self) -> Finding {
         let tables = &self.subscription(self.target)?.tables;
         let copying: Vec<String> = tables.iter().filter(|table| !table.is_ready()).map(TableFacts::full_name).collect();
         if copying.is_empty() {
@@ -19,7 +19,7 @@ impl<'a> Case<'a> {
         Ok(ours.tables.iter().map(|table| (table, theirs.table(&table.schema, &table.name))).collect())
     }
 
-    pub(super) fn source_has_the_tables(&self) -> Found {
+    pub(super) fn source_has_the_tables(&self) -> Finding {
         let pairs = self.pairs()?;
         let lacking = || pairs.iter().filter(|(_, theirs)| theirs.is_none()).map(|(ours, _)| *ours);
         let theirs = self.subscription(self.source)?;
@@ -56,7 +56,7 @@ impl<'a> Case<'a> {
         Ok(format!("; it alone replicates {}, whose changes are left out", named(&left_out)))
     }
 
-    pub(super) fn source_tables_are_ready(&self) -> Found {
+    pub(super) fn source_tables_are_ready(&self) -> Finding {
         let pairs = self.pairs()?;
         let copying: Vec<String> = pairs
             .iter()
@@ -71,7 +71,7 @@ impl<'a> Case<'a> {
     }
 
     /// Rows that the source has got by an initial copy are not in its WAL as the failed node's transactions.
-    pub(super) fn source_tables_were_copied_before(&self) -> Found {
+    pub(super) fn source_tables_were_copied_before(&self) -> Finding {
         let passed = self.needed_from()?;
         let theirs = self.subscription(self.source)?;
         let later: Vec<String> = self
@@ -94,7 +94,7 @@ impl<'a> Case<'a> {
         ))
     }
 
-    pub(super) fn same_publications(&self) -> Found {
+    pub(super) fn same_publications(&self) -> Finding {
         let sorted = |node| {
             let mut names = self.subscription(node)?.publications.clone();
             names.sort();
@@ -114,7 +114,7 @@ impl<'a> Case<'a> {
         ))
     }
 
-    pub(super) fn source_skipped_nothing(&self) -> Found {
+    pub(super) fn source_skipped_nothing(&self) -> Finding {
         let subscription = self.subscription(self.source)?;
         let name = &subscription.name;
         match subscription.pending_skip {
@@ -129,14 +129,14 @@ impl<'a> Case<'a> {
         }
     }
 
-    pub(super) fn nothing_is_prepared(&self, node: &'a NodeFacts) -> Found {
+    pub(super) fn nothing_is_prepared(&self, node: &'a NodeFacts) -> Finding {
         match self.subscription(node)?.prepared.as_slice() {
             [] => Ok(format!("nothing of it on node \"{}\"", node.node)),
             prepared => Err(format!("on node \"{}\": {}", node.node, named(prepared))),
         }
     }
 
-    pub(super) fn no_replica_trigger(&self) -> Found {
+    pub(super) fn no_replica_trigger(&self) -> Finding {
         let triggers: Vec<String> = self
             .pairs()?
             .iter()
