@@ -140,9 +140,7 @@ impl ChangeApplier<'_> {
         let (leaf, key) = change.leaf_of(key);
         match change.find(&leaf, key) {
             None => self.miss(change, &leaf, ConflictKind::UpdateMissing, key, Some(new)),
-            Some(found) if self.must_keep(change, &leaf, found, ConflictKind::UpdateOriginDiffers, key, Some(new)) => {
-                ()
-            }
+            Some(found) if self.must_keep(change, &leaf, found, ConflictKind::UpdateOriginDiffers, key, Some(new)) => {}
             Some(found) => {
                 let row = change.modified(&leaf, key, found, new);
                 self.replace(change, &leaf, found, row);
