@@ -18,11 +18,13 @@ use crate::pg::text::Text;
 use crate::pg::{process, transaction};
 use crate::recover::error::RecoverError;
 use crate::recover::source::{self, Source};
+use crate::recover::watching::WatchedState;
 use crate::recover::{begin, progress};
 use crate::remote::argument;
 use crate::{shmem, wake};
 use pgrx::Uuid;
 use pgrx::prelude::*;
+use serde::Deserialize;
 
 /// A recovery's state, as recover_run() and its like tell it.
 fn state_of(intent: &Intent) -> serde_json::Value {
@@ -81,6 +83,10 @@ fn state_of(intent: &Intent) -> serde_json::Value {
 /// none.
 #[pg_extern(sql = false)]
 fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<Json> {
+    state_here(intent_id, clone).map(|state| Json::of(&state))
+}
+
+fn state_here(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<serde_json::Value> {
     crate::slot::snapshot::require_reader("recovery_state");
     let journal = storage::read().or_raise();
     let intent = match (intent_id, clone) {
@@ -91,7 +97,7 @@ fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<Json> 
         }
         (None, None) => journal.unfinished().next(),
     };
-    intent.map(|intent| Json::of(&state_of(intent)))
+    intent.map(state_of)
 }
 
 /// Begins a recovery of which this node is the target; it is carried when the caller has committed.
@@ -216,7 +222,7 @@ fn begin_recovery_at(
     Uuid::from_bytes(begin().or_raise().0)
 }
 
-/// [`recovery_state`] on the target, wherever that is.
+/// [`recovery_state`] on the target, wherever that is, with what a session that watches it is to do.
 #[pg_extern(sql = false)]
 fn recovery_state_at(
     target_dsn: Option<Text>,
@@ -226,17 +232,25 @@ fn recovery_state_at(
 ) -> Option<Json> {
     require_superuser("recovery_state_at");
     let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
-        Target::Here => Ok(recovery_state(intent_id, clone)),
+        Target::Here => Ok(state_here(intent_id, clone)),
         Target::Elsewhere(mut node) => {
             let id = argument::uuid(intent_id.map(|id| IntentId(*id.as_bytes())));
             let clone = argument::text(clone.map(|clone| clone.to_utf8()).as_deref());
             let text: Option<String> = node.read_one(&format!("SELECT spock.recovery_state({id}, {clone})"))?;
-            Ok::<_, RecoverError>(
-                text.and_then(|text| serde_json::from_str(&text).ok()).map(|state: serde_json::Value| Json::of(&state)),
-            )
+            Ok::<_, RecoverError>(text.and_then(|text| serde_json::from_str(&text).ok()))
         }
     };
-    ask().or_raise()
+    ask().or_raise().map(|state| Json::of(&with_advice(state)))
+}
+
+/// The state, and what follows from it.
+fn with_advice(mut state: serde_json::Value) -> serde_json::Value {
+    let advice = WatchedState::deserialize(&state).unwrap_or_default().advice();
+    let added = serde_json::to_value(advice).ok();
+    if let (Some(state), Some(serde_json::Value::Object(added))) = (state.as_object_mut(), added) {
+        state.extend(added);
+    }
+    state
 }
 
 /// Asks the target, wherever that is, to end the recovery of a failed node; its id.
