@@ -7,9 +7,9 @@
 //!
 //!  1. The transactions that were being applied when the change was seen have ended. They may have left out a new
 //!     table's rows, and one that has left out everything has not moved the replication origin.
-//!  2. The provider was asked after that, and reported first the end of its WAL and then a confirmed position at or
-//!     beyond that end: everything received earlier lies below it. Instead of this, it is enough that the origin has
-//!     moved since those transactions ended: later transactions of the stream are received whole.
+//!  2. The slot is confirmed at or beyond the end of WAL that the provider reported first after that: everything
+//!     received earlier lies below it. Instead of this, it is enough that the origin has moved since those transactions
+//!     ended: later transactions of the stream are received whole.
 //!
 //! A subscription by which no transaction has come yet begins at the first confirmed position that was read: the
 //! provider held nothing for it up to there.
