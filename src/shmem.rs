@@ -175,7 +175,7 @@ unsafe extern "C-unwind" fn startup() {
 /// `base` must be aligned for `T`, with room for `count` of them.
 unsafe fn fill<T: Copy>(base: *mut u8, count: usize, value: T) {
     for index in 0..count {
-        // SAFETY: within the room that the caller vouches for.
+        // SAFETY: within the room that the caller guarantees.
         unsafe { base.cast::<T>().add(index).write(value) };
     }
 }
