@@ -190,7 +190,8 @@ pub struct Shared {
 pub fn lock() -> Shared {
     let base = BASE.get();
     assert!(!base.is_null(), "spock_recovery's shared memory is not attached");
-    // SAFETY: the tranche was requested; one lock, which nobody takes twice (a Shared never escapes its function).
+    // SAFETY: the tranche was requested with one lock, which a process never takes twice (a Shared never escapes its
+    // function).
     let lock = unsafe {
         let lock = &raw mut (*pg_sys::GetNamedLWLockTranche(NAME.as_ptr())).lock;
         LwLockGuard::acquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE)
@@ -253,7 +254,7 @@ impl Shared {
         }
     }
 
-    /// The number of the next apply worker.
+    /// Gives the next apply worker its number.
     fn next_life(&mut self) -> u64 {
         let header = self.header();
         header.lives += 1;

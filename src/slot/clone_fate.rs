@@ -40,7 +40,7 @@ pub struct SlotSeen {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rules {
     pub is_node: bool,
-    /// spock.rescue_clone_ttl.
+    /// How long an unclaimed clone is kept: spock.rescue_clone_ttl.
     pub ttl: Duration,
     /// After how much idle time a slot is touched; None: the server has no limit on idle slots.
     pub touch_after: Option<Duration>,

@@ -1,4 +1,4 @@
-//! Every clause of what a round concludes.
+//! Tests of each rule by which the manager concludes something from a round.
 
 use super::super::horizon::Sample;
 use super::*;

@@ -103,7 +103,7 @@ pub enum Hold {
     Peer(usize),
 }
 
-/// How far one origin lets the slot go.
+/// How far one origin lets the slot advance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Allowance {
     /// None: the slot may not advance.
@@ -112,7 +112,7 @@ pub struct Allowance {
     pub hold: Option<Hold>,
 }
 
-/// How far origin X lets the slot go, given how far each peer has passed X.
+/// How far origin X lets the slot advance, given how far each peer has passed X.
 pub fn allowance(samples: &Samples, peers: &[Progress]) -> Allowance {
     let Some(newest) = samples.newest() else {
         return Allowance { local: None, hold: Some(Hold::NoSample) };

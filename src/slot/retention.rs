@@ -11,7 +11,7 @@ pub const ANNOUNCED_AT: f64 = 0.75;
 /// new load shows within a minute.
 const RATE_HALF_LIFE_S: f64 = 30.0;
 
-/// How fast this server writes WAL, as an exponentially weighted average.
+/// How fast this server writes WAL, as an exponentially weighted average in bytes per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rate {
     bytes_per_s: f64,

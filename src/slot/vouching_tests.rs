@@ -180,8 +180,8 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// The table is added after the events `before`. Whatever the order of events, the node becomes certain of the
-    /// stream only from a position that no transaction passes whose rows for the new table it has left out.
+    /// The table is added after the events `before`. Whatever the order of events, the position from which the node is
+    /// certain of the stream lies at or beyond the last transaction whose rows for the new table it has left out.
     #[test]
     fn nothing_is_vouched_for_that_was_left_out(
         before in prop::collection::vec(event(), 0..12),
