@@ -27,7 +27,7 @@ const NOT_ITS_FAULT: [(&str, &str); 10] = [
 /// ERRCODE_T_R_SERIALIZATION_FAILURE, which src/apply/change.rs raises if spock.rescue_conflict_resolution is "error".
 const CONFLICT: &str = "40001";
 
-/// ERRCODE_LOCK_NOT_AVAILABLE: a lock was waited for in vain.
+/// ERRCODE_LOCK_NOT_AVAILABLE: a lock was not granted in time.
 pub const LOCK: &str = "55P03";
 
 /// Classes of SQLSTATEs for which the fault lies in what the transaction holds.

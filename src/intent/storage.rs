@@ -111,6 +111,9 @@ pub fn try_update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> 
 }
 
 /// Whether there is a journal of this database, even an empty one.
+///
+/// # Errors
+/// If the label cannot be read as a journal.
 pub fn exists() -> Result<bool, RegistryError> {
     let schema = schema();
     let found = Journal::read(text_in(schema).as_deref(), servers::here()).own();
@@ -119,6 +122,9 @@ pub fn exists() -> Result<bool, RegistryError> {
 
 /// Removes the journal of a database that is not a node any more, if it is this database's journal. Returns false if
 /// another session holds the journal's lock.
+///
+/// # Errors
+/// If the label cannot be read as a journal: it then stays.
 pub fn forget() -> Result<bool, RegistryError> {
     match schema() {
         Some(schema) if !seclabel::try_lock_schema(schema) => Ok(false),

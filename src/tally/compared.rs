@@ -14,7 +14,7 @@ pub enum Why {
     /// The source does not receive what the target has.
     SourceLags,
     /// The target does not receive what the source has, because of a disabled subscription, a dead node, or a recovery
-    /// that was told to stop early.
+    /// up to an earlier position.
     TargetLags,
     /// The target does not replicate the table from the node that has written the source's version.
     NotReplicated,
@@ -55,7 +55,7 @@ impl Why {
         matches!(self, Why::SourceLags | Why::TargetLags | Why::Busy | Why::SourceLost)
     }
 
-    /// Whether the row may be judged another time: when a node has caught up, was recovered itself, or was attended to.
+    /// Whether the row may be judged another time: when a node has caught up, was recovered itself, or was repaired.
     pub fn may_pass(self) -> bool {
         match self {
             Why::SourceLags | Why::TargetLags | Why::NotReplicated | Why::Refused | Why::Busy | Why::SourceLost => true,
@@ -73,7 +73,7 @@ pub struct Counts {
     /// Rows that could not be judged, by reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unjudged: BTreeMap<Why, u64>,
-    /// The first tables of which a node has refused rows, and what is told of that. Everybody can read this, so it
+    /// The first tables of which a node has refused rows, with the node and the error. Everybody can read this, so it
     /// holds no row value.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, String>,

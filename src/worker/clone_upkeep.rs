@@ -76,6 +76,9 @@ impl Clones {
 
     /// Decides from the journal, and where there is reason to from the slots, what is to be done. Runs in the manager's
     /// transaction, before the keeper, because the recovery slot must keep what a recovery on another node uses.
+    ///
+    /// # Errors
+    /// If the journal cannot be read: all clones then stay.
     pub fn look(&mut self, home: Home<'_>) -> Result<UpkeepRound, RegistryError> {
         let mut round = UpkeepRound { steps: Vec::new(), nap: guc::manager_naptime(), ends: false };
         let peers = match home {

@@ -42,7 +42,7 @@ fn said(entry: &PeerEntry) -> Option<Said> {
 }
 
 impl Discovery {
-    /// Records in the catalogs what the pollers have found out.
+    /// Records in the catalogs what the pollers have found out. What fails for one object is noted in `skips`.
     pub fn look(
         &mut self,
         local: &NodeServer,

@@ -32,8 +32,8 @@ use std::cell::RefCell;
 const RECONCILE_ATTEMPTS: u32 = 4;
 
 impl Rescue {
-    /// Reconciles after an earlier attempt has replayed everything: reads again which rows that has touched. When that
-    /// has failed [`RECONCILE_ATTEMPTS`] times, the recovery ends without it.
+    /// Reconciles after an earlier attempt has replayed everything: reads again which rows were touched. After
+    /// [`RECONCILE_ATTEMPTS`] failures the recovery ends without reconciling.
     pub(super) fn collect_and_reconcile(
         &mut self,
         target: &TargetFacts,
@@ -159,6 +159,10 @@ impl Rescue {
     }
 
     /// Brings the touched rows to what they would be if no change had come late. None: there was nothing to compare.
+    ///
+    /// # Errors
+    /// [`Trouble::MustStop`] if the recovery is to be aborted; otherwise why this attempt has failed, after the rows
+    /// were kept.
     pub(super) fn reconcile(
         &mut self,
         apply_as: ApplyAs,

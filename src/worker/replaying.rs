@@ -29,6 +29,9 @@ impl Rescue {
     /// Replays everything up to the end of the range. Returns the origin's final position, the identity to write rows
     /// with, and the rows that were touched. No subscription is suspended and no row is changed before the source has
     /// been checked.
+    ///
+    /// # Errors
+    /// [`Trouble::MustStop`] if the recovery is to be aborted; otherwise why this attempt has failed.
     pub(super) fn replay(&mut self) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
         let intent: &Intent = &self.intent();
         let request = &intent.request;
