@@ -250,8 +250,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Ends a recovery: everything is replayed and reconciled, and what was suspended runs again. `at`: microseconds
-    /// since 2000.
+    /// Ends a recovery: everything is replayed and reconciled, and the subscriptions to the other survivors run again.
+    /// `at`: microseconds since 2000.
     ///
     /// # Errors
     /// [`IntentError::OutOfOrder`] if the recovery is in another phase than reconciling.

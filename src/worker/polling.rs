@@ -22,7 +22,7 @@ const HANGING: u32 = 6;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedPoller {
     pub key: PeerKey,
-    /// The peer's name, for the process title.
+    /// The peer or subscription, as the process title names it.
     pub name: String,
 }
 
