@@ -16,8 +16,8 @@ pub const BUDGET: u64 = 4 << 20;
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// Rows in the format of version 0.1.0, from or for a node of that version.
-    /// Rows in the format of this version.
     Rows(Vec<Version>),
+    /// Rows in the format of this version.
     ExactRows(Vec<Version>),
     Sums(Sums),
     /// For each key, whether the table could hold its row.
