@@ -35,7 +35,7 @@ struct PluginStream {
     parameters: Parameters,
     /// The memory context of one change, reset after it.
     change_context: pg_sys::MemoryContext,
-    /// Messages of the present transaction that are yet to be sent.
+    /// Messages of the present transaction that have yet to be sent.
     pack: pg_sys::StringInfo,
     /// Whether a transaction later than the stop timestamp was met: nothing after it is sent either.
     is_over: bool,
@@ -130,7 +130,7 @@ unsafe extern "C-unwind" fn startup(
 /// # Safety
 /// `context` must be that of a stream, after its start-up.
 unsafe fn stream<'a>(context: *mut pg_sys::LogicalDecodingContext) -> Option<&'a mut PluginStream> {
-    // SAFETY: null while a slot is created; else set in `startup`, used by one callback at a time.
+    // SAFETY: the pointer is null while a slot is created, and else set in `startup`. One callback at a time uses it.
     unsafe { (*context).output_plugin_private.cast::<PluginStream>().as_mut() }
 }
 
@@ -149,7 +149,7 @@ unsafe extern "C-unwind" fn filter_by_origin(
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn begin(context: *mut pg_sys::LogicalDecodingContext, txn: *mut pg_sys::ReorderBufferTXN) {
-    // SAFETY: core's contract of a callback; the commit time is known, for transactions come at their commit.
+    // SAFETY: core's contract of a callback. The commit time is known, because transactions arrive at their commit.
     unsafe {
         let Some(stream) = stream(context) else { return };
         stream.is_begun = false;

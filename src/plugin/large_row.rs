@@ -41,7 +41,7 @@ const NAMES: [Oid; 11] = [
 /// than a page, and have no value that is compressed or stored out of line.
 ///
 /// # Safety
-/// A row of the slot's descriptor, or null.
+/// `slot` must hold a row of its descriptor, or be null.
 pub unsafe fn is_large(slot: *mut pg_sys::TupleTableSlot) -> bool {
     if slot.is_null() {
         return false;
@@ -81,7 +81,7 @@ unsafe fn is_unchanged(header: *const pg_sys::varlena) -> bool {
 }
 
 /// # Safety
-/// An open relation and a row of it; `out` takes the message.
+/// `relation` must be open, and `new` a row of it. The message is appended to `out`.
 pub unsafe fn insert(out: pg_sys::StringInfo, relation: pg_sys::Relation, new: *mut pg_sys::TupleTableSlot) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -91,7 +91,7 @@ pub unsafe fn insert(out: pg_sys::StringInfo, relation: pg_sys::Relation, new: *
 }
 
 /// # Safety
-/// An open relation, a row of it, and the row's old version or null.
+/// `relation` must be open, `new` a row of it, and `old` the row's old version or null.
 pub unsafe fn update(
     out: pg_sys::StringInfo,
     relation: pg_sys::Relation,
@@ -109,7 +109,7 @@ pub unsafe fn update(
 }
 
 /// # Safety
-/// An open relation and a row's old version.
+/// `relation` must be open, and `old` the old version of a row of it.
 pub unsafe fn delete(out: pg_sys::StringInfo, relation: pg_sys::Relation, old: *mut pg_sys::TupleTableSlot) {
     // SAFETY: the caller's promise.
     unsafe {
