@@ -1,6 +1,7 @@
-//! Applying the failed node's transactions on the target of a rescue.
+//! Applying the failed node's transactions on the target of a recovery.
 //!
-//! Pure: conflict, conflict_report. What touches tables does so through src/pg/executor.rs; the receiving end of the stream is in stream.
+//! conflict and conflict_report are pure. Tables are changed through src/pg/executor.rs alone; stream is the receiving
+//! end of the rescue's stream.
 
 pub mod change;
 pub mod conflict;

@@ -1,13 +1,14 @@
-//! The output plugin `spock_recovery`: on the source of a rescue it turns the recovery slot's clone into the stream of
+//! The output plugin `spock_recovery`. On the source of a rescue it turns the recovery slot's clone into a stream of
 //! exactly the failed node's missing transactions, in pgoutput's wire format (core counterpart: pgoutput.c).
 //!
-//! It sends an explicit list of tables and ignores publications: one that is younger than the WAL is an error for
-//! pgoutput on 17 and loses rows on 18, and this server's row filters would drop the failed node's rows. Transactions of
-//! other origins are filtered before their changes are queued, those beyond (skip, stop] before they are sent. Every
-//! transaction carries the origin message. No streaming of unfinished transactions; prepared ones come at their commit.
+//! The plugin sends the tables of an explicit list and ignores publications: a publication that is younger than the WAL
+//! makes pgoutput fail on 17 and lose rows on 18, and this server's row filters would drop rows of the failed node.
+//! Transactions of other origins are filtered before their changes are queued, and those outside (skip, stop] before
+//! they are sent. Every transaction carries the origin message. Unfinished transactions are not streamed; prepared ones
+//! are sent at their commit.
 //!
-//! Safe in a walsender: the start-up runs outside a transaction and looks at no catalog; what belongs to a stream is
-//! freed with the decoding context, for nothing tells a plugin that decoding has failed.
+//! The plugin is safe in a walsender. Its start-up runs outside a transaction and looks at no catalog. What belongs to
+//! a stream is freed with the decoding context, because nothing tells a plugin that decoding has failed.
 #![allow(unsafe_code)]
 
 mod large_row;
@@ -23,31 +24,32 @@ use crate::pg::{compat, origin};
 use parameters::{Parameters, Settings};
 use pgrx::{PgMemoryContexts, pg_sys};
 
-/// A pack is sent when it has come to this; a transaction's last is sent with its commit.
+/// A pack of messages is sent when it has this length in bytes. The last pack of a transaction is sent with its commit.
 const PACK_BYTES: core::ffi::c_int = 32 * 1024;
 
-/// The memory of a large row is given back.
+/// The most bytes that stay allocated for a pack; the memory that a large row took beyond that is given back.
 const KEPT_BYTES: core::ffi::c_int = 8 * PACK_BYTES;
 
-/// What belongs to one stream, in `output_plugin_private`.
+/// The state of one stream, in `output_plugin_private`.
 struct PluginStream {
     parameters: Parameters,
-    /// For one change, reset after it.
+    /// The memory context of one change, reset after it.
     change_context: pg_sys::MemoryContext,
-    /// Messages of the present transaction that are yet to be sent.
+    /// Messages of the present transaction that have yet to be sent.
     pack: pg_sys::StringInfo,
-    /// A transaction later than the stop timestamp has come: nothing after it is sent either.
+    /// Whether a transaction later than the stop timestamp was met: nothing after it is sent either.
     is_over: bool,
-    /// The present transaction's changes are wanted.
+    /// Whether the present transaction's changes are to be sent.
     is_wanted: bool,
-    /// BEGIN was sent for it: not before its first change, so that empty transactions send nothing.
+    /// Whether BEGIN was sent for the present transaction. It is sent with the first change, so that nothing is sent
+    /// for an empty transaction.
     is_begun: bool,
-    /// Has what is told of an ERROR forgotten with the stream.
+    /// Makes ERRORs stop reporting this stream's place when the stream is freed.
     _place: place::StreamGuard,
 }
 
 impl PluginStream {
-    /// The transaction is this server's own, of a recovery.
+    /// Whether this server wrote the transaction while reconciling its own recovery.
     unsafe fn is_reconciled(&self, txn: *mut pg_sys::ReorderBufferTXN) -> bool {
         // SAFETY: the caller's promise: the transaction at hand.
         self.parameters.reconciled_by == Some(unsafe { (*txn).origin_id })
@@ -57,7 +59,8 @@ impl PluginStream {
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn _PG_output_plugin_init(callbacks: *mut pg_sys::OutputPluginCallbacks) {
-    // SAFETY: core gives a zeroed struct. Without prepare and stream callbacks there is neither two-phase nor streaming.
+    // SAFETY: core gives a zeroed struct. Without prepare and stream callbacks there is neither two-phase nor
+    // streaming.
     let callbacks = unsafe { &mut *callbacks };
     callbacks.startup_cb = Some(startup);
     callbacks.filter_by_origin_cb = Some(filter_by_origin);
@@ -67,7 +70,7 @@ unsafe extern "C-unwind" fn _PG_output_plugin_init(callbacks: *mut pg_sys::Outpu
     callbacks.commit_cb = Some(commit);
 }
 
-/// What stands in this session.
+/// The settings as they stand in this session.
 fn settings() -> Settings {
     Settings {
         origin: guc::rescue_origin(),
@@ -92,7 +95,7 @@ unsafe extern "C-unwind" fn startup(
     // SAFETY: core gives both; the stream lives as long as the context.
     unsafe {
         (*options).output_type = pg_sys::OutputPluginOutputType::OUTPUT_PLUGIN_BINARY_OUTPUT;
-        // The slot is being created, or copied: nothing is streamed.
+        // The slot is being created or copied: nothing is streamed.
         if is_init {
             return;
         }
@@ -127,11 +130,11 @@ unsafe extern "C-unwind" fn startup(
 /// # Safety
 /// `context` must be that of a stream, after its start-up.
 unsafe fn stream<'a>(context: *mut pg_sys::LogicalDecodingContext) -> Option<&'a mut PluginStream> {
-    // SAFETY: null while a slot is created; else set in `startup`, used by one callback at a time.
+    // SAFETY: the pointer is null while a slot is created, and else set in `startup`. One callback at a time uses it.
     unsafe { (*context).output_plugin_private.cast::<PluginStream>().as_mut() }
 }
 
-/// Called while WAL is read, with the origin's id alone.
+/// Core calls this while it reads WAL, with nothing but the origin's id.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn filter_by_origin(
     context: *mut pg_sys::LogicalDecodingContext,
@@ -146,7 +149,7 @@ unsafe extern "C-unwind" fn filter_by_origin(
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn begin(context: *mut pg_sys::LogicalDecodingContext, txn: *mut pg_sys::ReorderBufferTXN) {
-    // SAFETY: core's contract of a callback; the commit time is known, for transactions come at their commit.
+    // SAFETY: core's contract of a callback. The commit time is known, because transactions arrive at their commit.
     unsafe {
         let Some(stream) = stream(context) else { return };
         stream.is_begun = false;
@@ -158,7 +161,7 @@ unsafe extern "C-unwind" fn begin(context: *mut pg_sys::LogicalDecodingContext, 
         if stream.is_wanted && stream.parameters.ends_before((*txn).xact_time.commit_time) {
             stream.is_over = true;
             stream.is_wanted = false;
-            // The receiver must know that something was left out: where to set the origin depends on it.
+            // The receiver must know that something was left out, because that decides where it sets the origin.
             write(context, stream, |out| {
                 let (xid, lsn) = (pg_sys::InvalidTransactionId, (*txn).final_lsn);
                 let prefix = c"spock_recovery".as_ptr();
@@ -174,7 +177,8 @@ unsafe extern "C-unwind" fn begin(context: *mut pg_sys::LogicalDecodingContext, 
                 send_begin(context, txn, stream);
                 send(context, stream);
             }
-            // The receiver has given up what it holds, and is told of its end, for its own progress.
+            // The receiver has given up this transaction's changes. It is told where the transaction ends, for its own
+            // progress.
             stream.is_wanted = !is_given_up;
         }
     }
@@ -190,11 +194,12 @@ unsafe extern "C-unwind" fn commit(
     unsafe {
         let Some(stream) = stream(context) else { return };
         let is_begun = std::mem::take(&mut stream.is_begun);
-        // A receiver that is sent nothing for long must hear that we are alive, and how far we are.
+        // A receiver to which nothing was sent for long must hear that this process is alive, and which position it has
+        // reached.
         pg_sys::OutputPluginUpdateProgress(context, !is_begun);
         if is_begun {
             write(context, stream, |out| pg_sys::logicalrep_write_commit(out, txn, commit_lsn));
-            // Before the receiver can hear that we are beyond it.
+            // The pack is sent before the receiver can hear of a position beyond it.
             send(context, stream);
         }
         place::leave();
@@ -220,7 +225,7 @@ unsafe extern "C-unwind" fn change(
         use pg_sys::ReorderBufferChangeType::{
             REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
         };
-        // PostgreSQL logs an old key where it has changed, and of a table with REPLICA IDENTITY FULL always.
+        // PostgreSQL logs an old key if it has changed, and always for a table with REPLICA IDENTITY FULL.
         if stream.parameters.wants_key_changes
             && ((*change).action != UPDATE || old.is_null())
             && !stream.is_reconciled(txn)
@@ -250,7 +255,7 @@ unsafe extern "C-unwind" fn change(
         }
         let row = RowChange { action: (*change).action, target, old, new };
         if large_row::is_large(old) || large_row::is_large(new) {
-            // By itself, for together with others it might not fit.
+            // A large row is sent by itself, because together with others it might not fit.
             send(context, stream);
             pg_sys::OutputPluginPrepareWrite(context, false);
             let out = (*context).out;
@@ -295,8 +300,8 @@ unsafe extern "C-unwind" fn truncate(
         for index in 0..count as usize {
             let truncated = *relations.add(index);
             let known = relation::of(truncated, &stream.parameters);
-            // A partition by itself says nothing of its ancestor's other rows: pgoutput sends the truncation of the table
-            // that was named, and so do we.
+            // The truncation of a partition alone says nothing about its ancestor's other rows. Like pgoutput, the
+            // plugin sends the truncation of the table that was named.
             if known.sent_as != Some((*truncated).rd_id) {
                 continue;
             }
@@ -325,7 +330,8 @@ unsafe extern "C-unwind" fn truncate(
     }
 }
 
-/// A row that is to be sent, in an open relation's columns; null: no such version of it.
+/// A change of a row to be sent, in the columns of an open relation. A null slot: the change has no such version of the
+/// row.
 struct RowChange {
     action: pg_sys::ReorderBufferChangeType::Type,
     target: pg_sys::Relation,
@@ -334,7 +340,7 @@ struct RowChange {
 }
 
 impl RowChange {
-    /// All values as text.
+    /// Writes all values as text.
     unsafe fn write_text(&self, out: pg_sys::StringInfo) {
         use pg_sys::ReorderBufferChangeType::{
             REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_INSERT as INSERT,
@@ -346,17 +352,17 @@ impl RowChange {
             match action {
                 INSERT => compat::logicalrep_write_insert(out, target, new),
                 UPDATE => compat::logicalrep_write_update(out, target, old, new),
-                // Without the old key, which a table without replica identity does not log, the row cannot be found. pgoutput
-                // leaves such a DELETE out; a rescue must not: with a key of nulls, and none in the table's description, the
-                // receiver says that it cannot apply it.
+                // The old key is missing if the table has no replica identity, and then the row cannot be found.
+                // pgoutput leaves such a DELETE out; a rescue must not. It is sent with a key of nulls, and the table's
+                // description has no key, so that the receiver reports that it cannot apply the DELETE.
                 DELETE => compat::logicalrep_write_delete(out, target, old),
-                // Speculative insertions that were not confirmed never come here.
+                // Speculative insertions that were not confirmed never get here.
                 _ => (),
             }
         }
     }
 
-    /// Long values in binary form, where that is for everybody.
+    /// Writes long values in binary form, if that form is the same on every server.
     unsafe fn write_binary(&self, out: pg_sys::StringInfo) {
         use pg_sys::ReorderBufferChangeType::{
             REORDER_BUFFER_CHANGE_INSERT as INSERT, REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
@@ -373,7 +379,7 @@ impl RowChange {
     }
 }
 
-/// BEGIN and the origin message, before a transaction's first change.
+/// Sends BEGIN and the origin message before a transaction's first change.
 unsafe fn send_begin(
     context: *mut pg_sys::LogicalDecodingContext,
     txn: *mut pg_sys::ReorderBufferTXN,
@@ -382,8 +388,8 @@ unsafe fn send_begin(
     if std::mem::replace(&mut stream.is_begun, true) {
         return;
     }
-    // SAFETY: the caller's promise. The receiver knows the failed node's origin, and looks at the name of the other alone:
-    // the id is enough, and needs no catalog.
+    // SAFETY: the caller's promise. No catalog is needed, because the origin's name is not looked up: the receiver
+    // knows the failed node's origin, and only distinguishes the name of the other one.
     unsafe {
         let name = if stream.is_reconciled(txn) { origin::RECONCILE } else { c"spock_recovery" };
         write(context, stream, |out| pg_sys::logicalrep_write_begin(out, txn));
@@ -393,7 +399,7 @@ unsafe fn send_begin(
     }
 }
 
-/// The types and columns of a table, before its first row.
+/// Sends the types and columns of a table before its first row.
 unsafe fn send_columns(
     context: *mut pg_sys::LogicalDecodingContext,
     stream: &mut PluginStream,
@@ -418,7 +424,7 @@ unsafe fn send_columns(
     }
 }
 
-/// One message: behind those that wait to be sent, or at once.
+/// Adds one message to the pack, and sends the pack at once if it is full or messages are not packed.
 unsafe fn write(
     context: *mut pg_sys::LogicalDecodingContext,
     stream: &mut PluginStream,
@@ -433,7 +439,8 @@ unsafe fn write(
     }
 }
 
-/// What was written, if anything. Each sending is a system call here, and two and a wake-up at the receiver.
+/// Sends the pack, if there is anything in it. Each sending costs a system call here, and two and a wake-up at the
+/// receiver.
 unsafe fn send(context: *mut pg_sys::LogicalDecodingContext, stream: &mut PluginStream) {
     // SAFETY: the caller's promise: in a callback of the stream's context.
     unsafe {
@@ -454,7 +461,7 @@ unsafe fn send(context: *mut pg_sys::LogicalDecodingContext, stream: &mut Plugin
     }
 }
 
-/// A row of `changed` in the columns of `target`; null for no row.
+/// A row of `changed` in the columns of `target`; null if there is no row.
 unsafe fn slot_of(
     changed: pg_sys::Relation,
     target: pg_sys::Relation,

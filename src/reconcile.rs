@@ -1,20 +1,22 @@
-//! Reconciling: after a replay, with subscriptions running again, the rows that it has touched are compared with the
-//! source's, and brought to the later version where they differ.
+//! Reconciling: after a replay, with the subscriptions running again, the rows that the replay has touched are compared
+//! with those of the source, and brought to the later version where they differ.
 //!
-//! The failed node's transactions came late. What others had changed of its rows meanwhile was skipped on the target for
-//! lack of the row, and does not come again.
+//! The failed node's transactions arrived late. Changes that other nodes had made to its rows meanwhile were skipped by
+//! the target's apply workers, because the row was missing, and are not sent again.
 //!
-//! Its parts, each of which can be understood alone:
+//! Each part can be understood alone:
 //!
 //! | what | where |
 //! |---|---|
-//! | pure: verdicts, and which of them must wait; values, answers, how many rows are asked for at once | judge, standing, value, answer, pieces |
-//! | the two nodes, how they are asked, how far each is | pair, ask, absent, views |
-//! | who must still pass what | waits |
-//! | what has become of rows, and those that are kept for another time | ledger, kept |
-//! | writing a row, and rows that were taken away and may have to be put back | bring, write, removed |
-//! | a first look at many rows, a closer one at those that differ, all of them | compare, closer, run |
-//! | changes of keys that others have made since | moves |
+//! | pure: what is to be done about a row, and which of these verdicts must wait | judge, standing |
+//! | pure: values, answers, and how many rows are asked for at once | value, answer, pieces |
+//! | the question about rows, rows that differ, and what a node refuses | rows, difference, refused |
+//! | the two nodes, how they are asked, and how far each has got | pair, ask, absent, reach |
+//! | what each of the two nodes must pass before rows are judged | waits |
+//! | what has become of the rows, and those that are kept to be compared later | ledger, kept |
+//! | writing a row, and rows that were deleted to make room and may have to be restored | bring, write, removed |
+//! | a first look at many rows, a closer look at those that differ, and the run over all | compare, closer, run |
+//! | changes of keys that other nodes have made since | moves |
 
 mod absent;
 mod answer;

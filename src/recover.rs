@@ -1,6 +1,7 @@
-//! Recovering a node from a peer: what the SQL functions ask for, and what is known of target and source.
+//! Recovering a node from a peer: what the SQL functions ask for, and what is known about the target and the source.
 //!
-//! The functions only write an intent down; src/worker/rescue.rs carries it, and nothing depends on the session that called.
+//! The functions only record an intent. src/worker/rescue.rs carries it out, and nothing depends on the session that
+//! called.
 
 pub mod begin;
 pub mod blockers;

@@ -1,5 +1,6 @@
-//! One change: found, judged, applied. What stands in its way is a conflict, decided by src/apply/conflict.rs, counted and
-//! logged; it stops the rescue only where the administrator wants that (`spock.rescue_conflict_resolution`).
+//! One change: its row is found, judged and written. A row that is in the way is a conflict, which
+//! src/apply/conflict.rs decides, and which is counted and logged. It stops the rescue only if the administrator wants
+//! that (`spock.rescue_conflict_resolution`).
 
 use super::conflict::{self, Existing, Incoming};
 use super::conflict_report::{self as report, RowTexts};
@@ -24,19 +25,19 @@ use std::collections::{HashMap, HashSet};
 #[derive(Clone, Debug)]
 pub struct Setting {
     pub apply_as: ApplyAs,
-    /// The replication origin of the failed node here.
+    /// The id of the failed node's replication origin on this node.
     pub origin_id: u16,
     pub failed_node: String,
-    /// Nodes by their replication origin here; 0 is this node.
+    /// The nodes by the ids of their replication origins on this node; 0 is this node.
     pub nodes: HashMap<u16, String>,
-    /// The tables that are subscribed to, by oid, each from this position on.
+    /// The subscribed tables by oid. Of each, only transactions beyond its position are applied.
     pub tables: HashMap<u32, crate::lsn::OriginLsn>,
-    /// The same as schema and name.
+    /// The same tables by schema and name.
     pub subscribed: HashSet<(String, String)>,
 }
 
 impl Setting {
-    /// Whether a transaction's changes of a table here are to be applied.
+    /// Whether changes of a local table are to be applied, if their transaction ended at `origin_lsn`.
     pub fn wants(&self, table: Oid, origin_lsn: crate::lsn::OriginLsn) -> bool {
         self.tables.get(&table.to_u32()).is_some_and(|from| *from < origin_lsn)
     }
@@ -60,7 +61,7 @@ pub struct ChangeApplier<'a> {
 }
 
 impl ChangeApplier<'_> {
-    /// The row may be held until others can be stored with it.
+    /// Inserts a row. The row may be held back until others can be stored with it.
     pub fn insert(&mut self, relation: u32, new: &Tuple) {
         let mut change = Change::open(self.tables, relation, RowOperation::Insert, self.setting.apply_as);
         if self.is_wanted(change.table()) {
@@ -83,8 +84,9 @@ impl ChangeApplier<'_> {
         }
     }
 
-    /// Stores the rows that were held, together. False: one of them meets a row that is there, and none was stored; then
-    /// each is to be inserted, in a step of its own.
+    /// Stores the rows that were held back, all at once. Returns false if nothing was stored, because one of them
+    /// conflicts with an existing row or they are too few for this to pay; then each is to be inserted in a step of its
+    /// own.
     pub fn insert_held(&mut self, relation: u32) -> bool {
         let mut change = Change::open(self.tables, relation, RowOperation::Insert, self.setting.apply_as);
         let is_done = change.insert_held();
@@ -92,7 +94,7 @@ impl ChangeApplier<'_> {
         is_done
     }
 
-    /// Inserts one of the rows that were held. False: there are no more.
+    /// Inserts one of the rows that were held back. Returns false if there are no more.
     pub fn insert_one_held(&mut self, relation: u32, place: usize) -> bool {
         let mut change = Change::open(self.tables, relation, RowOperation::Insert, self.setting.apply_as);
         let row = change.held(place);
@@ -116,8 +118,8 @@ impl ChangeApplier<'_> {
         change.close(self.tables);
     }
 
-    /// Most rows are there, nobody else has written to them, and nothing stands in the way: such a one is changed without
-    /// being locked first. False: nothing was done.
+    /// Changes a row without locking it first. This serves most rows: those that exist, that no other node has written
+    /// to, and that have nothing in the way. Returns false if nothing was done.
     fn update_undisputed(&self, change: &mut Change, key: &Tuple, new: &Tuple) -> bool {
         if !change.may_be_unlocked() {
             return false;
@@ -148,9 +150,10 @@ impl ChangeApplier<'_> {
         }
     }
 
-    /// Puts the changed row in place of the one that was found, in another partition if it belongs there, unless another
-    /// row stands in its way and stays. Where that has the very key that the row was to get, it is that row's later version,
-    /// and nothing is left under the old key, as everywhere else; by another unique key both rows stay as they were.
+    /// Puts the changed row in the place of the row that was found, or into another partition if it belongs there,
+    /// unless another row is in the way and stays. If that row has the very key that the changed row was to get, it is
+    /// the changed row's later version, and nothing is left under the old key, as on the other nodes. If it has another
+    /// unique key of the changed row, both rows stay as they were.
     fn replace(&mut self, change: &mut Change, leaf: &Leaf, found: Row, row: Row) {
         if change.stays(leaf, row) {
             let in_the_way = change.rows_in_the_way(leaf, row, Some(found));
@@ -197,7 +200,7 @@ impl ChangeApplier<'_> {
         }
     }
 
-    /// Late, as everything here: rows that were committed after it stay.
+    /// Truncates tables. The TRUNCATE arrives late, as all changes here do: rows that were committed after it stay.
     pub fn truncate(&mut self, relations: &[u32], restart_sequences: bool) {
         self.tables.forget_all();
         let wanted = |table: Oid| self.is_wanted(table);
@@ -221,7 +224,7 @@ impl ChangeApplier<'_> {
         truncation.close();
     }
 
-    /// Whether the row may be put where others stand in its way: all of them must give way.
+    /// Whether the row may be put where other rows are in the way: all of those must give way.
     fn may_take_the_place_of(
         &mut self,
         change: &mut Change,
@@ -260,7 +263,7 @@ impl ChangeApplier<'_> {
         self.setting.wants(table, self.origin_lsn)
     }
 
-    /// There is no row to change.
+    /// Settles a change whose row does not exist.
     fn miss(&mut self, change: &mut Change, leaf: &Leaf, kind: ConflictKind, key: Row, new: Option<&Tuple>) {
         let (identity, is_identity_full) = change.identity_text(leaf, key);
         let incoming = new.and_then(|new| change.sent_row_text(leaf, new));
@@ -269,7 +272,8 @@ impl ChangeApplier<'_> {
         self.settle(change, kind, Resolution::Skip, details);
     }
 
-    /// Whether the row that was found stays as it is; a conflict in either case if others have written it.
+    /// Whether the row that was found stays as it is. If another node has written it, this is a conflict in either
+    /// case.
     fn must_keep(
         &mut self,
         change: &mut Change,
@@ -314,7 +318,7 @@ impl ChangeApplier<'_> {
         }
     }
 
-    /// A conflict that is resolved is logged and counted, where the rescue is not to wait at it.
+    /// Logs and counts a conflict that is resolved. If the rescue is to wait at conflicts, raises an ERROR instead.
     fn settle(&mut self, change: &Change, kind: ConflictKind, resolution: Resolution, details: Vec<String>) {
         let name = change.name();
         self.stop_if_told(&name, kind, &details);
@@ -334,7 +338,7 @@ impl ChangeApplier<'_> {
             .report(PgLogLevel::LOG);
     }
 
-    /// An ERROR, with core's SQLSTATEs for conflicts, where the rescue is to wait at a conflict.
+    /// Raises an ERROR, with core's SQLSTATE for the conflict, if the rescue is to wait at conflicts.
     fn stop_if_told(&self, relation: &str, kind: ConflictKind, details: &[String]) {
         if self.policy != Policy::Error {
             return;
@@ -359,7 +363,7 @@ impl ChangeApplier<'_> {
     }
 }
 
-/// An explanation and the rows that it is about.
+/// An explanation, with the rows that it is about as far as they may be shown.
 fn explained(explanation: String, rows: &RowTexts) -> String {
     match report::rows(rows) {
         shown if shown.is_empty() => explanation,
@@ -367,7 +371,8 @@ fn explained(explanation: String, rows: &RowTexts) -> String {
     }
 }
 
-/// Puts a row where it belongs, in place of those that stand in its way: one is updated, the others go.
+/// Puts a row where it belongs, in the place of those that are in the way: the first is updated, the others are
+/// deleted.
 fn put(change: &mut Change, leaf: &Leaf, row: Row, in_the_way: &[InTheWay]) {
     let Some((first, others)) = in_the_way.split_first() else { return change.insert(leaf, row) };
     for other in others {
@@ -376,7 +381,7 @@ fn put(change: &mut Change, leaf: &Leaf, row: Row, in_the_way: &[InTheWay]) {
     change.update(leaf, first.row, row);
 }
 
-/// Nodes by the replication origins of this database's subscriptions, this node at 0.
+/// The nodes by the ids of the replication origins of this database's subscriptions, with this node at 0.
 pub fn nodes_by_origin(local: &str, subscriptions: &[(u16, String)]) -> HashMap<u16, String> {
     let mut nodes: HashMap<u16, String> = subscriptions.iter().cloned().collect();
     nodes.insert(origin::LOCAL, local.to_owned());

@@ -1,19 +1,20 @@
-//! Which of two versions of a row stays (pure): the later commit wins, whoever wrote it, unless the administrator has said
-//! otherwise.
+//! Which of two versions of a row stays (pure): the later commit wins, whichever node made it, unless the administrator
+//! has set something else.
 //!
-//! The failed node's transactions arrive late: the row may have been changed since by somebody who commits after them.
-//! PostgreSQL's own names for the kinds (documentation, "Conflicts" in logical replication).
+//! The failed node's transactions arrive late, so another node may have changed the row since, with a later commit. The
+//! names of the kinds are PostgreSQL's own (documentation, "Conflicts" in logical replication).
 
 use crate::guc::Policy;
 use crate::pg::clock::Timestamp;
 use crate::tally::conflict::{ConflictKind, Resolution};
 
-/// The version of a row that is there.
+/// The existing version of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Existing<'a> {
-    /// The failed node wrote it too: its transactions come in their own order, whatever their clocks say.
+    /// The failed node wrote this version too. Its transactions arrive in the order in which it committed them,
+    /// whatever their commit times are.
     OfTheFailedNode,
-    /// Too old for its age to be known, or commit times are not kept.
+    /// The version is too old for its commit time to be known, or commit times are not tracked.
     OfUnknownAge,
     Of {
         committed_at: Timestamp,
@@ -21,14 +22,15 @@ pub enum Existing<'a> {
     },
 }
 
-/// What comes from the failed node.
+/// The version that the failed node sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Incoming<'a> {
     pub committed_at: Timestamp,
     pub node: &'a str,
 }
 
-/// Whether what comes replaces what is there. At the same microsecond the higher node name wins, on every node alike.
+/// Whether the incoming version replaces the existing one. At the same microsecond the node with the higher name wins,
+/// which every node decides alike.
 pub fn replaces(incoming: Incoming<'_>, existing: Existing<'_>) -> bool {
     match existing {
         Existing::OfTheFailedNode | Existing::OfUnknownAge => true,
@@ -36,12 +38,12 @@ pub fn replaces(incoming: Incoming<'_>, existing: Existing<'_>) -> bool {
     }
 }
 
-/// How a conflict of that kind with a row that is there is resolved. Where the policy is to wait, this is what would be done.
+/// How a conflict of this kind with an existing row is resolved. If the policy is to wait, this is what would be done.
 pub fn resolve(policy: Policy, kind: ConflictKind, incoming: Incoming<'_>, existing: Existing<'_>) -> Resolution {
     let applies = match (policy, existing) {
-        // Its transactions come in their own order.
+        // The failed node's transactions arrive in the order in which it committed them.
         (_, Existing::OfTheFailedNode) | (Policy::ApplyRemote, _) => true,
-        // Only a row that stands in the way of another is known to be somebody else's.
+        // Of rows of unknown age, only one that is in the way of another row is known to be another node's.
         (Policy::KeepLocal, Existing::OfUnknownAge) => !kind.is_about_a_unique_key(),
         (Policy::KeepLocal, Existing::Of { .. }) => false,
         (Policy::LastUpdateWins | Policy::Error, _) => replaces(incoming, existing),
@@ -49,7 +51,7 @@ pub fn resolve(policy: Policy, kind: ConflictKind, incoming: Incoming<'_>, exist
     if applies { Resolution::ApplyRemote } else { Resolution::KeepLocal }
 }
 
-/// Whether changing the row is a conflict at all: it is where another node is known to have written its last version.
+/// Whether changing the row is a conflict at all: it is one if another node is known to have written its last version.
 pub fn differs(existing: Existing<'_>) -> bool {
     matches!(existing, Existing::Of { .. })
 }

@@ -1,17 +1,17 @@
-//! What the log says of a conflict (pure): in the words of PostgreSQL 18's own apply worker (documentation, "Conflicts" in
-//! logical replication, "Logging"), on every major alike, and what has become of it.
+//! What the log says of a conflict (pure): the words of PostgreSQL 18's own apply worker (documentation, "Conflicts" in
+//! logical replication, "Logging"), on every major version alike, and how the conflict was resolved.
 
 use crate::pg::row_text::{RowAuthor, RowWriter};
 use crate::tally::conflict::{ConflictKind, Resolution};
 
-/// One row that is there, and what it was met with. None: not to be shown to the role that applies.
+/// An existing row, and the change that met it. None: the value must not be shown to the role that applies.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RowTexts {
     /// `(id)=(1)`
     pub key: Option<String>,
     pub existing: Option<String>,
     pub incoming: Option<String>,
-    /// `(id)=(1)`, or the whole row where the replica identity is full.
+    /// `(id)=(1)`, or the whole row if the replica identity is full.
     pub identity: Option<String>,
     pub is_identity_full: bool,
 }
@@ -20,7 +20,7 @@ pub fn message(relation: &str, kind: ConflictKind) -> String {
     format!("conflict detected on relation \"{relation}\": conflict={}", kind.name())
 }
 
-/// What has happened, in a sentence. `index`: the unique index whose key is there.
+/// What has happened, in a sentence. `index` is the unique index in which the key exists.
 pub fn explanation(kind: ConflictKind, index: Option<&str>, author: Option<&RowAuthor>) -> String {
     let index = index.unwrap_or_default();
     match kind {
@@ -59,7 +59,7 @@ fn by(author: &RowAuthor, different: &str) -> String {
     }
 }
 
-/// The rows, in a sentence; empty where none may be shown.
+/// The rows, in a sentence; empty if none may be shown.
 pub fn rows(rows: &RowTexts) -> String {
     let identity = if rows.is_identity_full { "replica identity full" } else { "replica identity" };
     let parts = [
@@ -78,7 +78,7 @@ pub fn rows(rows: &RowTexts) -> String {
     sentence
 }
 
-/// Whose transaction met it, and how it was resolved.
+/// Whose transaction met the conflict, and how the conflict was resolved.
 pub fn outcome(failed_node: &str, origin_lsn: crate::lsn::OriginLsn, resolution: Option<Resolution>) -> String {
     let resolution = resolution.map_or_else(String::new, |resolution| format!("; resolution: {}", resolution.name()));
     format!("Transaction of node \"{failed_node}\" that ended at {origin_lsn}{resolution}.")

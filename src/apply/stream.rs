@@ -1,8 +1,8 @@
-//! The receiving end of a rescue's stream: takes what the source sends, answers it, and knows when all has come (the
-//! counterpart of worker.c's LogicalRepApplyLoop).
+//! The receiving end of a rescue's stream: receives what the source sends, answers the source, and knows when
+//! everything has arrived (the counterpart of worker.c's LogicalRepApplyLoop).
 //!
 //! The clone's position is never confirmed: a rescue that starts again must find everything there, and skips by origin
-//! position what it has applied.
+//! LSN what it has applied.
 
 use crate::lsn::LocalLsn;
 use crate::node::provider::Route;
@@ -18,53 +18,60 @@ use crate::remote::report::PeerReport;
 use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
 
-/// How often a source that sends nothing is asked how far it is: the end of the range may hold nothing for us.
+/// How often a source that sends nothing is asked for its position: the end of the range may hold nothing for the
+/// target.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Of the bytes of an XLogData message: its kind, where it starts and ends, when it was sent.
+/// The length in bytes of an XLogData message's header: its kind, where it starts and ends, and when it was sent.
 const DATA_HEADER: usize = 25;
 
-/// Messages between two looks at whether to go on.
+/// The number of messages between two questions whether to go on.
 const MESSAGES_BETWEEN_LOOKS: u32 = 1_024;
 
-/// Messages between two looks at the clock: few, for a row may take a second where a trigger is slow.
+/// The number of messages between two looks at the clock. It is small, because a row may take a second if a trigger is
+/// slow.
 const MESSAGES_BETWEEN_CLOCKS: u32 = 16;
 
-/// A pack is shorter, but for one of a large row, whose memory is given back.
+/// The memory in bytes that is kept for a pack. Only a pack with a large row is longer; its memory is given back.
 const KEPT_BYTES: usize = 256 << 10;
 
 pub struct Stream {
     connection: WalReceiverConnection,
-    /// Messages that came as one, with a NUL behind them that bounds what core's readers take for a string; and how many bytes
-    /// of them are taken.
+    /// Messages that arrived as one, followed by a NUL that bounds what core's readers take for a string.
     pack: Vec<u8>,
+    /// How many bytes of the pack have been handled.
     taken: usize,
-    /// Up to where of its WAL the source has sent what there is to send.
+    /// The position in the source's WAL up to which it has sent everything that there was to send.
     sent: LocalLsn,
     heard_at: Instant,
     told_at: Instant,
 }
 
-/// Who takes what is streamed.
+/// Handles what is streamed.
 pub trait Receiver {
-    /// Takes the first of some messages and returns its length in bytes. An ERROR leaves the transaction open: the caller
-    /// aborts it.
+    /// Handles the first of these messages and returns its length in bytes. An ERROR leaves the transaction open: the
+    /// caller aborts it.
     fn handle(&mut self, messages: &[u8]) -> usize;
-    /// Between two transactions.
+    /// Whether no transaction is being received.
     fn is_idle(&self) -> bool;
 }
 
 /// Why the stream has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// All has come.
+    /// Everything has arrived.
     Complete,
-    /// `goes_on` said no.
+    /// `goes_on` has returned false.
     Stopped,
 }
 
 impl Stream {
-    /// Connects, tells the plugin what to send, and starts. `settings`: name and value of the plugin's session settings.
+    /// Connects, sets what the plugin is to send, and starts the stream. `settings` are names and values of the
+    /// plugin's session settings.
+    ///
+    /// # Errors
+    ///
+    /// If the source does not answer within `limit`, or refuses a setting or the stream.
     pub fn open(
         route: &Route,
         clone: &str,
@@ -86,14 +93,19 @@ impl Stream {
             execute(&mut connection, &command, limit)?;
         }
         let clone = CString::new(clone).map_err(|_| RemoteError::Unexpected("a null byte".to_owned()))?;
-        // The source looks for where to begin in the WAL that the clone has kept: bounded by the receiver's own limit.
+        // The source searches the WAL that the clone has kept for the place to begin at; the receiver's own limit
+        // bounds this.
         connection.start_streaming(&clone).map_err(failed)?;
         let now = Instant::now();
         Ok(Stream { connection, pack: Vec::new(), taken: 0, sent: LocalLsn::ZERO, heard_at: now, told_at: now })
     }
 
-    /// Receives until everything that the source had in its WAL before `until` has come. Loses a source that
-    /// is silent for wal_receiver_timeout. ERRORs of applying pass through.
+    /// Receives until everything that the source had in its WAL before `until` has arrived. ERRORs raised in applying
+    /// pass through.
+    ///
+    /// # Errors
+    ///
+    /// If the source ends the stream, or is silent for wal_receiver_timeout.
     pub fn run<R: Receiver>(
         &mut self,
         receiver: &mut R,
@@ -119,7 +131,7 @@ impl Stream {
                     Received::Failed(failure) => return Err(failed(failure)),
                     Received::Nothing(readable) => socket = Some(readable),
                     Received::Message(message) => match message.first() {
-                        // Copied, for the connection is needed meanwhile.
+                        // The message is copied, because the connection is needed while the message is handled.
                         Some(b'w') if message.len() > DATA_HEADER => {
                             self.pack.clear();
                             self.pack.shrink_to(KEPT_BYTES);
@@ -140,7 +152,8 @@ impl Stream {
                 }
             }
             let has_come = messages > 0;
-            // Also within a transaction: one that is not finished is rolled back, however large.
+            // The receiver may be stopped within a transaction as well: an unfinished transaction is rolled back,
+            // however large.
             if socket.is_some() || messages >= MESSAGES_BETWEEN_LOOKS {
                 messages = 0;
                 interrupts::check();
@@ -160,7 +173,8 @@ impl Stream {
         }
     }
 
-    /// Looks at the clock: something `has_come` until now, and the source is to hear of us every so often.
+    /// Looks at the clock. `has_come`: something has arrived. The source gets a report every
+    /// wal_receiver_status_interval.
     fn tell_in_time(&mut self, has_come: bool) {
         let now = Instant::now();
         if has_come {
@@ -171,7 +185,7 @@ impl Stream {
         }
     }
 
-    /// Nothing has come: asks how far the source is, and waits for what it says.
+    /// Nothing has arrived: asks the source for its position, and waits for its answer.
     fn wait(&mut self, socket: pgrx::pg_sys::pgsocket) -> Result<(), RemoteError> {
         if let Some(limit) = walreceiver::receiver_timeout()
             && self.heard_at.elapsed() >= limit
@@ -185,8 +199,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Standby status update: what has come is written, nothing is confirmed (flush and apply 0/0). A sender that shuts
-    /// down waits until its last position was written.
+    /// Sends a standby status update. What has arrived is reported as written, and nothing as flushed or applied (0/0),
+    /// so that nothing is confirmed. A walsender that shuts down waits until its last position is reported as written.
     fn tell(&mut self, asks_for_reply: bool) {
         let mut message = Vec::with_capacity(34);
         message.push(b'r');
@@ -199,7 +213,7 @@ impl Stream {
     }
 }
 
-/// What the source has said of an ERROR that ended the stream. One that says that it leaves is as good as lost.
+/// The error for a stream that has ended. A source that ends it because it is shutting down counts as lost.
 fn failed(failure: StreamFailure) -> RemoteError {
     let report = PeerReport::parse(&failure.message);
     if failure.is_lost || report.sqlstate.starts_with("57P") {

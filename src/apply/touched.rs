@@ -1,7 +1,7 @@
 //! The rows that a replay has touched, by their keys.
 //!
-//! They are collected while the replay goes on, each about once, and re-collected from the source's clone by an attempt
-//! that takes over from another.
+//! The keys are collected while the replay runs, each about once. An attempt that takes over from another one collects
+//! them again from the source's clone.
 
 use crate::pg::logicalrep::{self, Missing, TableKey, Tuple};
 use crate::pg::spill::Spill;
@@ -10,14 +10,16 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-/// Keys that are remembered, by their hash, so that a row that is changed again and again is noted about once. A power of two.
+/// The number of keys that are remembered by their hashes, so that a row that is changed again and again is noted about
+/// once. It must be a power of two.
 const REMEMBERED: usize = 1 << 17;
 
-/// Keys that are put in order together, and their bytes: bounds of the memory that it takes.
+/// The most keys that are sorted together; this bounds the memory that they take.
 const SORTED: usize = 100_000;
+/// The most bytes of keys that are sorted together.
 const SORTED_BYTES: usize = 16 << 20;
 
-/// One of the source's tables as it tells it.
+/// A table of the source's, as the source has announced it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Relation {
     pub schema: String,
@@ -25,14 +27,14 @@ pub struct Relation {
     pub columns: Vec<String>,
 }
 
-/// The row with these values in the key's columns, as text in this database's encoding.
+/// The key of a row: the values of the key's columns, as text in this database's encoding.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Key {
     pub relation: u32,
     pub values: Vec<Vec<u8>>,
 }
 
-/// The beginning of a key's bytes.
+/// Writes the beginning of a key in its stored form.
 fn begin_bytes(bytes: &mut Vec<u8>, relation: u32) {
     bytes.clear();
     bytes.extend_from_slice(&relation.to_ne_bytes());
@@ -44,7 +46,8 @@ fn add_value(bytes: &mut Vec<u8>, value: &[u8]) {
 }
 
 impl Key {
-    /// By tables, and about as an index has them: numbers of the same sign, times and identifiers by their length and text.
+    /// The order of keys: by table, and then about as in an index. Values are compared by length and then by text,
+    /// which is right for numbers of the same sign, times and identifiers.
     fn in_order(one: &Key, other: &Key) -> Ordering {
         let table = one.relation.cmp(&other.relation);
         let lengths = || one.values.iter().map(Vec::len).cmp(other.values.iter().map(Vec::len));
@@ -66,24 +69,24 @@ impl Key {
 #[derive(Default)]
 pub struct Touched {
     pub relations: HashMap<u32, Relation>,
-    /// By the source's tables; None where rows cannot be told apart.
+    /// The local tables and their keys, by the source's tables; None if a table's rows cannot be told apart.
     keys: HashMap<u32, Result<Option<TableKey>, Missing>>,
-    /// Rows of tables that are not what they were, by the source's tables.
+    /// The number of touched rows of tables that have changed here or are missing, by the source's tables.
     of_missing: HashMap<u32, usize>,
     remembered: Remembered,
-    /// The key at hand.
+    /// The key at hand, in its stored form.
     bytes: Vec<u8>,
     store: Spill,
 }
 
 impl Touched {
-    /// The source has told a table, maybe with other columns than before.
+    /// Notes a table that the source has announced, perhaps with other columns than before.
     pub fn note_relation(&mut self, id: u32, relation: Relation) {
         self.relations.insert(id, relation);
         self.keys.remove(&id);
     }
 
-    /// Notes the row of a change, if our table `is_wanted`. Needs a transaction with an active snapshot.
+    /// Notes the row of a change, if its local table `is_wanted`. Needs a transaction with an active snapshot.
     pub fn note(&mut self, relation: u32, row: &Tuple, is_wanted: impl Fn(Oid) -> bool) {
         if self.read_key(relation, row).is_some_and(is_wanted) {
             self.note_bytes();
@@ -92,7 +95,7 @@ impl Touched {
         }
     }
 
-    /// Rows that were touched in tables that are not here any more, or are not what they were: how many, at most.
+    /// Tables that are missing here or have changed, with the number of their touched rows, at most.
     pub fn of_missing(&self) -> impl Iterator<Item = (&Relation, usize)> {
         self.of_missing.iter().filter_map(|(relation, rows)| Some((self.relations.get(relation)?, *rows)))
     }
@@ -103,13 +106,14 @@ impl Touched {
         }
     }
 
-    /// Our table, and the key of the source's row; None where it has none, or not all of it was sent: then it is the old
-    /// one, which was. Needs a transaction with an active snapshot.
+    /// The local table, and the key of a row of the source's. None if the table has no key, or if not all of the key
+    /// was sent: then it has not changed, and the old row, which was sent, has it. Needs a transaction with an active
+    /// snapshot.
     pub fn key_of(&mut self, relation: u32, row: &Tuple) -> Option<(Oid, Vec<u8>)> {
         self.read_key(relation, row).map(|table| (table, self.bytes.clone()))
     }
 
-    /// As `key_of`; the key is in `bytes`.
+    /// Like `key_of`, but leaves the key in `bytes`.
     fn read_key(&mut self, relation: u32, row: &Tuple) -> Option<Oid> {
         let key = learn_key(&mut self.keys, relation)?;
         begin_bytes(&mut self.bytes, relation);
@@ -119,7 +123,7 @@ impl Touched {
         Some(key.table)
     }
 
-    /// Our table and its key, for the source's. Needs a transaction with an active snapshot.
+    /// The local table and its key, for a table of the source's. Needs a transaction with an active snapshot.
     pub fn learn_key(&mut self, relation: u32) -> Option<&TableKey> {
         learn_key(&mut self.keys, relation)
     }
@@ -136,17 +140,17 @@ impl Touched {
         }
     }
 
-    /// What was learnt of the table's key.
+    /// The local table and its key, as far as they have been looked up.
     pub fn key(&self, relation: u32) -> Option<&TableKey> {
         self.keys.get(&relation)?.as_ref().ok()?.as_ref()
     }
 
-    /// Columns of the key in the source's rows.
+    /// The positions of the key's columns in the source's rows.
     pub fn key_columns(&self, relation: u32) -> Option<&[usize]> {
         self.key(relation).map(|key| key.columns.as_slice())
     }
 
-    /// Our table for the source's.
+    /// The oid of the local table for a table of the source's.
     pub fn table(&self, relation: u32) -> Option<u32> {
         self.key(relation).map(|key| key.table.to_u32())
     }
@@ -164,7 +168,7 @@ impl Touched {
         Key::of_bytes(&self.next_bytes()?)
     }
 
-    /// The next keys, those of one table together and neighbours beside each other; none at the end.
+    /// The next keys, sorted: those of one table are together, and neighbours are beside each other. Empty at the end.
     pub fn next_sorted(&mut self) -> Vec<Key> {
         let (mut keys, mut bytes) = (Vec::new(), 0);
         while keys.len() < SORTED && bytes < SORTED_BYTES {
@@ -176,19 +180,20 @@ impl Touched {
         keys
     }
 
-    /// The next key as it is kept, and as `key_of` gives it.
+    /// The next key in its stored form, which is that of `key_of`.
     pub fn next_bytes(&mut self) -> Option<Vec<u8>> {
         self.store.next()
     }
 }
 
-/// Where the key is in the source's rows, and our table; looked up the first time.
+/// The local table and the positions of its key's columns in the source's rows. They are looked up the first time.
 fn learn_key(keys: &mut HashMap<u32, Result<Option<TableKey>, Missing>>, relation: u32) -> Option<&TableKey> {
     keys.entry(relation).or_insert_with(|| logicalrep::key_of(relation)).as_ref().ok()?.as_ref()
 }
 
-/// The hashes of keys, each in the one place that it belongs to, where a later one replaces it. Two keys of the same 64 bits,
-/// seen one after the other, would be taken for one: with a key of the process's own for hashing nobody can bring that about.
+/// The hashes of keys. Each has one place, where a later hash replaces it. Two keys with the same 64 bits, one seen
+/// right after the other, would be taken for one; nobody can provoke that, because each process hashes with a key of
+/// its own.
 #[derive(Default)]
 struct Remembered {
     hashes: Vec<u64>,
@@ -196,7 +201,7 @@ struct Remembered {
 }
 
 impl Remembered {
-    /// Whether the key is not remembered; it is from now on.
+    /// Whether the key was not remembered. It is from now on.
     fn is_new(&mut self, bytes: &[u8]) -> bool {
         if self.hashes.is_empty() {
             self.hashes = vec![0; REMEMBERED];

@@ -1,5 +1,6 @@
-//! The failed node's transactions, one after another: each is committed with its origin, its position there and its commit
-//! time, so that data and progress are one (the counterpart of worker.c's apply_handle_begin and apply_handle_commit).
+//! Applies the failed node's transactions, one after another. Each is committed with the failed node's origin, its
+//! origin LSN and its commit time, so that rows and progress are durable together (the counterpart of worker.c's
+//! apply_handle_begin and apply_handle_commit).
 
 use super::change::{ChangeApplier, ChangesDone, Setting};
 use super::stream::Receiver;
@@ -15,15 +16,15 @@ use crate::pg::{origin, transaction};
 use crate::tally::replayed::Totals;
 use pgrx::PgSqlErrorCode;
 
-/// The transaction that is coming in.
+/// The transaction that is being received.
 struct IncomingTransaction {
     committed_at: Timestamp,
     origin_lsn: OriginLsn,
-    /// Not applied before.
+    /// Whether it is to be applied, because it was not applied before.
     is_wanted: bool,
-    /// Applied by an earlier attempt: the rows that it has touched are collected again.
+    /// Whether an earlier attempt has applied it, so that only the rows that it has touched are collected again.
     is_collected: bool,
-    /// Given up by recover_skip().
+    /// Whether recover_skip() has given it up.
     is_skipped: bool,
     done: ChangesDone,
 }
@@ -43,20 +44,20 @@ impl IncomingTransaction {
 
 pub struct Applier {
     setting: Setting,
-    /// Up to where the failed node is applied here, or given up by the caller's word.
+    /// The origin LSN up to which the failed node's transactions are applied here, or are not to be applied.
     applied: OriginLsn,
-    /// Where the replication origin stands.
+    /// The position of the replication origin.
     origin: OriginLsn,
     skips: Vec<OriginLsn>,
     context: MessageContext,
     tables: OpenTables,
     incoming: Option<IncomingTransaction>,
     is_over: bool,
-    /// The tables at hand, for an error's sake, by the source's ids.
+    /// The tables of the change at hand, by the source's ids, for the report of an error.
     at_hand: Vec<u32>,
-    /// What is replayed begins here; all of it has touched rows that are to be compared.
+    /// The origin LSN at which the replay began: all transactions beyond it have touched rows that are to be compared.
     from: OriginLsn,
-    /// How far the stream has come.
+    /// The origin LSN up to which transactions were received.
     seen: OriginLsn,
     pub touched: Touched,
     /// What this process has committed.
@@ -64,8 +65,8 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// `origin`: where the replication origin stands. What is not beyond it, nor beyond `skip`, is not applied; what is
-    /// beyond `from` has touched rows.
+    /// `origin` is the position of the replication origin. Transactions up to `origin` or `skip` are not applied. Those
+    /// beyond `from` have touched rows that are to be compared.
     pub fn new(
         setting: Setting,
         origin: OriginLsn,
@@ -90,12 +91,13 @@ impl Applier {
         }
     }
 
-    /// Reads again what was applied, for the rows that it has touched, and applies nothing.
+    /// An applier that applies nothing: it reads transactions that were applied, and collects the rows that they have
+    /// touched.
     pub fn collector(setting: Setting, from: OriginLsn, skips: Vec<OriginLsn>) -> Applier {
         Applier::new(setting, OriginLsn::INFINITY, from, from, skips)
     }
 
-    /// How far the stream has come, applied or not.
+    /// The origin LSN up to which transactions were received, applied or not.
     pub fn seen(&self) -> OriginLsn {
         self.seen
     }
@@ -104,25 +106,27 @@ impl Applier {
         self.applied
     }
 
-    /// The transaction at hand, for an error's sake.
+    /// The origin LSN of the transaction at hand, for the report of an error.
     pub fn at(&self) -> Option<OriginLsn> {
         self.incoming.as_ref().map(|incoming| incoming.origin_lsn).filter(|lsn| *lsn != OriginLsn::ZERO)
     }
 
-    /// The tables at hand, for an error's sake. Ours have the source's names; one that is missing has no other.
+    /// The tables of the change at hand, for the report of an error, by the source's names. Local tables have the same
+    /// names, and one that is missing has no other.
     pub fn relation(&self) -> Option<String> {
         let name =
             |id: &u32| self.touched.relations.get(id).map(|relation| format!("{}.{}", relation.schema, relation.name));
         (!self.at_hand.is_empty()).then(|| self.at_hand.iter().filter_map(name).collect::<Vec<_>>().join(", "))
     }
 
-    /// The source has met a transaction beyond the stop timestamp.
+    /// Whether the source has met a transaction beyond the stop timestamp.
     pub fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// Core's apply leaves out silently what its subscription does not replicate, as a table that was made anew without
-    /// REFRESH PUBLICATION. It cannot be refreshed from a dead node, so it is no error here either; but it is said.
+    /// Notes a table that the source has announced. Core's apply worker leaves out silently what its subscription does
+    /// not replicate, such as a table that was created anew without REFRESH PUBLICATION. A dead node's subscription
+    /// cannot be refreshed, so this is no error here either, but there is a warning.
     fn note_table(&mut self, id: u32, relation: Relation) {
         let name = (relation.schema.clone(), relation.name.clone());
         let is_known =
@@ -196,7 +200,7 @@ impl Applier {
         self.at_hand.clear();
     }
 
-    /// Stores the rows that were held, before anything else is done.
+    /// Stores the rows that were held back. This comes before anything else is done.
     fn store_held(&mut self) {
         let (Some(relation), Some(incoming)) = (self.tables.take_holding(), &mut self.incoming) else { return };
         self.at_hand.push(relation);
@@ -206,13 +210,14 @@ impl Applier {
             while transaction::step(|| applier.insert_one_held(relation, place)) {
                 place += 1;
             }
-            // None of them is held any more.
+            // No row is held back any more.
             self.tables.take_holding();
         }
         self.at_hand.clear();
     }
 
-    /// Commits also what was given up and what had nothing for us: progress is a commit's.
+    /// Commits the transaction, even if it was given up or held nothing for this node: only a commit moves the
+    /// progress.
     fn commit(&mut self) {
         if let Some(incoming) = &self.incoming {
             self.seen = self.seen.max(incoming.origin_lsn);
@@ -220,7 +225,7 @@ impl Applier {
         let Some(incoming) = self.incoming.as_ref().filter(|incoming| incoming.is_wanted) else {
             self.incoming = None;
             if transaction::is_open() {
-                // It has looked at tables, and written nothing.
+                // The transaction has looked up tables, and has written nothing.
                 self.tables.close_all();
                 transaction::commit_applied();
             }
@@ -252,8 +257,8 @@ impl Applier {
         failpoint::hit(names::RESCUE_AFTER_COMMIT);
     }
 
-    /// Everything wanted is applied: the origin goes to the end of the range, beyond what changed nothing here; where the
-    /// stop timestamp has ended it, to the last transaction before that.
+    /// Moves the origin when all wanted transactions are applied: to the end of the range, past transactions that
+    /// changed nothing here; or, if the stop timestamp has ended the stream, to the last transaction before that.
     pub fn finish(&mut self, stop: OriginLsn) {
         let end = if self.is_over { self.applied } else { self.applied.max(stop) };
         if self.origin < end {
@@ -266,7 +271,7 @@ impl Applier {
 }
 
 impl Applier {
-    /// Takes what a message says.
+    /// Handles one message.
     fn take(&mut self, message: Message) {
         match message {
             Message::Begin { committed_at } => self.begin(Timestamp(committed_at)),
@@ -308,15 +313,16 @@ impl Receiver for Applier {
             .is_some_and(|incoming| (incoming.is_wanted || incoming.is_collected) && !incoming.is_skipped);
         let is_left = is_change && !is_wanted;
         if (is_change && is_wanted) || matches!(messages.first(), Some(b'R')) {
-            // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
-            // converted from the database's encoding, which needs one as well.
+            // The transaction begins before the message's memory context is entered, because beginning one enters the
+            // transaction's own context. Converting a table's name from the database's encoding needs a transaction,
+            // too.
             transaction::begin_if_none();
         }
-        // Taken out for the time of the call, for it needs all of the others as well.
+        // The context is taken out during the call, which needs all other fields as well.
         let context = std::mem::replace(&mut self.context, MessageContext::NONE);
         let bytes = context.run(|| {
             if let Some(relation) = logicalrep::told_relation(messages) {
-                // Core's map frees what the table was opened with.
+                // Core's relation map frees what the table was opened with.
                 self.store_held();
                 self.tables.forget(relation);
             }

@@ -1,11 +1,12 @@
-//! Rows whose text does not fit: a message may have 1 GB, and the text of a bytea is twice as long as its value. Such a row is
-//! written value by value, those that are long in binary form (core's counterpart: logicalrep_write_tuple in proto.c, which
-//! has one form for all values).
+//! Rows whose text does not fit: a message may have 1 GB, and the text of a bytea is twice as long as its value. Such a
+//! row is written value by value, with the long values in binary form (core's counterpart: logicalrep_write_tuple in
+//! proto.c, which has one form for all values).
 //!
-//! A subscription with `binary = true` takes such rows natively. Text is tried first, for it may be read by a column of any type.
-//! The binary form is for types that are the same everywhere: built-in ones, and domains over bytea, of which it says nothing.
-//! Names of catalog objects are left out (their binary form is an oid), and all that holds a type of a user's, whose oids differ
-//! from server to server.
+//! A subscription with `binary = true` takes such rows natively. Text is tried first, because a column of any type can
+//! read it. The binary form is used for types that are the same everywhere: built-in ones, and domains over bytea,
+//! because the binary form does not mention the domain. It is not used for names of catalog objects, whose binary form
+//! is an oid, nor for anything that contains a user's type, because the oids of such types differ from server to
+//! server.
 
 use crate::pg::compat;
 use pgrx::pg_sys::panic::CaughtError;
@@ -14,14 +15,14 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder};
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
-/// A row whose values have so many bytes together. No output function makes a text that is more than some ten times as long, so
-/// whatever is smaller fits as text.
+/// A row is large if its values have so many bytes together. No output function makes a text more than about ten times
+/// as long as its value, so every smaller row fits as text.
 const LARGE_ROW: usize = 32 << 20;
 
-/// A value of a large row that may be sent in another form than text.
+/// A value of a large row with at least so many bytes may be sent in another form than text.
 const LARGE_VALUE: usize = 1 << 20;
 
-/// `REG…` types, whose values are oids.
+/// The `REG…` types, whose values are oids.
 const NAMES: [Oid; 11] = [
     pg_sys::REGPROCOID,
     pg_sys::REGPROCEDUREOID,
@@ -36,11 +37,11 @@ const NAMES: [Oid; 11] = [
     pg_sys::REGCOLLATIONOID,
 ];
 
-/// Whether a row's text might not fit, so that it is written by itself, and by [`fitting`]. Most rows have no value that is
-/// compressed or out of line, and are no longer than a page.
+/// Whether a row's text might not fit, so that the row is written by itself and by [`fitting`]. Most rows are no longer
+/// than a page, and have no value that is compressed or stored out of line.
 ///
 /// # Safety
-/// A row of the slot's descriptor, or null.
+/// `slot` must hold a row of its descriptor, or be null.
 pub unsafe fn is_large(slot: *mut pg_sys::TupleTableSlot) -> bool {
     if slot.is_null() {
         return false;
@@ -60,7 +61,7 @@ pub unsafe fn is_large(slot: *mut pg_sys::TupleTableSlot) -> bool {
     }
 }
 
-/// How many bytes a value has that is compressed, or not in the row; 0 for others.
+/// The number of bytes of a value that is compressed or not stored in the row; 0 for any other value.
 unsafe fn stored_apart(value: pg_sys::Datum) -> usize {
     // SAFETY: the caller's promise: a value of variable length, whose header says which kind it is (varatt.h).
     unsafe {
@@ -72,7 +73,7 @@ unsafe fn stored_apart(value: pg_sys::Datum) -> usize {
     }
 }
 
-/// `VARATT_IS_EXTERNAL_ONDISK`: the value is in a TOAST table, and was not logged, for it has not changed.
+/// `VARATT_IS_EXTERNAL_ONDISK`: the value is in a TOAST table, and was not logged because it has not changed.
 unsafe fn is_unchanged(header: *const pg_sys::varlena) -> bool {
     const ON_DISK: u8 = pg_sys::vartag_external::VARTAG_ONDISK as u8;
     // SAFETY: an external value has its tag in the second byte.
@@ -80,7 +81,7 @@ unsafe fn is_unchanged(header: *const pg_sys::varlena) -> bool {
 }
 
 /// # Safety
-/// An open relation and a row of it; `out` takes the message.
+/// `relation` must be open, and `new` a row of it. The message is appended to `out`.
 pub unsafe fn insert(out: pg_sys::StringInfo, relation: pg_sys::Relation, new: *mut pg_sys::TupleTableSlot) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -90,7 +91,7 @@ pub unsafe fn insert(out: pg_sys::StringInfo, relation: pg_sys::Relation, new: *
 }
 
 /// # Safety
-/// An open relation, a row of it, and the row's old version or null.
+/// `relation` must be open, `new` a row of it, and `old` the row's old version or null.
 pub unsafe fn update(
     out: pg_sys::StringInfo,
     relation: pg_sys::Relation,
@@ -108,7 +109,7 @@ pub unsafe fn update(
 }
 
 /// # Safety
-/// An open relation and a row's old version.
+/// `relation` must be open, and `old` the old version of a row of it.
 pub unsafe fn delete(out: pg_sys::StringInfo, relation: pg_sys::Relation, old: *mut pg_sys::TupleTableSlot) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -117,7 +118,7 @@ pub unsafe fn delete(out: pg_sys::StringInfo, relation: pg_sys::Relation, old: *
     }
 }
 
-/// What an old row is called: all of it, or its key.
+/// The letter for an old row in a message: all of the row, or its key.
 unsafe fn identity(relation: pg_sys::Relation) -> u8 {
     // SAFETY: the caller's promise: an open relation.
     if unsafe { (*(*relation).rd_rel).relreplident } as u8 == pg_sys::REPLICA_IDENTITY_FULL { b'O' } else { b'K' }
@@ -158,12 +159,12 @@ unsafe fn tuple(out: pg_sys::StringInfo, kind: u8, slot: *mut pg_sys::TupleTable
     }
 }
 
-/// Which form a long value of a type may be sent in.
+/// The form in which a long value of a type may be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Form {
     Text,
     Binary,
-    /// As text if that is no longer than a value may be, nor than the binary form by much.
+    /// Text, unless it is longer than a value may be or much longer than the binary form.
     Either,
 }
 
@@ -192,7 +193,8 @@ unsafe fn write_value(out: pg_sys::StringInfo, of: Oid, value: pg_sys::Datum, is
             Form::Either => fitting(|| pg_sys::OidOutputFunctionCall(output, value)),
             _ => Some(pg_sys::OidOutputFunctionCall(output, value)),
         };
-        // A text of more than twice the value's length: the binary form of what is built in is not.
+        // A text of more than twice the value's length is not sent: the binary form of a built-in type is shorter than
+        // that.
         let text = text.map(|text| (text, CStr::from_ptr(text).count_bytes()));
         let is_worth_it =
             |length: usize| form == Form::Text || length <= 2 * pg_sys::toast_raw_datum_size(value) as usize;
@@ -213,7 +215,8 @@ unsafe fn write_value(out: pg_sys::StringInfo, of: Oid, value: pg_sys::Datum, is
 }
 
 unsafe fn write_binary(out: pg_sys::StringInfo, of: Oid, value: pg_sys::Datum) {
-    // SAFETY: the caller's promise: a value of that type. A send function gives a bytea of its own, with a header of 4 bytes.
+    // SAFETY: the caller's promise: a value of that type. A send function returns a bytea of its own, with a header of
+    // 4 bytes.
     unsafe {
         let (mut send, mut is_varlena) = (Oid::INVALID, false);
         pg_sys::getTypeBinaryOutputInfo(of, &mut send, &mut is_varlena);
@@ -226,8 +229,8 @@ unsafe fn write_binary(out: pg_sys::StringInfo, of: Oid, value: pg_sys::Datum) {
     }
 }
 
-/// What `write` gives, unless a value or the message is longer than it may be: then it has failed for want of room, and has left
-/// nothing behind but memory of the change at hand.
+/// Returns what `write` returns, or None if a value or the message would be longer than it may be. Then `write` has
+/// failed for lack of room, and has left nothing behind but memory of the change at hand.
 pub fn fitting<T>(write: impl FnOnce() -> T) -> Option<T> {
     PgTryBuilder::new(AssertUnwindSafe(|| Some(write())))
         .catch_others(|cause| match &cause {

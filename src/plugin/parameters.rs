@@ -1,10 +1,10 @@
-//! What the output plugin is told before it may stream (pure): session settings, set on the replication connection.
+//! What the output plugin must know before it streams (pure): session settings, set on the replication connection.
 
 use crate::error::SqlError;
 use crate::lsn::OriginLsn;
 use pgrx::PgSqlErrorCode;
 
-/// The settings as they stand in the session; empty where they are not set.
+/// The settings as they stand in the session; empty if they are not set.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub origin: String,
@@ -22,27 +22,31 @@ pub struct Settings {
 /// What is to be streamed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parameters {
-    /// The replication origin under which this server has applied the failed node: ids, because in a walsender's start-up
-    /// no catalog can be looked at.
+    /// The id of the replication origin under which this server has applied the failed node. Ids are used, because no
+    /// catalog can be looked at while a walsender starts up.
     pub origin_id: u16,
-    /// Exclusive.
+    /// Transactions up to this origin LSN are not sent.
     pub skip: OriginLsn,
-    /// Inclusive.
+    /// Transactions beyond this origin LSN are not sent.
     pub stop: OriginLsn,
-    /// Microseconds since 2000: the first transaction in LSN order that committed later ends the stream.
+    /// In microseconds since 2000-01-01: the first transaction, in LSN order, that was committed later ends the stream.
     pub stop_timestamp: Option<i64>,
-    /// Oids of this server's tables, sorted; a partition is sent as its ancestor where that is listed.
+    /// The oids of this server's tables, sorted. A partition is sent as its ancestor if the ancestor is listed.
     pub tables: Vec<u32>,
-    /// Instead of the origin's transactions: of all others, the updates that change a row's key.
+    /// Whether to send, instead of the origin's transactions, the updates of all other transactions that change a row's
+    /// key.
     pub wants_key_changes: bool,
-    /// With them all that this server has written of its own recoveries, under this origin: the changes of keys that others
-    /// made before may be in its WAL as that alone.
+    /// If set, everything that this server has written under this origin, while reconciling its own recoveries, is sent
+    /// along with the changes of keys. Changes of keys that other nodes had made earlier may be in its WAL in that form
+    /// alone.
     pub reconciled_by: Option<u16>,
-    /// Messages of a transaction are sent many at a time.
+    /// Whether many messages of a transaction are sent at a time.
     pub is_packed: bool,
-    /// Transactions of which BEGIN and COMMIT are sent alone: what they hold cannot be sent, and the receiver has given it up.
+    /// The transactions of which only BEGIN and COMMIT are sent, because their changes cannot be sent and the receiver
+    /// has given them up.
     pub given_up: Vec<OriginLsn>,
-    /// Which transaction comes is sent before anything of it is read: the receiver knows it even if this process is killed then.
+    /// Whether a transaction is announced before anything of it is read: then the receiver knows which it was, even if
+    /// this process is killed while reading it.
     pub is_announced: bool,
 }
 
@@ -67,11 +71,15 @@ const PACKED: &str = "spock.rescue_packed";
 const GIVEN_UP: &str = "spock.rescue_given_up";
 const ANNOUNCED: &str = "spock.rescue_announced";
 
-/// Bytes of a malformed value that a message repeats.
+/// The number of bytes of a malformed value that a message repeats.
 const SHOWN: usize = 40;
 
 impl Parameters {
-    /// Reads the settings; the first that is missing or malformed is named.
+    /// Reads the settings.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is missing or malformed: the first such one is named.
     pub fn read(settings: &Settings) -> Result<Parameters, ParameterError> {
         let of_origin = |name, text| {
             value(name, text, "the id of a replication origin, from 1 to 65534", |text| {
@@ -128,18 +136,20 @@ impl Parameters {
         self.tables.binary_search(&table).is_ok()
     }
 
-    /// Whether a transaction of the origin is within (skip, stop]. One without a position is core's own bookkeeping.
+    /// Whether a transaction of the origin lies within (skip, stop]. A transaction without a position is core's own
+    /// bookkeeping.
     pub fn wants(&self, origin_lsn: OriginLsn) -> bool {
         self.skip < origin_lsn && origin_lsn <= self.stop
     }
 
-    /// Whether a transaction that is wanted otherwise ends the stream before itself.
+    /// Whether an otherwise wanted transaction, committed at this time in microseconds since 2000-01-01, ends the
+    /// stream before itself.
     pub fn ends_before(&self, commit_time: i64) -> bool {
         self.stop_timestamp.is_some_and(|stop| commit_time > stop)
     }
 }
 
-/// Off where it is not set.
+/// Reads a setting that is on or off; off if it is not set.
 fn switch(setting: &'static str, text: &str) -> Result<bool, ParameterError> {
     match text.trim() {
         "" => Ok(false),

@@ -1,10 +1,11 @@
-//! Where the stream is, for whoever reads an ERROR that ends it: the SQLSTATE, which libpqwalreceiver drops, and the
-//! transaction at hand, by its position at the failed node, without which nobody could give it up. Both are a line of the
-//! ERROR's context (src/remote/report.rs).
+//! Where the stream is, for the reader of an ERROR that ends it: the SQLSTATE, which libpqwalreceiver drops, and the
+//! transaction at hand by its origin LSN, without which it could not be given up. Both stand in a line of the ERROR's
+//! context (src/remote/report.rs).
 //!
-//! Core's own context is there in our callbacks alone. Between them core reads a transaction's changes back from disk and puts
-//! large values together, and may fail as well. So ours lies below all others on the stack, from the start of a stream to the
-//! end of the session's command; that of an earlier stream says nothing, for its place is forgotten with its decoding context.
+//! Core adds a context of its own only around the plugin's callbacks. Between these, core reads a transaction's changes
+//! back from disk and puts large values together, and may fail as well. So the context of this file lies at the bottom
+//! of the stack, from the start of a stream to the end of the session's command. The context of an earlier stream adds
+//! nothing, because its place is forgotten with its decoding context.
 
 use crate::error::unpack_sqlstate;
 use crate::lsn::OriginLsn;
@@ -20,7 +21,7 @@ unsafe extern "C-unwind" {
     fn errcontext_msg(format: *const core::ffi::c_char, ...) -> core::ffi::c_int;
 }
 
-/// Whether a stream is there, and the transaction that it is at.
+/// Whether there is a stream, and which transaction it is at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum At {
     NoStream,
@@ -33,7 +34,7 @@ thread_local! {
     static CONTEXT: RefCell<BottomContext> = const { RefCell::new(BottomContext::NONE) };
 }
 
-/// The stream's part of it, forgotten with the stream.
+/// Forgets the place when the stream is freed.
 pub struct StreamGuard(());
 
 impl Drop for StreamGuard {
@@ -42,10 +43,10 @@ impl Drop for StreamGuard {
     }
 }
 
-/// A stream begins.
+/// Begins a stream.
 ///
 /// # Safety
-/// In a callback of core's, which has put its own context on the stack.
+/// Must be called in a callback of core's, which has put its own context on the stack.
 pub unsafe fn begin_stream() -> StreamGuard {
     // SAFETY: the callback adds a line; core's own context is there, so the stack is not empty.
     CONTEXT.with_borrow_mut(|context| unsafe { context.install(tell) });
@@ -53,12 +54,12 @@ pub unsafe fn begin_stream() -> StreamGuard {
     StreamGuard(())
 }
 
-/// A transaction of the failed node begins.
+/// Notes that a transaction of the failed node begins.
 pub fn enter(origin_lsn: OriginLsn) {
     PLACE.set(At::In(origin_lsn));
 }
 
-/// It has ended.
+/// Notes that the transaction has ended.
 pub fn leave() {
     PLACE.set(At::Between);
 }
@@ -72,7 +73,7 @@ unsafe extern "C-unwind" fn tell(_argument: *mut core::ffi::c_void) {
     };
     // SAFETY: within errfinish, which calls this.
     let code = unpack_sqlstate(unsafe { pg_sys::geterrcode() });
-    // What is no ERROR: a LOG, a NOTICE, a WARNING.
+    // A LOG, NOTICE or WARNING gets no place.
     if code.starts_with(b"00") || code.starts_with(b"01") || code.starts_with(b"02") {
         return;
     }

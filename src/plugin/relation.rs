@@ -1,5 +1,6 @@
-//! What the plugin knows of a relation: whether it is sent, as which table, and whether its columns were told already
-//! (core counterpart: pgoutput.c's RelationSyncEntry). Forgotten when the relation cache says that it has changed.
+//! What the plugin knows of a relation: whether its rows are sent, as which table, and whether its columns were
+//! announced (core counterpart: pgoutput.c's RelationSyncEntry). An entry is forgotten when the relation cache reports
+//! a change.
 
 use super::parameters::Parameters;
 use crate::pg::guarded;
@@ -13,11 +14,12 @@ unsafe extern "C-unwind" {
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
 }
 
-/// A relation that changes were seen of.
+/// A relation of which changes were seen.
 #[derive(Clone, Copy)]
 pub struct KnownRelation {
-    /// The table as which its rows are sent: itself, or an ancestor; None: they are not sent.
+    /// The table as which its rows are sent: itself, or an ancestor. None: they are not sent.
     pub sent_as: Option<pg_sys::Oid>,
+    /// Whether the receiver knows its columns.
     pub is_told: bool,
 }
 
@@ -25,7 +27,7 @@ thread_local! {
     static KNOWN: RefCell<HashMap<pg_sys::Oid, KnownRelation>> = RefCell::new(HashMap::new());
 }
 
-/// Called once per process, before the first stream.
+/// Registers for invalidations of the relation cache. Only the first call in a process does anything.
 pub fn watch_invalidations() {
     thread_local! {
         static IS_WATCHING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
@@ -36,7 +38,7 @@ pub fn watch_invalidations() {
     }
 }
 
-/// Another stream has another list of tables, and its receiver knows no columns.
+/// Forgets all relations: another stream has another list of tables, and its receiver knows no columns.
 pub fn forget_all() {
     KNOWN.with_borrow_mut(HashMap::clear);
 }
@@ -52,7 +54,7 @@ unsafe extern "C-unwind" fn forget(_argument: pg_sys::Datum, relation: pg_sys::O
     });
 }
 
-/// What is known of the relation, looked up if it is new.
+/// What is known of the relation. It is looked up if it is new.
 ///
 /// # Safety
 /// `relation` must be open, in a transaction with a (historic) snapshot.
@@ -68,7 +70,7 @@ pub unsafe fn of(relation: pg_sys::Relation, parameters: &Parameters) -> KnownRe
     known
 }
 
-/// Notes that the receiver knows the relation's columns. An entry that was forgotten meanwhile stays so.
+/// Notes that the receiver knows the relation's columns. An entry that was forgotten meanwhile stays forgotten.
 pub fn note_told(oid: pg_sys::Oid) {
     KNOWN.with_borrow_mut(|known| {
         if let Entry::Occupied(mut entry) = known.entry(oid) {
@@ -77,7 +79,8 @@ pub fn note_told(oid: pg_sys::Oid) {
     });
 }
 
-/// The listed table as which a relation's rows are sent: the topmost ancestor that is listed, else itself.
+/// The listed table as which a relation's rows are sent: the topmost listed ancestor, or else the relation itself if it
+/// is listed.
 unsafe fn sent_as(relation: pg_sys::Relation, parameters: &Parameters) -> Option<pg_sys::Oid> {
     // SAFETY: the caller's promise; a list of oids from the nearest ancestor to the root.
     unsafe {

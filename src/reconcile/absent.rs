@@ -1,4 +1,4 @@
-//! Where it proves nothing that the source does not have a row: it has no partition for it.
+//! Rows that the source lacks because it has no partition for them: their absence proves nothing.
 
 use super::answer::Answer;
 use super::ask::{CHUNK, Side};
@@ -13,7 +13,7 @@ use crate::recover::error::RecoverError;
 use std::collections::{BTreeMap, HashSet};
 
 impl Pair<'_> {
-    /// Which of the rows that are to be deleted the source could not have.
+    /// Those of the rows to be deleted that the source cannot have.
     pub(super) fn without_place<'d>(
         &mut self,
         touched: &Touched,
@@ -32,8 +32,8 @@ impl Pair<'_> {
         Ok(found)
     }
 
-    /// Which of these keys the source cannot have a row of, for it has no partition for it: one was detached or dropped. That it has
-    /// none then says nothing of what became of it.
+    /// Those of the keys whose rows the source cannot have, because the partition for them was detached or dropped.
+    /// That the source lacks such a row says nothing about what has become of it.
     fn without_place_in(
         &mut self,
         touched: &Touched,
@@ -52,7 +52,7 @@ impl Pair<'_> {
                         .extend(piece.iter().zip(places).filter(|(_, is_there)| !is_there).map(|(key, _)| key.clone()));
                 }
                 Ok(_) => return Err(self.source.unexpected("something else than places of rows")),
-                // A node of the first version does not know the question.
+                // A node of version 0.1.0 does not know the question.
                 Err(refused) if refused.sqlstate == "22023" && self.source.protocol() == protocol::UNTOLD => (),
                 Err(refused) => {
                     pgrx::log!("rows of {} are not deleted: {refused}", name(touched, relation));

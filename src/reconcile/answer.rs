@@ -1,58 +1,61 @@
-//! What a node answers to a question about rows (pure): bounded by bytes, for rows are as large as their users make them.
+//! What a node answers to a question about rows (pure). An answer is bounded by bytes, because rows may be of any size.
 //!
-//! An answer is whole, or it says that it would be too much and how many rows are not; then fewer are asked for. So a key without a
-//! row is one that a whole answer does not tell of, and what was not reached is never taken for it.
+//! An answer is complete, or it says that it would be too large and how many rows would fit; then fewer rows are asked
+//! for. So a key that a complete answer does not mention has no row, and a key that was not reached is never taken for
+//! one without a row.
 
 use super::value::Value;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// Bytes of text of the rows that are read for one answer. It bounds what either node takes of memory and of time: hashed, they
-/// take a tenth of a second; as they are, they come over a line of 1 Mbit/s in half a minute.
+/// The most bytes of text of the rows that are read for one answer. This bounds memory and time on both nodes: hashing
+/// takes a tenth of a second; rows that are sent as they are take half a minute over a line of 1 Mbit/s.
 pub const BUDGET: u64 = 4 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// From and to nodes of the first version.
+    /// Rows in the format of version 0.1.0, from or for a node of that version.
     Rows(Vec<Version>),
+    /// Rows in the format of this version.
     ExactRows(Vec<Version>),
     Sums(Sums),
-    /// Of each key, whether there could be a row of it.
+    /// For each key, whether the table could hold its row.
     Places(Vec<bool>),
-    /// Never where one key was asked for.
+    /// The answer would be too large. This is never the answer to a question for one key.
     TooMuch {
-        /// How many rows are not.
+        /// How many rows would fit.
         fit: usize,
     },
 }
 
-/// A row.
+/// A row as it is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
-    /// When its transaction was committed, and the origin of that; None: too old for that to be known.
+    /// The commit time, in microseconds since 2000-01-01, and the id of the replication origin. None if the version is
+    /// too old for these to be known.
     pub committed: Option<(i64, u16)>,
     pub transaction: u32,
     pub values: Vec<Option<Value>>,
-    /// Which of them are kept out of line; empty where nobody has asked.
+    /// Which of the values are stored out of line; empty if this was not asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub out_of_line: Vec<bool>,
 }
 
-/// All rows in one.
+/// A summary of all rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sums {
     pub rows: u64,
-    /// The sum of a hash of each.
+    /// The sum of the rows' hashes, which wraps around.
     pub hash: i64,
-    /// How many were written under the origin that was asked for.
+    /// How many rows were written under the origin that was asked for.
     pub of_origin: u64,
-    /// Of all rows as text.
+    /// The length of all rows as text, in bytes.
     pub bytes: u64,
 }
 
 impl Sums {
-    /// The same rows on two nodes give the same sums.
+    /// Whether both are sums over the same rows.
     pub fn are_alike(&self, other: &Sums) -> bool {
         (self.rows, self.hash) == (other.rows, other.hash)
     }
@@ -65,7 +68,7 @@ impl Version {
 }
 
 impl Answer {
-    /// Of rows, for a node that asks in the words of this version or of the first.
+    /// An answer of rows, in the format of this version or, for a node of version 0.1.0, in that one's.
     pub fn of_rows(rows: Vec<Version>, is_exact: bool) -> Answer {
         match is_exact {
             true => Answer::ExactRows(rows),
@@ -73,7 +76,7 @@ impl Answer {
         }
     }
 
-    /// As this version tells it.
+    /// Converts an answer to the format of this version.
     pub fn exact(self) -> Answer {
         match self {
             Answer::Rows(rows) => {
@@ -83,7 +86,7 @@ impl Answer {
         }
     }
 
-    /// Bytes of text that were read for it.
+    /// The number of bytes of text that were read for the answer.
     pub fn bytes(&self) -> u64 {
         match self {
             Answer::Rows(rows) | Answer::ExactRows(rows) => {
@@ -97,9 +100,9 @@ impl Answer {
     }
 }
 
-/// Counts what is read for an answer.
+/// Counts the bytes that are read for an answer.
 pub struct Meter {
-    /// One key was asked for: its rows are answered, however large.
+    /// Whether one key was asked for: all rows with it are answered, however large.
     is_single: bool,
     rows: usize,
     bytes: u64,
@@ -110,20 +113,20 @@ impl Meter {
         Meter { is_single: keys <= 1, rows: 0, bytes: 0 }
     }
 
-    /// A row was read; false: it is too much, and no more is read.
+    /// Counts a row of so many bytes. Returns false if that is too much: no more rows are to be read.
     pub fn take(&mut self, bytes: u64) -> bool {
         self.rows += 1;
         self.bytes = self.bytes.saturating_add(bytes);
         self.is_single || self.bytes <= BUDGET
     }
 
-    /// What is answered, if not too much was taken.
+    /// The answer: what `whole` makes of the number of bytes, or `TooMuch`.
     pub fn answer(self, whole: impl FnOnce(u64) -> Answer) -> Answer {
         if self.is_single || self.bytes <= BUDGET { whole(self.bytes) } else { Answer::TooMuch { fit: self.rows - 1 } }
     }
 }
 
-/// Sums up rows: how many there are of each transaction, and their hashes.
+/// Sums up rows: the number of rows per transaction, and the sum of their hashes.
 #[derive(Default)]
 pub struct Summing {
     pub transactions: HashMap<u32, u64>,
@@ -148,7 +151,7 @@ mod tests {
             (3, vec![BUDGET], Answer::Rows(vec![])),
             (3, vec![BUDGET, 1], Answer::TooMuch { fit: 1 }),
             (3, vec![1, BUDGET / 2, BUDGET], Answer::TooMuch { fit: 2 }),
-            // Not even one; the one is asked for alone.
+            // Not even one row fits; that row is then asked for alone.
             (2, vec![BUDGET + 1], Answer::TooMuch { fit: 0 }),
             (1, vec![BUDGET + 1, u64::MAX], Answer::Rows(vec![])),
             (5, vec![], Answer::Rows(vec![])),

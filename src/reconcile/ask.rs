@@ -1,4 +1,4 @@
-//! Rows by their keys, as the source and the target have them now.
+//! Asks the source and the target for the rows with certain keys, as they are now.
 
 use super::answer::Answer;
 use super::judge::Found;
@@ -15,12 +15,12 @@ use crate::recover::error::RecoverError;
 use crate::remote::error::RemoteError;
 use std::time::Duration;
 
-/// Rows that are asked for at once.
+/// The most rows that are asked for at once.
 pub(super) const CHUNK: usize = 500;
 
-/// So long the source may take for one answer, which is far more than one that is bounded takes; and where a value is fetched as it
-/// is, so many bytes of it in a second besides, as over a line of 1 Mbit/s.
+/// The time that the source has for one answer, which is far more than a bounded answer takes.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// The time limit grows with a value that is fetched as it is, by a second for so many bytes: a line of 1 Mbit/s.
 const BYTES_PER_SECOND: u64 = 125_000;
 
 /// Which of the two nodes is asked.
@@ -30,12 +30,12 @@ pub(super) enum Side {
     Target,
 }
 
-/// The values of a row, as they are written.
+/// The values of a row as text, as they are written.
 pub(super) type Texts = Vec<Option<String>>;
 
-/// What a node tells of rows.
+/// A node's answer to a question for rows.
 pub(super) enum Told {
-    /// With the bytes that were read for it.
+    /// The rows, and the number of bytes that were read for them.
     Rows(Rows, u64),
     TooMuch {
         fit: usize,
@@ -43,7 +43,12 @@ pub(super) enum Told {
 }
 
 impl Pair<'_> {
-    /// Asks one of the nodes; `bytes`: so much the answer is known to hold beside what it always may.
+    /// Asks one of the nodes. `bytes` is how much the answer is known to hold beyond the usual bound; it extends the
+    /// time limit.
+    ///
+    /// # Errors
+    ///
+    /// If the source cannot be asked, or gives an unexpected answer. The inner Err is a node's refusal.
     pub(super) fn ask(
         &mut self,
         side: Side,
@@ -57,7 +62,7 @@ impl Pair<'_> {
         let limit = ANSWER_LIMIT.max(guc::peer_timeout()) + Duration::from_secs(bytes / BYTES_PER_SECOND);
         match self.source.touched_rows(&question.to_text(), limit) {
             Ok(answer) => match serde_json::from_str(&answer) {
-                // It would be asked for ever.
+                // Otherwise the question would be repeated for ever.
                 Ok(Answer::TooMuch { .. }) if question.is_single() => Err(self.source.unexpected("too many rows")),
                 Ok(answer) => Ok(Ok(answer)),
                 Err(_) => Err(self.source.unexpected("rows that are no rows")),
@@ -69,7 +74,7 @@ impl Pair<'_> {
         }
     }
 
-    /// Rows that are asked for at once.
+    /// Asks one of the nodes for rows. `bytes` and errors are those of `ask`.
     pub(super) fn tell(
         &mut self,
         side: Side,
@@ -97,8 +102,8 @@ impl Pair<'_> {
         Ok(Ok(Told::Rows(rows, bytes)))
     }
 
-    /// Rows, long values as hashes, and which values are kept out of line. Those that the node refuses are left, and are not among
-    /// the keys any more.
+    /// Reads rows, with long values as hashes, and which values are stored out of line. Rows that the node refuses to
+    /// show are left, and their keys are removed from `keys`.
     pub(super) fn rows_of(
         &mut self,
         side: Side,
@@ -128,7 +133,8 @@ impl Pair<'_> {
         Ok(rows)
     }
 
-    /// The values of a row as they are, which is still the version that was `found`. None: it is not, or cannot be read.
+    /// The values of a row as they are, if the node still has the version `found`. None if it has not, or if a value
+    /// cannot be read.
     pub(super) fn whole_row(
         &mut self,
         side: Side,
@@ -148,7 +154,8 @@ impl Pair<'_> {
         Ok(Ok(now.and_then(Found::into_texts)))
     }
 
-    /// The transaction that has written the row that the source has now; None: it has none, or does not show it.
+    /// The id of the transaction that has written the row that the source has now. None if it has no row, or does not
+    /// show it.
     pub(super) fn transaction_at_source(
         &mut self,
         touched: &Touched,

@@ -1,6 +1,6 @@
-//! Brings a row to the version that was judged the later one.
+//! Brings a row of the target to the version that was judged the later one.
 //!
-//! Long values were compared by their hashes. They are fetched here, of one row at a time.
+//! Long values were compared by their hashes. They are fetched here, for one row at a time.
 
 use super::ask::{Side, Texts};
 use super::difference::Difference;
@@ -17,17 +17,18 @@ use crate::pg::clock::Timestamp;
 use crate::pg::{interrupts, origin, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
 
-/// What a row is written with.
+/// The content that a row is written with.
 pub(super) struct Content {
-    /// In the order of the columns that are compared.
+    /// In the order of the compared columns.
     pub values: Texts,
-    /// Of a row that is there no other columns are touched; None: all are.
+    /// The columns of an existing row that are written; None: all.
     pub columns: Option<Vec<usize>>,
 }
 
+/// The commit time and author of a version; None if they are not known.
 pub(super) type Committed = Option<(Timestamp, Author)>;
 
-/// Writes rows of the target, each in a transaction of its own.
+/// Writes rows on the target, each in a transaction of its own.
 pub(super) struct Writer<'w, 'a> {
     pub pair: &'w mut Pair<'a>,
     pub ledger: &'w mut Ledger,
@@ -36,8 +37,12 @@ pub(super) struct Writer<'w, 'a> {
 }
 
 impl Writer<'_, '_> {
-    /// Writes one row, with the time of the source's commit. `must_look_again`: the source is asked whether it still has that
-    /// version, once ours is in place.
+    /// Writes one row, and commits it with the time of the source's commit. If `must_look_again`, the source is asked
+    /// whether it still has its version once the row is in place.
+    ///
+    /// # Errors
+    ///
+    /// If the source cannot be asked, or gives an unexpected answer.
     pub fn bring(
         &mut self,
         difference: &Difference,
@@ -66,7 +71,7 @@ impl Writer<'_, '_> {
         Ok(did)
     }
 
-    /// What to write. The Err is what becomes of a row that cannot be had as it was judged.
+    /// The content to write. The inner Err is the outcome for a row that cannot be read as it was judged.
     fn content(
         &mut self,
         difference: &Difference,
@@ -85,7 +90,7 @@ impl Writer<'_, '_> {
         Ok(values.map(|values| Content { values, columns }))
     }
 
-    /// The values of a row, those that are needed at least.
+    /// The values of a row, at least the needed ones.
     pub fn values_of(
         &mut self,
         side: Side,
@@ -96,7 +101,7 @@ impl Writer<'_, '_> {
         if let Some(values) = found.texts(is_needed) {
             return Ok(Ok(values));
         }
-        // As whom core's apply worker connects may not be allowed to read it.
+        // The subscription's owner, in whose session rows are written, may not be allowed to read the row.
         untrusted_user::leave_session();
         match self.pair.whole_row(side, self.touched, difference.relation, &difference.key, found)? {
             Ok(values) => Ok(values.ok_or(Did::Again)),
@@ -108,17 +113,18 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// Writes one row in a transaction that stays open.
+    /// Writes one row in a transaction that stays open. `before` is the id of the transaction that wrote the present
+    /// version.
     pub fn write_content(&mut self, relation: u32, verdict: Verdict, content: &Content, before: Option<u32>) -> Did {
         let apply_as = self.apply_as;
         let Some(key) = self.touched.key_columns(relation) else { return Did::Again };
         let columns = content.columns.as_deref();
-        // What waits for the commit runs as whom core's apply worker connects.
+        // Triggers that wait for the commit run in the session of the subscription's owner, as in core's apply worker.
         if !untrusted_user::is_session_of(apply_as.owner) {
             transaction::run(|| untrusted_user::enter_session_of(apply_as.owner));
         }
         let written = interrupts::catch(|| {
-            // One that was not committed has left it.
+            // A transaction that was not committed has left the origin.
             origin::take_up();
             transaction::begin_if_none();
             transaction::step(|| write(relation, apply_as, verdict, &content.values, columns, key, before))
@@ -144,10 +150,11 @@ impl Writer<'_, '_> {
     }
 }
 
-/// Ends the transaction of a row: commits what was written, with the time at which the source's version was.
+/// Ends the transaction of a row: commits what was written, with the time of the source's commit, or aborts.
 pub(super) fn end(did: Did, committed: Option<&(Timestamp, Author)>, theirs: &Reach) {
     if did == Did::Written {
-        // Of an unknown age, hence older than all that is known: no time at all would stand for now.
+        // A version of unknown age gets the oldest time, which is older than all that are known. Without any time the
+        // commit would have the present one.
         let at = committed.map_or(1, |(at, _)| at.0);
         origin::stamp_commit(theirs.wal_end, at);
         transaction::commit_applied();

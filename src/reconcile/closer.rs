@@ -1,9 +1,10 @@
-//! A closer look at rows that differ: each is judged as soon as neither node has anything of the other's still to come that bears
-//! on it, and then brought, taken away, kept, or looked at again.
+//! The closer look at rows that differ. Each row is judged as soon as neither node has still to receive anything from
+//! the other that bears on it; then it is written, deleted, kept, or looked at again.
 //!
-//! The source has passed what the target had when its row was read, and the target what the source had when its was. Then the
-//! target's row is locked, and judged only if it is still the same. Where the target has no row to lock, the source's is read once
-//! more after ours is in place: what it does to it after that finds ours.
+//! When a row is judged, the source has passed what the target had when the target's row was read, and the target has
+//! passed what the source had when the source's row was read. The target's row is then locked, and changed only if it
+//! still is the version that was read. If the target has no row to lock, the source's row is read once more after the
+//! target's is in place: whatever the source does to the row after that finds the target's row.
 
 use super::ask::Side;
 use super::bring::Writer;
@@ -23,7 +24,7 @@ use crate::recover::error::RecoverError;
 use crate::tally::compared::Why;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// Closer looks at a row that changes under our hands.
+/// The number of closer looks at a row that changes each time.
 const LOOKS: u32 = 20;
 
 pub(super) struct CloserLook<'l, 'a> {
@@ -35,7 +36,8 @@ pub(super) struct CloserLook<'l, 'a> {
     pub apply_as: ApplyAs,
 }
 
-/// Rows as both nodes have them, and of whom each of the two lacked something after they had been read.
+/// Rows as both nodes have them, and the nodes of whose transactions each of the two lacked some after the rows had
+/// been read.
 struct Both {
     keys: BTreeMap<u32, Vec<KeyText>>,
     source: HashMap<u32, Rows>,
@@ -60,7 +62,7 @@ impl Judged {
 }
 
 impl CloserLook<'_, '_> {
-    /// Judges rows that differ, each as soon as it may be.
+    /// Judges rows that differ, each as soon as nothing that is still to be received bears on it.
     pub fn judge(&mut self, differences: Differences) -> Result<(), RecoverError> {
         let mut open = differences.rows;
         for _ in 0..LOOKS {
@@ -82,7 +84,7 @@ impl CloserLook<'_, '_> {
         Ok(())
     }
 
-    /// Returns those that are to be looked at again.
+    /// Looks at rows once, and returns those that must be looked at again.
     fn look_once(&mut self, open: Vec<Difference>) -> Result<Vec<Difference>, RecoverError> {
         let both = self.read_both(open)?;
         let found = self.judge_all(&both);
@@ -99,7 +101,8 @@ impl CloserLook<'_, '_> {
         Ok(again)
     }
 
-    /// The target's rows first: all that made them what they are is within what it had then. What a node refuses is left.
+    /// Reads the target's rows before its progress: everything that made the rows what they are then lies within that
+    /// progress. Rows that a node refuses to show are left.
     fn read_both(&mut self, open: Vec<Difference>) -> Result<Both, RecoverError> {
         let mut keys: BTreeMap<u32, Vec<KeyText>> = BTreeMap::new();
         for difference in open {
@@ -122,7 +125,7 @@ impl CloserLook<'_, '_> {
         Ok(rows)
     }
 
-    /// What goes first makes room for what comes.
+    /// Judges all rows, and sorts them: deletions come first and updates next, because they make room for insertions.
     fn judge_all(&mut self, both: &Both) -> Vec<Judged> {
         let mut found = Vec::new();
         for (relation, keys) in &both.keys {
@@ -147,7 +150,7 @@ impl CloserLook<'_, '_> {
         found
     }
 
-    /// Does about one row what was judged. Returns it where it is to be looked at again.
+    /// Carries out the verdict on one row. Returns the row if it must be looked at again.
     fn settle(
         &mut self,
         judged: Judged,
@@ -170,13 +173,13 @@ impl CloserLook<'_, '_> {
         };
         let late = target.filter(|target| standing.replay.has_written(target));
         if let Some(late) = late.filter(|_| standing.is_stuck(*verdict, source)) {
-            // What comes from that node may be an INSERT for which what came late leaves no room. It is judged again when that
-            // has come.
+            // That node may have sent an INSERT for which the late row leaves no room. The row is judged again when the
+            // INSERT has been applied.
             self.take_away(difference, late, &both.theirs)?;
             return Ok(Some(judged.difference));
         }
         match (lacks, verdict) {
-            // The later version is the target's: nothing that is still to come bears on that.
+            // The target has the later version, and nothing that is still to be received bears on that.
             (_, Verdict::Keep) | (None, Verdict::Settled) => self.ledger.counts.compared += 1,
             (Some(_), _) if self.removed.holds && self.removed.has(difference) => self.removed.hold(judged.difference),
             (Some(why), _) => {

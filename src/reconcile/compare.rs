@@ -1,4 +1,5 @@
-//! A first look at rows that were touched: most are alike on both nodes, and those that are not are judged by a closer look.
+//! The first look at the rows that were touched: most are alike on both nodes, and those that differ are judged by a
+//! closer look.
 
 use super::answer::Answer;
 use super::ask::{CHUNK, Side, Told};
@@ -12,12 +13,12 @@ use crate::recover::error::RecoverError;
 use crate::tally::compared::{Counts, Why};
 use std::collections::BTreeSet;
 
-/// Rows of which one hash is asked for.
+/// The most rows over which one hash is asked for.
 const HASHED: usize = 2_000;
 
-/// What the hashes of rows on both nodes tell.
+/// What the hashes of both nodes tell about rows.
 enum Likeness {
-    /// They surely are alike; so many bytes were read.
+    /// The rows are certainly alike. The number is that of the bytes that were read.
     Alike(u64),
     Unknown,
     TooMuch {
@@ -27,17 +28,17 @@ enum Likeness {
 
 /// Looks at rows of `touched` for the first time.
 pub(super) struct FirstLook<'l, 'a> {
-    /// Looks closer at those that differ.
+    /// Judges the rows that differ.
     pub closer: CloserLook<'l, 'a>,
-    /// The nodes of which the source lacks something that the target had, when this began.
+    /// The nodes of whose transactions the source lacked some that the target had, when the comparison began.
     pub behind: BTreeSet<String>,
     pub differences: Differences,
-    /// The source has something else than the failed node's version of a row, or nothing.
+    /// Whether the source has something other than the failed node's version of a row, or no row.
     pub may_have_moved: bool,
 }
 
 impl FirstLook<'_, '_> {
-    /// Compares rows of any tables. False: `goes_on` has said no.
+    /// Compares rows of any tables. Returns false if `goes_on` said that the comparison must stop.
     pub fn compare_all(
         &mut self,
         keys: &[Key],
@@ -53,7 +54,8 @@ impl FirstLook<'_, '_> {
         Ok(true)
     }
 
-    /// A first look at rows of one table: most are alike, and then a hash over all of them tells it. False: `goes_on` has said no.
+    /// Compares rows of one table. Most are alike, and one hash over all of them shows it. Returns false if `goes_on`
+    /// said that the comparison must stop.
     fn compare(&mut self, keys: &[Key], mut goes_on: impl FnMut(&Counts) -> bool) -> Result<bool, RecoverError> {
         let Some(relation) = keys.first().map(|key| key.relation) else { return Ok(true) };
         let texts: Vec<KeyText> = keys.iter().filter_map(text_of).collect();
@@ -80,7 +82,7 @@ impl FirstLook<'_, '_> {
         Ok(true)
     }
 
-    /// Whether both nodes have the same of these rows.
+    /// Whether hashes show that both nodes have these rows alike.
     fn likeness(&mut self, relation: u32, keys: &[KeyText]) -> Result<Likeness, RecoverError> {
         let Some(columns) = columns_of(self.closer.touched, relation) else { return Ok(Likeness::Alike(0)) };
         let pair = &mut *self.closer.pair;
@@ -91,7 +93,7 @@ impl FirstLook<'_, '_> {
             match pair.ask(side, &question, 0)? {
                 Ok(Answer::TooMuch { fit }) => return Ok(Likeness::TooMuch { fit }),
                 Ok(Answer::Sums(of_side)) => sums.push(of_side),
-                // Where a node does not show them, or has no such column, each row is to be left by itself.
+                // If a node does not show the rows, or has no such column, each row is asked for and left by itself.
                 _ => return Ok(Likeness::Unknown),
             }
         }
@@ -103,7 +105,7 @@ impl FirstLook<'_, '_> {
         Ok(Likeness::Alike(theirs.bytes.max(ours.bytes)))
     }
 
-    /// Row by row: which of them differ.
+    /// Compares rows one by one, and notes those that differ.
     fn compare_rows(&mut self, relation: u32, keys: &[KeyText]) -> Result<(), RecoverError> {
         let Some(columns) = columns_of(self.closer.touched, relation) else { return Ok(()) };
         let (mut pieces, mut rest) = (Pieces::of(CHUNK), keys);
@@ -146,7 +148,7 @@ impl FirstLook<'_, '_> {
         let replay = self.closer.pair.replay(self.closer.ledger.is_of_gone);
         let mut found: BTreeSet<&KeyText> = source.keys().collect();
         found.extend(target.keys());
-        // Both have nothing of the others.
+        // Neither node has a row for the keys that no answer mentions.
         let mut alike: Vec<&KeyText> = keys.iter().filter(|key| !found.contains(key)).collect();
         self.may_have_moved |= !alike.is_empty();
         for key in found {
@@ -171,7 +173,7 @@ impl FirstLook<'_, '_> {
         self.closer.ledger.count_alike(self.closer.touched, relation, keys, &self.behind);
     }
 
-    /// Judges those that were found to differ until now.
+    /// Judges the rows that were found to differ so far.
     pub fn look_closer(&mut self) -> Result<(), RecoverError> {
         self.closer.judge(std::mem::take(&mut self.differences))
     }

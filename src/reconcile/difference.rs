@@ -2,16 +2,16 @@
 
 use super::rows::KeyText;
 
-/// Rows that differ and are looked at closer together, for each closer look waits for both nodes; and what they take in memory,
-/// once and as a copy.
+/// The most rows that are looked at closer together: each closer look waits for both nodes.
 const CLOSER: usize = 5_000;
+/// The most bytes of memory that such rows take. They are held once and as a copy.
 const CLOSER_BYTES: usize = 8 << 20;
 
 /// A row that differs.
 pub(super) struct Difference {
     pub(super) relation: u32,
     pub(super) key: KeyText,
-    /// What both nodes' rows took in memory when they were compared.
+    /// The bytes of memory that both nodes' rows took when they were compared.
     pub(super) rows_bytes: usize,
 }
 
@@ -27,7 +27,7 @@ impl Differences {
         self.rows.push(difference);
     }
 
-    /// No more are to be looked at together.
+    /// Whether there are as many rows as may be looked at together.
     pub(super) fn are_many(&self) -> bool {
         self.rows.len() >= CLOSER || self.bytes >= CLOSER_BYTES
     }

@@ -1,38 +1,40 @@
 //! What is to be done about one row (pure).
 //!
-//! The source is no authority: the later commit is. What the source lacks is deleted only if it is the very version that
-//! the replay wrote, for then somebody had deleted it before it came; or if a recovery of a node's own has deleted it there,
-//! for that stands for a deletion, or another key, which that node had skipped and hence has told nobody.
+//! The source is not authoritative: the later commit stays, whichever node has it. The target's row is deleted for lack
+//! of a row on the source in two cases only. Either it is the very version that the replay wrote: then another node had
+//! deleted it before it arrived late. Or another node has deleted it while reconciling its own recovery: such a
+//! deletion stands for a DELETE or a changed key that the other node had skipped, and is not replicated.
 
 use super::value::Value;
 use crate::pg::clock::Timestamp;
 
-/// Who has committed a version.
+/// The node that has committed a version of a row.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Author {
     Node(String),
-    /// A reconcile on the target, with the time of the commit that it has copied.
+    /// The target, while reconciling; the commit time is that of the version that was copied.
     Reconcile,
-    /// By an origin that no subscription has: as a reconcile on the source.
+    /// Unknown: the origin belongs to no subscription. The source's own `spock_reconcile` is such an origin.
     Unknown,
 }
 
 /// A row as one of the two nodes has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// None: too old for its age to be known.
+    /// None if the version is too old for its commit time to be known.
     pub committed: Option<(Timestamp, Author)>,
-    /// The transaction there that has written it: tells whether it has changed since.
+    /// The id of the transaction that has written the version on that node. It tells whether the row has changed since.
     pub transaction: u32,
-    /// In the order of the columns that are compared.
+    /// In the order of the compared columns.
     pub values: Vec<Option<Value>>,
-    /// Which of them are kept out of line, hence are not sent where an UPDATE leaves them alone; empty where nobody has asked.
+    /// Which values are stored out of line (TOAST), and hence are not sent by an UPDATE that leaves them unchanged;
+    /// empty if this was not asked for.
     pub out_of_line: Vec<bool>,
 }
 
 impl Found {
-    /// The columns that differ from the other's, and that an UPDATE may not have sent: where its author kept them out of
-    /// line, and left them alone, each other node kept what it had.
+    /// The columns that differ from the other version's, and that an UPDATE may not have sent: where the author stored
+    /// a value out of line and left it unchanged, every other node kept the value that it had.
     pub fn unsent(&self, other: &Found) -> Vec<usize> {
         let differs = |index: &usize| self.values.get(*index) != other.values.get(*index);
         let is_out_of_line = |found: &Found, index: usize| found.out_of_line.get(index).copied().unwrap_or(true);
@@ -41,8 +43,9 @@ impl Found {
             .collect()
     }
 
-    /// The columns that are written where the other one is there: what was not sent of the same version; of another, all. A long
-    /// value that both have is left alone, so that it need not be fetched. None: all.
+    /// The columns that are written over the row `other`. If that is the same version, these are the columns that an
+    /// UPDATE may not have sent; if it is another version, all except long values that both have, which then need not
+    /// be fetched. None: all columns.
     pub fn to_write_over(&self, other: &Found) -> Option<Vec<usize>> {
         if self.is_version_of(other) {
             return Some(self.unsent(other));
@@ -56,7 +59,8 @@ impl Found {
         (!alike.is_empty()).then_some(others)
     }
 
-    /// Its values, of these columns and no others; None: one of them is long, and only its hash is known.
+    /// The texts of the needed values, and None in the place of the others. None if only a hash is known of a needed
+    /// value.
     pub fn texts(&self, is_needed: impl Fn(usize) -> bool) -> Option<Vec<Option<String>>> {
         let text = |(index, value): (usize, &Option<Value>)| match value {
             Some(value) if is_needed(index) => value.text().map(|text| Some(text.to_owned())),
@@ -65,7 +69,7 @@ impl Found {
         self.values.iter().enumerate().map(text).collect()
     }
 
-    /// Its values; None: one of them is long, and only its hash is known.
+    /// The texts of all values. None if only a hash is known of one of them.
     pub fn into_texts(self) -> Option<Vec<Option<String>>> {
         let text = |value| match value {
             None => Some(None),
@@ -75,19 +79,19 @@ impl Found {
         self.values.into_iter().map(text).collect()
     }
 
-    /// Bytes of its values as text.
+    /// The total length of the values as text, in bytes.
     pub fn bytes(&self) -> u64 {
         self.values.iter().flatten().map(Value::bytes).fold(0, u64::saturating_add)
     }
 
-    /// About what it takes in memory.
+    /// The approximate size in memory, in bytes.
     pub fn kept_bytes(&self) -> usize {
         let values: usize =
             self.values.iter().map(|value| value.as_ref().map_or(size_of::<Value>(), Value::kept_bytes)).sum();
         size_of::<Self>() + values + self.out_of_line.len()
     }
 
-    /// Both are the very same version.
+    /// Whether both are the same version: one that the same node has committed at the same time.
     pub fn is_version_of(&self, other: &Found) -> bool {
         match (&self.committed, &other.committed) {
             (Some((at, Author::Node(one))), Some((other_at, Author::Node(other)))) => at == other_at && one == other,
@@ -98,32 +102,32 @@ impl Found {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Both have the same, or both have nothing.
+    /// Both nodes have the same row or version, or neither has a row.
     Settled,
-    /// The target's is the later one.
+    /// The target's row stays: it is the later version, or nothing proves that it was deleted.
     Keep,
-    /// The source's is the later one; the target has an earlier one, or the same with other content.
+    /// The source's version is the later one, or the same version with values that were not sent.
     Update,
-    /// The target has none.
+    /// The target has no row.
     Insert,
-    /// The source has none, and the target what the replay wrote.
+    /// The source has no row, and the target's row is what the replay wrote, or what a recovery elsewhere has deleted.
     Delete,
-    /// They differ, and of neither the age is known.
+    /// The rows differ, and neither commit time is known.
     OfUnknownAge,
 }
 
-/// What tells the rows that the replay has written from those that the failed node had written before.
+/// What distinguishes the versions that the replay has written from those that the failed node had written before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Replay<'a> {
     pub failed: &'a str,
-    /// The target's transactions from this one on.
+    /// The target's first transaction id that the replay may have used.
     pub since: u32,
-    /// The rows at hand are those that a node's own recovery has deleted there.
+    /// Whether the rows at hand are those that another node has deleted while reconciling its own recovery.
     pub is_of_gone: bool,
 }
 
 impl Replay<'_> {
-    /// Also one that was taken away, and put back.
+    /// Whether the replay has written the version. A row that was deleted to make room, and restored, counts as well.
     pub fn has_written(self, found: &Found) -> bool {
         let is_of_failed = match &found.committed {
             Some((_, Author::Node(name))) => name == self.failed,
@@ -134,13 +138,14 @@ impl Replay<'_> {
         is_of_failed && found.transaction.wrapping_sub(self.since).cast_signed() >= 0
     }
 
-    /// Whether a row that the source lacks is gone for all, once each has passed what the other had: the source has had it, if it
-    /// knows its author.
+    /// Whether a row that the source lacks was deleted for good. The caller makes sure that the source receives from
+    /// the row's author, and that each of the two nodes has passed what the other had: then the source has had the row.
     fn is_gone(self, found: &Found) -> bool {
         self.is_of_gone && matches!(found.committed, Some((_, Author::Node(_))))
     }
 }
 
+/// Decides what is to be done about a row that the two nodes have in these versions.
 pub fn judge(source: Option<&Found>, target: Option<&Found>, replay: Replay<'_>) -> Verdict {
     let (source, target) = match (source, target) {
         (None, None) => return Verdict::Settled,
@@ -155,7 +160,8 @@ pub fn judge(source: Option<&Found>, target: Option<&Found>, replay: Replay<'_>)
         return Verdict::Settled;
     }
     if source.is_version_of(target) {
-        // Types and triggers of the target make of the same version what they make of it. What was not sent is another matter.
+        // Types, triggers and generated columns of the target may make something else of the same version, which stays
+        // so. Values that were not sent are written.
         return if source.unsent(target).is_empty() { Verdict::Settled } else { Verdict::Update };
     }
     match (&source.committed, &target.committed) {
@@ -165,7 +171,7 @@ pub fn judge(source: Option<&Found>, target: Option<&Found>, replay: Replay<'_>)
         (Some((at_source, author)), Some((at_target, other))) => match at_source.cmp(at_target) {
             std::cmp::Ordering::Less => Verdict::Keep,
             std::cmp::Ordering::Greater => Verdict::Update,
-            // Two at the same microsecond.
+            // Both were committed in the same microsecond: the node with the higher name wins.
             std::cmp::Ordering::Equal if name(author) < name(other) => Verdict::Keep,
             std::cmp::Ordering::Equal => Verdict::Update,
         },
@@ -179,7 +185,7 @@ fn name(author: &Author) -> &str {
     }
 }
 
-/// Whose transactions the target must have passed, as far as the source had them, before the row may be judged.
+/// The nodes whose transactions the target must have passed, as far as the source had them, before a row may be judged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Passed<'a> {
     Of(&'a str),
@@ -267,7 +273,7 @@ mod tests {
         }
         assert_eq!(judge(None, Some(&found(None, "a")), replay), Verdict::Keep);
         assert_eq!(judge(None, None, replay), Verdict::Settled);
-        // Of what is there, the later version counts as ever.
+        // If both nodes have a row, the later version stays as usual.
         let (early, late) = (found(Some((10, "n2")), "a"), found(Some((11, "n3")), "b"));
         assert_eq!(judge(Some(&early), Some(&late), replay), Verdict::Keep);
         assert_eq!(judge(Some(&late), Some(&early), replay), Verdict::Update);
@@ -304,7 +310,7 @@ mod tests {
         }
         source.out_of_line = vec![false, true];
         assert_eq!(source.unsent(&target), [1]);
-        // The target has written it, and kept it out of line.
+        // Only the target stores the value out of line.
         (source.out_of_line, target.out_of_line) = (vec![false, false], vec![false, true]);
         assert_eq!(source.unsent(&target), [1]);
     }
@@ -320,7 +326,7 @@ mod tests {
         let differs = row(11, "n3", [text("1"), long("b"), None]);
         assert_eq!(differs.to_write_over(&target), None);
         assert_eq!(differs.texts(|_| true), None);
-        // Of the same version the long one alone, which was not sent.
+        // Of the same version, only the long value is written, which was not sent.
         let unsent = row(10, "n1", [text("1"), long("b"), text("x")]);
         assert_eq!(unsent.to_write_over(&target), Some(vec![1]));
         let short = [row(11, "n3", [text("1"), None, text("y")]), row(10, "n1", [text("1"), None, text("x")])];

@@ -1,10 +1,11 @@
-//! Rows that could not be judged yet, kept until they can: in a large object, which becomes durable with the commit that names
-//! it in the journal, which superusers alone can read, and which nobody publishes. A materialized view refers to it
-//! (src/pg/references.rs), for vacuumlo removes large objects without a reference. Whoever has removed it all the same is not
-//! overlooked: the journal knows how many rows were in it.
+//! Rows that could not be judged yet, kept until they can be. They are stored in a large object. It becomes durable
+//! with the commit that names it in the journal, is readable by superusers alone, and is published by no publication. A
+//! materialized view refers to it (src/pg/references.rs), because vacuumlo removes large objects without a reference.
+//! If it is removed all the same, this is noticed: the journal has the number of rows that were in it.
 //!
-//! The first line is a document that tells the tables; each line after it is a row: the table's place among them, why, and the
-//! key's values. Version 0.1.0 has written the list of tables alone, without a version.
+//! The first line of the object is a document with the list of tables. Each further line is a row: the position of its
+//! table in that list, the reason, and the key's values. Version 0.1.0 has written the bare list of tables as the first
+//! line, without a version.
 
 use super::rows::{Columns, KeyText, columns_of, text_of};
 use crate::apply::touched::{Key, Relation, Touched};
@@ -21,26 +22,27 @@ use pgrx::spi::quote_literal;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 
-/// Bytes that are written at once, and pages of a large object that are read at once.
+/// The number of bytes that are written at once.
 const PIECE: usize = 1 << 20;
+/// The number of pages of a large object that are read at once.
 const PAGES: i32 = 512;
 
-/// A table, with the places of its key among the columns.
+/// A table, with the positions of its key's columns in `columns`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Table {
     pub schema: String,
     pub name: String,
     pub columns: Vec<String>,
     pub key: Vec<usize>,
-    /// Why a node has refused rows of it, in the node's own words.
+    /// Why a node has refused to show rows of the table, in the node's own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// Its rows are those that a node's own recovery has deleted there.
+    /// Whether its rows are those that another node has deleted while reconciling its own recovery.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
 }
 
-/// The first line.
+/// The first line of the large object.
 #[derive(Serialize, Deserialize)]
 struct KeptHead {
     version: u32,
@@ -51,6 +53,7 @@ impl Document for KeptHead {
     const VERSION: u32 = 1;
 }
 
+/// A further line of the large object: the position of the table, the reason, and the key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KeptRow(pub usize, pub Why, pub KeyText);
 
@@ -58,13 +61,14 @@ pub struct KeptRow(pub usize, pub Why, pub KeyText);
 #[derive(Default)]
 pub struct KeptRows {
     tables: Vec<Table>,
-    /// By schema and name, for each node has numbers of its own for them; and whether its rows are those that a recovery has deleted.
+    /// The positions in `tables` by schema, name and `Table::gone`. Names identify a table, because each node has its
+    /// own numbers for tables.
     places: HashMap<(String, String, bool), usize>,
     rows: Spill,
 }
 
 impl KeptRows {
-    /// `is_gone`: a node's own recovery has deleted it there.
+    /// Adds a row. `is_gone`: another node has deleted it while reconciling its own recovery.
     pub fn add(&mut self, columns: &Columns<'_>, why: Why, key: &KeyText, is_gone: bool) {
         let place = self.place_of(columns, is_gone);
         self.rows.push(line(&KeptRow(place, why, key.clone())).as_bytes());
@@ -83,7 +87,8 @@ impl KeptRows {
         })
     }
 
-    /// A row that a replay has touched; false if its key is no text in this database's encoding. Needs a transaction.
+    /// Adds a row that a replay has touched; false if its key is unknown, or is not valid text in this database's
+    /// encoding. Needs a transaction.
     pub fn add_touched(&mut self, touched: &Touched, key: &Key, why: Why) -> bool {
         match (columns_of(touched, key.relation), text_of(key)) {
             (Some(columns), Some(text)) => {
@@ -94,7 +99,8 @@ impl KeptRows {
         }
     }
 
-    /// Writes them into a large object; None if there are none. May be repeated. Needs a transaction with a snapshot.
+    /// Writes the rows into a new large object and returns its oid; None if there are no rows. Can be repeated. Needs a
+    /// transaction with a snapshot.
     pub fn store(&mut self) -> Result<Option<u32>, RecoverError> {
         if self.rows.count == 0 {
             return Ok(None);
@@ -120,16 +126,16 @@ impl KeptRows {
     }
 }
 
-/// Removes what was kept; nothing where somebody else has. Needs a transaction with a snapshot.
+/// Removes the large object; does nothing if it is gone already. Needs a transaction with a snapshot.
 pub fn forget(object: u32) -> Result<(), RecoverError> {
-    // One that somebody else has made since is not what was written.
+    // An object that the bootstrap superuser does not own was created by somebody else under the same oid.
     let question =
         "SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata WHERE oid = $1 AND lomowner = 10";
     Ok(Spi::run_with_args(question, &[Oid::from_u32(object).into()])?)
 }
 
-/// Which of these large objects are there, as the active snapshot sees them. One that somebody else has made in the place of
-/// what a worker wrote, hence what the bootstrap superuser owns, does not count.
+/// Which of these large objects exist, as the active snapshot sees them. Workers write as the bootstrap superuser: an
+/// object with another owner was created by somebody else under the same oid, and does not count.
 pub fn present(objects: &BTreeSet<u32>) -> Result<BTreeSet<u32>, pgrx::spi::Error> {
     let list: Vec<Oid> = objects.iter().map(|object| Oid::from_u32(*object)).collect();
     let question = "SELECT oid FROM pg_catalog.pg_largeobject_metadata WHERE oid = ANY ($1) AND lomowner = 10";
@@ -139,8 +145,12 @@ pub fn present(objects: &BTreeSet<u32>) -> Result<BTreeSet<u32>, pgrx::spi::Erro
     })
 }
 
-/// Reads what was kept, as the active snapshot sees it; `see` gets the tables and each row. Returns how many rows there are;
-/// None if the large object is gone or empty. An Err if it holds something else than this version writes.
+/// Reads the kept rows, as the active snapshot sees them, and passes the tables and each row to `see`. Returns the
+/// number of rows; None if the large object is gone or empty.
+///
+/// # Errors
+///
+/// If the object holds something that this version does not write.
 pub fn read(object: u32, mut see: impl FnMut(&[Table], KeptRow)) -> Result<Option<u64>, RecoverError> {
     let (mut tables, mut rest, mut count): (Option<Vec<Table>>, Vec<u8>, u64) = (None, Vec::new(), 0);
     for first in (0_i32..).step_by(PAGES as usize) {
@@ -170,7 +180,8 @@ pub fn read(object: u32, mut see: impl FnMut(&[Table], KeptRow)) -> Result<Optio
     Ok(tables.map(|_| count))
 }
 
-/// What is told of a large object whose first line cannot be read. Needs a transaction with a snapshot.
+/// The error to report for a large object whose first line cannot be read; None if it can be. Needs a transaction with
+/// a snapshot.
 pub fn unreadable_head(object: u32) -> Option<Unreadable> {
     let question = "SELECT l.data FROM pg_catalog.pg_largeobject l
                       JOIN pg_catalog.pg_largeobject_metadata m ON m.oid = l.loid AND m.lomowner = 10
@@ -182,16 +193,16 @@ pub fn unreadable_head(object: u32) -> Option<Unreadable> {
         })
     });
     let data: Vec<u8> = pages.ok()?.into_iter().flatten().flatten().collect();
-    // One that is longer than what was looked at is no verdict.
+    // If the first line is longer than the pages that were read, nothing can be said about it.
     let end = data.iter().position(|byte| *byte == b'\n')?;
     let line = Some(&data[..end]).filter(|line| !line.is_empty())?;
     let error = tables_of(line).err()?;
     Some(Unreadable { kind: DocumentKind::KeptRows, object: object.to_string(), error })
 }
 
-/// The tables in the first line.
+/// The tables that the first line lists.
 fn tables_of(line: &[u8]) -> Result<Vec<Table>, DocumentError> {
-    // Keys are data of the tables: what serde says of a line might quote one.
+    // Keys are data of the tables, and a message of serde's might quote one.
     let malformed = |_| DocumentError::Malformed("its first line does not tell the tables".to_owned());
     if line.first() == Some(&b'[') {
         return serde_json::from_slice(line).map_err(|_| malformed(()));
@@ -211,16 +222,17 @@ fn unreadable(object: u32, error: DocumentError) -> RecoverError {
     RegistryError::from(Unreadable { kind: DocumentKind::KeptRows, object: object.to_string(), error }).into()
 }
 
-/// What was kept.
+/// Kept rows as they were read back.
 #[derive(Default)]
 pub struct Kept {
-    /// As rows that a replay has touched: core's relation map learns their tables as if the source had told them.
+    /// Kept rows in the form of rows that a replay has touched. Their tables are entered into core's relation map as if
+    /// the source had announced them.
     pub touched: Touched,
-    /// Those that a node's own recovery has deleted there.
+    /// Those that another node has deleted while reconciling its own recovery.
     pub gone: Touched,
-    /// Rows of tables that are not what they were.
+    /// The number of rows whose tables have changed since, or whose keys cannot be written in this database's encoding.
     pub incomparable: usize,
-    /// How many rows there are in all.
+    /// The number of all rows that were read.
     pub rows: u64,
 }
 
@@ -230,7 +242,11 @@ impl Kept {
     }
 }
 
-/// None if it is gone. Needs a transaction with a snapshot.
+/// Reads the kept rows back; None if the large object is gone. Needs a transaction with a snapshot.
+///
+/// # Errors
+///
+/// If the object holds something that this version does not write.
 pub fn touched(object: u32) -> Result<Option<Kept>, RecoverError> {
     let (mut kept, mut known) = (Kept::default(), Vec::new());
     let found = read(object, |tables, KeptRow(place, _, key)| {
@@ -251,20 +267,20 @@ pub fn touched(object: u32) -> Result<Option<Kept>, RecoverError> {
     Ok(found.map(|rows| Kept { rows, ..kept }))
 }
 
-/// What has become of a table of which rows are kept.
+/// What has become of a table that has kept rows.
 enum KeptFound {
     AsItWas,
     Changed,
-    /// There are no rows of it to compare.
+    /// The table does not exist any more, and has no rows to compare.
     Dropped,
 }
 
-/// A name for it in core's relation map that no table of a user has.
+/// The relation number under which a table is entered into core's relation map. No user's table has such a low oid.
 fn relation_of(place: usize) -> u32 {
     1 + place as u32
 }
 
-/// Whether the table still is what it was here.
+/// Enters a table into core's relation map, if its columns and key are still what they were when its rows were kept.
 fn learn(touched: &mut Touched, place: usize, table: &Table) -> KeptFound {
     let Table { schema, name, columns, key, .. } = table;
     let names: Vec<String> = columns.iter().map(quote_literal).collect();

@@ -1,4 +1,4 @@
-//! What has become of the rows that are compared: counted, and kept where they may be judged another time.
+//! What has become of the rows that are compared: they are counted, and kept if they may be judged later.
 
 use super::difference::Difference;
 use super::judge::Verdict;
@@ -17,14 +17,14 @@ use std::collections::BTreeSet;
 #[derive(Default)]
 pub struct Ledger {
     pub counts: Counts,
-    /// The rows that were left, and may be judged another time.
+    /// The rows that were left and may be judged later.
     pub kept: KeptRows,
-    /// The rows at hand are those that a node's own recovery has deleted there.
+    /// Whether the rows at hand are those that another node has deleted while reconciling its own recovery.
     pub(super) is_of_gone: bool,
 }
 
 impl Ledger {
-    /// A row stays as it is.
+    /// Leaves a row as it is, for the reason `why`.
     pub(super) fn leave(&mut self, touched: &Touched, relation: u32, key: &KeyText, why: Why) {
         self.counts.leave(why, 1);
         if why.may_pass()
@@ -34,7 +34,8 @@ impl Ledger {
         }
     }
 
-    /// The first of these rows, so many, were refused: those that are to blame for it are left. Returns how many, of the first.
+    /// The first `asked` of these rows were refused: leaves those that are to blame for it. Returns how many rows,
+    /// counted from the first, were left.
     pub(super) fn leave_refused(
         &mut self,
         touched: &Touched,
@@ -55,7 +56,8 @@ impl Ledger {
         left
     }
 
-    /// Tells of it: to all which table, by which node and with which SQLSTATE; to superusers, beside the rows, in its own words.
+    /// Records a refusal. Everybody can read the table, the node and the SQLSTATE; the node's own words are stored with
+    /// the kept rows, for superusers.
     pub(super) fn note_refused(&mut self, touched: &Touched, relation: u32, refused: &Refused) {
         let Refused { node, sqlstate, .. } = refused;
         self.counts.refuse(name(touched, relation), format!("node \"{node}\" reports SQLSTATE {sqlstate}"));
@@ -64,7 +66,8 @@ impl Ledger {
         }
     }
 
-    /// Rows that both nodes have alike; `behind`: of whom the source lacks something that bears on them.
+    /// Counts rows that both nodes have alike. If the source lacks transactions of the nodes in `behind`, the rows are
+    /// left instead.
     pub(super) fn count_alike<'k>(
         &mut self,
         touched: &Touched,
@@ -79,7 +82,7 @@ impl Ledger {
         }
     }
 
-    /// Counts what has become of a row that was to be written. True: it is to be looked at again.
+    /// Counts the outcome for a row that was to be written. Returns true if the row must be looked at again.
     pub(super) fn count_brought(
         &mut self,
         touched: &Touched,
@@ -99,7 +102,8 @@ impl Ledger {
         false
     }
 
-    /// Rows of tables that were changed here since they were touched. What was dropped has none to compare.
+    /// Counts the rows of tables that were changed on this node since their rows were touched. A table that was dropped
+    /// has no rows to compare.
     pub(super) fn leave_missing(&mut self, touched: &Touched, local: &str) {
         for (relation, rows) in touched.of_missing() {
             let table = quote_qualified_identifier(&relation.schema, &relation.name);

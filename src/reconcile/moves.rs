@@ -1,6 +1,7 @@
-//! Rows that the replay has touched, and to which others had given another key: the target has skipped that, and what the
-//! source has under the new key is to be compared as well. Where the source was itself recovered, it has skipped that too, and
-//! has written it of its own since: all that it has written so is compared.
+//! Changes of keys. Another node may have given a touched row another key while the target lacked the row. The target
+//! has skipped that change, so what the source has under the new key must be compared as well. A source that was itself
+//! recovered may have skipped such changes too, and has then written their outcome while reconciling: everything that
+//! it has written so is compared.
 
 use crate::apply::stream::Receiver;
 use crate::apply::touched::{Relation, Touched};
@@ -12,8 +13,8 @@ use pgrx::pg_sys::Oid;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Keys that were touched, or that a row which was touched has moved to, by our table and their hashes: one too many costs a
-/// look.
+/// The keys that were touched, or that a touched row has moved to, as hashes over the local table and the key. A
+/// superfluous entry costs a comparison.
 pub struct KnownKeys(HashSet<u64>);
 
 impl KnownKeys {
@@ -27,12 +28,12 @@ impl KnownKeys {
     }
 }
 
-/// What a node's WAL tells.
+/// What was read from a node's WAL.
 #[derive(Default)]
 pub struct Moves {
-    /// Keys that rows have moved to, and those of what a recovery of the node has written.
+    /// The keys that rows have moved to, and those that the node has written while reconciling its own recoveries.
     pub moved: Touched,
-    /// Those of what a recovery of the node has deleted, also where they are known already.
+    /// The keys that the node has deleted while reconciling its own recoveries, including keys that are known already.
     pub gone: Touched,
 }
 
@@ -42,15 +43,16 @@ impl Moves {
     }
 }
 
-/// Reads all changes of keys that a node has seen, and what it has written of its own recoveries, in their order.
+/// Reads the changes of keys in a node's WAL, and what the node has written while reconciling its own recoveries, in
+/// their order.
 pub struct MoveReader<'a> {
     known: &'a mut KnownKeys,
     pub moves: Moves,
-    /// Our tables that the target replicates from the failed node.
+    /// The local tables that the target replicates from the failed node.
     wanted: HashSet<Oid>,
     context: MessageContext,
     is_idle: bool,
-    /// The transaction at hand is one of the node's recoveries.
+    /// Whether the transaction at hand was written while the node reconciled its own recovery.
     is_reconciled: bool,
 }
 
@@ -66,7 +68,7 @@ impl<'a> MoveReader<'a> {
         }
     }
 
-    /// A row that was written of a recovery: whatever it was before.
+    /// Notes a row that was written while reconciling, whatever the row was before.
     fn note_written(&mut self, relation: u32, row: &logicalrep::Tuple) {
         if let Some((table, key)) = self.moves.moved.key_of(relation, row)
             && self.wanted.contains(&table)
@@ -76,7 +78,7 @@ impl<'a> MoveReader<'a> {
         }
     }
 
-    /// A row that a recovery has deleted: the target's may be one that the replay has not written.
+    /// Notes a row that was deleted while reconciling. The target's row may be one that the replay has not written.
     fn note_gone(&mut self, relation: u32, row: &logicalrep::Tuple) {
         if let Some((table, key)) = self.moves.gone.key_of(relation, row)
             && self.wanted.contains(&table)
@@ -100,8 +102,9 @@ impl<'a> MoveReader<'a> {
 impl Receiver for MoveReader<'_> {
     fn handle(&mut self, messages: &[u8]) -> usize {
         if matches!(messages.first(), Some(b'U' | b'I' | b'D' | b'R')) {
-            // Before the message's memory context is entered: beginning enters the transaction's. A table's name is
-            // converted from the database's encoding, which needs one as well.
+            // The transaction begins before the message's memory context is entered, because beginning one enters the
+            // transaction's own context. Converting a table's name from the database's encoding needs a transaction,
+            // too.
             transaction::begin_if_none();
         }
         let context = std::mem::replace(&mut self.context, MessageContext::NONE);
@@ -122,7 +125,7 @@ impl Receiver for MoveReader<'_> {
                     transaction::step(|| self.note_gone(relation, &row));
                 }
                 Message::Update { relation, old, new } if self.is_reconciled => transaction::step(|| {
-                    // A key that is stored out of line stands in the old row alone.
+                    // If a key is stored out of line, only the old row contains it.
                     old.iter().chain([&new]).for_each(|row| self.note_written(relation, row));
                 }),
                 Message::Update { relation, old: Some(old), new } => {
@@ -154,7 +157,8 @@ impl Receiver for MoveReader<'_> {
     }
 }
 
-/// Of a key as `Touched` keeps it: whichever node has told it by its own number of the table.
+/// The hash of a key in the form in which `Touched` keeps it. It is taken over the local table, because each node
+/// announces the table under its own number.
 fn hash_of(touched: &Touched, key: &[u8]) -> Option<u64> {
     let (relation, values) = key.split_first_chunk::<4>()?;
     let table = touched.table(u32::from_ne_bytes(*relation))?;

@@ -1,4 +1,4 @@
-//! The two nodes whose rows are compared: who they are, and what each knows of the others.
+//! The two nodes whose rows are compared: which they are, and what each knows of the other nodes.
 
 use super::judge::{Author, Found, Replay};
 use super::reach::{self, Reach};
@@ -17,16 +17,18 @@ pub struct Pair<'a> {
     /// The target, which is this node.
     pub(super) local: &'a str,
     pub(super) failed: &'a str,
-    /// The first transaction here that may have replayed something.
+    /// The target's first transaction id that the replay may have used.
     since: u32,
-    /// The nodes that the source receives from, by their replication origins there; and those of the target.
+    /// The nodes that the source receives from, by the ids of their replication origins on the source.
     pub(super) origins: HashMap<u16, String>,
+    /// The nodes that the target receives from, by the ids of their replication origins on the target.
     pub(super) own_origins: HashMap<u16, String>,
-    /// The target's origin of its reconciles.
+    /// The target's replication origin for what it writes while reconciling (`spock_reconcile`).
     pub(super) own_reconcile: Option<u16>,
-    /// The target's tables by the nodes that it replicates them from.
+    /// The oids of the tables that the target replicates, by the node that they are replicated from.
     tables: HashMap<String, HashSet<u32>>,
-    /// There are nodes beside these two and the failed one: what neither of these two can tell, one of them may.
+    /// Whether there are nodes other than these two and the failed one: such a node may know what neither of these two
+    /// does.
     pub(super) has_others: bool,
 }
 
@@ -48,7 +50,7 @@ impl<'a> Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// Looks at what stays as it is while rows are compared.
+    /// Reads what does not change while rows are compared.
     pub(super) fn learn(&mut self) -> Result<(), RecoverError> {
         self.tables = transaction::run(reach::tables)?;
         self.own_reconcile = Some(transaction::run(origin::of_reconcile));
@@ -70,7 +72,8 @@ impl Pair<'_> {
         Ok(view)
     }
 
-    /// Whether the source has all that the target has of the failed node; None if one of them does not subscribe to it.
+    /// Whether the source has all that the target has of the failed node's transactions; None if one of the two does
+    /// not subscribe to the failed node.
     pub(super) fn source_has_enough(&mut self) -> Result<Option<bool>, RecoverError> {
         let ours = self.view_target()?;
         let theirs = self.view_source(&ours)?;
@@ -82,8 +85,8 @@ impl Pair<'_> {
         Replay { failed: self.failed, since: self.since, is_of_gone }
     }
 
-    /// Whether the target is to have what the author of the source's version does to the table; of what the source does not
-    /// have it is the source itself.
+    /// Whether the target replicates the table from the author of the source's version, or is that author itself. If
+    /// the source has no row, the source counts as the author.
     pub(super) fn is_replicated(&self, touched: &Touched, relation: u32, source: Option<&Found>) -> bool {
         let author = match source.and_then(|source| source.committed.as_ref()) {
             Some((_, Author::Node(node))) => node,

@@ -1,17 +1,17 @@
-//! How many rows are asked for at once (pure): as many as are allowed, and fewer where they turn out to be large, or where a node
-//! refuses some of them.
+//! How many rows are asked for at once (pure): as many as are allowed, but fewer if rows turn out to be large, or if a
+//! node refuses some of them.
 
 use super::answer::BUDGET;
 use super::rows::KeyText;
 
-/// Bytes of keys in one question. libpqwalreceiver waits without a limit for a peer that does not read what it is sent: this much
-/// the buffers of a socket take about.
+/// The most bytes of keys in one question. libpqwalreceiver waits without a limit for a peer that does not read what it
+/// is sent; about this much fits into a socket's buffers.
 const KEY_BYTES: usize = 256 << 10;
 
-/// Rows that are refused one after the other until all of a table are taken for refused.
+/// After so many refusals of single rows in a row, all rows of the table count as refused.
 const REFUSALS: u32 = 3;
 
-/// And so many in all: who refuses some rows, and others not, costs a question for each.
+/// The same after so many refusals in all: a node that refuses some rows and not others costs a question for each.
 const ALL_REFUSALS: u32 = 20;
 
 pub struct Pieces {
@@ -21,14 +21,14 @@ pub struct Pieces {
     all_refusals: u32,
 }
 
-/// What a refusal is about.
+/// What a refusal is blamed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blame {
-    /// Not known yet: fewer are asked for.
+    /// Not known yet: fewer rows are asked for.
     Unknown,
     /// The row that was asked for.
     Row,
-    /// The table.
+    /// The whole table.
     Table,
 }
 
@@ -37,7 +37,7 @@ impl Pieces {
         Pieces { most, now: most, refusals: 0, all_refusals: 0 }
     }
 
-    /// The keys that are asked for next: the first of those that are left, at least one.
+    /// The keys to ask for next: the first of those that are left, at least one.
     pub fn next<'k>(&self, keys: &'k [KeyText]) -> &'k [KeyText] {
         let mut bytes = 0;
         let fits = |key: &&KeyText| {
@@ -48,12 +48,12 @@ impl Pieces {
         &keys[..count.max(1).min(keys.len())]
     }
 
-    /// So many were too much, and of them so many `fit`.
+    /// Notes that `asked` rows were too many, and that `fit` of them would fit.
     pub fn shrink(&mut self, asked: usize, fit: usize) {
         self.now = fit.min(asked.saturating_sub(1)).max(1);
     }
 
-    /// So many were refused. `is_costly`: to ask for fewer takes longer than it is worth.
+    /// Notes that `asked` rows were refused. `is_costly`: asking for fewer takes longer than it is worth.
     pub fn refuse(&mut self, asked: usize, is_costly: bool) -> Blame {
         if is_costly {
             return Blame::Table;
@@ -67,7 +67,7 @@ impl Pieces {
         if self.refusals >= REFUSALS || self.all_refusals >= ALL_REFUSALS { Blame::Table } else { Blame::Row }
     }
 
-    /// An answer came whole: for twice as many rows of so many bytes there is room.
+    /// Notes a complete answer of so many bytes: if twice as much fits, twice as many rows are asked for next.
     pub fn grow(&mut self, bytes: u64) {
         self.refusals = 0;
         if bytes.saturating_mul(2) <= BUDGET {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is told, asking comes to an end.
+        /// Asking comes to an end, whatever a node answers.
         #[test]
         fn what_was_too_much_is_asked_for_in_less(asked in 2_usize..3000, fit: usize) {
             let mut pieces = Pieces::of(3000);

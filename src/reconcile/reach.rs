@@ -1,4 +1,4 @@
-//! How far the target and the source are, each as it sees itself: who has passed whom.
+//! How far the target and the source have got, each by its own account.
 
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
@@ -17,30 +17,35 @@ use std::collections::{HashMap, HashSet};
 /// A node's progress.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
-    /// How far it has applied each node that it receives from, and how far it is past it where that held nothing for it.
+    /// How far the node has applied each node that it receives from.
     pub applied: HashMap<String, OriginLsn>,
+    /// How far it is past each of these nodes, including WAL that held nothing for it.
     pub passed: HashMap<String, OriginLsn>,
-    /// How much it has got of each, applied, skipped, or about to be: all that it has dealt with lies before.
+    /// How much it has received from each, whether applied, skipped, or about to be: all that it has dealt with lies
+    /// before.
     pub received: HashMap<String, OriginLsn>,
-    /// Those by their replication origins there.
+    /// The nodes that it receives from, by the ids of its replication origins.
     pub origins: HashMap<u16, String>,
-    /// Its slots at those nodes.
+    /// Its slots at the nodes that it receives from.
     pub slots: HashMap<String, String>,
-    /// Where its own WAL ends, as others count it.
+    /// Where its own WAL ends, as an origin LSN to its peers.
     pub wal_end: OriginLsn,
-    /// How far the other one of the two is past its own WAL; None: it does not receive from it.
+    /// How far the other of the two nodes is past this node's WAL; None if it does not receive from this node.
     pub others_passed: Option<OriginLsn>,
-    /// How often it could not apply what came from a node.
+    /// How often it has failed to apply changes from each node.
     pub errors: HashMap<String, i64>,
-    /// Of the source: its subscriptions by the nodes that they come from, and those of which no worker runs at this moment.
+    /// Of the source alone: the names of its subscriptions, by the nodes that they receive from.
     pub subscriptions: HashMap<String, String>,
+    /// Of the source alone: the nodes for whose subscriptions no worker is running at this moment.
     pub idle: HashSet<String>,
-    /// Nodes from which it does not receive, for the subscription is disabled; and those that do not answer now.
+    /// The nodes from which it does not receive, because the subscription is disabled.
     pub disabled: Vec<String>,
+    /// Of the target alone: the nodes that do not answer at this moment.
     pub silent: Vec<String>,
 }
 
-/// This node. `source_slot`: the slot here that the source receives by. Needs a transaction with a snapshot.
+/// The progress of this node. `source_slot` is the slot on this node that the source receives from. Needs a transaction
+/// with a snapshot.
 pub fn of_target(source_slot: Option<&str>) -> Result<Reach, RecoverError> {
     let seen = snapshot();
     let mut view = Reach::default();
@@ -53,7 +58,7 @@ pub fn of_target(source_slot: Option<&str>) -> Result<Reach, RecoverError> {
         view.origins.insert(position.origin_id, node.clone());
         view.slots.extend(position.slot.map(|slot| (node, slot)));
     }
-    // What is not flushed is not sent.
+    // WAL that is not flushed is not sent.
     wal::flush();
     view.wal_end = wal::flushed().as_origin();
     for subscription in NativeProvider.subscriptions()? {
@@ -72,8 +77,8 @@ pub fn of_target(source_slot: Option<&str>) -> Result<Reach, RecoverError> {
     Ok(view)
 }
 
-/// Tables that this node replicates, by the nodes that they come from; with their partitions and what they are partitions of.
-/// Needs a transaction with a snapshot.
+/// The oids of the tables that this node replicates, by the nodes that they come from, with the tables' partitions and
+/// partition ancestors. Needs a transaction with a snapshot.
 pub fn tables() -> Result<HashMap<String, HashSet<u32>>, RecoverError> {
     let mut tables: HashMap<String, HashSet<u32>> = HashMap::new();
     for subscription in NativeProvider.subscriptions()? {
@@ -103,7 +108,8 @@ fn received_of(subscription: Oid) -> Result<Option<OriginLsn>, RecoverError> {
     Ok(Spi::get_one_with_args(question, &[subscription.into()])?)
 }
 
-/// How often a row stood in the way of what came; before 18 any error counts.
+/// How often a row was in the way of an incoming change. PostgreSQL 17 does not count conflicts, so every apply error
+/// counts.
 fn errors_of(subscription: Oid) -> Result<i64, RecoverError> {
     #[cfg(feature = "pg17")]
     let question = "SELECT apply_error_count FROM pg_catalog.pg_stat_get_subscription_stats($1)";
@@ -113,7 +119,11 @@ fn errors_of(subscription: Oid) -> Result<i64, RecoverError> {
     Ok(Spi::get_one_with_args(question, &[subscription.into()])?.unwrap_or(0))
 }
 
-/// The source. `target_slot`: the slot there that the target receives by.
+/// The progress of the source. `target_slot` is the slot on the source that the target receives from.
+///
+/// # Errors
+///
+/// If the source cannot be asked, or gives an unexpected answer.
 pub fn of_source(source: &mut Source, target_slot: Option<&str>) -> Result<Reach, RecoverError> {
     let mut view = Reach::default();
     let rows = source.rows(

@@ -1,19 +1,20 @@
-//! A node that does not tell rows of a table.
+//! The refusal of a node to show rows of a table.
 
 use crate::error::unpack_sqlstate;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use std::fmt;
 
-/// A node does not tell rows of one table: its owner may not see them, his code fails, or the question is beyond a limit of the
-/// server. That concerns this table alone, and maybe one row of it.
+/// A node refuses to show rows of one table: their owner may not read them, the owner's code fails, or the question
+/// exceeds a limit of the server. This concerns that table only, and perhaps only one of its rows.
 pub(super) struct Refused {
-    /// By which node.
+    /// The node that refuses.
     pub node: String,
     pub sqlstate: String,
     message: String,
 }
 
-/// So much of what a node says is kept with the rows, and told: a table's owner may have written it.
+/// The number of characters of a node's message that are stored with the rows and reported: a table's owner may have
+/// written the message.
 const TOLD_CHARACTERS: usize = 500;
 
 impl Refused {
@@ -27,7 +28,7 @@ impl Refused {
         Refused::new(node, sqlstate, report.message())
     }
 
-    /// An answer within the limit cannot be had.
+    /// Whether the node could not answer within the time limit (57014 is query_canceled).
     pub fn took_too_long(&self) -> bool {
         self.sqlstate == "57014"
     }

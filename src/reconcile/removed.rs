@@ -1,4 +1,4 @@
-//! Rows that were taken away to make room for what a node sends, until it is known whether that was in vain.
+//! Rows that were deleted to make room for an incoming INSERT, until it is known whether that was in vain.
 
 use super::ask::Side;
 use super::bring::{Committed, Content, Writer, end};
@@ -11,36 +11,37 @@ use crate::pg::spill::{Place, Shelf};
 use crate::recover::error::RecoverError;
 use std::collections::HashMap;
 
-/// Rows of the replay that were taken away for what a node's INSERT was thought to bring. What they held is in a file.
+/// Rows of the replay that were deleted because an INSERT of another node seemed to need their place. Their values are
+/// in a temporary file.
 #[derive(Default)]
 pub(super) struct Removed {
     rows: HashMap<(u32, KeyText), (Committed, Place)>,
     shelf: Shelf,
-    /// How often the target could not apply what came from a node, when the last of them was taken away.
+    /// How often the target had failed to apply changes from each node, when the last of the rows was deleted.
     errors_at_removal: HashMap<String, i64>,
-    /// What was taken away in vain stays away until rows of other recoveries were looked at: one transaction may wait for
-    /// several of them.
+    /// Whether rows that were deleted in vain stay deleted until the pending rows of other recoveries have been
+    /// compared: one transaction may wait for rows of several recoveries.
     pub holds: bool,
     held: Vec<Difference>,
 }
 
 impl Removed {
-    /// How often the target had failed when the last of them was taken away; None: there is none.
+    /// The target's error counts when the last of the rows was deleted; None if there are no such rows.
     pub fn errors_before(&self) -> Option<&HashMap<String, i64>> {
         (!self.rows.is_empty()).then_some(&self.errors_at_removal)
     }
 
-    /// It stays away for now.
+    /// Leaves the row deleted for now.
     pub fn hold(&mut self, difference: Difference) {
         self.held.push(difference);
     }
 
-    /// Something was taken away in vain until now.
+    /// Whether rows that were deleted in vain so far are waiting to be restored.
     pub fn holds_something(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// What was held, to be looked at for the last time.
+    /// Returns the rows that are waiting to be restored, to be judged for the last time.
     pub fn let_go(&mut self) -> Vec<Difference> {
         self.holds = false;
         std::mem::take(&mut self.held)
@@ -66,7 +67,7 @@ impl Removed {
         Some((committed, Content { values, columns: None }))
     }
 
-    /// Takes away a row of the target's, which is kept until it is known that it was not in vain.
+    /// Deletes a row of the target, and keeps its values until it is known that this was not in vain.
     pub(super) fn take_away(
         &mut self,
         writer: &mut Writer<'_, '_>,
@@ -84,7 +85,7 @@ impl Removed {
         Ok(())
     }
 
-    /// What was taken away for an INSERT that has not come after all.
+    /// Restores a row that was deleted for an INSERT that has not arrived.
     pub(super) fn put_back(
         &mut self,
         writer: &mut Writer<'_, '_>,

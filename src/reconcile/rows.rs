@@ -1,4 +1,4 @@
-//! Rows as both nodes tell them: the question, and what is taken from the answer.
+//! The question about rows that both nodes are asked, and how the rows in their answers are read.
 
 use super::answer::{Answer, Meter, Summing, Sums, Version};
 use super::judge::{Author, Found};
@@ -14,22 +14,22 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ffi::CString;
 
-/// Values of a key's columns as both nodes write them.
+/// The values of a key's columns, in the form in which both nodes write them as text.
 pub type KeyText = Vec<String>;
 
-/// Rows of a table by their keys. None: more than one has it.
+/// The rows of a table by their keys. None: more than one row has the key, or a value cannot be compared.
 pub type Rows = HashMap<KeyText, Option<Found>>;
 
-/// A table, and where its key is.
+/// A table, and the positions of its key's columns in `relation.columns`.
 pub struct Columns<'a> {
     pub relation: &'a Relation,
     pub key: &'a [usize],
 }
 
-/// A row of a query.
+/// A row of a query's result.
 type Values = Vec<Cell>;
 
-/// Values before those of the columns: time of commit, its origin, the transaction.
+/// The number of values before those of the columns: commit time, origin, transaction id.
 const FIRST_VALUE: usize = 3;
 
 pub fn columns_of(touched: &Touched, relation: u32) -> Option<Columns<'_>> {
@@ -37,19 +37,20 @@ pub fn columns_of(touched: &Touched, relation: u32) -> Option<Columns<'_>> {
     Some(Columns { relation: touched.relations.get(&relation)?, key: &key.columns })
 }
 
-/// What is asked of a table, on either node: replication matches tables and columns by name. Each node makes its own query of
-/// it, and runs that as the table's owner.
+/// A question about a table's rows, the same for both nodes. Replication matches tables and columns by name, so each
+/// node makes its own query of the question, and runs that as the table's owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     schema: String,
     name: String,
     columns: Vec<String>,
-    /// Where the key's columns are among them.
+    /// The positions of the key's columns in `columns`.
     key: Vec<usize>,
-    /// A value for each of the key's columns.
+    /// The keys that are asked for, each with one value per column of the key.
     keys: Vec<KeyText>,
     asked: Asked,
-    /// Who asks knows every sign of this version; one of the first version does not say so.
+    /// Whether the asking node knows every representation of a value that this version uses. A node of version 0.1.0
+    /// does not send this.
     #[serde(default)]
     exact: bool,
 }
@@ -59,14 +60,14 @@ pub struct Question {
 enum Asked {
     /// Each row, to be compared: long values as hashes.
     Rows,
-    /// And which of its values are kept out of line.
+    /// Like `Rows`, and also which values are stored out of line.
     RowsAndStorage,
-    /// Each row, to be written.
+    /// Each row, to be written: all values as text.
     WholeRows,
-    /// All rows in one: how many there are, a hash over all of them, and how many were written under that origin. Where two nodes
-    /// answer alike, they have the same rows; where not, they may.
+    /// A summary of all rows: how many there are, a hash over all of them, and how many were written under `origin`. If
+    /// two nodes give the same answer they have the same rows; if not, their rows may still be alike.
     Sums { origin: Option<u16> },
-    /// Of each key, whether the table has a partition that can hold a row of it.
+    /// For each key, whether the table has a partition that can hold the key's row.
     Places,
 }
 
@@ -75,7 +76,7 @@ impl Question {
         Question::new(columns, keys, if with_storage { Asked::RowsAndStorage } else { Asked::Rows })
     }
 
-    /// The row with this key, as it is to be written.
+    /// Asks for the row with this key, as it is to be written.
     pub fn whole(columns: &Columns<'_>, key: &KeyText) -> Question {
         Question::new(columns, std::slice::from_ref(key), Asked::WholeRows)
     }
@@ -93,12 +94,12 @@ impl Question {
         Question { schema, name, columns: names, key: columns.key.to_vec(), keys: keys.to_vec(), asked, exact: true }
     }
 
-    /// As it is sent to a peer: in ASCII, for each of the two databases has an encoding of its own.
+    /// The question as it is sent to a peer: in ASCII, because the two databases may have different encodings.
     pub fn to_text(&self) -> String {
         document::to_text(self)
     }
 
-    /// As it was sent by a peer. None: it is no question, or one of a later version.
+    /// Reads a question that a peer has sent. None if it is malformed, or of a later version.
     pub fn of_text(text: &str) -> Option<Question> {
         let question: Question = serde_json::from_str(text).ok()?;
         let fits = question.key.iter().all(|column| *column < question.columns.len())
@@ -107,12 +108,16 @@ impl Question {
         fits.then_some(question)
     }
 
-    /// Whether it asks for one row, or for as many as have one key: then it is answered whole.
+    /// Whether the question asks for one key at most. Then all rows with that key are answered, however large.
     pub fn is_single(&self) -> bool {
         self.keys.len() <= 1
     }
 
-    /// The answer of this node. Needs a transaction with a snapshot.
+    /// Answers the question from this node's table. Needs a transaction with a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// If the table or a column does not exist, or if the rows may not be read.
     pub fn answer(&self) -> Result<Answer, OwnedTableError> {
         match self.asked {
             Asked::Sums { origin } => self.sum_up(origin),
@@ -126,13 +131,14 @@ impl Question {
             let Some(conditions) = table.partition_conditions() else {
                 return Ok(format!("SELECT true FROM pg_catalog.generate_series(1, {})", self.keys.len()));
             };
-            // Whatever tells partitions apart is in every key that identifies rows of all of them.
+            // A key that identifies rows of all partitions contains every column that decides about the partition.
             let named = |key: &KeyText| -> HashMap<&str, String> {
                 self.key.iter().map(|column| self.columns[*column].as_str()).zip(key.iter().cloned()).collect()
             };
             let keys = serde_json::to_string(&self.keys.iter().map(named).collect::<Vec<_>>()).unwrap_or_default();
             let any = if conditions.is_empty() { "false".to_owned() } else { conditions.join(" OR ") };
-            // In the order of the keys, as the function returns them; types and collations are those of the table.
+            // The result is in the order of the keys, in which the function returns them. Types and collations are
+            // those of the table.
             Ok(format!(
                 "SELECT coalesce({any}, false) FROM pg_catalog.jsonb_populate_recordset(NULL::{}, {}::pg_catalog.jsonb)",
                 table.row_type(),
@@ -152,7 +158,7 @@ impl Question {
         self.each_row(|row| {
             let row = row.cells();
             let goes_on = meter.take(bytes_of(&row));
-            // What would be too much is not kept.
+            // The rows of an answer that becomes too large are dropped at once.
             if goes_on {
                 rows.push(self.version(row))
             } else {
@@ -174,7 +180,8 @@ impl Question {
             let committed = commit_ts::version_of(transaction.into()).committed;
             origin.is_some() && committed.map(|(_, id)| id) == origin
         };
-        // By transactions, which are fewer than rows: what is asked of each is dear.
+        // Origins are looked up per transaction, because a look-up is costly and there are fewer transactions than
+        // rows.
         let of_origin =
             sums.transactions.iter().filter(|(transaction, _)| is_of(**transaction)).map(|(_, rows)| *rows).sum();
         let rows = sums.transactions.values().sum();
@@ -194,7 +201,8 @@ impl Question {
         owned_table::each_row(&self.schema, &self.name, query, see)
     }
 
-    /// A row of the query as it is answered. A key is what the row is known by, and short: an index holds it.
+    /// Makes a row of the answer from a row of the query. The key is always sent as text, because rows are identified
+    /// by it; it is short, because an index holds it.
     fn version(&self, mut row: Values) -> Version {
         let mut values = row.split_off(FIRST_VALUE.min(row.len()));
         let storage = values.split_off(self.columns.len().min(values.len()));
@@ -218,7 +226,8 @@ impl Question {
         match self.asked {
             Asked::Rows | Asked::RowsAndStorage | Asked::WholeRows => {
                 if self.asked == Asked::RowsAndStorage {
-                    // In one value: a target list has 1664 entries at most, and a table may have 1600 columns.
+                    // All flags are one array, because a target list has 1664 entries at most, and a table may have
+                    // 1600 columns.
                     let stored = |value: &String| format!("pg_catalog.pg_column_toast_chunk_id({value}) IS NOT NULL");
                     values.push(format!("ARRAY[{}]", values.iter().map(stored).collect::<Vec<_>>().join(", ")));
                 }
@@ -228,11 +237,11 @@ impl Question {
                        FROM {table} t, LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) x
                       WHERE {condition} LIMIT {}",
                     values.join(", "),
-                    // Where a key is not unique there, more than one row of it is as good as all.
+                    // If a key is not unique on this node, more than one row with it tells as much as all of them.
                     2 * self.keys.len(),
                 )
             }
-            // Behind OFFSET the row is written as text once.
+            // OFFSET 0 keeps the subquery from being flattened, so that a row is converted to text only once.
             Asked::Sums { .. } | Asked::Places => format!(
                 "SELECT t.xmin, pg_catalog.hashtextextended(w.text COLLATE pg_catalog.\"C\", 0), pg_catalog.octet_length(w.text)
                    FROM {table} t, LATERAL (SELECT ROW({})::pg_catalog.text AS text OFFSET 0) w WHERE {condition}",
@@ -258,7 +267,7 @@ fn number(row: &Values, index: usize) -> Option<i64> {
     }
 }
 
-/// An array of booleans.
+/// Reads an array of booleans.
 fn flags(cell: &Cell) -> Vec<bool> {
     match cell {
         Cell::Text(array) => array.trim_matches(['{', '}']).split(',').map(|flag| flag == "t").collect(),
@@ -266,10 +275,11 @@ fn flags(cell: &Cell) -> Vec<bool> {
     }
 }
 
-/// The rows with these keys. Every literal has its column's type, a domain's base type without its checks.
+/// The condition that selects the rows with these keys. Every literal is cast to its column's type; for a domain, to
+/// its base type, without the domain's checks.
 fn condition(key: &[Comparison], keys: &[KeyText]) -> String {
     if let [Comparison { column, equal, array_casts: Some(casts), .. }] = key {
-        // One literal for all: it is read in a tenth of the time.
+        // One array literal for all keys is read in a tenth of the time.
         let list = array_literal(keys.iter().filter_map(|key| key.first()));
         return format!("{column} {equal} ANY ({}{casts})", quote_literal(&list));
     }
@@ -298,7 +308,8 @@ fn array_literal<'a>(values: impl Iterator<Item = &'a String>) -> String {
     list
 }
 
-/// Takes what a node has answered.
+/// Adds the rows of a node's answer to `rows`. `origins` names the nodes by the ids of their origins on the answering
+/// node, `reconcile` is the id of `spock_reconcile` there, and `node` is the answering node's name.
 pub fn take(
     rows: &mut Rows,
     columns: &Columns<'_>,
@@ -327,7 +338,7 @@ pub fn take(
     }
 }
 
-/// What there is at a key: None where that cannot be told.
+/// Looks up the row with a key: `Some(None)` if there is none, None if that cannot be told.
 pub fn there<'a>(rows: &'a Rows, key: &KeyText) -> Option<Option<&'a Found>> {
     match rows.get(key) {
         None => Some(None),
@@ -336,7 +347,7 @@ pub fn there<'a>(rows: &'a Rows, key: &KeyText) -> Option<Option<&'a Found>> {
     }
 }
 
-/// A key that came with the stream; None if it is no text in this database's encoding.
+/// The values of a key that came with the stream; None if one of them is not valid text in this database's encoding.
 pub fn text_of(key: &Key) -> Option<KeyText> {
     let text = |value: &Vec<u8>| text::to_utf8_exactly(&CString::new(value.as_slice()).ok()?);
     key.values.iter().map(text).collect()

@@ -1,4 +1,5 @@
-//! Compares the rows that a replay has touched with the source's, and writes what the source has of a later version.
+//! Compares the rows that a replay has touched with those of the source, and writes the source's version where it is
+//! the later one.
 
 use super::closer::CloserLook;
 use super::compare::FirstLook;
@@ -17,22 +18,22 @@ use crate::recover::source::Source;
 use crate::tally::compared::{Counts, Why};
 use std::collections::BTreeSet;
 
-/// Reconciles the target of a recovery with one other node.
+/// Reconciles the target of a recovery with one other node, which is called the source here.
 pub struct Reconciler<'a> {
     pair: Pair<'a>,
     pub waits: Waits,
     pub ledger: Ledger,
     removed: Removed,
     apply_as: ApplyAs,
-    /// The nodes of which the source lacks something that the target had, and may have skipped.
+    /// The nodes of whose transactions the source lacks some that the target had received, and may have skipped.
     pub behind: BTreeSet<String>,
-    /// The source has something else than the failed node's version of a row, or nothing: others may have given it another
-    /// key.
+    /// Whether the source has something other than the failed node's version of a row, or no row: another node may have
+    /// given such a row another key.
     pub may_have_moved: bool,
 }
 
 impl<'a> Reconciler<'a> {
-    /// The rows that the recovery of `intent` has touched on this node, with those of its source.
+    /// Reconciles the rows that the recovery of `intent` has touched on this node with those of `source`.
     pub fn new(source: Source, intent: &'a Intent, apply_as: ApplyAs) -> Reconciler<'a> {
         Reconciler {
             pair: Pair::new(source, intent),
@@ -58,27 +59,34 @@ impl<'a> Reconciler<'a> {
 }
 
 impl Reconciler<'_> {
-    /// Whether the source has all that the target has of the failed node; None if one of them does not subscribe to it.
+    /// Whether the source has all that the target has of the failed node's transactions; None if one of the two does
+    /// not subscribe to the failed node.
     pub fn source_has_enough(&mut self) -> Result<Option<bool>, RecoverError> {
         self.pair.source_has_enough()
     }
 
-    /// Whether the source may have written of its own what others did, as another key, for it was recovered itself.
+    /// Whether the source was itself recovered. It may then have skipped other nodes' changes of keys, and have written
+    /// their outcome while reconciling.
     pub fn source_was_recovered(&mut self) -> Result<bool, RecoverError> {
         Ok(self.pair.source.reconcile_origin()?.is_some())
     }
 
-    /// From here on what is taken away in vain stays away until rows of other recoveries were looked at.
+    /// From now on, rows that were deleted to unblock an INSERT are restored only after the pending rows of other
+    /// recoveries have been compared.
     pub fn hold_removed(&mut self) {
         self.removed.holds = true;
     }
 
-    /// Something was taken away in vain until now.
+    /// Whether rows that were deleted to unblock an INSERT, in vain so far, are waiting to be restored.
     pub fn holds_something(&self) -> bool {
         self.removed.holds_something()
     }
 
-    /// Compares all of them. False: `goes_on` has said no.
+    /// Compares all rows of `touched`. Returns false if `goes_on` said that the comparison must stop.
+    ///
+    /// # Errors
+    ///
+    /// If the source cannot be asked, or gives an unexpected answer.
     pub fn run(
         &mut self,
         touched: &mut Touched,
@@ -90,7 +98,8 @@ impl Reconciler<'_> {
             self.ledger.counts.leave(why, touched.count() as usize);
             return Ok(true);
         }
-        // What the target has skipped for lack of a row, the source must have: then what they have alike is alike for good.
+        // The source must have received whatever the target may have skipped for lack of a row: only then do rows that
+        // are alike now stay alike.
         let ours = self.pair.view_target()?;
         self.waits.begin(&ours);
         self.pair.learn()?;
@@ -115,7 +124,7 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Why nothing can be compared at all.
+    /// The reason why no row can be compared; None if rows can be.
     fn incomparable(&mut self) -> Result<Option<Why>, RecoverError> {
         if matches!(guc::rescue_conflict_resolution(), Policy::ApplyRemote | Policy::KeepLocal) {
             return Ok(Some(Why::Policy));
@@ -125,7 +134,7 @@ impl Reconciler<'_> {
         Ok((!are_known).then_some(Why::NoCommitTimestamps))
     }
 
-    /// As `run`, of rows that a node's own recovery has deleted there.
+    /// Like `run`, but for rows that another node has deleted while reconciling its own recovery.
     pub fn run_gone(&mut self, gone: &mut Touched, goes_on: impl FnMut(&Counts) -> bool) -> Result<bool, RecoverError> {
         if gone.count() == 0 {
             return Ok(true);
@@ -136,7 +145,7 @@ impl Reconciler<'_> {
         done
     }
 
-    /// Looks once more at what was taken away, and puts it back where that was in vain.
+    /// Judges once more the rows that are waiting to be restored, and restores those that were deleted in vain.
     pub fn let_held_go(&mut self, touched: &Touched) -> Result<(), RecoverError> {
         let mut together = Differences::default();
         for difference in self.removed.let_go() {

@@ -1,22 +1,23 @@
-//! What one of two nodes lacks of the other's, and hence which verdicts must wait (pure).
+//! What each of two nodes lacks of the other's transactions, and hence which verdicts must wait (pure).
 
 use super::judge::{self, Author, Found, Passed, Replay, Verdict};
 use crate::lsn::OriginLsn;
 use crate::tally::compared::Why;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// How the two stand when their rows have been read.
+/// How the two nodes stand when their rows have been read.
 #[derive(Clone, Copy)]
 pub(super) struct Standing<'s> {
     pub replay: Replay<'s>,
     pub local: &'s str,
     pub source: &'s str,
-    /// The nodes of which the source lacks something that the target had, the target among them; and the other way round.
+    /// The nodes, the target included, of whose transactions the source lacks some that the target had.
     pub source_lacks: &'s BTreeSet<String>,
+    /// The nodes, the source included, of whose transactions the target lacks some that the source had.
     pub target_lacks: &'s BTreeSet<String>,
-    /// The nodes of which the source has rows that came late, and has yet to make good.
+    /// The nodes whose rows the source received late, and has yet to reconcile.
     pub late_at_source: &'s BTreeSet<String>,
-    /// The nodes of which the target could not apply something since this began.
+    /// The nodes whose changes the target has failed to apply since the comparison began.
     pub stuck: &'s HashSet<String>,
     /// How far the source is past each node that it receives from.
     pub passed_by_source: &'s HashMap<String, OriginLsn>,
@@ -31,7 +32,8 @@ impl Standing<'_> {
         }
     }
 
-    /// What stands in the way of a verdict: something of one node that the other has not passed.
+    /// The reason why a verdict must wait, if it must: one node has something that bears on it and that the other has
+    /// not passed.
     pub fn lacks(&self, verdict: Verdict, source: Option<&Found>, target: Option<&Found>) -> Option<Why> {
         if self.source_lags(verdict, target) || self.is_late(verdict, source) {
             return Some(Why::SourceLags);
@@ -43,38 +45,43 @@ impl Standing<'_> {
         is_behind.then_some(Why::TargetLags)
     }
 
-    /// Where the target has a row, what the source lacks of it shows in that row's version.
+    /// Whether the source lacks something that bears on the verdict. If the target has a row, that row's version tells
+    /// whether what the source lacks bears on it.
     fn source_lags(&self, verdict: Verdict, target: Option<&Found>) -> bool {
         let lacks_something = !self.source_lacks.is_empty();
         let lacks_of_others = self.source_lacks.iter().any(|node| node != self.local);
         let was_replayed = target.is_some_and(|target| self.replay.has_written(target));
         match verdict {
             Verdict::Insert => lacks_something,
-            // The target may have had the source's version, and have done away with it before a late one came to its place.
+            // The target may have had the source's version, and have deleted it before the late version took its place.
             Verdict::Update if was_replayed => lacks_something,
-            // What the source has yet to get of others the target may have skipped: of its own changes it has skipped none.
+            // What the source has yet to receive from other nodes, the target may have skipped. The target has skipped
+            // none of its own changes.
             Verdict::Settled | Verdict::Update => lacks_of_others,
-            // It is another's version, which the source has had and lost for good if it lacks nothing.
+            // The target has another node's version. If the source lacks nothing, it has had that version, and has
+            // deleted it for good.
             Verdict::Delete if target.is_some() && !was_replayed => lacks_something || !self.late_at_source.is_empty(),
-            // It has all of the failed node, and maybe not what was brought from another source.
+            // The source has all of the failed node's transactions, but perhaps not what was brought from another
+            // source.
             Verdict::Delete if is_brought(target) => lacks_of_others,
             _ => false,
         }
     }
 
-    /// What came late at the source may be what others have deleted or changed, which the source has skipped.
+    /// Whether the source received its version late: other nodes may have deleted or changed that row, and the source
+    /// has skipped that.
     fn is_late(&self, verdict: Verdict, source: Option<&Found>) -> bool {
         let is_late = match source.and_then(|source| source.committed.as_ref()) {
             Some((_, Author::Node(node))) => node != self.replay.failed && self.late_at_source.contains(node),
-            // Its own recovery has brought it, or put it back.
+            // The source has brought or restored the row while reconciling its own recovery.
             Some(_) => !self.late_at_source.is_empty(),
             None => false,
         };
         is_late && matches!(verdict, Verdict::Insert | Verdict::Update)
     }
 
-    /// Whether the target fails again and again to apply what comes from the author of the source's later version; or, where
-    /// the source has none, from anybody: it may have come and gone there.
+    /// Whether the target fails again and again to apply changes from the author of the source's later version. If the
+    /// source has no row, changes from any node count: the row that needs room may have come and gone on the source.
     pub fn is_stuck(&self, verdict: Verdict, source: Option<&Found>) -> bool {
         let is_stuck = |node: &String| self.stuck.contains(node) && self.target_lacks.contains(node);
         match (verdict, source.and_then(|source| source.committed.as_ref())) {
@@ -84,8 +91,8 @@ impl Standing<'_> {
         }
     }
 
-    /// Whether the source has had a version of the target's if it has passed its author: what the replay wrote it has, of others
-    /// what it receives, and what it has written itself.
+    /// Whether the source has had the target's version, if it has passed the version's author: it has had what the
+    /// replay wrote, what it receives from other nodes, and what it has written itself.
     fn source_knows_author(&self, target: Option<&Found>) -> bool {
         target.is_none_or(|target| {
             self.replay.has_written(target)
@@ -108,7 +115,7 @@ mod tests {
     use super::*;
     use crate::pg::clock::Timestamp;
 
-    /// The first transaction of the replay.
+    /// The replay's first transaction id.
     const SINCE: u32 = 100;
 
     fn found(author: Author, transaction: u32) -> Found {
@@ -209,7 +216,7 @@ mod tests {
             assert_eq!(lacks(&facts, verdict, Some(of("n5")), None), None);
         }
         assert_eq!(lacks(&facts, Verdict::Delete, None, Some(of("n5"))), Some(Why::SourceLags));
-        // Of the failed node the target has been given all that there is.
+        // The target has received all that there is of the failed node.
         let failed = Facts { late_at_source: &["n1"], ..Facts::default() };
         assert_eq!(lacks(&failed, Verdict::Insert, Some(of("n1")), None), None);
     }

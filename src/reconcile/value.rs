@@ -1,29 +1,31 @@
-//! A value of a row as it is compared (pure): a long one by its hash, for a row may be as large as a gigabyte.
+//! A value of a row as it is compared (pure). A long value is represented by its hash, because a row may be as large as
+//! a gigabyte.
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of text beyond which a value is long. Most values of most tables are shorter, and are at hand when a row is to be
-/// written; a hash takes a tenth of it.
+/// A value with more bytes of text than this is long. Most values of most tables are shorter, and are at hand when a
+/// row is to be written. A hash takes a tenth of this.
 const LONG: usize = 1024;
 
-/// As a node tells it: a string, or an object in the place of one. No string is taken for anything else.
+/// A value in a node's answer: a JSON string, or a JSON object in its place. So no text is taken for anything else.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Value {
     Text(String),
-    /// Of the text in UTF-8, whatever the encoding of the node's database is.
+    /// The length and hash of the text in UTF-8, whatever the encoding of the node's database is.
     Hash {
         bytes: u64,
         sha256: String,
     },
-    /// So many bytes that are no text, for the database's encoding says nothing of them.
+    /// The number of bytes of a value that is no text, because the database's encoding gives its bytes no meaning
+    /// (SQL_ASCII).
     Bytes {
         no_text: u64,
     },
 }
 
 impl Value {
-    /// A value of which the text is not needed.
+    /// A value to be compared, whose text need not be known.
     pub fn to_compare(text: String, sha256: impl Fn(&str) -> String) -> Value {
         if text.len() <= LONG {
             return Value::Text(text);
@@ -31,7 +33,7 @@ impl Value {
         Value::Hash { bytes: text.len() as u64, sha256: sha256(&text) }
     }
 
-    /// None: it is not known.
+    /// The text; None if it is not known.
     pub fn text(&self) -> Option<&str> {
         match self {
             Value::Text(text) => Some(text),
@@ -39,12 +41,12 @@ impl Value {
         }
     }
 
-    /// Whether it can be told from another one.
+    /// Whether the value can be compared with another one.
     pub fn is_comparable(&self) -> bool {
         !matches!(self, Value::Bytes { .. })
     }
 
-    /// Bytes of its text.
+    /// The length of the text in bytes.
     pub fn bytes(&self) -> u64 {
         match self {
             Value::Text(text) => text.len() as u64,
@@ -52,7 +54,7 @@ impl Value {
         }
     }
 
-    /// For a node of the first version, which knows no other sign for what cannot be compared; and from one.
+    /// Converts a value for a node of version 0.1.0, which knows only U+FFFD for a value that cannot be compared.
     pub fn into_first_version(self) -> Value {
         match self {
             Value::Bytes { .. } => Value::Text(char::REPLACEMENT_CHARACTER.to_string()),
@@ -60,6 +62,7 @@ impl Value {
         }
     }
 
+    /// Converts a value that a node of version 0.1.0 has answered.
     pub fn from_first_version(value: Value) -> Value {
         match value {
             Value::Text(text) if text.contains(char::REPLACEMENT_CHARACTER) => {
@@ -69,7 +72,7 @@ impl Value {
         }
     }
 
-    /// About what it takes in memory.
+    /// The approximate size in memory, in bytes.
     pub fn kept_bytes(&self) -> usize {
         size_of::<Self>()
             + match self {
@@ -107,7 +110,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<Value>(&told).expect("read"), Value::Text(text.clone()));
             assert_eq!(serde_json::from_str::<Value>(&text).expect("read"), value);
         }
-        // What stands for bytes that are no text elsewhere is text like any other.
+        // U+FFFD is text like any other.
         assert!(of("\u{fffd}").is_comparable());
         assert!(of(&"\u{fffd}".repeat(LONG)).is_comparable());
         assert!(!Value::Bytes { no_text: 1 }.is_comparable());

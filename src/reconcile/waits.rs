@@ -1,4 +1,4 @@
-//! Until each of the two nodes has passed what the other had: before that nothing is judged.
+//! Waits until each of the two nodes has passed what the other had: nothing is judged before that.
 
 use super::pair::Pair;
 use super::reach::{self, Reach};
@@ -13,45 +13,49 @@ use pgrx::spi::quote_literal;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// So long nothing of a node that answers may move: its changes cannot be applied, or a transaction is long.
+/// A node that answers is not waited for any longer when it has made no progress for so long: then its changes cannot
+/// be applied, or a transaction is long.
 const STANDSTILL: Duration = Duration::from_secs(60);
 
-/// The same, of rows that will be looked at once more: of a node that answers, long enough for what cannot be applied to fail
-/// again (core's worker starts anew every wal_retrieve_retry_interval); and of one that does not.
+/// Like `STANDSTILL`, for rows that will be compared once more: long enough for a change that cannot be applied to fail
+/// again, because core restarts an apply worker every wal_retrieve_retry_interval.
 const SHORT_STANDSTILL: Duration = Duration::from_secs(12);
+/// Like `SHORT_STANDSTILL`, for a node that does not answer.
 const SHORT_SILENCE: Duration = Duration::from_secs(2);
 
-/// A source whose worker has failed before, does not run, and gets no further for so long cannot apply what comes: core starts a
-/// worker anew every wal_retrieve_retry_interval, and one that fails is away for most of that.
+/// A source cannot apply what arrives if it has failed before, its apply worker is not running, and it has made no
+/// progress for so long: core restarts a worker every wal_retrieve_retry_interval, and one that fails is away for most
+/// of that.
 const IDLE_STANDSTILL: Duration = Duration::from_secs(3);
 
-/// Between two looks at how far the nodes are.
+/// The time between two looks at the nodes' progress.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How far each of the two is waited for, and what was seen on the way.
+/// How long each of the two nodes is waited for, and what was seen while waiting.
 #[derive(Default)]
 pub struct Waits {
-    /// How often the target could not apply what came from a node, when this began, and now.
+    /// How often the target had failed to apply changes from each node when the comparison began.
     errors: HashMap<String, i64>,
+    /// The same counts as they were last read.
     pub(super) errors_now: HashMap<String, i64>,
-    /// The nodes of which it could not apply something since.
+    /// The nodes whose changes the target has failed to apply since.
     pub(super) stuck: HashSet<String>,
-    /// Rows that were kept are looked at again, as they will be once more: nobody is waited for as long.
+    /// Whether rows that were kept are being compared again. They will be compared once more, so waits are short.
     pub is_hasty: bool,
-    /// For how long the source and the target get no further.
+    /// How long the source and the target, in this order, have made no progress.
     patience: [Patience; 2],
-    /// The nodes of which the source has rows that came late, and has yet to make good.
+    /// The nodes whose rows the source received late, and has yet to reconcile.
     pub(super) late_at_source: BTreeSet<String>,
 }
 
 impl Waits {
-    /// What the target failed to apply before this is nothing that is waited for.
+    /// Sets the error counts from which later failures of the target are counted.
     pub(super) fn begin(&mut self, ours: &Reach) {
         self.errors.clone_from(&ours.errors);
     }
 
-    /// Waits until the source has passed what the target had, with the target's own changes or without; of whom it does not,
-    /// where it gets no further.
+    /// Waits until the source has passed what the target had, and, if `with_own`, also the target's own changes.
+    /// Returns the nodes of whose transactions the source lacks some and gets no more.
     pub(super) fn for_source(
         &mut self,
         pair: &mut Pair<'_>,
@@ -67,7 +71,8 @@ impl Waits {
             let mut lacks: BTreeMap<String, OriginLsn> = BTreeMap::new();
             for (node, applied) in &ours.applied {
                 let is_asked = node != pair.failed && *node != pair.source_name;
-                // What was skipped has not moved the origin; of who sends nothing now nothing was skipped since.
+                // A skipped change does not move the origin, so what was received counts too. From a node that sends
+                // nothing now, nothing has been skipped since.
                 let sends = !ours.disabled.contains(node) && !ours.silent.contains(node);
                 let seen = [&ours.received, &ours.passed].map(|seen| seen.get(node).copied().filter(|_| sends));
                 let had = seen.into_iter().flatten().fold(*applied, OriginLsn::max);
@@ -78,8 +83,9 @@ impl Waits {
             if with_own && now.others_passed.is_none_or(|passed| passed < ours.wal_end) {
                 lacks.insert(pair.local.to_owned(), now.others_passed.unwrap_or_default());
             }
-            // What is disabled is not waited for, nor a source that does not receive from here, or cannot apply what comes: that
-            // needs a person, and what depends on it is kept.
+            // Three cases are not waited for: a disabled subscription, a source that does not receive from the target,
+            // and a source that cannot apply what arrives. They need an administrator, and the rows that depend on them
+            // are kept.
             failing.look(&lacks, &theirs);
             self.note_stuck(pair, counts, &failing, &theirs);
             let is_hopeless = |node: &String| {
@@ -101,15 +107,15 @@ impl Waits {
         }
     }
 
-    /// Tells of the source's subscriptions that cannot apply what comes, each once.
+    /// Warns once of each subscription of the source that cannot apply what arrives.
     fn note_stuck(&self, pair: &Pair<'_>, counts: &mut Counts, failing: &Failing, theirs: &Reach) {
         for node in &failing.stuck {
             let name = theirs.subscriptions.get(node).map_or("…", String::as_str);
             let (source, errors) = (&pair.source_name, theirs.errors.get(node).copied().unwrap_or(0));
             let at = theirs.applied.get(node).copied().unwrap_or_default();
             let told = format!("subscription \"{name}\" of node \"{source}\", from node \"{node}\"");
-            // Rows that were kept are looked at every minute.
-            // A hostile source may call it otherwise each time.
+            // A hostile source may report another name each time, so their number is bounded. Rows that were kept are
+            // compared every minute, so no warning is given for them.
             if counts.stuck.len() >= TOLD {
                 continue;
             }
@@ -123,9 +129,10 @@ impl Waits {
         }
     }
 
-    /// Waits until the target has passed what the source had; of whom it does not, where it gets no further.
+    /// Waits until the target has passed what the source had. Returns the nodes of whose transactions the target lacks
+    /// some and gets no more.
     ///
-    /// `errors_at_removal`: how often the target had failed when room was last made for what comes; None where none was made.
+    /// `errors_at_removal`: the target's error counts when rows were last deleted to make room; None if none were.
     pub(super) fn for_target(
         &mut self,
         pair: &mut Pair<'_>,
@@ -153,7 +160,7 @@ impl Waits {
                 node == pair.failed
                     || ours.disabled.contains(node)
                     || !ours.passed.contains_key(node)
-                    // Where room was made for what comes, it needs a while to come.
+                    // After room was made for an incoming change, the change needs a while to arrive.
                     || (self.stuck.contains(node) && errors_at_removal.is_none_or(|before| self.is_in_vain(node, before)))
             };
             let awaited = but(&lacks, is_hopeless);
@@ -165,15 +172,16 @@ impl Waits {
         }
     }
 
-    /// What comes from the node has failed again since room was made for it: once it may have been at it before.
+    /// Whether changes from the node have failed again since room was made for them. The first failure since may be of
+    /// an attempt that had begun before.
     fn is_in_vain(&self, node: &String, errors_at_removal: &HashMap<String, i64>) -> bool {
         let of = |errors: &HashMap<String, i64>| errors.get(node).copied().unwrap_or(0);
         of(&self.errors_now) >= of(errors_at_removal) + 2
     }
 }
 
-/// Whether what the source has of the failed node came late there as well, and is not made good yet: it holds its peers'
-/// WAL for it. Where there is nobody else to ask, both have what there is.
+/// Whether the source received the failed node's transactions late as well, and has yet to reconcile their rows: it
+/// still has its peers hold WAL for them. If there is no other node to ask, both nodes have all that there is.
 fn is_source_late(pair: &mut Pair<'_>, ours: &Reach) -> Result<bool, RecoverError> {
     if !pair.has_others {
         return Ok(false);
@@ -190,8 +198,9 @@ fn is_source_late(pair: &mut Pair<'_>, ours: &Reach) -> Result<bool, RecoverErro
     Ok(theirs.zip(ours.applied.get(pair.failed)).is_some_and(|(theirs, ours)| theirs < *ours))
 }
 
-/// The nodes of which the source has rows that came late, and has yet to make good. Before rows of the source are read: what is made good by then they show. Where there is nobody else to ask, both have
-/// what there is of the failed node.
+/// The nodes whose rows the source received late, and has yet to reconcile. This is read before rows of the source are,
+/// so that these show what is reconciled by then. If there is no other node to ask, both nodes have all that there is
+/// of the failed node.
 fn late_at(pair: &mut Pair<'_>) -> Result<BTreeSet<String>, RecoverError> {
     let question = "SELECT h.origin_node FROM spock.node_positions(true::pg_catalog.bool) h
           JOIN spock.node_positions(false::pg_catalog.bool) a USING (subscription)
@@ -206,10 +215,11 @@ fn late_at(pair: &mut Pair<'_>) -> Result<BTreeSet<String>, RecoverError> {
     Ok(late)
 }
 
-/// What the source cannot apply, as seen during one wait.
+/// What the source fails to apply, as seen during one wait.
 #[derive(Default)]
 struct Failing {
-    /// How often it had failed, and how far it was, when it was first seen to lack something of a node; and when that was.
+    /// By node: the source's error count and its progress when the source was first seen to stand there, and the time
+    /// of that.
     seen: HashMap<String, (i64, OriginLsn, Instant)>,
     stuck: BTreeSet<String>,
 }
@@ -232,15 +242,16 @@ impl Failing {
     }
 }
 
-/// Without those of whom nothing will come: beside them the others are waited for no longer than alone.
+/// The entries without the nodes from which nothing will arrive: beside those, the others are waited for no longer than
+/// alone.
 fn but(lacks: &BTreeMap<String, OriginLsn>, is_hopeless: impl Fn(&String) -> bool) -> BTreeMap<String, OriginLsn> {
     lacks.iter().filter(|(node, _)| !is_hopeless(node)).map(|(node, at)| (node.clone(), *at)).collect()
 }
 
-/// Waits as long as something moves. What has not moved for too long in one wait is not waited for in the next.
+/// Waits as long as something moves. What has not moved for too long in one wait is not waited for in the next one.
 #[derive(Default)]
 struct Patience {
-    /// How far the nodes are that somebody lacks something of, and since when.
+    /// How far the waiting node has got with each node of which it lacks something, and since when.
     lacking: BTreeMap<String, (OriginLsn, Instant)>,
 }
 
@@ -250,14 +261,14 @@ impl Patience {
         for (node, at) in now {
             self.lacking.entry(node.clone()).or_insert_with(|| (*at, Instant::now()));
         }
-        // One that does not answer may be starting again; one that does is slow.
+        // A node that does not answer may be restarting; one that does answer is slow.
         let limit = |node| match silent.contains(node) {
             true if is_hasty => SHORT_SILENCE,
             false if is_hasty => SHORT_STANDSTILL,
             true => 2 * guc::peer_timeout(),
             false => STANDSTILL,
         };
-        // What moves may be what the others wait for.
+        // What still moves may be what the others wait for.
         let has_moved = |limit| self.lacking.values().any(|(_, since)| since.elapsed() < limit);
         self.lacking.keys().map(limit).max().is_none_or(|limit| !has_moved(limit))
     }

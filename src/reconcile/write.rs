@@ -1,4 +1,4 @@
-//! One row is written, as core's apply worker would have written it.
+//! Writes one row in the way of core's apply worker.
 
 use super::judge::Verdict;
 use crate::pg::apply_as::ApplyAs;
@@ -7,17 +7,18 @@ use crate::pg::logicalrep::Tuple;
 use crate::pg::open_table::OpenTables;
 use crate::pg::{origin, process, transaction, untrusted_user};
 
-/// What has become of a row that was to be written.
+/// The outcome for a row that was to be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Did {
     Written,
-    /// It has changed meanwhile.
+    /// The row has changed meanwhile, and must be looked at again.
     Again,
     Refused,
 }
 
-/// Writes one row if the target still has what it had: the row of that transaction, or none. `columns`: of a row that is
-/// there no others are touched; `key`: those by which it is found.
+/// Writes one row, if the target's row still is the version of transaction `before`, or if there still is no row and
+/// `before` is None. Of an existing row only `columns` are written (None: all). `key` are the columns by which the row
+/// is found.
 pub fn write(
     relation: u32,
     apply_as: ApplyAs,
@@ -72,7 +73,8 @@ pub fn write(
     if is_free { Did::Written } else { Did::Again }
 }
 
-/// How a process writes while it reconciles.
+/// Sets this process up to write as one that reconciles: under the origin `spock_reconcile`, with core's apply worker's
+/// settings.
 pub fn begin_writing() {
     process::apply_like_a_replica();
     process::compare_as_text();
@@ -82,7 +84,7 @@ pub fn begin_writing() {
     });
 }
 
-/// The settings of our own bookkeeping again.
+/// Restores the settings for this extension's own bookkeeping.
 pub fn end_writing() {
     origin::reset();
     untrusted_user::leave_session();

@@ -1,5 +1,5 @@
-//! The beginning of a recovery on its target: everything is checked, then the intent is written down. Nothing else is
-//! changed; the rescue worker carries it once the caller has committed.
+//! The beginning of a recovery on its target: everything is checked, then the intent is recorded, and nothing else is
+//! changed. The rescue worker carries the intent out once the caller has committed.
 
 use super::error::RecoverError;
 use super::prove::prove;
@@ -21,8 +21,13 @@ use crate::wake;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 
-/// Checks the request against both nodes and writes the intent down, with the caller's transaction. `source_dsn`: how the
-/// source is reached for this recovery. Returns the intent, and the oid of its rescue subscription.
+/// Checks the request against both nodes and records the intent in the caller's transaction. `source_dsn` is the
+/// connection string to use for the source in this recovery. Returns the intent, and the oid of its rescue
+/// subscription.
+///
+/// # Errors
+///
+/// If the request does not fit the nodes, a node cannot be asked, or the recovery cannot be proved possible.
 pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(IntentId, Oid), RecoverError> {
     documents::require_readable()?;
     let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
@@ -43,7 +48,7 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
     if !request.failed.is_empty() {
         look_at_failed(request)?;
     }
-    // The same rescue a second time is the first one, wherever that stands now.
+    // A request that repeats a running recovery joins it, whatever phase that has reached.
     let known = storage::read()?;
     let running = known.unfinished().find(|intent| {
         let same = Request { failed: intent.request.failed.clone(), ..request.clone() };
@@ -66,7 +71,7 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
             look_at_failed(request)?;
         }
     }
-    // First: if it hangs, the source's poller has meanwhile noticed that too.
+    // The failed node is asked first: if it hangs, the source's poller notices that meanwhile.
     let failed_answers = gather::answers(&request.failed)?;
     let (ours, theirs) = (facts::gather(&request.failed)?, source.node_facts(&request.failed)?);
     let wishes = Wishes {
@@ -78,7 +83,7 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
     };
     prove(request, &ours, &theirs, wishes)?;
     let target = target::look(&request.failed)?;
-    // That the tables are there, by their names.
+    // Checks that the source has the tables, by their names.
     source.facts(&request.failed, &target.tables)?;
     let subscription = catalog::new_object_id();
     let beginning = Beginning {
@@ -102,7 +107,7 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
     Ok((id, begun.intent(id).map_or(subscription, |intent| Oid::from_u32(intent.subscription))))
 }
 
-/// The failed node is a peer, and has no other part.
+/// Checks that the failed node is a peer, and neither source nor target.
 fn look_at_failed(request: &Request) -> Result<(), RecoverError> {
     if request.failed == request.source {
         return Err(RecoverError::SameNode { name: request.source.clone(), other: "failed node" });

@@ -1,11 +1,11 @@
-//! Who holds the lock that processes of a recovery wait for: of this server's sessions, by their ids (pg_blocking_pids). What
-//! they run is theirs and is not repeated; names are other people's input and quoted.
+//! The sessions of this server that hold a lock for which processes of a recovery wait (pg_blocking_pids). Their
+//! queries are private and not repeated. Names are input of other users, and are quoted.
 
 use crate::intent::document::{Intent, Phase};
 use crate::pg::role;
 use pgrx::Spi;
 
-/// One that holds a lock, or is first in the line for it.
+/// A session that holds a lock, or is first in the queue for it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Blocker {
     /// Zero: a prepared transaction, which has no process.
@@ -16,15 +16,15 @@ pub struct Blocker {
     pub state: Option<String>,
     /// When its present or last query began, as text.
     pub query_start: Option<String>,
-    /// What the lock is on; None: a transaction.
+    /// The relation that the lock is on; None: the lock is on a transaction.
     pub relation: Option<String>,
 }
 
-/// Named, of so many.
+/// The most blockers that are named; the others are counted.
 const NAMED: usize = 3;
 
-/// Each blocker of a process that waits for a lock, once. The relation of one that waits for another's transaction is that of
-/// the row that it has locked meanwhile.
+/// Each blocker of a process that waits for a lock, once. If the process waits for another session's transaction, the
+/// relation is that of the row that the process has locked meanwhile.
 const QUESTION: &str = "
     SELECT DISTINCT ON (b.pid) b.pid::int4, a.usename::text, coalesce(a.application_name, ''), a.state, a.query_start::text,
            (SELECT l.relation::regclass::text FROM pg_locks l
@@ -37,7 +37,8 @@ const QUESTION: &str = "
                                             WHERE NOT o.subenabled AND o.subdbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())))
      ORDER BY b.pid";
 
-/// Who keeps the carrier of a recovery waiting, by its process; while it suspends subscriptions, who keeps those that it waits for.
+/// The sessions for which a recovery waits. `carrier` is the process id of its rescue worker; while that suspends
+/// subscriptions, the sessions that block the subscriptions' processes count too.
 pub fn of(carrier: i32, intent: &Intent) -> Result<Vec<Blocker>, pgrx::spi::Error> {
     let suspends = intent.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.phase == Phase::Suspending);
     role::as_superuser(|| {
@@ -58,7 +59,7 @@ pub fn of(carrier: i32, intent: &Intent) -> Result<Vec<Blocker>, pgrx::spi::Erro
     })
 }
 
-/// In words, for those who may see recoveries.
+/// The blockers in words, for roles that may see recoveries.
 pub fn told(blockers: &[Blocker]) -> String {
     listed(blockers, |blocker| {
         let application = match blocker.application.as_str() {
@@ -78,7 +79,7 @@ pub fn told(blockers: &[Blocker]) -> String {
     })
 }
 
-/// In words, for everybody: core shows processes and their users to all.
+/// The blockers in words, for everybody: core shows processes and their users to all roles.
 pub fn told_to_all(blockers: &[Blocker]) -> String {
     listed(blockers, named)
 }
@@ -99,7 +100,7 @@ fn named(blocker: &Blocker) -> String {
     }
 }
 
-/// A name in quotes, in one line.
+/// A name in quotes and on one line.
 fn quoted(name: &str) -> String {
     let line: String = name.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
     format!("\"{}\"", line.replace('"', "\"\""))

@@ -1,4 +1,4 @@
-//! What can go wrong with a recovery. No variant can hold a row value or a connection string.
+//! The errors of a recovery. No variant can hold a row value or a connection string.
 
 use crate::error::{SqlError, known_sqlstate, unpack_sqlstate};
 use crate::identity::DatabaseIdentity;
@@ -43,7 +43,7 @@ pub enum RecoverError {
     NoRoute { source_node: String },
     #[error("node \"{source_node}\": {error}")]
     Remote { source_node: String, error: RemoteError },
-    /// Of a connection string whose node is not known yet.
+    /// An error of a connection string whose node is not known by name yet.
     #[error("{argument} leads to no node: {error}")]
     NoNodeBehind { argument: &'static str, error: RemoteError },
     #[error("node \"{source_node}\" says that it is node \"{found}\"")]
@@ -55,7 +55,7 @@ pub enum RecoverError {
         source_node: String,
         theirs: String,
         ours: &'static str,
-        /// None: this node.
+        /// The node that must be upgraded; None: this node.
         must_be_upgraded: Option<String>,
     },
     #[error("no recovery is running on node \"{target}\"")]
@@ -101,7 +101,7 @@ pub enum RecoverError {
 }
 
 impl RecoverError {
-    /// The transaction of the failed node at which the source has ended a stream.
+    /// The origin LSN of the failed node's transaction at which the source has ended a stream.
     pub fn origin_lsn(&self) -> Option<OriginLsn> {
         match self {
             RecoverError::Remote { error: RemoteError::Stream(report), .. } => report.origin_lsn,
@@ -277,8 +277,8 @@ impl SqlError for RecoverError {
     }
 }
 
-/// What a peer has raised is raised here under the same code, unless that would mean something of this session or of the
-/// connection: a cancel, a deadlock, a lost connection.
+/// The SQLSTATE under which a peer's error is raised here: the peer's own, unless that would say something about this
+/// session or the connection, such as a cancel, a deadlock or a lost connection.
 fn sqlstate_of_peer(text: &str) -> PgSqlErrorCode {
     let is_of_a_session = ["00", "01", "02", "08", "25", "40", "57"].iter().any(|class| text.starts_with(class));
     known_sqlstate(text)
@@ -286,7 +286,7 @@ fn sqlstate_of_peer(text: &str) -> PgSqlErrorCode {
         .unwrap_or(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
 }
 
-/// The peer's own detail and hint, and its code where another one is raised here.
+/// The peer's own detail and hint, and its SQLSTATE if another one is raised here.
 fn detail_of_peer(error: &RemoteError) -> Option<String> {
     let (sqlstate, detail, hint) = error.said()?;
     let mut parts: Vec<String> = Vec::new();
@@ -298,7 +298,7 @@ fn detail_of_peer(error: &RemoteError) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("\n"))
 }
 
-/// A finding as a detail.
+/// A finding of a proof as a sentence for a DETAIL.
 pub fn sentence(finding: &str) -> String {
     let mut characters = finding.chars();
     match characters.next() {

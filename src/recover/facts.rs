@@ -1,7 +1,8 @@
-//! recovery_facts(): what this node says of itself and of a failed node, for a plan.
+//! recovery_facts(): what this node reports about itself and a failed node, for a plan.
 //!
-//! Durable: positions are read first, WAL is flushed after, then they are told. The slot is read before the retention
-//! record, which is written before the slot moves: so what is told was never let go by more.
+//! What is reported is durable: positions are read first, then WAL is flushed, then they are reported. The slot is read
+//! before the retention record, and the record is written before the slot moves. So the slot has never released more
+//! than is reported.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::error::RecoverError;
@@ -38,8 +39,8 @@ use pgrx::spi::SpiClient;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A question that has been open for this part of spock.peer_timeout is taken for one that gets no answer: a healthy peer
-/// answers in a small part of the limit, and a node that hangs is noticed before its poller gives up.
+/// A question to a peer counts as unanswered when it has been open for this fraction of spock.peer_timeout (1/5). A
+/// healthy peer answers in a small part of the limit, and a node that hangs is noticed before its poller gives up.
 const OVERDUE_FRACTION: u32 = 5;
 
 /// What a plan needs to know of this node with regard to a failed one.
@@ -52,6 +53,10 @@ fn recovery_facts(failed_node_name: Option<Name>) -> Json {
 }
 
 /// The facts of this node. Needs a transaction with a snapshot.
+///
+/// # Errors
+///
+/// If this server is a standby, or the database is not a node.
 pub fn gather(failed: &str) -> Result<NodeFacts, RecoverError> {
     if wal::is_in_recovery() {
         return Err(RecoverError::Standby);
@@ -61,14 +66,15 @@ pub fn gather(failed: &str) -> Result<NodeFacts, RecoverError> {
         is_superuser: process::is_superuser(),
         may_replicate: role::may_use_slots(),
     };
-    // What processes do is hidden from others.
+    // PostgreSQL hides from other roles what processes do.
     role::as_superuser(|| look(failed, asked_by))
 }
 
 fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
     let servers = servers::servers()?;
     let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RecoverError::NoLocalNode)?;
-    // Before anything else is read: the flush below covers what a poller has read as confirmed.
+    // The snapshot is taken before anything else is read, so that the flush below covers what a poller has read as
+    // confirmed.
     let seen = snapshot();
     let slot_found = slot_facts()?;
     let positions = positions::own_positions()?;
@@ -113,7 +119,8 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         .collect();
     let peers = peers(&servers, seen.as_ref());
     wal::flush();
-    // Its poller may have asked it seconds ago, and a killed server has answered a moment before: it is asked again.
+    // The poller may have asked the failed node seconds ago, and a server that was killed may have answered just
+    // before. So the node is asked again.
     let has_answered = entry_of(&servers, seen.as_ref(), failed).is_some_and(|entry| answers(entry, Monotonic::now()));
     let failed_answers = has_answered && source::answers(failed);
     Ok(NodeFacts {
@@ -136,7 +143,7 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
     })
 }
 
-/// The settings that a recovery needs. Whoever asks sees them.
+/// The settings that a recovery needs. They are visible to every role that asks.
 pub fn settings() -> SettingsFacts {
     SettingsFacts {
         wal_level: setting::value(c"wal_level").unwrap_or_default(),
@@ -145,7 +152,7 @@ pub fn settings() -> SettingsFacts {
     }
 }
 
-/// The server's limits. Needs a snapshot, and a role that sees other roles' processes.
+/// The server's limits and how much of each is used. Needs a snapshot, and a role that sees other roles' processes.
 pub fn capacity() -> Result<CapacityFacts, spi::Error> {
     let server = capacity::of_server()?;
     Ok(CapacityFacts {
@@ -172,7 +179,7 @@ fn of_position(
     SubscriptionFacts {
         subscription: position.subscription.to_u32(),
         origin_id: position.origin_id,
-        // One without progress has no place in memory yet.
+        // A subscription that has no progress has no entry in shared memory yet.
         origin_is_active: position.remote != OriginLsn::ZERO,
         applied: position.applied(),
         begins: beginning,
@@ -183,8 +190,8 @@ fn of_position(
     }
 }
 
-/// The tables that have left a subscription, as far as the slot still keeps what came for them. One whose name another table has by
-/// now is none of them: what the target has of it would be compared with that one.
+/// The tables that have left a subscription and whose changes the slot still keeps. A table does not count if another
+/// table has its name now, because the target's rows would be compared with that other table's.
 fn gone_of(
     client: &SpiClient<'_>,
     record: Option<&RetentionRecord>,
@@ -243,7 +250,8 @@ fn slot_facts() -> Result<SlotFound, RecoverError> {
 }
 
 impl SlotFound {
-    /// The slot, with what its record says. A record that is missing, or is of another slot, vouches for nothing.
+    /// The slot, with what its retention record says. A record that is missing, or belongs to another slot, is certain
+    /// of nothing.
     fn with_record(self, positions: &[OwnPosition]) -> Result<SlotFacts, RecoverError> {
         let mut facts = self.facts;
         let record = record_storage::read()?.filter(|record| Some(&record.slot) == self.name.as_ref());
@@ -259,7 +267,7 @@ impl SlotFound {
             .origins
             .into_iter()
             .map(|origin| {
-                // What was written down of other tables may hold for those that there are now.
+                // What was recorded for an earlier set of tables may hold for the present one as well.
                 let holds_for = |position: &&OwnPosition| {
                     let subscription = position.subscription.to_u32();
                     is_recorded(&origin, subscription, position.origin_id, position.newest_table, position.tables)
@@ -281,7 +289,7 @@ fn entry_of<'a>(servers: &[NodeServer], seen: Option<&'a Snapshot>, name: &str) 
     seen?.peers.iter().map(|(peer, _)| peer).find(|peer| peer.key == PeerKey::Node(server.id))
 }
 
-/// The peer answers to its poller, and no question to it is overdue.
+/// Whether the peer answers its poller, and no question to it has been open for too long.
 fn answers(entry: &PeerEntry, now: Monotonic) -> bool {
     let open_for = if entry.asked_at.0 > entry.answered_at.0 { now.since(entry.asked_at) } else { Duration::ZERO };
     entry.state == PeerState::Connected && open_for < guc::peer_timeout() / OVERDUE_FRACTION
@@ -307,7 +315,7 @@ fn peers(servers: &[NodeServer], seen: Option<&Snapshot>) -> Vec<PeerFacts> {
         .collect()
 }
 
-/// Whether the poller of a peer has asked in vain; the reason it gives. For who would otherwise wait for it.
+/// Why the poller of a node has asked in vain, if it has: a caller need not wait for that node again.
 pub fn known_to_be_silent(name: &str) -> Result<Option<String>, RecoverError> {
     let (servers, seen) = (servers::servers()?, snapshot());
     let entry = entry_of(&servers, seen.as_ref(), name);
@@ -318,7 +326,8 @@ fn look_closer(facts: &mut SubscriptionFacts, asker: &str) -> Result<(), Recover
     let subscription = pg_sys::Oid::from_u32(facts.subscription);
     let tracks = setting::value(c"track_commit_timestamp").as_deref() == Some("on");
     Spi::connect(|client| {
-        // The leader has received something: it is connected, or was a moment ago. Applying: one works on a change.
+        // Attached: the leader has received something, so it is connected, or was a moment ago. Applying: a worker is
+        // busy with a change.
         let rows = client.select(
             "SELECT coalesce(bool_or(s.relid IS NULL AND s.leader_pid IS NULL AND s.received_lsn IS NOT NULL), false),
                     coalesce(bool_or(a.state = 'active'), false)
@@ -363,9 +372,10 @@ fn look_closer(facts: &mut SubscriptionFacts, asker: &str) -> Result<(), Recover
     })
 }
 
-/// When a transaction was skipped, the worker clears the subscription's subskiplsn in a commit with the failed node's
-/// origin (worker.c, clear_subscription_skip_lsn). Other updates of the row under that origin are those that disable the
-/// subscription after an error, and that of two_phase. Any later ALTER SUBSCRIPTION hides it.
+/// Whether a transaction was skipped. When core's worker has skipped one, it clears the subscription's subskiplsn in a
+/// commit with the failed node's origin (worker.c, clear_subscription_skip_lsn). Two other updates of the row have that
+/// origin: disabling the subscription after an error, and enabling two_phase. Any later ALTER SUBSCRIPTION hides the
+/// skip.
 fn has_skipped(client: &SpiClient<'_>, facts: &SubscriptionFacts) -> Result<bool, spi::Error> {
     let rows = client.select(
         "SELECT x.roident = $2::pg_catalog.oid AND s.subenabled AND s.subtwophasestate <> 'e'
@@ -410,7 +420,8 @@ fn tables(client: &SpiClient<'_>, subscription: pg_sys::Oid, asker: &str) -> Res
         };
         tables.push((oid, table));
     }
-    // Triggers of this kind are rare: found first, and then given to their table, or to that which theirs is a part of.
+    // Triggers of this kind are rare. So they are looked up first, and then assigned to their table, or to the table
+    // that theirs is a partition of.
     let rows = client.select(
         "SELECT a.relid, t.tgname
            FROM pg_catalog.pg_trigger t

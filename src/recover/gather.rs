@@ -1,7 +1,7 @@
-//! Asks every node that this one knows what a plan needs to know, and plans.
+//! Asks every node that this one knows what a plan needs to know, and makes the plan.
 //!
-//! This node is asked by a direct call, the others over connections of this session, each with spock.peer_timeout; one
-//! whose poller has asked in vain is not waited for. Whoever does not answer holds up nobody else.
+//! This node is asked by a direct call, the others over connections of this session, each with spock.peer_timeout. A
+//! node whose poller has asked in vain is not waited for, so a node that does not answer holds up no other.
 
 use super::error::RecoverError;
 use super::facts;
@@ -20,26 +20,26 @@ use crate::slot::documents;
 use std::collections::HashMap;
 use std::ffi::CString;
 
-/// Connection strings that the caller has given, by node: instead of those that are known here.
+/// Connection strings that the caller has given, by node. They are used in place of those that are known here.
 pub type Ways = HashMap<String, CString>;
 
-/// What all nodes have said.
+/// What all nodes have answered.
 pub struct Gathered {
     pub failed: String,
-    /// The node that this database is.
+    /// The name of the node that this database is.
     pub local: String,
-    /// All but the failed node, this one among them, by name.
+    /// All nodes but the failed one, sorted by name. This node is among them.
     pub survivors: Vec<Survivor>,
-    /// Why a survivor could not be asked.
+    /// Why a survivor could not be asked, by its name.
     errors: HashMap<String, RecoverError>,
-    /// The failed node has answered just now.
+    /// Whether the failed node has answered just now.
     pub failed_answers: bool,
     ways: Ways,
 }
 
 /// A target, a source for it, and the plan.
 pub struct Chosen {
-    /// None: nobody lags.
+    /// None: no survivor lags.
     pub target: Option<String>,
     pub source: Option<String>,
     pub plan: Plan,
@@ -56,9 +56,13 @@ pub struct Request<'a> {
     pub ways: Ways,
 }
 
-/// The plan for a recovery as recover_run() chooses it. Without a target: this node if it lags; else the only survivor that
-/// does. Without a source: the best one. Err: what is asked makes no sense, or nothing can be said of the target. A plan
-/// that says needs_rebuild is no Err.
+/// The plan for a recovery, as recover_run() chooses it. Without a target it is for this node if this node lags, or
+/// else for the only survivor that lags. Without a source it uses the best one. A plan with the outcome needs_rebuild
+/// is not an error.
+///
+/// # Errors
+///
+/// If the request makes no sense, or if nothing is known about the target.
 pub fn plan_for(request: Request<'_>) -> Result<Chosen, PlanError> {
     let Request { failed, source, target, ways } = request;
     let same = |one, name: &str, other| PlanError::SameNode { name: name.to_owned(), one, other };
@@ -99,6 +103,11 @@ fn nothing_known(plan: Plan) -> PlanError {
 }
 
 /// Asks all nodes. Needs a transaction with a snapshot.
+///
+/// # Errors
+///
+/// If the failed node is not a peer, or this node cannot be asked. Other nodes that cannot be asked are noted as
+/// silent.
 pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
     let servers = servers::servers()?;
     let local = servers.iter().find(|server| server.role == Role::Local).ok_or(RecoverError::NoLocalNode)?;
@@ -116,7 +125,7 @@ pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
         local,
         survivors: Vec::new(),
         errors: HashMap::new(),
-        // First: if it hangs, the others' pollers have meanwhile noticed that too.
+        // The failed node is asked first: if it hangs, the other nodes' pollers notice that meanwhile.
         failed_answers: answers(failed)?,
         ways,
     };
@@ -138,7 +147,7 @@ pub fn gather(failed: &str, ways: Ways) -> Result<Gathered, PlanError> {
     Ok(gathered)
 }
 
-/// Whether a node answers now, within spock.peer_timeout; one whose poller has asked in vain is not asked.
+/// Whether a node answers now, within a part of spock.peer_timeout. A node whose poller has asked in vain is not asked.
 pub fn answers(node: &str) -> Result<bool, RecoverError> {
     Ok(facts::known_to_be_silent(node)?.is_none() && source::answers(node))
 }
@@ -156,13 +165,13 @@ fn ask(node: &str, failed: &str, ways: &Ways) -> Result<NodeFacts, RecoverError>
 fn connect(node: &str, ways: &Ways) -> Result<Source, RecoverError> {
     let route = match ways.get(node) {
         Some(given) => given_route(given.clone())?,
-        // The way is read for the caller, who does not see it.
+        // The connection string is read on behalf of the caller, who may not see it.
         None => role::as_superuser(|| route_to(node))?,
     };
     Source::open(node, &route)
 }
 
-/// The name of the node at the other end of a connection string.
+/// The name of the node that a connection string leads to.
 pub fn name_behind(argument: &'static str, dsn: &CString) -> Result<String, PlanError> {
     Source::name_behind(argument, &given_route(dsn.clone())?).map_err(PlanError::Node)
 }
@@ -180,9 +189,9 @@ fn reason_of(error: &RecoverError) -> Reason {
 }
 
 impl Gathered {
-    /// What holds for a pair of nodes beside their facts.
+    /// What the plan needs to know of a pair of nodes beyond their facts.
     fn wishes(&self, target: &str, source: &str) -> Wishes {
-        // This node has just asked the source by the way that it will stream by.
+        // This node has just asked the source over the connection string that its rescue will use.
         let is_local = target == self.local && source != self.local;
         Wishes {
             skip: None,
@@ -210,7 +219,11 @@ impl Gathered {
         found.ok_or_else(|| PlanError::UnknownNode { name: name.to_owned() })
     }
 
-    /// The facts of a survivor that must have answered.
+    /// The facts of a survivor.
+    ///
+    /// # Errors
+    ///
+    /// If the survivor has not answered.
     fn answer_of<'a>(&'a self, survivor: &'a Survivor) -> Result<&'a NodeFacts, PlanError> {
         match &survivor.answer {
             SurvivorAnswer::Facts(facts) => Ok(facts),
@@ -218,7 +231,7 @@ impl Gathered {
         }
     }
 
-    /// The plan from a source that was named.
+    /// The plan for a source that the caller has named.
     fn between(&self, target: &NodeFacts, source: &str) -> Result<Plan, PlanError> {
         let facts = self.answer_of(self.survivor(source)?)?;
         let mut plan = from_source(&self.failed, target, facts, &self.wishes(&target.node, source))
@@ -228,7 +241,11 @@ impl Gathered {
         Ok(plan)
     }
 
-    /// The survivor to recover where none was named; None: nobody lags.
+    /// The survivor to recover if none was named; None: no survivor lags.
+    ///
+    /// # Errors
+    ///
+    /// If several survivors lag, and this node does not.
     fn lagging(&self) -> Result<Option<&Survivor>, PlanError> {
         let lags = |survivor: &&Survivor| {
             matches!(self.best(survivor).outcome, Some(Outcome::CatchUp | Outcome::NeedsRebuild))
@@ -244,7 +261,11 @@ impl Gathered {
         Ok(lagging.pop())
     }
 
-    /// The plan of a survivor that lacks nothing, this node's before others'. Err: of no survivor anything can be said.
+    /// The plan of a survivor that lacks nothing, preferably of this node.
+    ///
+    /// # Errors
+    ///
+    /// If nothing is known about any survivor.
     fn nobody_lags(&self) -> Result<Plan, PlanError> {
         let own = self.best(self.survivor(&self.local)?);
         let is_complete = |plan: &Plan| plan.outcome == Some(Outcome::ZeroGap);

@@ -1,4 +1,4 @@
-//! What can go wrong before there is a plan, and a plan that does not let the recovery begin. No variant can hold a
+//! The errors that occur before there is a plan, and a plan that does not let the recovery begin. No variant can hold a
 //! connection string.
 
 use super::error::{RecoverError, sentence};
@@ -23,7 +23,7 @@ pub enum PlanError {
     SameNode { name: String, one: &'static str, other: &'static str },
     #[error("several survivors of node \"{failed}\" lag: {}", .names.join(", "))]
     SeveralLag { failed: String, names: Vec<String> },
-    /// Nothing can be said of the target.
+    /// Nothing is known about the target.
     #[error("nothing can be planned for node \"{target}\": {}", .reason.as_str())]
     NothingKnown { target: String, reason: Reason, finding: String, advice: String },
     #[error("{0}")]
@@ -36,7 +36,7 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    /// Bounds that make no sense, by the words of create_rescue_subscription().
+    /// Bounds that make no sense, reported as create_rescue_subscription() reports them.
     pub fn bounds(error: RangeError, failed: &str, source: &str) -> PlanError {
         PlanError::Bounds(RecoverError::of_range(error, failed, source))
     }

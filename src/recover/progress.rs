@@ -1,4 +1,4 @@
-//! What the views recovery_progress and subscription show of running recoveries.
+//! What the views recovery_progress and subscription show about running recoveries.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::backoff;
@@ -19,7 +19,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 use std::time::Duration;
 
-/// What the carrier of an intent says, if it is at it.
+/// What the rescue worker reports about an intent, if it is working on this one.
 fn live(intent: &Intent) -> Option<RescueEntry> {
     let mut shared = shmem::lock();
     let index = shared.index_of(process::my_database())?;
@@ -27,30 +27,34 @@ fn live(intent: &Intent) -> Option<RescueEntry> {
     (entry.intent == intent.id.0).then_some(entry)
 }
 
-/// How far a recovery is at this moment.
+/// How far a recovery has got at this moment.
 #[derive(Clone, Debug)]
 pub struct Figures {
+    /// The origin LSN up to which the failed node's transactions are applied.
     pub current: OriginLsn,
-    /// What the carrier has done and no checkpoint has counted yet.
+    /// What the rescue worker has done since the last checkpoint.
     pub uncounted: Totals,
+    /// Whether the rescue worker is running.
     pub is_at_it: bool,
-    /// Attempts in a row that have failed.
+    /// How many attempts in a row have failed.
     pub failures: u32,
     pub rows_per_s: Option<f64>,
     pub seconds_left: Option<f64>,
-    /// Rows that the replay has touched, and those of them that were compared with the source's.
+    /// How many rows the replay has touched.
     pub touched: u64,
+    /// How many of these rows were compared with those of the source.
     pub compared: u64,
-    /// Who holds the lock that it waits for.
+    /// The sessions that hold the lock for which the recovery waits, in words.
     pub blocked_by: Option<String>,
-    /// The same in short, which stays as it is while they go on with other queries.
+    /// The same sessions in fewer words, which do not change while the sessions run other queries.
     pub blockers: Option<String>,
-    /// Between two attempts: until the next one is due; and who held the lock for which the last one has failed.
+    /// How long it takes until the next attempt is due, if the recovery is between two attempts.
     pub next_attempt_in: Option<Duration>,
+    /// The sessions that held the lock for which the last attempt failed, if the recovery is between two attempts.
     pub held_by: Option<String>,
 }
 
-/// How long an unfinished recovery still waits for its next attempt; None: it is due, or goes on.
+/// How long an unfinished recovery still waits for its next attempt; None: it is due, or running.
 fn until_next(intent: &Intent, entry: &RescueEntry) -> Option<Duration> {
     let waits = intent.is_unfinished() && intent.failure.is_some() && entry.worker_pid == 0 && !entry.is_coming_up;
     let ended_for = Monotonic::now().since(entry.ended_at);
@@ -58,7 +62,7 @@ fn until_next(intent: &Intent, entry: &RescueEntry) -> Option<Duration> {
     (waits && !left.is_zero()).then_some(left)
 }
 
-/// What the manager has seen longer ago than this may be over.
+/// What the manager has seen longer ago than this may not be true any more.
 const LOOK_IS_GOOD_FOR: Duration = Duration::from_secs(5);
 
 pub fn figures(intent: &Intent) -> Figures {
@@ -78,7 +82,7 @@ pub fn figures(intent: &Intent) -> Figures {
     let checkpoint = intent.checkpoint.as_ref();
     let is_replaying = checkpoint.is_some_and(|checkpoint| checkpoint.phase == Phase::Replaying);
     let skip = checkpoint.map_or(intent.applied_before, |checkpoint| checkpoint.skip);
-    // Where it ended stands in the intent, whatever the next recovery does.
+    // The position at which the recovery ended is in the intent, and later recoveries do not change it.
     let end = intent.end.as_ref().and_then(|end| end.position);
     let entry = entry.filter(|entry| !entry.replay_began_at.is_never());
     let (touched, compared) = entry.map_or((0, 0), |entry| (entry.touched, entry.compared));
@@ -185,7 +189,7 @@ fn rescue_progress_2() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// The same for the SQL of version 0.1.0.
+/// Like `rescue_progress_2`, with the columns that the SQL of version 0.1.0 declares.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn rescue_progress() -> TableIterator<
@@ -264,7 +268,8 @@ fn rescue_subscriptions() -> TableIterator<
         name!(failed, bool),
     ),
 > {
-    // The view of subscriptions shows the others all the same; the health check tells what is wrong.
+    // The view of subscriptions must show the others even if the journal cannot be read; the health check says what is
+    // wrong.
     let journal = storage::read().ok();
     let rows: Vec<_> = journal
         .iter()

@@ -1,5 +1,5 @@
-//! The plan as the condition of what changes something: whoever begins a recovery or carries it asks here, with both
-//! nodes' facts of that moment.
+//! The plan as the condition for changing anything. It is evaluated at the beginning of a recovery and by the rescue
+//! worker, with both nodes' facts of that moment.
 
 use super::error::RecoverError;
 use crate::intent::document::Request;
@@ -8,7 +8,12 @@ use crate::plan::outcome::Outcome;
 use crate::plan::range::Range;
 use crate::plan::{self, Wishes};
 
-/// The range to replay, if the plan lets it be. The target asks: `theirs` is what the source has told it.
+/// The range to replay, if the plan permits the recovery. This node is the target, and `theirs` is what the source has
+/// told it.
+///
+/// # Errors
+///
+/// If the plan does not permit the recovery, or its bounds make no sense.
 pub fn prove(request: &Request, ours: &NodeFacts, theirs: &NodeFacts, wishes: Wishes) -> Result<Range, RecoverError> {
     let wishes = Wishes { knows_the_way: true, asked_by_target: true, ..wishes };
     let plan = plan::from_source(&request.failed, ours, theirs, &wishes)

@@ -1,4 +1,5 @@
-//! peer_readiness(): what this node would need if the node that asks were to be recovered from it, and whether it knows that one.
+//! peer_readiness(): what this node would need as the source if the asking node were to be recovered, and whether it
+//! knows that node.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::error::RecoverError;
@@ -19,10 +20,11 @@ use crate::slot::snapshot::require_reader;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
-/// Tables that are named to the one that asks.
+/// The most tables that are named to the asking node.
 const MAX_UNREADABLE: i64 = 50;
 
-/// What a node needs to know of this one before another one fails. Null where this database is no node, and on a standby.
+/// What a node needs to know of this one before another node fails. Null if this database is not a node, and on a
+/// standby.
 #[pg_extern(sql = false)]
 fn peer_readiness(node_name: Option<Name>, system_identifier: Option<Text>, database: Option<Oid>) -> Option<Json> {
     require_reader("peer_readiness");
@@ -30,7 +32,7 @@ fn peer_readiness(node_name: Option<Name>, system_identifier: Option<Text>, data
     look(asker).or_raise().map(|readiness| Json::of(&readiness))
 }
 
-/// Who asks, if it is a node.
+/// The asking node, if a node asks.
 fn asker(
     name: Option<Name>,
     system_identifier: Option<Text>,
@@ -59,7 +61,7 @@ fn look(asker: Option<(NodeName, DatabaseIdentity)>) -> Result<Option<Readiness>
             shared.databases()[index].note_asker(name.as_str(), identity, &asked_by.role);
         }
     }
-    // What processes do and hold is hidden from others.
+    // PostgreSQL hides from other roles what processes do and hold.
     role::as_superuser(|| {
         Ok(Some(Readiness {
             node: local.name.to_string(),
@@ -73,7 +75,7 @@ fn look(asker: Option<(NodeName, DatabaseIdentity)>) -> Result<Option<Readiness>
     })
 }
 
-/// Tables of this database's subscriptions that the role may not read.
+/// The tables of this database's subscriptions that the role may not read.
 fn unreadable(asker: &AskerFacts) -> Result<Vec<String>, spi::Error> {
     if asker.is_superuser {
         return Ok(Vec::new());

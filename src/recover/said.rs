@@ -1,5 +1,5 @@
-//! What a server has said of the failure for which a recovery waits: all that its log has. It may quote rows, so it goes to the
-//! log and to superusers, and into no label.
+//! What a server has said about the failure for which a recovery waits: everything that its log has. It may quote rows,
+//! so it is shown in the log and to superusers, and is stored in no label.
 
 use crate::pg::last_error::ServerError;
 use pgrx::PgSqlErrorCode;
@@ -9,12 +9,12 @@ use serde_json::{Map, Value};
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Said {
-    /// The node that has said it; None: this one.
+    /// The node that has raised the error; None: this node.
     pub node: Option<String>,
     pub error: ServerError,
 }
 
-/// Characters of each part that are kept where all of it is too long.
+/// How many characters of each part are kept: the first of these numbers with which the whole document is short enough.
 const PARTS: [usize; 5] = [1_000, 400, 150, 60, 0];
 
 impl Said {
@@ -35,7 +35,7 @@ impl Said {
         ]
     }
 
-    /// As a document of at most so many bytes; long parts are cut.
+    /// The error as a document of at most so many bytes. Long parts are cut.
     pub fn to_text(&self, bytes: usize) -> String {
         let document = |kept: usize| {
             let part = |text: &str| {
@@ -51,7 +51,7 @@ impl Said {
         PARTS.into_iter().map(document).find(|text| text.len() <= bytes).unwrap_or_default()
     }
 
-    /// A WARNING in the log.
+    /// Writes the error to the log, as a WARNING that begins with `text`.
     pub fn log(&self, text: &str) {
         let error = &self.error;
         let message = match &self.node {

@@ -21,11 +21,12 @@ use std::cmp::Ordering;
 use std::ffi::CString;
 use std::time::Duration;
 
-/// Version 0.1.0 does not tell its protocol: as a row, whatever columns it has.
+/// Version 0.1.0 does not report its protocol. So the column is read from the row as JSON, whatever columns it has.
 const IDENTITY: &str = "SELECT i.node_name, i.version, i.system_identifier, i.database, \
                         pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'protocol_version' FROM spock.node_identity() i";
 
-/// The connection and the questions that tell a node that answers are three, each with this part of spock.peer_timeout.
+/// The connection and the questions that show that a node answers are three steps; each may take this fraction of
+/// spock.peer_timeout (1/5).
 const ANSWER_FRACTION: u32 = 5;
 
 const FLUSHED: &str = "SELECT pg_catalog.pg_current_wal_flush_lsn()";
@@ -33,11 +34,11 @@ const FLUSHED: &str = "SELECT pg_catalog.pg_current_wal_flush_lsn()";
 /// What the source has of the failed node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFacts {
-    /// The replication origin under which the source has applied the failed node.
+    /// The id of the replication origin under which the source has applied the failed node.
     pub origin_id: u32,
-    /// Oids of the tables there: those that either node replicates from the failed one.
+    /// The oids on the source of the tables that either node replicates from the failed one.
     pub tables: Vec<u32>,
-    /// Its WAL holds everything that it has applied before this position.
+    /// The local LSN on the source before which its WAL holds everything that it has applied.
     pub until: LocalLsn,
 }
 
@@ -53,7 +54,11 @@ pub struct Source {
     protocol: u32,
 }
 
-/// The way to a node by its name. Needs a transaction with a snapshot.
+/// The connection string to a node, by the node's name. Needs a transaction with a snapshot.
+///
+/// # Errors
+///
+/// If the node is not known, or no connection string to it is.
 pub fn route_to(name: &str) -> Result<Route, RecoverError> {
     let peer = NativeProvider.peers()?.into_iter().find(|peer| peer.name.as_str() == name);
     let peer = peer.ok_or_else(|| RecoverError::UnknownNode { name: name.to_owned() })?;
@@ -63,10 +68,10 @@ pub fn route_to(name: &str) -> Result<Route, RecoverError> {
     NativeProvider.route_to_peer(peer.id)?.ok_or_else(|| RecoverError::NoRoute { source_node: name.to_owned() })
 }
 
-/// Whether a node answers now, by the way that this one knows, within a part of spock.peer_timeout: who asks this node waits no
-/// longer than that himself. Needs a transaction with a snapshot.
+/// Whether a node answers now, over the connection string that this node knows, within a fraction of
+/// spock.peer_timeout: a caller that waits for this node has no more time itself. Needs a transaction with a snapshot.
 pub fn answers(name: &str) -> bool {
-    // The way is read for the caller, who does not see it.
+    // The connection string is read on behalf of the caller, who may not see it.
     let Ok(route) = role::as_superuser(|| route_to(name)) else { return false };
     let limit = guc::peer_timeout() / ANSWER_FRACTION;
     !matches!(
@@ -78,7 +83,8 @@ pub fn answers(name: &str) -> bool {
     )
 }
 
-/// A way that a superuser has given. Checked first, because libpq's message would repeat a part of it, perhaps a password.
+/// The route for a connection string that a superuser has given. The string is checked first, because libpq's message
+/// would repeat a part of it, perhaps a password.
 pub fn given_route(conninfo: CString) -> Result<Route, RecoverError> {
     conninfo::check(&conninfo).map_err(RegistryError::from)?;
     Ok(Route { conninfo, must_use_password: false })
@@ -89,12 +95,16 @@ impl Source {
         &self.name
     }
 
-    /// Connects, and makes sure that it is the node that it is taken for, and that the two understand each other.
+    /// Connects, and makes sure that the peer is the node that it is expected to be, and that the two protocols fit.
+    ///
+    /// # Errors
+    ///
+    /// If the peer cannot be connected to, is another node or another server, or has a version that does not fit.
     pub fn open(name: &str, route: &Route) -> Result<Source, RecoverError> {
         Source::open_within(name, route, guc::peer_timeout())
     }
 
-    /// The same with a limit of its own for the connection and each question.
+    /// Like `open`, with a time limit of its own for the connection and each question.
     fn open_within(name: &str, route: &Route, limit: Duration) -> Result<Source, RecoverError> {
         let lost = |error| RecoverError::Remote { source_node: name.to_owned(), error };
         let mut connection = Connection::open(route, "rescue", limit).map_err(lost)?;
@@ -130,7 +140,8 @@ impl Source {
         Ok(source)
     }
 
-    /// The name of the node that a connection string leads to. `argument`: what to call it before that is known.
+    /// The name of the node that a connection string leads to. Messages call the node `argument` before its name is
+    /// known.
     pub fn name_behind(argument: &'static str, route: &Route) -> Result<String, RecoverError> {
         match Source::open(argument, route) {
             Err(RecoverError::OtherNode { found, .. }) => Ok(found),
@@ -140,12 +151,12 @@ impl Source {
         }
     }
 
-    /// The version of what it and its peers ask each other.
+    /// The version of the protocol that the source speaks.
     pub fn protocol(&self) -> u32 {
         self.protocol
     }
 
-    /// What it says of itself and of the failed node, for a plan.
+    /// What the source reports about itself and the failed node, for a plan.
     pub fn node_facts(&mut self, failed: &str) -> Result<NodeFacts, RecoverError> {
         let text = self.read_one(&in_ascii(&format!("spock.recovery_facts({})", argument::name(failed))))?;
         let unexpected = |message| self.error(RemoteError::Unexpected(message));
@@ -154,7 +165,13 @@ impl Source {
         NodeFacts::parse(&text).map_err(unexpected)
     }
 
-    /// What it has of the failed node. The last thing asked is where its WAL ends: all before that is in there.
+    /// What the source has of the failed node. The end of its WAL is read last, so that everything read before lies
+    /// within that WAL.
+    ///
+    /// # Errors
+    ///
+    /// If the source has applied nothing of the failed node, subscribes to it more than once, or lacks one of the
+    /// tables.
     pub fn facts(&mut self, failed: &str, tables: &[TargetTable]) -> Result<SourceFacts, RecoverError> {
         let failed_literal = argument::name(failed);
         let rows = self.rows(
@@ -176,7 +193,8 @@ impl Source {
         Ok(SourceFacts { origin_id, tables, until })
     }
 
-    /// The replication origin under which it has written what its own recoveries brought; None: it was never recovered.
+    /// The id of the replication origin under which the source has written while reconciling its own recoveries; None:
+    /// it was never recovered.
     pub fn reconcile_origin(&mut self) -> Result<Option<u32>, RecoverError> {
         let name = quote_literal(origin::RECONCILE.to_string_lossy());
         let question = format!("SELECT roident FROM pg_catalog.pg_replication_origin WHERE roname = {name}");
@@ -186,8 +204,9 @@ impl Source {
         }
     }
 
-    /// The tables that it replicates from the failed node, and those of the target by name: a table that the target has
-    /// lost is to be an error there, not a gap. Of one that has gone from the source the WAL has the changes under its old oid.
+    /// The oids of the tables that the source replicates from the failed node, and of the target's tables, by name. The
+    /// latter are included so that a table that the target has lost causes an error there, and not a gap. For a table
+    /// that has been dropped on the source, the WAL has the changes under its old oid.
     fn tables(&mut self, failed: &str, subscription: u32, wanted: &[TargetTable]) -> Result<Vec<u32>, RecoverError> {
         let rows = self.rows(
             &format!(
@@ -236,7 +255,7 @@ impl Source {
         Ok(oids)
     }
 
-    /// Makes sure that the clone is there and usable.
+    /// Reads how a clone is registered, and makes sure that it exists and is usable.
     pub fn clone_facts(&mut self, clone: &str) -> Result<CloneFacts, RecoverError> {
         let name = quote_literal(clone);
         let rows = self.rows(
@@ -261,7 +280,7 @@ impl Source {
         Ok(CloneFacts { failed: self.read(row.optional(2))? })
     }
 
-    /// Ties the clone to the intent: from now on it stays until that has ended here.
+    /// Claims the clone for the intent: from now on the source keeps it until the recovery has ended on this node.
     pub fn claim(&mut self, clone: &str, id: IntentId, failed: &str, target: &str) -> Result<(), RecoverError> {
         let call = format!(
             "SELECT spock.claim_clone({}, {}, {}, {})",
@@ -273,7 +292,8 @@ impl Source {
         self.write_one(&call).map(|_| ())
     }
 
-    /// Makes a clone for the intent; the same one when asked again.
+    /// Makes a clone for the intent. A repeated call returns the same clone. `begun_at` is in microseconds since
+    /// 2000-01-01.
     pub fn make_clone(
         &mut self,
         id: IntentId,
@@ -300,19 +320,19 @@ impl Source {
         }
     }
 
-    /// Tells the source that the recovery needs its clone no more.
+    /// Tells the source that the recovery does not need its clone any more.
     pub fn release_clone(&mut self, clone: &str, id: IntentId) -> Result<(), RecoverError> {
         let (clone, id) = (argument::text(Some(clone)), argument::uuid(Some(id)));
         self.write_one(&format!("SELECT spock.release_clone({clone}, {id})")).map(|_| ())
     }
 
-    /// Runs a question whose answer is one value.
+    /// Runs a query that returns one value.
     pub fn read_one(&mut self, question: &str) -> Result<Option<String>, RecoverError> {
         let rows = self.rows(question, 1)?;
         rows.first().map_or(Ok(None), |row| self.read(row.optional(0)))
     }
 
-    /// Runs a call that changes something there, and answers one value.
+    /// Runs a function call that changes something on the source and returns one value.
     pub fn write_one(&mut self, call: &str) -> Result<Option<String>, RecoverError> {
         self.begin_writing()?;
         self.read_one(call)
@@ -323,12 +343,13 @@ impl Source {
         in_transaction(|| self.connection.command(writable)).map_err(|error| self.error(error))
     }
 
-    /// Runs a question that answers rows of so many columns.
+    /// Runs a query that returns rows of so many columns.
     pub fn rows(&mut self, question: &str, columns: usize) -> Result<Vec<crate::remote::row::PeerRow>, RecoverError> {
         in_transaction(|| self.connection.query(question, columns)).map_err(|error| self.error(error))
     }
 
-    /// What the source answers to a question about rows of a table, which it reads as the table's owner. It may take so long.
+    /// What the source answers to a question about rows of a table, which it reads as the table's owner. `limit` is the
+    /// time that this may take.
     pub fn touched_rows(&mut self, question: &str, limit: Duration) -> Result<String, RecoverError> {
         let question = format!("SELECT spock.touched_rows({}::pg_catalog.text)", quote_literal(question));
         let rows = in_transaction(|| self.connection.query_within(limit, &question, 1));
@@ -337,7 +358,7 @@ impl Source {
         answer.ok_or_else(|| self.unexpected("no rows"))
     }
 
-    /// It has answered something that is no answer.
+    /// The error for an answer that makes no sense.
     pub fn unexpected(&self, what: &str) -> RecoverError {
         self.error(RemoteError::Unexpected(what.to_owned()))
     }
@@ -346,19 +367,19 @@ impl Source {
         RecoverError::Remote { source_node: self.name.clone(), error }
     }
 
-    /// A value of an answer.
+    /// A value of an answer, with its error as one of this source's.
     pub fn read<T>(&self, value: Result<T, RemoteError>) -> Result<T, RecoverError> {
         value.map_err(|error| self.error(error))
     }
 }
 
-/// The question for a document, in hexadecimal digits: it may hold names of others, of which one character that this database's
-/// encoding lacks would cost the whole answer.
+/// The query for a document, whose result is in hexadecimal digits. A document may hold names of other nodes; a single
+/// character that this database's encoding lacks would otherwise make the server refuse the whole answer.
 pub fn in_ascii(document: &str) -> String {
     format!("SELECT pg_catalog.encode(pg_catalog.convert_to({document}::pg_catalog.text, 'UTF8'), 'hex')")
 }
 
-/// The document.
+/// The document of such a result; None if the digits are malformed or are not UTF-8.
 pub fn from_ascii(digits: &str) -> Option<String> {
     let nibble = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     let byte = |pair: &[u8]| match pair {
@@ -369,7 +390,8 @@ pub fn from_ascii(digits: &str) -> Option<String> {
     String::from_utf8(bytes?).ok()
 }
 
-/// A session asks within its own transaction; a worker opens one for each question, to hold back no vacuum meanwhile.
+/// A session asks within its own transaction. A worker opens a transaction for each question, so as not to hold back
+/// vacuum meanwhile.
 fn in_transaction<T>(f: impl FnOnce() -> T) -> T {
     if transaction::is_open() { f() } else { transaction::run_without_snapshot(f) }
 }

@@ -1,4 +1,4 @@
-//! Nodes that have asked this one and that it does not know.
+//! The nodes that have asked this node and that it does not know.
 
 use crate::identity::DatabaseIdentity;
 use crate::node::servers::{self, NodeServer, Role};
@@ -6,7 +6,7 @@ use crate::pg::clock::Monotonic;
 use crate::pg::process;
 use crate::shmem::{self, ASKER_LIMIT, AskerEntry};
 
-/// Whether it is this node, or a peer of it.
+/// Whether the asking node is this node, or one of its peers.
 pub(super) fn knows(servers: &[NodeServer], name: &str, identity: DatabaseIdentity) -> bool {
     servers.iter().any(|server| match server.role {
         Role::Peer => server.name.as_str() == name && server.bound.is_none_or(|bound| bound == identity),
@@ -15,7 +15,7 @@ pub(super) fn knows(servers: &[NodeServer], name: &str, identity: DatabaseIdenti
     })
 }
 
-/// The nodes that have asked lately and that this one does not know: those that have become known meanwhile are none of them.
+/// The nodes that have asked lately and that this node does not know. Nodes that have become known since are left out.
 pub fn strangers(servers: &[NodeServer]) -> Vec<AskerEntry> {
     let askers = {
         let mut shared = shmem::lock();

@@ -1,7 +1,8 @@
-//! Suspending this node's subscriptions for the time of a replay, and resuming exactly those.
+//! Suspends this node's subscriptions during a replay, and resumes exactly those.
 //!
-//! What was enabled is written down with the very transaction that disables it; it is taken out with the one that enables
-//! it. The subscription from the failed node stays, until that node is back and was judged.
+//! Which subscriptions were enabled is recorded in the very transaction that disables them, and the record is removed
+//! in the one that enables them. The subscription to the failed node stays suspended until that node is back and was
+//! judged.
 
 use super::error::RecoverError;
 use super::facts;
@@ -18,18 +19,18 @@ use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::CaughtError;
 use std::time::{Duration, Instant};
 
-/// How long processes may take to end: one that applies a transaction ends after it.
+/// How long processes may take to end. A process that is applying a transaction ends after it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A process of a subscription from a node that does not answer hangs in connecting to it if it still runs after this, with
-/// the origin in its hands.
+/// A process of a subscription from a node that does not answer counts as hanging if it still runs after this time: it
+/// is stuck in connecting, and holds the replication origin.
 const HANGING: Duration = Duration::from_secs(2);
 
-/// Disables every subscription that is enabled, and notes it in the journal of the present transaction.
+/// Disables every subscription that is enabled, and records it in `journal`, which the present transaction writes.
 pub fn suspend(journal: &mut Journal, failed: &str) -> Result<(), RecoverError> {
-    // What the peers were when they last reported stands in the retention record.
+    // The retention record has what the peers reported last.
     let record = record_storage::read()?;
-    // One that does not count is its owner's business, and must not hold up a recovery.
+    // A subscription that does not count is its owner's business, and must not hold up a recovery.
     let is_ours = |subscription: &&Subscription| subscription.is_enabled && subscription.counts();
     for subscription in NativeProvider.subscriptions()?.iter().filter(is_ours) {
         if !NativeProvider.suspend(subscription.id) {
@@ -49,7 +50,8 @@ pub fn suspend(journal: &mut Journal, failed: &str) -> Result<(), RecoverError> 
     Ok(())
 }
 
-/// When the present run of a node began, as its poller has heard it. One that is still to be judged counts for nothing.
+/// When the present run of a node began, in microseconds since 2000-01-01, as the node's poller has heard. A run that
+/// is still to be judged does not count.
 fn run_of(node: &str) -> Result<Option<i64>, RecoverError> {
     let Some(node) = NativeProvider.peers()?.into_iter().find(|peer| peer.name.as_str() == node) else {
         return Ok(None);
@@ -60,8 +62,9 @@ fn run_of(node: &str) -> Result<Option<i64>, RecoverError> {
     Ok(judged.map(|entry| entry.server_started_at.0))
 }
 
-/// Enables what [`suspend`] has disabled, but for the subscription from the failed node. One that core does not enable, for
-/// somebody has taken its slot away, say, is left to the manager, and does not keep the recovery from ending.
+/// Enables what [`suspend`] has disabled, except for the subscription to the failed node. A subscription that core
+/// refuses to enable, perhaps because somebody has removed its slot, is left to the manager and does not keep the
+/// recovery from ending.
 pub fn resume(journal: &mut Journal) {
     for suspension in journal.take_suspended(Until::Replayed) {
         let resumed = transaction::nested(|| NativeProvider.resume(Oid::from_u32(suspension.subscription)));
@@ -82,8 +85,13 @@ pub fn resume(journal: &mut Journal) {
     }
 }
 
-/// Waits until no process works for any subscription of this database: disabling returns before they are gone. A healthy
-/// peer's is never ended by us. One that waits for a lock itself is not waited for longer than `lock_limit`.
+/// Waits until no process works for any disabled subscription of this database: disabling one returns before its
+/// processes have ended. A process of a subscription to a healthy peer is never terminated. If one of the processes
+/// itself waits for a lock, the wait ends after `lock_limit`.
+///
+/// # Errors
+///
+/// If processes are still there after a minute, or after `lock_limit`.
 pub fn wait_until_gone(failed: &str, lock_limit: Option<Duration>) -> Result<(), RecoverError> {
     let begun = Instant::now();
     let mut ended: Vec<i32> = Vec::new();

@@ -1,4 +1,4 @@
-//! What this node, the target of a recovery, knows of itself and the failed node.
+//! What this node, the target of a recovery, knows about itself and the failed node.
 
 use super::error::RecoverError;
 use crate::lsn::OriginLsn;
@@ -21,7 +21,7 @@ pub struct TargetTable {
     pub schema: String,
     pub name: String,
     pub is_ready: bool,
-    /// Rows up to here came with the initial copy.
+    /// The origin LSN up to which rows came with the initial copy.
     pub from: OriginLsn,
 }
 
@@ -30,11 +30,12 @@ pub struct TargetFacts {
     pub local: String,
     pub subscription: Oid,
     pub origin_id: u16,
-    /// Durable.
+    /// The origin LSN up to which the failed node is applied, durably.
     pub applied: OriginLsn,
+    /// The origin LSN up to which this node is past the failed node's WAL; never less than `applied`.
     pub passed: OriginLsn,
     pub tables: Vec<TargetTable>,
-    /// Nodes by the replication origins of this node's subscriptions.
+    /// The nodes by the ids of the replication origins of this node's subscriptions.
     pub nodes: Vec<(u16, String)>,
 }
 
@@ -45,7 +46,11 @@ impl TargetFacts {
     }
 }
 
-/// Needs a transaction with a snapshot.
+/// Reads the facts. Needs a transaction with a snapshot.
+///
+/// # Errors
+///
+/// If there is not exactly one subscription from the failed node, its progress is unknown, or a table is not ready.
 pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
     let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?.name.to_string();
     let seen = snapshot();
@@ -64,7 +69,7 @@ pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
     if position.origin_id == 0 {
         return Err(unknown());
     }
-    // What one that has applied nothing lacks begins where it began.
+    // If nothing was applied, what is missing begins where the subscription began.
     let beginning = vouching::beginning(record.as_ref(), position, passed);
     let applied = position.applied().or(beginning).ok_or_else(unknown)?;
     let passed = passed.max(vouching::written_passed(record.as_ref(), position));
