@@ -21,6 +21,8 @@ pub struct Ledger {
     pub kept: KeptRows,
     /// Whether the rows at hand are those that another node has deleted while reconciling its own recovery.
     pub(super) is_of_gone: bool,
+    /// The source did not have one of the rows that were compared: it may have another key by now.
+    pub(super) has_missed: bool,
 }
 
 impl Ledger {

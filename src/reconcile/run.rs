@@ -77,6 +77,16 @@ impl Reconciler<'_> {
         self.removed.holds = true;
     }
 
+    /// From here on [`Reconciler::has_missed`] speaks of rows that are compared later.
+    pub fn forget_missed(&mut self) {
+        self.ledger.has_missed = false;
+    }
+
+    /// The source did not have one of the rows that were compared: it may have another key by now.
+    pub fn has_missed(&self) -> bool {
+        self.ledger.has_missed
+    }
+
     /// Whether rows that were deleted to unblock an INSERT, in vain so far, are waiting to be restored.
     pub fn holds_something(&self) -> bool {
         self.removed.holds_something()

@@ -214,16 +214,9 @@ impl Rescue {
             let mut known = KnownKeys::of(touched);
             if is_to_be_followed {
                 let mut source = Source::open(&request.source, &route)?;
-                let moved = follow_moves(
-                    intent,
-                    &mut source,
-                    &route,
-                    intent.clone_name().unwrap_or_default(),
-                    &mut known,
-                    index,
-                )?;
-                let Some(mut moved) = moved else { return Ok(false) };
-                if !compare_with(&mut reconciler, &mut moved, goes_on)? {
+                let clone = intent.clone_name().unwrap_or_default();
+                let read = |known: &mut KnownKeys| follow_moves(intent, &mut source, &route, clone, known, index);
+                if !follow(&mut reconciler, &mut known, read, goes_on).map_err(FollowError::into_inner)? {
                     return Ok(false);
                 }
             }
@@ -300,15 +293,61 @@ pub(super) fn compare_moved(
     goes_on: impl Fn(&Counts) -> bool,
 ) -> Result<bool, RecoverError> {
     for node in nodes {
-        match moves_of(intent, &node, known, index) {
-            Ok(Some(mut moved)) => {
-                if !compare_with(reconciler, &mut moved, &goes_on)? {
-                    return Ok(false);
-                }
+        let read = |known: &mut KnownKeys| moves_of(intent, &node, known, index);
+        match follow(reconciler, known, read, &goes_on) {
+            Ok(true) => (),
+            Ok(false) => return Ok(false),
+            Err(FollowError::Compare(error)) => return Err(error),
+            Err(FollowError::Read(error @ RecoverError::Remote { .. })) if needed == Some(node.as_str()) => {
+                return Err(error);
             }
-            Ok(None) => return Ok(false),
-            Err(error @ RecoverError::Remote { .. }) if needed == Some(node.as_str()) => return Err(error),
-            Err(error) => pgrx::log!("changes of keys by node \"{node}\" are not followed: {error}"),
+            Err(FollowError::Read(error)) => pgrx::log!("changes of keys by node \"{node}\" are not followed: {error}"),
+        }
+    }
+    Ok(true)
+}
+
+/// Times that the changes of keys are read again because a row was missing at the source.
+const FOLLOWED: u32 = 20;
+
+/// What went wrong while changes of keys were followed.
+enum FollowError {
+    Read(RecoverError),
+    Compare(RecoverError),
+}
+
+impl FollowError {
+    fn into_inner(self) -> RecoverError {
+        match self {
+            FollowError::Read(error) | FollowError::Compare(error) => error,
+        }
+    }
+}
+
+/// Compares what touched rows have moved to, as `read` tells it. A row that the source does not have may have been given one
+/// more key since that was read: the target had no row for that change, and has skipped it. So it is read again, until no key
+/// is new. Returns false if the recovery is to stop.
+fn follow(
+    reconciler: &mut Reconciler<'_>,
+    known: &mut KnownKeys,
+    mut read: impl FnMut(&mut KnownKeys) -> Result<Option<Moves>, RecoverError>,
+    goes_on: impl Fn(&Counts) -> bool,
+) -> Result<bool, FollowError> {
+    for round in 0..FOLLOWED {
+        let Some(mut moves) = read(known).map_err(FollowError::Read)? else { return Ok(false) };
+        if round > 0 {
+            // What the node's own recoveries have deleted was compared in the first round.
+            moves.gone = Touched::default();
+            if moves.moved.count() == 0 {
+                break;
+            }
+        }
+        reconciler.forget_missed();
+        if !compare_with(reconciler, &mut moves, &goes_on).map_err(FollowError::Compare)? {
+            return Ok(false);
+        }
+        if !reconciler.has_missed() {
+            break;
         }
     }
     Ok(true)
