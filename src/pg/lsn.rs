@@ -1,4 +1,5 @@
-//! Type `pg_lsn` as one of the two kinds of positions. Which of them a column or an argument holds its reader says by the type.
+//! Type `pg_lsn` as one of the two kinds of positions. The reader of a column or argument chooses the kind by the Rust
+//! type.
 
 use crate::lsn::{LocalLsn, OriginLsn};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};

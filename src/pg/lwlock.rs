@@ -3,7 +3,8 @@
 use pgrx::pg_sys;
 use std::marker::PhantomData;
 
-/// Holds a lock until it is dropped. While an ERROR unwinds the drop does nothing: the abort releases all locks.
+/// Holds a lock until it is dropped. While an ERROR unwinds, the drop does nothing, because the abort releases all
+/// locks.
 pub struct LwLockGuard {
     lock: *mut pg_sys::LWLock,
     _not_send: PhantomData<*mut ()>,

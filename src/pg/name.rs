@@ -1,4 +1,4 @@
-//! Type `name` as a Rust string, in UTF-8 whatever the database's encoding is. pgrx has no type for it.
+//! Type `name` as a Rust string in UTF-8, whatever the database's encoding is. pgrx has no type for it.
 
 use super::text::{to_server, to_utf8};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
