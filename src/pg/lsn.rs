@@ -38,7 +38,7 @@ macro_rules! pg_lsn {
         // SAFETY: unboxes by the FromDatum above.
         unsafe impl<'fcx> ArgAbi<'fcx> for $name {
             unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-                // SAFETY: the caller vouches for the type; pgrx asks for nulls before.
+                // SAFETY: the caller guarantees the type; pgrx has checked for null.
                 unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_default()
             }
         }

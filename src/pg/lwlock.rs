@@ -14,7 +14,7 @@ impl LwLockGuard {
     /// # Safety
     /// `lock` must be an initialised lock in shared memory, not held by this process.
     pub unsafe fn acquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> LwLockGuard {
-        // SAFETY: the caller vouches for the lock.
+        // SAFETY: the caller guarantees an initialised lock.
         unsafe { pg_sys::LWLockAcquire(lock, mode) };
         LwLockGuard { lock, _not_send: PhantomData }
     }
