@@ -213,16 +213,12 @@ BEGIN
                     ELSE concat_ws(E'\n', CASE WHEN said ->> 'node' IS NULL THEN said ->> 'message'
                                                ELSE format('Node "%s" says: %s', said ->> 'node', said ->> 'message') END,
                                          said ->> 'detail', said ->> 'hint', said ->> 'context') END;
-                IF (state ->> 'waiting')::boolean AND (state ->> 'must_be_mended')::boolean THEN
+                IF (state ->> 'waits_for_a_person')::boolean THEN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                         MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                     state ->> 'failed_node', target_node, state ->> 'error'),
                         DETAIL = concat_ws(E'\n', words, 'What was applied stays, the other subscriptions run again, and the recovery goes on by itself once the cause is mended. The log of the target has the server''s own message.'),
-                        HINT = CASE WHEN (state ->> 'is_transactions_fault')::boolean
-                            THEN format('Mend the cause and CALL again to watch; or on the target: SELECT spock.recover_skip(%L, %L); gives up that transaction, CALL spock.recover_abort(%L); ends the recovery.',
-                                                 state ->> 'failed_node', state ->> 'error_lsn', state ->> 'failed_node')
-                            ELSE format('Mend the cause and CALL again to watch; CALL spock.recover_abort(%L); on the target ends the recovery.',
-                                                 state ->> 'failed_node') END;
+                        HINT = state ->> 'mend_hint';
                 ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
                     -- Also where the next attempt has begun already.
                     warned := state ->> 'error';
@@ -239,14 +235,12 @@ BEGIN
                 RAISE NOTICE '% s: the next attempt begins in % s%', to_char(extract(epoch FROM clock_timestamp() - begun), 'FM999990.000'),
                     state ->> 'next_attempt_seconds', coalesce('; the lock was held by ' || (state ->> 'held_by'), '');
             END IF;
-            IF (state ->> 'waiting')::boolean AND (state ->> 'failures')::int >= 5 THEN
+            IF (state ->> 'was_tried_often')::boolean THEN
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                     MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                 state ->> 'failed_node', target_node, state ->> 'error'),
                     DETAIL = concat_ws(E'\n', words, 'It was tried several times, and goes on by itself once that is mended.'),
-                    HINT = coalesce(state ->> 'advice' || ' ', '')
-                           || format('CALL again to watch, or with another source_node_name; CALL spock.recover_abort(%L); on the target ends it.',
-                                     state ->> 'failed_node');
+                    HINT = state ->> 'retry_hint';
             END IF;
         END IF;
         -- Nothing is held between two looks.
@@ -268,6 +262,10 @@ BEGIN
     PERFORM @extschema@.tell_reconciled(report, verb);
 END
 $$;
+
+CREATE OR REPLACE FUNCTION @extschema@.has_lost_source(running jsonb, best name) RETURNS boolean
+    LANGUAGE sql IMMUTABLE STRICT
+    RETURN (running ->> 'waits_for_source')::boolean AND running ->> 'source_node' <> best::text;
 
 CREATE OR REPLACE PROCEDURE @extschema@.recover_run(failed_node_name text, source_node_name text DEFAULT NULL, source_dsn text DEFAULT NULL,
                              target_node_name text DEFAULT NULL, target_dsn text DEFAULT NULL,
@@ -470,8 +468,8 @@ BEGIN
             END;
             EXIT WHEN state IS NULL OR (state ->> 'ended')::boolean;
             -- What has failed before this call is tried again, and counts when it has failed again.
-            IF (state ->> 'waiting')::boolean AND state ->> 'error_at' IS DISTINCT FROM entry ->> 'error_at'
-               AND ((state ->> 'must_be_mended')::boolean OR (state ->> 'failures')::int >= 5)
+            IF state ->> 'error_at' IS DISTINCT FROM entry ->> 'error_at'
+               AND ((state ->> 'waits_for_a_person')::boolean OR (state ->> 'was_tried_often')::boolean)
             THEN
                 entry := entry || jsonb_build_object('error', state ->> 'error');
                 EXIT;

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-/// The longest wait between two starts: an outage that has lasted long is noticed within a minute of its end.
+/// The longest wait between two starts: so the end of a long outage is noticed within a minute.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// A worker that ran this long has not failed at its start.
 const SOUND: Duration = Duration::from_secs(60);
 
-/// The failures in a row after a run of this length: none after a sound one.
+/// Returns the number of failures in a row after a run of this length: none after a sound run.
 pub fn failures_after(run: Duration, failures: u32) -> u32 {
     if run >= SOUND { 0 } else { failures.saturating_add(1) }
 }
 
-/// How long to wait before the next start: not at all after one failure (a worker that an administrator ended comes
-/// back at once), then one second, doubled each time.
+/// Returns how long to wait before the next start: not at all after one failure (a worker that an administrator has
+/// ended is back at once), then one second, doubled with each further failure.
 pub fn delay(failures: u32) -> Duration {
     match failures {
         0 | 1 => Duration::ZERO,
@@ -22,10 +22,10 @@ pub fn delay(failures: u32) -> Duration {
     }
 }
 
-/// How long a recovery waits after attempts that have failed. `stood_still`: the last one has failed for a lock that somebody
-/// holds, and so long the subscriptions to living peers stood still for it. They have as long to catch up, from the first such
-/// failure on, but no less than the second after which any other kind is tried for the third time: a lock that was held for so
-/// long may be held for longer.
+/// Returns how long a recovery waits after failed attempts. `stood_still`: the last attempt has failed because another
+/// session held a lock, and it had kept the subscriptions to the other survivors suspended for so long. The wait is
+/// then at least as long, so that they can catch up, and one step longer than after other failures, because a lock that
+/// was held for so long may be held for longer; but at most a minute.
 pub fn delay_of_attempt(failures: u32, stood_still: Option<Duration>) -> Duration {
     match stood_still {
         Some(stood_still) if failures > 0 => delay(failures.saturating_add(1)).max(stood_still).min(LONGEST),
@@ -33,7 +33,7 @@ pub fn delay_of_attempt(failures: u32, stood_still: Option<Duration>) -> Duratio
     }
 }
 
-/// How much of that is left when the last attempt has ended so long ago.
+/// Returns what is left of that wait when the last attempt has ended `ended_for` ago.
 pub fn left_of_attempt(failures: u32, stood_still: Option<Duration>, ended_for: Duration) -> Duration {
     delay_of_attempt(failures, stood_still).saturating_sub(ended_for)
 }
@@ -53,7 +53,7 @@ mod tests {
     fn after_a_lock_the_living_have_as_long_as_they_stood_still_up_to_a_minute() {
         let after = |failures, seconds| delay_of_attempt(failures, Some(Duration::from_secs(seconds))).as_secs();
         assert_eq!([1, 2, 3, 6, 9].map(|failures| after(failures, 30)), [30, 30, 30, 32, 60]);
-        // The suspension itself had to wait: nobody stood still, and it is tried later each time all the same.
+        // The suspension itself had to wait: no subscription stood still, and yet the wait grows with each attempt.
         assert_eq!([1, 2, 3].map(|failures| after(failures, 0)), [1, 2, 4]);
         assert_eq!(after(1, 3600), LONGEST.as_secs());
         assert_eq!(after(u32::MAX, 0), LONGEST.as_secs());

@@ -1,7 +1,8 @@
 //! Intents: the durable record of each recovery on its target, and of the clones on their source, in one journal.
 //!
-//! Pure: document, journal, fault. The journal stands in the security label on the extension's schema (storage): WAL-logged,
-//! carried to physical standbys, published by no publication, and inert in a copy elsewhere.
+//! The modules document, journal and fault are pure. The journal is stored in the security label on the extension's
+//! schema (storage): it is WAL-logged and carried to physical standbys, no publication publishes it, and it is inert in
+//! a copy elsewhere.
 
 pub mod document;
 mod error;

@@ -1,35 +1,36 @@
 //! Whether a node that is back may go on where it was (pure).
 //!
-//! It may if it kept its WAL: what it writes now lies beyond everything that was applied of it here. One that was restored
-//! from an older copy, or promoted on a timeline that forked too early, writes its new transactions at positions that were
-//! passed long ago, and they would be skipped without a word. One that was never restarted, but hung or was cut off, has what
-//! it had.
+//! It may if it has kept its WAL: what it writes now lies beyond everything that was applied of it here. A node that
+//! was restored from an older copy, or promoted on a timeline that forked too early, writes its new transactions at
+//! positions that were passed long ago, and these transactions would silently be skipped. A node that was never
+//! restarted, but hung or was cut off, has all that it had.
 
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
 
-/// Timelines that are told: forks further back lie below any others.
+/// How many timelines a node reports: forks further back lie below these.
 pub const MAX_FORKS: usize = 8;
 
-/// Subscriptions that came from the node, by oid; zero: there were no more.
+/// The oids of subscriptions that come from the node; zero: there are no more.
 pub type Subscriptions = [u32; 4];
 
-/// The first of them.
+/// Returns the first of them.
 pub fn first_of(all: impl IntoIterator<Item = u32>) -> Subscriptions {
     let mut all = all.into_iter();
     std::array::from_fn(|_| all.next().unwrap_or(0))
 }
 
-/// What is known of a run of the node, as of its last answer: of what was applied by then, nothing can be of a later run.
+/// What is known of the run of the node that has last answered, as of that answer: what was applied by then cannot be
+/// of a later run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Former {
-    /// How far it was applied here; zero: nothing was, or it has not answered yet.
+    /// How far the node was applied here; zero: nothing was applied, or the node has not answered yet.
     pub applied: OriginLsn,
-    /// The subscriptions that come from it, and their replication origins.
+    /// The subscriptions that come from the node, and their replication origins.
     pub subscriptions: Subscriptions,
     pub origins: [u16; 4],
-    /// Apply workers that had committed something by then, on all of this server: what those of this node receive is of this run,
-    /// or of one before it, as long as they live.
+    /// How many apply workers, on all of this server, had committed something by then. What those of this node receive,
+    /// as long as they live, is of this run or of an earlier one.
     pub lives: u64,
 }
 
@@ -37,49 +38,52 @@ impl Former {
     pub const NONE: Former = Former { applied: OriginLsn::ZERO, subscriptions: [0; 4], origins: [0; 4], lives: 0 };
 }
 
-/// An apply worker, whose life is one connection.
+/// An apply worker. It has one connection in its life, and so receives from one run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Life {
-    /// Workers are counted in the order of their first commits.
+    /// The worker's place in the order of all workers' first commits.
     pub number: u64,
-    /// It had committed something before the node was first asked in vain, or the node never was.
+    /// The worker had committed something before the node was first asked in vain, or the node was never asked in vain.
     pub began_before_loss: bool,
-    /// The last transaction that it has applied, and when the node had committed that, by the node's clock.
+    /// The last transaction that the worker has applied, and when the node had committed it, by the node's clock.
     pub applied: OriginLsn,
     pub committed_at: Timestamp,
 }
 
-/// How far the node was applied here by all its runs before the one that began at `began`, by the node's clock.
+/// Returns how far the node was applied here by all of its runs before the one that began at `began`, by the node's
+/// clock.
 ///
-/// What was applied when the former run last answered is of a former run. So is all that is received by the workers of that time,
-/// whenever they apply it, for their connections end with that run. A later worker may have received from either. If it received
-/// from the former run, its last transaction was committed before the new run began. If from the new run, its last transaction is
-/// a later one, or one that the new run has in its WAL below its start, where it does no harm to count it. That comparison relies
-/// on the node's clock, which may be set back just after the machine has started, while a new run is busy already; so it is made
-/// only of workers that began before the node was asked in vain. (A poller asks at once when a worker begins: only one that began
-/// within a question's time before the node was lost is not of the time of an answer.)
+/// What was applied when the former run last answered is of a former run. So is everything that the workers of that
+/// time receive, whenever they apply it, because their connections end with that run. A later worker may have received
+/// from either run. If it has received from the former run, its last transaction was committed before the new run
+/// began. If it has received from the new run, its last transaction is a later one, or one that the new run has in its
+/// WAL below its start, which does no harm to count. This comparison relies on the node's clock, which may be set back
+/// just after the machine has started, while the new run is already busy; so it is made only for workers that began
+/// before the node was asked in vain. (A poller asks at once when a worker begins. So only a worker that began within
+/// the time of one question before the node was lost is not of the time of an answer.)
 ///
-/// A standby that was promoted had begun before it wrote: there the workers of the last answer's time alone are told.
+/// A standby that was promoted had begun to run before it wrote: for such a run, only the workers of the last answer's
+/// time count.
 pub fn applied_of_former_runs(former: &Former, lives: impl IntoIterator<Item = Life>, began: Timestamp) -> OriginLsn {
     let is_former = |life: &Life| life.number <= former.lives || (life.began_before_loss && life.committed_at < began);
     let applied = lives.into_iter().filter(is_former).map(|life| life.applied);
     applied.fold(former.applied, OriginLsn::max)
 }
 
-/// What was known of the node.
+/// What was known of the node before it came back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KnownRun {
-    /// How far it was applied here before it came back, and by which subscriptions.
+    /// How far the node was applied here, and by which subscriptions.
     pub applied: OriginLsn,
     pub subscriptions: Subscriptions,
-    /// None: it has never told.
+    /// None: the node has never reported it.
     pub system_identifier: Option<u64>,
     pub timeline: Option<u32>,
-    /// When the run began in which it wrote what was applied; None: that is not known.
+    /// When the run began in which the node wrote what was applied, by the node's clock; None: that is not known.
     pub run: Option<Timestamp>,
 }
 
-/// What the node says of itself now.
+/// What the node reports about itself now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Now {
     pub system_identifier: u64,
@@ -93,9 +97,9 @@ pub struct Now {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReturnVerdict {
     GoesOn,
-    /// Another server under the old name.
+    /// Another server answers under the old name.
     OtherServer,
-    /// Restored from an older copy.
+    /// The node was restored from an older copy.
     HasLess {
         start: OriginLsn,
         applied: OriginLsn,
@@ -108,6 +112,7 @@ pub enum ReturnVerdict {
     },
 }
 
+/// Judges a node that is back, by what was known of it and by what it reports now.
 pub fn judge(known: KnownRun, now: &Now) -> ReturnVerdict {
     if known.system_identifier.is_some_and(|known| known != now.system_identifier) {
         return ReturnVerdict::OtherServer;
@@ -116,7 +121,8 @@ pub fn judge(known: KnownRun, now: &Now) -> ReturnVerdict {
         return ReturnVerdict::GoesOn;
     }
     let applied = known.applied;
-    // A timeline that is not in its history was left somewhere: by the earliest fork that it tells of, at the latest.
+    // If the known timeline is not in the node's history, the node has left it somewhere: at the earliest fork that the
+    // node reports, at the latest.
     let is_new = |timeline: u32| {
         known.timeline.is_some_and(|known| timeline > known || !now.forks.iter().any(|(told, _)| *told == known))
     };
@@ -130,15 +136,16 @@ pub fn judge(known: KnownRun, now: &Now) -> ReturnVerdict {
 }
 
 impl KnownRun {
-    /// Whether a subscription had applied something of what the node was. One that was made since has not, and skips nothing of
-    /// what the node is now. Of more than are remembered any may have.
+    /// Whether a subscription may have applied something of what the node was. A subscription that was created since
+    /// has not, and skips nothing of what the node sends now. If the node had more subscriptions than are remembered,
+    /// any may have.
     pub fn concerns(&self, subscription: u32) -> bool {
         self.subscriptions.contains(&subscription) || !self.subscriptions.contains(&0)
     }
 }
 
 impl ReturnVerdict {
-    /// Why it may not go on, for a log and the health check; None if it may.
+    /// Returns why the node may not go on, for the log and the health check; None if it may.
     pub fn reason(self, node: &str) -> Option<String> {
         match self {
             ReturnVerdict::GoesOn => None,
@@ -157,13 +164,13 @@ impl ReturnVerdict {
     }
 }
 
-/// `timeline@position`, separated by commas: how node_identity() tells it.
+/// Returns the forks in the form of node_identity(): `timeline@position`, separated by commas.
 pub fn forks_to_text(forks: &[(u32, LocalLsn)]) -> String {
     let told: Vec<String> = forks.iter().map(|(timeline, begin)| format!("{timeline}@{begin}")).collect();
     told.join(",")
 }
 
-/// None where it is not in that form.
+/// Reads that form; None if the text is not in it.
 pub fn forks_from_text(text: &str) -> Option<Vec<(u32, OriginLsn)>> {
     text.split(',')
         .filter(|part| !part.is_empty())
@@ -231,15 +238,15 @@ mod tests {
         };
         let applied = |lives: &[Life]| applied_of_former_runs(&former, lives.iter().copied(), Timestamp(1000)).0;
         assert_eq!(applied(&[]), 100);
-        // The worker that was there when it last answered: whatever its clock says.
+        // A worker that was there when the node last answered counts, whatever the clock says.
         assert_eq!(applied(&[life(3, 170, 990)]), 170);
         assert_eq!(applied(&[life(3, 170, 5000)]), 170);
-        // One that has begun since, and received from the former run.
+        // A worker that has begun since counts if it received from the former run.
         assert_eq!(applied(&[life(3, 120, 900), life(4, 170, 999)]), 170);
-        // The new run's, busy from its first moment.
+        // A worker of the new run, which is busy from its first moment, does not count.
         assert_eq!(applied(&[life(3, 120, 900), life(4, 9000, 1000)]), 120);
         assert_eq!(applied(&[life(3, 120, 900), life(4, 170, 999), life(5, 9000, 1001)]), 170);
-        // Its clock was set back after its start: it was asked in vain before.
+        // The node's clock was set back after its start, but the worker began after the node was asked in vain.
         let after_loss = |life: Life| Life { began_before_loss: false, ..life };
         assert_eq!(applied(&[life(3, 120, 900), after_loss(life(4, 9000, 950))]), 120);
         // What the new run has kept of the former one lies below its start.
@@ -248,7 +255,7 @@ mod tests {
             judge(KnownRun { applied: OriginLsn(kept), ..known(0, Some(1)) }, &now(150, &[(1, 0)])),
             ReturnVerdict::GoesOn
         );
-        // It never goes below what was known.
+        // The result is never below what was known.
         assert_eq!(applied(&[life(2, 50, 10)]), 100);
     }
 

@@ -80,7 +80,8 @@ mod tests {
     #[pg_test]
     fn a_connection_is_closed_when_a_question_was_not_answered_in_time() {
         use crate::node::provider::Route;
-        use crate::remote::connection::{Connection, RemoteError};
+        use crate::remote::connection::Connection;
+        use crate::remote::error::RemoteError;
         use std::time::Duration;
         let place = "SELECT format('host=%s port=%s dbname=%s user=%s', split_part(current_setting('unix_socket_directories'), ',', 1),
                             current_setting('port'), current_database(), current_user)";

@@ -16,3 +16,4 @@ pub mod source;
 pub mod strangers;
 pub mod suspend;
 pub mod target;
+pub mod watching;

@@ -1,9 +1,10 @@
-//! Shared memory: one entry per database with the extension, its slot, origins and peers, and what wakes the launcher.
+//! Shared memory: for each database with the extension an entry, its peers, its origins and their positions; and what
+//! wakes the launcher.
 //!
-//! Laid out once at start-up by `spock.max_databases` and `spock.max_peers`. One lightweight lock guards all of it:
-//! entries are copied out or changed in a few instructions, and nothing that can raise an ERROR runs under the lock.
-//! After a crash of any process the postmaster lays it out anew, so an entry's pid is always that of a living
-//! process or of one that is just leaving.
+//! It is laid out once at start-up, by `spock.max_databases` and `spock.max_peers`. One lightweight lock guards all of
+//! it: entries are copied out or changed in a few instructions, and nothing that can raise an ERROR runs under the
+//! lock. After a crash of any process the postmaster lays it out anew, so the pid in an entry is always that of a
+//! running process or of one that is just exiting.
 #![allow(unsafe_code)]
 
 mod apply_life;
@@ -29,39 +30,43 @@ use std::time::Duration;
 
 const NAME: &CStr = c"spock_recovery";
 
-/// Databases whose CREATE EXTENSION the launcher has not seen yet. When they do not fit it looks at every database.
+/// Databases in which CREATE EXTENSION has been run, that the launcher has not looked at yet. If there are more, it
+/// looks at every database.
 const MAX_WAKES: usize = 32;
 
-/// Sessions that run DROP DATABASE, RENAME or CREATE DATABASE at the same moment. A session beyond that runs into
-/// PostgreSQL's own "is being accessed by other users" if the manager does not leave in time.
+/// Sessions that run DROP DATABASE, RENAME or CREATE DATABASE at the same moment. A further session gets PostgreSQL's
+/// own error "is being accessed by other users" if the manager does not exit in time.
 const MAX_STAND_ASIDES: usize = 32;
 
 #[repr(C)]
 struct Header {
     launcher_pid: i32,
-    /// Where this run of the server began to write; zero before the launcher has looked.
+    /// The position at which this run of the server began to write WAL; zero until the first launcher has noted it.
     started_at: LocalLsn,
-    /// Apply workers that have committed something since this server was started.
+    /// How many apply workers have committed something since this server was started.
     lives: u64,
-    /// The run before this one ended in order: who worked then was ended with it.
+    /// The server was shut down in order before this run; then an attempt of that time was ended by the shutdown, not
+    /// by a crash.
     was_shut_down: bool,
+    /// There were too many databases to note: the launcher is to look at all of them.
     wake_all: bool,
     wake_count: u32,
     wakes: [pg_sys::Oid; MAX_WAKES],
     stand_asides: [StandAside; MAX_STAND_ASIDES],
 }
 
-/// A session that needs a database free of workers.
+/// A session that needs a database in which none of our workers runs.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct StandAside {
     database: pg_sys::Oid,
-    /// Zero: the place is free. A session that died holding it is found by its pid.
+    /// Zero: the place is free. If the session has died without freeing it, that is found by the pid.
     session_pid: i32,
     since: Monotonic,
 }
 
-/// No command takes longer to run once it has its database alone; a transaction that stays open beyond that has its workers back.
+/// How long the workers stay away at most. No command needs longer once it has the database to itself; if its
+/// transaction stays open longer, the workers come back.
 const STAND_ASIDE_LIMIT: Duration = Duration::from_secs(300);
 
 thread_local! {
@@ -74,7 +79,7 @@ fn entry_count() -> usize {
     guc::max_databases() + 1
 }
 
-/// Index of the spare entry.
+/// The index of the spare entry, at which a database beyond spock.max_databases is looked at.
 pub fn spare_entry() -> usize {
     guc::max_databases()
 }
@@ -104,12 +109,12 @@ fn total_size() -> usize {
     applied_offset() + peer_count() * size_of::<AppliedEntry>()
 }
 
-/// Places for peers over all databases; there are as many for origins, which are peers too.
+/// The number of places for peers, over all databases. There are as many for origins, because origins are peers too.
 fn peer_count() -> usize {
     entry_count() * guc::max_peers()
 }
 
-/// Takes the hooks by which the postmaster reserves and lays out shared memory.
+/// Sets the hooks by which the postmaster reserves and lays out shared memory.
 pub fn register() {
     // SAFETY: called in the postmaster's _PG_init; the previous hooks are kept and called.
     unsafe {
@@ -170,21 +175,23 @@ unsafe extern "C-unwind" fn startup() {
 /// `base` must be aligned for `T`, with room for `count` of them.
 unsafe fn fill<T: Copy>(base: *mut u8, count: usize, value: T) {
     for index in 0..count {
-        // SAFETY: within the room that the caller vouches for.
+        // SAFETY: within the room that the caller guarantees.
         unsafe { base.cast::<T>().add(index).write(value) };
     }
 }
 
-/// Shared memory, locked against everybody else. Hold it for a few instructions, and raise nothing meanwhile.
+/// Shared memory while this process holds its lock. Hold it for a few instructions only, and raise nothing meanwhile.
 pub struct Shared {
     base: *mut Header,
     _lock: LwLockGuard,
 }
 
+/// Waits for the lock on shared memory and acquires it.
 pub fn lock() -> Shared {
     let base = BASE.get();
     assert!(!base.is_null(), "spock_recovery's shared memory is not attached");
-    // SAFETY: the tranche was requested; one lock, which nobody takes twice (a Shared never escapes its function).
+    // SAFETY: the tranche was requested with one lock, which a process never takes twice (a Shared never escapes its
+    // function).
     let lock = unsafe {
         let lock = &raw mut (*pg_sys::GetNamedLWLockTranche(NAME.as_ptr())).lock;
         LwLockGuard::acquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE)
@@ -227,7 +234,7 @@ impl Shared {
         }
     }
 
-    /// What the peer `peer` of the database at `index` has said of each origin.
+    /// What peer `peer` of the database at `index` has reported of each origin.
     pub fn positions(&mut self, index: usize, peer: usize) -> &mut [PositionEntry] {
         assert!(index < entry_count() && peer < guc::max_peers());
         // SAFETY: as laid out in `startup`; exclusive while the lock is held.
@@ -238,7 +245,7 @@ impl Shared {
         }
     }
 
-    /// The origins of the server that apply workers have applied.
+    /// The replication origins of this server, with what apply workers have applied of each.
     fn applied(&mut self) -> &mut [AppliedEntry] {
         // SAFETY: as laid out in `startup`; exclusive while the lock is held.
         unsafe {
@@ -247,24 +254,24 @@ impl Shared {
         }
     }
 
-    /// The number of the next apply worker.
+    /// Gives the next apply worker its number.
     fn next_life(&mut self) -> u64 {
         let header = self.header();
         header.lives += 1;
         header.lives
     }
 
-    /// Apply workers that have committed something by now: their numbers go up to this one.
+    /// How many apply workers have committed something by now. They are numbered from 1 to this number.
     pub fn lives(&mut self) -> u64 {
         self.header().lives
     }
 
-    /// The entry of a database, by its oid.
+    /// The index of a database's entry; None: it has none.
     pub fn index_of(&mut self, database: pg_sys::Oid) -> Option<usize> {
         self.databases().iter().position(|entry| entry.phase != ManagerPhase::Free && entry.database == database)
     }
 
-    /// Takes an entry for a database: a free one, else the spare one. None if that is in use too.
+    /// Takes an entry for a database, a free one or else the spare one, and returns its index; None if all are in use.
     pub fn take_entry(&mut self, database: pg_sys::Oid) -> Option<usize> {
         let index = self.databases().iter().position(|entry| entry.phase == ManagerPhase::Free)?;
         self.free_entry(index);
@@ -274,8 +281,8 @@ impl Shared {
         Some(index)
     }
 
-    /// Entries that are neither free nor of a manager that has found its extension: databases that are being looked at,
-    /// until the look's worker slot is free again.
+    /// How many databases are being looked at for the extension: entries that are neither free nor those of a manager
+    /// that has found the extension. A look is over when its worker slot is free again.
     pub fn looks(&mut self) -> usize {
         let is_look = |entry: &&DatabaseEntry| {
             !matches!(entry.phase, ManagerPhase::Free | ManagerPhase::Running | ManagerPhase::Waiting)
@@ -283,6 +290,7 @@ impl Shared {
         self.databases().iter().filter(is_look).count()
     }
 
+    /// Frees an entry, with its peers, origins and positions.
     pub fn free_entry(&mut self, index: usize) {
         self.databases()[index] = DatabaseEntry::FREE;
         self.peers(index).fill(PeerEntry::FREE);
@@ -292,7 +300,8 @@ impl Shared {
         }
     }
 
-    /// Notes that the manager has something to do; its pid, to be woken after the lock was released.
+    /// Notes that the manager has something to do. Returns the manager's pid (zero: none), which the caller wakes after
+    /// it has released the lock.
     pub fn call_manager(&mut self, index: usize) -> i32 {
         let entry = &mut self.databases()[index];
         entry.calls = entry.calls.wrapping_add(1);
@@ -303,7 +312,7 @@ impl Shared {
         self.header().launcher_pid = pid;
     }
 
-    /// Notes where this run of the server began to write, by its first launcher.
+    /// Notes the position at which this run of the server began to write WAL. Only the first launcher's word counts.
     pub fn note_start(&mut self, position: LocalLsn) {
         let header = self.header();
         if header.started_at == LocalLsn::ZERO {
@@ -311,16 +320,17 @@ impl Shared {
         }
     }
 
-    /// Where this run of the server began to write; zero: not looked yet.
+    /// The position at which this run of the server began to write WAL; zero: not known yet.
     pub fn started_at(&mut self) -> LocalLsn {
         self.header().started_at
     }
 
+    /// The launcher's pid.
     pub fn launcher(&mut self) -> i32 {
         self.header().launcher_pid
     }
 
-    /// Leaves a note that the extension may have come to a database.
+    /// Asks the launcher to look whether a database has the extension.
     pub fn ask_to_look_at(&mut self, database: pg_sys::Oid) {
         let header = self.header();
         let count = header.wake_count as usize;
@@ -335,7 +345,7 @@ impl Shared {
         }
     }
 
-    /// The databases of those notes, and whether there were too many to note.
+    /// Takes the databases that the launcher was asked to look at, and whether there were too many to note.
     pub fn take_asked(&mut self) -> (Vec<pg_sys::Oid>, bool) {
         let header = self.header();
         let asked = header.wakes[..header.wake_count as usize].to_vec();
@@ -343,7 +353,8 @@ impl Shared {
         (asked, std::mem::take(&mut header.wake_all))
     }
 
-    /// Keeps workers away from a database until [`Shared::stop_standing_aside`]. False if there is no room for that.
+    /// Keeps workers away from a database until [`Shared::stop_standing_aside`]. False if there is no place for another
+    /// session.
     pub fn stand_aside(&mut self, database: pg_sys::Oid, session_pid: i32) -> bool {
         let places = &mut self.header().stand_asides;
         if places.iter().any(|place| place.session_pid == session_pid && place.database == database) {
@@ -356,6 +367,7 @@ impl Shared {
         })
     }
 
+    /// Lets workers come back, as far as this session is concerned.
     pub fn stop_standing_aside(&mut self, database: pg_sys::Oid, session_pid: i32) {
         for place in &mut self.header().stand_asides {
             if place.session_pid == session_pid && place.database == database {
@@ -364,7 +376,7 @@ impl Shared {
         }
     }
 
-    /// Whether a session, still alive, needs the database free.
+    /// Whether a running session needs the database without workers.
     pub fn must_stand_aside(&mut self, database: pg_sys::Oid) -> bool {
         self.header().stand_asides.iter_mut().any(|place| {
             if place.session_pid == 0 || place.database != database {
@@ -379,12 +391,12 @@ impl Shared {
         })
     }
 
-    /// Whether the server was shut down in order before this run of it.
+    /// Whether the server was shut down in order before this run.
     pub fn was_shut_down(&mut self) -> bool {
         self.header().was_shut_down
     }
 
-    /// The processes that work in a database: manager, slot worker, rescue worker and pollers.
+    /// The pids of our workers in a database: manager, slot worker, rescue worker and pollers.
     pub fn workers_of(&mut self, database: pg_sys::Oid) -> Vec<i32> {
         let mut pids = Vec::new();
         for index in 0..entry_count() {

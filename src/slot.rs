@@ -1,7 +1,9 @@
-//! The recovery slot: one inactive logical slot per node that keeps the WAL which a lagging peer may need one day.
+//! The recovery slot: one inactive logical slot per node that keeps the WAL which a peer may still need.
 //!
-//! Pure: name, horizon, retention, pace, record, vouching, clone_name, clone_fate. The manager keeps the slot (keeper) and lets a worker of its own do what
-//! may wait: create, advance, touch, drop (job). A rescue streams from a copy (clone), which the manager looks after (clones).
+//! The modules that decide are pure: name, horizon, decision, retention, pace, record, vouching, plugin_list,
+//! clone_name and clone_fate. The manager keeps the slot (src/worker/keeper.rs) and starts a slot worker for the
+//! operations that may have to wait: create, advance, touch and drop (job). A rescue streams from a copy of the slot,
+//! its clone (clone); the manager drops clones that are no longer needed (src/worker/clone_upkeep.rs).
 
 pub mod budget;
 pub mod clone;

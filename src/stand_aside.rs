@@ -1,9 +1,9 @@
-//! Workers leave a database that a session wants to drop, rename, move or copy: PostgreSQL refuses that while anybody
-//! is connected, and nobody should have to know that a manager is.
+//! Our workers leave a database that a session wants to drop, rename, move or copy. PostgreSQL refuses that while
+//! anybody is connected to the database, and users should not have to know about the workers.
 //!
 //! They stay away until the transaction ends, not only the command: a manager that came back before the commit would
-//! wait for the command's lock, and under the old name. The end of the transaction is told also after an ERROR or FATAL. A
-//! command that fails within a subtransaction keeps them away no longer than that.
+//! wait for the command's lock, and know the database by its old name. The end of the transaction is noticed after an
+//! ERROR or FATAL too. If the command fails within a subtransaction, the workers come back when that ends.
 
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
@@ -12,15 +12,17 @@ use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-/// How long the workers may take to leave. Core waits five seconds more by itself, and then says who is in the way.
+/// How long to wait for the workers to exit. Core itself waits another five seconds, and then reports which sessions
+/// are in the way.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 thread_local! {
-    /// The databases whose workers stand aside for this session, each with the nesting level of the transaction that wants it.
+    /// The databases whose workers stay away for this session, each with the nesting level of the transaction that
+    /// needs that.
     static HELD: RefCell<Vec<(Oid, i32)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Sends the workers of a database away until the transaction ends, and waits until they have left.
+/// Ends the workers of a database, waits until they have exited, and keeps them away until the transaction ends.
 pub fn begin(database: Oid) {
     let workers = {
         let mut shared = shmem::lock();
@@ -44,12 +46,13 @@ pub fn begin(database: Oid) {
     }
 }
 
-/// At the end of each transaction: the workers may come back. Raises nothing.
+/// Called at the end of each transaction: the workers may come back. Raises nothing.
 pub fn end() {
     release(|_| true);
 }
 
-/// At the end of each subtransaction: what an aborted one has wanted free it wants no more. Raises nothing.
+/// Called at the end of each subtransaction at nesting level `level`. If it was aborted, the workers that it has kept
+/// away may come back; if it was committed, its parent keeps them away. Raises nothing.
 pub fn end_of_subtransaction(committed: bool, level: i32) {
     if !committed {
         return release(|of| of >= level);

@@ -1,5 +1,5 @@
-//! What is counted of a recovery, in memory and in its intent (pure): transactions and rows that were replayed, conflicts that were
-//! met, rows that were compared.
+//! What is counted of a recovery, in memory and in its intent (pure): replayed transactions and rows, conflicts, and
+//! compared rows.
 
 pub mod compared;
 pub mod conflict;

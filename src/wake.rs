@@ -1,5 +1,5 @@
-//! Waking the workers when a user changes something that concerns them: noted while the catalogs change, told at
-//! commit, when the change can be seen.
+//! Wakes the workers when a user changes something that concerns them. A change is noted while the catalogs change; the
+//! workers are woken at commit, when they can see it.
 
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
@@ -9,13 +9,13 @@ use crate::{shmem, stand_aside};
 use std::cell::Cell;
 
 thread_local! {
-    /// The origin that this process applies, and its number among the apply workers.
+    /// The replication origin that this process applies, and its number among the apply workers of this server.
     static LIFE: Cell<Option<(u16, u64)>> = const { Cell::new(None) };
     static THIS_DATABASE: Cell<bool> = const { Cell::new(false) };
     static ANY_DATABASE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Tells the manager of this database that it has something to do; false if there is none.
+/// Wakes the manager of this database; false if there is none.
 pub fn manager() -> bool {
     let manager = {
         let mut shared = shmem::lock();
@@ -26,7 +26,7 @@ pub fn manager() -> bool {
     manager != 0
 }
 
-/// A catalog of interest is being changed by the present transaction.
+/// Notes that the present transaction changes a catalog that concerns the workers.
 pub fn note(change: CatalogChange) {
     match change {
         CatalogChange::ThisDatabase => THIS_DATABASE.set(true),
@@ -34,7 +34,7 @@ pub fn note(change: CatalogChange) {
     }
 }
 
-/// The end of a transaction: tells the workers if it committed. Raises nothing.
+/// Called at the end of each transaction: wakes the workers if it was committed. Raises nothing.
 pub fn on_transaction_end(committed: bool) {
     stand_aside::end();
     if committed && let Some((origin_id, applied, committed_at)) = origin::committed_stamp() {
@@ -54,7 +54,8 @@ pub fn on_transaction_end(committed: bool) {
             None => None,
         };
         if this_database {
-            // Also while a manager runs: it may just be leaving, for it has looked before this commit.
+            // Also if a manager runs: it may have looked before this commit, and be about to exit because there was no
+            // extension.
             shared.ask_to_look_at(database);
         }
         (manager.filter(|pid| *pid != 0), shared.launcher())
@@ -67,9 +68,10 @@ pub fn on_transaction_end(committed: bool) {
     }
 }
 
-/// A transaction of another node was committed here: how far its worker is, is noted, for when that node comes back. The first one
-/// of a worker lets the node be asked at once: a worker begins when the connection of the last one was lost, and the node may be
-/// another one by now.
+/// Called when a transaction of another node was committed here. It notes how far this apply worker has applied the
+/// origin, which is needed when that node returns after a failure. At the first such transaction of a worker, the
+/// node's poller is woken to ask the node at once: a worker starts after the previous one has lost its connection, and
+/// by now the node may be running from an older copy.
 fn note_applied(origin_id: u16, applied: OriginLsn, committed_at: Timestamp) {
     let number = LIFE.get().filter(|(origin, _)| *origin == origin_id).map(|(_, number)| number);
     let database = process::my_database();

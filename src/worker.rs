@@ -1,7 +1,8 @@
-//! The background workers: one launcher per server, one manager per database with the extension, one poller per peer.
+//! The background workers: one launcher per server, and in each database with the extension one manager, one poller per
+//! peer, and at times a slot worker and a rescue worker.
 //!
-//! All are crash-only: an unexpected ERROR ends the process, and whoever started it starts it again, later each time.
-//! What they tell each other is in shared memory; none of them waits for another.
+//! All are crash-only: an unexpected ERROR ends the process, and the process that had started it starts it again, after
+//! a delay that grows. They communicate through shared memory; none of them waits for another.
 
 mod blockers;
 pub mod clone_upkeep;

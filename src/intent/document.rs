@@ -1,7 +1,7 @@
-//! What the journal holds, as the document that is written (pure).
+//! The content of the journal, as the document that is written to the label (pure).
 //!
-//! Labels are world-readable: it holds no connection string and no row value. A failure is kept as its SQLSTATE, relation
-//! and position; the server's message, which may quote a value, goes to the log.
+//! Everybody can read labels, so the document holds no connection string and no row value. Of a failure it holds the
+//! SQLSTATE, the relation and the position; the server's message, which may quote a value, goes to the log.
 
 use crate::document::{self, Document, Stored};
 use crate::identity::DatabaseIdentity;
@@ -11,37 +11,38 @@ use crate::tally::compared::Counts;
 use crate::tally::replayed::Totals;
 use serde::{Deserialize, Serialize};
 
-/// What a recovery is to do, as it was asked for.
+/// What a recovery is to do, as its caller has requested it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Request {
     pub failed: String,
     pub source: String,
     pub target: String,
-    /// The clone on the source, made by hand; None: the recovery makes its own.
+    /// The clone on the source, if it was made by hand; None: the recovery makes its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone: Option<String>,
-    /// Exclusive; None: from what the target has applied.
+    /// Where the range begins, exclusive; None: at what the target has applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip: Option<OriginLsn>,
-    /// Inclusive; None: to what the source has applied.
+    /// Where the range ends, inclusive; None: at what the source has applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<OriginLsn>,
-    /// Microseconds since 2000: before the first transaction in LSN order that committed later.
+    /// The range ends before the first transaction, in LSN order, that was committed later than this, in microseconds
+    /// since 2000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_timestamp: Option<i64>,
 }
 
-/// How far a recovery has come. The order is that of its life.
+/// The phase that a recovery has reached. The variants are in the order in which a recovery passes through them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// The target's subscriptions are disabled, and their processes are waited for.
+    /// The target's subscriptions are disabled, and their processes waited for.
     Suspending,
-    /// Missing transactions are replayed.
+    /// The missing transactions are replayed.
     Replaying,
-    /// All are replayed; subscriptions are enabled again.
+    /// Everything is replayed; the subscriptions are enabled again.
     Resuming,
-    /// The rows that were touched are compared with the source's.
+    /// The rows that the replay has touched are compared with the source's.
     Reconciling,
 }
 
@@ -56,20 +57,21 @@ impl Phase {
     }
 }
 
-/// Numbered from 1; each is durable before what follows it is done.
+/// A point that a recovery has reached. Checkpoints are numbered from 1; each is durable before what follows it is
+/// done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Checkpoint {
     pub number: u32,
     pub phase: Phase,
     /// Microseconds since 2000.
     pub at: i64,
-    /// The range, fixed with the first checkpoint: what is asked later may have moved on.
+    /// The range, which the first checkpoint fixes, because both nodes may have moved on when they are asked again.
     pub skip: OriginLsn,
     pub stop: OriginLsn,
     pub totals: Totals,
 }
 
-/// When a phase was first come to.
+/// When a phase was first reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Step {
     pub phase: Phase,
@@ -77,20 +79,22 @@ pub struct Step {
     pub at: i64,
 }
 
-/// Why the last attempt ended.
+/// Why the last attempt has failed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Failure {
     pub sqlstate: String,
-    /// In words of ours: it holds no row value.
+    /// In our own words, without any row value.
     pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relation: Option<String>,
-    /// Of the relation, and of its constraints or its type's: names of what is there, for others might be any text.
+    /// The column of `relation` that the error names. It is recorded only if it exists, because an error may name any
+    /// text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
+    /// The constraint of `relation`, or of a type, that the error names; recorded only if it exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub constraint: Option<String>,
-    /// The transaction that could not be applied.
+    /// Where the transaction that could not be applied ended at the failed node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_lsn: Option<OriginLsn>,
     pub at: i64,
@@ -107,58 +111,59 @@ pub enum EndOutcome {
 pub struct End {
     pub outcome: EndOutcome,
     pub at: i64,
-    /// Where the target's origin stood; None where nothing was replayed.
+    /// Where the target's replication origin stood when the recovery was completed; None if it was aborted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<OriginLsn>,
 }
 
-/// One recovery.
+/// The durable record of one recovery.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Intent {
     pub id: IntentId,
     /// The oid of the rescue subscription, which has no row in pg_subscription.
     pub subscription: u32,
     pub request: Request,
-    /// The clone that the recovery has made.
+    /// The clone that the recovery has made for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone: Option<String>,
-    /// The caller has given a connection string to the source, which goes with the recovery.
+    /// Whether the caller has given a connection string to the source, which is removed when the recovery ends.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_own_dsn: bool,
-    /// How far the target had applied and passed the failed node before: it reports no more to its peers meanwhile, so
-    /// that nobody lets go of what is still needed.
+    /// How far the target had applied and passed the failed node when the recovery began. While the recovery is open,
+    /// the target reports no more than this to its peers, so that their slots do not release what is still needed.
     pub applied_before: OriginLsn,
     pub passed_before: OriginLsn,
     pub begun_at: i64,
-    /// The first transaction here that may have replayed something of it, or of aborted ones before it.
+    /// The first transaction id on the target that may belong to this recovery, or to earlier ones that were aborted
+    /// and whose rows this one compares.
     pub since_transaction: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Checkpoint>,
-    /// At most one of each phase.
+    /// When each phase was first reached: at most one entry for each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// Where earlier recoveries of the failed node began that were aborted half-way: what they have touched is compared with
-    /// this one's.
+    /// Where earlier recoveries of the failed node began that were aborted and whose rows nobody has compared: this
+    /// recovery compares those rows, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub touched_from: Option<OriginLsn>,
-    /// What the reconcile has done.
+    /// What reconciling has done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconciled: Option<Counts>,
-    /// The large object that keeps the rows which the reconcile could not judge (src/reconcile/kept.rs).
+    /// The large object that keeps the rows that reconciling could not judge (src/reconcile/kept.rs).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_rows: Option<u32>,
-    /// Transactions to give up, by recover_skip().
+    /// The transactions that recover_skip() has given up, by where they ended at the failed node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skips: Vec<OriginLsn>,
-    /// An attempt goes on, or has ended without a word.
+    /// An attempt is running, or has ended without recording how.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_attempted: bool,
-    /// Attempts in a row that have ended without a word.
+    /// How many attempts in a row have ended without recording how.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cut_short: u32,
-    /// recover_abort() was called; who carries the recovery ends it.
+    /// recover_abort() was called: the rescue worker ends the recovery.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub must_abort: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,14 +179,15 @@ impl Intent {
         self.end.is_none()
     }
 
-    /// Peers keep the WAL that it began with: it may still be read there, also for rows that are kept until the nodes have caught
-    /// up with each other. What waits for an administrator alone does not hold it.
+    /// Whether peers must keep their WAL from where this recovery began. It may still be read while the recovery is
+    /// open, and then, for kept rows, until the nodes have caught up with each other. Rows that wait only for an
+    /// administrator hold no WAL.
     pub fn holds_wal(&self) -> bool {
         let waits = |counts: &Counts| counts.unjudged.keys().any(|why| why.passes_by_itself());
         self.is_unfinished() || self.kept_rows.is_some() && self.reconciled.as_ref().is_some_and(waits)
     }
 
-    /// Of the rows that it has touched each was compared, or is kept until it can be.
+    /// Whether each row that the recovery has touched was compared, or is kept until it can be.
     pub fn has_kept_all(&self) -> bool {
         self.reconciled.as_ref().is_some_and(|counts| counts.lost() == 0)
     }
@@ -190,7 +196,7 @@ impl Intent {
         self.checkpoint.as_ref().map_or_else(Totals::default, |checkpoint| checkpoint.totals.clone())
     }
 
-    /// Why a recovery waits: relation, failed node, position and SQLSTATE.
+    /// Describes why the recovery waits: the reason, with the relation, the failed node, the position and the SQLSTATE.
     pub fn describe(&self, failure: &Failure) -> String {
         let mut text = failure.reason.clone();
         if let Some(relation) = &failure.relation {
@@ -207,12 +213,12 @@ impl Intent {
         format!("{text} (SQLSTATE {})", failure.sqlstate)
     }
 
-    /// The clone on the source, once there is one.
+    /// The name of the clone on the source; None: there is none yet.
     pub fn clone_name(&self) -> Option<&str> {
         self.request.clone.as_deref().or(self.clone.as_deref())
     }
 
-    /// The word for it in recovery_intents().
+    /// The word for the recovery's phase or outcome in recovery_intents().
     pub fn phase_name(&self) -> &'static str {
         match (&self.end, &self.checkpoint) {
             (Some(End { outcome: EndOutcome::Completed, .. }), _) => "completed",
@@ -227,28 +233,30 @@ impl Intent {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Until {
-    /// The replay is over, or waits for a cause to be mended.
+    /// Until everything is replayed, or the attempt has failed.
     Replayed,
-    /// The failed node, from which it comes, is back and was judged.
+    /// Until the failed node, from which the subscription comes, is back and was judged.
     Returned,
 }
 
-/// A subscription that was enabled, and that a recovery has disabled.
+/// A subscription that was enabled, and that was disabled by a recovery or because its provider is back from an older
+/// copy.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Suspension {
     pub subscription: u32,
-    /// The node it comes from.
+    /// The node that the subscription comes from; empty if the subscription waits for no node.
     pub origin: String,
     pub until: Until,
-    /// Of the node that it comes from, as it was last known.
+    /// The system identifier and the timeline of that node, as they were last known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<u32>,
-    /// When the run of that node began that was known when this was written: microseconds since 2000, by its clock.
+    /// When that node's run began that was known when this was written, in microseconds since 2000, by the node's
+    /// clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<i64>,
-    /// Why the node may not go on; None: it was not judged yet.
+    /// Why the node may not go on; None: the node was not judged yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
 }
@@ -259,7 +267,7 @@ impl Suspension {
     }
 }
 
-/// A clone of this node's recovery slot, for a rescue elsewhere.
+/// A clone of this node's recovery slot, for a rescue on another node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CloneRecord {
     pub slot: String,
@@ -269,7 +277,8 @@ pub struct CloneRecord {
     pub failed: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// The intent on the target; None: made by hand, and dropped after spock.rescue_clone_ttl.
+    /// The intent on the target that has claimed the clone; None: the clone was made by hand, and is dropped after
+    /// spock.rescue_clone_ttl.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<IntentId>,
 }
@@ -296,7 +305,7 @@ impl Journal {
         }
     }
 
-    /// What stands in the label of the schema.
+    /// Reads the journal from the text of the schema's label.
     pub fn read(text: Option<&str>, here: DatabaseIdentity) -> Stored<Journal> {
         document::read(text, here)
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with an intent.
+//! The errors of intents and of the journal.
 
 use crate::error::SqlError;
 use crate::intent_id::IntentId;

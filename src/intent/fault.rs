@@ -1,11 +1,12 @@
-//! What a failed attempt is to be blamed on, and what mends it (pure).
+//! What a failed attempt is to be blamed on, and what remedies it (pure).
 //!
-//! Giving a transaction up loses what it held. So it is proposed only where the transaction itself is at fault: not where the
-//! server lacked something, was stopped, or somebody held a lock, for then the same transaction can be applied later.
+//! Giving a transaction up loses what it held. So this is proposed only if the transaction itself is at fault, not if
+//! the server lacked something or was stopped, or if another session held a lock: then the same transaction can be
+//! applied later.
 
 use super::document::Failure;
 
-/// By classes of SQLSTATEs (errcodes.txt): what is not the transaction's fault, and what mends it.
+/// Classes of SQLSTATEs (errcodes.txt) for which the transaction is not at fault, each with the remedy.
 const NOT_ITS_FAULT: [(&str, &str); 10] = [
     ("08", "See SELECT * FROM spock.peer_status(); and the log of that node."),
     ("25", "Look for what ends transactions of its own accord on the target: triggers that set time limits, jobs."),
@@ -23,40 +24,41 @@ const NOT_ITS_FAULT: [(&str, &str); 10] = [
     ("XX002", "REINDEX what the target's log names."),
 ];
 
-/// ERRCODE_T_R_SERIALIZATION_FAILURE, which src/apply/change.rs raises where spock.rescue_conflict_resolution is "error".
+/// ERRCODE_T_R_SERIALIZATION_FAILURE, which src/apply/change.rs raises if spock.rescue_conflict_resolution is "error".
 const CONFLICT: &str = "40001";
 
-/// ERRCODE_LOCK_NOT_AVAILABLE: a lock was waited for in vain.
+/// ERRCODE_LOCK_NOT_AVAILABLE: a lock was not granted in time.
 pub const LOCK: &str = "55P03";
 
-/// Classes of errors that lie in what a transaction holds.
+/// Classes of SQLSTATEs for which the fault lies in what the transaction holds.
 const ITS_FAULT: [&str; 11] = ["0A", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"];
 
-/// An internal error, which a row that is larger than a message may be is to some functions; a column of another type; a conflict.
+/// Single SQLSTATEs of that kind: an internal error, which some functions raise for a row that is larger than a message
+/// may be; a column of another type; a conflict.
 const ITS_FAULT_TOO: [&str; 3] = ["XX000", "42804", CONFLICT];
 
-/// The transaction at hand cannot be applied as it is, whatever becomes of the server: giving it up is an answer, and nothing else
-/// may be one. Resources, locks, privileges, missing tables and lost connections are mended, not given up.
+/// Whether the transaction cannot be applied as it is, whatever becomes of the server: giving it up is an answer, and
+/// may be the only one. Missing resources, locks, privileges and tables, and lost connections, are remedied instead.
 pub fn is_transactions(failure: &Failure) -> bool {
     let sqlstate = failure.sqlstate.as_str();
     failure.origin_lsn.is_some()
         && (ITS_FAULT_TOO.contains(&sqlstate) || ITS_FAULT.iter().any(|class| sqlstate.starts_with(class)))
 }
 
-/// Somebody held a lock for longer than an attempt waits.
+/// Whether another session held a lock for longer than an attempt waits.
 pub fn is_lock(failure: &Failure) -> bool {
     failure.sqlstate == LOCK
 }
 
-/// A person has to do something before another attempt can go further.
+/// Whether a person has to do something before another attempt can get further.
 pub fn must_be_mended(failure: &Failure) -> bool {
     failure.origin_lsn.is_some() && advice(failure).is_none()
 }
 
-/// What mends a failure that is not the transaction's, and may pass by itself.
+/// Returns the remedy for a failure that is not the transaction's fault and may pass by itself; None for any other.
 pub fn advice(failure: &Failure) -> Option<&'static str> {
-    // A conflict at which the recovery is told to wait has core's code for it. Beside that it is seen only where a row has moved
-    // to another partition meanwhile, and then the next attempt finds it there.
+    // A conflict at which the recovery is told to wait has this code, which is core's. Otherwise the code occurs only
+    // if a row has moved to another partition in the meantime, and then the next attempt finds the row there.
     if failure.sqlstate == CONFLICT {
         return None;
     }

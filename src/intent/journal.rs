@@ -1,8 +1,8 @@
-//! What may happen to intents, and in which order (pure).
+//! Which events an intent may undergo, and in which order (pure).
 //!
-//! begun → suspending → replaying → resuming → reconciling → completed; a failed attempt goes back to suspending, for meanwhile the
-//! subscriptions to living peers run; abort ends it from anywhere. An intent that is not ended is resumed by whoever
-//! carries recoveries, one at a time.
+//! begun → suspending → replaying → resuming → reconciling → completed. An attempt that fails before everything is
+//! replayed goes back to suspending, because the subscriptions to the other survivors run in between. An abort ends a
+//! recovery in any phase. The rescue worker resumes an intent that has not ended; one recovery is carried at a time.
 
 use super::document::{
     Checkpoint, CloneRecord, End, EndOutcome, Failure, Intent, Journal, Phase, Request, Step, Suspension, Until,
@@ -15,15 +15,15 @@ use crate::tally::compared::Counts;
 use crate::tally::replayed::Totals;
 use std::collections::BTreeSet;
 
-/// Intents that have ended are kept for the record, the last of them.
+/// How many intents that have ended are kept: those that have ended last.
 const KEPT: usize = 20;
 
-/// What there is to resume.
+/// Which recovery is to be resumed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Resumable<'a> {
     Nothing,
     One(&'a Intent),
-    /// There should be one: none is resumed, for nobody knows which of them is right.
+    /// There should be only one. None is resumed, because nobody knows which of them is right.
     Several(Vec<&'a Intent>),
 }
 
@@ -36,12 +36,13 @@ pub struct Beginning {
     pub has_own_dsn: bool,
     pub applied_before: OriginLsn,
     pub passed_before: OriginLsn,
-    /// The next transaction here.
+    /// The next transaction id on this node.
     pub transaction: u32,
     pub at: i64,
 }
 
-/// A recovery as its carrier holds it: one that is dropped without having been completed or left to be resumed was aborted.
+/// A recovery that was begun or joined. Dropping this aborts the recovery, unless it was completed or left to be
+/// resumed.
 #[must_use]
 #[derive(Debug)]
 pub struct Operation<'a> {
@@ -56,7 +57,7 @@ impl Operation<'_> {
         self.id
     }
 
-    /// It stays unfinished, and will be resumed.
+    /// Leaves the recovery unfinished, to be resumed.
     pub fn leave(mut self) {
         self.is_settled = true;
     }
@@ -72,15 +73,18 @@ impl Operation<'_> {
 impl Drop for Operation<'_> {
     fn drop(&mut self) {
         if !self.is_settled {
-            // Only an intent that has ended cannot be aborted, and then there is nothing to do.
+            // An abort fails only if the intent has ended, and then there is nothing to do.
             let _ = self.journal.abort(self.id, Totals::default(), self.at);
         }
     }
 }
 
 impl Journal {
-    /// Begins a recovery; the same one a second time is joined. At most one runs per target: of several nobody knows which
-    /// is right, and none is joined.
+    /// Begins a recovery, or joins the one that runs if that has the same request. At most one recovery runs on a
+    /// target: if several are unfinished, nobody knows which is right, and none is joined.
+    ///
+    /// # Errors
+    /// [`IntentError::AlreadyRunning`] if another recovery runs, or one that is to be aborted.
     pub fn begin(&mut self, beginning: Beginning) -> Result<Operation<'_>, IntentError> {
         let at = beginning.at;
         let (touched_from, since_transaction) = self.uncompared(&beginning.request.failed).unzip();
@@ -88,7 +92,8 @@ impl Journal {
         let (running, is_alone) = (unfinished.next(), unfinished.next().is_none());
         let id = match running {
             Some(running) if is_alone && running.request == beginning.request && !running.must_abort => {
-                // Whoever joins may have given the source's connection string a moment ago: it goes with this one.
+                // A caller that joins may have just given a connection string to the source, which is then removed with
+                // this recovery.
                 running.has_own_dsn |= beginning.has_own_dsn;
                 running.id
             }
@@ -128,13 +133,13 @@ impl Journal {
         Ok(Operation { journal: self, id, at, is_settled: false })
     }
 
-    /// Where the aborted recoveries of a node began whose touched rows nobody has compared, and the first transaction here
-    /// that may have written them.
+    /// Returns where the aborted recoveries of a node began whose touched rows nobody has compared, and the first
+    /// transaction id here that may have written these rows.
     fn uncompared(&self, failed: &str) -> Option<(OriginLsn, u32)> {
         let of_node = self.intents.iter().filter(|intent| intent.request.failed == failed);
         of_node.fold(None, |known: Option<(OriginLsn, u32)>, intent| match (&intent.end, &intent.checkpoint) {
             (Some(End { outcome: EndOutcome::Completed, .. }), _) => None,
-            // What it has kept is looked at by itself.
+            // The rows that this recovery has kept are compared by themselves.
             (Some(End { outcome: EndOutcome::Aborted, .. }), Some(checkpoint)) if !intent.has_kept_all() => {
                 let first = (checkpoint.skip, intent.since_transaction);
                 Some(known.map_or(first, |(from, since)| (from.min(checkpoint.skip), since)))
@@ -168,13 +173,17 @@ impl Journal {
         }
     }
 
-    /// The clone that a recovery has made for itself.
+    /// Records the clone that a recovery has made for itself.
     pub fn note_clone(&mut self, id: IntentId, clone: &str) -> Result<(), IntentError> {
         self.running(id)?.clone = Some(clone.to_owned());
         Ok(())
     }
 
-    /// The next checkpoint. `range`: what is to be replayed, which the first one fixes. Totals only grow.
+    /// Records the next checkpoint, and adds `done` to its totals. `range`: what is to be replayed, which the first
+    /// checkpoint fixes. `at`: microseconds since 2000.
+    ///
+    /// # Errors
+    /// [`IntentError::OutOfOrder`] if the phase cannot follow the present one.
     pub fn checkpoint(
         &mut self,
         id: IntentId,
@@ -186,7 +195,8 @@ impl Journal {
         let intent = self.running(id)?;
         let before = intent.checkpoint.as_ref();
         let is_legal = match (before.map(|checkpoint| checkpoint.phase), phase) {
-            // Each attempt begins by suspending; an attempt in Resuming has replayed all and only goes on.
+            // Each attempt begins by suspending. From Resuming on everything is replayed, and an attempt only goes
+            // forward.
             (None, Phase::Suspending)
             | (Some(Phase::Suspending | Phase::Replaying), Phase::Suspending)
             | (Some(Phase::Suspending | Phase::Replaying), Phase::Replaying)
@@ -213,13 +223,14 @@ impl Journal {
         Ok(())
     }
 
-    /// An attempt begins. Until it has said how it ended, nobody knows what has become of it.
+    /// Records that an attempt begins. Until the attempt has recorded how it ended, it is not known what has become of
+    /// it.
     pub fn begin_attempt(&mut self, id: IntentId) -> Result<(), IntentError> {
         self.running(id)?.is_attempted = true;
         Ok(())
     }
 
-    /// The attempt that was going on has ended without a word, and whoever has found that says so for it.
+    /// Records the end of an attempt that could not do so itself.
     pub fn note_cut_short(&mut self, id: IntentId, failure: Failure) -> Result<(), IntentError> {
         let intent = self.running(id)?;
         intent.failure = Some(failure);
@@ -228,7 +239,7 @@ impl Journal {
         Ok(())
     }
 
-    /// An attempt has failed; what it had done counts.
+    /// Records that an attempt has failed, and counts what it had done.
     pub fn fail(&mut self, id: IntentId, failure: Failure, done: Totals) -> Result<(), IntentError> {
         let intent = self.running(id)?;
         if let Some(checkpoint) = &mut intent.checkpoint {
@@ -239,7 +250,11 @@ impl Journal {
         Ok(())
     }
 
-    /// Everything is replayed, and what was suspended runs again.
+    /// Ends a recovery: everything is replayed and reconciled, and the subscriptions to the other survivors run again.
+    /// `at`: microseconds since 2000.
+    ///
+    /// # Errors
+    /// [`IntentError::OutOfOrder`] if the recovery is in another phase than reconciling.
     pub fn complete(&mut self, id: IntentId, position: OriginLsn, at: i64) -> Result<(), IntentError> {
         let intent = self.running(id)?;
         if intent.checkpoint.as_ref().map(|checkpoint| checkpoint.phase) != Some(Phase::Reconciling) {
@@ -252,8 +267,8 @@ impl Journal {
         Ok(())
     }
 
-    /// What the reconcile has done; its end is that of the recovery. `kept`: where the rows are that it could not judge.
-    /// Returns where they were kept before.
+    /// Records what reconciling has done, before the recovery itself ends. `kept`: the large object with the rows that
+    /// could not be judged. Returns the large object that kept rows before.
     pub fn note_reconciled(
         &mut self,
         id: IntentId,
@@ -265,7 +280,8 @@ impl Journal {
         Ok(std::mem::replace(&mut intent.kept_rows, kept))
     }
 
-    /// What has become of the rows that were kept when they were looked at again. Returns where they were.
+    /// Records the outcome of comparing kept rows again. `kept`: the large object with the rows that stay kept. Returns
+    /// the large object that kept the rows before.
     pub fn note_judged_again(&mut self, id: IntentId, again: Counts, kept: Option<u32>) -> Option<u32> {
         let intent = self.intents.iter_mut().find(|intent| intent.id == id)?;
         intent.reconciled.get_or_insert_default().look_again(again);
@@ -274,12 +290,12 @@ impl Journal {
         before
     }
 
-    /// Ended recoveries with rows that are to be looked at again.
+    /// Recoveries that have ended and whose kept rows are to be compared again.
     pub fn with_kept_rows(&self) -> impl Iterator<Item = &Intent> {
         self.intents.iter().filter(|intent| !intent.is_unfinished() && intent.kept_rows.is_some())
     }
 
-    /// The nodes of whose loss something was replayed here.
+    /// The failed nodes of which something was replayed here.
     pub fn recovered_of(&self) -> BTreeSet<String> {
         let replayed = self.intents.iter().filter(|intent| intent.totals().rows > 0);
         replayed.map(|intent| intent.request.failed.clone()).collect()
@@ -290,7 +306,7 @@ impl Journal {
         self.intents.iter().filter_map(|intent| intent.kept_rows).collect()
     }
 
-    /// Counts what an attempt has done.
+    /// Adds what an attempt has done to the totals.
     pub fn count(&mut self, id: IntentId, done: Totals) -> Result<(), IntentError> {
         if let Some(checkpoint) = &mut self.running(id)?.checkpoint {
             checkpoint.totals += done;
@@ -298,7 +314,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Ends it where it stands; what it had done counts.
+    /// Aborts a recovery in whatever phase it is; what the last attempt had done counts. `at`: microseconds since 2000.
     pub fn abort(&mut self, id: IntentId, done: Totals, at: i64) -> Result<(), IntentError> {
         let intent = self.running(id)?;
         if let Some(checkpoint) = &mut intent.checkpoint {
@@ -310,7 +326,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Asks the carrier of a failed node's recovery to end it.
+    /// Asks the rescue worker to end the recovery of a failed node.
     pub fn ask_to_abort(&mut self, failed: &str) -> Result<IntentId, IntentError> {
         let running = self.intents.iter_mut().find(|intent| intent.is_unfinished() && intent.request.failed == failed);
         let Some(intent) = running else { return Err(IntentError::NotRunning { failed: failed.to_owned() }) };
@@ -318,7 +334,11 @@ impl Journal {
         Ok(intent.id)
     }
 
-    /// Gives up the transaction that a failed node's recovery could not apply, and no other.
+    /// Gives up the transaction that the recovery of a failed node could not apply, and no other. `lsn`: where that
+    /// transaction ended at the failed node.
+    ///
+    /// # Errors
+    /// [`IntentError::NotFailing`] if the recovery does not wait at that transaction.
     pub fn skip(&mut self, failed: &str, lsn: OriginLsn) -> Result<IntentId, IntentError> {
         let running = self.intents.iter_mut().find(|intent| intent.is_unfinished() && intent.request.failed == failed);
         let Some(intent) = running else { return Err(IntentError::NotRunning { failed: failed.to_owned() }) };
@@ -334,20 +354,23 @@ impl Journal {
         Ok(intent.id)
     }
 
-    /// What the carrier enables again when the replay is over or waits: the subscriptions to living peers. The one to the
-    /// failed node stays, until that node is back and was judged.
+    /// Takes out the suspensions that last `until` then. The subscriptions to the other survivors are enabled again
+    /// when the replay is over or an attempt has failed; the one to the failed node stays disabled until that node is
+    /// back and was judged.
     pub fn take_suspended(&mut self, until: Until) -> Vec<Suspension> {
         let (taken, left) = std::mem::take(&mut self.suspensions).into_iter().partition(|entry| entry.until == until);
         self.suspensions = left;
         taken
     }
 
+    /// Registers a clone, in place of what was registered for its slot before.
     pub fn register_clone(&mut self, clone: CloneRecord) {
         self.clones.retain(|known| known.slot != clone.slot);
         self.clones.push(clone);
     }
 
-    /// Those that ended first go first: what has just ended is always there to be looked at; so is what keeps rows.
+    /// Forgets the intents that have ended first, so that the one that has just ended can always be looked at. Intents
+    /// that keep rows are not forgotten.
     fn forget_old(&mut self) {
         let end_of = |intent: &Intent| intent.end.as_ref().filter(|_| intent.kept_rows.is_none()).map(|end| end.at);
         let mut ends: Vec<i64> = self.intents.iter().filter_map(end_of).collect();

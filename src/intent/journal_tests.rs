@@ -1,5 +1,5 @@
-//! The state machine of intents: every pair of a state and an event against a table written by hand, and what each event
-//! leaves behind.
+//! The state machine of intents: every pair of a state and an event is compared with a table that was written by hand,
+//! and what each event leaves behind is checked.
 
 pub mod document;
 mod forgetting;
@@ -73,7 +73,7 @@ fn done(transactions: u64) -> Totals {
     Totals { transactions, rows: 2 * transactions, bytes: 100 * transactions, ..Totals::default() }
 }
 
-/// What one intent can be in.
+/// The states of an intent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Unknown,
@@ -107,7 +107,7 @@ enum Event {
     Complete,
     Abort,
     AskToAbort,
-    /// Of a transaction that has not failed.
+    /// The skip of a transaction that has not failed.
     Skip,
     /// The recovery has made a clone.
     NoteClone,
@@ -130,11 +130,11 @@ const EVENTS: [Event; 12] = [
     Event::BeginOther,
 ];
 
-/// What becomes of the intent; a refusal changes nothing.
+/// What becomes of the intent. A refusal changes nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cell {
     Next(State),
-    /// A new intent beside it, begun.
+    /// A new intent is begun beside it.
     Another,
     Unknown,
     Ended,
@@ -144,7 +144,7 @@ enum Cell {
     AlreadyRunning,
 }
 
-/// The state machine, by hand: a row per state, its cells in the order of `EVENTS`.
+/// The state machine, written by hand: a row per state, with its cells in the order of `EVENTS`.
 const TABLE: [[Cell; 12]; 8] = {
     use Cell::*;
     use State::{Aborted, Begun, Completed, Reconciling, Replaying, Resuming, Suspending};
@@ -243,7 +243,7 @@ const TABLE: [[Cell; 12]; 8] = {
     ]
 };
 
-/// A journal whose intent 1, to recover n1, is in that state.
+/// Returns a journal whose intent 1, to recover n1, is in that state.
 fn journal_in(state: State) -> Journal {
     let mut journal = Journal::new(HERE);
     let phases: &[Phase] = match state {
@@ -295,7 +295,7 @@ fn happen(journal: &mut Journal, event: Event, number: u8) -> Result<(), IntentE
         Event::AskToAbort => journal.ask_to_abort("n1").map(drop),
         Event::Skip => journal.skip("n1", OriginLsn(FAILING.0 + 1)).map(drop),
         Event::NoteClone => journal.note_clone(of, "made"),
-        // Another id, as every call makes its own.
+        // The id is another one, because every call makes its own.
         Event::BeginSame => {
             let fresh = if journal.intent(of).is_some() { 2 } else { 1 };
             begin(journal, fresh, "n1").map(drop)
@@ -356,7 +356,7 @@ fn the_first_checkpoint_fixes_the_range_and_each_adds_to_the_totals() {
     let intent = journal.intent(id(1)).expect("it is there");
     assert_eq!(intent.checkpoint, Some(checkpoint));
     assert_eq!(intent.totals(), done(15));
-    // Of an attempt without a checkpoint nothing was done.
+    // An attempt without a checkpoint has done nothing.
     let mut journal = journal_in(State::Begun);
     journal.fail(id(1), failure(None), done(4)).expect("unfinished");
     let intent = journal.intent(id(1)).expect("it is there");
@@ -430,7 +430,7 @@ fn an_operation_that_is_dropped_is_aborted() {
     drop(journal.begin(beginning(1, "n1")).expect("begun"));
     assert_eq!(state_of(&journal), State::Aborted);
     assert_eq!(journal.resumable(), Resumable::Nothing);
-    // Also one that an error has ended half-way.
+    // So is one that an error has ended half-way.
     let mut journal = journal_in(State::Replaying);
     let carried = |journal: &mut Journal| -> Result<(), IntentError> {
         let _operation = journal.begin(beginning(2, "n1"))?;
@@ -484,14 +484,14 @@ fn the_same_request_joins_and_every_other_one_is_told_which_runs() {
             other => panic!("{request:?}: {other:?}"),
         }
     }
-    // Nobody joins what is to end.
+    // A recovery that is to be aborted cannot be joined.
     journal.ask_to_abort("n1").expect("running");
     assert!(matches!(begin(&mut journal, 2, "n1"), Err(IntentError::AlreadyRunning { .. })));
     journal.abort(id(1), done(0), 9).expect("unfinished");
     assert_eq!(begin(&mut journal, 2, "n1").expect("begun anew"), id(2));
 }
 
-/// Two unfinished intents, which only a hand can write.
+/// Returns a journal with two unfinished intents, which only a change by hand can cause.
 fn journal_with_two() -> Journal {
     let mut journal = journal_in(State::Replaying);
     let mut other = journal_in(State::Begun).intents.remove(0);
@@ -525,7 +525,7 @@ fn only_the_transaction_that_fails_can_be_given_up() {
         refused(&mut journal, "n1", FAILING),
         IntentError::NotFailing { failing: None, asked: FAILING, .. }
     ));
-    // A failure that is no transaction's.
+    // This failure is not that of a transaction.
     journal.fail(id(1), failure(None), done(0)).expect("unfinished");
     assert!(matches!(refused(&mut journal, "n1", FAILING), IntentError::NotFailing { failing: None, .. }));
     journal.fail(id(1), failure(Some(FAILING)), done(0)).expect("unfinished");
@@ -534,7 +534,7 @@ fn only_the_transaction_that_fails_can_be_given_up() {
     }
     assert!(matches!(refused(&mut journal, "n4", FAILING), IntentError::NotRunning { .. }));
     assert_eq!(journal.skip("n1", FAILING).expect("it fails"), id(1));
-    // A second time it is given up already, also when another one fails by now.
+    // Giving it up a second time succeeds, even if another transaction fails by now.
     journal.fail(id(1), failure(Some(OriginLsn(60))), done(0)).expect("unfinished");
     journal.skip("n1", FAILING).expect("given up before");
     journal.skip("n1", OriginLsn(60)).expect("it fails");
@@ -553,7 +553,7 @@ fn an_attempt_goes_on_until_it_has_said_how_it_ended_or_that_was_said_for_it() {
         assert_eq!(state(&journal), (false, times));
         assert_eq!(journal.intents[0].failure, Some(failure(None)));
     }
-    // What has failed in words was not cut short.
+    // An attempt that has recorded its failure was not cut short.
     journal.begin_attempt(id(1)).expect("unfinished");
     journal.fail(id(1), failure(None), done(0)).expect("unfinished");
     assert_eq!(state(&journal), (false, 0));

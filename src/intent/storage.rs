@@ -1,6 +1,7 @@
-//! The journal in the label on the extension's schema. Needs a transaction, with whose commit it becomes durable.
+//! Reads and writes the journal, in the label on the extension's schema. All of this needs a transaction, whose commit
+//! makes a change durable.
 //!
-//! One that cannot be read is never taken for empty: whoever needs it gets an error, and it is not written over.
+//! A journal that cannot be read is never taken for empty: whoever needs it gets an error, and it is not written over.
 
 use super::document::Journal;
 use super::error::IntentError;
@@ -15,8 +16,8 @@ use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_identifier;
 use std::collections::BTreeSet;
 
-/// The schema whose label the journal is: the extension's; after DROP EXTENSION the one that still has a journal of this
-/// database, which only a superuser can have put there.
+/// Returns the schema whose label is the journal: the extension's, or after DROP EXTENSION the one that still has a
+/// journal of this database, which only a superuser can have put there.
 pub fn schema() -> Option<Oid> {
     catalog::extension_schema().or_else(|| left_behind().ok().flatten())
 }
@@ -51,13 +52,17 @@ fn unreadable(schema: Option<Oid>, error: DocumentError) -> Unreadable {
     Unreadable { kind: DocumentKind::Journal, object: format!("SCHEMA {}", quote_identifier(name)), error }
 }
 
-/// The journal as it stands; empty where there is none, or where it was written elsewhere.
+/// Returns the journal; an empty one if there is none, or if it was written elsewhere.
+///
+/// # Errors
+/// If the label cannot be read as a journal.
 pub fn read() -> Result<Journal, RegistryError> {
     let schema = schema();
     understood(schema, text_in(schema).as_deref())
 }
 
-/// The journal as the active snapshot sees it, for who reads beside it what it names.
+/// Returns the journal as the active snapshot sees it, for a caller that reads by the same snapshot what the journal
+/// names.
 pub fn read_by_snapshot() -> Result<Journal, RegistryError> {
     let Some(schema) = schema() else { return understood(None, None) };
     let question =
@@ -70,8 +75,12 @@ pub fn read_by_snapshot() -> Result<Journal, RegistryError> {
     understood(Some(schema), text.as_deref())
 }
 
-/// Changes the journal under the lock of SECURITY LABEL, which serialises all who do. Nothing is written where `change`
-/// fails or changes nothing, nor over a journal that cannot be read.
+/// Changes the journal under the lock of SECURITY LABEL, which serialises all writers. Nothing is written if `change`
+/// fails or changes nothing.
+///
+/// # Errors
+/// If there is no schema for the journal, if the journal cannot be read (it is not written over then), or if `change`
+/// fails.
 pub fn update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> Result<T, E>) -> Result<T, E> {
     let schema = schema().ok_or(IntentError::NoSchema)?;
     seclabel::lock(LabelTarget::Schema(schema));
@@ -86,14 +95,14 @@ pub fn update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> Resu
         seclabel::set_label(LabelTarget::Schema(schema), Some(&written));
         let objects = journal.kept_objects();
         if objects != before.kept_objects() {
-            // Or vacuumlo would remove them.
+            // Without the reference vacuumlo would remove the large objects.
             references::refer_to(schema, &objects);
         }
     }
     Ok(value)
 }
 
-/// The same for who must not wait, as the manager: None where somebody else is just changing the journal.
+/// Like `update`, but returns None if another session holds the journal's lock: for the manager, which must not wait.
 pub fn try_update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> Result<T, E>) -> Result<Option<T>, E> {
     match schema() {
         Some(schema) if !seclabel::try_lock_schema(schema) => Ok(None),
@@ -101,15 +110,21 @@ pub fn try_update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> 
     }
 }
 
-/// Whether there is a journal of this database here, be it empty.
+/// Whether there is a journal of this database, even an empty one.
+///
+/// # Errors
+/// If the label cannot be read as a journal.
 pub fn exists() -> Result<bool, RegistryError> {
     let schema = schema();
     let found = Journal::read(text_in(schema).as_deref(), servers::here()).own();
     Ok(found.map_err(|error| unreadable(schema, error))?.is_some())
 }
 
-/// Removes the journal of a database that is no node any more, if it is ours. False where somebody else is just changing
-/// it.
+/// Removes the journal of a database that is not a node any more, if it is this database's journal. Returns false if
+/// another session holds the journal's lock.
+///
+/// # Errors
+/// If the label cannot be read as a journal: it then stays.
 pub fn forget() -> Result<bool, RegistryError> {
     match schema() {
         Some(schema) if !seclabel::try_lock_schema(schema) => Ok(false),
@@ -122,6 +137,7 @@ pub fn forget() -> Result<bool, RegistryError> {
     }
 }
 
+/// Returns a new random id.
 pub fn new_id() -> IntentId {
     IntentId::from_random(random::bytes())
 }

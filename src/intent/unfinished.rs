@@ -1,9 +1,9 @@
-//! What a node says of its unfinished recoveries when it starts.
+//! What a node reports of its unfinished recoveries when it starts.
 
 use super::document::Journal;
 use super::journal::Resumable;
 
-/// Tells the log of each, and warns where there are several: then none is resumed.
+/// Logs each unfinished recovery, and warns if there are several, because then none is resumed.
 pub fn tell(journal: &Journal) {
     for intent in journal.unfinished() {
         let why = intent.failure.as_ref().map_or_else(String::new, |failure| format!(": {}", intent.describe(failure)));

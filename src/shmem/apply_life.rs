@@ -1,30 +1,34 @@
-//! How far each apply worker of this server has applied its origin, by the worker itself, at each commit.
+//! How far each apply worker of this server has applied its origin. The worker itself notes it at each commit.
 //!
-//! An apply worker has one connection in its life, and what it receives is of one run of its provider. So the last commit of each
-//! worker tells how far the provider's former run was applied, which nothing else does: the origin's progress goes on with the
-//! next worker, which may already receive from a provider that was restored from an older copy.
+//! An apply worker has one connection in its life, and what it receives comes from one run of its provider. So the last
+//! commit of each worker tells how far the provider's former run was applied. Nothing else tells that: the origin's
+//! progress continues with the next worker, which may already receive from a provider that was restored from an older
+//! copy.
 //!
-//! Places are few, and each apply worker of the server asks for one: also those of databases that are no nodes, and of
-//! subscriptions that come from no peer. None of these takes the place of an origin that a poller has found to be its peer's.
+//! Places are few, and every apply worker of the server asks for one, also those of databases that are no nodes and of
+//! subscriptions whose provider is no peer. None of these takes the place of an origin that a poller has found to be
+//! its peer's.
 
 use super::{PeerEntry, PeerKey, Shared};
 use crate::lsn::OriginLsn;
 use crate::pg::clock::{Monotonic, Timestamp};
 use pgrx::pg_sys::Oid;
 
-/// Workers of one origin that are remembered, the last ones. Core starts at most one in wal_retrieve_retry_interval for each
-/// subscription, beside its parallel workers, and a poller asks at each new one.
+/// How many workers of one origin are remembered, the most recent ones. Core starts at most one for each subscription
+/// per wal_retrieve_retry_interval, besides its parallel workers, and a poller asks the provider at each new one.
 pub const MAX_LIVES: usize = 8;
 
-/// One apply worker.
+/// What is noted of one apply worker.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ApplyLife {
-    /// Counts the workers of the server in the order of their first commits; zero: the place is free.
+    /// The worker's number in the order of the first commits of all apply workers of this server; zero: the place is
+    /// free.
     pub number: u64,
-    /// When it committed the first one.
+    /// When the worker made its first commit.
     pub began_at: Monotonic,
-    /// The last transaction that it has committed, and when that was committed at its origin, by the origin's clock.
+    /// The position of the last transaction that the worker has committed, and when that was committed at its origin,
+    /// by the origin's clock.
     pub applied: OriginLsn,
     pub committed_at: Timestamp,
 }
@@ -34,7 +38,7 @@ impl ApplyLife {
         ApplyLife { number: 0, began_at: Monotonic::NEVER, applied: OriginLsn::ZERO, committed_at: Timestamp::NEVER };
 }
 
-/// The peer that an origin comes from, by its database's index and its own.
+/// The peer that an origin belongs to: the index of its database's entry, and of the peer in it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claim {
@@ -42,13 +46,13 @@ pub struct Claim {
     pub peer: usize,
 }
 
-/// The workers of one origin. Origins belong to the server, not to a database.
+/// The workers of one replication origin. Origins belong to the server, not to a database.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct AppliedEntry {
     /// Zero: the place is free.
     pub origin_id: u16,
-    /// Whose it was when that was last looked at; None: of no peer that has answered.
+    /// The peer that the origin belonged to when that was last looked up; None: no peer that has answered.
     pub claim: Option<Claim>,
     pub lives: [ApplyLife; MAX_LIVES],
 }
@@ -56,18 +60,19 @@ pub struct AppliedEntry {
 impl AppliedEntry {
     pub const FREE: AppliedEntry = AppliedEntry { origin_id: 0, claim: None, lives: [ApplyLife::FREE; MAX_LIVES] };
 
+    /// The number of the most recent worker.
     fn newest(&self) -> u64 {
         self.lives.iter().map(|life| life.number).max().unwrap_or(0)
     }
 }
 
-/// The place that another origin takes, which nobody claims or a peer of the database at `claimed_by`: a free one, else that of an
-/// origin that nobody claims and that was applied longest ago. Where all are claimed, one of a peer takes the oldest of the database
-/// that has most of them, so that no database, however many subscriptions it has, takes what another one needs; and one that nobody
-/// claims gets none.
+/// The place for an origin that has none. `claimed_by`: the index of the database whose peer the origin belongs to;
+/// None: no peer claims it. A free place is taken first, then that of an unclaimed origin, the one applied longest ago.
+/// If all are claimed, an unclaimed origin gets no place. A claimed one takes the oldest place of the database that has
+/// most of them, so that no database, however many subscriptions it has, displaces the origins of another.
 fn place_for(entries: &[AppliedEntry], claimed_by: Option<usize>) -> Option<usize> {
     let holder = |place: usize| entries[place].claim.map(|claim| claim.index);
-    // A free place has no worker and counts as the oldest.
+    // A free place has no worker, and counts as the oldest.
     let oldest_of = |wanted: Option<usize>| {
         (0..entries.len()).filter(|place| holder(*place) == wanted).min_by_key(|place| entries[*place].newest())
     };
@@ -79,14 +84,14 @@ fn place_for(entries: &[AppliedEntry], claimed_by: Option<usize>) -> Option<usiz
     })
 }
 
-/// An origin comes from a peer, as of the peer's last answer.
+/// Whether an origin belongs to a peer, by the peer's last answer.
 fn is_of(peer: &PeerEntry, origin_id: u16) -> bool {
     peer.key != PeerKey::None && peer.former.origins.contains(&origin_id)
 }
 
 impl Shared {
-    /// Notes what a worker has committed. `number`: its own, as this function has given it the first time; None: this is the first
-    /// time. Returns the number. `database`: its own.
+    /// Notes what an apply worker has committed. `number`: the worker's number, as the first call has returned it;
+    /// None: this is the first call. `database`: the worker's database. Returns the number.
     pub fn note_applied(
         &mut self,
         number: Option<u64>,
@@ -108,7 +113,7 @@ impl Shared {
         number
     }
 
-    /// A place for an origin that has none.
+    /// Takes a place for an origin that has none; None: there is none for it.
     fn take_place(&mut self, database: Oid, origin_id: u16) -> Option<usize> {
         let claim = self.index_of(database).and_then(|index| {
             let peer = self.peers(index).iter().position(|peer| is_of(peer, origin_id))?;
@@ -123,7 +128,7 @@ impl Shared {
         Some(place)
     }
 
-    /// Of origins that have come from a peer, and do no more.
+    /// Removes the claims of peers to origins that no longer belong to them.
     fn forget_old_claims(&mut self) {
         for place in 0..self.applied().len() {
             let AppliedEntry { origin_id, claim, .. } = self.applied()[place];
@@ -133,7 +138,7 @@ impl Shared {
         }
     }
 
-    /// The places of the origins that come from a peer as of its answer are kept for it.
+    /// Reserves for a peer the places of the origins that belong to it, by its last answer.
     pub fn claim_places(&mut self, index: usize, peer: usize) {
         let origins = self.peers(index)[peer].former.origins;
         for entry in self.applied() {
@@ -143,13 +148,14 @@ impl Shared {
         }
     }
 
-    /// The workers that have applied an origin, as far as they are remembered.
+    /// The workers that have applied an origin and are still remembered.
     pub fn lives_of(&mut self, origin_id: u16) -> Vec<ApplyLife> {
         let entry = self.applied().iter().find(|entry| origin_id != 0 && entry.origin_id == origin_id);
         entry.iter().flat_map(|entry| entry.lives).filter(|life| life.number != 0).collect()
     }
 
-    /// Has the node asked at once that an origin comes from: its poller, to be woken; zero: there is none.
+    /// Marks the peer that an origin belongs to as to be asked at once. Returns the pid of its poller, which the caller
+    /// wakes; zero: there is none.
     pub fn call_poller_of(&mut self, index: usize, origin_id: u16) -> i32 {
         let Some(peer) = self.peers(index).iter_mut().find(|peer| is_of(peer, origin_id)) else { return 0 };
         peer.is_called = true;
@@ -161,7 +167,7 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// An origin that was applied last by the worker of that number.
+    /// An origin that was last applied by the worker with this number.
     fn entry(origin_id: u16, claimed_by: Option<usize>, number: u64) -> AppliedEntry {
         let mut entry = AppliedEntry { origin_id, ..AppliedEntry::FREE };
         entry.claim = claimed_by.map(|index| Claim { index, peer: 0 });

@@ -1,26 +1,27 @@
-//! Nodes that ask this one and that it does not know: they subscribe here, and nobody keeps WAL for them.
+//! Nodes that ask this node and that it does not know. They subscribe to this node, but no node keeps WAL for them.
 
 use super::{DatabaseEntry, ShortName};
 use crate::identity::DatabaseIdentity;
 use crate::pg::clock::Monotonic;
 use std::time::Duration;
 
-/// Askers that are remembered for each database. A name is what anybody may give who may ask: what they can do by that is to
-/// take these places from each other.
+/// How many askers are remembered for each database. Whoever may ask can give any name; all that this achieves is that
+/// askers displace each other from these places.
 pub const MAX_ASKERS: usize = 8;
 
-/// A node that has not asked for this long does not ask any more.
+/// A node that has not asked for this long counts as no longer asking.
 pub const ASKER_LIMIT: Duration = Duration::from_secs(60);
 
+/// A node that has asked.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct AskerEntry {
-    /// What it says of itself.
+    /// The name and the identity that the node gives.
     pub name: ShortName,
     pub said: Option<DatabaseIdentity>,
-    /// The role by which it asks.
+    /// The role under which it asks.
     pub role: ShortName,
-    /// Never: the place is free.
+    /// When it last asked; never: the place is free.
     pub asked_at: Monotonic,
 }
 
@@ -30,7 +31,8 @@ impl AskerEntry {
 }
 
 impl DatabaseEntry {
-    /// Notes one that has asked just now: in its own place, else in that of the one that has been silent for longest.
+    /// Notes a node that has asked just now: in the place that it has, else in the place of the node that has not asked
+    /// for longest.
     pub fn note_asker(&mut self, name: &str, said: DatabaseIdentity, role: &str) {
         let asked_at = Monotonic::now();
         let mut entry = AskerEntry { said: Some(said), asked_at, ..AskerEntry::FREE };

@@ -1,21 +1,24 @@
-//! Clones that belong to a recovery elsewhere, as the manager tells the pollers of them, and what their targets say.
+//! Clones of this database's slot that belong to a recovery on another node, as the manager passes them to the pollers,
+//! and what the targets of these recoveries answer.
 
 use super::ShortName;
 use crate::intent_id::IntentId;
 use pgrx::pg_sys;
 
-/// Clones of one database whose targets are asked at a time. A target has one recovery at a time, and a source that
-/// serves eight at once has lost most of its cluster; those beyond wait until a place is free.
+/// The clones of one database whose targets are asked at the same time. A target has one recovery at a time, and a
+/// source that serves eight at once is in a cluster that has lost most of its nodes. Further clones wait until a place
+/// is free.
 pub const MAX_CLONES: usize = 8;
 
-/// What the target of a clone says of the recovery that the clone belongs to.
+/// What the target says of the recovery that a clone belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum TargetSays {
-    /// It has not answered since it is asked.
+    /// The target has not answered since it was first asked about this clone.
     Nothing,
     Unfinished,
-    /// It has ended, or the target knows of none: that is final, for a target commits its intent before it claims a clone.
+    /// The recovery has ended, or the target knows of no such recovery. That is final, because a target commits its
+    /// intent before it claims a clone.
     Ended,
 }
 

@@ -1,4 +1,4 @@
-//! What the processes tell each other: plain values, copied in and out under the lock.
+//! The entries by which our processes inform each other: plain values, which are copied in and out under the lock.
 
 use super::{AskerEntry, CloneEntry, MAX_ASKERS, MAX_CLONES};
 use crate::identity::DatabaseIdentity;
@@ -9,44 +9,45 @@ use crate::pg::clock::{Monotonic, Timestamp};
 use pgrx::pg_sys;
 use std::time::Duration;
 
-/// Bytes of an error message that are kept for a peer.
+/// The most bytes of an error message that are kept.
 const MAX_ERROR: usize = 255;
 
-/// What the launcher and the manager of a database tell each other.
+/// How far the manager of a database is. The launcher and the manager inform each other by this.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum ManagerPhase {
-    /// Nobody's.
+    /// The entry is free.
     Free,
-    /// The launcher has registered a manager, which has not come up yet.
+    /// The launcher has registered a manager that has not started yet.
     Starting,
-    /// A manager is up, and has not yet seen whether the extension is there.
+    /// A manager has started, and does not know yet whether the database has the extension.
     Looking,
-    /// A manager runs, in a database with the extension.
+    /// A manager runs in a database with the extension.
     Running,
-    /// The manager has ended; the launcher has not taken note of it yet.
+    /// The manager has ended, and the launcher has not noticed it yet.
     Ended,
-    /// The manager has left because a session needs the database free: no failure.
+    /// The manager has exited because a session needs the database without workers. This is no failure.
     StoodAside,
-    /// The launcher has taken note, and starts another manager when it is time. Pollers go on meanwhile.
+    /// The launcher has noticed the end, and will start another manager when it is time. Pollers continue meanwhile.
     Waiting,
-    /// The manager has found no extension: the launcher frees the entry.
+    /// The manager has found no extension, and the launcher will free the entry.
     NoExtension,
-    /// The manager has found the extension, but only in the spare entry.
+    /// The manager has found the extension, but it has only the spare entry.
     NoRoom,
 }
 
-/// One database. The last entry of all is a spare one: a database beyond spock.max_databases is looked at there, so
-/// that only one that has the extension is complained about.
+/// One database. The last entry is a spare one, for a look at a database beyond spock.max_databases: the launcher then
+/// warns only of a database that has the extension.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct DatabaseEntry {
     pub database: pg_sys::Oid,
     pub phase: ManagerPhase,
     pub manager_pid: i32,
+    /// When the launcher last registered a manager.
     pub started_at: Monotonic,
-    /// Counts the calls of the manager: one that comes while it works must not be lost with its latch, which a wait for a
-    /// lock resets.
+    /// Counts the calls of the manager. Its latch alone is not enough: a wait for a lock resets the latch, so that a
+    /// call during the manager's work would be lost.
     pub calls: u32,
     pub manager: ManagerEntry,
     pub slot: SlotEntry,
@@ -55,14 +56,16 @@ pub struct DatabaseEntry {
     pub askers: [AskerEntry; MAX_ASKERS],
 }
 
-/// How the manager of a database fares.
+/// What the manager of a database has noted of its own rounds.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ManagerEntry {
-    /// When it last ended a round in which it saw everything that it could read.
+    /// When the manager last finished a round in which it saw everything that it could read.
     pub good_round_at: Monotonic,
-    /// How many objects it could not tend in its last round, and the first of them with the reason; or why there was no round.
+    /// How many objects the manager skipped in its last round because of an error; at least 1 if the round itself
+    /// failed.
     pub skips: u32,
+    /// The first of these objects with the reason, or why the round failed.
     pub skipped: ShortText,
 }
 
@@ -75,24 +78,25 @@ impl ManagerEntry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum AttemptEnd {
-    /// There was none.
+    /// There was no attempt.
     None,
-    /// It has said how, or what it says has been said for it.
+    /// The worker has recorded how it ended, or the manager has recorded it in the worker's place.
     Told,
-    /// Its process was asked to leave, by us.
+    /// This extension asked the worker to exit.
     Asked,
-    /// By a signal, a FATAL, or an ERROR where none is expected.
+    /// The worker ended without recording why: by a signal, a FATAL, or an ERROR where none is expected.
     Untold,
 }
 
-/// Who holds the lock that a recovery waits for, as the manager has seen it last.
+/// Which sessions hold the lock that a recovery waits for, as the manager has last seen it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct BlockedEntry {
-    /// Never: it waits for none.
+    /// When that was seen; never: the recovery waits for no lock.
     pub seen_at: Monotonic,
-    /// For those who may see recoveries, and for everybody.
+    /// Their description for users who may see recoveries.
     pub by: ShortText,
+    /// Their description for every user.
     pub by_in_short: ShortText,
 }
 
@@ -105,46 +109,54 @@ impl BlockedEntry {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct RescueEntry {
-    /// The rescue worker; it claims the place, so that a recovery has one carrier.
+    /// The rescue worker. It claims this field, so that a recovery has only one worker.
     pub worker_pid: i32,
-    /// When the manager last registered one, and how often one ended without having finished since.
+    /// When the manager last registered a rescue worker.
     pub started_at: Monotonic,
+    /// A rescue worker was registered at `started_at` and has not started yet.
     pub is_coming_up: bool,
+    /// How many attempts have failed in a row.
     pub failures: u32,
+    /// When the last worker ended.
     pub ended_at: Monotonic,
-    /// The last one has failed for a lock that somebody holds, and so long the subscriptions to living peers stood still for it.
+    /// Set if the last attempt failed because it waited for a lock or for another process: for how long that attempt
+    /// had suspended the subscriptions to running nodes.
     pub stood_still: Option<Duration>,
-    /// How the last one ended, and by which SQLSTATE, as core packs it.
+    /// How the last worker ended, and with which SQLSTATE, as core packs it.
     pub end: AttemptEnd,
     pub end_sqlstate: i32,
     pub blocked: BlockedEntry,
-    /// What the worker carries, by the intent's id, and how far it is; what it has done since it began.
+    /// The id of the intent that the worker works on.
     pub intent: [u8; 16],
+    /// When and from which origin position the present attempt's replay began.
     pub replay_began_at: Monotonic,
     pub replay_began_from: OriginLsn,
+    /// How far the replay is.
     pub applied: OriginLsn,
+    /// What the present worker has done and no checkpoint has counted yet.
     pub transactions: u64,
     pub rows: u64,
     pub bytes: u64,
     pub conflicts: u64,
-    /// Rows that the replay has touched, and how many of them were looked at.
+    /// How many rows the replay has touched, and how many of them have been looked at.
     pub touched: u64,
     pub compared: u64,
-    /// recover_abort() was called: the worker stops at the next boundary.
+    /// recover_abort() was called: the worker stops at the next point where it can.
     pub must_stop: bool,
-    /// What the server has said of the last failure, as a document: for superusers alone, for it may quote rows.
+    /// What the server has reported of the last failure, as a document. Only superusers may see it, because it may
+    /// quote rows.
     pub said: LongText,
 }
 
-/// What the slot worker of a database is to do.
+/// The job of a database's slot worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub enum SlotJob {
     Nothing,
     Create,
-    /// To this position of this server's WAL.
+    /// Advance the slot to this position of this server's WAL.
     Advance(LocalLsn),
-    /// Acquire and release, so that the slot does not count as idle.
+    /// Acquire and release the slot, so that it does not count as idle.
     Touch,
     Drop,
 }
@@ -168,7 +180,7 @@ pub enum BlockedReason {
 }
 
 impl BlockedReason {
-    /// The word for it in get_recovery_slot_status() and recovery_horizon(); None if nothing blocks.
+    /// The reason as get_recovery_slot_status() and recovery_horizon() show it; None if nothing blocks.
     pub fn as_str(self) -> Option<&'static str> {
         match self {
             BlockedReason::None => None,
@@ -190,98 +202,108 @@ impl BlockedReason {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct SlotEntry {
-    /// The slot worker, and what it was started for. It resets the job when it is done.
+    /// The slot worker.
     pub worker_pid: i32,
+    /// What the slot worker was started for. It resets the job when it is done.
     pub job: SlotJob,
     pub job_ended_at: Monotonic,
-    /// How often a job has failed in a row, and why the last one did.
+    /// How many jobs have failed in a row.
     pub failures: u32,
     pub error: ShortText,
-    /// Requests by hand are counted; an answer answers all up to its number.
+    /// How many requests have been made by hand.
     pub requested: u32,
+    /// The number of the last request that has been answered. That answers all requests before it too.
     pub answered: u32,
-    /// What will be answered in the round after the job under way.
+    /// The number of the last request that is answered in the round after the job under way.
     pub serving: u32,
-    /// What the manager has seen and decided last.
+    /// What follows is what the manager has last seen and decided.
     pub name: ShortName,
     pub exists: bool,
     pub is_usable: bool,
+    /// A recovery on another node may use a clone of the slot: the slot does not advance.
     pub in_recovery: bool,
     pub generation: u64,
     pub blocked: BlockedReason,
-    /// The peer that blocks, by its foreign server; invalid: none.
+    /// The foreign server of the peer that blocks; invalid: none does.
     pub blocked_by: pg_sys::Oid,
+    /// When the oldest transaction that some peer lacks was first seen here.
     pub min_unacknowledged_at: Timestamp,
     pub wal_bytes_per_s: f64,
 }
 
-/// An origin of a database, as the manager has seen it last.
+/// A subscription of a database to an origin, as the manager has last seen it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct OriginEntry {
-    /// The node's foreign server; invalid: the place is free.
+    /// The foreign server of the origin's node; invalid: the place is free.
     pub node: pg_sys::Oid,
     pub subscription: pg_sys::Oid,
+    /// How far this node has applied the origin; 0/0: unknown.
     pub own: OriginLsn,
+    /// The position of the origin up to which the slot may have released its transactions.
     pub released: OriginLsn,
-    /// Since when nothing of it is vouched for; never: something is.
+    /// Since when this node is not certain to hold anything of the origin's stream; never: it is certain.
     pub waits_since: Timestamp,
-    /// When this server last applied a transaction of it, as far as commit timestamps tell.
+    /// When the last transaction that this server applied of the origin was committed, as far as commit timestamps
+    /// tell.
     pub committed_at: Timestamp,
     pub blocked: BlockedReason,
 }
 
-/// What a peer has said of an origin, and what the manager makes of it.
+/// What a peer has reported of an origin, and what the manager concludes from it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct PositionEntry {
-    /// The origin's foreign server here; invalid: the place is free.
+    /// The origin's foreign server on this node; invalid: the place is free.
     pub origin: pg_sys::Oid,
-    /// The subscription and the replication origin at the peer.
+    /// The peer's subscription to the origin, and its replication origin there.
     pub subscription: u32,
     pub origin_id: u16,
     pub is_ready: bool,
     pub applied: OriginLsn,
     pub passed: OriginLsn,
     pub committed_at: Timestamp,
-    /// By the manager: what counts as passed (the peer may have forgotten what it once reported), and how far it lets the
-    /// slot go.
+    /// Written by the manager: how far the peer counts as having passed the origin. This may be more than it now
+    /// reports, because it may have lost what it reported before.
     pub counted: OriginLsn,
+    /// Written by the manager: how far this pair lets the slot advance.
     pub local: LocalLsn,
     pub blocked: BlockedReason,
 }
 
-/// What a poller is for.
+/// Whom a poller asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub enum PeerKey {
     None,
-    /// A peer with a node: its foreign server.
+    /// A peer, by its foreign server.
     Node(pg_sys::Oid),
-    /// A subscription of which nobody knows yet which node it comes from.
+    /// The provider of a subscription, while it is not known which node that is.
     Subscription(pg_sys::Oid),
 }
 
-/// How a poller fares.
+/// What a poller has found out about its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum PeerState {
-    /// Not asked yet.
+    /// The peer has not been asked yet.
     Unknown,
     Connecting,
-    /// It has answered, and is known by name.
+    /// The peer has answered, and has the expected name.
     Connected,
-    /// Reached, but the answer is of no use; `error` says why (no extension, no local node, an error of its own).
+    /// A server was reached, but its answer is of no use; `error` says why (no extension, no local node, an error of
+    /// its own).
     NotANode,
-    /// Reached, but it is another node than the one that it is taken for.
+    /// A server was reached, but it is another node than the expected one.
     OtherNode,
-    /// Reached, and it says that it is the node, but it is another server or database than the one that the node was.
+    /// A server was reached that says that it is the expected node, but it is another server or database than that node
+    /// was.
     OtherServer,
     Unreachable,
 }
 
 impl PeerState {
-    /// The word for it in spock.peer_status().
+    /// The state as spock.peer_status() shows it.
     pub fn as_str(self) -> &'static str {
         match self {
             PeerState::Unknown => "unknown",
@@ -295,20 +317,20 @@ impl PeerState {
     }
 }
 
-/// What a peer has said of how ready it is for a recovery from it, and what its poller makes of that.
+/// What a peer has reported about its readiness as a source of recoveries, and what its poller concludes from that.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ReadinessEntry {
-    /// When it last said so; never: it has not yet.
+    /// When the peer last reported it; never: it has not yet.
     pub said_at: Monotonic,
     pub knows_this_node: bool,
-    /// How many things a recovery would lack, and those of them that fit, with what to do.
+    /// How many things a recovery from the peer would lack. `told` has as many of them as fit, with what to do.
     pub lacks: u32,
     told: [u8; MAX_TOLD],
     told_length: u16,
 }
 
-/// Bytes of what a peer lacks that are kept: three findings with their commands.
+/// The most bytes of these texts that are kept: three findings with their commands.
 const MAX_TOLD: usize = 1000;
 
 impl ReadinessEntry {
@@ -320,11 +342,12 @@ impl ReadinessEntry {
         told_length: 0,
     };
 
-    /// Each is kept whole or not at all, but for the first one: half a command is none.
+    /// Keeps as many of the findings as fit. Each is kept whole or not at all, because half a command is useless; only
+    /// the first may be cut.
     pub fn set_lacks(&mut self, lacks: &[String]) {
         self.lacks = lacks.len() as u32;
         let mut text = String::new();
-        // A peer's own words may be as long as it likes, and others wait for the lock.
+        // A peer may send texts of any length, and other processes wait for the lock: each is cut first.
         for lack in lacks.iter().map(|lack| &lack[..lack.floor_char_boundary(MAX_TOLD)]) {
             let between = if text.is_empty() { "" } else { "; " };
             if !text.is_empty() && text.len() + between.len() + lack.len() > MAX_TOLD {
@@ -338,6 +361,7 @@ impl ReadinessEntry {
         self.told_length = end as u16;
     }
 
+    /// The findings that were kept, as one text.
     pub fn told(&self) -> &str {
         std::str::from_utf8(&self.told[..usize::from(self.told_length)]).unwrap_or_default()
     }
@@ -350,56 +374,60 @@ pub struct PeerEntry {
     pub key: PeerKey,
     pub state: PeerState,
     pub poller_pid: i32,
-    /// When the manager last registered a poller for it, and how often one ended at once since.
+    /// When the manager last registered a poller for the peer.
     pub started_at: Monotonic,
+    /// How many pollers in a row have ended soon after their start.
     pub failures: u32,
-    /// A poller was registered at `started_at` and has not come up yet.
+    /// A poller was registered at `started_at` and has not started yet.
     pub is_coming_up: bool,
     /// When the present question was asked, and when the last one was answered.
     pub asked_at: Monotonic,
     pub answered_at: Monotonic,
-    /// When the peer last said who it is, for users and for waiting.
+    /// When the peer last said who it is: by the clock that users see, and by the clock that waiting is measured with.
     pub last_contact_at: Timestamp,
     pub heard_at: Monotonic,
-    /// What the peer says it is, whether it is believed or not.
+    /// The name and the identity that the peer gives, whether they are believed or not.
     pub node_name: ShortName,
     pub said: Option<DatabaseIdentity>,
-    /// Of which server what follows was last believed.
+    /// The system identifier of the server whose answers were last believed. What follows comes from them.
     pub system_identifier: u64,
     pub error: ShortText,
     pub timeline: u32,
-    /// Of the questions that it answers (src/protocol.rs); 0: never heard.
+    /// The protocol of the questions that the peer answers (src/protocol.rs); 0: it has never answered.
     pub protocol: u32,
-    /// The end of its WAL.
+    /// The end of the peer's WAL.
     pub wal_end: OriginLsn,
-    /// Where its present run began to write (zero: not told), and where its timelines forked, the present one first.
+    /// Where the peer's present run began to write WAL; zero: it has not reported that.
     pub start: OriginLsn,
+    /// When that run began, by the peer's clock.
     pub server_started_at: Timestamp,
+    /// The peer's timelines and where each forked, the present one first.
     pub forks: [(u32, OriginLsn); MAX_FORKS],
-    /// It is to be asked at once, for it may be another one by now.
+    /// The peer is to be asked at once, because it may be running from an older copy by now.
     pub is_called: bool,
-    /// How far it was applied here when its present run last answered.
+    /// How far this node had applied the peer when the peer's present run last answered.
     pub former: Former,
-    /// When it was first asked in vain since then; never: it was not.
+    /// When the peer first did not answer after that; never: it has always answered.
     pub lost_at: Monotonic,
-    /// It was restarted while it was watched, and is to be judged: what was known of it before.
+    /// Set if the peer was restarted while it was watched, and the manager has not judged yet whether it may continue:
+    /// what was known of it before.
     pub to_judge: Option<KnownRun>,
-    /// When it last told its positions; what follows is of that moment.
+    /// When the peer last reported its positions. What follows is from that report.
     pub reported_at: Timestamp,
-    /// It has a subscription of which it does not know the origin: anything may still be needed.
+    /// The peer has a subscription and does not know from which node it receives: anything may still be needed.
     pub has_unknown_origin: bool,
-    /// The subscriptions here that come from it, and how far the slot of each there was confirmed.
+    /// The subscriptions of this node that receive from the peer, with the confirmed position of each one's slot there.
     pub own_confirmed: OwnConfirmed,
-    /// When the question began whose answer told `wal_end` and, after it, `own_confirmed`.
+    /// When the question was begun whose answer contained `wal_end` and, after it, `own_confirmed`.
     pub own_asked_at: Monotonic,
-    /// How ready it is for a recovery from it.
+    /// The peer's readiness as a source of recoveries.
     pub readiness: ReadinessEntry,
-    /// By the manager: it was given up for the retention budget.
+    /// Written by the manager: the peer was given up because of the retention budget.
     pub is_unprotected: bool,
 }
 
-/// The first of the subscriptions that come from a peer, and how far each was confirmed there; 0/0: that was not read. Of more
-/// than these, each vouches from its next transaction on.
+/// The first subscriptions that receive from a peer, with the confirmed position of each one's slot there; 0/0: not
+/// read. Of any further subscription, this node becomes certain with the next transaction that it applies.
 pub type OwnConfirmed = [(pg_sys::Oid, OriginLsn); 4];
 
 pub const NONE_CONFIRMED: OwnConfirmed = [(pg_sys::InvalidOid, OriginLsn::ZERO); 4];
@@ -426,7 +454,7 @@ impl ShortText {
     }
 }
 
-/// A text that is short enough, or none of it.
+/// A text that is kept whole if it fits, and not at all otherwise.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct LongText {
@@ -471,11 +499,12 @@ impl ShortName {
     }
 }
 
-/// What to show of a name that somebody else has given.
+/// What is shown in place of a name that cannot be a node's.
 const NO_NAME: &str = "(a name that no node can have)";
 
 impl ShortName {
-    /// As a message may repeat it: what cannot be a node's name is not repeated.
+    /// The name as a message may repeat it. A name that another node has sent and that cannot be a node's is not
+    /// repeated.
     pub fn shown(&self) -> String {
         let name = self.as_str();
         if name.is_empty() {
@@ -507,7 +536,8 @@ impl SlotEntry {
         wal_bytes_per_s: 0.0,
     };
 
-    /// A job has failed. That answers who has asked for it: the next try waits as after any failure.
+    /// Notes that a job has failed. This answers those who requested it by hand; the next try waits as after any
+    /// failure.
     pub fn note_failure(&mut self) {
         self.failures = self.failures.saturating_add(1);
         self.job_ended_at = Monotonic::now();
@@ -617,7 +647,7 @@ impl PeerEntry {
         is_unprotected: false,
     };
 
-    /// An entry for a peer that was not asked yet.
+    /// An entry for a peer that has not been asked yet.
     pub fn new(key: PeerKey) -> PeerEntry {
         PeerEntry { key, ..PeerEntry::FREE }
     }

@@ -1,4 +1,4 @@
-//! The retention budget as the administrator meets it: announced before it is spent, said once when it is.
+//! Log messages about the retention budget: one before it is used up, and one for each peer that is given up.
 
 use super::decision::{Block, Outcome, PeerInput};
 use super::record::RetentionRecord;
@@ -7,19 +7,22 @@ use crate::guc;
 use crate::lsn::LocalLsn;
 use crate::pg::slot::Slot;
 
+/// Remembers what the log has already been told.
 #[derive(Debug, Default)]
 pub struct Budget {
     is_announced: bool,
 }
 
 impl Budget {
-    /// The position below which nothing more may be kept; None: there is room.
+    /// The position below which no WAL may be kept; None: the slot keeps less than the budget allows. `end`: the end of
+    /// WAL.
     pub fn floor(&self, end: LocalLsn, found: &Slot) -> Option<LocalLsn> {
         let most = guc::recovery_slot_max_wal()?;
         (end.bytes_since(found.restart) > most).then(|| LocalLsn(end.0.saturating_sub(most)))
     }
 
-    /// Tells the log: once when the budget is nearly spent, and once for each peer that is given up.
+    /// Warns once when the budget is nearly used up, and once for each peer that is given up. `before`, `after`: the
+    /// retention record before and after this round.
     #[allow(clippy::too_many_arguments)] // what there is to tell
     pub fn tell(
         &mut self,

@@ -1,8 +1,9 @@
-//! clone_recovery_slot(): copies the recovery slot for a rescue elsewhere, behind our own output plugin.
+//! clone_recovery_slot(): copies the recovery slot for a rescue on another node. The copy uses our own output plugin.
 //!
-//! The copy comes first and its registration after it, for PostgreSQL makes no logical slot in a transaction that has
-//! written, and a slot does not go with a rollback. So a clone may be left that nobody has registered: the manager adopts
-//! it (clones). Core's errors are caught in subtransactions, and what was half made goes at once.
+//! The copy is made first and registered afterwards: PostgreSQL makes no logical slot in a transaction that has
+//! written, and a rollback does not remove a slot. So a failure can leave a clone that is not registered; the manager
+//! adopts it (src/worker/clone_upkeep.rs). Core's errors are caught in subtransactions, and a copy that could not be
+//! finished is dropped at once.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::clone_error::CloneError;
@@ -34,27 +35,29 @@ use std::time::Instant;
 /// The output plugin of a clone: this library.
 pub const PLUGIN: &str = "spock_recovery";
 
-/// The target waits for the clone for spock.peer_timeout; a part of it is for moving the clone forward.
+/// The target waits spock.peer_timeout for the clone. At most this fraction of it (one half) is spent on moving the
+/// clone forward.
 const ADVANCE_FRACTION: u32 = 2;
 
-/// Bytes of WAL between two looks at the clock: a fraction of a second of decoding.
+/// Bytes of WAL that one step of moving a clone forward decodes, which takes a fraction of a second. The time limit is
+/// checked between steps.
 const ADVANCE_STEP: u64 = 64 << 20;
 
-/// What a call came to.
+/// The outcome of a call that raised no error.
 pub enum CloneOutcome {
     Made {
         original: String,
         clone: Slot,
         message: String,
     },
-    /// Nothing was made, and it is no error: the caller tries another source, or does what the message says.
+    /// No clone was made, which is not an error: the caller tries another source, or does what the message says.
     Refused {
         original: Option<String>,
         message: String,
     },
 }
 
-/// Copies the recovery slot, forward to where the target needs it from.
+/// Copies the recovery slot, and moves the copy forward to where the target needs it from.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn clone_recovery_slot(
@@ -80,15 +83,23 @@ fn clone_recovery_slot(
     })
 }
 
-/// Ends the statement if PostgreSQL would not let the caller copy a slot.
+/// Checks that PostgreSQL would let the caller copy a slot.
+///
+/// # Errors
+/// `NotPrivileged` if not.
 pub fn require_slot_user(function: &'static str) -> Result<(), CloneError> {
     if role::may_use_slots() { Ok(()) } else { Err(CloneError::NotPrivileged { function, role: role::current_name() }) }
 }
 
-/// The recovery that a clone is made for, and when that was begun.
+/// The intent of the recovery that a clone is made for, and when that recovery was begun; None: made by hand.
 pub type ForIntent = Option<(IntentId, Timestamp)>;
 
-/// Makes a clone; for an intent the same one whenever it is asked for again.
+/// Makes a clone. Repeated calls for the same intent return the same clone.
+///
+/// # Errors
+/// If the caller may not copy slots, names a node that cannot be `failed` or `target`, or has written in this
+/// transaction; and if the journal or the retention record cannot be read. Core's other errors, a cancel among them,
+/// are thrown on.
 pub fn clone_slot(
     function: &'static str,
     failed: Option<String>,
@@ -116,7 +127,7 @@ pub fn clone_slot(
     if process::has_written() {
         return Err(CloneError::HasWritten { function });
     }
-    // What follows stands in subtransactions, which are blocks.
+    // This must precede the subtransactions below: within one, every statement counts as part of a transaction block.
     transaction::commit_locally_if_alone();
     if !guc::enable_recovery_slots() {
         return refused(
@@ -140,12 +151,12 @@ pub fn clone_slot(
     }
     match finished {
         Ok(finished) => finished.map(|(clone, message)| CloneOutcome::Made { original: original.name, clone, message }),
-        // A cancel, for one: moving the clone forward may take its time.
+        // A cancel, for example: moving the clone forward can take long.
         Err(cause) => cause.rethrow(),
     }
 }
 
-/// The node of that name, which must be another than this one; None where no name was given.
+/// The node named `name`, which must not be the local node; None if no name was given.
 fn known<'a>(
     servers: &'a [NodeServer],
     argument: &'static str,
@@ -159,8 +170,12 @@ fn known<'a>(
     }
 }
 
-/// Whether a recovery of that failed node on that target can be served from here. The target must be known, so that it can
-/// be asked; the failed node may have been dropped for good meanwhile.
+/// Checks that this node can serve a recovery of `failed` on `target`. The target must be a known peer, because this
+/// node's poller asks it later whether the recovery is still open. The failed node need not be known: it may have been
+/// dropped meanwhile.
+///
+/// # Errors
+/// If `failed` is this node or the target, or if `target` is this node or unknown.
 pub fn check_parties(failed: &str, target: &str) -> Result<(), CloneError> {
     let servers = servers::servers()?;
     let local = servers.iter().find(|server| server.role == Role::Local).ok_or(SlotError::NoNode)?;
@@ -171,10 +186,10 @@ pub fn check_parties(failed: &str, target: &str) -> Result<(), CloneError> {
     if failed == target { Err(CloneError::SameNode { name: failed.to_owned() }) } else { Ok(()) }
 }
 
-/// The recovery slot; else its name, if it has one, and why it cannot be copied. By the retention record, not by what the
-/// manager has in shared memory: right after the server's start that is still empty.
+/// The recovery slot if it can be copied; else its name, if there is one, and why it cannot be copied. The retention
+/// record decides, not the manager's entry in shared memory, which is empty right after the server has started.
 fn usable_slot() -> Result<Result<Slot, (Option<String>, String)>, CloneError> {
-    // Before anything is made: what cannot be noted down is not to be.
+    // Fails if the journal cannot be read, before a clone is made that could not be registered in it.
     storage::read()?;
     let record = record_storage::read()?;
     let why = |what: &str| format!("{what}: SELECT * FROM spock.quick_health_check()");
@@ -185,22 +200,22 @@ fn usable_slot() -> Result<Result<Slot, (Option<String>, String)>, CloneError> {
     match slot::find(&record.slot)?.filter(|found| found.database == Some(process::my_database())) {
         Some(found) if found.is_invalid => refuse("the recovery slot was invalidated, and is created anew"),
         Some(found) if found.is_unfinished => refuse("the recovery slot is still being created"),
-        // Written down: what is not vouches for nothing yet.
+        // The record covers the slot. Without a position, nothing is known yet of what the slot keeps.
         Some(found) if record.position.is_some() => Ok(Ok(found)),
         Some(_) => refuse("the recovery slot was created just now, and is not yet in use"),
         None => refuse("there is no recovery slot at the moment; it is created as soon as running transactions allow"),
     }
 }
 
-/// A copy of the slot.
+/// A copy of the recovery slot.
 struct Copied {
     name: String,
-    /// False: it was there before.
+    /// False: the copy existed before this call.
     is_new: bool,
 }
 
-/// Copies the slot under a name that no slot has. A clone for an intent has a name of its own: one that was made before this
-/// server went down, or whose answer was lost, is found again.
+/// Copies the slot under a name that no other slot has. The name of a clone for an intent follows from when that
+/// recovery was begun, so a clone that was made before this server went down, or whose answer was lost, is found again.
 fn copy(original: &str, intent: ForIntent) -> Result<Result<Copied, CloneError>, Box<CaughtError>> {
     let database = catalog::my_database_name();
     let mut at = intent.map_or_else(|| Timestamp::now().0, |(_, begun_at)| begun_at.0);
@@ -215,14 +230,14 @@ fn copy(original: &str, intent: ForIntent) -> Result<Result<Copied, CloneError>,
         }
         match transaction::nested(|| slot::copy(original, &name, PLUGIN)) {
             Ok(copied) => return Ok(copied.map(|()| Copied { name, is_new: true }).map_err(CloneError::from)),
-            // Somebody else in the same microsecond.
+            // Another session has made a clone in the same microsecond.
             Err(cause) if code_of(&cause) == Some(PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT) => at += 1,
             Err(cause) => return Err(cause),
         }
     }
 }
 
-/// Whether there is a usable clone of that name which is this recovery's: registered for it, or for nobody.
+/// Whether a usable clone of that name exists that is not registered for another recovery.
 fn is_of(name: &str, intent: IntentId) -> Result<bool, CloneError> {
     let found = slot::find_here(name)?.filter(|found| found.plugin.as_deref() == Some(PLUGIN) && !found.is_invalid);
     let is_anothers = |clone: &CloneRecord| clone.slot == name && clone.intent.is_some_and(|known| known != intent);
@@ -236,7 +251,7 @@ fn code_of(cause: &CaughtError) -> Option<PgSqlErrorCode> {
     }
 }
 
-/// What to tell where core's refusal to copy is no error of the caller's; None: it is to be thrown on.
+/// The message for a refusal by core that is not the caller's error; None: the error is to be thrown on.
 fn refusal(cause: &CaughtError) -> Option<String> {
     match code_of(cause)? {
         PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED => Some(format!(
@@ -244,13 +259,13 @@ fn refusal(cause: &CaughtError) -> Option<String> {
              max_replication_slots = {} and restart",
             setting::value(c"max_replication_slots").unwrap_or_default()
         )),
-        // The caller's own right was looked at before: it is the plugin that is refused.
+        // The caller's privilege was checked before, so it is the output plugin that core refuses.
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => {
             let list = setting::value(c"output_plugin_libraries");
             let advice = plugin_list::check(list.as_deref()).err().unwrap_or_else(|| "lists spock_recovery".to_owned());
             Some(format!("output_plugin_libraries {advice}"))
         }
-        // Dropped or lost between the look at it and the copy.
+        // The slot was dropped or invalidated between the check and the copy.
         PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT | PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE => {
             let CaughtError::PostgresError(report) = cause else { return None };
             Some(format!("{}: SELECT * FROM spock.quick_health_check()", report.message()))
@@ -259,7 +274,7 @@ fn refusal(cause: &CaughtError) -> Option<String> {
     }
 }
 
-/// Moves a new copy forward, and registers it.
+/// Moves a new copy forward, and registers the clone.
 fn finish(
     copy: &Copied,
     failed: Option<&NodeServer>,
@@ -271,7 +286,7 @@ fn finish(
     let gone = || CloneError::NoSuchClone { slot: name.to_owned() };
     let copied = slot::find_here(name)?.ok_or_else(gone)?;
     let message = match (failed, target) {
-        // What was streamed from it may be needed again.
+        // The target may need again what was already streamed from a clone that existed before: it is not moved.
         _ if !copy.is_new => format!("was made before, and starts at {}", copied.confirmed),
         (Some(failed), Some(target)) => match horizon(failed, target).filter(|local| *local > copied.confirmed) {
             Some(local) => {
@@ -301,8 +316,9 @@ fn finish(
     Ok((slot::find_here(name)?.ok_or_else(gone)?, message))
 }
 
-/// Moves the clone forward in steps, for as long as a caller that waits can wait; what is not passed now is skipped in the
-/// stream. Each step decodes from restart_lsn, which an open transaction may hold far back. Returns where it is.
+/// Moves the clone forward in steps until `to`, or until a part of spock.peer_timeout is over because the caller waits.
+/// What the clone still holds before `to` is then skipped in the stream. Each step decodes from restart_lsn, which an
+/// open transaction may hold far back. Returns the position reached.
 fn advance_for_a_while(name: &str, from: LocalLsn, to: LocalLsn) -> Result<LocalLsn, CloneError> {
     let deadline = Instant::now() + guc::peer_timeout() / ADVANCE_FRACTION;
     let mut at = from;
@@ -322,15 +338,15 @@ fn advance_for_a_while(name: &str, from: LocalLsn, to: LocalLsn) -> Result<Local
     Ok(at)
 }
 
-/// Up to where this server's WAL holds nothing of the failed node that the target lacks; None: not known.
+/// The position up to which this server's WAL contains nothing of the failed node that the target lacks; None: unknown.
 ///
-/// It is the newest sample (o, l) with o at or before what counts as passed by the target, as recovery_horizon() shows it:
-/// every transaction of the failed node that stands before l has an origin position up to o, and the target is durably
-/// past o. So the clone loses nothing that this target could ask for: what it lacks lies beyond what it has passed. What
-/// counts as passed is no more than what the recovery slot itself may be moved by on this target's account at any moment,
-/// and other targets are not served by this clone (claim_clone refuses them). Both figures are facts about what is
-/// written and durable, so they do not get worse while they are used: a target that is rebuilt meanwhile has another
-/// subscription or replication origin, and copies the tables.
+/// It belongs to the newest sample (o, l) with o at or before what the target counts as having passed, as
+/// recovery_horizon() shows it. Every transaction of the failed node before l has an origin position up to o, and the
+/// target is durably past o. So the clone loses nothing that this target could ask for: what it lacks lies beyond what
+/// it has passed. The recovery slot itself may at any moment be moved as far on this target's account. Other targets
+/// are not served by this clone (claim_clone refuses them). Both positions describe what is already written and
+/// durable, so they stay true while they are used: a target that is rebuilt meanwhile has another subscription or
+/// replication origin, and copies the tables.
 fn horizon(failed: &NodeServer, target: &NodeServer) -> Option<LocalLsn> {
     let snapshot = snapshot()?;
     let (_, positions) = snapshot.peers.iter().find(|(peer, _)| peer.key == PeerKey::Node(target.id))?;
@@ -338,7 +354,7 @@ fn horizon(failed: &NodeServer, target: &NodeServer) -> Option<LocalLsn> {
     Some(position.local).filter(|local| *local != LocalLsn::ZERO)
 }
 
-/// A copy that could not be finished goes. Where even that fails, the manager finds it.
+/// Drops a copy that could not be finished. If that fails too, the manager finds the copy later.
 fn discard(name: &str) {
     if transaction::nested(|| slot::drop(name)).is_err() {
         pgrx::log!("could not drop the unfinished clone \"{name}\" of the recovery slot");

@@ -1,4 +1,4 @@
-//! What can go wrong with a clone, where it is the caller's to mend.
+//! Errors of the functions for clones, which the caller can remedy.
 
 use super::error::SlotError;
 use crate::error::SqlError;

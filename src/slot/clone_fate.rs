@@ -1,37 +1,38 @@
-//! What becomes of a clone in a round of the manager (pure).
+//! What the manager does with a clone in one of its rounds (pure).
 
 use crate::intent::document::CloneRecord;
 use crate::shmem::TargetSays;
 use std::time::Duration;
 
-/// Why a clone goes.
+/// Why a clone is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FateReason {
-    /// Its target says that the recovery has ended, or knows of none.
+    /// The clone's target says that the recovery has ended, or that it knows of no such recovery.
     RecoveryEnded,
-    /// Made by hand, and nobody has claimed it.
+    /// The clone was made by hand, and no recovery has claimed it in time.
     Unclaimed,
-    /// This database is no node any more.
+    /// This database is no longer a node.
     NoNode,
 }
 
+/// What to do with a clone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// None: until something else changes; else until then at most.
+    /// Keep the clone, and decide again after this time at the latest; None: when something else changes.
     Keep(Option<Duration>),
-    /// It would soon count as idle.
+    /// Acquire and release the slot: it would soon exceed the server's limit on idle slots.
     Touch,
     Drop(FateReason),
-    /// The slot is gone: its registration goes too.
+    /// The slot no longer exists: remove its registration.
     Forget,
 }
 
-/// The slot behind a clone.
+/// The replication slot of a clone, as it was seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlotSeen {
     pub is_active: bool,
     pub is_invalid: bool,
-    /// How long nobody has had it; None: unknown.
+    /// For how long no process has had the slot acquired; None: unknown.
     pub idle_for: Option<Duration>,
 }
 
@@ -39,13 +40,13 @@ pub struct SlotSeen {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rules {
     pub is_node: bool,
-    /// spock.rescue_clone_ttl.
+    /// How long an unclaimed clone is kept: spock.rescue_clone_ttl.
     pub ttl: Duration,
-    /// When an idle slot is touched; None: no time limit on idleness.
+    /// After how much idle time a slot is touched; None: the server has no limit on idle slots.
     pub touch_after: Option<Duration>,
 }
 
-/// `age`: since the clone was made, or found.
+/// Decides about one clone. `slot`: None if the slot does not exist; `age`: time since the clone was made, or adopted.
 pub fn fate(clone: &CloneRecord, slot: Option<SlotSeen>, says: TargetSays, age: Duration, rules: &Rules) -> Fate {
     let Some(slot) = slot else { return Fate::Forget };
     if slot.is_active {
@@ -135,7 +136,7 @@ mod tests {
         assert_eq!(now(IDLE, 50 * S), Fate::Touch);
         assert_eq!(now(SlotSeen { is_invalid: true, ..IDLE }, S), Fate::Keep(None));
         assert_eq!(now(SlotSeen { idle_for: None, ..IDLE }, S), Fate::Keep(Some(S)));
-        // Dropped rather than touched.
+        // A clone whose recovery has ended is dropped even when it is due to be touched.
         assert_eq!(
             fate(&claimed(), Some(IDLE), TargetSays::Ended, S, &rules(S)),
             Fate::Drop(FateReason::RecoveryEnded)

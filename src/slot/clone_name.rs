@@ -4,7 +4,7 @@ use super::name::{MAX_BYTES, PREFIX, fitted};
 
 const INFIX: &str = "_clone_";
 
-/// YYYYMMDDhhmmss and six digits of microseconds: two calls differ, and a person sees when.
+/// YYYYMMDDhhmmss and six digits of microseconds: two calls get different names, and a person sees when each was made.
 const TIME_BYTES: usize = 20;
 
 const DAY_S: i64 = 86_400;
@@ -21,7 +21,8 @@ pub fn clone_name(database: &str, at: i64) -> String {
     format!("{PREFIX}{}{INFIX}{}", fitted(database, room), digits(at))
 }
 
-/// Whether a slot with our plugin has the name of a clone, of whatever database: one that was renamed keeps its slots.
+/// Whether `name` has the form of a clone's name, for whichever database: after a rename the database's slots keep
+/// their names. Other slots may have such a name too, so the caller checks the plugin.
 pub fn is_clone_name(name: &str) -> bool {
     name.strip_prefix(PREFIX)
         .and_then(|rest| rest.rsplit_once(INFIX))

@@ -1,5 +1,6 @@
-//! What a round of the keeper concludes from what it has seen (pure): how far each peer counts as having passed each
-//! origin, how far the slot may go, what may have been let go, and what of it is told to whom.
+//! What the manager concludes from one round of observations (pure): how far each peer counts as having passed each
+//! origin, how far the slot may advance, which transactions it may thereby release, and what the status functions show
+//! of it.
 
 use super::horizon::{Allowance, Hold, Progress, Samples};
 use super::positions::Own;
@@ -9,7 +10,7 @@ use super::retention::{self, OriginRetention};
 use super::vouching::Reading;
 use crate::lsn::{LocalLsn, OriginLsn};
 
-/// A peer's last report.
+/// What a peer last reported of itself, as its poller has heard it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub system_identifier: u64,
@@ -18,11 +19,11 @@ pub struct Report {
     pub positions: Vec<PassedRecord>,
 }
 
-/// How a peer fares.
+/// Whether a peer can be reached, as its poller has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contact {
     Answers,
-    /// Reached, but of no use: no node, or another one.
+    /// A server answers, but it is no node, or another node than the expected one.
     Useless,
     Silent,
 }
@@ -31,64 +32,67 @@ pub enum Contact {
 pub struct PeerInput {
     pub name: String,
     pub contact: Contact,
-    /// None: it has not reported since this server started.
+    /// None: the peer has not reported since this server started.
     pub report: Option<Report>,
 }
 
-/// Why the slot, or one pair of an origin and a peer, does not advance.
+/// Why the slot, or one pair of an origin and a peer, does not advance. A number is the index of a peer among those
+/// given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
     NoSample,
-    /// This node has a subscription of which nobody knows where it comes from.
+    /// It is not known from which node a subscription of this node receives.
     OriginUnknown,
     PeerUnreachable(usize),
     PeerUnknown(usize),
     PeerLagging(usize),
 }
 
-/// A pair of an origin and a peer that subscribes to it.
+/// An origin, and a peer that subscribes to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
     pub peer: usize,
-    /// What counts as passed; None: unknown.
+    /// Up to which position of the origin the peer counts as having passed it; None: unknown.
     pub passed: Option<OriginLsn>,
-    /// How far it lets the slot go.
+    /// How far this pair lets the slot advance; None: not at all.
     pub local: Option<LocalLsn>,
     pub block: Option<Block>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// How far the slot may go; None: nowhere.
+    /// How far the slot may advance; None: not at all.
     pub target: Option<LocalLsn>,
     pub block: Option<Block>,
-    /// Per origin, as given.
+    /// One for each origin, in the order in which the origins were given.
     pub allowances: Vec<Allowance>,
     pub pairs: Vec<Vec<Pair>>,
-    /// Peers that were given up for the budget in this round.
+    /// Indexes of the peers that this round gives up because of the retention budget.
     pub given_up: Vec<usize>,
-    /// Still more is kept than the budget allows.
+    /// The slot would keep more WAL than the budget allows even without these peers.
     pub is_over_budget: bool,
-    /// Microseconds: when the oldest transaction that some peer lacks was first seen here.
+    /// Microseconds since 2000: when the oldest transaction that some peer lacks was first seen on this node.
     pub unacknowledged_since: Option<i64>,
 }
 
 impl Outcome {
-    /// Something beside the peers holds the slot, at `floor` at the furthest; None: where it is.
+    /// Holds the slot for a reason other than a peer: it may advance to `floor` at most, or not at all if that is None.
     pub fn hold(&mut self, block: Block, floor: Option<LocalLsn>) {
         self.target = self.target.zip(floor).map(|(target, floor)| target.min(floor));
         self.block = Some(block);
     }
 }
 
-/// Whether what was written down holds for the subscription as it is: it is the same pair, and no table was added to it without
-/// copying its rows. A table that has gone takes nothing out of the WAL for the others, and for one that was copied since the
-/// proof asks up to where its rows came with the copy.
+/// Whether the record `before` still describes the subscription: subscription and replication origin are the same, and
+/// no table was added without copying its rows. A table that has left the subscription removes nothing from the WAL
+/// that other nodes need. A table that was copied since then needs no check here: the proof compares the position up to
+/// which its rows came with the copy.
 pub fn is_recorded(before: &OriginRecord, subscription: u32, origin_id: u16, newest_table: u64, tables: i64) -> bool {
     before.subscription == subscription
         && before.origin_id == origin_id
         && match before.tables_before {
-            // Where a transaction has been open for longer than the newest table is there: they are the very same.
+            // While a transaction that is older than the newest table stays open, that table is not below
+            // `known_below`. The record then holds only if neither the newest table nor the digest has changed.
             Some(known_below) => {
                 newest_table < known_below || (before.tables == tables && before.newest_table == Some(newest_table))
             }
@@ -96,11 +100,13 @@ pub fn is_recorded(before: &OriginRecord, subscription: u32, origin_id: u16, new
         }
 }
 
-/// The next record of an origin. True: its past has ended, and the samples of it are to be thrown away.
+/// The next record of an origin. The bool is true if the origin's history starts anew, so that its samples must be
+/// discarded.
 ///
-/// `covered`: the slot is where the record says, or before. Otherwise it is new, or somebody else has moved it, and all
-/// that this node has applied may be gone. `unbroken_from`: where the stream of one that waits has been found to be unbroken
-/// from (vouching).
+/// `covered`: the slot stands at or before the position that the record covers. Otherwise the slot is new or was moved
+/// by other means, and everything that this node has applied may have been released. `unbroken_from`: for an origin
+/// that waits (`waits_beyond`), the position from which its stream has been found to be unbroken (vouching). `now`:
+/// microseconds since 2000.
 pub fn next_origin(
     own: &Own,
     before: Option<&OriginRecord>,
@@ -139,19 +145,20 @@ pub fn next_origin(
         (Some(_), Some(applied)) if !covered => (record(applied), true),
         (Some(_), None) if !covered => (waiting(), true),
         (Some(before), _) if before.tables == own.tables && before.tables_before.is_some() => (before.clone(), false),
-        // What has changed in the tables is no loss to the others.
+        // This change of tables loses nothing that other nodes need: `released` stays.
         (Some(before), _) => (record(before.released), false),
     }
 }
 
-/// Tables that have left a subscription are kept in mind up to so many; what more there are cannot be had again.
+/// Most tables that are recorded for one subscription after they have left it. Changes of any further such table cannot
+/// be recovered from this node.
 const GONE_TABLES: usize = 1000;
 
-/// Notes the tables that have left the subscription since it was last looked at. `end`: how far this server's WAL was flushed when
-/// that was seen.
+/// Records the tables that are in `before` and not in `now`, as having left the subscription. `end`: how far this
+/// server's WAL was flushed when that was seen.
 pub fn note_gone(record: &mut OriginRecord, before: &[SubscribedTable], now: &[SubscribedTable], end: LocalLsn) {
     for table in before.iter().filter(|table| now.iter().all(|known| known.oid != table.oid)) {
-        // A table whose copy was not finished has left nothing whole.
+        // A table whose initial copy was not finished has no complete contents to recover.
         if !table.is_ready || record.gone.len() == GONE_TABLES {
             continue;
         }
@@ -165,7 +172,8 @@ pub fn note_gone(record: &mut OriginRecord, before: &[SubscribedTable], now: &[S
     }
 }
 
-/// Where a subscription that has applied nothing begins stays what was first read; how far it is past is what was read last.
+/// Records, for a subscription that has applied nothing, where it begins (the confirmed position that was read first)
+/// and how far it has passed its provider (the one read last).
 pub fn note_beginning(record: &mut OriginRecord, own: &Own, reading: Option<Reading>) {
     let confirmed = reading.and_then(|reading| reading.confirmed.known());
     if let (None, Some(confirmed)) = (own.applied, confirmed) {
@@ -174,8 +182,9 @@ pub fn note_beginning(record: &mut OriginRecord, own: &Own, reading: Option<Read
     }
 }
 
-/// How far a peer counts as having passed an origin: by its report, or by what was written down of an earlier one while
-/// it is the same server, timeline, subscription and replication origin.
+/// How far a peer counts as having passed an origin: as far as its report says, or further if it reported more before
+/// and is still the same server, timeline, subscription and replication origin. Without a report, the recorded one
+/// counts.
 pub fn progress(peer: &PeerInput, origin: &str, record: &RetentionRecord) -> Progress {
     if peer.name == origin {
         return Progress::NotSubscribed;
@@ -206,7 +215,7 @@ fn counted(position: &PassedRecord) -> Progress {
     position.passed.known().map_or(Progress::Unknown, Progress::Passed)
 }
 
-/// What is to be written down of a peer; None: it was never heard.
+/// The record of a peer for the next retention record; None: the peer has never reported.
 pub fn next_peer(peer: &PeerInput, before: &RetentionRecord) -> Option<PeerRecord> {
     let Some(report) = &peer.report else {
         return before.peer(&peer.name).cloned();
@@ -229,7 +238,7 @@ pub fn next_peer(peer: &PeerInput, before: &RetentionRecord) -> Option<PeerRecor
     })
 }
 
-/// What the reports are of, without how far: whose subscriptions, and what server they are on.
+/// The reports without their positions: they tell which subscriptions each peer has, and on which server.
 pub fn histories(peers: &[PeerRecord]) -> Vec<PeerRecord> {
     let without_positions = |peer: &PeerRecord| {
         let mut peer = peer.clone();
@@ -239,7 +248,8 @@ pub fn histories(peers: &[PeerRecord]) -> Vec<PeerRecord> {
     peers.iter().map(without_positions).collect()
 }
 
-/// Decides how far the slot may go. `floor`: with a budget, the position below which nothing more may be kept.
+/// Decides how far the slot may advance. `end`: the end of this server's WAL. `floor`: if the retention budget is
+/// exceeded, the position below which no WAL may be kept.
 pub fn decide(
     origins: &[(&Own, &Samples)],
     peers: &[PeerInput],
@@ -321,7 +331,8 @@ fn pairs(view: &OriginRetention<'_>, peers: &[PeerInput]) -> Vec<Pair> {
         .collect()
 }
 
-/// The peers that are not protected any more: given up, now or before, until they have passed all that was let go.
+/// The names of the unprotected peers: those that this round gives up, and those given up earlier that have not yet
+/// passed `released` of every origin.
 pub fn unprotected(record: &RetentionRecord, outcome: &Outcome, peers: &[PeerInput]) -> Vec<String> {
     let lacks = |peer: &PeerInput| {
         record.origins.iter().any(|origin| match progress(peer, &origin.node, record) {

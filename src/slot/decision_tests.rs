@@ -1,4 +1,4 @@
-//! Every clause of what a round concludes.
+//! Tests of each rule by which the manager concludes something from a round.
 
 use super::super::horizon::Sample;
 use super::*;
@@ -102,7 +102,7 @@ fn another_subscription_origin_or_added_table_makes_everything_unsafe_until_the_
         let (known, starts_anew) = next_origin(&changed, Some(&waiting), true, Some(OriginLsn(510)), 3000);
         assert_eq!((known.released, known.waits_beyond, known.waits_since), (OriginLsn(510), None, None));
         assert!(!starts_anew);
-        // Another one comes while it waits.
+        // Another change of tables comes while the origin waits.
         let more = Own { newest_table: 100, tables: 9, settled_below: 120, ..changed };
         let (anew, starts_anew) = next_origin(&more, Some(&waiting), true, Some(OriginLsn(510)), 3000);
         assert_eq!((anew.released, anew.waits_since, starts_anew), (OriginLsn::INFINITY, Some(3000), true));
@@ -111,12 +111,12 @@ fn another_subscription_origin_or_added_table_makes_everything_unsafe_until_the_
 
 #[test]
 fn a_table_that_is_dropped_or_has_been_copied_takes_nothing_from_the_others() {
-    // The digest is another one, and no table is newer than those that were known.
+    // The digest differs, but no table is newer than those that were known.
     let fewer = Own { tables: 8, newest_table: 0, ..own(11, 500) };
     let (kept, starts_anew) = next(&fewer, Some(&origin(40)), true);
     assert_eq!((kept.released, kept.tables, kept.tables_before), (OriginLsn(40), 8, Some(100)));
     assert!(!starts_anew && kept.waits_beyond.is_none());
-    // One that was added without copying by the very first transaction that had not ended then.
+    // A table that was added without copying by the oldest transaction that had not ended when the record was written.
     let at_the_edge = Own { tables: 8, newest_table: 60, ..own(11, 500) };
     assert_eq!(next(&at_the_edge, Some(&origin(40)), true).0.released, OriginLsn::INFINITY);
     let just_before = Own { tables: 8, newest_table: 59, ..own(11, 500) };
@@ -158,7 +158,7 @@ fn tables_that_have_gone_are_kept_in_mind_with_the_pair() {
 
 #[test]
 fn a_transaction_that_has_long_been_open_does_not_make_the_newest_table_new_again_and_again() {
-    // Added by 90, while 70 is open.
+    // The newest table was added by transaction 90 while transaction 70 is open.
     let held = Own { newest_table: 90, tables: 8, settled_below: 70, ..own(11, 500) };
     let (waiting, starts_anew) = next(&held, Some(&origin(40)), true);
     assert!(starts_anew);
@@ -166,7 +166,7 @@ fn a_transaction_that_has_long_been_open_does_not_make_the_newest_table_new_agai
     assert_eq!((still, starts_anew), (waiting.clone(), false));
     let (known, _) = next_origin(&held, Some(&waiting), true, Some(OriginLsn(510)), 2000);
     assert_eq!(next(&held, Some(&known), true), (known.clone(), false));
-    // Taken out and added again meanwhile, or another one beside it by an older transaction.
+    // The table was taken out and added again, or an older transaction has added another one.
     for other in [Own { newest_table: 95, ..held.clone() }, Own { tables: 9, ..held }] {
         assert!(next(&other, Some(&known), true).1, "{other:?}");
     }

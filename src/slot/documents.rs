@@ -1,4 +1,4 @@
-//! The documents in this database's labels, and which of them cannot be read. Needs a snapshot.
+//! The documents in the labels of this database, and which of them cannot be read. The functions need a snapshot.
 
 use super::record_storage;
 use crate::document::Unreadable;
@@ -8,7 +8,7 @@ use crate::node::labelling::unreadable_label;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Origin, ReplicationProvider};
 
-/// Those that cannot be read.
+/// The documents that cannot be read.
 pub fn unreadable() -> Result<Vec<Unreadable>, RegistryError> {
     let mut found = Vec::new();
     for outcome in [storage::read().map(|_| ()), record_storage::read().map(|_| ())] {
@@ -26,7 +26,10 @@ pub fn unreadable() -> Result<Vec<Unreadable>, RegistryError> {
     Ok(found)
 }
 
-/// An error where one cannot be read: nothing is begun then that would be noted down there, or go by what it says.
+/// Checks that all documents can be read.
+///
+/// # Errors
+/// If one cannot. Nothing may then be begun that has to be recorded in that document or depends on its content.
 pub fn require_readable() -> Result<(), RegistryError> {
     unreadable()?.into_iter().next().map_or(Ok(()), |unreadable| Err(unreadable.into()))
 }

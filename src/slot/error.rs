@@ -1,4 +1,4 @@
-//! What can go wrong with the slot's functions.
+//! Errors of the functions for the recovery slot.
 
 use crate::error::SqlError;
 use pgrx::PgSqlErrorCode;

@@ -1,18 +1,18 @@
 //! How far the recovery slot may advance (pure).
 //!
 //! This server, S, must keep every transaction of every origin X that some other subscriber P of X has not durably
-//! applied. S pairs, again and again, a position of its own WAL with how far it had applied X then; the slot may go to
-//! the newest such position whose X part every P has passed. S's own outgoing slots say nothing about this: with
-//! origin = none they move past X's transactions whether P has them or not.
+//! applied. S takes samples: a position of its own WAL, paired with how far S had applied X at that moment. The slot
+//! may advance to the newest such position whose part of X every P has passed. S's own outgoing slots say nothing about
+//! this: with origin = none they move past X's transactions whether P has them or not.
 
 use crate::lsn::{LocalLsn, OriginLsn};
 use std::collections::VecDeque;
 
-/// Samples that are kept of one origin. With two seconds between them the newest quarter covers four minutes one by
-/// one; what is older is thinned out, never forgotten, so that a peer that lags for days still frees WAL in steps.
+/// Samples kept for each origin. At one sample every two seconds, the newest quarter covers four minutes without gaps.
+/// Older samples are thinned out but never all dropped, so that a peer that lags for days still frees WAL in steps.
 const CAPACITY: usize = 512;
 
-/// X's commits that stand in this server's WAL before `local` have origin positions up to `origin`.
+/// The commits of X before `local` in this server's WAL have origin positions up to `origin`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sample {
     pub origin: OriginLsn,
@@ -26,8 +26,8 @@ pub struct Sample {
 pub struct Samples(VecDeque<Sample>);
 
 impl Samples {
-    /// Adds a sample. One that says no more than the newest is ignored; one with the same origin position replaces it,
-    /// for an idle X makes no new transaction while this server's WAL grows.
+    /// Adds a sample. It is ignored if it says no more than the newest one. It replaces the newest one if `origin` is
+    /// the same: while X is idle, only this server's WAL grows.
     pub fn push(&mut self, sample: Sample) {
         if let Some(newest) = self.0.back_mut() {
             if sample.local <= newest.local || sample.origin < newest.origin {
@@ -44,8 +44,8 @@ impl Samples {
         self.0.push_back(sample);
     }
 
-    /// Every second one of the older three quarters goes. A sample that is missing makes the slot keep more and
-    /// `released` larger, never the other way round.
+    /// Drops every second sample of the older three quarters. A missing sample makes the slot keep more and `released`
+    /// larger, never the reverse.
     fn thin_out(&mut self) {
         let older = CAPACITY / 4 * 3;
         let mut index = 0;
@@ -55,19 +55,19 @@ impl Samples {
         });
     }
 
-    /// The newest sample whose transactions `passed` covers.
+    /// The newest sample whose `origin` is not beyond `passed`.
     pub fn newest_within(&self, passed: OriginLsn) -> Option<&Sample> {
         let count = self.0.partition_point(|sample| sample.origin <= passed);
         count.checked_sub(1).and_then(|index| self.0.get(index))
     }
 
-    /// The oldest sample at or beyond a position of this server's WAL: what went before that position is at most its
-    /// `origin`.
+    /// The oldest sample at or beyond `local`, a position of this server's WAL. Transactions of X before `local` have
+    /// origin positions up to the sample's `origin`.
     pub fn oldest_at_or_beyond(&self, local: LocalLsn) -> Option<&Sample> {
         self.0.get(self.0.partition_point(|sample| sample.local < local))
     }
 
-    /// The oldest sample with transactions that `passed` does not cover.
+    /// The oldest sample with transactions of X beyond `passed`.
     pub fn oldest_beyond(&self, passed: OriginLsn) -> Option<&Sample> {
         self.0.get(self.0.partition_point(|sample| sample.origin <= passed))
     }
@@ -76,7 +76,7 @@ impl Samples {
         self.0.back()
     }
 
-    /// Forgets what the slot has left behind, but the last of it.
+    /// Drops the samples before `local`, where the slot is now, except the newest of these.
     pub fn forget_before(&mut self, local: LocalLsn) {
         let behind = self.0.partition_point(|sample| sample.local < local);
         self.0.drain(..behind.saturating_sub(1));
@@ -86,32 +86,33 @@ impl Samples {
 /// What is known of a peer's progress through one origin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
-    /// It does not subscribe to the origin, or is the origin itself: it needs nothing of it.
+    /// The peer does not subscribe to the origin, or is the origin: it needs nothing of it.
     NotSubscribed,
-    /// Never heard of, or it does not know itself. Holds everything.
+    /// The peer has not reported, or does not know its own progress. It holds the slot where it is.
     Unknown,
+    /// The peer is durably past this position of the origin.
     Passed(OriginLsn),
 }
 
 /// Why an origin holds the slot back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hold {
-    /// Nothing is known of what this server has of the origin.
+    /// There is no sample of the origin.
     NoSample,
-    /// The peer of this index.
+    /// The peer with this index has passed the least.
     Peer(usize),
 }
 
-/// How far one origin lets the slot go.
+/// How far one origin lets the slot advance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Allowance {
-    /// None: not at all.
+    /// None: the slot may not advance.
     pub local: Option<LocalLsn>,
-    /// What keeps it from the newest sample; None if nothing does.
+    /// Why the slot may not advance to the newest sample; None if it may.
     pub hold: Option<Hold>,
 }
 
-/// How far origin X lets the slot go, given how far each peer has passed X.
+/// How far origin X lets the slot advance, given how far each peer has passed X.
 pub fn allowance(samples: &Samples, peers: &[Progress]) -> Allowance {
     let Some(newest) = samples.newest() else {
         return Allowance { local: None, hold: Some(Hold::NoSample) };
@@ -138,7 +139,8 @@ pub fn allowance(samples: &Samples, peers: &[Progress]) -> Allowance {
     }
 }
 
-/// How far the slot may go over all origins: the least counts. `end`: where there is no origin, nothing needs keeping.
+/// How far the slot may advance over all origins: the least of their allowances. Without origins nothing has to be
+/// kept, and the slot may advance to `end`, the end of WAL.
 pub fn horizon(allowances: &[Allowance], end: LocalLsn) -> Option<LocalLsn> {
     allowances.iter().map(|allowance| allowance.local).min().unwrap_or(Some(end))
 }

@@ -81,7 +81,7 @@ fn a_full_buffer_thins_out_old_samples_instead_of_forgetting_them() {
     assert!(samples.0.len() <= CAPACITY);
     assert_eq!(samples.0.front().map(|sample| sample.origin), Some(OriginLsn(1)));
     assert_eq!(samples.newest().map(|sample| sample.origin), Some(OriginLsn(10_000)));
-    // A lagging peer still frees WAL: below any position that it may have there is a sample within a factor of it.
+    // A lagging peer still frees WAL: for every position that it may have passed, there is a sample at or below it.
     for position in [10u64, 100, 1_000, 5_000, 9_000] {
         let found = samples.newest_within(OriginLsn(position)).expect("a sample").origin.0;
         assert!(found >= 1 && found <= position);
@@ -96,13 +96,13 @@ fn forgetting_what_is_behind_keeps_what_rounds_up() {
     assert_eq!(samples.oldest_at_or_beyond(LocalLsn(250)).map(|sample| sample.origin), Some(OriginLsn(30)));
 }
 
-/// One server S, one origin X whose transactions have origin positions 1, 2, 3, …, and peers that subscribe to X.
+/// One server S, one origin X whose transactions have the origin positions 1, 2, 3, …, and peers that subscribe to X.
 #[derive(Default)]
 struct World {
-    /// S's WAL: at which local position the commit of X's n-th transaction begins.
+    /// The local position at which the commit of X's n-th transaction begins in S's WAL.
     commits: Vec<u64>,
     local_end: u64,
-    /// Peers: applied in memory, applied on disk, what they reported last.
+    /// For each peer: the transaction up to which it has applied X in memory, the same on disk, and its last report.
     peers: Vec<(u64, u64, Option<u64>)>,
     samples: Samples,
     slot: u64,
@@ -113,9 +113,9 @@ struct World {
 enum Step {
     /// S applies the next transactions of X.
     Apply(u8),
-    /// Other WAL on S.
+    /// S writes other WAL.
     Other(u8),
-    /// A peer applies in memory.
+    /// A peer applies transactions, in memory only.
     PeerApply(usize, u8),
     /// A peer's WAL is flushed.
     PeerFlush(usize),
@@ -124,7 +124,7 @@ enum Step {
     /// A peer reports what is durable.
     Poll(usize),
     TakeSample,
-    /// S crashes: samples are in memory and gone; the slot may be found where an older checkpoint saw it.
+    /// S crashes. Its samples, which are in memory, are lost; its slot may be where an older checkpoint saved it.
     Crash(u8),
     Advance,
 }
@@ -181,7 +181,8 @@ impl World {
         }
     }
 
-    /// Every transaction that some peer lacks on disk is still decodable from the slot, and what is not is within released.
+    /// Every transaction that some peer does not have on disk can still be decoded from the slot, and every released
+    /// transaction is at or below `released`.
     fn check(&self) -> Result<(), TestCaseError> {
         for (index, begins_at) in self.commits.iter().enumerate() {
             let transaction = index as u64 + 1;

@@ -1,12 +1,16 @@
-//! What may wait for others, done by a worker of its own: creating the slot waits for every running transaction, moving a
-//! failover slot waits for its standbys, and decoding a backlog takes its time. One at a time per database.
+//! The operations on the recovery slot that may have to wait, done by a worker process of their own, one at a time for
+//! each database. Creating the slot waits for every running transaction, moving a failover slot waits for its standbys,
+//! and decoding a backlog takes minutes.
 
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::pg::{interrupts, slot, transaction};
 use crate::shmem::SlotJob;
 
-/// Does the job on the slot of that name. Err says why it could not be done; it is tried again later.
+/// Does the job on the slot named `name`.
+///
+/// # Errors
+/// Why the job failed. The manager starts it again later.
 pub fn run(job: SlotJob, name: &str) -> Result<(), String> {
     failpoint::hit(names::SLOT_JOB_BEFORE);
     let outcome = interrupts::catch(|| match job {
@@ -24,7 +28,7 @@ pub fn run(job: SlotJob, name: &str) -> Result<(), String> {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(report) => {
-            // The process ends right after this; its exit rolls back, and gives the slot back.
+            // The process ends right after this: its exit rolls back, and the slot is released here.
             slot::release_after_error();
             Err(report.message().to_owned())
         }

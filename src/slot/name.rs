@@ -1,19 +1,20 @@
 //! The recovery slot's name (pure).
 
-/// `NAMEDATALEN - 1`: a slot's name has at most 63 bytes, all of a-z, 0-9 and underscore (replication/slot.c).
+/// `NAMEDATALEN - 1`. A slot's name has at most 63 bytes, and only a-z, 0-9 and underscore (replication/slot.c).
 pub(super) const MAX_BYTES: usize = 63;
 
 pub(super) const PREFIX: &str = "spk_recovery_";
 
-/// Of a name that had to be changed, this much of a hash tells it from others: `_` and eight hexadecimal digits.
+/// The bytes of the suffix that distinguishes a changed name from others: `_` and a hash of eight hexadecimal digits.
 const SUFFIX_BYTES: usize = 9;
 
-/// `spk_recovery_<database>` where that is a legal name; else made legal, and unique by a short hash of the whole name.
+/// `spk_recovery_<database>` if that is a legal name; else a legal one that a short hash of the whole name makes
+/// unique.
 pub fn recovery_slot_name(database: &str) -> String {
     format!("{PREFIX}{}", fitted(database, MAX_BYTES - PREFIX.len()))
 }
 
-/// The database's name as part of a slot's name, in at most `room` bytes.
+/// The database's name as a part of a slot's name, in at most `room` bytes.
 pub(super) fn fitted(database: &str, room: usize) -> String {
     if database.len() <= room && database.bytes().all(is_legal) {
         database.to_owned()
@@ -22,8 +23,8 @@ pub(super) fn fitted(database: &str, room: usize) -> String {
     }
 }
 
-/// Another name for the same database, for the case that a foreign slot has the first one (`attempt` 1, 2, …): one that a
-/// renamed database has kept, for example.
+/// Another name for the recovery slot of the same database, for `attempt` 1, 2 and so on. It is used if a foreign slot
+/// has the first name: a renamed database has kept its slot, for example.
 pub fn other_slot_name(database: &str, attempt: u32) -> String {
     format!("{PREFIX}{}", distinguished(database, attempt, MAX_BYTES - PREFIX.len()))
 }
@@ -42,7 +43,7 @@ pub(super) fn is_legal(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
 }
 
-/// FNV-1a, written out because the name must stay the same for ever, whatever the standard library's hasher becomes.
+/// FNV-1a, written out because the name must never change, whatever the standard library's hasher becomes.
 fn hash(database: &str, attempt: u32) -> u32 {
     let more = if attempt > 0 { attempt.to_le_bytes().to_vec() } else { Vec::new() };
     database.bytes().chain(more).fold(2_166_136_261, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619))

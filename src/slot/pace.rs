@@ -1,34 +1,35 @@
 //! How often and how far the slot is moved (pure).
 //!
 //! Moving a slot decodes all WAL from its restart_lsn on. While an open transaction pins restart_lsn, each move would
-//! decode the same WAL again: so the moves grow apart.
+//! decode the same WAL again. The time between moves therefore grows.
 
 use crate::lsn::LocalLsn;
 use std::time::Duration;
 
-/// WAL that one move decodes at most, at first. Doubled after a quick move.
+/// The most that a move advances the slot at first, in bytes. The step is doubled after a quick move.
 const FIRST_STEP_BYTES: u64 = 256 << 20;
 
-/// A move that took less was a quick one.
+/// A move that took less time than this was quick.
 const QUICK: Duration = Duration::from_secs(2);
 
-/// A move that decoded less costs nothing, whatever it left pinned: a WAL segment.
+/// A move that decoded less than this (one WAL segment) was cheap, even if restart_lsn stayed pinned.
 const CHEAP_BYTES: u64 = 16 << 20;
 
-/// While restart_lsn is pinned, moves grow apart up to this.
+/// The longest time between moves while restart_lsn is pinned.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// A move frees little where less than this stands before its target: the record of each move is WAL itself (about 1 kB),
-/// and an idle server would move its slot past its own footprints for ever.
+/// A move that frees fewer bytes than this frees little. Each move writes WAL itself (its retention record, about 1
+/// kB), so an idle server would otherwise keep moving its slot past that WAL for ever.
 const LITTLE_BYTES: u64 = 64 << 10;
 
-/// Moves that free little come this many times less often.
+/// The time between moves is this many times longer if the next move frees little.
 const LITTLE_FACTOR: u32 = 12;
 
+/// What the last moves tell about the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     step_bytes: u64,
-    /// Costly moves in a row that left restart_lsn where it was.
+    /// How many moves in a row were costly and left restart_lsn where it was.
     pinned_moves: u32,
 }
 
@@ -39,8 +40,8 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// The least time between the last move and the next, which may free up to so many bytes. `is_pinned`: what pinned
-    /// restart_lsn is still open.
+    /// The least time between the last move and the next. `frees`: how many bytes of WAL the next move may free.
+    /// `is_pinned`: the transaction that pinned restart_lsn is still open.
     pub fn wait(&self, interval: Duration, frees: u64, is_pinned: bool) -> Duration {
         if frees < LITTLE_BYTES {
             return interval.saturating_mul(LITTLE_FACTOR);
@@ -51,12 +52,12 @@ impl Pace {
         interval.saturating_mul(1u32.checked_shl(self.pinned_moves).unwrap_or(u32::MAX)).min(LONGEST_WAIT.max(interval))
     }
 
-    /// How far the next move goes on its way to `target`.
+    /// Where the next move stops on its way from `confirmed` to `target`.
     pub fn next_stop(&self, confirmed: LocalLsn, target: LocalLsn) -> LocalLsn {
         target.min(LocalLsn(confirmed.0.saturating_add(self.step_bytes)))
     }
 
-    /// Takes a move into account that decoded so many bytes.
+    /// Takes a finished move into account. `decoded`: how many bytes of WAL it decoded.
     pub fn moved(&mut self, took: Duration, restart_moved: bool, decoded: u64) {
         let is_pinned = !restart_moved && decoded >= CHEAP_BYTES;
         self.pinned_moves = if is_pinned { self.pinned_moves.saturating_add(1) } else { 0 };

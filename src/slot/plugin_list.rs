@@ -1,8 +1,10 @@
-//! Whether `output_plugin_libraries` lets this server stream to a recovery (pure).
+//! Whether the setting `output_plugin_libraries` lets this server stream to a recovery (pure).
 
-/// Ok: the plugin may be loaded. Err: what to type so that it may.
+/// Ok: the plugin may be loaded. `list`: the value of the setting; None where this minor version of PostgreSQL does not
+/// have it.
 ///
-/// `list`: the setting's value; None where this minor version of PostgreSQL does not have it.
+/// # Errors
+/// A sentence that says what to type so that the plugin may be loaded.
 pub fn check(list: Option<&str>) -> Result<(), String> {
     let Some(list) = list else { return Ok(()) };
     let items: Vec<&str> = list.split(',').map(|item| item.trim().trim_matches('"')).collect();

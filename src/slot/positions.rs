@@ -1,7 +1,8 @@
-//! How far this node has applied each origin: read first, flushed after, then believed.
+//! How far this node has applied each origin. A position is read first, then WAL is flushed, and only then is the
+//! position reported.
 //!
-//! Positions in memory run ahead of the disk, for apply workers commit asynchronously, and a crash would take back what a
-//! peer has let go already. So whoever reports a position reads it and flushes WAL before he tells.
+//! Apply workers commit asynchronously, so positions in memory run ahead of the disk. If one were reported before the
+//! flush, a crash could take it back after a peer has released the transactions up to it.
 
 use crate::lsn::OriginLsn;
 use crate::node::error::RegistryError;
@@ -15,39 +16,40 @@ use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 
-/// One subscription's progress through the WAL of the node that it comes from.
+/// One subscription's progress through the WAL of its provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnPosition {
     pub subscription: Oid,
-    /// None while nobody knows which node it comes from.
+    /// None while it is not known from which node the subscription receives.
     pub origin: Option<NodeName>,
-    /// 0: the replication origin is gone.
+    /// 0: the replication origin does not exist.
     pub origin_id: u16,
-    /// The slot that it has at its provider.
+    /// The subscription's slot at its provider.
     pub slot: Option<String>,
     /// Progress of the replication origin, in memory.
     pub remote: OriginLsn,
-    /// The greatest `srsublsn` of the tables that are ready: after an initial copy `remote` is still 0/0.
+    /// The greatest `srsublsn` of the tables that are ready: right after an initial copy `remote` is still 0/0.
     pub copied: OriginLsn,
-    /// All its tables are ready.
+    /// All tables of the subscription are ready.
     pub is_ready: bool,
-    /// Digest of its tables, their states and `srsublsn`.
+    /// Digest of the subscription's tables, their states and `srsublsn`.
     pub tables: i64,
-    /// The full transaction id that added the newest of its tables that were taken without copying; 0: there is none.
+    /// The full id of the transaction that added the newest of the tables that were added without copying; 0: there is
+    /// none.
     pub newest_table: u64,
     /// Every transaction with a full id below this one had ended when the tables were read.
     pub settled_below: u64,
 }
 
 impl OwnPosition {
-    /// applied(this node, origin), durable once WAL is flushed. None: unknown, which never counts.
+    /// applied(this node, origin); durable once WAL is flushed. None: unknown, which never counts as progress.
     pub fn applied(&self) -> Option<OriginLsn> {
         self.remote.max(self.copied).known()
     }
 }
 
-/// The positions of all subscriptions of this database that count. Catalogs are read before the origins' progress. Needs a
-/// snapshot.
+/// The positions of all subscriptions of this database that count for slots and plans. Catalogs are read before the
+/// origins' progress. Needs a snapshot.
 pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
     let here = servers::here();
     let mut counting: HashMap<Oid, Option<NodeName>> = NativeProvider
@@ -109,8 +111,9 @@ pub fn own_positions() -> Result<Vec<OwnPosition>, RegistryError> {
     })
 }
 
-/// The transactions that a subscription's workers have open, by their virtual transaction ids, and then those that they have
-/// prepared, by their global ones (core's TwoPhaseTransactionGid). One that is prepared meanwhile is told at least once.
+/// The transactions that a subscription's workers have open, by their virtual transaction ids, followed by those that
+/// they have prepared, by their global ids (core's TwoPhaseTransactionGid). A transaction that is prepared during the
+/// call is returned at least once.
 pub fn transactions_of_workers(subscription: u32) -> Result<Vec<String>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
@@ -139,11 +142,11 @@ pub struct SubscribedTable {
     pub schema: String,
     pub name: String,
     pub is_ready: bool,
-    /// Rows up to here came with the initial copy.
+    /// Rows up to this position came with the initial copy.
     pub copied: Option<OriginLsn>,
 }
 
-/// The tables of a subscription, as the present snapshot sees them.
+/// The tables of a subscription, as the active snapshot sees them.
 pub fn tables_of(subscription: u32) -> Result<Vec<SubscribedTable>, RegistryError> {
     Spi::connect(|client| {
         let rows = client.select(
@@ -173,7 +176,7 @@ pub fn tables_of(subscription: u32) -> Result<Vec<SubscribedTable>, RegistryErro
     })
 }
 
-/// This node's progress through one origin.
+/// This node's progress through one origin whose node is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Own {
     pub node: String,
@@ -181,7 +184,8 @@ pub struct Own {
     pub origin_id: u16,
     /// Digest of the tables and their states.
     pub tables: i64,
-    /// The full transaction id that added the newest table that was taken without copying; 0: there is none.
+    /// The full id of the transaction that added the newest of the tables that were added without copying; 0: there is
+    /// none.
     pub newest_table: u64,
     /// Every transaction with a full id below this one had ended when the tables were read.
     pub settled_below: u64,

@@ -1,46 +1,49 @@
-//! The retention record: what the recovery slot may have let go, in the database's security label (pure).
+//! The retention record, in the security label of the database: up to where the recovery slot may have released each
+//! origin's transactions (pure).
 //!
-//! It is written before the slot moves, so it is never behind what the slot has really let go. A record that is missing or
-//! comes from elsewhere proves nothing: everything may have been let go. With one that cannot be read nothing is done.
+//! The record is written before the slot moves, so it is never behind what the slot has really released. If it is
+//! missing, or was written for another database or server, it proves nothing, and every transaction may have been
+//! released. If it cannot be read, nothing is done with the slot.
 
 use crate::document::{self, Document, Stored};
 use crate::identity::DatabaseIdentity;
 use crate::lsn::{LocalLsn, OriginLsn};
 use serde::{Deserialize, Serialize};
 
-/// What is written down of one origin.
+/// What is recorded of one subscription to an origin.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OriginRecord {
     pub node: String,
-    /// The subscription and the replication origin by which this server receives it. Ids are reused: another pair is
-    /// another history.
+    /// The subscription by which this server receives the origin, and its replication origin. Ids are reused: another
+    /// pair of them is another history.
     pub subscription: u32,
     pub origin_id: u16,
     /// Digest of the subscription's tables and their states.
     pub tables: i64,
-    /// Tables that were added without copying by a transaction with a full id below this one are known: the origin's
-    /// transactions beyond `released` hold their rows. None: written by a version that compared digests.
+    /// All tables that were added without copying by a transaction with a full id below this one are known: the
+    /// origin's transactions beyond `released` include their rows. None: written by a version that compared digests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tables_before: Option<u64>,
-    /// The full transaction id that added the newest of them, for as long as an older transaction is open.
+    /// The full id of the transaction that added the newest such table, while an older transaction is still open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_table: Option<u64>,
-    /// Up to where the slot may have let the origin's transactions go.
+    /// The position of the origin up to which the slot may have released its transactions.
     pub released: OriginLsn,
-    /// Where the origin stood when the pair or a table changed: released is infinite until the stream is known to be
-    /// unbroken from some position.
+    /// The progress of the replication origin when the pair or a table changed. While it is set, `released` is
+    /// infinite; it is cleared when the stream is known to be unbroken from some position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_beyond: Option<OriginLsn>,
-    /// Microseconds since 2000: since when nothing can be vouched for.
+    /// Microseconds since 2000: when `waits_beyond` was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_since: Option<i64>,
-    /// Up to here nothing was for this subscription, which had applied nothing by then: what it lacks begins here.
+    /// Set if the subscription had applied nothing when this was read first: up to this position the origin held
+    /// nothing for it. What the subscription lacks begins here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begins: Option<OriginLsn>,
-    /// The same as it was last read: this node is past it, whatever it has applied.
+    /// The same, as read last: this node has passed the origin up to here, whether it has applied anything or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed: Option<OriginLsn>,
-    /// Tables that have left the subscription: what came for them before is still in the WAL that the slot keeps.
+    /// Tables that have left the subscription. Their earlier changes are still in the WAL that the slot keeps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<GoneTable>,
 }
@@ -51,14 +54,14 @@ pub struct GoneTable {
     pub oid: u32,
     pub schema: String,
     pub name: String,
-    /// Rows up to here came with the initial copy.
+    /// Rows up to this position came with the initial copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied: Option<OriginLsn>,
-    /// This server's WAL holds no change of it as a part of the subscription at or beyond this position.
+    /// At or beyond this position, this server's WAL contains no change that the subscription brought for the table.
     pub until: LocalLsn,
 }
 
-/// How far a peer has said that it has passed an origin.
+/// How far a peer has reported that it has passed an origin.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PassedRecord {
     pub origin: String,
@@ -67,14 +70,14 @@ pub struct PassedRecord {
     pub passed: OriginLsn,
 }
 
-/// What a peer has reported. It stays true after the peer has forgotten it, for the same server, timeline, subscription
-/// and replication origin only.
+/// What a peer has reported. It stays true after the peer itself has lost that knowledge, but only for the same server,
+/// timeline, subscription and replication origin.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerRecord {
     pub peer: String,
     pub system_identifier: u64,
     pub timeline: u32,
-    /// It has a subscription of which it does not know the origin.
+    /// The peer has a subscription and does not know from which node it receives.
     pub has_unknown_origin: bool,
     pub passed: Vec<PassedRecord>,
 }
@@ -90,15 +93,15 @@ pub struct RetentionRecord {
     version: u32,
     system_identifier: u64,
     database: u32,
-    /// Counts the slots that there were, from 1.
+    /// The number of the slot among all recovery slots that this database has had, from 1.
     pub generation: u64,
-    /// The slot's name; it stays the same when the database is renamed.
+    /// The slot's name, which stays the same when the database is renamed.
     pub slot: String,
-    /// The position of the slot that `origins` covers. None: the slot is about to be created.
+    /// While the slot stands at or before this position, `origins` is true. None: the slot is about to be created.
     pub position: Option<LocalLsn>,
     pub origins: Vec<OriginRecord>,
     pub peers: Vec<PeerRecord>,
-    /// Peers that were given up for the retention budget.
+    /// The names of the peers that were given up because of the retention budget.
     pub unprotected: Vec<String>,
 }
 
@@ -118,7 +121,7 @@ impl RetentionRecord {
         }
     }
 
-    /// What stands in the label of the database.
+    /// Reads the record from the text of the database's label.
     pub fn read(text: Option<&str>, here: DatabaseIdentity) -> Stored<RetentionRecord> {
         document::read(text, here)
     }
@@ -128,12 +131,14 @@ impl RetentionRecord {
         document::to_text(self)
     }
 
-    /// By subscription: a node may have several to one other, each of which receives another part of its transactions.
+    /// The record of one subscription to `node`. There may be several such subscriptions, each of which receives a part
+    /// of that node's transactions.
     pub fn origin(&self, node: &str, subscription: u32) -> Option<&OriginRecord> {
         self.origins.iter().find(|origin| origin.node == node && origin.subscription == subscription)
     }
 
-    /// By subscription and replication origin: ids are reused, and another pair is another history.
+    /// The record of a subscription with this replication origin. Ids are reused: another pair of them is another
+    /// history.
     pub fn of_pair(&self, subscription: u32, origin_id: u16) -> Option<&OriginRecord> {
         self.origins.iter().find(|origin| (origin.subscription, origin.origin_id) == (subscription, origin_id))
     }

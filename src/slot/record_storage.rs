@@ -1,4 +1,5 @@
-//! The retention record in the label of the database. Needs a transaction, with whose commit it becomes durable.
+//! The retention record in the label of the database. Its functions need a transaction; what they write becomes durable
+//! with its commit.
 
 use super::record::RetentionRecord;
 use crate::document::{self, DocumentError, DocumentKind, Unreadable};
@@ -17,15 +18,20 @@ fn unreadable(error: DocumentError) -> RegistryError {
     Unreadable { kind: DocumentKind::RetentionRecord, object, error }.into()
 }
 
-/// The record, if it was written in this database of this server. One that cannot be read is an error: nothing may be done
-/// with the slot then.
+/// The record if it was written in this database of this server; else None.
+///
+/// # Errors
+/// If the record cannot be read. The slot must then be left alone.
 pub fn read() -> Result<Option<RetentionRecord>, RegistryError> {
     RetentionRecord::read(seclabel::label(target()).as_deref(), servers::here()).own().map_err(unreadable)
 }
 
-/// Writes the record over the one that is there, whose fields of a newer library it keeps.
+/// Writes the record in place of the present one. Fields of that one which only a newer library knows are kept.
+///
+/// # Errors
+/// If the present record cannot be read: it is not overwritten.
 pub fn write(record: &RetentionRecord) -> Result<(), RegistryError> {
-    // Somebody may be putting down another one.
+    // Another session may be changing the label.
     seclabel::lock(target());
     let before = seclabel::label(target());
     let text = document::written_over(before.as_deref(), record, servers::here()).map_err(unreadable)?;
@@ -33,7 +39,10 @@ pub fn write(record: &RetentionRecord) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// Removes the record of a database that is no node any more, if it is ours.
+/// Removes the record of a database that is no longer a node, if the record was written here.
+///
+/// # Errors
+/// If the record cannot be read.
 pub fn forget() -> Result<(), RegistryError> {
     seclabel::lock(target());
     if read()?.is_some() {

@@ -1,16 +1,17 @@
-//! The retention budget: whom to give up when the slot keeps more than it may, and how long that lasts (pure).
+//! The retention budget: which peers to give up when the slot keeps more WAL than it may (pure), and how long the
+//! budget will last.
 
 use super::horizon::{Allowance, Hold, Progress, Samples, allowance, horizon};
 use crate::lsn::LocalLsn;
 
-/// The part of the budget at which it is announced, by the log and by the health check.
+/// The part of the budget at which the log and the health check warn.
 pub const ANNOUNCED_AT: f64 = 0.75;
 
-/// Half-life of the rate's average: long enough that a burst does not look like a trend, short enough that a new load
-/// shows within a minute.
+/// Half-life of the averaged rate, in seconds: long enough that a burst does not look like a trend, short enough that a
+/// new load shows within a minute.
 const RATE_HALF_LIFE_S: f64 = 30.0;
 
-/// How fast this server writes WAL, as an exponentially weighted average.
+/// How fast this server writes WAL, as an exponentially weighted average in bytes per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rate {
     bytes_per_s: f64,
@@ -18,7 +19,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Takes the end of WAL at a time (microseconds) into account.
+    /// Takes into account where WAL ended at a time `at`, in microseconds.
     pub fn observe(&mut self, end: LocalLsn, at: i64) {
         if let Some((before, then)) = self.last {
             let seconds = (at - then) as f64 / 1e6;
@@ -36,31 +37,32 @@ impl Rate {
         self.bytes_per_s
     }
 
-    /// Seconds until `bytes` more are written; None where that will never be.
+    /// Seconds until `bytes` more bytes are written; None if almost nothing is written (less than one byte per second).
     pub fn seconds_for(&self, bytes: u64) -> Option<f64> {
         (self.bytes_per_s >= 1.0).then(|| bytes as f64 / self.bytes_per_s)
     }
 }
 
-/// An origin as the budget sees it: its samples, and each peer's progress through it.
+/// An origin's samples, and each peer's progress through it.
 #[derive(Debug)]
 pub struct OriginRetention<'a> {
     pub samples: &'a Samples,
     pub peers: Vec<Progress>,
 }
 
-/// Where the slot may go, and who is given up for it.
+/// How far the slot may advance, and which peers are given up for that.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Decision {
-    /// None: nowhere.
+    /// None: the slot may not advance.
     pub target: Option<LocalLsn>,
     pub allowances: Vec<Allowance>,
-    /// Indexes of peers that are given up, the slowest first.
+    /// Indexes of the peers that are given up, the one that holds most first.
     pub given_up: Vec<usize>,
 }
 
-/// Decides where the slot may go. `floor`: with a budget, the position below which nothing more may be kept; then the
-/// slowest peer is given up, and the next slowest only if that was not enough. Without samples nothing is let go.
+/// Decides how far the slot may advance. `end`: the end of WAL. `floor`: if the budget is exceeded, the position below
+/// which no WAL may be kept. Then the peer that holds most is given up, and the next one only if that was not enough.
+/// An origin without samples holds the slot, and no peer is given up for that.
 pub fn decide(origins: &[OriginRetention<'_>], end: LocalLsn, floor: Option<LocalLsn>) -> Decision {
     let mut given_up: Vec<usize> = Vec::new();
     loop {
@@ -82,7 +84,7 @@ pub fn decide(origins: &[OriginRetention<'_>], end: LocalLsn, floor: Option<Loca
             .collect();
         let target = horizon(&allowances, end);
         let enough = floor.is_none_or(|floor| target.is_some_and(|target| target >= floor));
-        // The peer of the origin that holds most.
+        // The origin that holds the slot most, and the peer that holds it there.
         let slowest = allowances.iter().min_by_key(|allowance| allowance.local).and_then(|allowance| allowance.hold);
         match slowest {
             Some(Hold::Peer(peer)) if !enough => given_up.push(peer),

@@ -1,5 +1,5 @@
-//! What users see of a round: put together from what was decided, and written to shared memory, where the status functions
-//! read it whatever the manager is doing.
+//! What users see of a round of the manager. It is put together from what was decided and written to shared memory,
+//! where the status functions read it, whatever the manager is doing.
 
 use super::decision::{Block, Outcome, PeerInput};
 use super::positions::Own;
@@ -11,6 +11,7 @@ use crate::shmem::{BlockedReason, OriginEntry, PeerKey, PositionEntry, Shared};
 use pgrx::pg_sys::{self, Oid};
 use std::collections::HashMap;
 
+/// What the status functions will show of the slot and of each origin.
 #[derive(Debug)]
 pub struct View {
     pub slot: Option<Slot>,
@@ -43,6 +44,7 @@ struct PairView {
 }
 
 impl View {
+    /// What is known before the round has looked at the slot.
     pub fn of(record: Option<&RetentionRecord>) -> View {
         View {
             slot: None,
@@ -111,6 +113,7 @@ impl View {
     }
 }
 
+/// The reason as users see it, and the name of the peer that blocks.
 fn told(block: Block, peers: &[PeerInput]) -> (BlockedReason, Option<String>) {
     let by = |peer: usize| Some(peers[peer].name.clone());
     match block {
@@ -122,7 +125,7 @@ fn told(block: Block, peers: &[PeerInput]) -> (BlockedReason, Option<String>) {
     }
 }
 
-/// Writes the view to shared memory. `nodes`: the peers' foreign servers by name.
+/// Writes the view to shared memory. `index`: the database's entry; `nodes`: the peers' foreign servers by name.
 pub fn publish(shared: &mut Shared, index: usize, view: &View, nodes: &HashMap<String, Oid>, wal_bytes_per_s: f64) {
     let place_of = |shared: &mut Shared, name: &str| {
         let node = *nodes.get(name)?;
@@ -171,7 +174,8 @@ pub fn publish(shared: &mut Shared, index: usize, view: &View, nodes: &HashMap<S
     }
 }
 
-/// The place for an origin among a peer's positions: its own, else a free one.
+/// The entry for an origin among a peer's positions: the one that it has, else a free one, which it then takes. None if
+/// no entry is free.
 pub fn position_of(positions: &mut [PositionEntry], origin: Oid) -> Option<&mut PositionEntry> {
     let place = positions
         .iter()

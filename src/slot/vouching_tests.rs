@@ -1,4 +1,4 @@
-//! From where a stream is unbroken, in every order of events.
+//! From which position a stream is unbroken, in every order of events.
 
 use super::*;
 use crate::identity::DatabaseIdentity;
@@ -30,7 +30,7 @@ fn at(now: u64) -> Monotonic {
 fn a_quiet_stream_is_unbroken_from_where_its_slot_is_confirmed() {
     let mut watch = Watch::begin(at(10), Vec::new());
     assert_eq!(watch.look(at(20), &[], &own(0), reading(15, 300, 300)), Some(OriginLsn(300)));
-    // What the origin was set to by hand counts where it is further.
+    // A position to which the origin was set by hand counts if it is further.
     let mut watch = Watch::begin(at(10), Vec::new());
     assert_eq!(watch.look(at(20), &[], &own(400), reading(15, 300, 300)), Some(OriginLsn(400)));
 }
@@ -49,7 +49,7 @@ fn what_was_read_before_or_was_never_confirmed_says_nothing() {
 fn what_was_received_before_must_be_confirmed() {
     let mut watch = Watch::begin(at(10), Vec::new());
     assert_eq!(watch.look(at(20), &[], &own(0), reading(15, 300, 200)), None);
-    // The end that was told first counts: later ones run ahead for ever on a busy node.
+    // The end of WAL that was reported first counts: on a busy node later ones would always be ahead.
     assert_eq!(watch.look(at(30), &[], &own(0), reading(25, 400, 299)), None);
     assert_eq!(watch.look(at(40), &[], &own(0), reading(35, 500, 301)), Some(OriginLsn(301)));
 }
@@ -59,12 +59,13 @@ fn transactions_that_were_being_applied_must_have_ended_before_anything_counts()
     let running = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
     let mut watch = Watch::begin(at(10), running(&["3/5", "4/1"]));
     assert!(watch.waits_for_transactions());
-    // Another one of the same worker is not that one.
+    // Another transaction of the same worker is not the one that was open at the beginning.
     assert_eq!(watch.look(at(20), &running(&["4/1", "3/6"]), &own(100), reading(15, 300, 300)), None);
     assert!(watch.waits_for_transactions());
     assert_eq!(watch.look(at(30), &running(&["3/6"]), &own(150), reading(25, 300, 300)), None);
     assert!(!watch.waits_for_transactions());
-    // Progress that was read before their end was seen is where one begins to look.
+    // Progress that was read before the end of those transactions was seen is only what later progress is compared
+    // with.
     assert_eq!(watch.look(at(40), &[], &own(200), None), None);
     assert_eq!(watch.look(at(50), &[], &own(200), reading(25, 300, 300)), None);
     assert_eq!(watch.look(at(60), &[], &own(201), None), Some(OriginLsn(201)));
@@ -74,7 +75,7 @@ fn transactions_that_were_being_applied_must_have_ended_before_anything_counts()
 fn what_was_prepared_meanwhile_must_have_ended_as_well() {
     let running = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
     let mut watch = Watch::begin(at(10), running(&["3/5", "pg_gid_11_700"]));
-    // 3/5 was prepared; what is prepared later is another one.
+    // 3/5 was prepared. Transactions that are prepared in later rounds are not waited for.
     assert_eq!(watch.look(at(20), &running(&["pg_gid_11_700", "pg_gid_11_701"]), &own(100), None), None);
     assert_eq!(watch.look(at(30), &running(&["3/6", "pg_gid_11_701", "pg_gid_11_702"]), &own(110), None), None);
     assert!(watch.waits_for_transactions());
@@ -133,13 +134,13 @@ fn what_one_lacks_that_has_applied_nothing_begins_where_it_was_first_read() {
         beginning(record, position, OriginLsn(confirmed)).map(|begins| (begins.0, passed))
     };
     assert_eq!(of(Some(&record(Some(100), Some(150))), &position(0), 200), Some((100, 200)));
-    // After a restart while the provider is gone.
+    // This node was restarted while the provider was gone.
     assert_eq!(of(Some(&record(Some(100), Some(150))), &position(0), 0), Some((100, 150)));
     assert_eq!(of(Some(&record(Some(100), None)), &position(0), 0), Some((100, 100)));
     assert_eq!(of(Some(&record(None, None)), &position(0), 200), Some((200, 200)));
     assert_eq!(of(None, &position(0), 200), Some((200, 200)));
     assert_eq!(of(None, &position(0), 0), None);
-    // It has applied something, another origin was written down, or there is none.
+    // The subscription has applied something, the record is of another origin, or there is no origin.
     assert_eq!(of(Some(&record(Some(100), None)), &position(5), 200), None);
     let other = OwnPosition { origin_id: 2, ..position(0) };
     assert_eq!(of(Some(&record(Some(100), None)), &other, 0), None);
@@ -147,21 +148,21 @@ fn what_one_lacks_that_has_applied_nothing_begins_where_it_was_first_read() {
     assert_eq!(of(Some(&record(Some(100), None)), &gone, 200), None);
 }
 
-/// A provider's transactions, each with whether the node has left something of it out (a table that it did not know yet) and
-/// whether it moves the origin.
+/// What happens to a provider's transactions. The node may leave a part of a transaction out, because it does not know
+/// a table yet; a transaction of which it leaves out everything does not move the origin.
 #[derive(Clone, Debug)]
 enum Event {
-    /// The provider commits.
+    /// The provider commits a transaction; `moves`: applying it moves the origin.
     Commit { moves: bool },
-    /// The node receives and applies the next one; `slowly`: it is still at it when others look.
+    /// The node receives and applies the next transaction; `slowly`: it is still being applied at the next events.
     Apply { slowly: bool },
-    /// The slow one ends.
+    /// The transaction that is applied slowly ends.
     End,
-    /// The slot is confirmed up to what was applied, or, where all was, to the end of WAL.
+    /// The slot is confirmed up to the last transaction applied, or to the end of WAL if all were applied.
     Confirm,
-    /// The poller asks.
+    /// The poller asks the provider.
     Poll,
-    /// The keeper looks.
+    /// The manager looks at the subscription.
     Look,
 }
 
@@ -179,8 +180,8 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// The table is added after `before` events. Whatever the order: what is vouched for holds no transaction of which the
-    /// node has left the new table out.
+    /// The table is added after the events `before`. Whatever the order of events, the position from which the node is
+    /// certain of the stream lies at or beyond the last transaction whose rows for the new table it has left out.
     #[test]
     fn nothing_is_vouched_for_that_was_left_out(
         before in prop::collection::vec(event(), 0..12),
@@ -204,7 +205,7 @@ proptest! {
                 Event::Commit { moves } => {
                     wal += 10;
                     commits.push((wal, moves));
-                    // Records of others.
+                    // Other WAL of the provider.
                     wal += 3;
                 }
                 Event::Apply { slowly } if slow.is_none() && received < commits.len() => {

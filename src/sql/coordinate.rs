@@ -19,11 +19,13 @@ use crate::pg::text::Text;
 use crate::pg::{process, transaction};
 use crate::recover::error::RecoverError;
 use crate::recover::source::{self, Source};
+use crate::recover::watching::WatchedState;
 use crate::recover::{begin, progress};
 use crate::remote::argument;
 use crate::{shmem, wake};
 use pgrx::Uuid;
 use pgrx::prelude::*;
+use serde::Deserialize;
 
 /// The state of a recovery, which recover_run() and similar procedures report.
 fn state_of(intent: &Intent) -> serde_json::Value {
@@ -83,6 +85,10 @@ fn state_of(intent: &Intent) -> serde_json::Value {
 /// recovery. NULL if there is none.
 #[pg_extern(sql = false)]
 fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<Json> {
+    state_here(intent_id, clone).map(|state| Json::of(&state))
+}
+
+fn state_here(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<serde_json::Value> {
     crate::slot::snapshot::require_reader("recovery_state");
     let journal = storage::read().or_raise();
     let intent = match (intent_id, clone) {
@@ -93,7 +99,7 @@ fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<Json> 
         }
         (None, None) => journal.unfinished().next(),
     };
-    intent.map(|intent| Json::of(&state_of(intent)))
+    intent.map(state_of)
 }
 
 /// Begins a recovery whose target is this node. It is carried out after the caller has committed.
@@ -219,7 +225,8 @@ fn begin_recovery_at(
     Uuid::from_bytes(begin().or_raise().0)
 }
 
-/// Calls [`recovery_state`] on the target, which may be this node or another one.
+/// The result of [`recovery_state`] on the target, which may be this node or another one, with what a session that watches
+/// it should do.
 #[pg_extern(sql = false)]
 fn recovery_state_at(
     target_dsn: Option<Text>,
@@ -229,17 +236,25 @@ fn recovery_state_at(
 ) -> Option<Json> {
     require_superuser("recovery_state_at");
     let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
-        Target::Here => Ok(recovery_state(intent_id, clone)),
+        Target::Here => Ok(state_here(intent_id, clone)),
         Target::Elsewhere(mut node) => {
             let id = argument::uuid(intent_id.map(|id| IntentId(*id.as_bytes())));
             let clone = argument::text(clone.map(|clone| clone.to_utf8()).as_deref());
             let text: Option<String> = node.read_one(&format!("SELECT spock.recovery_state({id}, {clone})"))?;
-            Ok::<_, RecoverError>(
-                text.and_then(|text| serde_json::from_str(&text).ok()).map(|state: serde_json::Value| Json::of(&state)),
-            )
+            Ok::<_, RecoverError>(text.and_then(|text| serde_json::from_str(&text).ok()))
         }
     };
-    ask().or_raise()
+    ask().or_raise().map(|state| Json::of(&with_advice(state)))
+}
+
+/// Adds to a state what the watching session should do.
+fn with_advice(mut state: serde_json::Value) -> serde_json::Value {
+    let advice = WatchedState::deserialize(&state).unwrap_or_default().advice();
+    let added = serde_json::to_value(advice).ok();
+    if let (Some(state), Some(serde_json::Value::Object(added))) = (state.as_object_mut(), added) {
+        state.extend(added);
+    }
+    state
 }
 
 /// Asks the target, which may be this node or another one, to end the recovery of a failed node. Returns the id of the

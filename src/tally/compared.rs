@@ -1,4 +1,4 @@
-//! What a reconcile has done, and why it could not judge what it left (pure).
+//! What reconciling has done, and why it could not judge the rows that it left (pure).
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,32 +7,33 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
-    /// spock.rescue_conflict_resolution leaves the clock out of it.
+    /// spock.rescue_conflict_resolution does not decide by commit time.
     Policy,
-    /// One of the nodes does not keep commit times.
+    /// One of the nodes does not track commit timestamps.
     NoCommitTimestamps,
     /// The source does not receive what the target has.
     SourceLags,
-    /// The target does not receive what the source has: a disabled subscription, a dead node, a partial stop.
+    /// The target does not receive what the source has, because of a disabled subscription, a dead node, or a recovery
+    /// up to an earlier position.
     TargetLags,
     /// The target does not replicate the table from the node that has written the source's version.
     NotReplicated,
-    /// The rows differ, and of neither the age is known.
+    /// The rows differ, and the age of neither is known.
     UnknownAge,
-    /// The row is there more than once, or cannot be written in this database's encoding.
+    /// The row exists more than once, or cannot be written in this database's encoding.
     NotComparable,
-    /// The source does not show the row, or the target does not take it.
+    /// The source refuses to show the row, or the target refuses to take it.
     Refused,
-    /// It changed each time it was looked at.
+    /// The row changed each time it was looked at.
     Busy,
-    /// The source was lost before it could be asked.
+    /// The source was lost before it could be asked for the row.
     SourceLost,
-    /// It was kept, and what kept it is gone.
+    /// It cannot be found out any more which row it was, or the large object that kept the row is gone.
     Lost,
 }
 
 impl Why {
-    /// The word for it, in the report and in recovery_unjudged().
+    /// The word for the reason, in the report and in recovery_unjudged().
     pub fn name(self) -> &'static str {
         match self {
             Why::Policy => "policy",
@@ -49,12 +50,12 @@ impl Why {
         }
     }
 
-    /// Nodes that catch up, or are recovered, are enough.
+    /// Whether it is enough that nodes catch up or are recovered.
     pub fn passes_by_itself(self) -> bool {
         matches!(self, Why::SourceLags | Why::TargetLags | Why::Busy | Why::SourceLost)
     }
 
-    /// It may be judged another time: when a node has caught up, was recovered itself, or was seen to.
+    /// Whether the row may be judged another time: when a node has caught up, was recovered itself, or was repaired.
     pub fn may_pass(self) -> bool {
         match self {
             Why::SourceLags | Why::TargetLags | Why::NotReplicated | Why::Refused | Why::Busy | Why::SourceLost => true,
@@ -66,21 +67,22 @@ impl Why {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
     pub compared: u64,
-    /// Inserted or updated.
+    /// Rows that were inserted or updated.
     pub updated: u64,
     pub deleted: u64,
-    /// Not judged.
+    /// Rows that could not be judged, by reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unjudged: BTreeMap<Why, u64>,
-    /// Tables of which a node has refused rows, the first of them, and what it has told. Everybody can read it: no row value.
+    /// The first tables of which a node has refused rows, with the node and the error. Everybody can read this, so it
+    /// holds no row value.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, String>,
-    /// Subscriptions of the source that could not apply what others had, and for which it was not waited.
+    /// Subscriptions of the source that could not apply what others had sent, and that were not waited for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub stuck: BTreeSet<String>,
 }
 
-/// So many tables are told of.
+/// How many tables and subscriptions are named at most.
 pub const TOLD: usize = 10;
 
 impl Counts {
@@ -100,7 +102,7 @@ impl Counts {
         self.unjudged.values().sum()
     }
 
-    /// It counts as many that were left, for the same reasons.
+    /// Whether `again` has left as many rows for the same reasons, of the reasons that may pass.
     pub fn has(&self, again: &Counts) -> bool {
         let passing = |counts: &Counts| -> BTreeMap<Why, u64> {
             counts.unjudged.iter().filter(|(why, _)| why.may_pass()).map(|(why, rows)| (*why, *rows)).collect()
@@ -108,17 +110,18 @@ impl Counts {
         passing(self) == passing(again)
     }
 
-    /// How many of them are kept, to be judged another time.
+    /// How many of these rows are kept, to be judged another time.
     pub fn kept(&self) -> u64 {
         self.unjudged.iter().filter(|(why, _)| why.may_pass()).map(|(_, rows)| rows).sum()
     }
 
-    /// Those that are gone with what kept them.
+    /// How many of these rows are lost.
     pub fn lost(&self) -> u64 {
         self.unjudged.get(&Why::Lost).copied().unwrap_or(0)
     }
 
-    /// Those that were kept have been looked at again.
+    /// Replaces what was counted of kept rows by what another comparison of them has found, and adds what that has
+    /// written.
     pub fn look_again(&mut self, again: Counts) {
         self.unjudged.retain(|why, _| !why.may_pass());
         self.stuck = again.stuck;

@@ -1,4 +1,4 @@
-//! What conflicts a recovery has met, and how they were resolved, counted (pure).
+//! The conflicts that a recovery has met, and how they were resolved, counted (pure).
 //!
 //! The kinds have PostgreSQL's own names (documentation, "Conflicts" in logical replication).
 
@@ -14,7 +14,7 @@ pub enum ConflictKind {
     UpdateMissing,
     DeleteOriginDiffers,
     DeleteMissing,
-    /// A TRUNCATE that found rows which were committed after it. PostgreSQL has no name for it.
+    /// A TRUNCATE that found rows that were committed after it. PostgreSQL has no name for this conflict.
     TruncateOriginDiffers,
 }
 
@@ -32,13 +32,13 @@ impl ConflictKind {
         }
     }
 
-    /// Another row has the key that the change is to bring.
+    /// Whether another row has the key that the change would bring.
     pub fn is_about_a_unique_key(self) -> bool {
         matches!(self, ConflictKind::InsertExists | ConflictKind::UpdateExists | ConflictKind::MultipleUniqueConflicts)
     }
 }
 
-/// What has become of a change that met a conflict.
+/// What was done with a change that met a conflict.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
@@ -61,18 +61,18 @@ impl Resolution {
 /// How often a kind of conflict was met on a table, and how it was resolved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Tally {
-    /// The table's oid here; 0 stands for all tables beyond those that are told apart.
+    /// The table's oid on this node; 0 stands for all tables beyond those that are counted separately.
     pub relation: u32,
     pub kind: ConflictKind,
     pub resolution: Resolution,
     pub count: u64,
 }
 
-/// Tables, kinds and resolutions that are told apart: what is written down of a recovery is bounded.
+/// How many combinations of table, kind and resolution are counted separately: the record of a recovery is bounded.
 const TOLD_APART: usize = 128;
 
 impl Tally {
-    /// Adds it to others.
+    /// Adds this count to `tallies`.
     pub fn add_to(self, tallies: &mut Vec<Tally>) {
         let same = |known: &Tally, relation| {
             (known.relation, known.kind, known.resolution) == (relation, self.kind, self.resolution)

@@ -3,7 +3,7 @@
 use super::conflict::Tally;
 use serde::{Deserialize, Serialize};
 
-/// What was done until now.
+/// How much a recovery has replayed until now.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Totals {
     pub transactions: u64,
@@ -12,13 +12,13 @@ pub struct Totals {
     pub conflicts: u64,
     /// Transactions given up by recover_skip().
     pub skipped: u64,
-    /// The conflicts, told apart.
+    /// The conflicts, by table, kind and resolution.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tallies: Vec<Tally>,
 }
 
 impl std::ops::AddAssign for Totals {
-    /// Never less than before, whatever stands in the document.
+    /// Saturates, so that no figure falls, whatever the document holds.
     fn add_assign(&mut self, other: Totals) {
         self.transactions = self.transactions.saturating_add(other.transactions);
         self.rows = self.rows.saturating_add(other.rows);

@@ -1,5 +1,6 @@
-//! The manager looks at whom a recovery waits for, which its worker cannot while it waits: told in the log once for each, and
-//! left in shared memory for those who watch (src/recover/progress.rs) and for the worker, if it gives up.
+//! The sessions whose locks a recovery waits for. The manager looks for them, because the worker cannot while it waits.
+//! It logs each of them once, and leaves them in shared memory for those who watch the recovery
+//! (src/recover/progress.rs) and for the worker, which reports them if it gives up.
 
 use crate::intent::document::Intent;
 use crate::pg::clock::Monotonic;
@@ -9,19 +10,19 @@ use std::collections::HashSet;
 
 #[derive(Debug, Default)]
 pub struct Blockers {
-    /// Seen by the look before this one.
+    /// The process ids that the previous look has found.
     seen: Vec<i32>,
-    /// Told of, in this recovery.
+    /// The process ids that were logged during this recovery.
     told: HashSet<i32>,
 }
 
 impl Blockers {
-    /// Another recovery: all is news.
+    /// Forgets what was seen and logged, because another recovery has begun.
     pub fn forget(&mut self) {
         *self = Blockers::default();
     }
 
-    /// Looks once, in the manager's transaction.
+    /// Looks once which sessions the recovery of `intent` waits for. Runs in the manager's transaction.
     pub fn look(&mut self, index: usize, intent: &Intent) -> Result<(), pgrx::spi::Error> {
         let carrier = {
             let mut shared = shmem::lock();
@@ -34,7 +35,7 @@ impl Blockers {
             let mut shared = shmem::lock();
             let rescue = &mut shared.databases()[index].rescue;
             if rescue.worker_pid == carrier && carrier != 0 {
-                // The last one stays as it was seen: the worker asks for it when it has given up.
+                // The last one stays as it was seen, because a worker that gives up reports it.
                 if found.is_empty() {
                     rescue.blocked.seen_at = Monotonic::NEVER;
                 } else {
@@ -45,7 +46,7 @@ impl Blockers {
                 }
             }
         }
-        // A wait that is over by the next look is none to be told of.
+        // A wait that is over by the next look is not logged.
         let lasts = pids.iter().any(|pid| self.seen.contains(pid) && !self.told.contains(pid));
         if lasts {
             pgrx::log!(

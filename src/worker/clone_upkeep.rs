@@ -1,8 +1,9 @@
-//! The manager's part in the life of clones: it adopts those that nobody has registered, tells the pollers whom to ask,
-//! and drops what nobody needs any more. The rules are pure (clone_fate).
+//! The manager's part in the life of clones: it adopts clones that no session has registered, tells the pollers which
+//! targets to ask, and drops clones that are not needed any more. The rules are pure (clone_fate).
 //!
-//! A clone is dropped under the journal's lock, after a second look at its registration: a claim that comes in between
-//! wins. What cannot be done now (the lock is taken, the slot is in use) is tried again in the next round.
+//! A clone is dropped under the journal's lock, after a second look at its registration, so that a claim that comes in
+//! between wins. What cannot be done now (another session has the lock, or uses the slot) is tried again in the next
+//! round.
 
 use super::keeper::TOUCH_FRACTION;
 use crate::guc;
@@ -22,29 +23,29 @@ use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::time::{Duration, Instant};
 
-/// How often slots are looked through for clones that nobody has registered: they come from sessions that vanished, and
-/// then live for spock.rescue_clone_ttl.
+/// Time between two searches for clones that no session has registered: these come from sessions that have died, and
+/// live for spock.rescue_clone_ttl after they were found.
 const SCAN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Where nothing is to stay, the next step follows at once.
+/// Time until the next round while everything that belongs to the extension is being removed.
 const NEXT_STEP: Duration = Duration::from_millis(10);
 
 /// What this database is.
 #[derive(Clone, Copy, Debug)]
 pub enum Home<'a> {
     Node(&'a [Peer]),
-    /// No node, or no extension: nothing of ours is to stay.
+    /// There is no node or no extension: no clone and no journal may stay.
     Nobody,
-    /// A copy of a node that lives elsewhere: nothing here is ours to touch.
+    /// The database is a copy of a node that lives elsewhere: nothing may be touched here.
     Elsewhere,
 }
 
-/// What a round has to do once its transaction is over.
+/// What a round has to do after its transaction has committed.
 #[derive(Debug)]
 pub struct UpkeepRound {
     steps: Vec<UpkeepStep>,
     nap: Duration,
-    /// Nothing is left, and the journal goes too.
+    /// No clone is left, so the journal is removed as well.
     ends: bool,
 }
 
@@ -61,10 +62,10 @@ pub struct Clones {
     index: usize,
     scanned_at: Option<Instant>,
     has_told: bool,
-    /// The last look has found clones.
+    /// Whether the last look has found clones.
     is_pending: bool,
     has_finished: bool,
-    /// The clone that could not be dropped, and was told.
+    /// The last clone for which a failed step was logged.
     complained_of: Option<String>,
 }
 
@@ -73,8 +74,11 @@ impl Clones {
         Clones { index, scanned_at: None, has_told: false, is_pending: false, has_finished: false, complained_of: None }
     }
 
-    /// Looks at the journal, and at the slots where there is reason to. Runs in the manager's transaction, before the
-    /// keeper: what a recovery elsewhere uses, the recovery slot keeps.
+    /// Decides from the journal, and where there is reason to from the slots, what is to be done. Runs in the manager's
+    /// transaction, before the keeper, because the recovery slot must keep what a recovery on another node uses.
+    ///
+    /// # Errors
+    /// If the journal cannot be read: all clones then stay.
     pub fn look(&mut self, home: Home<'_>) -> Result<UpkeepRound, RegistryError> {
         let mut round = UpkeepRound { steps: Vec::new(), nap: guc::manager_naptime(), ends: false };
         let peers = match home {
@@ -88,7 +92,8 @@ impl Clones {
         let journal = match storage::read() {
             Ok(journal) => journal,
             Err(error) => {
-                // Which clones there are is not known: they stay, and what a recovery elsewhere may use is kept.
+                // It is not known which clones there are: they stay, and the recovery slot keeps what a recovery on
+                // another node may use.
                 shmem::lock().databases()[self.index].slot.in_recovery = true;
                 return Err(error);
             }
@@ -144,7 +149,7 @@ impl Clones {
                 continue;
             }
             self.is_pending = true;
-            // One in use is just being made, most likely; the next scan sees it again.
+            // A slot in use is most likely a clone that is just being made; the next search sees it again.
             if !slot.is_active {
                 let clone = found_now(slot, now);
                 round.steps.push(if is_node {
@@ -158,8 +163,8 @@ impl Clones {
         Ok(())
     }
 
-    /// After the commit: each step in a transaction of its own, whose failure costs the round nothing else. Returns how
-    /// long the manager may sleep.
+    /// Runs after the commit, and does each step in a transaction of its own, whose failure does not affect the other
+    /// steps. Returns how long the manager may sleep.
     pub fn act(&mut self, round: UpkeepRound) -> Duration {
         for step in round.steps {
             let (UpkeepStep::Adopt(clone)
@@ -186,7 +191,7 @@ impl Clones {
                     }
                 }
             }
-            // What only a scan finds is found again.
+            // The next round searches the slots again, because a clone that is not registered is found in no other way.
             self.scanned_at = None;
         }
         if round.ends && !matches!(transaction::caught(storage::forget), Ok(Ok(true))) {
@@ -195,12 +200,12 @@ impl Clones {
         round.nap
     }
 
-    /// There is neither a clone nor a journal.
+    /// Whether there is neither a clone nor a journal.
     pub fn has_finished(&self) -> bool {
         self.has_finished
     }
 
-    /// Tells the pollers which clones to ask about, and the keeper whether a recovery elsewhere uses this node.
+    /// Tells the pollers which clones to ask about, and the keeper whether a recovery on another node uses this node.
     fn publish(&self, clones: &[CloneRecord], peers: &[Peer]) {
         let mut shared = shmem::lock();
         let mut wanted: Vec<CloneEntry> = clones
@@ -212,7 +217,8 @@ impl Clones {
                 Some(entry)
             })
             .collect();
-        // Where there are more than places, those that get an answer: a silent target must not keep others from theirs.
+        // If there are more clones than places, those whose targets answer come first: a silent target must not keep
+        // others from being asked.
         let answers: Vec<pg_sys::Oid> = connected(&mut shared, self.index);
         wanted.sort_by_key(|entry| !answers.contains(&entry.target));
         let database = &mut shared.databases()[self.index];
@@ -226,7 +232,7 @@ impl Clones {
     }
 }
 
-/// The peers that answer, by their foreign servers.
+/// Returns the peers that answer, by the oids of their foreign servers.
 fn connected(shared: &mut Shared, index: usize) -> Vec<pg_sys::Oid> {
     let answers = shared.peers(index).iter().filter(|peer| peer.state == PeerState::Connected);
     answers
@@ -242,18 +248,19 @@ fn said(entries: &[CloneEntry; MAX_CLONES], clone: &CloneRecord) -> TargetSays {
     entries.iter().find(|entry| entry.is_of(&clone.slot, intent)).map_or(TargetSays::Nothing, |entry| entry.says)
 }
 
-/// A clone that nobody has registered, as the manager registers it.
+/// Returns the record with which the manager registers a clone that no session has registered.
 fn found_now(slot: &Slot, now: Timestamp) -> CloneRecord {
     CloneRecord { slot: slot.name.clone(), created_at: now.0, failed: None, target: None, intent: None }
 }
 
-/// None: not now, for somebody is just writing the journal, has the slot, or was quicker. Err: another reason.
+/// The outcome of a step. None: it is not possible now, because another session is writing the journal, uses the slot,
+/// or was quicker. Err: it has failed for another reason.
 type Dealt = Result<Option<()>, String>;
 
 fn adopt(clone: CloneRecord) -> Dealt {
     let name = clone.slot.clone();
     let adopted = change(|journal| {
-        // Its session may have registered it meanwhile.
+        // The session that made the clone may have registered it in the meantime.
         let is_new = !journal.clones.iter().any(|known| known.slot == clone.slot);
         if is_new {
             journal.register_clone(clone);
@@ -270,7 +277,7 @@ fn adopt(clone: CloneRecord) -> Dealt {
 
 fn drop_clone(clone: &CloneRecord, reason: FateReason) -> Dealt {
     let dropped = change(|journal| {
-        // What was decided holds for the clone as it was seen: a claim that has come since wins.
+        // The decision holds for the clone as it was seen: a claim that has come since wins.
         let is_same = journal.clones.iter().filter(|known| known.slot == clone.slot).all(|known| known == clone);
         if is_same {
             slot::drop(&clone.slot)?;
@@ -314,11 +321,11 @@ enum ChangeError {
     Spi(#[from] pgrx::spi::Error),
 }
 
-/// Changes the journal in a transaction of its own.
+/// Changes the journal in a transaction of its own. The outcome is that of a step.
 fn change<T>(f: impl FnOnce(&mut Journal) -> Result<T, ChangeError>) -> Result<Option<T>, String> {
     flat(transaction::caught(|| match storage::schema() {
         Some(_) => storage::try_update(f),
-        // No schema, no journal: what is left are slots.
+        // Without the schema there is no journal, and only slots are left.
         None => f(&mut Journal::new(servers::here())).map(Some),
     }))
 }
@@ -335,12 +342,12 @@ fn flat<T>(outcome: Result<Result<Option<T>, ChangeError>, Box<ErrorReportWithLe
     }
 }
 
-/// What a node has heard of the recovery that a clone belongs to.
+/// What this node has heard of the recovery that a clone belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hears {
     Unfinished,
     Ended,
-    /// It is only about to ask.
+    /// The target answers, but was not asked yet.
     NothingYet,
     /// The target does not answer, or is not known as a node any more.
     Silence,
@@ -357,17 +364,17 @@ impl Hears {
     }
 }
 
-/// A registered clone as status functions show it.
+/// A registered clone, as the status functions show it.
 #[derive(Debug)]
 pub struct Registered {
     pub record: CloneRecord,
-    /// None: it is gone, and its registration goes soon.
+    /// None: the slot is gone, and its registration is removed soon.
     pub slot: Option<Slot>,
-    /// Of the recovery that it belongs to, if it does.
+    /// What was heard of the recovery that the clone belongs to, if it belongs to one.
     pub hears: Hears,
 }
 
-/// The clones that this database has registered. Needs a snapshot.
+/// Returns the clones that this database has registered. Needs a snapshot.
 pub fn registered() -> Result<Vec<Registered>, RegistryError> {
     let clones = storage::read()?.clones;
     let slots = slot::with_plugin_here(PLUGIN)?;

@@ -1,7 +1,9 @@
-//! An attempt of a recovery that has ended without a word: by a signal, by a FATAL, or with the server. The manager does for it
-//! what it would have done itself: the subscriptions to living peers run again, and why the recovery waits is written down.
+//! An attempt of a recovery that has ended without recording why: by a signal, by a FATAL, or with the server. The
+//! manager does what the attempt would have done itself: it enables the subscriptions to the other survivors, and
+//! records why the recovery waits.
 //!
-//! That an attempt goes on stands in the intent (`is_attempted`) from before its first step until it has said how it ended.
+//! The intent says that an attempt is running (`is_attempted`) from before the attempt's first step until the attempt
+//! has recorded how it ended.
 
 use super::trouble::sqlstate_text;
 use crate::intent::document::{Failure, Intent};
@@ -14,34 +16,34 @@ use crate::recover::suspend;
 use crate::shmem::{self, AttemptEnd};
 use std::time::Duration;
 
-/// The postmaster ends all of its workers at once, and within this time the manager has heard of it as well: an attempt that
-/// ended with the server needs no words.
+/// At a shutdown the postmaster ends all of its workers at once, and within this time the manager has received its own
+/// signal. An attempt that ended with the server needs no report.
 const SHUTDOWN_NOTICE: Duration = Duration::from_millis(200);
 
-/// How a worker that was ended by SIGTERM reports (ERRCODE_ADMIN_SHUTDOWN).
+/// The SQLSTATE of a worker that was ended by SIGTERM (ERRCODE_ADMIN_SHUTDOWN).
 const ADMIN_SHUTDOWN: &str = "57P01";
-/// A crash (ERRCODE_CRASH_SHUTDOWN).
+/// The SQLSTATE of a crash (ERRCODE_CRASH_SHUTDOWN).
 const CRASH: &str = "57P02";
 
-/// What there is to say of the last attempt.
+/// What has to be recorded of the last attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AttemptVerdict {
-    /// It is going on, or has said it, or was asked to leave.
+    /// Nothing: the attempt is running, or has recorded its end, or was asked to leave.
     Nothing,
-    /// It may have ended with the server.
+    /// Nothing yet: it may have ended with the server.
     Later,
-    /// It ended in this run of the server, by this SQLSTATE as core packs it.
+    /// It ended in this run of the server, with this SQLSTATE as core packs it.
     Ended(i32),
-    /// It ended with a crash of the server, or by one.
+    /// It ended with a crash of the server, or with one that it caused.
     Crashed,
 }
 
-/// What is known of it.
+/// What is known of the last attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct KnownAttempt {
-    /// A worker is there, or about to be.
+    /// A worker runs or is starting.
     pub is_up: bool,
-    /// The intent says that an attempt goes on.
+    /// The intent says that an attempt is running.
     pub is_attempted: bool,
     pub must_abort: bool,
     pub end: AttemptEnd,
@@ -50,8 +52,10 @@ pub struct KnownAttempt {
     pub was_shut_down: bool,
 }
 
+/// Decides what has to be recorded of the last attempt (pure).
 pub fn verdict(known: KnownAttempt) -> AttemptVerdict {
-    // The next worker ends it, and resumes what is suspended, whatever has become of this one.
+    // A worker that runs records its own end. If the recovery is to be aborted, the next worker ends it and enables
+    // what is suspended, whatever has become of this one.
     if known.is_up || known.must_abort {
         return AttemptVerdict::Nothing;
     }
@@ -64,7 +68,7 @@ pub fn verdict(known: KnownAttempt) -> AttemptVerdict {
     }
 }
 
-/// What is written down of it.
+/// The failure to record; None if nothing is to be recorded (yet).
 fn failure(verdict: AttemptVerdict, at: i64) -> Option<Failure> {
     let (sqlstate, reason) = match verdict {
         AttemptVerdict::Nothing | AttemptVerdict::Later => return None,
@@ -89,12 +93,12 @@ fn failure(verdict: AttemptVerdict, at: i64) -> Option<Failure> {
     })
 }
 
-/// What there is to say of the last attempt of a recovery, by its entry at `index`.
+/// Judges the last attempt of a recovery by its intent and by the shared memory entry at `index`.
 fn look(index: usize, intent: &Intent, is_up: impl Fn(&shmem::RescueEntry) -> bool) -> AttemptVerdict {
     let mut shared = shmem::lock();
     let was_shut_down = shared.was_shut_down();
     let rescue = shared.databases()[index].rescue;
-    // Of the attempts of another one the entry says nothing about this one's.
+    // An entry that was written for another recovery says nothing about this one's attempts.
     let is_known = rescue.intent == intent.id.0;
     verdict(KnownAttempt {
         is_up: is_up(&rescue),
@@ -107,19 +111,22 @@ fn look(index: usize, intent: &Intent, is_up: impl Fn(&shmem::RescueEntry) -> bo
     })
 }
 
-/// How it stands with the last attempt.
+/// Whether the end of the last attempt is recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Account {
     #[default]
     Settled,
-    /// It is settled with the commit of this transaction.
+    /// It is recorded as soon as this transaction commits.
     Settles,
-    /// Not yet: no other attempt is to begin.
+    /// It is not recorded yet: no other attempt may begin.
     Open,
 }
 
-/// Settles what an attempt that ended without a word has left behind, with the present transaction. An error while that cannot
-/// be done: then it is open. `is_up`: whether a worker is there, or about to be.
+/// Records, in the present transaction, how an attempt ended that has not done so itself, and enables the subscriptions
+/// that it had suspended. `is_up`: whether a worker runs or is starting.
+///
+/// # Errors
+/// If another session holds the journal's lock, or the journal cannot be changed: the attempt's end is then still open.
 pub fn settle(
     index: usize,
     intent: &Intent,
@@ -134,7 +141,7 @@ pub fn settle(
         AttemptVerdict::Ended(_) | AttemptVerdict::Crashed => (),
     }
     let settled = storage::try_update(|journal| {
-        // Under the lock: the attempt may have found words while it was waited for.
+        // The journal is looked at again under its lock: the attempt may have recorded its end in the meantime.
         let Some(now) = journal.intent(intent.id).filter(|now| now.is_unfinished()).cloned() else {
             return Ok(Account::Settled);
         };
@@ -146,11 +153,11 @@ pub fn settle(
         warn(&now, &failure);
         Ok::<_, RecoverError>(Account::Settles)
     })?;
-    // The manager tells of it where that lasts.
+    // If this lasts, the manager reports it (skips.rs).
     settled.ok_or(RecoverError::JournalBusy)
 }
 
-/// Said when it is news.
+/// Logs the failure if it is another one than before.
 fn warn(intent: &Intent, failure: &Failure) {
     if intent.failure.as_ref().is_none_or(|known| known.sqlstate != failure.sqlstate) {
         let text = intent.describe(failure);
@@ -158,7 +165,7 @@ fn warn(intent: &Intent, failure: &Failure) {
     }
 }
 
-/// What was settled is committed.
+/// Notes in shared memory that what [`settle`] has recorded is committed.
 pub fn note_settled(index: usize, id: IntentId) {
     let mut shared = shmem::lock();
     let rescue = &mut shared.databases()[index].rescue;
@@ -186,7 +193,7 @@ mod tests {
         let ended = KnownAttempt { is_up: false, ..UP };
         assert_eq!(verdict(UP), AttemptVerdict::Nothing);
         assert_eq!(verdict(ended), AttemptVerdict::Ended(1));
-        // Whether it has written down that it began is no matter: it may have ended before.
+        // Whether the attempt had recorded its beginning does not matter: it may have ended before that.
         assert_eq!(verdict(KnownAttempt { is_attempted: false, ..ended }), AttemptVerdict::Ended(1));
         assert_eq!(verdict(KnownAttempt { must_abort: true, ..ended }), AttemptVerdict::Nothing);
         for end in [AttemptEnd::Told, AttemptEnd::Asked] {

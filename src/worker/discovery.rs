@@ -1,6 +1,6 @@
-//! The manager's part in finding out who is who: which node each subscription comes from, and which server and database each
-//! peer is. A name is what anybody may give, so that only those are believed to whom a superuser's subscription leads, and
-//! a peer is bound to the database that has answered as it first.
+//! The manager's part in finding out which node each subscription receives from, and which server and database each
+//! peer is. Any server can claim any node name. So a name is believed only if a superuser's subscription leads to it,
+//! and a peer is bound to the database that has answered under its name first.
 
 use super::skips::Skips;
 use crate::document::Stored;
@@ -21,8 +21,8 @@ use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A subscription follows its provider to another name this often: one that calls itself otherwise each second is not to
-/// write to the catalogs each second.
+/// The shortest time between two changes of the node that a subscription is said to come from: a provider that claims
+/// another name every second must not cause a write to the catalogs every second.
 const RENAME_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub struct Discovery {
     followed: HashMap<Oid, Instant>,
 }
 
-/// A peer or a provider as it has answered.
+/// What a peer or a provider has answered about itself.
 struct Said {
     name: NodeName,
     identity: DatabaseIdentity,
@@ -42,7 +42,7 @@ fn said(entry: &PeerEntry) -> Option<Said> {
 }
 
 impl Discovery {
-    /// Writes down what the pollers have found out.
+    /// Records in the catalogs what the pollers have found out. What fails for one object is noted in `skips`.
     pub fn look(
         &mut self,
         local: &NodeServer,
@@ -83,8 +83,9 @@ impl Discovery {
         Ok(())
     }
 
-    /// A peer that is reached by subscriptions alone gives another name. Its subscriptions follow where no stranger can gain by
-    /// it: a superuser's subscription leads to a node that is known, or this one has another name now.
+    /// Deals with a peer that is reached by subscriptions alone and answers under another name. Its subscriptions
+    /// follow to that name where no stranger can gain by it: if a superuser's subscription leads to a node that is
+    /// known, or if the peer was renamed.
     fn follow(
         &mut self,
         local: &NodeServer,
@@ -93,7 +94,8 @@ impl Discovery {
         subscriptions: &[Subscription],
         said: &Said,
     ) -> Result<(), RegistryError> {
-        // A connection string of its own is the administrator's word; only what was found out is asked again.
+        // A connection string of the peer's own is the administrator's statement; only what was discovered is
+        // discovered anew.
         if said.name == local.name || native::dsn_of_server(peer.id)?.is_some() {
             return Ok(());
         }
@@ -113,8 +115,8 @@ impl Discovery {
         if coming.is_empty() || !coming.iter().all(is_due) {
             return Ok(());
         }
-        // Where all have followed the peer is forgotten; a subscription of which nobody can read where it comes from may be one of
-        // them.
+        // The old peer is dropped when all of its subscriptions have followed. A subscription whose label cannot be
+        // read may be one of them.
         documents::require_readable()?;
         if is_renamed {
             registry::create_discovered_peer(&said.name, said.identity)?;
@@ -130,7 +132,8 @@ impl Discovery {
             );
         }
         if is_renamed && others.is_empty() {
-            // What it may lack is kept for it under its new name, whose progress is unknown until it is heard.
+            // What the node may lack is kept for it under its new name, whose progress is unknown until it has
+            // answered.
             registry::drop_renamed_peer(peer)?;
         }
         Ok(())
@@ -141,12 +144,12 @@ fn is_discovered(subscription: &Subscription) -> bool {
     matches!(subscription.origin, Origin::Node(_, SetBy::Discovery))
 }
 
-/// Whether who has answered may be the node that is known by that name.
+/// Whether the database that has answered may be the node that is known by that name.
 fn is_that_one(known: &NodeServer, said: &Said) -> bool {
     known.role == Role::Peer && known.bound.is_none_or(|bound| bound == said.identity)
 }
 
-/// Writes down which node a subscription comes from, and makes that one known if it is new.
+/// Records which node a subscription comes from, and creates the peer if that node is new.
 fn label(
     local: &NodeServer,
     servers: &[NodeServer],
@@ -154,7 +157,7 @@ fn label(
     said: &Said,
 ) -> Result<(), RegistryError> {
     if said.name == local.name {
-        // Two nodes of one name: the health check's business, not something to write down.
+        // Two nodes of one name are reported by the health check, and nothing is recorded.
         return Ok(());
     }
     match servers.iter().find(|server| server.name == said.name) {
@@ -162,7 +165,7 @@ fn label(
         Some(_) => (),
         None => {
             match registry::create_discovered_peer(&said.name, said.identity) {
-                // Through another subscription, in this round: the next one compares the two.
+                // Another subscription has led to that node in this round: the next round compares the two.
                 Err(RegistryError::DuplicateNode { .. }) => return Ok(()),
                 created => created.map(|_| ())?,
             }
@@ -172,7 +175,8 @@ fn label(
     labelling::write_label(subscription.id, Some(&said.name), SetBy::Discovery)
 }
 
-/// Removes the labels that dropped subscriptions of this database have left behind (DROP SUBSCRIPTION does not).
+/// Removes the labels that dropped subscriptions of this database have left behind (DROP SUBSCRIPTION does not remove
+/// them).
 pub fn sweep_labels(skips: &mut Skips) -> Result<(), RegistryError> {
     let here = servers::here();
     let left_behind = Spi::connect(|client| {
@@ -193,7 +197,7 @@ pub fn sweep_labels(skips: &mut Skips) -> Result<(), RegistryError> {
         Ok::<_, pgrx::spi::Error>(found)
     })?;
     for (subscription, text) in left_behind {
-        // Another database's manager sweeps its own; what comes from elsewhere is nobody's but ours.
+        // Only labels that this database has written are removed: another database's manager removes its own.
         if matches!(SubscriptionLabel::read(Some(&text), here), Stored::Own(_)) {
             remove_label(subscription, || format!("the label of a dropped subscription (oid {subscription})"), skips);
         }
@@ -201,7 +205,7 @@ pub fn sweep_labels(skips: &mut Skips) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// After DROP EXTENSION: nothing of ours stays on this database's subscriptions, but for what cannot be read.
+/// Removes everything of ours from this database's subscriptions after DROP EXTENSION, except for what cannot be read.
 pub fn remove_labels(subscriptions: &[Subscription], skips: &mut Skips) {
     for subscription in subscriptions {
         let what = || format!("the label of subscription \"{}\"", subscription.name);

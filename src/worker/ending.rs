@@ -1,5 +1,5 @@
-//! How a rescue ends: completed, given up, or in an attempt that has failed; and how it writes the journal. What was done is made
-//! durable before what held it is let go.
+//! How a rescue ends: with a completed or an aborted recovery, or with a failed attempt; and how it writes the journal.
+//! What was done is made durable before anything is released that would be needed to do it again.
 
 use super::rescue::{HAS_SETTLED, Rescue, show_counts, with_entry};
 use super::trouble::{Trouble, failure_of};
@@ -25,7 +25,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 impl Rescue {
-    /// Changes the journal, and gives it what was done since it was last told. Waits for locks as long as an attempt may.
+    /// Changes the journal, and adds what was done since the last change to its counts. Waits for locks no longer than
+    /// spock.rescue_lock_timeout.
+    ///
+    /// # Errors
+    /// [`RecoverError::Locked`] after that time, or what `change` returns.
     pub(super) fn write(
         &mut self,
         change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
@@ -40,7 +44,8 @@ impl Rescue {
         })
     }
 
-    /// The same for the end of an attempt, which must be written down: whoever is in the way is told of, and waited for.
+    /// Like `write`, but for the end of an attempt, which must be recorded: waits without a limit, and logs once which
+    /// session is in the way.
     fn write_end(
         &mut self,
         change: impl Fn(&mut Journal, Totals) -> Result<(), RecoverError>,
@@ -67,7 +72,8 @@ impl Rescue {
         may_wait_on: impl Fn() -> Result<(), RecoverError>,
     ) -> Result<(), RecoverError> {
         let (done, id) = (self.done.clone(), self.intent.as_ref().map(|intent| intent.id));
-        // Somebody may hold the label's lock, or a subscription's: each wait is bounded, and tried again.
+        // Another session may hold the label's lock, or a subscription's. Each wait is bounded by lock_timeout and is
+        // repeated.
         loop {
             let written = transaction::attempt(|| {
                 storage::update(|journal| {
@@ -89,11 +95,11 @@ impl Rescue {
         }
     }
 
-    /// Subscriptions run again.
+    /// Enables the subscriptions to the other survivors again.
     pub(super) fn resume(&mut self) -> Result<(), Trouble> {
         let id = self.intent().id;
         process::report_activity("resuming subscriptions");
-        // What was applied with asynchronous commits is on disk before anybody hears that it is done.
+        // What was applied with asynchronous commits must be on disk before the journal says that it is done.
         wal::flush();
         self.write(|journal, done| {
             journal.checkpoint(id, Phase::Resuming, None, done, Timestamp::now().0)?;
@@ -105,15 +111,16 @@ impl Rescue {
         Ok(())
     }
 
-    /// The intent is closed, with the rows that are kept; only then the clone goes, without which they could not be found out
-    /// again. Where this process dies in between, the source asks whether the intent has ended, and drops it.
+    /// Closes the intent, with the rows that are kept, and only then has the clone dropped, without which those rows
+    /// could not be found out again. If this process dies in between, the source asks whether the intent has ended, and
+    /// drops the clone.
     pub(super) fn finish(
         &mut self,
         position: OriginLsn,
         reconciled: Option<(Counts, KeptRows)>,
     ) -> Result<(), Trouble> {
         let intent: &Intent = &self.intent();
-        // What was reconciled with asynchronous commits is on disk as well.
+        // What was reconciled with asynchronous commits must be on disk as well.
         wal::flush();
         failpoint::hit(names::RESCUE_CLOSING);
         let (counts, kept) = reconciled.unzip();
@@ -137,7 +144,8 @@ impl Rescue {
         Ok(())
     }
 
-    /// The source need not wait until it asks us. Where it cannot be told it asks, and drops the clone then.
+    /// Tells the source that the clone is not needed any more. A source that cannot be told asks by itself, and drops
+    /// the clone then.
     fn release(&self) {
         let intent: &Intent = &self.intent();
         let Some(name) = intent.clone_name() else { return };
@@ -156,7 +164,7 @@ impl Rescue {
         pgrx::log!("clone \"{name}\" will be dropped when its server asks: {reason}");
     }
 
-    /// Writes down why the attempt has ended, with the subscriptions to living peers running again: they need not wait.
+    /// Records why the attempt has failed, and enables the subscriptions to the other survivors, which need not wait.
     pub(super) fn fail(&mut self, trouble: Trouble) {
         let intent: &Intent = &self.intent();
         process::report_activity("resuming subscriptions");
@@ -170,7 +178,7 @@ impl Rescue {
             (&known.sqlstate, &known.relation, known.origin_lsn)
                 != (&failure.sqlstate, &failure.relation, failure.origin_lsn)
         });
-        // Who sees that it has failed sees why.
+        // Whoever sees that the attempt has failed can see why.
         let document = said.to_text(LongText::CAPACITY);
         with_entry(self.index, |entry| entry.said.set(&document));
         let written = self.write_end(|journal, done| {
@@ -179,7 +187,7 @@ impl Rescue {
             Ok(())
         });
         if written.is_ok() {
-            // It is told, whatever ends this process from here on.
+            // From here on the failure is recorded, however this process ends.
             HAS_SETTLED.set(true);
         }
         let stood_still = self.suspended_since.map_or(Duration::ZERO, |since| since.elapsed());
@@ -196,7 +204,8 @@ impl Rescue {
         }
     }
 
-    /// Ends the recovery. The living go on first; then the rows that it has touched are kept, for nobody may ever recover the rest.
+    /// Aborts the recovery. The subscriptions to the other survivors are enabled first. Then the rows that the recovery
+    /// has touched are kept, because it may be that nobody ever recovers the rest.
     pub(super) fn abort(&mut self) {
         let intent: &Intent = &self.intent();
         let written = self
@@ -221,14 +230,15 @@ impl Rescue {
     }
 }
 
-/// Who was in the way when the manager last looked, as it follows what was waited for; nothing where nobody was seen.
+/// Names the sessions that were in the way when the manager last looked, as a clause of a message; empty if there were
+/// none.
 fn held_by(index: usize, tell: impl FnOnce(&BlockedEntry) -> ShortText) -> String {
     let mut text = ShortText::EMPTY;
     with_entry(index, |entry| text = tell(&entry.blocked));
     if text.as_str().is_empty() { String::new() } else { format!("; it is held by {}", text.as_str()) }
 }
 
-/// The connection string that the caller gave goes with the recovery.
+/// Removes the connection string that the caller has given for this recovery.
 fn forget_dsn(journal: &Journal, id: IntentId) -> Result<(), RecoverError> {
     match journal.intent(id) {
         Some(intent) if intent.has_own_dsn => Ok(registry::forget_recovery_dsn(&intent.request.source)?),

@@ -7,7 +7,7 @@ use pgrx::FromDatum;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::{self, Oid};
 
-/// The database that the starter has named in `bgw_extra`.
+/// The oid of the database, which the starting process has put into `bgw_extra`.
 fn database_of_extra() -> Oid {
     Oid::from_u32(BackgroundWorker::get_extra().parse().unwrap_or(0))
 }
@@ -23,7 +23,7 @@ pub extern "C-unwind" fn spock_recovery_launcher_main(_argument: pg_sys::Datum) 
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn spock_recovery_manager_main(argument: pg_sys::Datum) {
     interrupts::install_worker_signals(Termination::AtLoopHead);
-    // SAFETY: an i64 by value, as `start_manager` gave it.
+    // SAFETY: `start_manager` passes an i64 by value.
     let index = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
     manager::run(index as usize, database_of_extra())
 }
@@ -32,7 +32,7 @@ pub extern "C-unwind" fn spock_recovery_manager_main(argument: pg_sys::Datum) {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn spock_recovery_poller_main(argument: pg_sys::Datum) {
     interrupts::install_worker_signals(Termination::AtOnce);
-    // SAFETY: an i64 by value, as `start_poller` gave it.
+    // SAFETY: `start_poller` passes an i64 by value.
     let both = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
     poller::run((both >> 32) as usize, (both & 0xffff_ffff) as usize, database_of_extra())
 }
@@ -41,7 +41,7 @@ pub extern "C-unwind" fn spock_recovery_poller_main(argument: pg_sys::Datum) {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn spock_recovery_slot_worker_main(argument: pg_sys::Datum) {
     interrupts::install_worker_signals(Termination::AtOnce);
-    // SAFETY: an i64 by value, as `start_slot_worker` gave it.
+    // SAFETY: `start_slot_worker` passes an i64 by value.
     let index = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
     slot_worker::run(index as usize, database_of_extra())
 }
@@ -50,7 +50,7 @@ pub extern "C-unwind" fn spock_recovery_slot_worker_main(argument: pg_sys::Datum
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn spock_recovery_rescue_main(argument: pg_sys::Datum) {
     interrupts::install_worker_signals(Termination::AtOnce);
-    // SAFETY: an i64 by value, as `start_rescue_worker` gave it.
+    // SAFETY: `start_rescue_worker` passes an i64 by value.
     let index = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
     rescue::run(index as usize, database_of_extra())
 }

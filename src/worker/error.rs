@@ -1,4 +1,5 @@
-//! What the workers cannot do for want of room: said once, as a WARNING, until there was room in between.
+//! What the workers cannot do because there is no room: each kind is reported by one WARNING, and again only after
+//! there was room in between.
 
 use crate::error::{SqlError, report_of};
 use pgrx::{PgLogLevel, PgSqlErrorCode};

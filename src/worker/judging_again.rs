@@ -1,5 +1,6 @@
-//! Rows that earlier recoveries could not judge are looked at again: within the next recovery on this node, whoever's it is,
-//! and by a worker of their own when there is none (src/worker/recoveries.rs). What still cannot be judged stays kept.
+//! Rows that earlier recoveries could not judge are compared again: within the next recovery on this node, of whichever
+//! failed node, and by a worker of their own while there is no recovery (src/worker/recoveries.rs). Rows that still
+//! cannot be judged stay kept.
 
 use super::reconciling::{compare_moved, while_reconciling};
 use super::rescue::{Rescue, goes_on};
@@ -24,16 +25,16 @@ use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-/// For so long a recovery looks at what others had to leave.
+/// The longest time that a recovery spends on the kept rows of other recoveries.
 const LONGEST: Duration = Duration::from_secs(15);
 
 impl Rescue {
-    /// Looks again at all that is kept, as far as that can be done now, but for the rows of those that are being looked at.
-    /// Never fails: a later look may do better.
+    /// Compares all kept rows again, as far as that is possible now, except for those of the intents in `but`, which
+    /// are being compared already. Never fails, because a later comparison may succeed.
     pub(super) fn judge_again(&mut self, but: &[IntentId]) {
         let begun = Instant::now();
         let read = || Ok::<Vec<Intent>, RegistryError>(storage::read()?.with_kept_rows().cloned().collect());
-        // Where the journal cannot be read the health check tells.
+        // The health check reports a journal that cannot be read.
         let Ok(intents) = transaction::run(read) else { return };
         for intent in intents.into_iter().filter(|intent| !but.contains(&intent.id)) {
             failpoint::hit(names::RESCUE_JUDGING_AGAIN);
@@ -41,7 +42,7 @@ impl Rescue {
             // What one node cannot tell now, another one may.
             for peer in peers_of(&intent) {
                 if self.carries_one() && begun.elapsed() >= LONGEST {
-                    // The recovery is not to wait for it; it is looked at again without one.
+                    // The recovery must not wait for this; the manager has the rows compared once no recovery runs.
                     return;
                 }
                 let done = interrupts::catch(|| self.judge_kept(intent.id, &peer, but));
@@ -68,7 +69,7 @@ impl Rescue {
         }
     }
 
-    /// Looks at what is left of a recovery's rows beside those of one node.
+    /// Compares the rows that are left of recovery `id` with those of one node.
     fn judge_kept(&mut self, id: IntentId, peer: &str, but: &[IntentId]) -> Result<(), Trouble> {
         let Some(intent) = transaction::run(|| storage::read().map(|journal| journal.intent(id).cloned()))? else {
             return Ok(());
@@ -98,7 +99,9 @@ impl Rescue {
             if !reconciler.run_gone(&mut gone, goes_on)? {
                 return Ok(false);
             }
-            // A row that is gone may have another key since it was kept; what is kept on is looked at with the next look.
+            // A kept row that this node does not have may have been given another key since, which this node has
+            // skipped. So the changes of keys are followed, too; a row that stays kept is compared with them in a later
+            // look.
             if reconciler.ledger.counts.compared == 0
                 || !(reconciler.may_have_moved || reconciler.source_was_recovered()?)
             {
@@ -124,7 +127,7 @@ impl Rescue {
     }
 
     fn note(&mut self, intent: &Intent, counts: Counts, kept: Option<kept::KeptRows>) -> Result<(), Trouble> {
-        // What was written with asynchronous commits is on disk before it is forgotten.
+        // What was written with asynchronous commits must be on disk before the kept rows are forgotten.
         wal::flush();
         let kept = RefCell::new(kept);
         Ok(self.write(|journal, _| {
@@ -137,7 +140,7 @@ impl Rescue {
     }
 }
 
-/// How many rows are not there any more of those that were kept.
+/// How many kept rows are missing if only `there` rows are still stored.
 fn lost_of(intent: &Intent, there: u64) -> u64 {
     intent.reconciled.as_ref().map_or(0, |counts| counts.kept().saturating_sub(there))
 }
@@ -151,7 +154,7 @@ fn warn_of_lost(intent: &Intent, object: u32, rows: u64) {
     );
 }
 
-/// The nodes that rows may be compared with, the source of their recovery first.
+/// Returns the nodes whose rows may be compared with the kept ones, the source of their recovery first.
 fn peers_of(intent: &Intent) -> Vec<String> {
     let request = &intent.request;
     let peers = transaction::run(|| NativeProvider.peers()).unwrap_or_default();
@@ -161,8 +164,8 @@ fn peers_of(intent: &Intent) -> Vec<String> {
     peers
 }
 
-/// With a node that answers, and has at least as much of the failed node as this one; else None. This process then applies
-/// for one of their subscriptions.
+/// Returns a reconciler with `peer`, if that node answers and has at least as much of the failed node as this node;
+/// else None. This process then acts as the apply worker of a subscription from the failed node or from `peer`.
 fn reconciler_with<'a>(intent: &'a Intent, peer: &str) -> Result<Option<Reconciler<'a>>, RecoverError> {
     let request = &intent.request;
     let Some(subscription) = transaction::run(|| subscription_of([&request.failed, peer]))? else { return Ok(None) };
@@ -171,12 +174,13 @@ fn reconciler_with<'a>(intent: &'a Intent, peer: &str) -> Result<Option<Reconcil
     let Some(apply_as) = transaction::run(|| logicalrep::become_applier_of(subscription)) else { return Ok(None) };
     let mut reconciler = Reconciler::new(source, intent, apply_as);
     reconciler.waits.is_hasty = true;
-    // The recovery was its plan's choice: if its subscription was dropped since it is not asked for that again.
+    // If one of the two nodes has no subscription from the failed node any more, that comparison is impossible. The
+    // recovery's own source is accepted all the same, because the plan has proved that it has enough.
     let has_enough = reconciler.source_has_enough()?.unwrap_or(peer == request.source);
     Ok(has_enough.then_some(reconciler))
 }
 
-/// The subscription from the first of these nodes which has one.
+/// Returns the subscription from the first of these nodes that has one here.
 fn subscription_of(nodes: [&str; 2]) -> Result<Option<Oid>, RecoverError> {
     let all = NativeProvider.subscriptions()?;
     let is_from = |known: &&Subscription, node| known.origin.node().is_some_and(|name| name.as_str() == node);

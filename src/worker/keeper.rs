@@ -1,7 +1,8 @@
-//! The manager's part in keeping the recovery slot: samples, decides, writes the retention record down, and then has the
-//! slot worker act. Nothing here waits for a peer or for somebody else's transaction.
+//! The manager's part in keeping the recovery slot: it takes samples, decides how far the slot may move, writes the
+//! retention record, and then has the slot worker act. It waits neither for a peer nor for another session's
+//! transaction.
 //!
-//! The order is the product: the record, which says what may have been let go, is committed before the slot is touched.
+//! The order matters: the record, which says what the slot may have released, is committed before the slot is touched.
 
 use super::start;
 use crate::lsn::{LocalLsn, OriginLsn};
@@ -28,29 +29,31 @@ use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A commit takes microseconds from its record to its origin's progress; one that hangs in between (a stalled disk) costs
-/// the round its sample, no more.
+/// How long a round waits for commits in progress. A commit takes microseconds from its WAL record to its origin's
+/// progress; if one hangs in between (a stalled disk), the round only has no sample.
 const COMMIT_LIMIT: Duration = Duration::from_millis(500);
 
-/// A quarter of the server's idle time limit: time for several tries before the limit strikes.
+/// A slot is touched after this fraction of idle_replication_slot_timeout, which leaves time for several attempts
+/// before the server invalidates it.
 pub(super) const TOUCH_FRACTION: u32 = 4;
 
-/// Polls after which every healthy peer has passed the first sample and has said so.
+/// Number of polls after which every healthy peer has passed the first sample and has reported that.
 const POLLS_TO_TELL: u32 = 5;
 
-/// What a round has decided, to be done once its transaction has committed.
+/// What a round has decided, to be done after its transaction has committed.
 #[derive(Debug)]
 pub struct KeeperRound {
-    /// The record as it is from now on.
+    /// The retention record as it is from now on.
     record: Option<RetentionRecord>,
     job: SlotJob,
     view: View,
-    /// The peers' foreign servers by name.
+    /// The oids of the peers' foreign servers, by node name.
     nodes: HashMap<String, Oid>,
     nap: Duration,
-    /// The tables that were looked up: known from the commit on, with what has left them.
+    /// The tables that this round has looked up, by subscription, with their digest. They count as known from the
+    /// commit on, which also records the tables that have left.
     tables: HashMap<u32, (i64, Vec<SubscribedTable>)>,
-    /// The requests by hand that this round has heard; None: it could not act, whatever there was to do.
+    /// How many requests by hand this round has seen; None: the round could not act and answers none.
     requested: Option<u32>,
 }
 
@@ -60,25 +63,25 @@ pub struct Keeper {
     database_name: String,
     record: Option<RetentionRecord>,
     is_record_read: bool,
-    /// What stands in the label cannot be read: nothing is done with the slot.
+    /// The retention record cannot be read: nothing is done with the slot.
     is_record_unreadable: bool,
-    /// By subscription.
+    /// By the oid of the subscription.
     samples: HashMap<u32, Samples>,
-    /// The tables of each subscription, with their digest: looked up when that has changed.
+    /// The tables of each subscription, with their digest: they are looked up again when the digest has changed.
     tables: HashMap<u32, (i64, Vec<SubscribedTable>)>,
-    /// Of subscriptions for which nothing can be vouched yet.
+    /// Of the subscriptions for whose origin this node cannot vouch yet.
     watches: HashMap<u32, Watch>,
     /// When a transaction of a replication origin was last seen to commit here.
     committed_at: HashMap<u16, Timestamp>,
     pace: Pace,
     rate: Rate,
-    /// The last move: when it was begun, and restart_lsn before it.
+    /// When the last move was begun, and restart_lsn before it.
     last_move: Option<(Instant, LocalLsn)>,
     is_moving: bool,
-    /// The last move has left restart_lsn where it was.
+    /// Whether the last move has left restart_lsn where it was.
     is_stuck: bool,
     budget: crate::slot::budget::Budget,
-    /// Since when no origin's samples were thrown away.
+    /// Since when no origin's samples were discarded.
     samples_since: Instant,
     said_no_worker: bool,
 }
@@ -107,7 +110,10 @@ impl Keeper {
     }
 
     /// Looks at everything once and decides. Runs in the manager's transaction, whose commit makes the record durable;
-    /// what is decided takes effect in [`Keeper::act`]. `peers`: None where this database is no node (any more).
+    /// [`Keeper::act`] carries the decision out afterwards. `peers`: None if this database is not a node (any more).
+    ///
+    /// # Errors
+    /// If the retention record or a catalog cannot be read: the slot then stays as it is.
     pub fn look(&mut self, peers: Option<&[Peer]>) -> Result<KeeperRound, RegistryError> {
         self.read_record()?;
         let entry = shmem::lock().databases()[self.index].slot;
@@ -143,7 +149,7 @@ impl Keeper {
             }
             (None, None) => {
                 round.view.blocked = BlockedReason::Disabled;
-                // A slot that is being created is dropped when it is there: its record says that there will be one.
+                // While a slot is being created its record stays, so that the slot is found by it and dropped.
                 if peers.is_none() && is_idle {
                     record_storage::forget()?;
                     round.record = None;
@@ -167,7 +173,7 @@ impl Keeper {
         Ok(round)
     }
 
-    /// After the commit: what was decided is published and begun. Returns how long the manager may sleep.
+    /// Runs after the commit: publishes what was decided and begins the job. Returns how long the manager may sleep.
     pub fn act(&mut self, round: KeeperRound) -> Duration {
         self.record = round.record;
         self.tables.extend(round.tables);
@@ -181,7 +187,7 @@ impl Keeper {
             view::publish(&mut shared, self.index, &round.view, &round.nodes, self.rate.bytes_per_s());
             let slot = &mut shared.databases()[self.index].slot;
             if let Some(requested) = round.requested {
-                // The last job is done, and what it has left is published.
+                // The previous job is done, and its outcome is published.
                 slot.answered = if round.job == SlotJob::Nothing { requested } else { slot.serving };
                 slot.serving = requested;
             }
@@ -211,7 +217,7 @@ impl Keeper {
         round.nap
     }
 
-    /// There is neither a slot nor a record of one.
+    /// Whether there is neither a slot nor a record of one.
     pub fn has_finished(&self) -> bool {
         self.record.is_none() && !self.is_record_unreadable
     }
@@ -220,7 +226,8 @@ impl Keeper {
         if !self.is_record_read {
             self.database_name = catalog::my_database_name();
         }
-        // In each round: somebody may have put down a record since that this library cannot read.
+        // This is done in each round, because somebody may have set a label since that this version of the library
+        // cannot read.
         let found = record_storage::read();
         self.is_record_unreadable = found.is_err();
         if let Err(error) = found {
@@ -234,7 +241,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Nothing is done with the slot, which is shown where it can be found without its record.
+    /// Shows that nothing is done with the slot. Its name is in the record, which cannot be read, so the default name
+    /// is shown.
     fn hold(&self) {
         let mut shared = shmem::lock();
         let slot = &mut shared.databases()[self.index].slot;
@@ -245,7 +253,8 @@ impl Keeper {
         slot.blocked_by = Oid::INVALID;
     }
 
-    /// There is no slot. The next generation is written down; then it is created.
+    /// Prepares the creation of a slot where there is none: the next generation is recorded, and the slot is created
+    /// after the commit.
     fn prepare_creation(&mut self, round: &mut KeeperRound) -> Result<(), RegistryError> {
         if self.record.is_none() && self.adopt(round)? {
             return Ok(());
@@ -261,7 +270,7 @@ impl Keeper {
             );
         }
         let mut record = RetentionRecord::before_creation(servers::here(), generation, self.free_name()?);
-        // What peers have reported stays true.
+        // What the peers have reported remains true.
         record.peers = before.map(|record| record.peers.clone()).unwrap_or_default();
         self.samples.clear();
         if before != Some(&record) {
@@ -273,8 +282,9 @@ impl Keeper {
         Ok(())
     }
 
-    /// A slot of ours without a record, which a standby that was promoted may have, or a label that was removed by hand, is
-    /// taken on as it is: the next round finds that nothing is known of what it has let go.
+    /// Takes over a slot of ours that has no record, as after the promotion of a standby, or when the label was removed
+    /// by hand. The next round finds that it is not known what the slot has released. Returns false if there is no such
+    /// slot.
     fn adopt(&self, round: &mut KeeperRound) -> Result<bool, RegistryError> {
         let name = name::recovery_slot_name(&self.database_name);
         let is_ours = slot::find_here(&name)?.is_some_and(|found| found.plugin.as_deref() == Some("pgoutput"));
@@ -288,7 +298,7 @@ impl Keeper {
         Ok(is_ours)
     }
 
-    /// The first name of ours that no slot has.
+    /// Returns the first of this database's names that no slot has.
     fn free_name(&self) -> Result<String, RegistryError> {
         let mut name = name::recovery_slot_name(&self.database_name);
         let mut attempt = 1;
@@ -299,7 +309,7 @@ impl Keeper {
         Ok(name)
     }
 
-    /// There is a slot: sample, decide, write down.
+    /// Keeps a slot that exists: takes samples, decides, and writes the record.
     fn keep(
         &mut self,
         round: &mut KeeperRound,
@@ -317,7 +327,8 @@ impl Keeper {
         let mut record = before.clone();
         let covered = record.position.is_some_and(|position| found.confirmed <= position);
         if !covered && local.is_none() {
-            // A commit hangs between its record and its origin's progress, which is what would be written down now.
+            // A commit hangs between its WAL record and its origin's progress, and that progress is what would be
+            // recorded now.
             return Ok(());
         }
         if !covered {
@@ -333,7 +344,8 @@ impl Keeper {
         }
         record.origins = self.next_origins(&own, &before, covered, local.is_some(), &readings)?;
         round.tables = self.note_tables(&mut record.origins, &own, found.confirmed)?;
-        // Of whom nobody knows now where it comes from, because its label cannot be read say: what was let go of it stays written down.
+        // A subscription whose node is unknown now, for example because its label cannot be read, keeps its record of
+        // what was released.
         let is_nameless = |known: &&OriginRecord| {
             positions.iter().any(|position| {
                 position.origin.is_none()
@@ -357,7 +369,7 @@ impl Keeper {
         } else if local.is_none() {
             outcome.hold(Block::NoSample, None);
         } else if positions.iter().any(|position| position.origin.is_none()) {
-            // It may be anybody's: nothing is let go before that is settled, but for the budget.
+            // The subscription may come from any node: until that is known, nothing is released except for the budget.
             outcome.hold(Block::OriginUnknown, floor);
         }
         record.unprotected = decision::unprotected(&record, &outcome, &inputs);
@@ -390,8 +402,9 @@ impl Keeper {
         if let Some(limit) = compat::idle_slot_timeout() {
             round.nap = round.nap.min(limit / TOUCH_FRACTION);
         }
-        // How far peers are is written when the slot moves: it is nobody's proof before. What they subscribe to is written at once:
-        // after a restart of this server a peer that has not reported yet would count as one that needs nothing.
+        // How far the peers are is written only when the slot moves, because it proves nothing before. What they
+        // subscribe to is written at once: after a restart of this server, a peer that has not reported yet would
+        // otherwise count as one that needs nothing.
         let must_write = round.job != SlotJob::Nothing && !matches!(round.job, SlotJob::Touch)
             || record.position != before.position
             || record.origins != before.origins
@@ -407,7 +420,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Takes a sample of each origin. None instead of its position: a commit hung meanwhile, and nothing is concluded.
+    /// Takes a sample of each origin. Returns the origins' positions, and the local position of the samples. The latter
+    /// is None if a commit hung meanwhile: then there are no samples, and nothing may be concluded.
     fn sample(&mut self) -> Result<(Vec<OwnPosition>, Option<LocalLsn>), RegistryError> {
         let local = wal::flushed();
         let is_settled = wal::wait_for_commits_in_progress(COMMIT_LIMIT);
@@ -427,12 +441,15 @@ impl Keeper {
         Ok((positions, is_settled.then_some(local)))
     }
 
-    /// With samples of a moment ago alone, a peer that is a second behind looks like one that is behind all of them: nobody
-    /// is given up for the budget before every peer has had the time to pass the first one and to say so.
+    /// Whether the samples are old enough to tell which peers lag. With samples of a moment ago alone, a peer that is a
+    /// second behind looks like one that is behind all of them. So no peer is given up for the budget before every peer
+    /// has had time to pass the first sample and to report that.
     fn can_tell_who_lags(&self) -> bool {
         self.samples_since.elapsed() >= guc::recovery_poll_interval() * POLLS_TO_TELL + guc::peer_timeout()
     }
 
+    /// Returns the next record of each origin. Begins and ends the watches of the origins that this node cannot vouch
+    /// for yet.
     fn next_origins(
         &mut self,
         own: &[Own],
@@ -469,7 +486,8 @@ impl Keeper {
         Ok(origins)
     }
 
-    /// Notes the tables that have left a subscription.
+    /// Records the tables that have left a subscription. Returns the tables that had to be looked up, by subscription,
+    /// with their digest.
     fn note_tables(
         &mut self,
         origins: &mut [OriginRecord],
@@ -480,7 +498,8 @@ impl Keeper {
         let is_in_recovery = shmem::lock().databases()[self.index].slot.in_recovery;
         let mut looked_up = HashMap::new();
         for (origin, own) in origins.iter_mut().zip(own) {
-            // A clone that was copied before a move that was under way is asked for them.
+            // While a clone exists these tables stay recorded, because a clone that was copied before the last move is
+            // asked for them.
             origin.gone.retain(|gone| gone.until > confirmed || is_in_recovery);
             let known = self.tables.get(&own.subscription);
             if known.is_some_and(|(digest, _)| *digest == own.tables) {
@@ -494,7 +513,7 @@ impl Keeper {
         Ok(looked_up)
     }
 
-    /// Looks whether a subscription that waits can be vouched for.
+    /// Looks from which position on this node can vouch for a subscription that waits for that; None: not yet.
     fn watch(&mut self, own: &Own, reading: Option<Reading>) -> Result<Option<OriginLsn>, RegistryError> {
         let running = match self.watches.get(&own.subscription) {
             Some(watch) if !watch.waits_for_transactions() => Vec::new(),
@@ -503,7 +522,7 @@ impl Keeper {
         let now = Monotonic::now();
         Ok(match self.watches.get_mut(&own.subscription) {
             Some(watch) => watch.look(now, &running, own, reading),
-            // Its watch ended with the manager before this one.
+            // The watch ended with the previous manager, and begins anew.
             None => {
                 self.watches.insert(own.subscription, Watch::begin(now, running));
                 None
@@ -511,7 +530,8 @@ impl Keeper {
         })
     }
 
-    /// What of an origin goes when the slot moves to `stop`: rounded up to the next sample, else all that was applied.
+    /// Returns up to which position the slot releases an origin when it moves to `stop`: that of the next sample at or
+    /// beyond `stop`, or else all that was applied.
     fn let_go(&self, origin: &OriginRecord, stop: LocalLsn, own: &[Own]) -> OriginLsn {
         let sample = self.samples.get(&origin.subscription).and_then(|samples| samples.oldest_at_or_beyond(stop));
         match sample {
@@ -524,7 +544,7 @@ impl Keeper {
         }
     }
 
-    /// A move has ended: what it tells about the pace.
+    /// Adapts the pace to a move that has ended, and drops the samples that the slot has passed.
     fn note_finished_move(&mut self, found: &Slot, may_act: bool) {
         if let (true, true, Some((begun, restart))) = (self.is_moving, may_act, self.last_move) {
             self.is_moving = false;
@@ -549,7 +569,7 @@ impl Keeper {
     }
 }
 
-/// How long a job that has failed is still to wait for its next try.
+/// Returns how long a job that has failed still has to wait for its next attempt.
 fn retry_wait(entry: &shmem::SlotEntry) -> Duration {
     if entry.failures == 0 {
         return Duration::ZERO;
@@ -571,7 +591,7 @@ fn own_of(position: &OwnPosition) -> Option<Own> {
     })
 }
 
-/// What the pollers have read of the slots that this node's subscriptions have, by subscription.
+/// Returns, by subscription, what the pollers have read of the subscriptions' slots at their providers.
 fn readings(index: usize) -> HashMap<u32, Reading> {
     let mut shared = shmem::lock();
     let of_peer = |entry: &PeerEntry| {
@@ -582,7 +602,7 @@ fn readings(index: usize) -> HashMap<u32, Reading> {
     shared.peers(index).iter().flat_map(of_peer).collect()
 }
 
-/// What the pollers know of each peer.
+/// Returns what the pollers know of each peer.
 fn peer_inputs(index: usize, peers: &[Peer]) -> Vec<PeerInput> {
     let mut shared = shmem::lock();
     let entries: Vec<PeerEntry> = shared.peers(index).to_vec();

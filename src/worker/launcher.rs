@@ -1,8 +1,9 @@
-//! The launcher: sees to it that every connectable database with the extension has its manager.
+//! The launcher: starts a manager for every connectable database that has the extension.
 //!
-//! Whether a database has the extension only a process that is connected to it can see. So each one gets a manager
-//! once, which leaves again where there is no extension; that is remembered until CREATE EXTENSION says otherwise.
-//! Template databases are left alone: they are copied, not used (core counterpart: autovacuum.c's launcher).
+//! Only a process that is connected to a database can see whether the database has the extension. So each database gets
+//! a manager once, which exits if the extension is not installed; the launcher remembers that until CREATE EXTENSION
+//! says otherwise. Template databases are left alone, because they are copied and not used (core counterpart:
+//! autovacuum.c's launcher).
 
 use super::error::NoRoom;
 use super::start;
@@ -17,24 +18,26 @@ use pgrx::pg_sys::Oid;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// A manager that was registered and has not come up after this long never will: its registration is lost.
+/// A manager that was registered and has not started within this time never will: its registration is lost.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// Time until the next try when the server has no room for another worker, or shared memory none for a database.
+/// Time until the next attempt when the server has no free worker slot, or shared memory has no free entry.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(10);
 
-/// Databases that are looked at at the same time: a server with hundreds of them keeps its workers for other things.
+/// How many databases are looked at at the same time: on a server with hundreds of databases, enough worker slots must
+/// stay free for other purposes.
 const MAX_LOOKS: usize = 2;
 
 #[derive(Default)]
 struct Launcher {
-    /// Databases that somebody asked to look at since their last manager was started.
+    /// Databases that a session has asked to be looked at since their last manager was started.
     asked: HashSet<Oid>,
-    /// Databases that were looked at and have no extension.
+    /// Databases in which a manager has found no extension.
     without: HashSet<Oid>,
-    /// Databases that have it, but for which there is no room in shared memory, and it was said.
+    /// Databases that have the extension but found no free entry in shared memory, which was logged.
     without_room: HashSet<Oid>,
-    /// Managers by entry, as registered by this launcher; one that a predecessor started is known by its entry alone.
+    /// The managers that this launcher has registered, by entry. A manager that an earlier launcher has started is
+    /// known by its entry alone.
     handles: HashMap<usize, DynamicBackgroundWorker>,
     failures: HashMap<Oid, u32>,
     not_before: HashMap<Oid, Instant>,
@@ -54,7 +57,7 @@ pub fn run() -> ! {
     let mut launcher = Launcher::default();
     loop {
         if interrupts::shutdown_requested() {
-            // Code 1: the postmaster starts a launcher again that was not ended by a shutdown.
+            // With exit code 1 the postmaster starts the launcher again, unless the server is shutting down.
             interrupts::exit(1);
         }
         interrupts::check();
@@ -76,7 +79,7 @@ fn on_exit() {
 }
 
 impl Launcher {
-    /// Looks at everything once; returns how long to sleep.
+    /// Looks at all databases once and returns how long to sleep.
     fn round(&mut self) -> Duration {
         let (asked, all) = shmem::lock().take_asked();
         let databases: Vec<Database> = transaction::run(catalog::databases)
@@ -111,8 +114,8 @@ impl Launcher {
         next
     }
 
-    /// Takes note of managers that have ended, and frees the entries of databases that are gone or without the
-    /// extension. Returns whether a manager is coming up.
+    /// Records which managers have ended, and frees the entries of databases that are gone or have no extension.
+    /// Returns whether a manager is starting.
     fn collect_ended(&mut self, databases: &[Database]) -> bool {
         let mut warn = Vec::new();
         let mut is_coming_up = false;
@@ -140,7 +143,7 @@ impl Launcher {
                     continue;
                 }
                 ManagerPhase::NoExtension => {
-                    // It may have come since the look began.
+                    // The extension may have been created since the look began.
                     if !self.asked.contains(&entry.database) {
                         self.without.insert(entry.database);
                     }
@@ -169,7 +172,7 @@ impl Launcher {
             }
             shared.free_entry(index);
             if index != shmem::spare_entry() {
-                // The place that those wait for.
+                // This entry is what the databases without one wait for.
                 for database in &self.without_room {
                     self.not_before.remove(database);
                 }
@@ -188,7 +191,8 @@ impl Launcher {
         is_coming_up
     }
 
-    /// The manager has said its last word, and its process, or its worker slot, is still there. Its real end wakes us.
+    /// Whether a manager that has written its last phase still occupies its process or its worker slot. The launcher is
+    /// woken when that ends.
     fn is_leaving(&self, index: usize) -> bool {
         self.handles.get(&index).is_some_and(|handle| handle.pid().is_ok())
     }
@@ -201,7 +205,8 @@ impl Launcher {
         }
     }
 
-    /// Starts the manager of a database that has none. Some: how soon to try again.
+    /// Starts the manager of a database that has none. If there is no free worker slot, returns how long to wait before
+    /// the next attempt.
     fn start(&mut self, database: &Database) -> Option<Duration> {
         let (index, comes_back) = {
             let mut shared = shmem::lock();
@@ -211,7 +216,7 @@ impl Launcher {
             let (index, comes_back) = match shared.index_of(database.oid) {
                 Some(index) if shared.databases()[index].phase == ManagerPhase::Waiting => (index, true),
                 Some(_) => return None,
-                // Without a free entry, or with enough looks under way: the end of one of them wakes us.
+                // Without a free entry, or with enough looks in progress, the end of one of them wakes the launcher.
                 None if shared.looks() >= MAX_LOOKS => return None,
                 None => (shared.take_entry(database.oid)?, false),
             };
@@ -220,7 +225,7 @@ impl Launcher {
             entry.started_at = Monotonic::now();
             (index, comes_back)
         };
-        // What was asked before is seen by the look that begins now.
+        // The look that begins now covers what was asked before.
         self.asked.remove(&database.oid);
         match start::start_manager(index, database.oid, &database.name) {
             Ok(handle) => {

@@ -1,7 +1,8 @@
-//! The manager of a database: keeps the registry true, has a poller for each peer, and leaves when the extension does.
+//! The manager of a database: keeps the registry up to date, runs one poller for each peer, and exits when the
+//! extension is dropped.
 //!
-//! It never waits for a peer (pollers do that) nor for a user's transaction (lock_timeout; the next round tries again). What it
-//! cannot tend it skips and says so (skips.rs).
+//! It never waits for a peer (the pollers do that) nor long for a user's transaction (lock_timeout ends that wait, and
+//! the next round tries again). It skips an object that it cannot process, and reports that (skips.rs).
 
 use super::clone_upkeep::{Clones, Home};
 use super::discovery::{self, Discovery};
@@ -25,28 +26,29 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A round that found a catalog locked, or changed under its hands, is tried again after this at the latest.
+/// The longest pause before the next round, if a round found a catalog row locked or concurrently changed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// So long, in seconds, each gets to answer.
+/// How long, in seconds, a group of subscriptions with untrusted owners is asked before the next group's turn.
 const UNTRUSTED_TURN_S: u64 = 60;
 
-/// Subscriptions of owners that are no superusers which are asked for the names of their nodes at the same time: whoever may
-/// make subscriptions must not use up the workers.
+/// How many subscriptions whose owners are not superusers are asked for their provider's name at the same time: a role
+/// that may create subscriptions must not use up the workers.
 const MAX_UNTRUSTED: usize = 4;
 
 thread_local! {
-    /// The entry that this process has taken, and what it leaves in it.
+    /// The entry that this process has taken.
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The phase that this process leaves in its entry when it exits.
     static LEAVES: Cell<ManagerPhase> = const { Cell::new(ManagerPhase::Ended) };
 }
 
-/// What a look at the catalogs has found.
+/// What a round has found in the catalogs.
 enum Situation {
     NoExtension,
-    /// The extension, but no local node: nothing to do until node_create wakes us.
+    /// The extension is installed, but there is no local node: nothing is done until node_create() wakes the manager.
     NoNode,
-    /// A local node that was created on another server or in another database.
+    /// The local node was created on another server or in another database: this database is a copy of it.
     Copy(NodeName),
     Node {
         wanted: Vec<WantedPoller>,
@@ -54,9 +56,10 @@ enum Situation {
     },
 }
 
+/// Runs the manager of `database`, for the shared memory entry at `index`.
 pub fn run(index: usize, database: Oid) -> ! {
     if !take_entry(index, database) {
-        // Another manager has it, or the launcher has given up on this one.
+        // Another manager has the entry, or the launcher has given up on this one.
         interrupts::exit(0);
     }
     interrupts::at_exit(on_exit);
@@ -102,7 +105,8 @@ fn take_entry(index: usize, database: Oid) -> bool {
         return false;
     }
     if must_leave {
-        // Registered before the session asked for the database, and not seen by it.
+        // A session has asked the workers to leave this database after this manager was registered, and has not seen
+        // it.
         entry.phase = ManagerPhase::StoodAside;
         return false;
     }
@@ -133,9 +137,9 @@ fn on_exit() {
 struct Manager {
     index: usize,
     said_copy: bool,
-    /// What the last round has skipped: each is said once.
+    /// What the last round has skipped, so that each skip is logged once.
     said: Vec<String>,
-    /// What somebody else has had a hand on in every round since then.
+    /// What every recent round has skipped because of other sessions' locks or changes, and since when.
     busy_since: HashMap<String, Instant>,
     discovery: Discovery,
     pollers: polling::Pollers,
@@ -145,7 +149,7 @@ struct Manager {
 }
 
 impl Manager {
-    /// One round; returns how long to sleep.
+    /// Runs one round and returns how long to sleep.
     fn round(&mut self) -> Duration {
         let peers: Vec<PeerEntry> = shmem::lock().peers(self.index).to_vec();
         let is_spare = self.index == shmem::spare_entry();
@@ -172,7 +176,7 @@ impl Manager {
         });
         let (found, cloned, kept, recovery) = match seen {
             Ok(Ok(seen)) => seen,
-            // Somebody holds a lock: the next round tries again.
+            // Another session holds a lock, or has changed the same row: the next round tries again.
             Err(report) if transaction::is_contention(&report) => return guc::manager_naptime().min(RETRY),
             Ok(Err(error)) => return self.note_failed_round(error.to_string()),
             Err(report) => return self.note_failed_round(skips::in_one_line(&report)),
@@ -214,7 +218,7 @@ impl Manager {
         }
     }
 
-    /// The round has seen everything but what it skips.
+    /// Publishes and logs what a round that ran to its end has skipped.
     fn note_round(&mut self, skips: Skips) {
         let found = skips.into_found(&mut self.busy_since);
         for skipped in found.iter().filter(|skipped| !self.said.contains(skipped)) {
@@ -230,7 +234,7 @@ impl Manager {
         self.said = found;
     }
 
-    /// There was no round, for something that concerns all of it. Returns how long to sleep.
+    /// Publishes and logs why a round could not run at all. Returns how long to sleep.
     fn note_failed_round(&mut self, why: String) -> Duration {
         if !self.said.contains(&why) {
             pgrx::warning!("spock_recovery cannot look at its catalogs: {why}");
@@ -245,8 +249,8 @@ impl Manager {
         guc::manager_naptime()
     }
 
-    /// The extension is there. In the spare entry, that is all there was to find out; else the first look is over, and
-    /// the launcher may go on to the next database.
+    /// Notes that the extension is installed. A manager in the spare entry was started only to find that out, and
+    /// exits. Otherwise the first look is over, and the launcher may go on to the next database.
     fn note_extension(&mut self) {
         if self.index == shmem::spare_entry() {
             self.leave(ManagerPhase::NoRoom);
@@ -272,9 +276,10 @@ impl Manager {
     }
 }
 
-/// Reads the catalogs, and brings them up to date with what the pollers have found out.
+/// Reads the catalogs, and updates them with what the pollers have found out.
 fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Result<Situation, RegistryError> {
-    // Also where there is no node or no extension any more: a subscription may have been dropped just before that.
+    // Labels are swept even where there is no node or no extension any more: a subscription may have been dropped just
+    // before that.
     discovery::sweep_labels(skips)?;
     if catalog::extension_oid().is_none() {
         discovery::remove_labels(&NativeProvider.subscriptions()?, skips);
@@ -286,7 +291,7 @@ fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Re
         return Ok(copy.map_or(Situation::NoNode, |server| Situation::Copy(server.name)));
     };
     discovery.look(local, &servers, peers, skips)?;
-    // Once more, for what was just made known.
+    // The peers are read again, because discovery may have added some.
     let peers_known = NativeProvider.peers()?;
     let mut wanted: Vec<WantedPoller> = peers_known
         .iter()
@@ -298,7 +303,7 @@ fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Re
         .filter(|subscription| subscription.origin.is_unknown())
         .partition(|subscription| subscription.is_trusted);
     let room = guc::max_peers().saturating_sub(wanted.len() + trusted.len()).min(MAX_UNTRUSTED);
-    // In turns: nobody's names keep others from being asked.
+    // Subscriptions with untrusted owners take turns, so that none keeps the others from being asked.
     let turn = (Monotonic::now().since(Monotonic::NEVER).as_secs() / UNTRUSTED_TURN_S) as usize;
     let first = (turn * MAX_UNTRUSTED) % untrusted.len().max(1);
     let count = untrusted.len().min(room);

@@ -1,7 +1,7 @@
-//! A poller: asks one peer who it is and how far it has applied whom, every spock.recovery_poll_interval. It may hang or
-//! die alone.
+//! A poller: asks one peer, every spock.recovery_poll_interval, who it is and how far it has applied each origin. It is
+//! a process of its own, so that it may hang or die without affecting the others.
 //!
-//! It outlives its manager's restart, and leaves when its entry is taken from it or no manager has come back.
+//! It survives a restart of its manager, and exits when its entry is taken from it or when no manager has come back.
 
 use crate::failpoint::{self, names};
 use crate::health::judge::{NO_ROUTE, OWN_ERROR};
@@ -31,13 +31,14 @@ use pgrx::pg_sys::Oid;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// A poller without a manager leaves after this long: far longer than the launcher takes to start another manager.
+/// A poller without a manager exits after this time, which is far longer than the launcher takes to start another
+/// manager.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(90);
 
-/// Polls between two questions how ready a peer is for a recovery from it.
+/// Number of polls between two questions of how ready a peer is to be the source of a recovery.
 const READINESS_POLLS: u32 = 5;
 
-/// A peer that was to be asked at once and did not answer is asked again after this at the latest.
+/// A peer that was to be asked at once and has not answered is asked again after this time at the latest.
 const CALLED_RETRY: Duration = Duration::from_millis(500);
 
 const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, wal_end, \
@@ -50,11 +51,11 @@ const POSITIONS: &str = "SELECT origin_node, applied_lsn, passed_lsn, \
                          subscription, origin_id FROM spock.node_positions(true::pg_catalog.bool)";
 
 thread_local! {
-    /// The database's and the peer's index of the entry that this process has taken.
+    /// The indexes of the database and of the peer whose entry this process has taken.
     static ENTRY: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
 }
 
-/// What a peer says of itself.
+/// What a peer answers about itself.
 struct PollAnswer {
     node_name: String,
     identity: DatabaseIdentity,
@@ -65,11 +66,11 @@ struct PollAnswer {
     started_at: Timestamp,
     protocol: u32,
     positions: Vec<Position>,
-    /// The subscriptions here that come from it, and how far the slot of each at the peer is confirmed.
+    /// The subscriptions here that come from the peer, and how far the slot of each is confirmed at the peer.
     own: OwnConfirmed,
-    /// How ready it is for a recovery from it; None: it was not asked, or cannot say.
+    /// How ready the peer is to be the source of a recovery; None: it was not asked, or cannot tell.
     readiness: Option<Readiness>,
-    /// Of each clone made for it: whether its recovery is unfinished.
+    /// Of each clone that was made for the peer: whether its recovery is unfinished.
     clones: Vec<(CloneEntry, TargetSays)>,
     asked_at: Monotonic,
 }
@@ -84,23 +85,24 @@ struct Position {
     origin_id: u16,
 }
 
-/// What is known here before the peer is asked.
+/// What is looked up here before the peer is asked.
 struct PollQuestion {
     route: Route,
     /// The name that the peer should have; None for a subscription whose origin is not known yet.
     expected: Option<String>,
-    /// The server and database that it should be; None before it was first heard.
+    /// The server and database that the peer should be; None before it has first answered.
     bound: Option<DatabaseIdentity>,
-    /// The subscriptions that come from the peer, and their slots there.
+    /// The subscriptions that come from the peer, and the names of their slots there.
     own: Vec<(Oid, String)>,
-    /// How far the peer is applied here: seen before it is asked, so that if the run answers that was known, all of it is that
-    /// run's or an earlier one's.
+    /// How far the peer was applied here before it was asked. So if the run that answers was known before, all of that
+    /// was received from this run or an earlier one.
     former: Former,
-    /// All nodes, to know the origins that the peer names.
+    /// All nodes, to look up the origins that the peer names.
     nodes: Vec<NodeServer>,
-    /// This node, where the peer is to be asked how ready it is for a recovery from it.
+    /// This node, if the peer is to be asked how ready it is to be the source of a recovery.
     local: Option<(String, DatabaseIdentity)>,
-    /// The clones here that were made for it: seen before it is asked, so that what it says is later than their claims.
+    /// The clones here that were made for the peer. They are read before it is asked, so that its answer is later than
+    /// their claims.
     clones: Vec<CloneEntry>,
 }
 
@@ -112,6 +114,7 @@ struct Poller {
     manager_seen: Instant,
 }
 
+/// Runs the poller of `database` whose peer has place `peer` in the shared memory entry at `index`.
 pub fn run(index: usize, peer: usize, database: Oid) -> ! {
     let Some(key) = take_entry(index, peer, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
@@ -144,7 +147,7 @@ fn take_entry(index: usize, peer: usize, database: Oid) -> Option<PeerKey> {
     }
     entry.is_coming_up = false;
     if must_leave {
-        // Registered before the session asked for the database, and not seen by it.
+        // A session has asked the workers to leave this database after this poller was registered, and has not seen it.
         entry.started_at = Monotonic::NEVER;
         return None;
     }
@@ -164,7 +167,7 @@ fn on_exit() {
             // No question is open any more.
             entry.answered_at = entry.asked_at;
             if stands_aside {
-                // No failure: its successor starts at once.
+                // Leaving on request is no failure: the next poller starts at once.
                 entry.started_at = Monotonic::NEVER;
             }
         }
@@ -173,7 +176,7 @@ fn on_exit() {
     latch::wake(manager);
 }
 
-/// This process's entry; None if the launcher or the manager has given it to another one.
+/// Returns this process's entry; None if the launcher or the manager has given it to another process.
 fn own_entry(shared: &mut Shared, index: usize, peer: usize) -> Option<&mut PeerEntry> {
     let entry = &mut shared.peers(index)[peer];
     (entry.poller_pid == process::my_pid()).then_some(entry)
@@ -190,7 +193,7 @@ impl Poller {
         home.database == database && key == Some(self.key) && self.manager_seen.elapsed() < ORPHAN_LIMIT
     }
 
-    /// It was called, and has had no answer since.
+    /// Whether the peer was to be asked at once and has not answered since.
     fn is_called(&self) -> bool {
         let mut shared = shmem::lock();
         own_entry(&mut shared, self.index, self.peer).is_some_and(|entry| entry.is_called)
@@ -211,14 +214,14 @@ impl Poller {
                 self.connection = None;
                 self.note(state_after(&error), &told(&error));
                 if matches!(error, RemoteError::TimedOut(_)) {
-                    // On 17 the attempt has leaked its socket: the process goes, and takes it with it.
+                    // On PostgreSQL 17 the attempt has leaked its socket, which only the end of the process closes.
                     interrupts::exit(0);
                 }
             }
         }
     }
 
-    /// Looks up how to reach the peer and what to ask. None: there is no way to it.
+    /// Looks up how to reach the peer and what to ask. None: there is no route to it.
     fn prepare(&self) -> Result<Option<PollQuestion>, RegistryError> {
         let nodes = servers::servers()?;
         let (route, node) = match self.key {
@@ -228,7 +231,8 @@ impl Poller {
         };
         let expected = node.map(|node| node.name.to_string());
         let bound = node.and_then(|node| node.bound);
-        // The workers are counted first: what one of them applies later is of the run that answers, or of an earlier one.
+        // The apply workers are counted first: what one of these applies later was received from the run that answers,
+        // or from an earlier one.
         let lives = shmem::lock().lives();
         let positions: Vec<positions::OwnPosition> = match &expected {
             Some(expected) => positions::own_positions()?
@@ -252,7 +256,7 @@ impl Poller {
         Ok(route.map(|route| PollQuestion { route, expected, bound, own, former, nodes, local, clones }))
     }
 
-    /// Whether it is time to ask the peer how ready it is: seldom, but for one that has yet to learn of this node.
+    /// Whether it is time to ask the peer how ready it is: seldom, except for a peer that does not know this node yet.
     fn is_readiness_due(&self) -> bool {
         let PeerKey::Node(_) = self.key else { return false };
         let mut shared = shmem::lock();
@@ -264,14 +268,14 @@ impl Poller {
         })
     }
 
-    /// The clones whose target the peer is.
+    /// Returns the clones whose target the peer is.
     fn clones(&self) -> Vec<CloneEntry> {
         let PeerKey::Node(node) = self.key else { return Vec::new() };
         let entries = shmem::lock().databases()[self.index].clones;
         entries.into_iter().filter(|clone| clone.target == node).collect()
     }
 
-    /// Keeps what the peer says of the clones; the manager is called where one can go.
+    /// Stores what the peer says of the clones, and wakes the manager if one of them can be dropped.
     fn keep_verdicts(&self, verdicts: &[(CloneEntry, TargetSays)]) {
         let manager = {
             let mut shared = shmem::lock();
@@ -305,11 +309,11 @@ impl Poller {
         transaction::run_without_snapshot(|| ask_all(connection, question))
     }
 
-    /// Compares what the peer says it is with what it is taken for, and keeps what it said.
+    /// Compares what the peer says it is with what it should be, and stores what it has answered.
     fn judge(&mut self, question: &PollQuestion, answer: &PollAnswer) {
         let doubt = doubt(question, answer);
         let readiness = question.local.as_ref().zip(answer.readiness.as_ref()).map(|((local, _), said)| {
-            // The peer's own words are shown to others, and are not to look like ours.
+            // Users are shown what the peer says, which must not look like this node's own words.
             let node = question.expected.clone().unwrap_or_default();
             let lacks = readiness::lacks(local, env!("CARGO_PKG_VERSION"), &Readiness { node, ..said.clone() });
             let told = |lack: &Lack| in_one_line(&format!("{}: {}", lack.finding, lack.advice.trim_end_matches('.')));
@@ -329,8 +333,9 @@ impl Poller {
             entry.node_name.set(&answer.node_name);
             entry.said = Some(answer.identity);
             if doubt.is_none() {
-                // Another run than the one that was watched: the manager judges whether it may go on.
-                // One that waits to be judged stays until it was, whatever run has come after it: the next answer then is another run's.
+                // If another run of the peer answers than the one that was watched, the manager judges whether the peer
+                // may go on. What is known of a run that waits for this judgement is kept until then, whatever later
+                // run answers meanwhile: the next answer after the judgement is then again one of another run.
                 let waits = entry.to_judge.is_some();
                 let is_new_run = !waits
                     && entry.start != OriginLsn::ZERO
@@ -359,7 +364,7 @@ impl Poller {
                     entry.timeline = answer.timeline;
                 }
                 entry.lost_at = Monotonic::NEVER;
-                // A worker that has begun since the question was prepared has called again.
+                // An apply worker that has begun since the question was prepared has requested another one.
                 entry.is_called &= has_begun;
                 entry.protocol = answer.protocol;
                 entry.wal_end = answer.wal_end;
@@ -399,7 +404,7 @@ impl Poller {
         }
     }
 
-    /// Writes the outcome down; says it in the log when it is another one than before.
+    /// Publishes the outcome, and logs it if it differs from the previous one.
     fn note(&self, state: PeerState, error: &str) {
         let (before, manager) = {
             let mut shared = shmem::lock();
@@ -434,7 +439,8 @@ fn in_one_line(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
-/// Why what has answered is not believed to be the peer, if it is not: its name, or the server and database that it is.
+/// Returns why the database that has answered is not believed to be the peer: by its name, or by its server and
+/// database. None if it is believed.
 fn doubt(question: &PollQuestion, answer: &PollAnswer) -> Option<(PeerState, String)> {
     if question.expected.as_ref().is_some_and(|expected| *expected != answer.node_name) {
         let mut name = ShortName::EMPTY;
@@ -452,7 +458,8 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
     let Some(row) = rows.first() else {
         return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));
     };
-    // How far our slots there are confirmed: read before anything of it is believed, which our own flush precedes.
+    // How far this node's slots are confirmed there. What that covers was applied here before, and is durable by the
+    // time the reading is used, because this node's WAL is flushed in between.
     let mut own = NONE_CONFIRMED;
     for (place, (subscription, slot)) in own.iter_mut().zip(&question.own) {
         let slot = pgrx::spi::quote_literal(slot);
@@ -490,7 +497,8 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
                     _ => (),
                 }
             }
-            // It cannot say: that is no verdict, and the rest of what it says counts all the same.
+            // The peer cannot tell whether that recovery is open. That is no verdict, and the rest of its answer counts
+            // all the same.
             Err(RemoteError::Peer { .. }) => (),
             Err(error) => return Err(error),
         }
@@ -505,7 +513,7 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
         forks: forks_from_text(&row.value::<String>(6)?)
             .ok_or_else(|| RemoteError::Unexpected("timelines in another form".to_owned()))?,
         started_at: Timestamp(row.value(7)?),
-        // Version 0.1.0 has no such column.
+        // Version 0.1.0 does not have this column.
         protocol: row.optional(8)?.unwrap_or(protocol::UNTOLD),
         positions,
         own,
@@ -514,10 +522,10 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
     })
 }
 
-/// None: it is not to be asked, or its version of the extension cannot say.
+/// Returns None if the peer is not to be asked, or if its version of the extension cannot tell.
 fn ask_readiness(connection: &mut Connection, question: &PollQuestion) -> Result<Option<Readiness>, RemoteError> {
     let Some((name, identity)) = &question.local else { return Ok(None) };
-    // Where the function is not there, asked by its name it would be an ERROR in the peer's log.
+    // The function is looked up first: a call of one that does not exist would be an ERROR in the peer's log.
     let is_there = "SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
                     WHERE n.nspname = 'spock' AND p.proname = 'peer_readiness'";
     if connection.query(is_there, 0)?.is_empty() {
@@ -531,15 +539,15 @@ fn ask_readiness(connection: &mut Connection, question: &PollQuestion) -> Result
     );
     let text: Option<String> = match connection.query(&in_ascii(&asked), 1) {
         Ok(rows) => rows.first().map(|row| row.optional(0)).transpose()?.flatten(),
-        // It cannot say: the rest of what it says counts all the same.
+        // The peer cannot tell; the rest of its answer counts all the same.
         Err(RemoteError::Peer { .. }) => None,
         Err(error) => return Err(error),
     };
     Ok(text.and_then(|text| serde_json::from_str(&from_ascii(&text)?).ok()))
 }
 
-/// The workers that have applied the peer, of those of its subscriptions that there were when it last answered and that there
-/// are now: an origin's id is used again.
+/// Returns the workers that have applied the peer, for those of its subscriptions that existed when it last answered
+/// and still exist. The subscription is compared as well, because ids of replication origins are reused.
 fn lives_of_former(shared: &mut Shared, index: usize, peer: usize, question: &PollQuestion) -> Vec<Life> {
     let PeerEntry { former, lost_at, .. } = shared.peers(index)[peer];
     let pairs = |of: Former| of.subscriptions.into_iter().zip(of.origins);
@@ -555,7 +563,7 @@ fn lives_of_former(shared: &mut Shared, index: usize, peer: usize, question: &Po
     lives
 }
 
-/// Puts what the peer has said of each origin in place of what it said before; what the manager has written stays.
+/// Stores what the peer has said of each origin in place of its previous answer; what the manager has written stays.
 fn keep_positions(places: &mut [PositionEntry], question: &PollQuestion, answer: &PollAnswer) {
     let node_of = |name: &str| question.nodes.iter().find(|node| node.name.as_str() == name).map(|node| node.id);
     let mut named: Vec<(Oid, &Position)> = answer
@@ -563,7 +571,7 @@ fn keep_positions(places: &mut [PositionEntry], question: &PollQuestion, answer:
         .iter()
         .filter_map(|position| Some((node_of(position.origin.as_deref()?)?, position)))
         .collect();
-    // Where two subscriptions come from one node, the one that is behind counts: it is written last.
+    // If the peer has two subscriptions that come from one node, the one that is behind counts: it is written last.
     named.sort_by_key(|(_, position)| std::cmp::Reverse(position.passed));
     for place in places.iter_mut() {
         if !named.iter().any(|(node, _)| *node == place.origin) {
@@ -582,8 +590,8 @@ fn keep_positions(places: &mut [PositionEntry], question: &PollQuestion, answer:
     }
 }
 
-/// What is said of a peer that could not be asked. One that answers with an ERROR may be a node all the same, whose own health
-/// check knows what is in its way.
+/// Returns what is reported of a peer that could not be asked. A peer that answers with an ERROR may be a node all the
+/// same, and its own health check tells what is wrong.
 fn told(error: &RemoteError) -> String {
     let RemoteError::Peer { sqlstate, message, .. } = error else { return error.to_string() };
     let advice = match sqlstate.as_str() {

@@ -1,4 +1,4 @@
-//! A manager's pollers: which are wanted, which run, and when one that has ended is started again.
+//! A manager's pollers: which are wanted, which run, and when a poller that has ended is started again.
 
 use super::error::NoRoom;
 use super::start;
@@ -8,21 +8,21 @@ use crate::shmem::{self, PeerEntry, PeerKey};
 use crate::{backoff, guc};
 use std::time::Duration;
 
-/// A poller that has not come up after this long never will.
+/// A poller that has not started within this time never will.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// Time until the next try when the server has no room for another worker.
+/// Time until the next attempt when the server has no free worker slot.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(10);
 
-/// A question that has been open this many times longer than spock.peer_timeout: the poller itself hangs (name
-/// resolution has no time limit), and is ended.
+/// A poller is taken to hang, and is terminated, when its question has been open for this many times
+/// spock.peer_timeout: name resolution has no time limit of its own.
 const HANGING: u32 = 6;
 
-/// A poller that there should be.
+/// A poller that should run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedPoller {
     pub key: PeerKey,
-    /// For the process title.
+    /// The peer or subscription, as the process title names it.
     pub name: String,
 }
 
@@ -31,9 +31,9 @@ pub struct WantedPoller {
 enum Action {
     Nothing,
     Start,
-    /// Later: it has failed lately.
+    /// Start it after this time, because it has failed lately.
     Wait(Duration),
-    /// End it; it will be started again.
+    /// Terminate it; a later round starts it again.
     End,
 }
 
@@ -48,7 +48,7 @@ impl Pollers {
         Pollers { index, said_full: false, said_no_slot: false }
     }
 
-    /// Starts and ends pollers until there is one for each peer that is wanted. Returns how long to sleep.
+    /// Starts and terminates pollers until exactly the wanted ones run. Returns how long to sleep.
     pub fn keep(&mut self, wanted: &[WantedPoller]) -> Duration {
         let mut end = Vec::new();
         let mut start = Vec::new();
@@ -61,7 +61,7 @@ impl Pollers {
             for peer in peers.iter_mut().filter(|peer| peer.key != PeerKey::None) {
                 if !wanted.iter().any(|wanted| wanted.key == peer.key) {
                     end.push(peer.poller_pid);
-                    // A poller that still runs keeps the entry until it has left.
+                    // A poller that still runs keeps its entry until it has exited.
                     if peer.poller_pid == 0 {
                         *peer = PeerEntry::FREE;
                     }
@@ -105,11 +105,11 @@ impl Pollers {
         nap
     }
 
-    /// False if the server has no room for another worker.
+    /// Returns false if the server has no free worker slot.
     fn start(&mut self, place: usize, name: &str) -> bool {
         let started = start::start_poller(self.index, place, name).is_ok();
         if !started {
-            // None was started: the next try need not wait as after a failure.
+            // No process was started, so the next attempt need not wait as it would after a failure.
             let mut shared = shmem::lock();
             let peer = &mut shared.peers(self.index)[place];
             peer.started_at = Monotonic::NEVER;
@@ -123,7 +123,8 @@ impl Pollers {
     }
 }
 
-/// What to do about a peer's poller. `started_at` is when one was last asked for; a pid of zero says that none runs.
+/// What to do about a peer's poller. `started_at` is when a poller was last requested; a pid of zero means that none
+/// runs.
 fn action(peer: &PeerEntry, now: Monotonic, peer_timeout: Duration) -> Action {
     if peer.poller_pid != 0 {
         let hangs = peer.asked_at > peer.answered_at && now.since(peer.asked_at) > peer_timeout * HANGING;

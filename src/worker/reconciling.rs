@@ -1,5 +1,5 @@
-//! The last part of a rescue: the rows that it has touched are made good (src/reconcile), by the attempt that has replayed
-//! them or by a later one, which collects them again.
+//! The last part of a rescue: the rows that the replay has touched are reconciled (src/reconcile), by the attempt that
+//! has replayed them or by a later one, which collects their keys again.
 
 use super::replaying::{plugin_settings, setting_of, touched_from};
 use super::rescue::{Rescue, goes_on, with_entry};
@@ -27,12 +27,13 @@ use crate::recover::target::{self, TargetFacts};
 use crate::tally::compared::{Counts, Why};
 use std::cell::RefCell;
 
-/// Attempts to reconcile that fail, before the recovery ends without: what is left then is no reason to hold it.
+/// When this many attempts to reconcile have failed, the recovery ends without reconciling: the rows that are left are
+/// no reason to keep it open.
 const RECONCILE_ATTEMPTS: u32 = 4;
 
 impl Rescue {
-    /// An earlier attempt has replayed all. What it touched is read again; where that is not to be had any more, the
-    /// recovery ends without.
+    /// Reconciles after an earlier attempt has replayed everything: reads again which rows were touched. After
+    /// [`RECONCILE_ATTEMPTS`] failures the recovery ends without reconciling.
     pub(super) fn collect_and_reconcile(
         &mut self,
         target: &TargetFacts,
@@ -66,7 +67,8 @@ impl Rescue {
                     failure.sqlstate,
                     said.error.message
                 );
-                // What an attempt has kept is looked at again. Where none has come so far nobody knows any more which rows they were.
+                // Rows that an earlier attempt has kept are compared again later. If no attempt has come that far, it
+                // is not known any more which rows they were, and they are counted as lost.
                 let is_kept = self.intent().reconciled.is_some();
                 let mut lost = Counts::default();
                 lost.leave(Why::Lost, intent.totals().rows as usize);
@@ -76,8 +78,9 @@ impl Rescue {
         }
     }
 
-    /// Of a recovery that is given up: what it has touched is kept, and compared as soon as it can be. Where it cannot be found out
-    /// any more, that is counted; a later recovery from another source may compare it all the same.
+    /// Keeps the rows that an aborted recovery has touched; they are compared as soon as possible. If it cannot be
+    /// found out any more which rows they are, they are counted as lost; a later recovery from another source may
+    /// compare them all the same.
     pub(super) fn keep_touched(&mut self) -> Result<(), RecoverError> {
         let now: &Intent = &self.intent();
         if now.reconciled.is_some() || now.totals().rows == 0 {
@@ -115,7 +118,7 @@ impl Rescue {
         self.write(|journal, _| Ok(journal.note_reconciled(now.id, lost.clone(), None).map(drop)?))
     }
 
-    /// Streams what was replayed once more, up to `stop`, for the rows that it has touched.
+    /// Streams again what was replayed, up to `stop`, and returns the rows that it has touched.
     fn collect(
         intent: &Intent,
         target: &TargetFacts,
@@ -155,7 +158,11 @@ impl Rescue {
         }
     }
 
-    /// Brings the rows that were touched to what they would be, had nothing come late. None: there was nothing to compare.
+    /// Brings the touched rows to what they would be if no change had come late. None: there was nothing to compare.
+    ///
+    /// # Errors
+    /// [`Trouble::MustStop`] if the recovery is to be aborted; otherwise why this attempt has failed, after the rows
+    /// were kept.
     pub(super) fn reconcile(
         &mut self,
         apply_as: ApplyAs,
@@ -164,7 +171,9 @@ impl Rescue {
         let id = self.intent().id;
         self.write(|journal, done| Ok(journal.checkpoint(id, Phase::Reconciling, None, done, Timestamp::now().0)?))?;
         failpoint::hit(names::RESCUE_RECONCILING);
-        // A source that was recovered itself may have skipped all of it, and have written it of its own since.
+        // Even without touched rows there is something to compare if the source was recovered itself: it may have
+        // skipped all of the failed node's changes, so that none was streamed, and have written their outcome under an
+        // origin of its own since.
         if touched.count() == 0 && touched.of_missing().next().is_none() && !was_recovered(&self.intent())? {
             return Ok(None);
         }
@@ -218,15 +227,16 @@ impl Rescue {
                     return Ok(false);
                 }
             }
-            // What the source has yet to get of a node, the target may have skipped: also that a row has another key now.
+            // For lack of a row the target may have skipped what the source has yet to receive of a node, also a change
+            // of the row's key. So the changes of keys of these nodes are followed as well.
             let behind = reconciler.behind.clone();
             compare_moved(&mut reconciler, intent, behind, None, &mut known, index, goes_on)
         })?;
         if is_done { Ok((reconciler.ledger.counts, reconciler.ledger.kept)) } else { Err(Trouble::MustStop) }
     }
 
-    /// Keeps all that was touched, for the next attempt may find the source gone for good: then they are compared with
-    /// another node's.
+    /// Keeps all touched rows, because the next attempt may find the source gone for good; they are then compared with
+    /// another node's rows.
     fn keep_all(&mut self, touched: &mut Touched) -> Result<(), Trouble> {
         let id = self.intent().id;
         let mut kept = KeptRows::default();
@@ -250,7 +260,8 @@ impl Rescue {
     }
 }
 
-/// Runs `f` as one that reconciles, and leaves nothing of that behind.
+/// Runs `f` with this process set up to reconcile, and undoes that afterwards, also after an ERROR, which becomes
+/// [`RecoverError::NotCompared`].
 pub(super) fn while_reconciling(f: impl FnOnce() -> Result<bool, RecoverError>) -> Result<bool, Trouble> {
     reconcile::write::begin_writing();
     let outcome = interrupts::catch(f);
@@ -261,7 +272,7 @@ pub(super) fn while_reconciling(f: impl FnOnce() -> Result<bool, RecoverError>) 
     reconcile::write::end_writing();
     match outcome {
         Err(report) => {
-            // It may quote a row, hence in the log alone.
+            // The message may quote a row, so only the log has it.
             pgrx::log!("rows could not be compared: {}", report.message());
             Err(RecoverError::NotCompared { sqlstate: report.sql_error_code() }.into())
         }
@@ -269,16 +280,16 @@ pub(super) fn while_reconciling(f: impl FnOnce() -> Result<bool, RecoverError>) 
     }
 }
 
-/// Whether the source was itself recovered of something.
+/// Whether the source was itself the target of a recovery.
 fn was_recovered(intent: &Intent) -> Result<bool, RecoverError> {
     let source = &intent.request.source;
     let route = transaction::run(|| route_to(source))?;
     Ok(Source::open(source, &route)?.reconcile_origin()?.is_some())
 }
 
-/// Compares what touched rows have moved to by the changes of keys at these nodes, and what their recoveries have written:
-/// their own recovery slots have kept them, as the source's has. One that cannot be asked is left out, unless it is `needed`.
-/// False: the recovery is to stop.
+/// Compares the rows that touched rows have become through changes of keys at these nodes, and the rows that these
+/// nodes' own recoveries have written; the nodes' recovery slots have kept both. A node that cannot be asked is left
+/// out, unless it is `needed`. Returns false if the recovery is to stop.
 pub(super) fn compare_moved(
     reconciler: &mut Reconciler<'_>,
     intent: &Intent,
@@ -303,7 +314,7 @@ pub(super) fn compare_moved(
     Ok(true)
 }
 
-/// Compares what was read so. False: the recovery is to stop.
+/// Compares the rows that were read from a node's WAL. Returns false if the recovery is to stop.
 fn compare_with(
     reconciler: &mut Reconciler<'_>,
     moves: &mut Moves,
@@ -312,21 +323,21 @@ fn compare_with(
     Ok(reconciler.run(&mut moves.moved, &goes_on)? && reconciler.run_gone(&mut moves.gone, &goes_on)?)
 }
 
-/// What touched rows have moved to, and what the node's recoveries have written, read from a clone of the node's recovery slot
-/// that goes again.
+/// Reads what touched rows have become, and what the node's recoveries have written, from a clone of the node's
+/// recovery slot, which is dropped afterwards. None: the recovery is to stop.
 fn moves_of(intent: &Intent, node: &str, known: &mut KnownKeys, index: usize) -> Result<Option<Moves>, RecoverError> {
     let request = &intent.request;
     let route = transaction::run(|| route_to(node))?;
     let mut source = Source::open(node, &route)?;
     let clone = source.make_clone(intent.id, intent.begun_at, &request.failed, &request.target)?;
     let followed = follow_moves(intent, &mut source, &route, &clone, known, index);
-    // It asks by itself whether the recovery goes on, where it cannot be told.
+    // A node that cannot be told asks by itself whether the recovery is still open, and drops the clone then.
     let _ = source.release_clone(&clone, intent.id);
     followed
 }
 
-/// Streams the changes of keys that a node has seen since its clone begins, and what its recoveries have written. None: the
-/// recovery is to stop.
+/// Streams from `clone` the changes of keys that a node has seen since the clone's position, and what the node's
+/// recoveries have written. None: the recovery is to stop.
 fn follow_moves(
     intent: &Intent,
     source: &mut Source,

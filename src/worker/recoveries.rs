@@ -1,7 +1,8 @@
-//! The manager's part in a recovery: starts the rescue worker for an unfinished intent, again after a while when one has
-//! ended before its time, and brings the failed node's subscription back when that node is. Without an intent it starts it
-//! now and then for the rows that earlier recoveries could not judge. What an attempt could not say for itself it says
-//! (cut_short.rs), and whom one waits for (blockers.rs).
+//! The manager's part in a recovery. It starts the rescue worker for an unfinished intent, and again after a while if
+//! an attempt has ended before the recovery was finished. Without an unfinished intent it starts the worker at
+//! intervals for the rows that earlier recoveries could not judge. It also enables the failed node's subscription when
+//! that node is back (returns.rs), records the end of an attempt that could not do so itself (cut_short.rs), and finds
+//! out which sessions a recovery waits for (blockers.rs).
 
 use super::blockers::Blockers;
 use super::cut_short::{self, Account};
@@ -23,52 +24,54 @@ use crate::{backoff, guc};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-/// A worker that has not come up after this long never will.
+/// A worker that has not started within this time never will.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// Between two looks at who a recovery waits for.
+/// Time between two looks at the sessions that a recovery waits for.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
-/// Between two looks at an attempt of which nobody knows yet how it ended.
+/// Time until the next look at an attempt of which it is not known yet how it ended.
 const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a worker may take to stop by itself when its recovery is aborted.
+/// How long a worker may take to stop by itself when its recovery is aborted, before it is terminated.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two looks at rows that could not be judged, the first time and at most; and never less than so many times as long
-/// as the last one took.
+/// The pause between two comparisons of kept rows: the first pause, the longest, and the shortest as a multiple of the
+/// time that the last comparison took.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const PAUSE_PER_WORK: u32 = 10;
 
-/// A worker is there, or about to be.
+/// Whether a worker runs or is starting.
 fn is_up(rescue: &RescueEntry) -> bool {
     let is_coming_up = rescue.is_coming_up && Monotonic::now().since(rescue.started_at) < START_LIMIT;
     rescue.worker_pid != 0 || is_coming_up
 }
 
-/// What the journal asks of the manager.
+/// What the manager is to do about recoveries, according to the journal.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WantedRecovery {
-    /// A recovery is to be carried; counts what users have said about it, so that it is tried at once when they do.
+    /// The recovery to carry, by the id of its intent, and how many instructions users have given for it (skips and an
+    /// abort): after a new one it is tried at once.
     intent: Option<([u8; 16], usize)>,
     must_stop: bool,
-    /// What stands against another attempt, and how many in a row have ended without a word.
+    /// Whether the end of the last attempt is recorded; before that, no other attempt begins.
     account: Account,
+    /// How many attempts in a row have ended without recording why.
     cut_short: u32,
-    /// Without one: rows are kept that could not be judged, in this state of the world.
+    /// Without a recovery to carry: what `state_of_kept` returned.
     kept: Option<u64>,
     database: String,
 }
 
-/// When rows that could not be judged are looked at again.
+/// When kept rows are compared again.
 #[derive(Debug)]
 struct Again {
-    /// Of the world when that was decided.
+    /// What `state_of_kept` returned when that was decided.
     state: u64,
     due: Instant,
     pause: Duration,
-    /// When the last worker for it was started.
+    /// When the last worker for kept rows was started.
     started_at: Option<Monotonic>,
 }
 
@@ -76,7 +79,7 @@ struct Again {
 pub struct Recoveries {
     index: usize,
     known: Option<[u8; 16]>,
-    /// What users had said of it when they were last listened to.
+    /// How many of the users' instructions for that recovery the manager has acted on.
     heard: usize,
     said_no_worker: bool,
     asked_to_stop_at: Option<Instant>,
@@ -99,7 +102,8 @@ impl Recoveries {
         }
     }
 
-    /// Reads the journal, in the manager's transaction.
+    /// Decides from the journal what is to be done. Runs in the manager's transaction. None: the journal, or something
+    /// else that is needed, cannot be read.
     pub fn look(&mut self, peers: &[PeerEntry], skips: &mut Skips) -> Option<WantedRecovery> {
         let journal = skips.each(|| "recoveries".to_owned(), storage::read)?;
         self.returns.look(&journal, peers, skips);
@@ -135,7 +139,7 @@ impl Recoveries {
         })
     }
 
-    /// After the commit: starts the worker if there is to be one and it is time. Returns how long to sleep at most.
+    /// Runs after the commit, and starts the worker if one is wanted and it is time. Returns how long to sleep at most.
     pub fn act(&mut self, wanted: &WantedRecovery) -> Duration {
         let nap = guc::manager_naptime();
         let Some((id, words)) = wanted.intent else {
@@ -145,7 +149,7 @@ impl Recoveries {
         if wanted.account == Account::Settles {
             cut_short::note_settled(self.index, IntentId(id));
         }
-        // Who it waits for is looked at while it works, and told soon.
+        // The sessions that a running recovery waits for are looked at often, to be reported soon.
         let nap = nap.min(LOOK_PAUSE);
         let now = Monotonic::now();
         {
@@ -156,32 +160,32 @@ impl Recoveries {
                     is_coming_up: rescue.is_coming_up,
                     started_at: rescue.started_at,
                     intent: id,
-                    // What crashes the server time and again is not tried at once each time.
+                    // A recovery that crashes the server each time must not be tried again at once.
                     failures: wanted.cut_short,
                     ended_at: now,
                     ..RescueEntry::FREE
                 };
             }
             if rescue.intent != id {
-                // It looks again at rows that are kept, and will once more.
+                // That worker compares kept rows, which can be done again later.
                 interrupts::terminate(rescue.worker_pid);
             }
             rescue.must_stop = wanted.must_stop;
             if !wanted.must_stop || rescue.worker_pid == 0 {
                 self.asked_to_stop_at = None;
             } else if self.asked_to_stop_at.get_or_insert_with(Instant::now).elapsed() >= STOP_PATIENCE {
-                // It waits for a lock, or for a host that does not answer; its successor ends the recovery.
+                // The worker waits for a lock, or for a host that does not answer; the next worker ends the recovery.
                 interrupts::terminate(rescue.worker_pid);
             }
             if words != self.heard {
-                // A user has said what is to be done: it is not left to wait.
+                // A user has given an instruction, which must not wait for the next attempt's turn.
                 rescue.failures = 0;
                 self.heard = words;
             }
             if is_up(rescue) {
                 return nap;
             }
-            // It may have ended since the journal was read: the entry says so, and the next look settles it.
+            // An attempt may have ended since the journal was read: the entry says so, and the next look records it.
             let is_unsettled = rescue.end == AttemptEnd::Untold && !wanted.must_stop;
             if is_unsettled || wanted.account == Account::Open {
                 return nap.min(SETTLE_PAUSE);
@@ -208,7 +212,7 @@ impl Recoveries {
         }
     }
 
-    /// Starts the worker for rows that are kept, if it is time. Returns how long to sleep at most.
+    /// Starts the worker for kept rows if it is time. Returns how long to sleep at most.
     fn look_again(&mut self, wanted: &WantedRecovery) -> Duration {
         let Some(state) = wanted.kept else {
             self.again = None;
@@ -246,8 +250,8 @@ impl Recoveries {
     }
 }
 
-/// What tells whether it is worth while to look again at rows that are kept: which there are, who answers, and what is
-/// subscribed to. None if there are none.
+/// Returns a hash of all that decides whether it is worth while to compare kept rows again: which rows are kept, which
+/// peers answer, and which subscriptions are enabled. None if no rows are kept.
 fn state_of_kept(journal: &Journal, peers: &[PeerEntry]) -> Result<Option<u64>, IntentError> {
     let kept: Vec<Option<u32>> = journal.with_kept_rows().map(|intent| intent.kept_rows).collect();
     if kept.is_empty() {

@@ -1,5 +1,5 @@
-//! The first part of a rescue: what the target lacks of the failed node is streamed from a clone of the source's recovery slot, and
-//! applied under the failed node's origin. Nothing is changed here before the source has been found in order.
+//! The first part of a rescue: what the target lacks of the failed node is streamed from a clone of the source's
+//! recovery slot, and applied under the failed node's origin.
 
 use super::rescue::{Rescue, goes_on, show_counts, with_entry};
 use super::trouble::{Trouble, remote};
@@ -26,7 +26,12 @@ use crate::shmem::RescueEntry;
 use std::time::Instant;
 
 impl Rescue {
-    /// Everything up to the origin's final position. Nothing is changed here before the source has been found in order.
+    /// Replays everything up to the end of the range. Returns the origin's final position, the identity to write rows
+    /// with, and the rows that were touched. No subscription is suspended and no row is changed before the source has
+    /// been checked.
+    ///
+    /// # Errors
+    /// [`Trouble::MustStop`] if the recovery is to be aborted; otherwise why this attempt has failed.
     pub(super) fn replay(&mut self) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
         let intent: &Intent = &self.intent();
         let request = &intent.request;
@@ -36,7 +41,7 @@ impl Rescue {
         let mut source = Source::open(&request.source, &route)?;
         let (clone, is_new) = self.clone_on(&mut source)?;
         failpoint::hit(names::RESCUE_CLAIMED);
-        // Where its WAL ends is asked last: everything that it says it has applied lies before that.
+        // The source tells last where its WAL ends, so that everything that it reports as applied lies before that.
         let theirs = source.node_facts(&request.failed)?;
         let streamed = source.facts(&request.failed, &target.tables)?;
         drop(source);
@@ -47,7 +52,8 @@ impl Rescue {
                 let range = prove(request, &ours, &theirs, bounded(request.skip, request.stop))?;
                 (range.skip, range.stop)
             }
-            // The range stays what it was; what a clone made later still has is looked at again.
+            // The range stays as the first checkpoint has fixed it. If the clone was made later, what it still holds is
+            // proved again.
             Some(checkpoint) => {
                 let skip = ours.lacks_from().unwrap_or(target.applied).max(checkpoint.skip);
                 if is_new && skip < checkpoint.stop {
@@ -73,7 +79,7 @@ impl Rescue {
         Ok(replayed)
     }
 
-    /// The clone to stream from, ours alone, and whether it was made just now.
+    /// Returns the clone to stream from, which this recovery alone uses, and whether it was made just now.
     fn clone_on(&mut self, source: &mut Source) -> Result<(String, bool), Trouble> {
         let intent: &Intent = &self.intent();
         let request = &intent.request;
@@ -83,7 +89,8 @@ impl Rescue {
                     source.claim(clone, intent.id, &request.failed, &request.target)?;
                     return Ok((clone.to_owned(), false));
                 }
-                // One of our own making that was lost there (a promoted standby has no slots) is made again.
+                // A clone that the recovery had made itself and that was lost on the source (a promoted standby has no
+                // slots) is made again.
                 Err(RecoverError::NoClone { .. } | RecoverError::CloneInvalid { .. }) if request.clone.is_none() => (),
                 Err(error) => return Err(error.into()),
             }
@@ -94,7 +101,8 @@ impl Rescue {
         Ok((clone, true))
     }
 
-    /// Streams and applies under the failed node's origin; the origin's final position.
+    /// Streams the transactions in (`skip`, `stop`] and applies them under the failed node's origin. Returns what
+    /// [`Rescue::replay`] returns.
     fn stream(
         &mut self,
         clone: &str,
@@ -106,7 +114,7 @@ impl Rescue {
         let intent: &Intent = &self.intent();
         process::report_activity(&format!("replaying node {}", intent.request.failed));
         process::apply_like_a_replica();
-        // Meanwhile the subscriptions to living peers stand still.
+        // The subscriptions to the other survivors stand still meanwhile, so waits for locks are limited.
         process::wait_for_locks(guc::rescue_lock_timeout().unwrap_or_default());
         let begun = transaction::run(|| {
             logicalrep::become_applier_of(target.subscription).map(|apply_as| {
@@ -118,9 +126,11 @@ impl Rescue {
             process::keep_books();
             return Err(RecoverError::NoSubscription { failed: intent.request.failed.clone() }.into());
         };
-        // What was copied lies before skip; what an earlier attempt has applied is in the origin's progress.
+        // Tables were copied up to a position before `skip`; what an earlier attempt has applied is covered by the
+        // origin's progress.
         let applied = progress.max(skip);
-        // From the beginning of the range: what was applied before is read for the rows that it has touched.
+        // The stream begins at the beginning of the range: transactions that were applied before are read again for the
+        // rows that they have touched.
         let from = touched_from(intent, skip);
         let settings = plugin_settings(intent, facts, from, stop);
         let setting = setting_of(intent, target, apply_as);
@@ -150,11 +160,11 @@ impl Rescue {
             }
             Ok::<_, RecoverError>(ended)
         });
-        // First of all: what is written from here on is no transaction of the failed node.
+        // This comes first, because what is written from here on is no transaction of the failed node.
         let (relation, origin_lsn, position) = (applier.relation(), applier.at(), applier.applied());
         origin::forget_stamp();
         if outcome.is_err() || transaction::is_open() {
-            // An ERROR, or a stream that broke off within a transaction.
+            // There was an ERROR, or the stream broke off within a transaction.
             transaction::abort_current();
         }
         origin::reset();
@@ -165,7 +175,7 @@ impl Rescue {
         match outcome {
             Err(report) => Err(Trouble::Raised { report, relation, origin_lsn }),
             Ok(Err(error)) => {
-                // What the source says of another transaction than those that were asked for is not believed.
+                // A position that the source reports is believed only if it is one of a transaction that was requested.
                 let told = error.origin_lsn().filter(|lsn| position < *lsn && *lsn <= stop);
                 Err(Trouble::Streaming { origin_lsn: told.or(origin_lsn), error: Box::new(error) })
             }
@@ -175,7 +185,8 @@ impl Rescue {
     }
 }
 
-/// Where what is to be compared begins: earlier recoveries may have been aborted, for another source to go on.
+/// Where the transactions begin whose rows are to be compared: before `skip` if earlier recoveries were aborted, whose
+/// rows are compared as well.
 pub(super) fn touched_from(intent: &Intent, skip: OriginLsn) -> OriginLsn {
     intent.touched_from.map_or(skip, |from| from.min(skip))
 }
@@ -187,7 +198,7 @@ pub(super) fn plugin_settings(
     stop: OriginLsn,
 ) -> Vec<(&'static str, String)> {
     let mut settings = vec![
-        // What the source's role has been given for its sessions does not end this one.
+        // Time limits that apply to the role's sessions on the source must not end this one.
         ("statement_timeout", "0".to_owned()),
         ("transaction_timeout", "0".to_owned()),
         ("lock_timeout", "0".to_owned()),
@@ -202,7 +213,8 @@ pub(super) fn plugin_settings(
         let skips = intent.skips.iter().map(OriginLsn::to_string).collect::<Vec<_>>();
         settings.push(("spock.rescue_given_up", skips.join(",")));
     }
-    // The source was lost and could not say at which transaction: it may have been ended by what that one took.
+    // The last attempt has failed without naming a transaction. One that takes too many resources may have ended the
+    // source's process, so the source announces each before it sends its changes.
     if intent.failure.as_ref().is_some_and(|failure| failure.origin_lsn.is_none()) {
         settings.push(("spock.rescue_announced", "on".to_owned()));
     }

@@ -1,10 +1,10 @@
-//! The rescue worker: carries one recovery on its target from where its intent stands to its end.
+//! The rescue worker: carries one recovery on its target from the point that its intent has reached to its end.
 //!
-//! The order is the product: what is about to be done is written down and committed, then done. It may be killed between
-//! any two lines; the next one goes on from the intent, and from the origin's progress, which is committed with the data.
-//! An attempt that fails leaves the target at a transaction boundary, resumes the subscriptions to living peers, writes
-//! down why, and ends; the manager starts the next one after a while. Without a recovery to carry, it looks again at the
-//! rows that earlier ones could not judge.
+//! What is about to be done is recorded and committed before it is done. So the worker may be killed between any two
+//! lines: the next one continues from the intent, and from the replication origin's progress, which is committed
+//! together with the rows. An attempt that fails leaves the target at a transaction boundary, resumes the subscriptions
+//! to the other survivors, records why it has failed, and ends; the manager starts the next attempt after a while. If
+//! there is no recovery to carry, the worker compares the rows again that earlier recoveries could not judge.
 
 use super::trouble::Trouble;
 use crate::failpoint::{self, names};
@@ -25,20 +25,22 @@ use std::time::Instant;
 
 thread_local! {
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
-    /// The attempt has come to an end that is accounted for.
+    /// Whether there is nothing left to record of how this attempt ended.
     pub(super) static HAS_SETTLED: Cell<bool> = const { Cell::new(false) };
 }
 
 pub(super) struct Rescue {
     pub(super) index: usize,
-    /// The recovery that it carries, as it stands since this process has last written; None: it looks again at rows that are kept.
+    /// The recovery that this worker carries, as this process has last written it; None: the worker compares kept rows
+    /// again.
     pub(super) intent: Option<Rc<Intent>>,
     /// What this attempt has done and no checkpoint has counted yet.
     pub(super) done: Totals,
-    /// Since when it keeps the subscriptions to living peers suspended.
+    /// Since when this attempt keeps the subscriptions to the other survivors suspended.
     pub(super) suspended_since: Option<Instant>,
 }
 
+/// Runs the rescue worker of `database`, for the shared memory entry at `index`: makes one attempt and exits.
 pub fn run(index: usize, database: Oid) -> ! {
     if !take_entry(index, database) {
         interrupts::exit(0);
@@ -52,12 +54,12 @@ pub fn run(index: usize, database: Oid) -> ! {
         Resumable::One(intent) => Ok(Some(intent.clone())),
         Resumable::Nothing | Resumable::Several(_) => Ok::<_, RegistryError>(None),
     });
-    // What is not known to be there is not carried; the manager tells why.
+    // A journal that cannot be read is treated as one without a recovery; the manager reports why it cannot be read.
     let intent = intent.ok().flatten();
     let intent = intent.map(Rc::new);
     let mut rescue = Rescue { index, intent: intent.clone(), done: Totals::default(), suspended_since: None };
     let Some(intent) = intent else {
-        // It is no recovery's failure, whatever becomes of it.
+        // Without a recovery, the end of this process is no failed attempt, whatever the reason.
         HAS_SETTLED.set(true);
         with_entry(index, |entry| entry.intent = [0; 16]);
         rescue.judge_again(&[]);
@@ -88,7 +90,7 @@ fn take_entry(index: usize, database: Oid) -> bool {
     entry.rescue.worker_pid = process::my_pid();
     entry.rescue.blocked = BlockedEntry::FREE;
     entry.rescue.stood_still = None;
-    // What one before it has done is in the journal.
+    // What earlier attempts have done is in the journal.
     show_counts(&mut entry.rescue, &Totals::default());
     ENTRY.set(Some(index));
     true
@@ -103,7 +105,7 @@ fn on_exit() {
         let rescue = &mut shared.databases()[index].rescue;
         rescue.worker_pid = 0;
         rescue.ended_at = Monotonic::now();
-        // Who has held the lock for which it failed is told until the next one.
+        // The session that held the lock for which the attempt failed is shown until the next attempt begins.
         match rescue.stood_still {
             Some(_) => rescue.blocked.seen_at = Monotonic::NEVER,
             None => rescue.blocked = BlockedEntry::FREE,
@@ -115,7 +117,7 @@ fn on_exit() {
         };
         rescue.end_sqlstate = interrupts::reported();
         if rescue.end == AttemptEnd::Untold {
-            // The manager writes down what this one cannot (recoveries.rs).
+            // The manager records the reason, because this process cannot (cut_short.rs).
             rescue.failures = rescue.failures.saturating_add(1);
         }
         shared.call_manager(index)
@@ -128,10 +130,11 @@ pub(super) fn with_entry(index: usize, change: impl FnOnce(&mut RescueEntry)) {
 }
 
 impl Rescue {
-    /// The recovery that is carried, as this process has last written it down. What writes it anew leaves this as it was.
+    /// Returns the recovery that this worker carries, as this process has last written it. Later writes do not change
+    /// the returned value.
     ///
     /// # Panics
-    /// If none is: only what carries one asks.
+    /// If the worker carries no recovery: such a worker must not call this.
     pub(super) fn intent(&self) -> Rc<Intent> {
         self.intent.clone().expect("a recovery is carried")
     }
@@ -140,13 +143,14 @@ impl Rescue {
         self.intent.is_some()
     }
 
-    /// One attempt. That it goes on is written down first: where this process ends without a word, it is known to have been.
+    /// Makes one attempt. The journal first records that an attempt is running, so that it is known of even if this
+    /// process ends without recording why.
     fn attempt_or_tell(&mut self) -> Result<(), Trouble> {
         let id = self.intent().id;
         self.write(|journal, _| Ok(journal.begin_attempt(id)?))?;
         failpoint::hit(names::RESCUE_BEGUN);
         interrupts::catch(|| self.attempt()).unwrap_or_else(|report| {
-            // Where none is expected: it is told as any other.
+            // An ERROR where none is expected is reported like any other.
             origin::forget_stamp();
             transaction::abort_current();
             origin::reset();
@@ -156,7 +160,7 @@ impl Rescue {
         })
     }
 
-    /// One attempt, from where the intent stands.
+    /// Makes one attempt, from the point that the intent has reached.
     fn attempt(&mut self) -> Result<(), Trouble> {
         let intent: &Intent = &self.intent();
         let request = &intent.request;
@@ -169,20 +173,20 @@ impl Rescue {
             self.resume()?;
             (position, self.reconcile(apply_as, &mut touched)?)
         };
-        // What other recoveries had to leave may be judged now.
+        // Rows that other recoveries could not judge may be comparable now.
         self.judge_again(&[]);
         self.finish(position, reconciled)
     }
 }
 
-/// Nobody has asked the recovery to stop.
+/// Whether nobody has asked the recovery to stop.
 pub(super) fn goes_on(index: usize) -> bool {
     let mut goes_on = true;
     with_entry(index, |entry| goes_on = !entry.must_stop);
     goes_on
 }
 
-/// What no checkpoint has counted yet.
+/// Shows in shared memory what no checkpoint has counted yet.
 pub(super) fn show_counts(entry: &mut RescueEntry, totals: &Totals) {
     entry.transactions = totals.transactions;
     entry.rows = totals.rows;

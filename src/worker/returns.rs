@@ -1,7 +1,8 @@
-//! The manager's part when a node is back: it is judged (src/recover/returned.rs), and its subscription goes on or stays.
+//! The manager's part when a node is back: it judges the node (src/older_copy.rs), and the subscription from the node
+//! is enabled or stays disabled.
 //!
-//! A subscription that a recovery has suspended waits for the judgement. One that runs is suspended when its provider was
-//! restarted from less than what was applied here: every survivor judges by itself.
+//! A subscription that a recovery has suspended waits for that judgement. A subscription that runs is suspended if its
+//! provider was restarted from less than what was applied here; every survivor judges by itself.
 
 use super::skips::Skips;
 use crate::intent::document::{Journal, Suspension, Until};
@@ -19,14 +20,15 @@ use std::collections::HashMap;
 
 #[derive(Debug, Default)]
 pub struct Returns {
-    /// Since when this manager knows that a subscription waits for its node: what that said before may have been its last words.
+    /// Since when this manager knows that a subscription waits for its node. Only later answers count: earlier ones may
+    /// date from before the node failed.
     waiting_since: HashMap<u32, Monotonic>,
 }
 
 impl Returns {
-    /// Looks at who is back. Runs in the manager's transaction.
+    /// Judges the nodes that are back. Runs in the manager's transaction.
     pub fn look(&mut self, journal: &Journal, peers: &[PeerEntry], skips: &mut Skips) {
-        // While a recovery runs the origins are its worker's.
+        // While a recovery runs, the replication origins belong to its worker.
         if journal.unfinished().next().is_some() {
             return;
         }
@@ -60,7 +62,8 @@ impl Returns {
     }
 }
 
-/// The provider of a subscription that runs was restarted.
+/// Judges the provider of a running subscription after a restart, and suspends the subscription if the provider has
+/// less than was applied here.
 fn judge_restarted(
     journal: &Journal,
     peer: &PeerEntry,
@@ -100,14 +103,15 @@ fn judge_restarted(
             }
         }
     }
-    // What was written may still be rolled back: then it is judged again.
+    // If something was written, that may still be rolled back, and the next round judges the node again.
     if !has_written {
         forget(peer);
     }
     Ok(())
 }
 
-/// The failed node of a recovery, or one that was judged before, answers (again).
+/// Decides about a suspended subscription: enables it if its node is back and may go on, records the reason if the node
+/// may not, and removes the suspension if others have settled the matter.
 fn judge_suspended(
     suspension: &Suspension,
     since: Monotonic,
@@ -117,25 +121,25 @@ fn judge_suspended(
 ) -> Result<(), IntentError> {
     let id = Oid::from_u32(suspension.subscription);
     let Some(subscription) = NativeProvider.subscriptions()?.into_iter().find(|known| known.id == id) else {
-        // Dropped meanwhile.
+        // The subscription was dropped in the meantime.
         return change(suspension, None);
     };
     if subscription.is_enabled {
-        // Somebody has enabled it by hand: his word.
+        // Somebody has enabled the subscription by hand, and that decision stands.
         return change(suspension, None);
     }
     if !subscription.counts() {
-        // It is none of the mesh's any more.
+        // The subscription does not belong to the mesh any more.
         NativeProvider.resume(id);
         return change(suspension, None);
     }
     let Some(position) = positions.iter().find(|position| position.subscription == id) else { return Ok(()) };
     if suspension.verdict.is_some() {
-        // A later start of the same copy looks sound: only a person can say that it is another one now.
+        // A later start of the same copy looks sound; only a person can tell that the node is another one now.
         return Ok(());
     }
     if suspension.origin.is_empty() {
-        // It waits for nobody: it could not be enabled when a recovery ended.
+        // The subscription waits for no node: it could not be enabled when a recovery ended.
         NativeProvider.resume(id);
         return change(suspension, None);
     }
@@ -178,7 +182,7 @@ fn now(peer: &PeerEntry) -> Now {
     }
 }
 
-/// Takes a suspension out of the journal, or puts another one in its place.
+/// Removes a suspension from the journal, or replaces it by another one.
 fn change(suspension: &Suspension, other: Option<Suspension>) -> Result<(), IntentError> {
     storage::update(|journal| {
         journal.suspensions.retain(|known| known != suspension);
@@ -194,7 +198,7 @@ fn tell(node: &str, reason: &str) {
     );
 }
 
-/// It is judged, until it is restarted again.
+/// Notes that the peer's last restart was judged.
 fn forget(peer: &PeerEntry) {
     let mut shared = shmem::lock();
     let Some(index) = shared.index_of(process::my_database()) else { return };

@@ -1,5 +1,5 @@
-//! What a round of the manager could not tend. Each object is looked at in a subtransaction of its own: one that somebody has
-//! made unusable, by mistake or on purpose, costs the others nothing.
+//! The objects that a round of the manager could not process. Each object is processed in a subtransaction of its own,
+//! so that one that somebody has made unusable, by mistake or on purpose, does not affect the others.
 
 use crate::error::{OrRaise, SqlError};
 use crate::pg::transaction::{self, is_contention};
@@ -8,10 +8,10 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// What looks like contention for longer than this is something else.
+/// Contention that lasts longer than this is reported like any other error.
 const LONGEST_CONTENTION: Duration = Duration::from_secs(60);
 
-/// An ERROR in one line: its message, with its hint where it has one.
+/// Returns an ERROR in one line: its message, followed by its hint if it has one.
 pub fn in_one_line(report: &ErrorReportWithLevel) -> String {
     match report.hint() {
         Some(hint) => format!("{} ({hint})", report.message()),
@@ -23,13 +23,13 @@ pub fn in_one_line(report: &ErrorReportWithLevel) -> String {
 pub struct Skips {
     /// What was skipped, and why.
     found: Vec<String>,
-    /// The same of what somebody else had a hand on just then: the next round comes soon.
+    /// What was skipped because another session had locked or was changing it: the next round comes soon.
     contended: Vec<String>,
 }
 
 impl Skips {
-    /// Tends one object. None: it could not be, and whatever was changed for it is rolled back. `what` names it, as in
-    /// `subscription "s"`.
+    /// Processes one object, which `what` names, as in `subscription "s"`. If that fails, returns None and rolls back
+    /// what was changed for the object. A query cancel is thrown on.
     pub fn each<T, E: SqlError>(
         &mut self,
         what: impl FnOnce() -> String,
@@ -57,8 +57,8 @@ impl Skips {
         !self.contended.is_empty()
     }
 
-    /// What was skipped in this round. `busy_since`: what was contended in the rounds before; what has been so for
-    /// [`LONGEST_CONTENTION`] is told as well.
+    /// Returns what was skipped in this round. `busy_since` carries from round to round what was skipped by contention,
+    /// and since when; what has been contended for [`LONGEST_CONTENTION`] is returned as well.
     pub fn into_found(mut self, busy_since: &mut HashMap<String, Instant>) -> Vec<String> {
         busy_since.retain(|skipped, _| self.contended.contains(skipped));
         for skipped in self.contended {
@@ -71,7 +71,8 @@ impl Skips {
     }
 }
 
-/// Our own errors have a hint: a name that is taken is nothing that goes away.
+/// Whether a "duplicate object" error is one of our own, which have a hint. Core's may come from a race with another
+/// session; ours means a name that is taken and stays taken.
 fn is_of_ours(report: &ErrorReportWithLevel) -> bool {
     report.sql_error_code() == PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT && report.hint().is_some()
 }

@@ -1,4 +1,4 @@
-//! The slot worker: does one job on the recovery slot and leaves.
+//! The slot worker: does one job on the recovery slot and exits.
 
 use crate::pg::clock::Monotonic;
 use crate::pg::{interrupts, latch, process};
@@ -12,6 +12,7 @@ thread_local! {
 }
 
 pub fn run(index: usize, database: Oid) -> ! {
+    /// Does the job that the shared memory entry at `index` holds for `database`, and exits.
     let Some((job, name)) = take_job(index, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
@@ -23,7 +24,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         SlotJob::Drop => "drop",
     };
     process::report_activity(&format!("{verb} the recovery slot"));
-    // Creation waits for running transactions as long as they run.
+    // The creation of a slot waits for all running transactions, however long they take.
     process::wait_for_locks_without_limit();
     let silence = (!matches!(job, SlotJob::Create)).then(process::Silence::begin);
     let outcome = job::run(job, &name);
@@ -45,7 +46,8 @@ pub fn run(index: usize, database: Oid) -> ! {
         slot.job = SlotJob::Nothing;
         slot.failures
     };
-    // Once: it is tried again and again, and the status tells the last reason.
+    // Only the first failure in a row is logged: the job is tried again and again, and the status shows the last
+    // reason.
     if let (Err(message), 1) = (outcome, failures) {
         pgrx::warning!("could not {verb} recovery slot \"{name}\": {message}");
     }
@@ -72,7 +74,7 @@ fn on_exit() {
         let mut shared = shmem::lock();
         let entry = &mut shared.databases()[index];
         entry.slot.worker_pid = 0;
-        // Ended before it was done: by a signal, or by an ERROR outside the job.
+        // The worker has ended before the job was done: by a signal, or by an ERROR outside the job.
         if entry.slot.job != SlotJob::Nothing {
             entry.slot.job = SlotJob::Nothing;
             entry.slot.note_failure();

@@ -11,10 +11,10 @@ use std::time::Duration;
 /// The postmaster starts the launcher again this long after it has ended.
 const LAUNCHER_RESTART: Duration = Duration::from_secs(1);
 
-/// `bgw_name` has 96 bytes with its terminator.
+/// `bgw_name` has 96 bytes (BGW_MAXLEN) including its terminator.
 const MAX_NAME: usize = 95;
 
-/// Registers the launcher. Called in the postmaster.
+/// Registers the launcher. Must be called in the postmaster.
 pub fn register_launcher() {
     builder("launcher", "spock_recovery launcher")
         .set_function("spock_recovery_launcher_main")
@@ -22,7 +22,10 @@ pub fn register_launcher() {
         .load();
 }
 
-/// Asks the postmaster for a manager of a database, for the entry at `index`. Fails if max_worker_processes are in use.
+/// Asks the postmaster to start the manager of a database, for the shared memory entry at `index`.
+///
+/// # Errors
+/// If no worker slot is free (max_worker_processes). The same holds for the functions below.
 pub fn start_manager(
     index: usize,
     database: Oid,
@@ -36,7 +39,7 @@ pub fn start_manager(
         .load_dynamic()
 }
 
-/// Asks the postmaster for a poller, for peer `peer` of the database at `index`.
+/// Asks the postmaster to start a poller, for peer `peer` of the database at `index`.
 pub fn start_poller(
     index: usize,
     peer: usize,
@@ -50,7 +53,7 @@ pub fn start_poller(
         .load_dynamic()
 }
 
-/// Asks the postmaster for a slot worker, for the job in the entry at `index`.
+/// Asks the postmaster to start a slot worker, for the job in the entry at `index`.
 pub fn start_slot_worker(
     index: usize,
     name: &str,
@@ -63,7 +66,7 @@ pub fn start_slot_worker(
         .load_dynamic()
 }
 
-/// Asks the postmaster for a rescue worker, for the recovery of the database at `index`.
+/// Asks the postmaster to start a rescue worker, for the recovery of the database at `index`.
 pub fn start_rescue_worker(
     index: usize,
     name: &str,

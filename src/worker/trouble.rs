@@ -1,4 +1,4 @@
-//! Why an attempt at a recovery has ended before the recovery was finished, and what is told of it.
+//! Why an attempt at a recovery has ended before the recovery was finished, and what is recorded and logged of it.
 
 use crate::error::{SqlError, unpack_sqlstate};
 use crate::intent::document::{Failure, Intent};
@@ -16,11 +16,11 @@ use pgrx::pg_sys::panic::ErrorReportWithLevel;
 
 /// Why an attempt has ended before the recovery was finished.
 pub(super) enum Trouble {
-    /// By our own judgement, or the source's.
+    /// An error that our own checks have found, here or on the source.
     Recover(RecoverError),
-    /// An ERROR while applying.
+    /// An ERROR while a transaction was applied, or while the stream was read.
     Raised { report: Box<ErrorReportWithLevel>, relation: Option<String>, origin_lsn: Option<OriginLsn> },
-    /// The stream has broken off; within a transaction, if that is known.
+    /// The stream has broken off: within the transaction at `origin_lsn`, if that is known.
     Streaming { error: Box<RecoverError>, origin_lsn: Option<OriginLsn> },
     /// An ERROR where none is expected.
     Unexpected(Box<ErrorReportWithLevel>),
@@ -34,8 +34,8 @@ impl<E: Into<RecoverError>> From<E> for Trouble {
     }
 }
 
-/// What is written down of a failure, and what the server has said of it, which may quote a row's value: the label can be read
-/// by everybody, the log and what superusers ask for cannot.
+/// Returns what is recorded of a failure, and what the server has said of it. The latter may quote a row's value; so it
+/// goes only to the log and to superusers, because everybody can read the label with the record.
 pub(super) fn failure_of(trouble: Trouble) -> (Failure, Said) {
     let at = Timestamp::now().0;
     let failure = |sqlstate: &str, reason: String| Failure {
@@ -71,11 +71,11 @@ pub(super) fn failure_of(trouble: Trouble) -> (Failure, Said) {
             let what = format!("the attempt ended by an error: {}", condition(report.sql_error_code()));
             return (failure(&error.sqlstate, what), Said { node: None, error });
         }
-        // Handled by the caller.
+        // The caller handles an abort itself.
         Trouble::MustStop => return (failure("57014", "aborted".to_owned()), Said::default()),
     };
     let own = || sqlstate_text(error.sqlstate() as i32);
-    // What libpq or a peer says may tell hosts and roles.
+    // What libpq or a peer says may name hosts and roles, so it is not part of the record.
     let (sqlstate, reason, said) = match &error {
         RecoverError::Remote { source_node, error: remote } => {
             let report = match remote {
@@ -115,11 +115,12 @@ pub(super) fn failure_of(trouble: Trouble) -> (Failure, Said) {
     (Failure { origin_lsn, ..failure(&sqlstate, reason) }, said)
 }
 
-/// The condition's name in words: `check violation`.
+/// Returns the condition's name in words, such as `check violation`.
 fn condition(code: PgSqlErrorCode) -> String {
     format!("{code:?}").trim_start_matches("ERRCODE_").to_lowercase().replace('_', " ")
 }
 
+/// The five characters of a SQLSTATE that core has packed into an integer.
 pub(super) fn sqlstate_text(packed: i32) -> String {
     unpack_sqlstate(packed).map(char::from).iter().collect()
 }

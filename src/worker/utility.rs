@@ -1,4 +1,5 @@
-//! What the workers and the registry do before a utility command.
+//! What happens before a utility command: workers leave a database that is to be dropped, moved, renamed or copied, and
+//! DROP EXTENSION is refused while nodes exist.
 
 use crate::error::OrRaise;
 use crate::node::registry;
@@ -8,9 +9,11 @@ use crate::stand_aside;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 
-/// What must be done before the command runs. Who may not run it gets core's refusal, and no worker has moved for him:
-/// the conditions are those of core's dropdb, movedb, RenameDatabase and createdb. Of these only RENAME runs within a
-/// transaction block. `is_alone`: the command is not within one.
+/// Does what must be done before `utility` runs. A role that may not run the command gets core's refusal, and no worker
+/// has left the database for it: the conditions are those of core's dropdb, movedb, RenameDatabase and createdb. Of
+/// these commands only RENAME may run within a transaction block. `is_alone`: the command is not within one.
+///
+/// Raises an ERROR if the extension is to be dropped while nodes exist.
 pub fn before(utility: Utility<'_>, is_alone: bool) {
     match utility {
         Utility::TouchDatabase(_) | Utility::CopyDatabase(_) if !is_alone => (),

@@ -6,8 +6,8 @@
 //!
 //! What a node writes that is to fail, some lag behind, and it does not have to arrive there: that is what a recovery brings.
 //! The others go on with such rows. Who lags writes to a row if it has all of it but the last changes; what was deleted,
-//! truncated or given another key unseen by it, and what it does not have at all, it leaves alone, and nobody uses a key
-//! again of which somebody does not know that it is free. Where two nodes fail and each has somebody behind it who is not
+//! truncated or given another key unseen by it, and what it does not have at all, it leaves alone, and a key is reused only
+//! after every node has seen its deletion, and not on a node to which a recovery may bring the row once more. Where two nodes fail and each has somebody behind it who is not
 //! behind the other, neither touches what the other has written late: what is skipped for want of what the other has written
 //! no survivor may have. New keys come from a range of each node.
 
@@ -178,12 +178,17 @@ impl History {
             && row.late_of.iter().any(|of| *of != node)
     }
 
+    /// A recovery may bring the row to the node once more, and it stands there until it is compared: an INSERT of its key fails.
+    fn may_come_late(&self, node: usize, row: &Row) -> bool {
+        row.late_of.iter().any(|of| self.late.contains(&(node, *of)))
+    }
+
     /// A row that the node may write to, there or deleted.
     fn choose(&self, random: &mut fastrand::Rng, table: usize, node: usize, is_there: bool) -> Option<Place> {
         let may = |row: &Row| {
             row.is_there == is_there
                 && row.held_by.is_none_or(|holder| holder == node)
-                && (is_there || row.gone_unseen_on.is_empty())
+                && (is_there || (row.gone_unseen_on.is_empty() && !self.may_come_late(node, row)))
                 && !row.absent_on.contains(&node)
                 && !row.gone_unseen_on.contains(&node)
                 && !self.crosses(node, row)

@@ -1,4 +1,4 @@
-//! The journal as a document: it gives back what was written, is nobody else's, and has no place for a secret.
+//! The journal as a document: it gives back what was written, is inert elsewhere, and has no field for a secret.
 
 use super::*;
 use crate::document::{self, Stored};
@@ -75,7 +75,7 @@ fn a_document_from_elsewhere_is_inert_and_one_of_a_later_version_or_another_shap
     }
 }
 
-/// Every name in a document, at any depth.
+/// Collects every name in a document, at any depth.
 fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
     match value {
         serde_json::Value::Object(map) => {
@@ -94,7 +94,7 @@ fn there_is_no_field_that_could_hold_a_secret() {
     let document: serde_json::Value = serde_json::from_str(&full().to_text()).expect("JSON");
     let mut found = BTreeSet::new();
     names(&document, &mut found);
-    // The whole list: labels are read by everybody, so what is added here must be fit for that.
+    // This is the whole list. Everybody can read labels, so a field that is added here must be fit for that.
     let known = [
         "version",
         "system_identifier",

@@ -1,4 +1,4 @@
-//! Which recoveries that have ended the journal forgets.
+//! Which ended recoveries the journal forgets.
 
 use super::*;
 use crate::tally::compared::{Counts, Why};
@@ -42,7 +42,7 @@ fn what_keeps_rows_stays_until_they_are_judged() {
 #[test]
 fn the_last_twenty_that_ended_are_kept_and_every_unfinished_one() {
     let mut journal = journal_with_two();
-    // Begun first, and unfinished while others come and go by hand.
+    // Intents 1 and 2 were begun first, and are unfinished while these are added by hand.
     for number in 3..=30 {
         let mut ended = journal_in(State::Aborted).intents.remove(0);
         ended.id = id(number);
@@ -51,7 +51,7 @@ fn the_last_twenty_that_ended_are_kept_and_every_unfinished_one() {
     }
     journal.abort(id(2), done(0), 100).expect("unfinished");
     let kept: Vec<IntentId> = journal.intents.iter().map(|intent| intent.id).collect();
-    // 2 has ended last, though it was begun before the others.
+    // Intent 2 has ended last, although it was begun before the others.
     let expected: Vec<IntentId> = [1, 2].into_iter().chain(12..=30).map(id).collect();
     assert_eq!(kept, expected);
     assert!(matches!(journal.resumable(), Resumable::One(one) if one.id == id(1)));

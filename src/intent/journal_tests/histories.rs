@@ -1,13 +1,13 @@
-//! Random histories: whatever happens in whatever order, the journal stays sound.
+//! Random histories: whatever happens in whatever order, the journal stays consistent.
 
 use super::*;
 use crate::document::{self, Stored};
 use proptest::prelude::*;
 
-/// Of those that have ended, so many are kept.
+/// How many ended intents are kept.
 const KEPT: usize = 20;
 
-/// What is done at random, and to which intent: the unfinished one, or one of old.
+/// What is done at random, and to which intent: the unfinished one, or an old one.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     event: Event,
@@ -25,7 +25,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..400)
 }
 
-/// Does the step; the number is that of the next intent to begin.
+/// Takes the step. `next`: the number of the next intent to begin.
 fn take(journal: &mut Journal, step: Step, next: &mut u8, at: i64) -> Result<(), IntentError> {
     let chosen = if step.is_old { journal.intents.first() } else { journal.unfinished().next() };
     let of = chosen.map_or(id(0), |intent| intent.id);
@@ -46,7 +46,7 @@ fn take(journal: &mut Journal, step: Step, next: &mut u8, at: i64) -> Result<(),
         Event::BeginSame | Event::BeginOther => {
             let operation = journal.begin(Beginning { at, ..beginning(*next, failed) })?;
             *next = next.wrapping_add(u8::from(operation.id() == id(*next)));
-            // Every other one is dropped: aborted.
+            // An operation that is not left is dropped here, which aborts it.
             if step.event == Event::BeginSame || step.work > 0 {
                 operation.leave();
             }
@@ -60,7 +60,7 @@ fn grows(before: Totals, after: Totals) -> bool {
     figures(before).iter().zip(figures(after)).all(|(before, after)| *before <= after)
 }
 
-/// What must hold between a journal and the next, whatever has happened.
+/// Checks what must hold between a journal and the next one, whatever has happened.
 fn check(before: &Journal, after: &Journal) -> Result<(), TestCaseError> {
     prop_assert!(after.unfinished().count() <= 1, "two unfinished");
     prop_assert!(after.intents.iter().filter(|intent| !intent.is_unfinished()).count() <= KEPT);
@@ -86,14 +86,14 @@ fn check(before: &Journal, after: &Journal) -> Result<(), TestCaseError> {
             prop_assert_eq!(now.map(|now| (now.skip, now.stop)), Some((checkpoint.skip, checkpoint.stop)));
         }
     }
-    // Only one comes at a time.
+    // A step adds one intent at most.
     let new = after.intents.iter().filter(|intent| before.intent(intent.id).is_none()).count();
     prop_assert!(new <= 1);
     Ok(())
 }
 
 proptest! {
-    // Long histories rather than many: what is forgotten comes after twenty ends.
+    // Long histories are better than many: intents are forgotten only after twenty have ended.
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]

@@ -1,4 +1,4 @@
-//! What stands in the journal beside the states of its intents: clones, suspensions, when a recovery has ended.
+//! What the journal holds besides the states of its intents: clones and suspensions.
 
 use super::*;
 
