@@ -2,9 +2,9 @@
 //! empty.
 //!
 //! A failpoint is armed by the file `spock_failpoints/<name>` in the data directory, which contains `crash`, `error` or
-//! `wait`. When it is reached, it leaves the file `<name>.hit` behind. It is disarmed before it crashes or fails, so that
-//! the restarted server does not do so again; a wait ends when the file is removed. Files are used instead of settings,
-//! because they survive a crash and need no session.
+//! `wait`. When it is reached, it leaves the file `<name>.hit` behind. It is disarmed before it crashes or fails, so
+//! that the restarted server does not do so again; a wait ends when the file is removed. Files are used instead of
+//! settings, because they survive a crash and need no session.
 
 pub mod names;
 

@@ -94,8 +94,8 @@ pub fn unadoptable_labels(former: Option<DatabaseIdentity>) -> Result<Vec<Unread
 pub struct Leave {
     /// An error if a document of this database cannot be read, because it may name the node.
     pub documents_are_readable: fn() -> Result<(), RegistryError>,
-    /// An error if a recovery is unfinished here, or if kept rows cannot be read: only the journal, which is removed with
-    /// the node, says where they are.
+    /// An error if a recovery is unfinished here, or if kept rows cannot be read: only the journal, which is removed
+    /// with the node, says where they are.
     pub nothing_is_unfinished: fn() -> Result<(), RegistryError>,
 }
 

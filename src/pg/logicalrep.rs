@@ -219,7 +219,7 @@ pub fn told_relation(message: &[u8]) -> Option<u32> {
 /// core's map at once. Allocates in the current memory context. Raises an ERROR if the message is malformed.
 pub fn read(messages: &[u8]) -> (Message, usize) {
     let Some((kind, body)) = messages.split_first() else { return (Message::Other(0), 0) };
-    // SAFETY: a read-only buffer, as core's initReadOnlyStringInfo makes it (maxlen 0); the readers bound themselves by len.
+    // SAFETY: a read-only buffer like that of core's initReadOnlyStringInfo (maxlen 0); the readers respect its len.
     unsafe {
         let mut buffer = pg_sys::StringInfoData {
             data: body.as_ptr().cast_mut().cast(),

@@ -109,7 +109,8 @@ impl WalReceiverConnection {
             return ConnectionAnswer::Error { sqlstate: None, message: "no libpqwalreceiver".to_owned() };
         };
         let types = vec![pg_sys::TEXTOID; columns];
-        // SAFETY: the connection is open; the result is palloc'd in the current context, which ends with the transaction.
+        // SAFETY: the connection is open; the result is palloc'd in the current context, which ends with the
+        // transaction.
         unsafe {
             let result =
                 guarded!(execute(self.connection, command.as_ptr(), columns as core::ffi::c_int, types.as_ptr(),));
