@@ -225,8 +225,8 @@ fn begin_recovery_at(
     Uuid::from_bytes(begin().or_raise().0)
 }
 
-/// The result of [`recovery_state`] on the target, which may be this node or another one, with what a session that watches
-/// it should do.
+/// The result of [`recovery_state`] on the target, which may be this node or another one, with what the watching
+/// session should do.
 #[pg_extern(sql = false)]
 fn recovery_state_at(
     target_dsn: Option<Text>,
