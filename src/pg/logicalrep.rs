@@ -364,7 +364,6 @@ pub struct Opened {
 /// It reads the expressions and predicates of each with their constants folded, which runs functions of the table's
 /// owner (IsIndexUsableForReplicaIdentityFull). In that case the table is opened as its owner. Otherwise it is opened
 /// as the subscription's owner, as in core's apply worker, who needs only his own rights on the schema.
-/// and needs nothing but his own rights on the schema.
 ///
 /// # Safety
 /// In a transaction; the entry is valid until [`close`].
