@@ -1,4 +1,4 @@
-//! Numbers of things in messages (pure), as `counted()` in SQL has them.
+//! Numbers with their nouns in messages (pure), like the SQL function `counted()`.
 
 /// `1 row`, `2 rows`.
 pub fn counted(number: impl Into<i128>, noun: &str) -> String {

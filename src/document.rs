@@ -1,16 +1,17 @@
-//! The documents that this extension keeps, as text (pure): one way to read them and one way to write over them.
+//! The documents that this extension keeps as text (pure): one way to read them and one way to overwrite them.
 //!
-//! A document is absent, or it is foreign (written in another database or on another server, and inert here), or it is this
-//! database's own, or it cannot be read: a later version of this library has written it, or it is damaged. What cannot be
-//! read is never taken for absent, and nothing is written over it.
+//! A document is absent, or foreign (written in another database or on another server, and without effect here), or
+//! this database's own, or unreadable: written by a later version of this library, or damaged. An unreadable document
+//! is never treated as absent, and nothing overwrites it.
 //!
-//! Every document carries a version. A library reads the versions before its own, and refuses later ones without touching
-//! them. Within a version fields may be added, as long as a library that does not know them may ignore them: it keeps them,
-//! at every level, when it writes the document back, so that going back to an older package loses nothing. A new word
-//! where one of several is expected, or a field that must not be ignored, is a new version.
+//! Every document carries a version. A library reads the versions before its own, and refuses later ones without
+//! changing them. A version may gain fields, provided that a library which does not know them may ignore them. Such a
+//! library keeps the unknown fields, at every level, when it writes the document back, so that a return to an older
+//! package loses nothing. A new word in a closed list of words, or a field that must not be ignored, requires a new
+//! version.
 //!
-//! Labels of databases and subscriptions stand in a shared catalog, which databases of every encoding read: documents are
-//! ASCII, all other characters escaped.
+//! The labels of databases and subscriptions are in a shared catalog, which databases of every encoding read. Documents
+//! are therefore ASCII, with all other characters escaped.
 
 use crate::error::SqlError;
 use crate::identity::DatabaseIdentity;
@@ -21,14 +22,14 @@ use serde_json::Value;
 
 /// A kind of document, at its newest version.
 pub trait Document: Serialize + DeserializeOwned {
-    /// The newest version that this library reads, and the one that it writes.
+    /// The newest version that this library reads. It is also the one that it writes.
     const VERSION: u32;
 
-    /// Turns a document of an earlier version into one of this version, but for the number.
+    /// Converts a document of an earlier version into one of this version, except for the version number.
     fn bring_forward(_document: &mut Value, _from: u32) {}
 }
 
-/// What stands where a document is kept.
+/// What was found where a document is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Stored<T> {
     Absent,
@@ -47,7 +48,10 @@ pub enum DocumentError {
 }
 
 impl<T> Stored<T> {
-    /// The document where it is this database's own; an error where it cannot be read.
+    /// The document if it is this database's own, and None if it is absent or foreign.
+    ///
+    /// # Errors
+    /// The document is unreadable.
     pub fn own(self) -> Result<Option<T>, DocumentError> {
         match self {
             Stored::Own(document) => Ok(Some(document)),
@@ -56,7 +60,8 @@ impl<T> Stored<T> {
         }
     }
 
-    /// Goes on with what only its kind knows to check.
+    /// Passes the document to a check that only its own kind can make. An error of the check makes the document
+    /// unreadable.
     pub fn and_then<U>(self, f: impl FnOnce(T) -> Result<U, DocumentError>) -> Stored<U> {
         match self {
             Stored::Absent => Stored::Absent,
@@ -67,15 +72,17 @@ impl<T> Stored<T> {
     }
 }
 
-/// Whose a document in a label is. Every version that may stand in another database's label has it.
+/// The database to which the document in a label belongs. Every version that may be found in another database's label
+/// has these fields.
 #[derive(Deserialize)]
 struct Head {
     system_identifier: u64,
     database: u32,
 }
 
-/// Reads a document in a label. Whose it is comes first: a later version of another database's is that one's business. One that
-/// does not say whose it is, as a later version may choose to, is this one's.
+/// Reads the document in a label. The owner is looked at before the version, because a later version of another
+/// database's document does not concern this database. A document without an owner, which a later version may permit,
+/// counts as this database's own.
 pub fn read<T: Document>(text: Option<&str>, here: DatabaseIdentity) -> Stored<T> {
     let Some(text) = text else { return Stored::Absent };
     let value = match value_of::<T>(text) {
@@ -91,19 +98,25 @@ pub fn read<T: Document>(text: Option<&str>, here: DatabaseIdentity) -> Stored<T
     }
 }
 
-/// Where the document in a label was written, as it says.
+/// The database in which the document in a label was written, according to the document.
 pub fn home(text: &str) -> Option<DatabaseIdentity> {
     let head = serde_json::from_str::<Head>(text).ok()?;
     Some(DatabaseIdentity { system_identifier: head.system_identifier, database: head.database })
 }
 
-/// Reads a document that carries a version and stands where nobody else's can.
+/// Reads a document that carries a version and is kept where no other database can write.
+///
+/// # Errors
+/// The document is damaged or has a later version.
 pub fn parse<T: Document>(text: &str) -> Result<T, DocumentError> {
     Ok(understood(value_of::<T>(text)?)?.1)
 }
 
-/// The document as the text that takes the place of another one: what that one has beyond what this library knows is kept.
-/// What cannot be read is not written over.
+/// The text of a document that is to overwrite another one. It retains those fields of the other document that this
+/// library does not know.
+///
+/// # Errors
+/// The document that would be overwritten is unreadable.
 pub fn written_over<T: Document>(
     before: Option<&str>,
     document: &T,
@@ -122,7 +135,7 @@ pub fn written_over<T: Document>(
 
 /// The document as ASCII.
 pub fn to_text(document: &impl Serialize) -> String {
-    // Structs of strings, numbers and lists cannot fail to be written.
+    // Serialization cannot fail for structs of strings, numbers and lists.
     let json = serde_json::to_string(document).unwrap_or_default();
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
@@ -142,7 +155,7 @@ fn malformed(error: impl std::fmt::Display) -> DocumentError {
     DocumentError::Malformed(error.to_string())
 }
 
-/// A later version may be written in other characters, too.
+/// The JSON of a document, which must be ASCII unless a later version has written it.
 fn value_of<T: Document>(text: &str) -> Result<Value, DocumentError> {
     let value = serde_json::from_str(text).map_err(malformed)?;
     if !text.is_ascii() {
@@ -152,8 +165,10 @@ fn value_of<T: Document>(text: &str) -> Result<Value, DocumentError> {
     Ok(value)
 }
 
-/// The version, which says how all else is to be read, and is therefore looked at before it: an error where it is not one that
-/// this library reads.
+/// The version of a document. It determines how all other fields are read, and is therefore examined first.
+///
+/// # Errors
+/// This library does not read that version, or there is none.
 fn version_of<T: Document>(value: &Value) -> Result<u32, DocumentError> {
     let version = value.get("version").and_then(Value::as_u64).ok_or_else(|| malformed("it has no version"))?;
     match u32::try_from(version) {
@@ -163,7 +178,7 @@ fn version_of<T: Document>(value: &Value) -> Result<u32, DocumentError> {
     }
 }
 
-/// The document, and as it was written, both brought forward to this library's version.
+/// The JSON of a document and what it says, both converted to this library's version.
 fn understood<T: Document>(mut value: Value) -> Result<(Value, T), DocumentError> {
     let version = version_of::<T>(&value)?;
     if version < T::VERSION {
@@ -174,11 +189,13 @@ fn understood<T: Document>(mut value: Value) -> Result<(Value, T), DocumentError
     Ok((value, document))
 }
 
-/// The fields that tell the members of a list apart: one that has the same of them, as far as it has them, is the same.
+/// The fields that identify a member of a list. Two members are the same one if each has the same of these fields, with
+/// equal values.
 const TELLS_APART: [&str; 11] =
     ["id", "slot", "peer", "node", "subscription", "origin", "origin_id", "phase", "relation", "kind", "resolution"];
 
-/// Copies what `raw` has and `known`, which was read from it, has not into `new`. Whether there was something.
+/// Copies into `new` the fields that `raw` has and that `known`, which was read from it, lacks. Returns whether there
+/// were any.
 fn keep_unknown(raw: &Value, known: &Value, new: &mut Value) -> bool {
     match (raw, known, new) {
         (Value::Object(raw), Value::Object(known), Value::Object(new)) => {
@@ -190,7 +207,8 @@ fn keep_unknown(raw: &Value, known: &Value, new: &mut Value) -> bool {
                         new.insert(name.clone(), value.clone());
                         has_kept = true;
                     }
-                    // A value that is left out when it is written; one that this library has taken away, or has given.
+                    // The library knows this field. If it is missing on one side, its value is omitted when written, or
+                    // this library has removed or added it.
                     _ => (),
                 }
             }
@@ -223,16 +241,17 @@ pub enum DocumentKind {
     RetentionRecord,
     /// In the label of a subscription.
     SubscriptionLabel,
-    /// In a large object, which the journal names.
+    /// In a large object that the journal names.
     KeptRows,
 }
 
-/// A document that cannot be read. It is left as it is, and whatever depends on it holds.
+/// A document that cannot be read. It is left unchanged, and whatever depends on it stays as it is.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{} cannot be read", self.what())]
 pub struct Unreadable {
     pub kind: DocumentKind,
-    /// What has the label, as SECURITY LABEL names it (`SCHEMA spock`); of kept rows the number of the large object.
+    /// The object that has the label, in the form that SECURITY LABEL uses (`SCHEMA spock`). For kept rows, the oid of
+    /// the large object.
     pub object: String,
     pub error: DocumentError,
 }
@@ -248,7 +267,7 @@ impl Unreadable {
         }
     }
 
-    /// Its name among the checks of the health check.
+    /// The name of this document in the health check.
     pub fn name(&self) -> String {
         match self.kind {
             DocumentKind::Journal => "journal".to_owned(),
@@ -258,7 +277,7 @@ impl Unreadable {
         }
     }
 
-    /// What holds until it can be read.
+    /// What is blocked until the document can be read.
     pub fn holds(&self) -> &'static str {
         match self.kind {
             DocumentKind::Journal => {
@@ -275,7 +294,7 @@ impl Unreadable {
         }
     }
 
-    /// How it is removed by hand.
+    /// The SQL command that removes the document.
     pub fn removal(&self) -> String {
         let object = &self.object;
         match self.kind {
@@ -284,7 +303,7 @@ impl Unreadable {
         }
     }
 
-    /// What its removal loses.
+    /// What is lost if the document is removed.
     pub fn loss(&self) -> &'static str {
         match self.kind {
             DocumentKind::Journal => {

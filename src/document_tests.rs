@@ -1,4 +1,4 @@
-//! The three states of every kind of document, and what is kept of a newer library's when it is written back.
+//! The states of every kind of document, and which fields of a newer library are kept when a document is written back.
 
 use crate::document::*;
 use crate::identity::DatabaseIdentity;
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: 7, database: 5 };
 
-/// The full document of each kind, with what it is read and written by.
+/// The complete document of each kind, and a function that reads and rewrites it.
 struct Sample {
     text: String,
-    /// Reads the text, and writes what was read over it.
+    /// Reads the first text, and writes the result over the second one.
     rewrite: fn(&str, &str) -> Result<String, DocumentError>,
 }
 
@@ -41,7 +41,7 @@ fn samples() -> [Sample; 2] {
     ]
 }
 
-/// The paths to every object in a document whose names are those of fields, not words of its own.
+/// The paths to every object in a document whose keys are names of fields instead of data.
 fn objects(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
@@ -106,7 +106,7 @@ fn what_stands_there_is_absent_foreign_readable_or_not_and_only_what_cannot_be_r
         let elsewhere = with(&text, "", "database", &json!(home_of(&text).database + 1));
         assert_eq!(rewrite(&text, &text).as_deref(), Ok(text.as_str()));
         assert_eq!(rewrite(&text, &elsewhere).as_deref(), Ok(text.as_str()));
-        // Whatever its version: it is another database's.
+        // The version does not matter here, because the document belongs to another database.
         assert_eq!(rewrite(&text, &with(&elsewhere, "", "version", &json!(9))).as_deref(), Ok(text.as_str()));
         let later = with(&text, "", "version", &json!(9));
         assert_eq!(rewrite(&text, &later), Err(DocumentError::Later { found: 9, known: 1 }));
@@ -137,14 +137,14 @@ fn a_later_version_is_told_as_one_whatever_it_has_left_out_or_changed() {
             assert_eq!(rewrite(&text, &document.to_string()), Err(later.clone()), "another {name}");
         }
         assert_eq!(rewrite(&text, r#"{"version":9}"#), Err(later.clone()));
-        // Of this version it is damaged, and without a version nobody knows.
+        // A document of this version without its fields is damaged, and so is one without a version.
         for damaged in [r#"{"version":1}"#, r#"{"version":"9"}"#, r#"{"version":0}"#, "{}"] {
             assert!(matches!(rewrite(&text, damaged), Err(DocumentError::Malformed(_))), "{damaged}");
         }
     }
 }
 
-/// A kind of document that had another shape in its first version.
+/// A kind of document that had other fields in its first version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Third {
     version: u32,

@@ -1,13 +1,14 @@
-//! How an error becomes a PostgreSQL error: each area's enum gives every variant its SQLSTATE, detail and hint.
+//! Conversion of this library's errors into PostgreSQL errors: each area has an enum that gives every variant its
+//! SQLSTATE, detail and hint.
 //!
-//! Errors travel as `Result` and are raised only at a SQL function's or a worker's entry, so that no Rust value
-//! that must be dropped is skipped.
+//! Errors travel as `Result` and are raised only at the entry of a SQL function or of a worker. Otherwise the ERROR
+//! would skip Rust values that must be dropped.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-/// An error that a user can read. Messages are PostgreSQL's style: lower case, no full stop, names quoted, never a
-/// connection string; detail and hint are sentences.
+/// An error that a user can read. Messages have PostgreSQL's style: lower case, no full stop, quoted names, and never a
+/// connection string. Detail and hint are sentences.
 pub trait SqlError: std::error::Error {
     fn sqlstate(&self) -> PgSqlErrorCode;
 
@@ -15,7 +16,7 @@ pub trait SqlError: std::error::Error {
         None
     }
 
-    /// What to type next.
+    /// The command or action that the user should try next.
     fn hint(&self) -> Option<String> {
         None
     }
@@ -33,13 +34,13 @@ pub fn report_of(error: &impl SqlError) -> ErrorReport {
     report
 }
 
-/// The five characters of a SQLSTATE that core packed into an int (utils/elog.h, MAKE_SQLSTATE: six bits each, the first
-/// lowest).
+/// The five characters of a SQLSTATE that core has packed into an int (utils/elog.h, MAKE_SQLSTATE): six bits each, the
+/// first character in the lowest bits.
 pub fn unpack_sqlstate(packed: i32) -> [u8; 5] {
     std::array::from_fn(|index| ((packed >> (6 * index)) & 0x3f) as u8 + b'0')
 }
 
-/// The code of five characters, unless it is none that this library knows.
+/// The error code for the five characters of a SQLSTATE; None if this library does not know it.
 pub fn known_sqlstate(text: &str) -> Option<PgSqlErrorCode> {
     let code: &[u8; 5] = text.as_bytes().try_into().ok()?;
     if !code.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()) {
@@ -51,13 +52,13 @@ pub fn known_sqlstate(text: &str) -> Option<PgSqlErrorCode> {
     (known as i32 == packed).then_some(known)
 }
 
-/// Ends the statement with the error.
+/// Raises the error, which ends the statement.
 pub fn raise(error: &impl SqlError) -> ! {
     report_of(error).report(PgLogLevel::ERROR);
     unreachable!("ERROR does not return")
 }
 
-/// For SQL functions: the value, or the error raised.
+/// For SQL functions: returns the value, or raises the error.
 pub trait OrRaise<T> {
     fn or_raise(self) -> T;
 }
@@ -71,7 +72,7 @@ impl<T, E: SqlError> OrRaise<T> for Result<T, E> {
     }
 }
 
-/// The library was loaded by a session instead of the postmaster.
+/// A session has loaded the library, instead of the postmaster.
 #[derive(Debug, thiserror::Error)]
 #[error("spock_recovery must be loaded by shared_preload_libraries")]
 pub struct NotPreloaded;
@@ -94,7 +95,7 @@ impl SqlError for NotPreloaded {
     }
 }
 
-/// A query of ours on the catalogs that could not be run: a bug, or a catalog that was tampered with.
+/// A query of this library on the catalogs has failed: this is a bug, or a catalog was tampered with.
 impl SqlError for pgrx::spi::Error {
     fn sqlstate(&self) -> PgSqlErrorCode {
         PgSqlErrorCode::ERRCODE_INTERNAL_ERROR

@@ -1,8 +1,10 @@
-//! Places where a test makes a server crash, fail or wait. Without the cargo feature `failpoints` nothing is compiled.
+//! Places at which a test makes a server crash, fail or wait. Without the cargo feature `failpoints` the functions are
+//! empty.
 //!
-//! A failpoint is armed by a file `spock_failpoints/<name>` in the data directory that holds `crash`, `error` or
-//! `wait`; it is disarmed before it acts, so that a restarted server does not die of it again, and leaves
-//! `<name>.hit` behind. Files rather than settings: they survive a crash and need no session.
+//! A failpoint is armed by the file `spock_failpoints/<name>` in the data directory, which contains `crash`, `error` or
+//! `wait`. When it is reached, it leaves the file `<name>.hit` behind. It is disarmed before it crashes or fails, so
+//! that the restarted server does not do so again; a wait ends when the file is removed. Files are used instead of
+//! settings, because they survive a crash and need no session.
 
 pub mod names;
 
@@ -45,7 +47,8 @@ pub fn hit(name: &str) {
 #[inline(always)]
 pub fn hit(_name: &str) {}
 
-/// Loops without ever waiting while the file of this name is there, checking as every loop of ours must.
+/// Loops without waiting as long as the file of this name exists, and checks for interrupts as every loop in this
+/// library must.
 #[cfg(feature = "failpoints")]
 pub fn spin_while_armed(name: &str) {
     while std::path::Path::new("spock_failpoints").join(name).exists() {

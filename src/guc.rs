@@ -1,5 +1,5 @@
-//! The settings. Each is added by the code that first reads it; its default is justified here and nowhere else.
-//! Names avoid those of the extension `spock`, and its prefix is not reserved, for both may be loaded.
+//! The settings (GUCs). The default of each is justified here and nowhere else. The names differ from those of the
+//! extension `spock`, and the prefix `spock` is not reserved, because both libraries may be loaded.
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::ffi::{CStr, CString};
@@ -10,10 +10,10 @@ use std::time::Duration;
 pub enum Policy {
     #[name = c"last_update_wins"]
     LastUpdateWins,
-    /// The failed node's change, however old.
+    /// The failed node's change is applied, however old it is.
     #[name = c"apply_remote"]
     ApplyRemote,
-    /// What others have written here, however old.
+    /// The row that another node has written here is kept, however old it is.
     #[name = c"keep_local"]
     KeepLocal,
     /// The rescue waits at the first conflict.
@@ -21,53 +21,58 @@ pub enum Policy {
     Error,
 }
 
-/// `spock.manager_naptime`: how long a manager or the launcher sleeps when nothing wakes it. What users do wakes
-/// them; one second bounds what nobody announces, such as a subscription changed by a restore.
+/// `spock.manager_naptime`: how long a manager or the launcher sleeps when nothing wakes it. Users' commands wake both
+/// at once; one second bounds the delay of changes without a notification, such as a subscription that a restore has
+/// changed.
 static MANAGER_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 
-/// `spock.recovery_poll_interval`: how often a poller asks its peer. Two seconds keep the slot's horizon within
-/// seconds of the peers, for one small query per peer.
+/// `spock.recovery_poll_interval`: how often a poller asks its peer. Two seconds keep the slot's horizon within seconds
+/// of what the peers have applied, at the cost of one small query per peer.
 static RECOVERY_POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(2_000);
 
-/// `spock.peer_timeout`: how long a peer may take to accept a connection or to answer. Five seconds are far above
-/// a healthy answer over a wide-area network and below what a person waits at a prompt.
+/// `spock.peer_timeout`: how long a peer may take to accept a connection or to answer. Five seconds are far above a
+/// healthy answer over a wide-area network and below what a person is willing to wait at a prompt.
 static PEER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 
-/// `spock.max_databases`: shared memory is laid out for this many databases with the extension. Sixteen cost
-/// about 2 MB with the default of `spock.max_peers`; it grows with the square of that, for each peer's progress through
-/// each origin is kept.
+/// `spock.max_databases`: shared memory is laid out for this many databases with the extension. Sixteen take about 2 MB
+/// with the default of `spock.max_peers`; the size grows with the square of that setting, because it holds each peer's
+/// progress for each origin.
 static MAX_DATABASES: GucSetting<i32> = GucSetting::<i32>::new(16);
 
-/// `spock.max_peers`: shared memory is laid out for this many peers per database. Meshes beyond 32 nodes are
-/// beyond what native replication carries (each node would run 31 apply workers).
+/// `spock.max_peers`: shared memory is laid out for this many peers per database. A mesh of more than 32 nodes is
+/// beyond what native replication can carry: each node would run an apply worker for every other node.
 static MAX_PEERS: GucSetting<i32> = GucSetting::<i32>::new(32);
 
-/// `spock.enable_recovery_slots`: on, because a slot that was not there before the disaster helps nobody after it.
+/// `spock.enable_recovery_slots`: on, because only a slot that existed before a node was lost has the WAL to recover
+/// from.
 static ENABLE_RECOVERY_SLOTS: GucSetting<bool> = GucSetting::<bool>::new(true);
 
-/// `spock.recovery_slot_advance_interval`: how often the slot is moved at most. Each move writes a small catalog row and
-/// decodes the WAL that it passes; ten seconds of WAL are little to keep.
+/// `spock.recovery_slot_advance_interval`: the least time between two moves of the slot. Each move writes the retention
+/// record, a small catalog row, and decodes the WAL that it passes; ten seconds of WAL are little to retain.
 static RECOVERY_SLOT_ADVANCE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
-/// `spock.recovery_slot_max_wal`: no limit by default, for giving up a peer is a decision of the administrator.
+/// `spock.recovery_slot_max_wal`: no limit by default, because giving up a peer is the administrator's decision.
 static RECOVERY_SLOT_MAX_WAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 
-/// `spock.recovery_slot_failover`: off, because a failover slot waits for the standbys that it is synchronised to.
+/// `spock.recovery_slot_failover`: off, because moving a failover slot waits for the standbys to which it is
+/// synchronised.
 static RECOVERY_SLOT_FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-/// `spock.rescue_clone_ttl`: a clone made by hand keeps WAL, and nobody else would ever drop it; a day is time enough to
-/// begin the rescue that it was made for.
+/// `spock.rescue_clone_ttl`: a clone made by hand retains WAL, and no recovery would ever drop it. A day is time enough
+/// to begin the rescue that it was made for.
 static RESCUE_CLONE_TTL: GucSetting<i32> = GucSetting::<i32>::new(24 * HOUR_MS);
 
-/// `spock.rescue_lock_timeout`: while a recovery waits for somebody's lock the subscriptions to living peers stand still. Half a
-/// minute is far more than transactions take that run, and less than a sender waits for a receiver that is busy
-/// (wal_sender_timeout, a minute).
+/// `spock.rescue_lock_timeout`: while a recovery waits for a lock, the subscriptions to running peers are suspended.
+/// Thirty seconds are far longer than ordinary transactions hold a lock, and shorter than the time for which a
+/// walsender waits for a busy receiver (wal_sender_timeout, one minute).
 static RESCUE_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
 
-/// `spock.rescue_conflict_resolution`: the later commit wins, for then all survivors come to the same rows by themselves.
+/// `spock.rescue_conflict_resolution`: the later commit wins, because all survivors then reach the same rows
+/// independently.
 static RESCUE_CONFLICT_RESOLUTION: GucSetting<Policy> = GucSetting::<Policy>::new(Policy::LastUpdateWins);
 
-/// The session settings of the output plugin: no default, for it refuses to stream without them.
+/// The session settings of the output plugin. They have no defaults: the plugin refuses to stream without those it
+/// needs.
 static RESCUE_ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static RESCUE_SKIP_LSN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static RESCUE_STOP_LSN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -109,7 +114,7 @@ pub fn recovery_slot_advance_interval() -> Duration {
     milliseconds(&RECOVERY_SLOT_ADVANCE_INTERVAL)
 }
 
-/// Bytes of WAL that the slot may keep; None for no limit.
+/// The WAL that the slot may retain, in bytes; None means no limit.
 pub fn recovery_slot_max_wal() -> Option<u64> {
     let megabytes = u64::from(RECOVERY_SLOT_MAX_WAL.get().unsigned_abs());
     (megabytes > 0).then_some(megabytes << 20)
@@ -123,7 +128,7 @@ pub fn rescue_clone_ttl() -> Duration {
     milliseconds(&RESCUE_CLONE_TTL)
 }
 
-/// None: no limit.
+/// None means no limit.
 pub fn rescue_lock_timeout() -> Option<Duration> {
     Some(milliseconds(&RESCUE_LOCK_TIMEOUT)).filter(|limit| !limit.is_zero())
 }
@@ -132,7 +137,7 @@ pub fn rescue_conflict_resolution() -> Policy {
     RESCUE_CONFLICT_RESOLUTION.get()
 }
 
-/// A setting of the output plugin as it stands in this session; empty where it is not set.
+/// The value of a setting of the output plugin in this session; empty if it is not set.
 fn text(setting: &GucSetting<Option<CString>>) -> String {
     setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
 }

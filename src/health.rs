@@ -1,6 +1,6 @@
-//! quick_health_check(): one row per thing that a rescue will need, judged before it is needed.
+//! quick_health_check(): one row for each thing that a rescue will need, judged before it is needed.
 //!
-//! What is judged is gathered in one place (sql); judging is pure.
+//! The facts are gathered in one place (src/sql/health.rs). The judgement is pure.
 
 pub mod capacity;
 pub mod documents;

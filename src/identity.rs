@@ -1,14 +1,15 @@
-//! Which database of which server a document belongs to (pure). What was written elsewhere is inert here.
+//! The identity of the database and server to which a document belongs (pure). A document that was written elsewhere
+//! has no effect here.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A database of a server. Two nodes never share both; a physical copy shares both with its original.
+/// A database of a server. No two nodes have the same identity, but a physical copy has the identity of its original.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct DatabaseIdentity {
-    /// pg_control's system identifier, made anew by each initdb.
+    /// The system identifier in pg_control, which each initdb generates anew.
     pub system_identifier: u64,
-    /// The database's oid there.
+    /// The oid of the database on that server.
     pub database: u32,
 }
 
@@ -23,12 +24,12 @@ impl DatabaseIdentity {
         [(PEER_SYSTEM_IDENTIFIER, self.system_identifier.to_string()), (PEER_DATABASE, self.database.to_string())]
     }
 
-    /// The identity that a server's options carry, in catalog form (`name=value`); None for a peer's server.
+    /// The identity in a foreign server's options, which have the catalog's form (`name=value`); None for a peer.
     pub fn from_server_options<'a>(options: impl IntoIterator<Item = &'a str>) -> Option<DatabaseIdentity> {
         DatabaseIdentity::from_options(options, SYSTEM_IDENTIFIER, DATABASE)
     }
 
-    /// The identity that a peer's server is bound to; None before it was first heard.
+    /// The identity to which a peer's foreign server is bound; None if the peer has not answered yet.
     pub fn from_peer_options<'a>(options: impl IntoIterator<Item = &'a str>) -> Option<DatabaseIdentity> {
         DatabaseIdentity::from_options(options, PEER_SYSTEM_IDENTIFIER, PEER_DATABASE)
     }
@@ -56,13 +57,13 @@ impl fmt::Display for DatabaseIdentity {
     }
 }
 
-/// Option of a local node's server: the system identifier of the server it was created on.
+/// Option of the local node's foreign server: the system identifier of the server on which the node was created.
 pub const SYSTEM_IDENTIFIER: &str = "system_identifier";
-/// Option of a local node's server: the oid of the database it was created in.
+/// Option of the local node's foreign server: the oid of the database in which the node was created.
 pub const DATABASE: &str = "database";
-/// Option of a peer's server: the system identifier that the peer had when it was first heard.
+/// Option of a peer's foreign server: the system identifier with which the peer first answered.
 pub const PEER_SYSTEM_IDENTIFIER: &str = "peer_system_identifier";
-/// Option of a peer's server: the oid that its database had there then.
+/// Option of a peer's foreign server: the oid of the peer's database at that time.
 pub const PEER_DATABASE: &str = "peer_database";
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub struct IntentId(pub [u8; 16]);
 
 impl IntentId {
-    /// Of 16 random bytes: version 4 (RFC 9562, section 5.4).
+    /// Makes a version 4 UUID out of 16 random bytes (RFC 9562, section 5.4).
     pub fn from_random(mut bytes: [u8; 16]) -> IntentId {
         bytes[6] = (bytes[6] & 0x0f) | 0x40;
         bytes[8] = (bytes[8] & 0x3f) | 0x80;

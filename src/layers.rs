@@ -1,11 +1,12 @@
-//! The order in which modules may import each other, and the test that keeps it.
+//! The order in which modules may import each other, and the tests that enforce it.
 
 use proc_macro2::{TokenStream, TokenTree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The lowest first. A module imports from lower layers; of those in one layer none imports another.
+/// The layers, the lowest first. A module imports only from lower layers, and modules of the same layer do not import
+/// each other.
 const LAYERS: &[&[&str]] = &[
     &["counted", "error", "identity", "lsn", "protocol"],
     &["document", "intent_id", "node_name"],
@@ -29,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["document_tests", "layers", "lib", "pg_tests"],
 ];
 
-/// A file's module, as a path from the crate's root.
+/// The module of a file, as a path from the crate's root.
 type Module = Vec<String>;
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -48,13 +49,14 @@ fn module_of(root: &Path, file: &Path) -> Module {
     relative.iter().map(|part| part.to_string_lossy().into_owned()).collect()
 }
 
-/// Every path that begins with `crate` or `super`, also within groups of `use` and macros, as a path from the root.
+/// Collects every path that begins with `crate` or `super`, also within groups of `use` and within macros, as a path
+/// from the root.
 fn paths(tokens: &TokenStream, module: &[String], found: &mut BTreeSet<Module>) {
     let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
     let mut at = 0;
     while at < tokens.len() {
         match &tokens[at] {
-            // A module within the file: its super is the file's own module.
+            // A module within the file: its `super` is the module of the file.
             TokenTree::Ident(word) if word == "mod" => {
                 if let Some(TokenTree::Group(body)) = tokens.get(at + 2) {
                     let inner: Module = module.iter().cloned().chain(["inner".to_owned()]).collect();
@@ -83,7 +85,7 @@ fn follows_colon(tokens: &[TokenTree], at: usize) -> bool {
     at > 0 && matches!(&tokens[at - 1], TokenTree::Punct(mark) if mark.as_char() == ':')
 }
 
-/// Follows `::a::b::{…}` from `at`; notes each path. Returns where it ends.
+/// Follows `::a::b::{…}` from `at` and collects each path. Returns the index of the token after them.
 fn path_from(tokens: &[TokenTree], mut at: usize, base: &mut Module, found: &mut BTreeSet<Module>) -> usize {
     let is_colon = |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(mark)) if mark.as_char() == ':');
     while is_colon(at) && is_colon(at + 1) {
@@ -115,7 +117,7 @@ fn path_from(tokens: &[TokenTree], mut at: usize, base: &mut Module, found: &mut
     at
 }
 
-/// What each module imports: modules, by the longest path that is a file.
+/// The modules that each module imports: of each path, the longest prefix that is a file.
 fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -157,10 +159,10 @@ fn modules_import_from_lower_layers_alone() {
     assert_eq!(upwards, Vec::<String>::new());
 }
 
-/// What prepares, opens, finds and changes rows of a table by core's executor is one thing in four files.
+/// The four files that prepare, open, find and change rows of a table with core's executor depend on each other.
 const ONE_THING: &[&str] = &["pg::executor", "pg::held", "pg::open_table", "pg::tuple"];
 
-/// Within a folder as well there is no circle. A module may name what the modules that it lies in define.
+/// There is no circle of imports within a folder either. A module may use what its parent modules define.
 #[test]
 fn no_modules_import_each_other_in_a_circle() {
     let imports: BTreeMap<Module, BTreeSet<Module>> = imports()

@@ -1,7 +1,8 @@
 //! spock_recovery: recovers a cluster of nodes in logical replication from the loss of one of them.
 //!
-//! Where things live: `node` is the registry of nodes, `worker` the background workers, `remote` the questions to a
-//! peer, `shmem` what the processes share, `pg` the wrappers round PostgreSQL. docs/design/architecture.md tells the whole.
+//! The modules that matter first: `node` is the registry of nodes, `worker` holds the background workers, `remote` asks
+//! a peer, `shmem` is the shared memory of these processes, and `pg` wraps PostgreSQL. docs/design/architecture.md
+//! describes the whole.
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, ffi_unwind_calls)]
 #![warn(missing_debug_implementations)]
 
@@ -55,7 +56,7 @@ pgrx::extension_sql_file!(
     requires = ["registry", "slot", "recovery", "plan", "recover"]
 );
 
-/// What PostgreSQL calls when it loads the library.
+/// PostgreSQL calls this function when it loads the library.
 #[allow(unsafe_code)] // a symbol that PostgreSQL looks up by name
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
@@ -71,13 +72,13 @@ pub extern "C-unwind" fn _PG_init() {
         on_subtransaction_end: stand_aside::end_of_subtransaction,
         on_utility: worker::utility::before,
     });
-    // pg_upgrade's servers must be left as they are.
+    // The servers that pg_upgrade starts must be left unchanged.
     if !pg::process::in_binary_upgrade() {
         worker::start::register_launcher();
     }
 }
 
-/// What `cargo pgrx test` asks for; `make test` runs the same tests by tests/pg_tests.rs, which needs no sudo.
+/// What `cargo pgrx test` requires. `make test` runs the same tests through tests/pg_tests.rs, which needs no sudo.
 #[cfg(test)]
 pub mod pg_test {
     pub fn setup(_options: Vec<&str>) {}

@@ -1,5 +1,5 @@
-//! Positions in WAL, as two types that cannot be compared (pure): mixing the WAL of the node that committed a transaction
-//! with the WAL of the server at hand has lost data elsewhere.
+//! WAL positions, as two types that cannot be compared with each other (pure). Confusing a position in the WAL of the
+//! node that committed a transaction with one in the WAL of the server at hand would lose data.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -20,7 +20,7 @@ macro_rules! lsn_type {
                 (self != $name::ZERO).then_some(self)
             }
 
-            /// Bytes from `earlier` to `self`; zero if it is not earlier.
+            /// The bytes from `earlier` to `self`; zero if `earlier` is not earlier.
             pub fn bytes_since(self, earlier: $name) -> u64 {
                 self.0.saturating_sub(earlier.0)
             }
@@ -62,7 +62,7 @@ macro_rules! lsn_type {
 }
 
 lsn_type! {
-    /// A position in the WAL of the node that first committed a transaction: the end of its commit record there.
+    /// A position in the WAL of the node that first committed a transaction: the end of the commit record there.
     OriginLsn
 }
 lsn_type! {
@@ -71,12 +71,13 @@ lsn_type! {
 }
 
 impl OriginLsn {
-    /// Beyond every position: of WAL that nobody can vouch for, everything may have been let go.
+    /// A position after all others. As a released position it means that a node cannot prove to have any of an origin's
+    /// WAL.
     pub const INFINITY: OriginLsn = OriginLsn(u64::MAX);
 }
 
 impl LocalLsn {
-    /// The same position as other nodes count it: of transactions that were committed first on the server at hand.
+    /// This position as other nodes record it for transactions that were first committed on the server at hand.
     pub fn as_origin(self) -> OriginLsn {
         OriginLsn(self.0)
     }
@@ -86,7 +87,7 @@ impl LocalLsn {
 #[error("not a WAL position")]
 pub struct ParseLsnError;
 
-/// `X/Y` in hexadecimal, as type pg_lsn reads it.
+/// Parses `X/Y` in hexadecimal, as the type pg_lsn does.
 fn parse(text: &str) -> Option<u64> {
     let (high, low) = text.split_once('/')?;
     let part = |digits: &str| {

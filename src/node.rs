@@ -1,7 +1,7 @@
 //! The node registry: which node this database is, which peers it has, and which node each subscription comes from.
 //!
-//! It lives in catalogs (foreign servers, user mappings, security labels), never in tables of ours: those would be
-//! published by every FOR ALL TABLES publication.
+//! The registry is kept in catalogs (foreign servers, user mappings, security labels), never in tables of this
+//! extension, because every FOR ALL TABLES publication would publish those.
 
 pub mod conninfo;
 pub mod error;

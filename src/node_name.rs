@@ -1,14 +1,15 @@
-//! What may be the name of a node (pure).
+//! The rules for the name of a node (pure).
 
 use crate::error::SqlError;
 use pgrx::PgSqlErrorCode;
 use std::fmt;
 
-/// Longest name in bytes. Type `name` holds 63, but cuts a longer literal silently, at a character boundary: somewhere
-/// from 60 to 63 bytes, for a character has at most four. With 59 a name that was cut is never taken for a whole one.
+/// The longest name, in bytes. The type `name` holds 63 bytes and silently truncates a longer literal at a character
+/// boundary, so that 60 to 63 bytes remain, since a character has at most four. With a limit of 59 a truncated name is
+/// never accepted as a complete one.
 pub const MAX_BYTES: usize = 59;
 
-/// The name of a node, known to be a legal one.
+/// The name of a node, which has been checked.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct NodeName(String);
 
@@ -33,7 +34,8 @@ impl NodeName {
         } else if name.chars().any(char::is_control) {
             Err(NodeNameError::ControlCharacter)
         } else if name.contains(char::REPLACEMENT_CHARACTER) {
-            // What bytes of an SQL_ASCII database become that are no UTF-8: peers could not be told such a name.
+            // The bytes of an SQL_ASCII database are converted to this character if they are not UTF-8. Such a name
+            // could not be sent to peers.
             Err(NodeNameError::UnknownEncoding)
         } else {
             Ok(NodeName(name.to_owned()))
@@ -93,7 +95,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever type `name` makes of a text that is too long for it is refused.
+        /// A text that is too long for the type `name` is refused after that type has truncated it.
         #[test]
         fn a_name_that_was_cut_is_never_accepted(text in "\\PC{16,80}") {
             prop_assume!(text.len() > 63);

@@ -1,6 +1,7 @@
-//! Safe wrappers round PostgreSQL's C functions: the one folder where `unsafe` is at home.
+//! Safe wrappers round PostgreSQL's C functions. Most of the crate's `unsafe` is in this folder.
 //!
-//! Names are PostgreSQL's own in snake_case. A wrapper checks what C assumes, or says in `SAFETY` why it holds.
+//! Names are PostgreSQL's own in snake_case. A wrapper checks what the C function assumes, or its `SAFETY` comment says
+//! why that holds.
 #![allow(unsafe_code)]
 
 pub mod apply_as;

@@ -1,8 +1,9 @@
-//! What can be done for a survivor that lacks transactions of a failed node, from whom, why, and what it takes (pure).
+//! Plans: what can be done for a survivor that lacks transactions of a failed node, from which source, why, and what it
+//! requires (pure).
 //!
-//! From what each node says of itself (facts) follow the proof, condition by condition, the range to replay and the
-//! resources to hold. It fails closed: what is not known counts as not holding, and no step is taken on a plan that does
-//! not say catch_up.
+//! A plan follows from the facts that each node reports about itself. It consists of the proof, condition by condition,
+//! the range to replay and the resources to reserve. It fails closed: a condition that is not known to hold counts as
+//! violated, and nothing is changed unless the outcome is catch_up.
 
 pub mod advice;
 pub mod choice;
@@ -28,19 +29,21 @@ use proof::Condition;
 use range::{Positions, Range, RangeError};
 use serde::Serialize;
 
-/// What is asked, beyond the nodes' facts.
+/// What the caller wants, and what is known beyond the nodes' facts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes {
-    /// Bounds that the caller has given; None: all that the target lacks of what the source has.
+    /// Bounds that the caller has given. None: everything that the source has and the target lacks.
     pub skip: Option<OriginLsn>,
     pub stop: Option<OriginLsn>,
-    /// The target will be told how to reach the source, or was the one to ask it: what its poller says does not count.
+    /// Whether the target can connect to the source regardless of what its poller reports, because it will be given a
+    /// connection string or has itself just asked the source.
     pub knows_the_way: bool,
-    /// The source was asked by the target, by the connection string that the rescue will use: that role's rights count.
+    /// Whether the target has asked the source, with the connection string that the rescue will use. Only then are the
+    /// rights of that role known.
     pub asked_by_target: bool,
-    /// The failed node has just answered to who plans.
+    /// Whether the failed node has just answered the node that makes the plan.
     pub failed_answers: bool,
-    /// The clone is there already.
+    /// Whether the clone already exists.
     pub has_clone: bool,
 }
 
@@ -49,30 +52,33 @@ pub struct Wishes {
 pub struct Plan {
     pub failed: String,
     pub target: String,
-    /// None: there is nobody to ask.
+    /// None: there is no source to ask.
     pub source: Option<String>,
-    /// None: nothing can be said of the target, for it does not answer, or it is no subscriber of the failed node.
+    /// None: nothing is known about the target, because it does not answer or does not subscribe to the failed node.
     pub outcome: Option<Outcome>,
     pub reason: Reason,
-    /// What to do about it.
+    /// What the user should do.
     pub advice: String,
-    /// How far the target has applied the failed node, and how far it is past it.
+    /// How far the target has applied the failed node.
     pub target_lsn: Option<OriginLsn>,
+    /// How far the target is past the failed node's WAL; never less than `target_lsn`.
     pub target_passed_lsn: Option<OriginLsn>,
+    /// How far the source has applied the failed node.
     pub source_lsn: Option<OriginLsn>,
-    /// Up to where the source may have let go.
+    /// The position up to which the source may have released the failed node's transactions.
     pub released_lsn: Option<OriginLsn>,
-    /// What is to be replayed.
+    /// The range to be replayed.
     pub range: Option<Range>,
-    /// Bytes of the failed node's WAL between the two.
+    /// Bytes of the failed node's WAL between target_lsn and source_lsn.
     pub gap_bytes: Option<u64>,
     pub proof: Vec<Condition>,
     pub pins: Vec<Pin>,
-    /// What does not stand in the way, and should be known.
+    /// Remarks about things that do not prevent the recovery, but that the user should know.
     pub notes: Vec<String>,
-    /// Nodes that survivors know, or that ask them, and that the one that plans does not know: nobody has looked at them.
+    /// Nodes that survivors know, or that ask survivors, and that are unknown to the node that makes the plan. Nothing
+    /// is known about what they have.
     pub unknown_nodes: Vec<String>,
-    /// The other survivors that were looked at as a source.
+    /// The other survivors that were examined as a source.
     pub others: Vec<Other>,
 }
 
@@ -81,13 +87,13 @@ pub struct Plan {
 pub struct Other {
     pub source: String,
     pub source_lsn: Option<OriginLsn>,
-    /// Why it cannot serve; gap_covered where it could, but has less.
+    /// Why the survivor cannot be the source; gap_covered if it could be, but has less.
     pub reason: Reason,
     pub finding: String,
 }
 
 impl Plan {
-    /// The first condition or pin that does not hold, in words.
+    /// The finding of the first condition or pin that does not hold.
     pub fn finding(&self) -> Option<&str> {
         let condition = self.proof.iter().find(|condition| !condition.holds);
         let pin = self.pins.iter().find(|pin| !pin.is_free);
@@ -99,7 +105,7 @@ impl Plan {
         }
     }
 
-    /// A plan of which nothing is known but why.
+    /// A plan about which only the reason is known.
     pub fn without_source(failed: &str, target: &str, outcome: Option<Outcome>, reason: Reason) -> Plan {
         let mut plan = Plan {
             failed: failed.to_owned(),
@@ -125,7 +131,10 @@ impl Plan {
     }
 }
 
-/// Plans the recovery of `target` from `source`. Err: bounds that the caller has given and that make no sense.
+/// Plans the recovery of `target` from `source`.
+///
+/// # Errors
+/// The bounds that the caller has given are not possible.
 pub fn from_source(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Result<Plan, RangeError> {
     let (ours, theirs) = (target.only_subscription(), source.only_subscription());
     let (target_lsn, passed) = (ours.and_then(|ours| ours.lacks_from()), ours.and_then(|ours| ours.passed()));
@@ -135,13 +144,14 @@ pub fn from_source(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes:
     let pins = pins::needed(failed, target, source, wishes);
     let range = match (target_lsn, passed, source_lsn) {
         (Some(target_applied), Some(target_passed), Some(source_applied)) if source_applied >= target_applied => {
-            // What may have been let go is a condition of the proof, not an error.
+            // Whether the source has released any of it is a condition of the proof, not an error.
             let positions = Positions { target_applied, target_passed, source_applied, released: OriginLsn::ZERO };
             Some(range::range(wishes.skip, wishes.stop, positions)?)
         }
         _ => None,
     };
-    // One that began behind all that the source has applied lacks nothing of it either.
+    // A target that has applied nothing, and began after everything that the source has applied, lacks none of it
+    // either.
     let has_begun_later =
         ours.is_some_and(|ours| ours.applied.is_none()) && source_lsn.is_some() && source_lsn <= target_lsn;
     let is_equal = (target_lsn.is_some() && target_lsn == source_lsn) || has_begun_later;

@@ -1,4 +1,5 @@
-//! Questions to a peer, over libpqwalreceiver alone: conninfo, TLS, passfile and interrupts as in every subscription.
+//! Queries to a peer, which use libpqwalreceiver alone: conninfo, TLS, passfile and interrupts work as for a
+//! subscription.
 
 pub mod argument;
 pub mod connection;

@@ -1,6 +1,8 @@
-//! The SQL entry points: what a call says is checked here, what it asks for is done elsewhere, and rows are made of the answer.
+//! The SQL entry points. They check the arguments of a call, let lower layers do the work, and turn the result into
+//! rows.
 //!
-//! Their CREATE FUNCTION, grants and comments stand in the folder sql/ beside src/. This is the highest layer: nothing imports it.
+//! Their CREATE FUNCTION, grants and comments are in the folder sql/ beside src/. This is the highest layer: no module
+//! imports it.
 
 mod clone;
 mod clone_recovery;

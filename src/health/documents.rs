@@ -1,10 +1,10 @@
-//! The verdict on documents that cannot be read: which, why, and what to type.
+//! The check of documents that cannot be read: which one, why, and what to do.
 
 use super::judge::{Check, Status};
 use crate::document::Unreadable;
 use crate::error::SqlError;
 
-/// Nothing is written over it, so that it is there for a library that can read it; but until then much holds.
+/// Nothing overwrites such a document, so that a library which can read it still finds it. Until then much is blocked.
 pub fn unreadable(document: &Unreadable) -> Check {
     let parts = [Some(document.to_string()), document.detail(), document.hint()];
     let [what, why, hint] = parts.map(Option::unwrap_or_default);
@@ -41,7 +41,7 @@ mod tests {
             assert_eq!(told.status, Status::Critical);
             assert!(told.details.contains(removal) && told.details.contains("expected value"), "{}", told.details);
             let told = of(kind, object, &later);
-            // What a newer library has written is sound: nobody is told to remove it.
+            // A document that a newer library has written is not damaged: the user is not told to remove it.
             assert!(told.details.contains("Install") && !told.details.contains("IS NULL"), "{}", told.details);
             assert!(told.details.contains("version 2") && !told.details.contains("lo_unlink"), "{}", told.details);
         }

@@ -1,4 +1,4 @@
-//! The verdicts (pure), divided by what they judge.
+//! The judgements of the health check (pure), one file for each subject.
 
 mod peers;
 mod recovery;
@@ -18,7 +18,7 @@ pub use slot::{CloneHealth, SlotHealth, WaitingFacts, clone, retention, slot, vo
 
 use std::fmt;
 
-/// How bad it is.
+/// How serious the finding is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
     Healthy,
@@ -47,12 +47,13 @@ pub struct Check {
     pub details: String,
 }
 
-/// A name as an identifier, quoted whatever it is: this file is pure, and core's rule is core's.
+/// Quotes a name as an identifier, even if it needs no quotes: this file is pure and cannot call core's function.
 fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// What to type where a node may be dropped; else which document must be mended first, for node_drop() is refused until then.
+/// The command that drops a node. While a document is unreadable, which one to repair first, because node_drop() is
+/// refused until then.
 fn dropping(node: &str, unreadable: Option<&str>) -> String {
     match unreadable {
         None => format!("SELECT spock.node_drop('{}')", node.replace('\'', "''")),

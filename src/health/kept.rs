@@ -1,21 +1,21 @@
-//! What is said of rows that could not be compared yet and are lost (pure): whoever removes the large object that keeps them
-//! takes away what their comparison needs, and without a word of it the recovery would look complete.
+//! The check of rows that could not be compared yet and are lost (pure). If the large object that stores them is
+//! removed, they cannot be compared any more, and without this check the recovery would look complete.
 
 use super::judge::{Check, Status, check};
 use crate::counted::counted;
 
-/// One recovery.
+/// The lost rows of one recovery.
 #[derive(Clone, Debug, Default)]
 pub struct KeptFacts {
     pub failed: String,
     pub source: String,
-    /// Rows that were found to be lost.
+    /// Rows that have been recorded as lost.
     pub lost: u64,
-    /// The large object that is not there, and how many rows it has kept.
+    /// The large object that has disappeared, and how many rows it contained.
     pub removed: Option<(u32, u64)>,
 }
 
-/// None: nothing is lost.
+/// None: no rows are lost.
 pub fn check_kept(recoveries: &[KeptFacts]) -> Option<Check> {
     let lost: Vec<&KeptFacts> = recoveries.iter().filter(|facts| facts.lost > 0 || facts.removed.is_some()).collect();
     let told = |facts: &&KeptFacts| {

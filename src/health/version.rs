@@ -1,11 +1,12 @@
-//! The verdicts on versions: whether the SQL in the database is the library's, and whether peers understand this node (pure).
+//! The checks of versions: whether the SQL objects in the database match the library, and whether peers speak a
+//! protocol that this node understands (pure).
 
 use super::judge::{Check, Status};
 use crate::protocol;
 use std::cmp::Ordering;
 
-/// The extension's SQL as it stands in this database, beside the library that the server has loaded. None: they are of one
-/// version.
+/// Compares the version of the extension's SQL objects in this database with that of the loaded library. None: they are
+/// equal.
 pub fn sql(installed: &str, library: &str) -> Option<Check> {
     let details = match of(installed).cmp(&of(library)) {
         Ordering::Equal => return None,
@@ -21,12 +22,12 @@ pub fn sql(installed: &str, library: &str) -> Option<Check> {
     Some(Check { name: "extension".to_owned(), status: Status::Warning, details })
 }
 
-/// A version by its numbers: 0.10.0 comes after 0.9.0.
+/// The numbers of a version, so that 0.10.0 comes after 0.9.0.
 fn of(version: &str) -> Vec<u32> {
     version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0)).collect()
 }
 
-/// A peer that answers with another protocol. None: the two understand each other.
+/// The check of a peer's protocol. None: the two nodes understand each other.
 pub fn peer(name: &str, theirs: u32) -> Option<Check> {
     let node = match protocol::lags(protocol::OURS, theirs) {
         Ordering::Equal => return None,

@@ -1,4 +1,4 @@
-//! Connection strings: checked by libpq, and never repeated in a message, for they may hold a password.
+//! Connection strings. libpq checks them, and no message repeats them, because they may contain a password.
 
 use crate::error::SqlError;
 use crate::pg::{interrupts, walreceiver};
@@ -13,12 +13,16 @@ pub enum ConninfoError {
     Malformed,
 }
 
-/// Whether libpq can parse the connection string. In this database's encoding, as libpq gets those of subscriptions.
+/// Checks that libpq can parse the connection string, which is in this database's encoding, as libpq receives the
+/// connection strings of subscriptions.
+///
+/// # Errors
+/// The string is empty, or libpq cannot parse it.
 pub fn check(conninfo: &CStr) -> Result<(), ConninfoError> {
     if conninfo.to_bytes().trim_ascii().is_empty() {
         return Err(ConninfoError::Empty);
     }
-    // libpq's own message repeats the part that it could not parse, which may be a part of the password.
+    // libpq's message repeats the part that it could not parse, which may be part of the password.
     interrupts::catch(|| walreceiver::check_conninfo(conninfo, false)).map_err(|_| ConninfoError::Malformed)
 }
 
@@ -26,7 +30,7 @@ impl SqlError for ConninfoError {
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
             ConninfoError::Empty => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            // Core's choice for a subscription's connection string (libpqwalreceiver.c).
+            // The SQLSTATE that core uses for a subscription's connection string (libpqwalreceiver.c).
             ConninfoError::Malformed => PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
         }
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with the registry of nodes.
+//! The errors of the node registry.
 
 use super::conninfo::ConninfoError;
 use crate::document::Unreadable;

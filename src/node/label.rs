@@ -7,28 +7,29 @@ use crate::node_name::NodeName;
 use pgrx::PgSqlErrorCode;
 use serde::{Deserialize, Serialize};
 
-/// Who said so. What a person said is kept; what was found out is looked up again when it turns out wrong.
+/// Who has said from which node a subscription comes. What a user has said is kept; what was discovered is looked up
+/// again if it turns out to be wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SetBy {
-    /// The manager asked the provider its name.
+    /// The manager has asked the provider for its name.
     Discovery,
-    /// sub_set_origin().
+    /// A user has called sub_set_origin().
     User,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SubscriptionLabel {
     pub identity: DatabaseIdentity,
-    /// None: from no node of the mesh, as only a user says.
+    /// None: the subscription comes from no node of the mesh. Only a user can say so.
     pub origin: Option<NodeName>,
     pub set_by: SetBy,
-    /// A digest of how the subscription connected when that was said: to an owner who is no superuser it holds for no other
-    /// connection.
+    /// A digest of the connection that the subscription had when the label was written. If the subscription's owner is
+    /// not a superuser, the label is valid for that connection only.
     pub connection: Option<String>,
 }
 
-/// The document as it is written. Labels are world-readable: nothing secret ever enters it.
+/// The document in its written form. Everybody can read labels, so nothing secret may enter it.
 #[derive(Serialize, Deserialize)]
 struct LabelDocument {
     version: u32,
@@ -55,7 +56,7 @@ pub enum LabelError {
 }
 
 impl SubscriptionLabel {
-    /// What stands in the label of a subscription.
+    /// Reads the document in the label of a subscription.
     pub fn read(text: Option<&str>, here: DatabaseIdentity) -> Stored<SubscriptionLabel> {
         document::read(text, here).and_then(|document: LabelDocument| {
             let invalid = |reason: String| DocumentError::Malformed(reason);
@@ -70,7 +71,10 @@ impl SubscriptionLabel {
         })
     }
 
-    /// The text that takes the place of the label that is there.
+    /// The text that is to overwrite the present label.
+    ///
+    /// # Errors
+    /// The present label is unreadable.
     pub fn written_over(&self, before: Option<&str>) -> Result<String, DocumentError> {
         SubscriptionLabel::read(before, self.identity).own()?;
         document::written_over(before, &self.document(), self.identity)

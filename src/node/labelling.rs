@@ -1,4 +1,4 @@
-//! Writing which node a subscription comes from into its security label.
+//! Writes into a subscription's security label which node the subscription comes from.
 
 use super::error::RegistryError;
 use super::label::{SetBy, SubscriptionLabel};
@@ -10,7 +10,8 @@ use crate::pg::seclabel::{self, LabelTarget};
 use crate::pg::subscription;
 use pgrx::pg_sys::Oid;
 
-/// The connection of a superuser's subscription has changed: what was said of it holds for the new one.
+/// Records the new connection of a superuser's subscription in its label, so that the label stays valid for it. Needs a
+/// transaction.
 pub fn note_connection(subscription: &Subscription) -> Result<(), RegistryError> {
     let target = LabelTarget::Subscription(subscription.id);
     let text = seclabel::label(target);
@@ -22,14 +23,17 @@ pub fn note_connection(subscription: &Subscription) -> Result<(), RegistryError>
     Ok(())
 }
 
-/// Writes down which node a subscription comes from; None: from none of the mesh.
+/// Writes into the label which node a subscription comes from; None for no node of the mesh.
 pub fn write_label(subscription: Oid, origin: Option<&NodeName>, set_by: SetBy) -> Result<(), RegistryError> {
     let connection = subscription::connection_digest(subscription);
     let label = SubscriptionLabel { identity: here(), origin: origin.cloned(), set_by, connection };
     set_label(subscription, &label)
 }
 
-/// Writes a subscription's label over the one that is there, unless that cannot be read.
+/// Overwrites a subscription's label.
+///
+/// # Errors
+/// The present label is unreadable; it is left unchanged.
 pub fn set_label(subscription: Oid, label: &SubscriptionLabel) -> Result<(), RegistryError> {
     let target = LabelTarget::Subscription(subscription);
     seclabel::lock(target);
@@ -43,7 +47,7 @@ pub fn set_label(subscription: Oid, label: &SubscriptionLabel) -> Result<(), Reg
     Ok(())
 }
 
-/// What is said of a subscription whose label cannot be read.
+/// Describes the label of a subscription that cannot be read.
 pub fn unreadable_label(subscription: &str, error: DocumentError) -> Unreadable {
     let object = format!("SUBSCRIPTION {}", pgrx::spi::quote_identifier(subscription));
     Unreadable { kind: DocumentKind::SubscriptionLabel, object, error }

@@ -1,4 +1,4 @@
-//! PostgreSQL's own logical replication as an engine (catalog pg_subscription).
+//! PostgreSQL's own logical replication as a replication engine (catalog pg_subscription).
 
 use super::error::RegistryError;
 use super::label::SubscriptionLabel;
@@ -70,7 +70,8 @@ impl ReplicationProvider for NativeProvider {
                     name: name.0,
                     owner: row.get::<Name>(9)?.map(|owner| owner.0).unwrap_or_default(),
                     is_enabled,
-                    // A node whose server somebody has dropped is none: then nobody knows.
+                    // If the foreign server of the node was dropped, the label's node is not known any more, and the
+                    // origin is unknown.
                     origin: match label {
                         Ok(label) => origin_by(label.filter(|label| is_known(label, &nodes)), id, is_trusted),
                         Err(error) => Origin::Unreadable(error),
@@ -102,7 +103,7 @@ impl ReplicationProvider for NativeProvider {
             .into_iter()
             .filter(|subscription| subscription.origin.node() == Some(&peer.name))
             .collect();
-        // Whose owner is no superuser leads the way only where there is no other one.
+        // The connection of a subscription whose owner is not a superuser is used only if there is no other one.
         coming.sort_by_key(|subscription| (!subscription.is_trusted, !subscription.is_enabled));
         match coming.first() {
             Some(subscription) => self.route_of_subscription(subscription.id),
@@ -163,7 +164,9 @@ fn is_known(label: &SubscriptionLabel, nodes: &[NodeName]) -> bool {
     label.origin.as_ref().is_none_or(|origin| nodes.contains(origin))
 }
 
-/// What a subscription's label says to somebody who must not be led elsewhere by the subscription's owner.
+/// The origin that a subscription's label states. A label whose subscription has an owner without superuser rights is
+/// believed only for the connection for which it was written; otherwise that owner could lead this node to another
+/// server.
 pub fn origin_by(label: Option<SubscriptionLabel>, subscription: Oid, is_trusted: bool) -> Origin {
     match label {
         None => Origin::Unknown,
@@ -175,17 +178,17 @@ pub fn origin_by(label: Option<SubscriptionLabel>, subscription: Oid, is_trusted
     }
 }
 
-/// The connection string in a node's own user mapping. Readable by superusers alone.
+/// The connection string of a node, which is in the user mapping for PUBLIC. Only superusers can read it.
 pub fn dsn_of_server(server: Oid) -> Result<Option<Text>, RegistryError> {
     dsn_of_mapping(server, Oid::INVALID)
 }
 
-/// The connection string that was given for the recovery that runs, if one was.
+/// The connection string that was given for the running recovery, if there is one.
 pub fn dsn_for_recovery(server: Oid) -> Result<Option<Text>, RegistryError> {
     dsn_of_mapping(server, foreign_server::BOOTSTRAP_SUPERUSER)
 }
 
-/// The invalid oid is PUBLIC's; pgrx hands it over as NULL.
+/// The invalid oid stands for PUBLIC. pgrx passes it to the query as NULL.
 fn dsn_of_mapping(server: Oid, user: Oid) -> Result<Option<Text>, RegistryError> {
     Spi::connect(|client| {
         let rows = prepared::select(

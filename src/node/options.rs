@@ -1,5 +1,5 @@
-//! The options of the wrapper `spock_node`: checked whenever somebody makes or alters a server or a user mapping of it,
-//! node_create or CREATE SERVER alike.
+//! The options of the foreign-data wrapper `spock_node`. They are checked whenever a server or user mapping of it is
+//! created or altered, by node_create() or by CREATE SERVER.
 
 use super::conninfo::{self, ConninfoError};
 use super::servers::DSN;
@@ -22,8 +22,11 @@ pub enum OptionError {
     Conninfo(#[from] ConninfoError),
 }
 
-/// Only superusers define nodes, whoever was granted USAGE on the wrapper: a poller connects to where a node's options
-/// say, as the server's own operating system user.
+/// Checks the options of a server or user mapping. Only superusers define nodes, even if others have USAGE on the
+/// wrapper, because a poller connects to where a node's options point, as the operating system user of the server.
+///
+/// # Errors
+/// The user is not a superuser, or an option is unknown or has an invalid value.
 pub fn check(options: &[Option<Text>], catalog: pg_sys::Oid) -> Result<(), OptionError> {
     if !process::is_superuser() {
         return Err(OptionError::NotSuperuser);
@@ -36,7 +39,7 @@ pub fn check(options: &[Option<Text>], catalog: pg_sys::Oid) -> Result<(), Optio
     for option in options.iter().flatten() {
         let bytes = option.0.to_bytes();
         let end = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
-        // Cut from a C string: neither part holds a NUL.
+        // Both parts are cut from a C string, so they contain no null byte.
         let name = to_utf8(&CString::new(&bytes[..end]).unwrap_or_default());
         let value = CString::new(bytes.get(end + 1..).unwrap_or_default()).unwrap_or_default();
         if !valid.contains(&name.as_str()) {

@@ -1,5 +1,5 @@
-//! What the rest of the extension needs of a replication engine. `native` is the first engine; Spock and pglogical
-//! clusters come behind the same trait.
+//! The interface between this extension and a replication engine. `native` is the first engine; Spock and pglogical are
+//! to be added behind the same trait.
 
 use super::label::SetBy;
 use crate::document::DocumentError;
@@ -14,7 +14,7 @@ pub struct LocalNode {
     pub name: NodeName,
 }
 
-/// Another node that this one knows.
+/// Another node that this node knows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
     pub id: Oid,
@@ -29,11 +29,11 @@ pub struct Subscription {
     pub owner: String,
     pub is_enabled: bool,
     pub origin: Origin,
-    /// Its owner is a superuser. What another one's provider says is not believed before a superuser says it too: whoever has
-    /// pg_create_subscription may let one lead to a server of his own.
+    /// Whether the owner is a superuser. What the provider of another user's subscription says is not believed until a
+    /// superuser confirms it: a user with pg_create_subscription may point a subscription to a server of his own.
     pub is_trusted: bool,
-    /// It receives, has received, or knows which tables it would: one that was made without connecting and has not been enabled
-    /// since has nothing of anybody.
+    /// Whether the subscription receives, has received, or knows its tables. A subscription that was created without
+    /// connecting and has not been enabled since has received nothing.
     pub has_connected: bool,
     pub publications: Vec<String>,
 }
@@ -41,15 +41,16 @@ pub struct Subscription {
 /// Where a subscription comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
-    /// Nobody knows yet.
+    /// It is not known yet.
     Unknown,
-    /// The node, and who said so.
+    /// The node, and who has said so.
     Node(NodeName, SetBy),
-    /// A superuser has said so, but its owner, who is none, has given it another connection since: nobody knows.
+    /// A superuser has named this node, but the owner, who is not a superuser, has changed the connection since. Where
+    /// the subscription comes from is therefore not known.
     Doubted(NodeName),
     /// From no node of the mesh, as a superuser has said.
     Foreign,
-    /// Its label cannot be read: it is nobody's, may be anybody's, and is left as it is.
+    /// The label cannot be read. The subscription may come from any node; the label is left unchanged.
     Unreadable(DocumentError),
 }
 
@@ -61,32 +62,33 @@ impl Origin {
         }
     }
 
-    /// Whether somebody has to say where it comes from.
+    /// Whether a user still has to say where the subscription comes from.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Origin::Unknown | Origin::Doubted(_))
     }
 }
 
 impl Subscription {
-    /// Whether it has a say in what slots keep and in plans. One of unknown origin has: it may be anybody's.
+    /// Whether the subscription counts in what slots retain and in plans. A subscription of unknown origin counts,
+    /// because it may come from any node.
     pub fn counts(&self) -> bool {
         match self.origin {
             Origin::Node(..) => true,
             Origin::Foreign | Origin::Doubted(_) => false,
             Origin::Unknown => self.is_trusted && self.has_connected,
-            // What it says may be more than what an owner who is no superuser could make of it.
+            // A label may contain more than an owner without superuser rights could have caused.
             Origin::Unreadable(_) => true,
         }
     }
 }
 
-/// How to reach a peer. Never shown: it may hold a password.
+/// How to connect to a peer. It is never shown, because it may contain a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Route {
-    /// In this database's encoding, as libpq gets it.
+    /// The connection string, in this database's encoding, as libpq receives it.
     pub conninfo: CString,
-    /// The connection must be made with a password of the connection string alone, as core demands of a subscription
-    /// whose owner is no superuser.
+    /// Whether the connection must be authenticated with a password from the connection string, which core demands of a
+    /// subscription whose owner is not a superuser.
     pub must_use_password: bool,
 }
 
@@ -100,18 +102,19 @@ pub struct ApplyProcess {
 pub trait ReplicationProvider {
     type Error: std::error::Error;
 
-    /// None if this database is no node, or is a copy of one that lives elsewhere.
+    /// None if this database is not a node, or is a copy of a node that is elsewhere.
     fn local_node(&self) -> Result<Option<LocalNode>, Self::Error>;
     fn peers(&self) -> Result<Vec<Peer>, Self::Error>;
     fn subscriptions(&self) -> Result<Vec<Subscription>, Self::Error>;
-    /// How to reach the peer, by its own connection string, else by that of a subscription that comes from it.
+    /// How to connect to a peer: by its own connection string, otherwise by that of a subscription that comes from it.
     fn route_to_peer(&self, peer: Oid) -> Result<Option<Route>, Self::Error>;
-    /// How to reach the provider of a subscription.
+    /// How to connect to the provider of a subscription.
     fn route_of_subscription(&self, subscription: Oid) -> Result<Option<Route>, Self::Error>;
-    /// Disables a subscription; its processes end a little later. False if it does not exist any more.
+    /// Disables a subscription, whose processes end a little later. Returns false if it does not exist any more.
     fn suspend(&self, subscription: Oid) -> bool;
-    /// Enables it again.
+    /// Enables a subscription again. Returns false if it does not exist any more.
     fn resume(&self, subscription: Oid) -> bool;
-    /// The processes of these subscriptions that still run: leaders, parallel workers and those that copy a table.
+    /// The running processes of these subscriptions: apply workers, parallel apply workers, and table synchronisation
+    /// workers.
     fn processes(&self, subscriptions: &[Oid]) -> Result<Vec<ApplyProcess>, Self::Error>;
 }

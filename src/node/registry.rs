@@ -1,7 +1,7 @@
-//! Nodes as foreign servers of the wrapper `spock_node`, their connection strings as options of user mappings.
+//! Nodes as foreign servers of the wrapper `spock_node`, with connection strings as options of user mappings.
 //!
-//! The local node's server carries the identity of the server and database it was created in: in a copy elsewhere it
-//! does not match, and the copy acts on nothing until somebody calls node_create there.
+//! The local node's foreign server carries the identity of the server and database in which it was created. That
+//! identity does not match in a copy of the database, and the copy does nothing until node_create() is called there.
 
 use super::conninfo::{self};
 use super::error::RegistryError;
@@ -25,6 +25,10 @@ use pgrx::pg_sys::Oid;
 use std::ffi::{CStr, CString};
 
 /// Makes this database a node. Returns the node's id.
+///
+/// # Errors
+/// The user is not a superuser, the name or connection string is invalid or the name is taken, the database already is
+/// a node, or it is a copy of another node.
 pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     require_superuser("node_create")?;
     foreign_server::lock_servers_of(WRAPPER);
@@ -49,8 +53,9 @@ pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     create_server(&name, &options, Some(dsn))
 }
 
-/// Takes over what the node that this database takes the place of knew about its subscriptions: a peer that is dead
-/// cannot be asked again. One that cannot be read would count as another database's from then on, and be written over.
+/// Adopts the labels of subscriptions from the node whose place this database takes, because a dead peer cannot be
+/// asked for its name again. An unreadable label is an error: it would count as another database's from then on, and
+/// could be overwritten.
 fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
     if let Some(unreadable) = unadoptable_labels(former)?.into_iter().next() {
         return Err(unreadable.into());
@@ -59,7 +64,7 @@ fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
         let Some(former) = former else { continue };
         let text = seclabel::label(LabelTarget::Subscription(subscription.id));
         if let Stored::Own(label) = SubscriptionLabel::read(text.as_deref(), former) {
-            // Of a subscription whose owner is no superuser the label holds for the connection that it was written for.
+            // If the owner is not a superuser, the label is valid only for the connection for which it was written.
             let connection = match subscription.is_trusted {
                 true => subscription::connection_digest(subscription.id),
                 false => label.connection,
@@ -70,7 +75,8 @@ fn adopt_labels(former: Option<DatabaseIdentity>) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// The labels of the node that this database is a copy of that cannot be read: node_create() is refused while there is one.
+/// The unreadable labels that come from the node of which this database is a copy. node_create() is refused while there
+/// are any.
 pub fn unadoptable_labels(former: Option<DatabaseIdentity>) -> Result<Vec<Unreadable>, RegistryError> {
     let Some(former) = former else { return Ok(Vec::new()) };
     let mut found = Vec::new();
@@ -83,28 +89,33 @@ pub fn unadoptable_labels(former: Option<DatabaseIdentity>) -> Result<Vec<Unread
     Ok(found)
 }
 
-/// What is looked at above this layer before the registry lets a node go.
+/// The checks that layers above the registry make before a node is removed.
 #[derive(Clone, Copy)]
 pub struct Leave {
-    /// An error where a document of this database cannot be read: whom it speaks of is not known.
+    /// An error if a document of this database cannot be read, because it may name the node.
     pub documents_are_readable: fn() -> Result<(), RegistryError>,
-    /// An error where a recovery runs here, or rows are kept that could not be found again.
+    /// An error if a recovery is unfinished here, or if kept rows cannot be read: only the journal, which is removed
+    /// with the node, says where they are.
     pub nothing_is_unfinished: fn() -> Result<(), RegistryError>,
 }
 
-/// Makes a peer known that no subscription leads to. Returns the node's id.
+/// Makes a peer known to which no subscription leads. Returns the node's id.
+///
+/// # Errors
+/// The user is not a superuser, the name or connection string is invalid or the name is taken, or a document is
+/// unreadable whose peer would be replaced.
 pub fn create_peer(name: &str, dsn: &CStr, leave: Leave) -> Result<Oid, RegistryError> {
     require_superuser("peer_create")?;
     foreign_server::lock_servers_of(WRAPPER);
     let name = NodeName::parse(name)?;
     conninfo::check(dsn)?;
     if let Some(known) = servers()?.iter().find(|server| server.name == name) {
-        // A peer that was found through a subscription gets a connection string of its own. Another server that answers in a
-        // peer's place is that peer from now on.
+        // A peer that was discovered through a subscription gets a connection string of its own. If another server
+        // answers in a peer's place, that server is the peer from now on.
         let is_replaced = is_replaced(known);
         if known.role == Role::Peer && (is_replaced || native::dsn_of_server(known.id)?.is_none()) {
             if is_replaced {
-                // The server that was that peer is forgotten, and with it whom a document speaks of that cannot be read.
+                // This forgets the server that was the peer, which an unreadable document may be about.
                 (leave.documents_are_readable)()?;
             }
             let server = text(name.as_str())?;
@@ -122,8 +133,8 @@ pub fn create_peer(name: &str, dsn: &CStr, leave: Leave) -> Result<Oid, Registry
     create_server(&name, &[], Some(dsn))
 }
 
-/// Keeps the connection string that a caller has given for the recovery that begins. A node that was not known becomes
-/// known by it.
+/// Stores the connection string that the caller has given for the recovery that begins. If the node is not known, it
+/// becomes known by this.
 pub fn keep_recovery_dsn(name: &str, dsn: &CStr) -> Result<(), RegistryError> {
     foreign_server::lock_servers_of(WRAPPER);
     let name = NodeName::parse(name)?;
@@ -137,7 +148,7 @@ pub fn keep_recovery_dsn(name: &str, dsn: &CStr) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// Removes it when the recovery has ended.
+/// Removes the connection string that [`keep_recovery_dsn`] has stored, after the recovery has ended.
 pub fn forget_recovery_dsn(name: &str) -> Result<(), RegistryError> {
     foreign_server::lock_servers_of(WRAPPER);
     let Some(server) = servers()?.into_iter().find(|server| server.name.as_str() == name) else { return Ok(()) };
@@ -147,13 +158,13 @@ pub fn forget_recovery_dsn(name: &str) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// Makes a peer known that a subscription has led to, and that is this database.
+/// Makes a peer known to which a subscription has led, and binds it to the given database.
 pub fn create_discovered_peer(name: &NodeName, identity: DatabaseIdentity) -> Result<Oid, RegistryError> {
     foreign_server::lock_servers_of(WRAPPER);
     create_server(name, &identity.peer_options(), None)
 }
 
-/// Binds a peer to the database that has answered as it for the first time.
+/// Binds a peer to the database that was the first to answer for it.
 pub fn bind_peer(name: &NodeName, identity: DatabaseIdentity) -> Result<(), RegistryError> {
     foreign_server::lock_servers_of(WRAPPER);
     let options = c_options(&identity.peer_options())?;
@@ -161,21 +172,24 @@ pub fn bind_peer(name: &NodeName, identity: DatabaseIdentity) -> Result<(), Regi
     Ok(())
 }
 
-/// What a peer is bound to, if it is known and was heard. Needs a transaction, but no snapshot.
+/// The identity to which a peer is bound; None if the peer is unknown or has not answered yet. Needs a transaction, but
+/// no snapshot.
 pub fn bound_identity(name: &str) -> Option<DatabaseIdentity> {
     let options = foreign_server::server_options(&text::to_server(name)?, WRAPPER)?;
     DatabaseIdentity::from_peer_options(options.iter().map(String::as_str))
 }
 
-/// The provider of a subscription has answered, and is another server than the one that the node is known as: to the subscription's
-/// own poller, or to that of the node that it comes from so far.
+/// Whether the provider of a subscription has answered and is another server than the one to which the node is bound.
+/// The answer is that of the subscription's own poller, or else the identity of the node from which the subscription
+/// has come so far.
 fn leads_elsewhere(subscription: &Subscription, node: &NodeServer, servers: &[NodeServer]) -> bool {
     let asked = entry_of(PeerKey::Subscription(subscription.id)).and_then(|entry| entry.said);
     let so_far = subscription.origin.node().and_then(|origin| servers.iter().find(|server| server.name == *origin));
     asked.or(so_far.and_then(|server| server.bound)).zip(node.bound).is_some_and(|(said, bound)| said != bound)
 }
 
-/// Another server answers by the peer's name: to its own poller, or to that of a subscription.
+/// Whether another server has answered under the peer's name, either to the peer's own poller or to that of a
+/// subscription.
 fn is_replaced(peer: &NodeServer) -> bool {
     let mut shared = shmem::lock();
     let Some(index) = shared.index_of(process::my_database()) else { return false };
@@ -188,7 +202,7 @@ fn is_replaced(peer: &NodeServer) -> bool {
     })
 }
 
-/// What the poller of a peer or of a subscription has found out.
+/// What the poller of a peer or subscription has found out.
 fn entry_of(key: PeerKey) -> Option<PeerEntry> {
     let mut shared = shmem::lock();
     let index = shared.index_of(process::my_database())?;
@@ -212,9 +226,13 @@ fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>
     Ok(id)
 }
 
-/// Removes a node: the local one, with every peer and label, so that this database is no node any more; or a peer
-/// that is dead for good. Returns false if there is none and `if_exists`. Refused while a document cannot be read: it may
-/// name the node, say that a subscription comes from it, or be lost with it.
+/// Removes a node. Removing the local node also removes every peer and label, so that this database is no node any
+/// more. Otherwise the node is a peer that is lost for good. Returns false if the node does not exist and `if_exists`
+/// is true.
+///
+/// # Errors
+/// The user is not a superuser, the node is unknown, a subscription comes from it, a recovery is unfinished, or a
+/// document is unreadable: it may name the node, assign a subscription to it, or be lost with it.
 pub fn drop_node(name: &str, if_exists: bool, leave: Leave) -> Result<bool, RegistryError> {
     require_superuser("node_drop")?;
     foreign_server::lock_servers_of(WRAPPER);
@@ -251,16 +269,17 @@ pub fn drop_node(name: &str, if_exists: bool, leave: Leave) -> Result<bool, Regi
     Ok(true)
 }
 
-/// Removes a peer that has another name from now on.
+/// Removes the entry of a peer that has been given another name.
 pub fn drop_renamed_peer(peer: &NodeServer) -> Result<(), RegistryError> {
     foreign_server::lock_servers_of(WRAPPER);
     drop_server(peer)
 }
 
-/// With its connection string; what users have hung on it beside that is dropped too, with a NOTICE.
+/// Drops a node's foreign server with its connection string. Other objects of users that depend on the server are
+/// dropped too, with a NOTICE.
 fn drop_server(server: &NodeServer) -> Result<(), RegistryError> {
-    // The mapping first and by itself: dropped along with the server it would be told as a surprise; but core would say
-    // also that there is none.
+    // The mapping is dropped first and separately: if it were dropped with the server, a NOTICE would report it.
+    // Whether it exists is checked because core reports a missing mapping, too.
     if native::dsn_of_server(server.id)?.is_some() {
         foreign_server::drop_mapping(&text(server.name.as_str())?, MappingFor::Public);
     }
@@ -268,8 +287,12 @@ fn drop_server(server: &NodeServer) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// Says by hand which node a subscription comes from; None: from none of the mesh. A node that is not known becomes known by
-/// it if the subscription's provider says that it is that one.
+/// Sets by hand which node a subscription comes from; None for no node of the mesh. An unknown node becomes known by
+/// this if the subscription's provider has answered with that name.
+///
+/// # Errors
+/// The user is not a superuser, the subscription or node is unknown, the node is the local one, or the provider is
+/// another server than that node.
 pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), RegistryError> {
     require_superuser("sub_set_origin")?;
     foreign_server::lock_servers_of(WRAPPER);
@@ -285,7 +308,7 @@ pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), Regist
     };
     let node = match servers.iter().find(|server| server.name.as_str() == origin) {
         Some(node) if node.id == local.id => return Err(RegistryError::OriginIsLocal { name: node.name.clone() }),
-        // It would be asked in that node's place.
+        // Otherwise the provider would be asked instead of that node.
         Some(node) if leads_elsewhere(found, node, &servers) => {
             return Err(RegistryError::ProviderIsAnother { name: node.name.clone(), subscription: found.name.clone() });
         }
@@ -303,7 +326,10 @@ pub fn set_origin(subscription: &str, origin: Option<&str>) -> Result<(), Regist
     write_label(found.id, Some(&node), SetBy::User)
 }
 
-/// DROP EXTENSION without CASCADE: PostgreSQL refuses it while nodes exist; this says what to do.
+/// Called for DROP EXTENSION without CASCADE. PostgreSQL refuses it while nodes exist; this error says what to do.
+///
+/// # Errors
+/// There are nodes.
 pub fn refuse_drop_while_nodes_exist() -> Result<(), RegistryError> {
     let names: Vec<String> = servers()?.iter().map(|server| server.name.to_string()).collect();
     if names.is_empty() { Ok(()) } else { Err(RegistryError::NodesExist { names }) }

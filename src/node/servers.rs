@@ -1,6 +1,7 @@
-//! The nodes that this database knows, as they stand in the catalogs: foreign servers of the wrapper `spock_node`.
+//! The nodes that this database knows, as the catalogs list them: foreign servers of the wrapper `spock_node`.
 //!
-//! The local node's server carries the identity of the server and database it was created in: in a copy elsewhere it does not match.
+//! The local node's foreign server carries the identity of the server and database in which it was created. That
+//! identity does not match in a copy elsewhere.
 
 use super::error::RegistryError;
 use crate::identity::DatabaseIdentity;
@@ -18,33 +19,34 @@ pub const WRAPPER: &CStr = c"spock_node";
 /// The option of a user mapping that holds a connection string.
 pub const DSN: &str = "dsn";
 
-/// A foreign server of our wrapper.
+/// A foreign server of the wrapper `spock_node`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeServer {
     pub id: Oid,
     pub name: NodeName,
     pub role: Role,
-    /// Where it is the local node; None for a peer.
+    /// The database whose local node this is; None for a peer.
     pub identity: Option<DatabaseIdentity>,
-    /// What a peer is bound to since it was first heard: a name is what anybody may give.
+    /// The database to which a peer is bound since it first answered. The name alone does not identify a peer, because
+    /// any server may answer with it.
     pub bound: Option<DatabaseIdentity>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Local,
-    /// The local node of the database that this one was copied from.
+    /// The local node of the database from which this one was copied.
     LocalElsewhere,
     Peer,
 }
 
-/// This database of this server.
+/// The identity of this database.
 pub fn here() -> DatabaseIdentity {
     DatabaseIdentity { system_identifier: process::system_identifier(), database: process::my_database().to_u32() }
 }
 
-/// All nodes that this database knows, by name. Whoever may call node_identity() must be able to read this: hence no
-/// look at user mappings, and no operator that somebody's search_path could replace.
+/// All nodes that this database knows, ordered by name. Every user who may call node_identity() must be able to run
+/// this query. Hence it reads no user mappings, and uses no operator that a search_path could replace.
 pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
     let here = here();
     Spi::connect(|client| {
@@ -72,7 +74,7 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
                 Some(_) => Role::LocalElsewhere,
                 None => Role::Peer,
             };
-            // A server that somebody made by hand under a name that no node can have is no node.
+            // A server that was created by hand under a name that no node can have is not a node.
             if let Ok(name) = NodeName::parse(&name.0) {
                 servers.push(NodeServer { id, name, role, identity, bound });
             }
@@ -81,7 +83,7 @@ pub fn servers() -> Result<Vec<NodeServer>, RegistryError> {
     })
 }
 
-/// The identity in a server's options, which only a local node's has.
+/// The identity in a server's options, which only the server of a local node has.
 pub fn identity_of(options: &[Option<Text>]) -> Option<DatabaseIdentity> {
     let options: Vec<String> = options.iter().flatten().map(Text::to_utf8).collect();
     DatabaseIdentity::from_server_options(options.iter().map(String::as_str))

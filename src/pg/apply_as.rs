@@ -1,8 +1,8 @@
-//! As whom a subscription's changes are applied.
+//! The user as whom a subscription's changes are applied.
 
 use pgrx::pg_sys::Oid;
 
-/// What of a subscription says how its changes are applied.
+/// The properties of a subscription that determine that user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApplyAs {
     pub owner: Oid,

@@ -1,4 +1,4 @@
-//! Shared catalogs, read without SPI: the launcher is connected to no database, where operators are not to be had.
+//! Shared catalogs, read without SPI: the launcher is connected to no database, where SPI is not available.
 
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -8,7 +8,7 @@ use std::ffi::CStr;
 pub struct Database {
     pub oid: pg_sys::Oid,
     pub name: String,
-    /// Connections are allowed, and it is not the remainder of an interrupted DROP DATABASE.
+    /// Whether connections are allowed, and it is not what an interrupted DROP DATABASE has left.
     pub is_connectable: bool,
     pub is_template: bool,
 }
@@ -60,7 +60,7 @@ pub fn owns_database(database: pg_sys::Oid) -> bool {
     unsafe { pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, pg_sys::GetUserId()) }
 }
 
-/// Whether whoever may create databases may copy this one, by its datistemplate. Needs a transaction.
+/// Whether every role with CREATEDB may copy this database (datistemplate). Needs a transaction.
 pub fn is_template(database: pg_sys::Oid) -> bool {
     databases().iter().any(|candidate| candidate.oid == database && candidate.is_template)
 }
@@ -90,19 +90,19 @@ pub fn my_database_name() -> String {
 /// The version of the extension's SQL in this database. Needs a snapshot.
 pub fn extension_version() -> Option<String> {
     let question = "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
-    // Not Spi::get_one, which takes a transaction id.
+    // Spi::get_one would assign a transaction id.
     pgrx::Spi::connect(|client| client.select(question, Some(1), &[])?.first().get_one()).ok().flatten()
 }
 
-/// The schema that the extension's objects are in: the extension's own entry says which, for a schema of that name may be
-/// anybody's. None where there is no extension. Needs a transaction.
+/// The schema that contains the extension's objects; None if the extension is not installed. It is looked up by the
+/// extension, because any user may own a schema with the expected name. Needs a transaction.
 pub fn extension_schema() -> Option<pg_sys::Oid> {
     // SAFETY: looks up the catalog.
     let oid = unsafe { pg_sys::get_extension_schema(extension_oid()?) };
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
-/// The name of a schema, if it is there. Needs a transaction.
+/// The name of a schema, if it exists. Needs a transaction.
 pub fn schema_name(schema: pg_sys::Oid) -> Option<String> {
     // SAFETY: a palloc'd C string, or null for a schema that is gone.
     unsafe {
@@ -111,7 +111,7 @@ pub fn schema_name(schema: pg_sys::Oid) -> Option<String> {
     }
 }
 
-/// An oid that no object has been given lately.
+/// An oid that has not been assigned recently.
 pub fn new_object_id() -> pg_sys::Oid {
     // SAFETY: takes the next one from shared memory.
     unsafe { pg_sys::GetNewObjectId() }

@@ -1,11 +1,12 @@
-//! The two clocks: what time it is (utils/timestamp.h), and how long something has taken, whoever sets the other one.
+//! The two clocks: the time of day (utils/timestamp.h), and a monotonic clock for durations, which setting the former
+//! does not affect.
 #![allow(unsafe_code)]
 
 use pgrx::pg_sys;
 use std::time::Duration;
 
-/// A reading of the clock that nobody can set, in microseconds: the one for all waiting. It is the same one for all processes
-/// of a machine, and begins anew with it. Zero means never.
+/// A reading of the monotonic clock, in microseconds; every wait uses this clock. All processes of a machine share it,
+/// and it starts anew when the machine does. Zero means never.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[repr(transparent)]
 pub struct Monotonic(pub u64);
@@ -15,12 +16,12 @@ impl Monotonic {
 
     pub fn now() -> Monotonic {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: writes to a struct of its own; the clock exists on every system that PostgreSQL runs on.
+        // SAFETY: writes to a local struct; the clock exists on every system that PostgreSQL runs on.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
         Monotonic(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000)
     }
 
-    /// Time from `earlier` to `self`.
+    /// The time from `earlier` to `self`.
     pub fn since(self, earlier: Monotonic) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
@@ -30,7 +31,7 @@ impl Monotonic {
     }
 }
 
-/// A `timestamptz` as shared memory holds it: microseconds since 2000-01-01 00:00 UTC. Zero means never.
+/// A `timestamptz` in shared memory: microseconds since 2000-01-01 00:00 UTC. Zero means never.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[repr(transparent)]
 pub struct Timestamp(pub i64);
@@ -49,8 +50,8 @@ impl Timestamp {
         Timestamp(unsafe { pg_sys::PgStartTime })
     }
 
-    /// Time from `earlier` to `self`, which both come from catalogs or from core; zero if the clock was set back, and wrong if
-    /// it was set at all. What we wait for ourselves is measured by [`Monotonic`].
+    /// The time from `earlier` to `self`, which both come from catalogs or from core. It is zero if the clock was set
+    /// back, and wrong if the clock was set otherwise. For waits of this library use [`Monotonic`].
     pub fn by_the_wall_since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -62,7 +63,7 @@ impl Timestamp {
 
 impl From<Timestamp> for pgrx::datum::TimestampWithTimeZone {
     fn from(timestamp: Timestamp) -> Self {
-        // A clock reading is within timestamptz's range; the epoch stands in for what is not.
+        // A clock reading is within the range of timestamptz. Any other value is shown as the epoch.
         pgrx::datum::TimestampWithTimeZone::try_from(timestamp.0).unwrap_or_else(|_| Timestamp::NEVER.into())
     }
 }

@@ -1,12 +1,12 @@
-//! When a row's version was committed, and by whom (access/commit_ts.h).
+//! When a row version was committed, and by which origin (access/commit_ts.h).
 
 use super::clock::Timestamp;
 use pgrx::pg_sys::{self, TransactionId};
 
-/// The version that a transaction wrote.
+/// The row version that a transaction has written.
 pub fn version_of(xid: TransactionId) -> RowVersion {
-    // SAFETY: without track_commit_timestamp the look-up raises an error, hence the look at the setting first; a special or
-    // forgotten xid has no commit time.
+    // SAFETY: without track_commit_timestamp the look-up would raise an error, so the setting is checked first; a
+    // special xid is excluded, and a forgotten one has no commit time.
     unsafe {
         if pg_sys::TransactionIdIsCurrentTransactionId(xid) {
             return RowVersion { transaction: xid.into_inner(), is_own: true, committed: None };
@@ -23,17 +23,18 @@ pub fn version_of(xid: TransactionId) -> RowVersion {
     }
 }
 
-/// Whether commit times are kept.
+/// Whether commit timestamps are recorded.
 pub fn is_tracked() -> bool {
     // SAFETY: a setting that does not change while the server runs.
     unsafe { pg_sys::track_commit_timestamp }
 }
 
-/// Who wrote a row's present version, and when. None: not known (too old, or track_commit_timestamp was off).
+/// Which transaction wrote a row version, and when it committed at which origin. `committed` is None if that is not
+/// known (too old, or track_commit_timestamp was off).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RowVersion {
     pub transaction: u32,
-    /// By the transaction that is being applied.
+    /// Whether the transaction that is being applied has written it.
     pub is_own: bool,
     pub committed: Option<(Timestamp, u16)>,
 }

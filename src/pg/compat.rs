@@ -1,11 +1,11 @@
-//! What differs between the supported majors, and what is assumed of C constants that the bindings do not carry.
+//! Differences between the supported major versions, and values of C constants that the bindings do not contain.
 
 use pgrx::pg_sys;
 
 /// `SubscriptionRelationId` (catalog/pg_subscription.h): fixed since PostgreSQL 10.
 pub const SUBSCRIPTION_RELATION_ID: pg_sys::Oid = pg_sys::Oid::from_u32(6100);
 
-/// `USER_TIMEOUT` (utils/timeout.h), the first id that RegisterTimeout gives out; the same in 17 and 18.
+/// `USER_TIMEOUT` (utils/timeout.h), the first id that RegisterTimeout assigns; the same in 17 and 18.
 pub const USER_TIMEOUT: core::ffi::c_int = 13;
 
 const _: () = assert!(
@@ -19,18 +19,19 @@ const _: () = assert!(
 /// `handler` must be safe to run in a signal handler.
 pub unsafe fn signal_handler(signal: core::ffi::c_int, handler: unsafe extern "C-unwind" fn(core::ffi::c_int)) {
     #[cfg(feature = "pg17")]
-    // SAFETY: the caller vouches for the handler.
+    // SAFETY: the caller guarantees that the handler is safe.
     unsafe {
         pg_sys::pqsignal(signal, Some(handler))
     };
     #[cfg(feature = "pg18")]
-    // SAFETY: the caller vouches for the handler.
+    // SAFETY: the caller guarantees that the handler is safe.
     unsafe {
         pg_sys::pqsignal_be(signal, Some(handler))
     };
 }
 
-/// Acquires a replication slot that nobody has; an ERROR otherwise, and if it is invalid (on 17 checked by the caller).
+/// Acquires a replication slot. Raises an ERROR if another process has it, or if it is invalid (the latter only on 18;
+/// on 17 the caller checks it).
 ///
 /// # Safety
 /// The process must hold no slot, and must release this one.
@@ -47,7 +48,7 @@ pub unsafe fn acquire_slot(name: &std::ffi::CStr) {
     };
 }
 
-/// idle_replication_slot_timeout, which 17 does not have; None: no limit.
+/// idle_replication_slot_timeout, which 17 does not have. None: no limit.
 pub fn idle_slot_timeout() -> Option<std::time::Duration> {
     #[cfg(feature = "pg17")]
     return None;
@@ -59,7 +60,7 @@ pub fn idle_slot_timeout() -> Option<std::time::Duration> {
     }
 }
 
-/// Ends the process (the bindings of 17 and 18 differ in what they say it returns).
+/// Ends the process. The bindings of 17 and 18 declare different return types.
 pub fn proc_exit(code: i32) -> ! {
     // SAFETY: does not return; runs the exit callbacks.
     #[allow(unreachable_code)]
@@ -69,7 +70,7 @@ pub fn proc_exit(code: i32) -> ! {
     }
 }
 
-/// A column of a descriptor.
+/// Returns a column of a descriptor.
 ///
 /// # Safety
 /// `index` must be below the descriptor's `natts`.
@@ -85,7 +86,7 @@ pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, index: i32) -> pg_sys::Fo
     }
 }
 
-/// Columns that 18 may send beside ordinary ones: none of the generated ones, as 17.
+/// Which generated columns 18 sends: none, as on 17.
 #[cfg(feature = "pg18")]
 const NO_GENERATED_COLUMNS: pg_sys::PublishGencolsType::Type = pg_sys::PublishGencolsType::PUBLISH_GENCOLS_NONE;
 
@@ -185,7 +186,8 @@ pub unsafe fn exec_init_range_table(
     };
 }
 
-/// Whether a new row violates none of the given unique indexes; if it does, `conflict` is the row in the way.
+/// Whether a new row violates none of the given unique indexes. If it violates one, `conflict` is set to the
+/// conflicting row.
 ///
 /// # Safety
 /// A row of the table, whose indexes are open and prepared for speculation.
@@ -208,7 +210,7 @@ pub unsafe fn exec_check_index_constraints(
     }
 }
 
-/// Whether a column is generated when it is read, which 17 does not know.
+/// Whether a column is a virtual generated column, which 17 does not have.
 ///
 /// # Safety
 /// An attribute of a descriptor.
@@ -239,7 +241,7 @@ pub unsafe fn index_beginscan(
     // SAFETY: the caller's promise.
     return unsafe { pg_sys::index_beginscan(table, index, snapshot, keys, 0) };
     #[cfg(feature = "pg18")]
-    // SAFETY: the caller's promise; nothing is counted.
+    // SAFETY: the caller's promise; null means that no statistics are collected.
     unsafe {
         pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), keys, 0)
     }

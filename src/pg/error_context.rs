@@ -1,23 +1,25 @@
-//! A context of ours that lies below all others on the error stack of a process (utils/elog.h), so that its callback is called
-//! for every ERROR, wherever it is raised, and after all others have said what they have to say.
+//! An error context of this library at the bottom of a process's error stack (utils/elog.h). Its callback is called for
+//! every ERROR, wherever that is raised, after the callbacks of all other contexts.
 
 use pgrx::pg_sys;
 
 pub type Callback = unsafe extern "C-unwind" fn(*mut core::ffi::c_void);
 
-/// A place on the stack that lives as long as the process.
+/// An entry of the stack that lives as long as the process.
 pub struct BottomContext(*mut pg_sys::ErrorContextCallback);
 
 impl BottomContext {
     pub const NONE: BottomContext = BottomContext(std::ptr::null_mut());
 
-    /// Puts it on the stack, unless it is there. An ERROR that is caught at a session's top empties the stack.
+    /// Puts the entry on the stack, unless it is there already. Core empties the stack when it catches an ERROR at the
+    /// top level of a session.
     ///
     /// # Safety
-    /// `callback` must do nothing that is not allowed while an ERROR is being raised. Not within a guarded call into core, after
-    /// which an empty stack is empty again.
+    /// `callback` must do nothing that is not allowed while an ERROR is being raised. This must not be called within a
+    /// guarded call into core, which restores an empty stack when it returns.
     pub unsafe fn install(&mut self, callback: Callback) {
-        // SAFETY: the stack is a list that ends with null, whose places are those of functions that are running, and ours.
+        // SAFETY: the stack is a list that ends with null; its entries belong to functions that are running, and to
+        // this one.
         unsafe {
             if self.0.is_null() {
                 let size = size_of::<pg_sys::ErrorContextCallback>();

@@ -1,8 +1,9 @@
-//! One change of one table, through core's executor: find, insert, update, delete, with indexes, constraints, triggers and
-//! partitions (executor/executor.h, execPartition.h; the counterpart of worker.c's apply_handle_*).
+//! Changes of one table through core's executor: find, insert, update and delete, with indexes, constraints, triggers
+//! and partitions (executor/executor.h, execPartition.h; the counterpart of worker.c's apply_handle_*).
 //!
-//! A [`Change`] is opened for each change and closed after it; its table may stay open for the next one (src/pg/open_table.rs).
-//! Nothing is undone while an ERROR unwinds: the abort of the transaction frees all of it.
+//! A [`Change`] is opened for each change and closed after it. Its table may stay open for the next change
+//! (src/pg/open_table.rs). Nothing is undone while an ERROR unwinds, because the abort of the transaction frees
+//! everything.
 
 use super::apply_as::ApplyAs;
 use super::commit_ts::RowVersion;
@@ -38,7 +39,7 @@ unsafe extern "C-unwind" {
     fn ExecCleanupTupleRouting(state: *mut pg_sys::ModifyTableState, routing: *mut PartitionTupleRouting);
 }
 
-/// What changes a row; the privilege that it needs.
+/// The operation that changes a row, which determines the privilege that it needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RowOperation {
     Insert,
@@ -46,20 +47,20 @@ pub enum RowOperation {
     Delete,
 }
 
-/// A row in a slot of the change that it was made or found in, valid until that is closed.
+/// A row in a slot of the change in which it was made or found. It is valid until that change is closed.
 #[derive(Clone, Copy)]
 pub struct Row(pub(super) *mut pg_sys::TupleTableSlot);
 
-/// The table that holds the row: the change's table itself, or one of its partitions.
+/// The table that contains a row: the change's table itself, or one of its partitions.
 pub struct Leaf {
     pub(super) info: *mut pg_sys::ResultRelInfo,
-    /// For an update or delete: which index finds the row. Null for an insert into a partition.
+    /// For an update or delete: the entry whose index finds the row. Null for an insert into a partition.
     entry: *mut RelMapEntry,
 }
 
 impl Leaf {
     pub(super) fn table(&self) -> pg_sys::Relation {
-        // SAFETY: open as long as its change is.
+        // SAFETY: open as long as the change is.
         unsafe { (*self.info).ri_RelationDesc }
     }
 }
@@ -72,10 +73,11 @@ pub struct Change {
 }
 
 impl Change {
-    /// Opens and locks the table of a change, and becomes who applies it. Needs a transaction with an active snapshot.
+    /// Opens and locks the table of a change, and switches to the user who applies it. Needs a transaction with an
+    /// active snapshot.
     pub fn open(tables: &mut OpenTables, relation: u32, operation: RowOperation, apply_as: ApplyAs) -> Change {
         let (table, user) = tables.take(relation, apply_as);
-        // SAFETY: within a transaction; all is closed in `close`, or by the abort.
+        // SAFETY: within a transaction; everything is closed in `close`, or by the abort.
         unsafe {
             if operation != RowOperation::Insert {
                 require_updatable(table.entry);
@@ -88,7 +90,8 @@ impl Change {
         }
     }
 
-    /// Fires the triggers that waited for the change. The table may stay open among `tables`, its lock stays in any case.
+    /// Fires the triggers that were queued by the change. The table may stay open among `tables`; its lock is kept in
+    /// any case.
     pub fn close(self, tables: &mut OpenTables) {
         // SAFETY: opened in `open`.
         unsafe {
@@ -103,7 +106,7 @@ impl Change {
         tables.give_back(self.table);
     }
 
-    /// The table's oid here.
+    /// The oid of the table on this server.
     pub fn table(&self) -> Oid {
         // SAFETY: open.
         unsafe { (*self.table.entry).localreloid }
@@ -115,7 +118,7 @@ impl Change {
         unsafe { relation_name::name_of((*self.table.entry).localrel) }
     }
 
-    /// The row that an insert brings, with defaults for the columns that are ours alone.
+    /// The row that an insert brings, with defaults for the columns that the sender does not have.
     pub fn new_row(&mut self, new: &Tuple) -> Row {
         let slot = self.table.virtual_slot();
         let columns = self.table.columns();
@@ -129,7 +132,7 @@ impl Change {
         Row(slot)
     }
 
-    /// The row that an update or delete looks for: its key, or all of it.
+    /// The row for which an update or delete searches: its key, or all its columns.
     pub fn key_row(&mut self, key: &Tuple) -> Row {
         let slot = self.table.virtual_slot();
         // SAFETY: a slot of the open table.
@@ -137,7 +140,7 @@ impl Change {
         Row(slot)
     }
 
-    /// Tells triggers and generated columns which columns an update changes.
+    /// Records which columns an update changes, for triggers and generated columns.
     pub fn note_changed_columns(&mut self, row: Row, new: &Tuple) {
         // SAFETY: a row of the open table; cleared with the change.
         unsafe {
@@ -149,9 +152,9 @@ impl Change {
         self.table.forget_unchanged_indexes();
     }
 
-    /// The table that holds the row, or is to hold it, and the row in its columns.
+    /// The table that contains the row, or is to contain it, and the row converted to that table's columns.
     pub fn leaf_of(&mut self, row: Row) -> (Leaf, Row) {
-        // SAFETY: open; routing needs a bare ModifyTableState, as core's apply worker gives it.
+        // SAFETY: open; routing needs a bare ModifyTableState, as in core's apply worker.
         unsafe {
             let (entry, root, estate) = (self.table.entry, self.table.root, self.table.estate);
             let table = (*entry).localrel;
@@ -209,11 +212,11 @@ impl Change {
         }
     }
 
-    /// The row that an update or delete is about, locked; None if there is none.
+    /// Finds and locks the row that an update or delete affects; None if there is none.
     pub fn find(&mut self, leaf: &Leaf, key: Row) -> Option<Row> {
         self.require_privilege(leaf, pg_sys::ACL_SELECT);
         let slot = self.new_slot(leaf);
-        // SAFETY: the leaf is of this change; for updates and deletes its entry is set.
+        // SAFETY: the leaf belongs to this change, and has an entry for updates and deletes.
         unsafe {
             let table = leaf.table();
             if leaf.info == self.table.root {
@@ -238,15 +241,15 @@ impl Change {
         }
     }
 
-    /// Who wrote the row that was found, and when.
+    /// Which transaction wrote the row that was found, and when.
     pub fn version_of(&self, row: Row) -> RowVersion {
         let mut is_null = false;
-        // SAFETY: a row of a table: its slot gives the raw xmin, which freezing keeps.
+        // SAFETY: a row of a table, whose slot returns the raw xmin; freezing preserves it.
         let xid = unsafe { pg_sys::slot_getsysattr(row.0, pg_sys::MinTransactionIdAttributeNumber, &mut is_null) };
         commit_ts::version_of(pg_sys::TransactionId::from(xid.value() as u32))
     }
 
-    /// The row that was found, with the columns that were sent.
+    /// The row that was found, with the columns that were sent replaced.
     pub fn modified(&mut self, leaf: &Leaf, key: Row, found: Row, new: &Tuple) -> Row {
         // SAFETY: rows of the leaf; the key's slot is not needed any more.
         unsafe {
@@ -276,9 +279,9 @@ impl Change {
         }
     }
 
-    /// A row of a partition in the columns of the partitioned table.
+    /// A row of a partition, converted to the columns of the partitioned table.
     pub fn row_of_root(&mut self, leaf: &Leaf, row: Row) -> Row {
-        // SAFETY: open tables; a null map means that their columns are alike.
+        // SAFETY: open tables; a null map means that their columns are the same.
         unsafe {
             let slot = self.table.virtual_slot();
             let map = pg_sys::convert_tuples_by_name(
@@ -330,7 +333,7 @@ impl Change {
         }
     }
 
-    /// A slot for rows of the leaf, as its table stores them.
+    /// A slot for rows of the leaf in the form in which its table stores them.
     pub(super) fn new_slot(&mut self, leaf: &Leaf) -> *mut pg_sys::TupleTableSlot {
         if leaf.info == self.table.root {
             return self.table.table_slot();
@@ -363,9 +366,9 @@ impl Change {
     }
 }
 
-/// Runs `f` in the context of one change's values.
+/// Runs `f` in the memory context for the values of one change.
 unsafe fn in_tuple_context(estate: *mut pg_sys::EState, f: impl FnOnce()) {
-    // SAFETY: the caller's promise: an executor state that is alive; the context is emptied after the change.
+    // SAFETY: the caller guarantees an executor state that is alive; the context is emptied after the change.
     unsafe {
         let context = (*tuple::per_tuple_context(estate)).ecxt_per_tuple_memory;
         let previous = pg_sys::MemoryContextSwitchTo(context);
@@ -374,7 +377,8 @@ unsafe fn in_tuple_context(estate: *mut pg_sys::EState, f: impl FnOnce()) {
     }
 }
 
-/// Locks the row at a place, and takes it as it is now; false if it has gone or changed meanwhile.
+/// Locks the row at `place` and reads its latest version into `slot`. Returns false if the row was deleted or changed
+/// concurrently.
 ///
 /// # Safety
 /// An open table and a slot of it.
@@ -403,7 +407,8 @@ pub(super) unsafe fn lock(
     }
 }
 
-/// As core's TargetPrivilegesCheck: the privilege, and no row security, which replication cannot honour.
+/// Like core's TargetPrivilegesCheck: requires the privilege, and that no row security applies, which replication
+/// cannot enforce.
 ///
 /// # Safety
 /// An open relation, in a transaction.
@@ -430,9 +435,9 @@ pub unsafe fn require_privilege(table: pg_sys::Relation, privilege: u32) {
     }
 }
 
-/// As core's check_relation_updatable.
+/// Like core's check_relation_updatable.
 unsafe fn require_updatable(entry: *mut RelMapEntry) {
-    // SAFETY: the caller's promise: an open entry. A partitioned table is checked by partition.
+    // SAFETY: the caller guarantees an open entry. Each partition of a partitioned table is checked separately.
     unsafe {
         let table = (*entry).localrel;
         if (*entry).updatable || (*(*table).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE {

@@ -1,25 +1,27 @@
-//! Finding rows by a table's key, one after the other with one scan of its index (the counterpart of
-//! execReplication.c's RelationFindReplTupleByIndex, which begins a scan for each row).
+//! Finds rows by a table's key, one after the other with a single index scan (the counterpart of execReplication.c's
+//! RelationFindReplTupleByIndex, which begins a scan for each row).
 //!
-//! Only for a unique btree index of plain columns that identifies rows: for all others core's own routine is called.
+//! This is only for a unique btree index on plain columns that identifies rows. For all others core's own routine is
+//! called.
 
 use super::{compat, logicalrep};
 use pgrx::pg_sys::{self, Oid};
 
 pub(super) struct Finder {
-    /// Of the present transaction.
+    /// The scan of the present transaction.
     scan: Option<pg_sys::IndexScanDesc>,
-    /// Where the row's key is, in the table's columns, from 0.
+    /// The key's columns in the table, counted from 0.
     columns: Vec<usize>,
     keys: Vec<pg_sys::ScanKeyData>,
     snapshot: Box<pg_sys::SnapshotData>,
 }
 
 impl Finder {
-    /// None if the index is not one that this is for.
+    /// None if the index is not of the supported kind.
     ///
     /// # Safety
-    /// An open table, an open index of it and what is known of that; the current memory context must live as long.
+    /// An open table, an open index of it with its IndexInfo; the current memory context must live as long as the
+    /// Finder.
     pub(super) unsafe fn new(
         table: pg_sys::Relation,
         index: pg_sys::Relation,
@@ -66,19 +68,20 @@ impl Finder {
         }
     }
 
-    /// Before the relations are closed.
+    /// Must be called before the relations are closed.
     pub(super) fn end_scan(&mut self) {
         if let Some(scan) = self.scan.take() {
-            // SAFETY: begun, its relations are open still.
+            // SAFETY: the scan was begun, and its relations are still open.
             unsafe { pg_sys::index_endscan(scan) };
         }
     }
 
-    /// The row with the key's values, not locked; waits for those who are writing it. The row's slot has a copy.
+    /// Finds the row with the key's values without locking it, and waits for transactions that are writing it. Copies
+    /// the row into the slot `row`. Returns false if there is none.
     ///
     /// # Safety
-    /// The relations are open until [`Finder::end_scan`], and the current memory context lives as long; slots of the table;
-    /// the key's attributes are there.
+    /// The relations must stay open until [`Finder::end_scan`], and the current memory context must live as long. Both
+    /// slots belong to the table, and the attributes of the key are set.
     pub(super) unsafe fn find(
         &mut self,
         table: pg_sys::Relation,
@@ -90,7 +93,7 @@ impl Finder {
         unsafe {
             for (scan_key, column) in self.keys.iter_mut().zip(&self.columns) {
                 if *(*key).tts_isnull.add(*column) {
-                    // A key of nulls, which no row of a primary key or replica identity has.
+                    // No row of a primary key or replica identity has a key with nulls.
                     return false;
                 }
                 scan_key.sk_argument = *(*key).tts_values.add(*column);

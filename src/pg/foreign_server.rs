@@ -1,6 +1,6 @@
 //! Foreign servers and their user mappings through core's own commands (commands/foreigncmds.c).
 //!
-//! Not through SPI: a connection string in a nested statement would appear in an error's CONTEXT and in
+//! SPI is not used, because a connection string in a nested statement would appear in the CONTEXT of errors and in
 //! pg_stat_statements. Strings are in this database's encoding.
 
 use super::transaction;
@@ -10,8 +10,8 @@ use std::ffi::CStr;
 /// `BOOTSTRAP_SUPERUSERID` (catalog/pg_authid.dat).
 pub const BOOTSTRAP_SUPERUSER: pg_sys::Oid = pg_sys::Oid::from_u32(10);
 
-/// Until the transaction ends nobody else changes servers of the wrapper: core takes no lock of its own, and the second of two
-/// would fail with "tuple concurrently updated".
+/// Prevents other sessions from changing servers of the wrapper until the transaction ends. Core takes no such lock,
+/// and the second of two concurrent changes would fail with "tuple concurrently updated".
 pub fn lock_servers_of(wrapper: &CStr) {
     // SAFETY: within a transaction; missing_ok.
     unsafe {
@@ -37,12 +37,12 @@ pub fn create_server(name: &CStr, wrapper: &CStr, options: &[(&CStr, &CStr)]) ->
     }
 }
 
-/// What ALTER SERVER … OPTIONS does with each option that is named.
+/// What ALTER SERVER … OPTIONS does with each named option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OptionAction {
     Add,
     Set,
-    /// The value says nothing.
+    /// The option's value is ignored.
     Drop,
 }
 
@@ -67,15 +67,15 @@ pub fn alter_server_options(name: &CStr, options: &[(&CStr, &CStr)], action: Opt
     }
 }
 
-/// Whose a user mapping is.
+/// The role to which a user mapping belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MappingFor {
     Public,
-    /// The bootstrap superuser, as whom our workers connect.
+    /// The bootstrap superuser, as which the workers connect.
     Workers,
 }
 
-/// CREATE USER MAPPING: readable by superusers and by the server's owner alone (view pg_user_mappings).
+/// CREATE USER MAPPING. Only superusers and the server's owner can read the mapping (view pg_user_mappings).
 pub fn create_mapping(server: &CStr, whose: MappingFor, options: &[(&CStr, &CStr)]) -> pg_sys::Oid {
     transaction::commit_locally_if_alone();
     // SAFETY: as in `create_server`.
@@ -106,8 +106,8 @@ pub fn drop_mapping(server: &CStr, whose: MappingFor) {
     }
 }
 
-/// The options of a server by its name, in catalog form (`name=value`), if it is one of that wrapper. Needs a transaction, but
-/// no snapshot.
+/// The options of the server with that name, in the catalog's form (`name=value`), if it belongs to that wrapper. Needs
+/// a transaction, but no snapshot.
 pub fn server_options(name: &CStr, wrapper: &CStr) -> Option<Vec<String>> {
     // SAFETY: catalog entries copied into the current memory context, or null where there is none.
     unsafe {
@@ -128,7 +128,7 @@ pub fn server_options(name: &CStr, wrapper: &CStr) -> Option<Vec<String>> {
     }
 }
 
-/// DROP SERVER … CASCADE by oid: the server with its user mappings.
+/// DROP SERVER … CASCADE, by oid: removes the server with its user mappings.
 pub fn drop_server(server: pg_sys::Oid) {
     transaction::commit_locally_if_alone();
     let address = pg_sys::ObjectAddress { classId: pg_sys::ForeignServerRelationId, objectId: server, objectSubId: 0 };

@@ -1,8 +1,9 @@
 //! Calls through C function pointers.
 
-/// Calls a C function that pgrx's bindings do not guard (one behind a function pointer, or declared by us), so that an
-/// ERROR in it becomes a Rust panic instead of a jump over Rust frames. Every such call stands in this macro: the lint
-/// `ffi_unwind_calls`, denied for the crate, finds the others. Unsafe to use, like the call in it.
+/// Calls a C function that pgrx's bindings do not guard (one behind a function pointer, or declared by this library),
+/// so that an ERROR in it becomes a Rust panic instead of a jump over Rust frames. Every such call must be in this
+/// macro; the lint `ffi_unwind_calls`, denied for the crate, finds others. The macro is unsafe to use, like the call in
+/// it.
 macro_rules! guarded {
     ($call:expr) => {{
         #[allow(ffi_unwind_calls)]

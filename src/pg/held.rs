@@ -1,10 +1,10 @@
-//! Rows of one transaction for one table that are held back and stored together (access/tableam.h's table_multi_insert; COPY
-//! does the same).
+//! Inserts of one transaction into one table that are held back and stored together (table_multi_insert in
+//! access/tableam.h, which COPY uses as well).
 //!
-//! May do: change the moment at which rows are stored, where nothing can see the difference: the table has no triggers that
-//! fire, and nothing of a user's that looks at other rows. Held rows are stored before anything else is done. May not: decide
-//! what becomes of a row that another stands in the way of: then all is as if none had been stored, and each is inserted by
-//! itself.
+//! This changes only the moment at which rows are stored, and only if no code can see the difference: the table has no
+//! triggers that fire, and no code of users that reads other rows. Held rows are stored before anything else is done.
+//! It does not decide what happens to a row that conflicts with another: in that case none of the held rows is stored,
+//! and the caller inserts each one separately.
 
 use super::executor::{Change, Row};
 use super::logicalrep::Tuple;
@@ -14,13 +14,13 @@ use super::{transaction, tuple};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-/// As COPY does.
+/// The same number as in COPY.
 const MOST_ROWS: usize = 1_000;
 
-/// Of what was sent; a transaction of large rows must not hold much of itself in memory.
+/// The limit of the bytes that were sent, so that a transaction of large rows does not keep much of itself in memory.
 const MOST_BYTES: usize = 256 << 10;
 
-/// Fewer are not worth a subtransaction.
+/// For fewer rows a subtransaction does not pay.
 const FEWEST_ROWS: usize = 8;
 
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub(super) struct Held {
     rows: Slots,
     bytes: usize,
     context: Option<pg_sys::MemoryContext>,
-    /// Rows stood in the way of some: in this transaction they may well again.
+    /// Some held rows have conflicted with others, which is likely to happen again in this transaction.
     pub(super) is_refused: bool,
 }
 
@@ -56,12 +56,12 @@ impl Change {
         self.table.may_batch && !self.table.held.is_refused
     }
 
-    /// Keeps the row that an insert brings until it is stored with others.
+    /// Holds back the row that an insert brings, until it is stored with others.
     pub fn hold(&mut self, new: &Tuple) {
         self.require_insert_privilege();
         let columns = self.table.columns();
         let OpenTable { estate, descriptor, held, .. } = &mut *self.table;
-        // SAFETY: slot and context live as long as the executor state; values as long as they are held.
+        // SAFETY: slot and context live as long as the executor state, the values as long as they are held.
         unsafe {
             let slot = held.rows.next(|| new_slot(*estate, *descriptor, &pg_sys::TTSOpsVirtual));
             let context = *held.context.get_or_insert_with(|| {
@@ -80,7 +80,7 @@ impl Change {
         held.bytes += new.bytes();
     }
 
-    /// A row that is held, by its place.
+    /// A held row, by its place.
     pub fn held(&mut self, place: usize) -> Option<Row> {
         self.table.held.rows.used().get(place).copied().map(Row)
     }
@@ -89,8 +89,8 @@ impl Change {
         self.table.held.clear();
     }
 
-    /// Stores what is held. False: a row stands in the way of one of them, or there are too few for this to pay; all are held
-    /// still.
+    /// Stores the held rows. Returns false if one of them conflicts with another row, or if there are too few for this
+    /// to pay; all of them are then still held.
     pub fn insert_held(&mut self) -> bool {
         let is_unique = self.table.is_unique;
         if is_unique && self.table.held.rows.count() < FEWEST_ROWS {
@@ -122,12 +122,12 @@ impl Change {
     }
 }
 
-/// As ExecSimpleRelationInsert, for all rows that are held.
+/// Like ExecSimpleRelationInsert, for all held rows.
 fn store(table: &mut OpenTable) {
     debug_assert!(table.lifetime > Lifetime::Change);
     let (root, estate) = (table.root, table.estate);
     let rows = table.held.rows.used();
-    // SAFETY: an open table with open indexes; rows of it, whose slots are there until they are let go.
+    // SAFETY: an open table with open indexes, and rows of it, whose slots exist until they are released.
     unsafe {
         let relation = (*root).ri_RelationDesc;
         if !(*(*relation).rd_att).constr.is_null() {

@@ -1,10 +1,10 @@
-//! Core's hooks that this library takes: object access, utility commands, the end of a transaction. What they mean is
-//! decided in src/worker; here they are only tied in, each calling whoever had it before.
+//! Core's hooks that this library uses: object access, utility commands, the end of a transaction. src/worker decides
+//! what they mean; this file only installs them, and each calls the previous hook.
 //!
-//! What a hook surrounds is not ours, and neither are its errors. A frame of Rust that guards the call would catch core's ERROR
-//! and raise it anew without its context, position, constraint, table and column. So the hooks of this file that call on are
-//! bare functions without anything to drop, over which an ERROR jumps as over a frame of C; what is ours stands in a guarded
-//! function of its own, which has returned before.
+//! An ERROR that is raised inside a hook is not this library's. A Rust frame that guards the call would catch core's
+//! ERROR and raise it anew without its context, position, constraint, table and column. Therefore the hooks of this
+//! file that call on are bare functions without anything to drop, over which an ERROR jumps as over a C frame. The code
+//! of this library is in a guarded function of its own, which has returned before.
 
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -15,32 +15,34 @@ use std::sync::OnceLock;
 pub enum CatalogChange {
     /// A database was created, altered or dropped.
     Database,
-    /// An extension, subscription, foreign server or user mapping of this database.
+    /// An extension, subscription, foreign server or user mapping of this database was created, altered or dropped.
     ThisDatabase,
 }
 
-/// A utility command that the workers must know of before it runs.
+/// A utility command about which the workers must be told before it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Utility<'a> {
-    /// DROP or SET TABLESPACE of a database: nobody may be connected to it.
+    /// DROP or SET TABLESPACE of a database, to which no process may be connected.
     TouchDatabase(&'a CStr),
-    /// RENAME of a database: the same, and it needs CREATEDB as well.
+    /// RENAME of a database. It has the same condition, and needs CREATEDB as well.
     RenameDatabase(&'a CStr),
-    /// CREATE DATABASE from this template: nobody may be connected to that.
+    /// CREATE DATABASE from this template, to which no process may be connected.
     CopyDatabase(&'a CStr),
     /// DROP EXTENSION spock_recovery without CASCADE.
     DropExtension,
 }
 
-/// What src/worker does with it.
+/// The functions of src/worker that the hooks call.
 pub struct Callbacks {
     pub on_change: fn(CatalogChange),
-    /// Called after commit (true) or abort (false) of every transaction, when others see it. Must not raise.
+    /// Called after the commit (true) or abort (false) of every transaction, when other sessions see it. Must not raise
+    /// an ERROR.
     pub on_transaction_end: fn(bool),
-    /// Called when a subtransaction commits (true) or aborts (false), with its nesting level (the transaction's own is 1). Must
-    /// not raise.
+    /// Called when a subtransaction commits (true) or aborts (false), with its nesting level (1 is the transaction
+    /// itself). Must not raise an ERROR.
     pub on_subtransaction_end: fn(bool, i32),
-    /// Called before the command runs; may raise, and then it does not run. True: it stands alone in its transaction.
+    /// Called before the command runs. If it raises an ERROR, the command does not run. The second argument is true if
+    /// the command is the only one in its transaction.
     pub on_utility: fn(Utility<'_>, bool),
 }
 
@@ -48,12 +50,12 @@ static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
 static PREVIOUS_ACCESS: OnceLock<pg_sys::object_access_hook_type> = OnceLock::new();
 static PREVIOUS_UTILITY: OnceLock<pg_sys::ProcessUtility_hook_type> = OnceLock::new();
 
-/// Takes the hooks. Called once, in the postmaster.
+/// Installs the hooks. Called once, in the postmaster.
 pub fn install(callbacks: Callbacks) {
     if CALLBACKS.set(callbacks).is_err() {
         return;
     }
-    // SAFETY: single-threaded; the previous holders are kept and called.
+    // SAFETY: single-threaded; the previous hooks are kept and called.
     unsafe {
         let _ = PREVIOUS_ACCESS.set(pg_sys::object_access_hook);
         pg_sys::object_access_hook = Some(object_access);
@@ -64,7 +66,7 @@ pub fn install(callbacks: Callbacks) {
     }
 }
 
-/// Not guarded, see above.
+/// Not guarded, see the head of this file.
 #[allow(ffi_unwind_calls, reason = "nothing of this frame is lost when an ERROR jumps over it")]
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
@@ -77,7 +79,7 @@ unsafe extern "C-unwind" fn object_access(
         // SAFETY: the same arguments.
         unsafe { previous(access, class, object, sub, arg) };
     }
-    // SAFETY: guards itself.
+    // SAFETY: the function guards itself.
     unsafe { note_access(access, class) };
 }
 
@@ -100,9 +102,9 @@ unsafe extern "C-unwind" fn note_access(access: pg_sys::ObjectAccessType::Type, 
     }
 }
 
-/// The end of a transaction as others see it. XactCallbacks come too early: before the invalidation messages, so that a
-/// worker that is woken there and looks at once may still find the old state in its caches (pg_extension's, from 18 on),
-/// and before the locks are released.
+/// Called at the end of a transaction, when other sessions see it. An XactCallback comes too early: it is called before
+/// the invalidation messages are sent and before locks are released, so that a worker which is woken there may still
+/// find the old state in its caches (that of pg_extension on 18).
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn resources_released(
     phase: pg_sys::ResourceReleasePhase::Type,
@@ -134,7 +136,7 @@ unsafe extern "C-unwind" fn subtransaction_ended(
 }
 
 unsafe extern "C-unwind" {
-    /// As it is: the bindings' own function of this name guards it.
+    /// Core's function without a guard; the bindings' function of this name guards it.
     #[link_name = "standard_ProcessUtility"]
     fn core_process_utility(
         statement: *mut pg_sys::PlannedStmt,
@@ -148,7 +150,7 @@ unsafe extern "C-unwind" {
     );
 }
 
-/// Not guarded, see above.
+/// Not guarded, see the head of this file.
 #[allow(clippy::too_many_arguments, reason = "core's signature")]
 #[allow(ffi_unwind_calls, reason = "nothing of this frame is lost when an ERROR jumps over it")]
 unsafe extern "C-unwind" fn process_utility(
@@ -161,7 +163,8 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: guards itself; core gives a planned utility statement, and the arguments are passed on as they came.
+    // SAFETY: note_utility guards itself; core passes a planned utility statement, and the arguments are passed on
+    // unchanged.
     unsafe {
         note_utility(statement, context);
         match PREVIOUS_UTILITY.get() {
@@ -187,10 +190,10 @@ unsafe extern "C-unwind" fn note_utility(
     statement: *mut pg_sys::PlannedStmt,
     context: pg_sys::ProcessUtilityContext::Type,
 ) {
-    // SAFETY: the caller's promise: a planned utility statement.
+    // SAFETY: the caller guarantees a planned utility statement.
     let utility = unsafe { classify((*statement).utilityStmt) };
     if let (Some(utility), Some(callbacks)) = (utility, CALLBACKS.get()) {
-        // What PreventInTransactionBlock asks (access/xact.c).
+        // The same conditions as in PreventInTransactionBlock (access/xact.c).
         // SAFETY: reads this process's transaction state.
         let is_within = unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() };
         let is_alone = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL && !is_within;
@@ -198,7 +201,7 @@ unsafe extern "C-unwind" fn note_utility(
     }
 }
 
-/// What the command means for the workers; None for almost all.
+/// What the command means for the workers; None for almost all commands.
 unsafe fn classify<'a>(node: *mut pg_sys::Node) -> Option<Utility<'a>> {
     // SAFETY: a node's tag says which struct it is; its strings are NUL-terminated or null.
     unsafe {

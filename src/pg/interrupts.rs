@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-// pgrx binds these as Rust functions, which cannot be installed as handlers.
+// pgrx declares these as Rust functions, which cannot be installed as handlers.
 unsafe extern "C-unwind" {
     fn die(signal: core::ffi::c_int);
     fn SignalHandlerForConfigReload(signal: core::ffi::c_int);
@@ -17,14 +17,14 @@ unsafe extern "C-unwind" {
 /// What SIGTERM does to a worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Termination {
-    /// It leaves at its loop's head, quietly: for one that never waits long for anybody.
+    /// The worker ends at the head of its loop, without a message. For workers that never wait long.
     AtLoopHead,
-    /// Core's `die`: it leaves from within any wait, by FATAL where it was interrupted. Waits for locks and
-    /// libpqwalreceiver notice nothing else.
+    /// Core's `die`: the worker ends during any wait, by a FATAL at the point of interruption. Waits for locks and in
+    /// libpqwalreceiver react to nothing else.
     AtOnce,
 }
 
-/// Signal handlers of a worker, set before signals are unblocked.
+/// Installs the signal handlers of a worker, and then unblocks signals.
 pub fn install_worker_signals(termination: Termination) {
     // SAFETY: core's own handlers, safe in a signal handler; called once at a worker's start.
     unsafe {
@@ -37,7 +37,7 @@ pub fn install_worker_signals(termination: Termination) {
     }
 }
 
-/// SIGTERM has arrived and was not acted upon yet.
+/// Whether SIGTERM has arrived and was not handled yet.
 pub fn shutdown_requested() -> bool {
     // SAFETY: flags of this process that a signal handler sets.
     unsafe {
@@ -46,13 +46,13 @@ pub fn shutdown_requested() -> bool {
     }
 }
 
-/// CHECK_FOR_INTERRUPTS alone, between two calls of [`check`] that are not far apart.
+/// Only CHECK_FOR_INTERRUPTS. For use between two calls of [`check`] that are close together.
 pub fn check_signals() {
     pgrx::check_for_interrupts!();
 }
 
-/// CHECK_FOR_INTERRUPTS, and the end of the process if the postmaster has died: core notices that only in waits,
-/// and a busy loop does not wait.
+/// CHECK_FOR_INTERRUPTS, and ends the process if the postmaster has died: core notices that only in waits, and a busy
+/// loop does not wait.
 pub fn check() {
     pgrx::check_for_interrupts!();
     // SAFETY: getppid has no preconditions; PostmasterPid is set before any child starts.
@@ -62,7 +62,7 @@ pub fn check() {
     }
 }
 
-/// Reads the configuration again if SIGHUP asked for it; returns whether it did.
+/// Reads the configuration again if SIGHUP has requested it. Returns whether it did.
 pub fn reload_config_if_asked() -> bool {
     // SAFETY: a flag of this process, reset before the files are read, as core's workers do.
     unsafe {
@@ -75,12 +75,12 @@ pub fn reload_config_if_asked() -> bool {
     true
 }
 
-/// Ends this process by proc_exit, which runs the exit callbacks; Rust destructors do not run.
+/// Ends this process by proc_exit, which runs the exit callbacks. Rust destructors are not run.
 pub fn exit(code: i32) -> ! {
     super::compat::proc_exit(code)
 }
 
-/// Registers what a worker undoes at its end, also after FATAL, while shared memory is still attached. Once per process.
+/// Registers what a worker does at its end, also after FATAL, while shared memory is still attached. Once per process.
 pub fn at_exit(callback: fn()) {
     AT_EXIT.set(Some(callback));
     // SAFETY: a function of this library, which is never unloaded.
@@ -98,15 +98,15 @@ unsafe extern "C-unwind" fn run_at_exit(_code: core::ffi::c_int, _argument: pg_s
     }
 }
 
-/// The SQLSTATE of the last ERROR or FATAL that this process has reported, as core packs it; zero: of none.
+/// The SQLSTATE of the last ERROR or FATAL that this process has reported, as core packs it; zero if there was none.
 static REPORTED: AtomicI32 = AtomicI32::new(0);
 
 thread_local! {
     static PREVIOUS_HOOK: Cell<pg_sys::emit_log_hook_type> = const { Cell::new(None) };
 }
 
-/// From here on [`reported`] knows what this process reports: what it ends by, where that is a FATAL or an ERROR that nobody
-/// has caught. Those that are caught are not reported. Once per process.
+/// After this call [`reported`] returns the SQLSTATE by which the process ends, if that is a FATAL or an ERROR that is
+/// not caught. Caught ERRORs are not reported. Once per process.
 pub fn note_reports() {
     // SAFETY: a variable of this process; the hook calls the one before it.
     unsafe {
@@ -132,7 +132,7 @@ unsafe extern "C-unwind" fn note_report(report: *mut pg_sys::ErrorData) {
     }
 }
 
-/// Sends SIGTERM. A process that is gone already is no error.
+/// Sends SIGTERM. It is no error if the process does not exist any more.
 pub fn terminate(pid: i32) {
     if pid > 0 {
         // SAFETY: kill has no memory preconditions.
@@ -140,7 +140,7 @@ pub fn terminate(pid: i32) {
     }
 }
 
-/// Dies as by `kill -9`, for failpoints.
+/// Kills this process as `kill -9` does, for failpoints.
 #[cfg(feature = "failpoints")]
 pub fn kill_this_process() -> ! {
     // SAFETY: kill has no memory preconditions; SIGKILL cannot be handled.
@@ -148,8 +148,8 @@ pub fn kill_this_process() -> ! {
     std::process::abort()
 }
 
-/// Runs `f` and catches an ERROR of any kind: its report. Only for calls that leave nothing of a transaction behind when
-/// they fail; whatever changes catalogs needs [`super::transaction::attempt`].
+/// Runs `f` and catches any ERROR, whose report it returns. Only for calls that leave nothing in the transaction when
+/// they fail; a change of catalogs needs [`super::transaction::attempt`].
 pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Box<ErrorReportWithLevel>> {
     pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| Ok(f())))
         .catch_others(|cause| match cause {

@@ -1,4 +1,5 @@
-//! Type `jsonb` from a document in UTF-8, in this database's encoding. pgrx's own takes every database for UTF-8.
+//! Type `jsonb` in this database's encoding, made of a document in UTF-8. pgrx's own type assumes that every database
+//! is in UTF-8.
 
 use super::interrupts;
 use super::text::to_server;
@@ -10,18 +11,19 @@ use pgrx::{IntoDatum, direct_function_call, pg_sys};
 use serde::Serialize;
 use std::ffi::CString;
 
-/// A document.
+/// A document in JSON.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Json(String);
 
 impl Json {
     pub fn of(document: &impl Serialize) -> Json {
-        // Structs of strings, numbers and lists cannot fail to be written.
+        // Serialization cannot fail for structs of strings, numbers and lists.
         Json(serde_json::to_string(document).unwrap_or_else(|_| "null".to_owned()))
     }
 }
 
-/// A character that this database's encoding lacks is shown as `?`: it must not take the rest with it.
+/// Converts a text into this database's encoding. A character that the encoding lacks becomes `?`, so that the rest is
+/// still shown.
 fn in_this_encoding(text: &str) -> Option<CString> {
     match interrupts::catch(|| to_server(text)) {
         Ok(text) => text,

@@ -1,8 +1,8 @@
-//! The last ERROR of this process, with what pgrx drops when an ERROR crosses Rust: context, and the names of schema, table,
-//! column, type and constraint (utils/elog.h, ErrorData).
+//! The last ERROR of this process, including what pgrx drops when an ERROR crosses Rust: context, and the names of
+//! schema, table, column, type and constraint (utils/elog.h, ErrorData).
 //!
-//! It is remembered while it is raised, by a context on the error stack. Who has caught it asks for it with the report at hand:
-//! an ERROR that was raised in Rust and caught there was never one of the server's.
+//! An error context records the ERROR while it is raised. The code that catches it looks it up with the report at hand,
+//! because an ERROR that was raised and caught in Rust never came from the server.
 
 use super::error_context::BottomContext;
 use super::text::Text;
@@ -32,19 +32,19 @@ thread_local! {
     static LAST: RefCell<Option<ServerError>> = const { RefCell::new(None) };
 }
 
-/// From here on this process remembers its last ERROR.
+/// Makes this process record its last ERROR from now on.
 pub fn watch() {
-    // SAFETY: the callback copies; called by a worker's own code, between calls into core.
+    // SAFETY: the callback copies; a worker's own code calls this, between calls into core.
     PLACE.with_borrow_mut(|place| unsafe { place.install(remember) });
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn remember(_argument: *mut core::ffi::c_void) {
-    // SAFETY: within errfinish, which calls this with an error at hand; the copy is made outside the context for errors, which
-    // CopyErrorData asks for.
+    // SAFETY: errfinish calls this while it processes an error; the copy is made outside ErrorContext, as CopyErrorData
+    // requires.
     unsafe {
         let code = unpack_sqlstate(pg_sys::geterrcode());
-        // A LOG, a NOTICE, a WARNING.
+        // The report is a LOG, NOTICE or WARNING.
         if code.starts_with(b"00") || code.starts_with(b"01") {
             return;
         }
@@ -70,7 +70,7 @@ unsafe extern "C-unwind" fn remember(_argument: *mut core::ffi::c_void) {
         pg_sys::MemoryContextSwitchTo(previous);
         if is_error {
             LAST.with_borrow_mut(|last| {
-                // What pgrx raises again, where an ERROR leaves Rust, is the same with less.
+                // When an ERROR leaves Rust, pgrx raises it again with fewer fields. The first report is kept.
                 let is_again = last.as_ref().is_some_and(|known| known.is_of(&error.sqlstate, &error.message));
                 if !is_again || error.table.is_some() || error.constraint.is_some() {
                     *last = Some(error);
@@ -80,7 +80,7 @@ unsafe extern "C-unwind" fn remember(_argument: *mut core::ffi::c_void) {
     }
 }
 
-/// What the server has said of an ERROR that was caught. One that was raised in Rust has no more than its report.
+/// The server's report of an ERROR that was caught. An ERROR that was raised in Rust has no more than its report.
 pub fn of(report: &ErrorReportWithLevel) -> ServerError {
     let sqlstate = unpack_sqlstate(report.sql_error_code() as i32).map(char::from).iter().collect::<String>();
     let known = LAST.take().filter(|known| known.is_of(&sqlstate, report.message()));
@@ -117,8 +117,8 @@ const CONSTRAINT: &str = "
          WHERE n.nspname::pg_catalog.text = $1 AND r.relname::pg_catalog.text = $2) known
      WHERE name = $3";
 
-/// Names of an ERROR that are those of something that is there. Whoever raises one (RAISE … USING CONSTRAINT) may give any text
-/// for them, a row's value too.
+/// Names in an ERROR that belong to existing objects. The code that raises an ERROR (RAISE … USING CONSTRAINT) may give
+/// any text as a name, even a row's value.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct KnownNames {
     /// `schema.table`.
@@ -132,7 +132,7 @@ impl ServerError {
         self.sqlstate == sqlstate && self.message == message
     }
 
-    /// Needs a transaction with a snapshot.
+    /// The names in this error that belong to existing objects. Needs a transaction with a snapshot.
     pub fn known_names(&self) -> KnownNames {
         let text = |text: &Option<String>| Text::of_message(text.as_deref().unwrap_or_default());
         let ask = |question: &str, second: &Option<String>, third: &Option<String>| {

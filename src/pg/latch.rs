@@ -1,11 +1,11 @@
-//! Waiting on the process latch, under wait events of our own (storage/latch.h).
+//! Waiting on the process latch, under wait events of this library (storage/latch.h).
 
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::time::Duration;
 
-/// What pg_stat_activity shows as wait_event (wait_event_type Extension).
+/// The wait_event that pg_stat_activity shows (with wait_event_type Extension).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaitEvent {
     LauncherMain,
@@ -38,7 +38,7 @@ impl WaitEvent {
         }
     }
 
-    /// The event's number, registered on first use (WaitEventExtensionNew takes a lock: once per process is enough).
+    /// The event's number. It is registered on first use, once per process, because WaitEventExtensionNew takes a lock.
     fn id(self) -> u32 {
         thread_local! {
             static IDS: [Cell<u32>; WaitEvent::COUNT] = const { [const { Cell::new(0) }; WaitEvent::COUNT] };
@@ -54,8 +54,8 @@ impl WaitEvent {
     }
 }
 
-/// Waits until the latch is set or `timeout` has passed (None: no limit), then resets the latch. Ends the process
-/// when the postmaster dies. Does not check for interrupts: the caller decides what comes first.
+/// Waits until the latch is set or `timeout` has passed (None: no limit), then resets the latch. Ends the process when
+/// the postmaster dies. Does not check for interrupts: the caller decides the order.
 pub fn wait(timeout: Option<Duration>, event: WaitEvent) {
     let mut wake = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
     let mut milliseconds = -1;
@@ -70,7 +70,7 @@ pub fn wait(timeout: Option<Duration>, event: WaitEvent) {
     }
 }
 
-/// Waits until the socket can be read, the latch is set or `timeout` has passed; as [`wait`] otherwise.
+/// Waits until the socket is readable, the latch is set or `timeout` has passed; otherwise like [`wait`].
 pub fn wait_for_socket(socket: pg_sys::pgsocket, timeout: Duration, event: WaitEvent) {
     let wake = pg_sys::WL_SOCKET_READABLE | pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH | pg_sys::WL_TIMEOUT;
     let milliseconds = timeout.as_millis().min(i32::MAX as u128) as core::ffi::c_long;
@@ -83,13 +83,13 @@ pub fn wait_for_socket(socket: pg_sys::pgsocket, timeout: Duration, event: WaitE
     }
 }
 
-/// Sets the latch of another process of this server, if it is one.
+/// Sets the latch of another process, if it belongs to this server.
 pub fn wake(pid: i32) {
     if pid <= 0 {
         return;
     }
-    // SAFETY: PGPROC entries live in shared memory for ever; if the process ended meanwhile, its successor in that
-    // entry gets a wake-up that it does not need.
+    // SAFETY: PGPROC entries are never freed. If the process has ended meanwhile, the next process in that entry gets
+    // an unneeded wake-up.
     unsafe {
         let process = pg_sys::BackendPidGetProc(pid);
         if !process.is_null() {

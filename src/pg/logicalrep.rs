@@ -1,7 +1,8 @@
-//! Core's half of a logical replication subscriber: the subscription, the messages, the map from the sender's tables to
-//! ours (replication/logicalproto.h, logicalrelation.h; core's counterpart of the whole: worker.c).
+//! Core's functions for a logical replication subscriber: the subscription, the messages, and the map from the sender's
+//! tables to the local ones (replication/logicalproto.h, logicalrelation.h; core's counterpart of the whole is
+//! worker.c).
 //!
-//! The functions declared here are not in pgrx's bindings: each call stands in guarded!.
+//! pgrx's bindings do not contain the functions that are declared here, so each call is in guarded!.
 
 use super::apply_as::ApplyAs;
 use super::owned_table::Owner;
@@ -17,23 +18,24 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 
 thread_local! {
-    /// What was told of each table: core keeps its own map to itself, and opens what is in it before anybody could look at the
-    /// table.
+    /// What the sender has told about each table. Core's map is private, and opening one of its tables is the only way
+    /// to see it.
     static TOLD: RefCell<HashMap<u32, ToldRelation>> = RefCell::default();
 }
 
 #[derive(Clone)]
 struct ToldRelation {
-    /// As the server writes them.
+    /// In this database's encoding.
     schema: CString,
     name: CString,
     columns: Vec<CString>,
     types: Vec<Oid>,
-    /// The places of the key's columns.
+    /// The positions of the key's columns.
     key: Vec<core::ffi::c_int>,
     identity: core::ffi::c_char,
     kind: core::ffi::c_char,
-    /// The sender's rows come whole, for want of a key: where ours has none either, core looks for an index.
+    /// Whether the sender's old rows contain all columns because its table has no key. If the local table has no key
+    /// either, core searches for a usable index.
     is_full: bool,
 }
 
@@ -93,8 +95,8 @@ unsafe extern "C-unwind" {
     fn logicalrep_rel_close(relation: *mut RelMapEntry, lock: pg_sys::LOCKMODE);
 }
 
-/// Makes this process one that applies for the subscription: core's relation map looks up its tables' states. None if
-/// somebody has dropped it. Needs a transaction.
+/// Makes this process an applier for the subscription, whose table states core's relation map looks up. None if the
+/// subscription was dropped. Needs a transaction.
 pub fn become_applier_of(subscription: Oid) -> Option<ApplyAs> {
     // SAFETY: the result is palloc'd in the context that is current, here one that lives as long as the process.
     unsafe {
@@ -109,11 +111,12 @@ pub fn become_applier_of(subscription: Oid) -> Option<ApplyAs> {
     }
 }
 
-/// A change of one row: columns in the sender's order. The values live as long as the message's memory context.
+/// A row of a change, with its columns in the sender's order. The values live as long as the message's memory context.
 pub struct Tuple(pub pg_sys::LogicalRepTupleData);
 
 impl Tuple {
-    /// The bytes of a column that was sent as text; None for a null, for one that was not sent, and for binary ones.
+    /// The bytes of a column that was sent as text; None for a null, for a column that was not sent, and for a binary
+    /// value.
     pub fn text(&self, column: usize) -> Option<&[u8]> {
         // SAFETY: arrays of `ncols`; a value lives as long as the tuple.
         unsafe {
@@ -125,14 +128,14 @@ impl Tuple {
         }
     }
 
-    /// Bytes of the values that were sent.
+    /// The size of the sent values, in bytes.
     pub fn bytes(&self) -> usize {
         // SAFETY: an array of `ncols`; a column without a value has no length.
         (0..self.0.ncols as usize).map(|column| unsafe { (*self.0.colvalues.add(column)).len as usize }).sum()
     }
 
-    /// A tuple of values as text, those at `places` or all of them and the others as unchanged, in the current memory
-    /// context. None if this database's encoding has no such text.
+    /// A tuple of values as text, in the current memory context. If `places` is given, the other columns are marked as
+    /// unchanged. None if this database's encoding cannot express a value.
     pub fn of_texts(values: &[Option<String>], places: Option<&[usize]>) -> Option<Tuple> {
         // SAFETY: arrays of that length, all filled; zeroed buffers are null.
         unsafe {
@@ -164,17 +167,17 @@ impl Tuple {
     }
 }
 
-/// What a sender tells (replication/logicalproto.h), as far as our output plugin tells it.
+/// The messages of a sender (replication/logicalproto.h), as far as this library's output plugin sends them.
 pub enum Message {
     Begin {
         committed_at: i64,
     },
     Origin {
         lsn: OriginLsn,
-        /// What the sender has written of its own recoveries.
+        /// Whether the sender has written the transaction itself, for its own recoveries.
         is_reconciled: bool,
     },
-    /// A table as it is named there; its columns are kept by core's map as well.
+    /// A table under the sender's names. Core's map keeps its columns as well.
     Relation {
         relation: u32,
         schema: String,
@@ -198,25 +201,25 @@ pub enum Message {
         relations: Vec<u32>,
         restart_sequences: bool,
     },
-    /// The name of a type, for messages about columns whose type is not there: core's map keeps what it needs.
+    /// The name of a type, for messages about a column whose type is missing here. Core's map keeps what it needs.
     Type,
     Commit,
-    /// The sender has met the first transaction beyond the stop timestamp: nothing follows.
+    /// The sender has reached the first transaction beyond the stop timestamp; nothing follows.
     Over,
     Other(u8),
 }
 
-/// The table that a message tells of, if it is one that tells a table.
+/// The table that a message describes, if it is a relation message.
 pub fn told_relation(message: &[u8]) -> Option<u32> {
     let relation = message.strip_prefix(b"R")?.first_chunk()?;
     Some(u32::from_be_bytes(*relation))
 }
 
-/// Reads the first of some messages, and tells its length in bytes. A relation message is taken into core's map at once.
-/// Allocates in the current memory context; raises an ERROR where the message is malformed.
+/// Reads the first of several messages, and returns it with its length in bytes. A relation message is entered in
+/// core's map at once. Allocates in the current memory context. Raises an ERROR if the message is malformed.
 pub fn read(messages: &[u8]) -> (Message, usize) {
     let Some((kind, body)) = messages.split_first() else { return (Message::Other(0), 0) };
-    // SAFETY: a read-only buffer, as core's initReadOnlyStringInfo makes it (maxlen 0); the readers bound themselves by len.
+    // SAFETY: a read-only buffer like that of core's initReadOnlyStringInfo (maxlen 0); the readers respect its len.
     unsafe {
         let mut buffer = pg_sys::StringInfoData {
             data: body.as_ptr().cast_mut().cast(),
@@ -278,7 +281,7 @@ pub fn read(messages: &[u8]) -> (Message, usize) {
                 pg_sys::logicalrep_read_typ(input, &mut kind);
                 Message::Type
             }
-            // The last: nothing is sent behind it.
+            // This is the last message: nothing is sent after it.
             b'M' => return (Message::Over, messages.len()),
             other => return (Message::Other(*other), messages.len()),
         };
@@ -294,9 +297,9 @@ unsafe fn oids(list: *mut pg_sys::List) -> Vec<u32> {
     }
 }
 
-/// Takes a table that was told into core's map and into ours.
+/// Enters a table that was described into core's map and into this file's.
 unsafe fn keep(relation: *mut pg_sys::LogicalRepRelation) {
-    // SAFETY: the caller's promise: a table with its names. Core's map copies all of it.
+    // SAFETY: the caller guarantees a table with its names; core's map copies all of it.
     unsafe {
         let copy = |text: *mut core::ffi::c_char| CStr::from_ptr(text).to_owned();
         let count = (*relation).natts as usize;
@@ -322,7 +325,8 @@ unsafe fn keep(relation: *mut pg_sys::LogicalRepRelation) {
     }
 }
 
-/// Tells core's map of a table once more: an ERROR while it was opened has left it open there for good.
+/// Enters a table into core's map once more: if opening it has raised an ERROR, its entry would stay open in that map
+/// for ever.
 fn tell_again(relation: u32) {
     let Some(told) = TOLD.with_borrow(|all| all.get(&relation).cloned()) else { return };
     let mut names: Vec<*mut core::ffi::c_char> = told.columns.iter().map(|name| name.as_ptr().cast_mut()).collect();
@@ -346,25 +350,26 @@ fn tell_again(relation: u32) {
     }
 }
 
-/// A table that is locked, and whose code this process runs as who may run it, from before anything of it is opened.
+/// A table that is locked, with the user as whom its code may be run; the switch to that user happens before any of it
+/// is opened.
 pub struct Opened {
     pub entry: *mut RelMapEntry,
     pub user: AppliesAs,
 }
 
-/// Locks our table for the sender's, becomes who applies its changes, and opens it; an ERROR if it or one of its columns is
-/// missing, or if the subscription's owner may not become the table's.
+/// Locks the local table for the sender's, switches to the user who applies its changes, and opens it. Raises an ERROR
+/// if the table or one of its columns is missing, or if the subscription's owner may not become the table's owner.
 ///
-/// Where a table has no key and the sender's rows come whole, core's map looks for an index among all of them, and reads the
-/// expressions and predicates of each with its constants folded, which runs functions of the owner's
-/// (IsIndexUsableForReplicaIdentityFull). Then the owner opens it; otherwise the subscription's does, as in core's apply worker,
-/// and needs nothing but his own rights on the schema.
+/// If a table has no key and the sender's rows contain all columns, core's map searches all indexes for a usable one.
+/// It reads the expressions and predicates of each with their constants folded, which runs functions of the table's
+/// owner (IsIndexUsableForReplicaIdentityFull). In that case the table is opened as its owner. Otherwise it is opened
+/// as the subscription's owner, as in core's apply worker, who needs only his own rights on the schema.
 ///
 /// # Safety
 /// In a transaction; the entry is valid until [`close`].
 pub unsafe fn open(relation: u32, lock: u32, apply_as: ApplyAs) -> Opened {
     let open = || unsafe { guarded!(logicalrep_rel_open(relation, lock as pg_sys::LOCKMODE)) };
-    // SAFETY: the caller's promise; what `owner_of_locked` has locked stays so.
+    // SAFETY: the caller guarantees a transaction; the lock that `lock_table` has taken is kept.
     unsafe {
         if let Some(Locked { owner, is_searched: true, .. }) = lock_table(relation, lock) {
             let user = AppliesAs::begin(apply_as, owner);
@@ -373,11 +378,12 @@ pub unsafe fn open(relation: u32, lock: u32, apply_as: ApplyAs) -> Opened {
             if opened == owner {
                 return Opened { entry, user };
             }
-            // Core's map goes by the oid that it knows, and a schema can be given another name at any time: it is another table.
+            // Core's map uses the oid that it knows, but a schema can be renamed at any time, so this may be another
+            // table.
             user.end();
             return Opened { entry, user: AppliesAs::begin(apply_as, opened) };
         }
-        // A table that is missing as well: core says so.
+        // This includes a missing table, which core reports.
         let as_subscription_owner = AppliesAs::begin(ApplyAs { run_as_owner: true, ..apply_as }, apply_as.owner);
         let entry = open();
         as_subscription_owner.end();
@@ -388,16 +394,16 @@ pub unsafe fn open(relation: u32, lock: u32, apply_as: ApplyAs) -> Opened {
 struct Locked {
     owner: Oid,
     has_key: bool,
-    /// Opening it looks at all its indexes.
+    /// Whether opening the table examines all its indexes.
     is_searched: bool,
-    /// The owner finds names in the table's schema; one who does not can do nothing to its indexes.
+    /// Whether the owner has USAGE on the table's schema. An owner without it cannot change the indexes.
     may_use_schema: bool,
 }
 
-/// Locks our table for the sender's; None if there is none.
+/// Locks the local table for the sender's; None if there is none.
 unsafe fn lock_table(relation: u32, lock: u32) -> Option<Locked> {
-    // SAFETY: the caller's promise: in a transaction. Neither the relation's own entry nor the list of its indexes holds an
-    // expression.
+    // SAFETY: the caller guarantees a transaction. Neither the relation's own entry nor the list of its indexes
+    // contains an expression.
     unsafe {
         let (range, is_full) = TOLD.with_borrow(|told| {
             let told = told.get(&relation)?;
@@ -432,7 +438,7 @@ pub unsafe fn open_partition(
     unsafe { guarded!(logicalrep_partition_open(root, partition, map)) }
 }
 
-/// Closes the table; its lock stays until the transaction ends.
+/// Closes the table. Its lock is kept until the transaction ends.
 ///
 /// # Safety
 /// The entry must be open.
@@ -441,7 +447,7 @@ pub unsafe fn close(entry: *mut RelMapEntry) {
     unsafe { guarded!(logicalrep_rel_close(entry, pg_sys::NoLock as pg_sys::LOCKMODE)) };
 }
 
-/// The index that identifies a table's rows; invalid if there is none.
+/// The index that identifies a table's rows; InvalidOid if there is none.
 ///
 /// # Safety
 /// An open relation.
@@ -450,7 +456,8 @@ pub unsafe fn identity_of(relation: pg_sys::Relation) -> Oid {
     unsafe { guarded!(GetRelationIdentityOrPK(relation)) }
 }
 
-/// Tells core's map of a table as its sender would: with these columns, and its key at these places. Needs a transaction.
+/// Enters a table into core's map as its sender would describe it: with these columns, and with its key at these
+/// positions. Needs a transaction.
 pub fn announce(relation: u32, schema: &str, name: &str, columns: &[String], key: &[usize]) {
     let text = |text: &str| match super::text::to_server(text) {
         // SAFETY: copied into the current memory context.
@@ -484,19 +491,19 @@ pub fn announce(relation: u32, schema: &str, name: &str, columns: &[String], key
     }
 }
 
-/// A table of ours, and its key.
+/// A local table and its key.
 pub struct TableKey {
     pub table: Oid,
-    /// The places of its columns in the sender's rows.
+    /// The positions of the key's columns in the sender's rows.
     pub columns: Vec<usize>,
 }
 
-/// Our table is missing, or one of the columns that the sender sends.
+/// The local table is missing, or one of the columns that the sender sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Missing;
 
-/// Our table for the sender's, and its key; None if it has none, or the sender does not send all of it. Needs a transaction with an
-/// active snapshot, which goes on where something is missing.
+/// The local table for the sender's, with its key. None if it has no key, or if the sender does not send all columns of
+/// the key. Needs a transaction with an active snapshot, which stays usable if something is missing.
 pub fn key_of(relation: u32) -> Result<Option<TableKey>, Missing> {
     transaction::nested(|| find_key(relation)).or_else(|cause| match *cause {
         CaughtError::PostgresError(ref report) | CaughtError::ErrorReport(ref report)
@@ -511,14 +518,15 @@ pub fn key_of(relation: u32) -> Result<Option<TableKey>, Missing> {
 
 fn find_key(relation: u32) -> Option<TableKey> {
     let lock = pg_sys::AccessShareLock;
-    // SAFETY: opened and closed here; the attribute map has a place for each of our columns.
+    // SAFETY: opened and closed here; the attribute map has an entry for each local column.
     unsafe {
         let locked = lock_table(relation, lock);
-        // Opening a table without a key runs code of its owner's: see `open`.
+        // Opening a table without a key would run code of its owner, see `open`.
         if locked.as_ref().is_some_and(|table| !table.has_key) {
             return None;
         }
-        // Its key may go (DROP INDEX CONCURRENTLY) while core waits for another of its indexes, and then it is searched as well.
+        // The key may disappear (DROP INDEX CONCURRENTLY) while core waits for another index of the table, and then
+        // core searches all indexes.
         let owner = locked.filter(|table| table.may_use_schema).map(|table| Owner::begin(table.owner));
         let entry = guarded!(logicalrep_rel_open(relation, lock as pg_sys::LOCKMODE));
         if let Some(owner) = owner {

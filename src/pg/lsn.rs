@@ -1,4 +1,5 @@
-//! Type `pg_lsn` as one of the two kinds of positions. Which of them a column or an argument holds its reader says by the type.
+//! Type `pg_lsn` as one of the two kinds of positions. The reader of a column or argument chooses the kind by the Rust
+//! type.
 
 use crate::lsn::{LocalLsn, OriginLsn};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
@@ -37,7 +38,7 @@ macro_rules! pg_lsn {
         // SAFETY: unboxes by the FromDatum above.
         unsafe impl<'fcx> ArgAbi<'fcx> for $name {
             unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-                // SAFETY: the caller vouches for the type; pgrx asks for nulls before.
+                // SAFETY: the caller guarantees the type; pgrx has checked for null.
                 unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_default()
             }
         }

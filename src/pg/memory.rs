@@ -1,15 +1,15 @@
-//! A memory context for what lives as long as one message (utils/memutils.h).
+//! A memory context for data that lives as long as one message (utils/memutils.h).
 
 use pgrx::pg_sys;
 
-/// Emptied after each use, so that nothing grows with the number of messages.
+/// It is emptied after each use, so that memory does not grow with the number of messages.
 pub struct MessageContext(pg_sys::MemoryContext);
 
 impl MessageContext {
-    /// The place of one that is in use.
+    /// A placeholder before the context is created.
     pub const NONE: MessageContext = MessageContext(std::ptr::null_mut());
 
-    /// Lives as long as the process.
+    /// Creates a context that lives as long as the process.
     pub fn new() -> MessageContext {
         // SAFETY: a child of TopMemoryContext.
         MessageContext(unsafe {
@@ -23,10 +23,11 @@ impl MessageContext {
         })
     }
 
-    /// Runs `f` with it as the current context, and empties it. While an ERROR unwinds nothing is done: the process ends.
+    /// Runs `f` with this context as the current one, and then empties it. While an ERROR unwinds it is not emptied,
+    /// because the process ends.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
-        // SAFETY: nothing that `f` has allocated in it is used after it; the context that was current may have gone with a
-        // transaction, the top one never does.
+        // SAFETY: nothing that `f` allocates in it is used afterwards; the previously current context may have been
+        // freed with a transaction, but the top one never is.
         unsafe {
             pg_sys::MemoryContextSwitchTo(self.0);
             let value = f();

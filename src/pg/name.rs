@@ -1,4 +1,4 @@
-//! Type `name` as a Rust string, in UTF-8 whatever the database's encoding is. pgrx has no type for it.
+//! Type `name` as a Rust string in UTF-8, whatever the database's encoding is. pgrx has no type for it.
 
 use super::text::{to_server, to_utf8};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
@@ -15,7 +15,7 @@ pub struct Name(pub String);
 
 impl FromDatum for Name {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _type: pg_sys::Oid) -> Option<Self> {
-        // SAFETY: the caller vouches for a datum of type name: a NUL-terminated array of 64 bytes, by reference.
+        // SAFETY: the caller guarantees a datum of type name: a NUL-terminated array of 64 bytes, by reference.
         (!is_null).then(|| Name(to_utf8(unsafe { CStr::from_ptr(datum.cast_mut_ptr()) })))
     }
 }
@@ -47,7 +47,7 @@ unsafe impl SqlTranslatable for Name {
 // SAFETY: unboxes by the FromDatum above.
 unsafe impl<'fcx> ArgAbi<'fcx> for Name {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the caller vouches for the type; pgrx asks for nulls before.
+        // SAFETY: the caller guarantees the type; pgrx has checked for null.
         unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or(Name(String::new()))
     }
 }

@@ -1,12 +1,13 @@
-//! Tables that changes are applied to, kept open from one change to the next (executor/executor.h, utils/inval.h).
+//! Tables to which changes are applied, kept open from one change to the next (executor/executor.h, utils/inval.h).
 //!
-//! Core's apply worker opens a table and its indexes and builds an executor state for every row. Here that is done once: a
-//! plain table stays open until its transaction ends, and what was built for it without any expression of a user's stays
-//! until the relation cache says that a table has changed. May do: hold relations, slots and scans within the transaction
-//! that opened them. May not: hold any of them beyond it ([`OpenTables::close_all`]), nor anything at all of a table that has
-//! triggers which fire here, partitions or generated columns: those are opened for each change.
+//! For every row core's apply worker opens a table with its indexes and builds an executor state. Here that is done
+//! once: a plain table stays open until its transaction ends, and what was built for it without expressions of users is
+//! kept until the relation cache reports that a table has changed. Relations, slots and scans may be held only within
+//! the transaction that opened them ([`OpenTables::close_all`]). Tables with triggers that fire here, with partitions
+//! or with generated columns are opened for each change, and nothing of them is kept.
 //!
-//! Nothing is undone while an ERROR unwinds: whoever catches it forgets these tables and lets the abort free the rest.
+//! Nothing is undone while an ERROR unwinds. The code that catches it forgets these tables, and the abort frees the
+//! rest.
 
 use super::apply_as::ApplyAs;
 use super::compat;
@@ -21,7 +22,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 
 thread_local! {
-    /// Counts what the relation cache was told of changed relations, whichever: they are few, and building anew is cheap.
+    /// Counts the invalidations of any relation in the relation cache. They are few, and building anew is cheap.
     static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
     static IS_WATCHING: Cell<bool> = const { Cell::new(false) };
 }
@@ -38,55 +39,56 @@ unsafe extern "C-unwind" fn note_invalidation(_argument: pg_sys::Datum, _relatio
     INVALIDATIONS.set(INVALIDATIONS.get() + 1);
 }
 
-/// How long what was opened and built for a table may be used.
+/// How long the objects that were opened and built for a table may be used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Lifetime {
-    /// Triggers, partitions and generated columns depend on the change.
+    /// Until the change ends: triggers, partitions and generated columns depend on it.
     Change,
-    /// Expressions of a user's are prepared: a function in them may be replaced at any time.
+    /// Until the transaction ends: expressions of users are prepared, and a function in them may be replaced at any
+    /// time.
     Transaction,
-    /// Until the relation cache is told of a change.
+    /// Until the relation cache reports a change.
     Process,
 }
 
-/// One table with all that changes of it need.
+/// One table, with everything that is needed to change it.
 pub(super) struct OpenTable {
     relation: u32,
     pub(super) entry: *mut RelMapEntry,
     pub(super) estate: *mut pg_sys::EState,
     pub(super) root: *mut pg_sys::ResultRelInfo,
     pub(super) lifetime: Lifetime,
-    /// Whether rows may be stored before those that came earlier are seen by what judges them: nothing of a user's looks.
+    /// Whether rows may be stored later than the next ones are judged: no code of users reads them in between.
     pub(super) may_batch: bool,
     /// Whether a unique index could refuse a row.
     pub(super) is_unique: bool,
-    /// How input functions turn a column's text into its value, in the table's columns.
+    /// The input functions that convert a column's text to its value, by the table's columns.
     inputs: *mut Input,
-    /// Defaults of the columns that the sender does not have.
+    /// The defaults of the columns that the sender does not have.
     pub(super) defaults: Option<Vec<(usize, *mut pg_sys::ExprState)>>,
-    /// None: not looked for yet.
+    /// None: not searched yet.
     finder: Option<Option<Finder>>,
     oid: Oid,
     indexes: Vec<Oid>,
     pub(super) descriptor: pg_sys::TupleDesc,
     virtual_slots: Slots,
     table_slots: Slots,
-    /// Rows that wait to be stored together.
+    /// Rows that are held back to be stored together.
     pub(super) held: Held,
-    /// Privileges that were found granted in this transaction, and to whom.
+    /// The privileges that were found granted in this transaction, and the role that has them.
     allowed: (Oid, u32),
     is_open: bool,
     invalidations: u64,
 }
 
 impl OpenTable {
-    /// Locks our table for the sender's, becomes who applies its changes, and only then opens it: opening its indexes folds the
-    /// constants of their expressions and predicates, which runs functions of the owner's. Needs a transaction with an active
-    /// snapshot.
+    /// Locks the local table for the sender's, switches to the user who applies its changes, and only then opens it:
+    /// opening its indexes folds the constants of their expressions and predicates, which runs functions of the owner.
+    /// Needs a transaction with an active snapshot.
     fn open(relation: u32, apply_as: ApplyAs) -> (Box<OpenTable>, AppliesAs) {
         watch_invalidations();
         let invalidations = INVALIDATIONS.get();
-        // SAFETY: within a transaction; all is closed and freed in `close_and_free`, or by the abort.
+        // SAFETY: within a transaction; everything is closed and freed in `close_and_free`, or by the abort.
         unsafe {
             let Opened { entry, user } = logicalrep::open(relation, pg_sys::RowExclusiveLock, apply_as);
             let local = (*entry).localrel;
@@ -104,10 +106,10 @@ impl OpenTable {
             let root = new_node::<pg_sys::ResultRelInfo>(pg_sys::NodeTag::T_ResultRelInfo);
             pg_sys::InitResultRelInfo(root, local, 1, std::ptr::null_mut(), 0);
             if !fires_any(root) {
-                // As if it had none: none of them would be asked.
+                // The table is treated as one without triggers, because none of them would fire.
                 (*root).ri_TrigDesc = std::ptr::null_mut();
             }
-            // Not opened by the executor, yet listed, so that triggers find it.
+            // The executor has not opened the table, but it is listed, so that triggers find it.
             (*estate).es_opened_result_relations = pg_sys::lappend((*estate).es_opened_result_relations, root.cast());
             if (*(*local).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION {
                 pg_sys::ExecOpenIndices(root, false);
@@ -117,7 +119,7 @@ impl OpenTable {
             let lifetime = lifetime_of(entry, root);
             let descriptor = match lifetime {
                 Lifetime::Change => (*local).rd_att,
-                // Of its own: the table's is counted by the transaction.
+                // A separate copy, because the transaction counts references to the table's own descriptor.
                 _ => pg_sys::CreateTupleDescCopyConstr((*local).rd_att),
             };
             match lifetime {
@@ -155,7 +157,7 @@ impl OpenTable {
     }
 
     fn owner(&self) -> Oid {
-        // SAFETY: open, and locked since: its owner cannot change.
+        // SAFETY: the table has been open and locked since, so its owner cannot change.
         unsafe { (*(*(*self.entry).localrel).rd_rel).relowner }
     }
 
@@ -163,10 +165,10 @@ impl OpenTable {
         self.invalidations == INVALIDATIONS.get()
     }
 
-    /// Opens the relations again in a new transaction, as who applies their changes. None: they have changed, and all must be
-    /// built anew.
+    /// Opens the relations again in a new transaction, as the user who applies their changes. None: they have changed,
+    /// and everything must be built anew.
     fn reopen(&mut self, apply_as: ApplyAs) -> Option<AppliesAs> {
-        // SAFETY: within a transaction; a lock takes invalidations in, so they are looked at after it.
+        // SAFETY: within a transaction; taking a lock processes invalidations, so they are checked after it.
         unsafe {
             let Opened { entry, user } = logicalrep::open(self.relation, pg_sys::RowExclusiveLock, apply_as);
             self.entry = entry;
@@ -182,7 +184,7 @@ impl OpenTable {
                     return Some(user);
                 }
             } else {
-                // Nothing but the table is open.
+                // Only the table is open.
                 (*self.root).ri_NumIndices = 0;
             }
             user.end();
@@ -190,7 +192,7 @@ impl OpenTable {
         }
     }
 
-    /// Closes the relations, whose locks stay until the transaction ends.
+    /// Closes the relations. Their locks are kept until the transaction ends.
     fn close(&mut self) {
         // SAFETY: opened in `open` or `reopen`.
         unsafe {
@@ -210,14 +212,14 @@ impl OpenTable {
         if self.is_open {
             self.close();
         }
-        // SAFETY: nothing of it is used any more.
+        // SAFETY: none of it is used afterwards.
         unsafe {
             pg_sys::ExecResetTupleTable((*self.estate).es_tupleTable, false);
             pg_sys::FreeExecutorState(self.estate);
         }
     }
 
-    /// Whether triggers may wait for the end of a change.
+    /// Whether triggers may be queued for the end of a change.
     pub(super) fn fires_triggers(&self) -> bool {
         self.lifetime == Lifetime::Change
     }
@@ -235,7 +237,7 @@ impl OpenTable {
         }
     }
 
-    /// Another update may change other columns, and with them the keys of other indexes.
+    /// Forgets which indexes the previous update left unchanged: the next one may change the keys of others.
     pub(super) fn forget_unchanged_indexes(&mut self) {
         for place in 0..self.indexes.len() {
             // SAFETY: an open table's indexes.
@@ -243,10 +245,10 @@ impl OpenTable {
         }
     }
 
-    /// After a change: nothing of its rows is left.
+    /// Releases everything that belongs to the rows of the previous change.
     pub(super) fn clear(&mut self) {
         self.clear_slots();
-        // SAFETY: the executor state is alive; the columns were noted in a context that is emptied now.
+        // SAFETY: the executor state is alive; the bitmap of changed columns is in a context that is emptied here.
         unsafe {
             let context = (*self.estate).es_per_tuple_exprcontext;
             if !context.is_null() {
@@ -257,7 +259,7 @@ impl OpenTable {
         }
     }
 
-    /// The row with the key's values, not locked; None if the table's key is not one that a [`Finder`] is for.
+    /// Finds the row with the key's values without locking it. None if [`Finder`] does not support the table's key.
     pub(super) fn find(&mut self, key: *mut pg_sys::TupleTableSlot, row: *mut pg_sys::TupleTableSlot) -> Option<bool> {
         if self.lifetime == Lifetime::Change {
             return None;
@@ -281,13 +283,13 @@ impl OpenTable {
         self.table_slots.clear();
     }
 
-    /// A slot for values, until the change ends.
+    /// A slot for values, valid until the change ends.
     pub(super) fn virtual_slot(&mut self) -> *mut pg_sys::TupleTableSlot {
         // SAFETY: an open table.
         self.virtual_slots.next(|| unsafe { new_slot(self.estate, self.descriptor, &pg_sys::TTSOpsVirtual) })
     }
 
-    /// A slot for rows as the table stores them, until the change ends.
+    /// A slot for rows in the form in which the table stores them, valid until the change ends.
     pub(super) fn table_slot(&mut self) -> *mut pg_sys::TupleTableSlot {
         // SAFETY: an open table.
         self.table_slots.next(|| unsafe {
@@ -298,14 +300,14 @@ impl OpenTable {
         })
     }
 
-    /// What was noted for the change's only range table entry.
+    /// The permissions that are recorded for the only range table entry.
     pub(super) fn permissions(&self) -> *mut pg_sys::RTEPermissionInfo {
         // SAFETY: the executor state has one range table entry with its permissions.
         unsafe { (*(*(*self.estate).es_rteperminfos).elements).ptr_value.cast() }
     }
 
-    /// Whether the privilege was found granted in this transaction. Privileges that are revoked meanwhile are seen with the
-    /// next lock that is taken, as by core.
+    /// Whether the privilege was found granted in this transaction. As in core, a revocation takes effect with the next
+    /// lock that is taken.
     pub(super) fn is_allowed(&self, user: Oid, privilege: u32) -> bool {
         self.allowed.0 == user && self.allowed.1 & privilege != 0
     }
@@ -316,36 +318,37 @@ impl OpenTable {
     }
 }
 
-/// The tables that are open, by the sender's ids.
+/// The open tables, by the sender's ids.
 #[derive(Default)]
 pub struct OpenTables {
-    /// The one that was used last, so that the same one is found again at once.
+    /// The table that was used last, so that it is found at once when it is used again.
     last: Option<Box<OpenTable>>,
     others: HashMap<u32, Box<OpenTable>>,
-    /// The one that holds rows back.
+    /// The table whose rows are held back.
     holding: Option<u32>,
 }
 
 impl OpenTables {
-    /// Whether a row for the table can be held together with those that are.
+    /// Whether another row for the table can be held together with the present ones.
     pub fn takes_more(&self, relation: u32) -> bool {
         self.holding == Some(relation) && self.last.as_ref().is_some_and(|table| !table.held.is_full())
     }
 
-    /// The table whose rows were held back: from now on the caller has to store them.
+    /// The table whose rows are held back. The caller must store them from now on.
     pub fn take_holding(&mut self) -> Option<u32> {
         self.holding.take()
     }
 
-    /// The table, open and locked, and this process as who applies its changes, until that is ended. An ERROR if it, or one of
-    /// its columns, is missing.
+    /// The table, open and locked, while this process acts as the user who applies its changes, until that is ended.
+    /// Raises an ERROR if the table or one of its columns is missing.
     pub(super) fn take(&mut self, relation: u32, apply_as: ApplyAs) -> (Box<OpenTable>, AppliesAs) {
         let known = match self.last.take_if(|table| table.relation == relation) {
             Some(table) => Some(table),
             None => self.others.remove(&relation),
         };
         if let Some(mut table) = known {
-            // What it holds was made with what is known of it: it is stored before anything is built anew.
+            // Rows that it holds back depend on the present state of the entry, so they are stored before anything is
+            // built anew.
             if table.is_open && (!table.held.is_empty() || table.is_current()) {
                 let user = AppliesAs::begin(apply_as, table.owner());
                 return (table, user);
@@ -360,7 +363,7 @@ impl OpenTables {
         }
         let (table, user) = OpenTable::open(relation, apply_as);
         if table.lifetime == Lifetime::Change {
-            // Its triggers may do what no open table allows, as ALTER TABLE.
+            // The table's triggers may run commands that need all tables closed, such as ALTER TABLE.
             self.close_all();
         }
         (table, user)
@@ -380,7 +383,7 @@ impl OpenTables {
         }
     }
 
-    /// Before a commit. What lasts stays known; what is held must have been stored.
+    /// Must be called before a commit. Tables of unlimited lifetime stay known. Held rows must have been stored.
     pub fn close_all(&mut self) {
         self.others.extend(self.last.take().map(|table| (table.relation, table)));
         let mut ended = Vec::new();
@@ -395,14 +398,14 @@ impl OpenTables {
         }
     }
 
-    /// Before anything else opens these tables.
+    /// Must be called before other code opens these tables.
     pub fn forget_all(&mut self) {
         for table in self.last.take().into_iter().chain(self.others.drain().map(|(_, table)| table)) {
             table.close_and_free();
         }
     }
 
-    /// Before the sender tells the table anew.
+    /// Must be called before the sender describes the table anew.
     pub fn forget(&mut self, relation: u32) {
         let known = self.last.take_if(|table| table.relation == relation).or_else(|| self.others.remove(&relation));
         if let Some(table) = known {
@@ -412,13 +415,13 @@ impl OpenTables {
 }
 
 unsafe fn index_of(root: *mut pg_sys::ResultRelInfo, place: usize) -> pg_sys::Relation {
-    // SAFETY: the caller's promise: one of the indexes that are open.
+    // SAFETY: the caller guarantees one of the open indexes.
     unsafe { *(*root).ri_IndexRelationDescs.add(place) }
 }
 
-/// Whether any trigger of the table fires for what a replica applies.
+/// Whether any trigger of the table fires for changes that a replica applies.
 unsafe fn fires_any(root: *mut pg_sys::ResultRelInfo) -> bool {
-    // SAFETY: the caller's promise: an open table; its triggers are an array of that length.
+    // SAFETY: the caller guarantees an open table; its triggers are an array of that length.
     unsafe {
         let triggers = (*root).ri_TrigDesc;
         if triggers.is_null() {
@@ -432,7 +435,7 @@ unsafe fn fires_any(root: *mut pg_sys::ResultRelInfo) -> bool {
 }
 
 unsafe fn lifetime_of(entry: *mut RelMapEntry, root: *mut pg_sys::ResultRelInfo) -> Lifetime {
-    // SAFETY: the caller's promise: an open table with open indexes.
+    // SAFETY: the caller guarantees an open table with open indexes.
     unsafe {
         let table = (*entry).localrel;
         let constraints = (*(*table).rd_att).constr;
@@ -457,14 +460,14 @@ unsafe fn lifetime_of(entry: *mut RelMapEntry, root: *mut pg_sys::ResultRelInfo)
     }
 }
 
-/// Columns that the sender does not have, whose defaults are to be computed.
+/// Whether there are columns that the sender does not have, whose defaults must be computed.
 unsafe fn has_own_columns(entry: *mut RelMapEntry) -> bool {
-    // SAFETY: the caller's promise: an open entry.
+    // SAFETY: the caller guarantees an open entry.
     unsafe { (*(*(*entry).localrel).rd_att).natts != (*entry).remoterel.natts }
 }
 
 unsafe fn may_batch(entry: *mut RelMapEntry, root: *mut pg_sys::ResultRelInfo) -> bool {
-    // SAFETY: the caller's promise: an open table with open indexes.
+    // SAFETY: the caller guarantees an open table with open indexes.
     unsafe {
         let constraints = (*(*(*entry).localrel).rd_att).constr;
         let is_plain_check = |place: usize| {
@@ -475,7 +478,8 @@ unsafe fn may_batch(entry: *mut RelMapEntry, root: *mut pg_sys::ResultRelInfo) -
             let (index, info) = (index_of(root, place), *(*root).ri_IndexRelationInfo.add(place));
             (*info).ii_ExclusionOps.is_null()
                 && (!(*info).ii_Unique || (*(*index).rd_index).indimmediate)
-                // It keeps a page pinned from one row to the next, which a subtransaction does not hand on.
+                // Such an index keeps a page pinned from one row to the next, which does not survive the end of a
+                // subtransaction.
                 && (*(*index).rd_indam).aminsertcleanup.is_none()
         };
         !has_own_columns(entry)
@@ -484,7 +488,7 @@ unsafe fn may_batch(entry: *mut RelMapEntry, root: *mut pg_sys::ResultRelInfo) -
     }
 }
 
-/// makeNode, a macro.
+/// makeNode, which is a macro in C.
 ///
 /// # Safety
 /// `T` must be a node that begins with its tag.

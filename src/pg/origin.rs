@@ -1,14 +1,14 @@
 //! Replication origins (replication/origin.h) and commit timestamps by origin (access/commit_ts.h).
 //!
-//! While an origin is set up in this process every transaction of it carries that origin, our own bookkeeping too: it is
-//! given back before anything else is written.
+//! While an origin is set up in this process, every transaction of it carries that origin, including this library's own
+//! records. Therefore the origin is reset before anything else is written.
 
 use super::clock::Timestamp;
 use crate::lsn::OriginLsn;
 use pgrx::pg_sys;
 use std::cell::Cell;
 
-/// How far an origin has been applied, in memory: it may run ahead of the disk. 0/0 if nothing was.
+/// How far an origin has been applied, in memory, which may be ahead of the disk; 0/0 if nothing was applied.
 pub fn progress(origin_id: u16) -> OriginLsn {
     if origin_id == 0 {
         return OriginLsn::ZERO;
@@ -17,7 +17,7 @@ pub fn progress(origin_id: u16) -> OriginLsn {
     OriginLsn(unsafe { pg_sys::replorigin_get_progress(origin_id, false) })
 }
 
-/// An origin's name; None if there is none of that id (any more). Needs a transaction.
+/// An origin's name; None if there is no origin with that id. Needs a transaction.
 pub fn name_of(origin_id: u16) -> Option<String> {
     let mut name = std::ptr::null_mut();
     // SAFETY: a look into the catalog; the name is a NUL-terminated copy.
@@ -27,11 +27,11 @@ pub fn name_of(origin_id: u16) -> Option<String> {
     }
 }
 
-/// The commit time and the origin of the transaction that committed last on this server. None without
+/// The origin and the commit time of the last transaction that committed on this server. None without
 /// track_commit_timestamp.
 pub fn latest_commit() -> Option<(u16, Timestamp)> {
     let (mut at, mut origin) = (0, 0);
-    // SAFETY: without track_commit_timestamp the function raises an error, hence the look at the setting first.
+    // SAFETY: without track_commit_timestamp the function would raise an error, so the setting is checked first.
     unsafe {
         if !pg_sys::track_commit_timestamp {
             return None;
@@ -41,8 +41,8 @@ pub fn latest_commit() -> Option<(u16, Timestamp)> {
     }
 }
 
-/// What the transaction that was just committed carries: the origin, its position there, and when it was committed there. None for
-/// this server's own. Reads variables of this process alone.
+/// The origin of the transaction that was just committed, its position there, and when it was committed there. None for
+/// a transaction of this server. Reads only variables of this process.
 pub fn committed_stamp() -> Option<(u16, OriginLsn, Timestamp)> {
     // SAFETY: variables of this process.
     let (origin_id, lsn, at) = unsafe {
@@ -60,16 +60,16 @@ pub fn committed_stamp() -> Option<(u16, OriginLsn, Timestamp)> {
 }
 
 thread_local! {
-    /// There are few places for what is called at the end of a process.
+    /// Whether the exit callback is registered; there is little room for such callbacks.
     static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
-    /// The origin that is set up; LOCAL: none.
+    /// The origin that is set up; LOCAL for none.
     static SET_UP: Cell<u16> = const { Cell::new(LOCAL) };
 }
 
-/// Under which a reconcile writes, so that nobody forwards it.
+/// The name of the origin under which a reconcile writes, so that no node forwards these transactions.
 pub const RECONCILE: &std::ffi::CStr = c"spock_reconcile";
 
-/// The origin under which a reconcile writes, created the first time. Needs a transaction.
+/// The origin under which a reconcile writes. It is created on first use. Needs a transaction.
 pub fn of_reconcile() -> u16 {
     // SAFETY: a look into the catalog, or a new row of it.
     unsafe {
@@ -80,11 +80,11 @@ pub fn of_reconcile() -> u16 {
     }
 }
 
-/// Makes this process apply under the origin; an ERROR (55006) if another process does. Needs a transaction. Returns how
-/// far it has been applied.
+/// Makes this process apply under the origin, and returns how far that has been applied. Raises an ERROR (55006) if
+/// another process applies under it. Needs a transaction.
 pub fn set_up(origin_id: u16) -> OriginLsn {
-    // SAFETY: within a transaction; given back by `reset`, or by the end of the process. The callback runs before core's
-    // own, which aborts what is open: it was registered later.
+    // SAFETY: within a transaction; undone by `reset`, or by the end of the process. The callback was registered later
+    // than core's own, which aborts the open transaction, and therefore runs before it.
     unsafe {
         if !IS_REGISTERED.replace(true) {
             pg_sys::before_shmem_exit(Some(forget_at_exit), pg_sys::Datum::from(0));
@@ -96,8 +96,8 @@ pub fn set_up(origin_id: u16) -> OriginLsn {
     }
 }
 
-/// The first thing to do when a transaction will not be committed: its abort would advance the origin to where the commit
-/// should have taken it, and what was not applied would never be (xact.c, RecordTransactionAbort).
+/// Must be called first when a transaction is not going to be committed: its abort would advance the origin to the
+/// position of the commit, and the changes that were not applied would never be (xact.c, RecordTransactionAbort).
 pub fn forget_stamp() {
     // SAFETY: variables of this process.
     unsafe {
@@ -107,7 +107,7 @@ pub fn forget_stamp() {
     }
 }
 
-/// After a transaction that was not committed: what is written from now on is of the origin again.
+/// Sets the origin for transactions again, after one that was not committed.
 pub fn take_up() {
     // SAFETY: a variable of this process.
     unsafe { pg_sys::replorigin_session_origin = SET_UP.get() };
@@ -118,7 +118,7 @@ unsafe extern "C-unwind" fn forget_at_exit(_code: core::ffi::c_int, _argument: p
     forget_stamp();
 }
 
-/// Gives the origin back: what is committed from now on is this server's own.
+/// Resets the origin: transactions that are committed from now on belong to this server.
 pub fn reset() {
     forget_stamp();
     if SET_UP.replace(LOCAL) != LOCAL {
@@ -127,8 +127,9 @@ pub fn reset() {
     }
 }
 
-/// What the commit of the present transaction will carry: how far the origin is applied with it, and when it was committed
-/// there (zero: now). Gives the transaction an id, without which a commit carries no origin.
+/// Sets the origin's position and commit time that the commit of the present transaction will carry. `committed_at` is
+/// in microseconds since 2000-01-01 00:00 UTC; zero means now. Assigns a transaction id, without which a commit carries
+/// no origin.
 pub fn stamp_commit(lsn: OriginLsn, committed_at: i64) {
     // SAFETY: an origin is set up; within a transaction.
     unsafe {
@@ -138,8 +139,8 @@ pub fn stamp_commit(lsn: OriginLsn, committed_at: i64) {
     }
 }
 
-/// `DoNotReplicateId`: of no node, and not to be decoded.
+/// `DoNotReplicateId`: the transaction belongs to no node, and is not decoded.
 const DO_NOT_REPLICATE: u16 = u16::MAX;
 
-/// `InvalidRepOriginId`: what this server's own transactions carry.
+/// `InvalidRepOriginId`, which this server's own transactions carry.
 pub const LOCAL: u16 = 0;

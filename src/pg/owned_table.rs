@@ -1,8 +1,10 @@
-//! Reading a user's table as its owner (utils/usercontext.h, commands/matview.c and its like, which guard in the same way).
+//! Reading a user's table as its owner (utils/usercontext.h; commands/matview.c and similar commands restrict
+//! themselves in the same way).
 //!
-//! A query on a user's table runs users' code: planning it folds the constants of index expressions, reading a literal of a
-//! domain runs its checks, and the output functions and operators of its types are whoever's. So it is planned, run and read
-//! as the table's owner, in a security-restricted operation, and no view can stand in the table's place.
+//! A query on a user's table runs code of users: planning it folds the constants of index expressions, reading a
+//! literal of a domain runs its checks, and any user may have written the output functions and operators of its types.
+//! Therefore the query is planned, run and read as the table's owner, in a security-restricted operation, and a view in
+//! the table's place is refused.
 //!
 //! Nothing is undone while an ERROR unwinds: the abort of the transaction restores user and settings.
 
@@ -16,7 +18,7 @@ use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::ffi::CStr;
 
-/// Why a table is not read.
+/// Why a table cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnedTableError {
     #[error("relation \"{0}\" does not exist")]
@@ -53,29 +55,30 @@ impl SqlError for OwnedTableError {
     }
 }
 
-/// A table that is open and locked, for a query on it.
+/// An open and locked table, for a query on it.
 pub struct OwnedTable {
     relation: pg_sys::Relation,
     schema: String,
     name: String,
 }
 
-/// How values of a column are compared with literals.
+/// The parts of an SQL expression that compares a column with literals.
 pub struct Comparison {
-    /// The column, quoted, and cast to the type that the operator takes on its left: an operator of the same name that
-    /// somebody has made for the column's very type, a domain, would be taken before it.
+    /// The column, quoted and cast to the type of the operator's left operand. Otherwise an operator of the same name,
+    /// which a user has created for the column's own type, a domain, would be preferred.
     pub column: String,
-    /// As in `OPERATOR(pg_catalog.=)`.
+    /// The operator, as in `OPERATOR(pg_catalog.=)`.
     pub equal: String,
-    /// What makes a literal a value that the operator takes on its right, as in `::pg_catalog.regclass::pg_catalog.oid`: it is
-    /// read as the column's type is, a domain's base type.
+    /// Casts that turn a literal into a value of the operator's right operand, as in
+    /// `::pg_catalog.regclass::pg_catalog.oid`. The literal is first read as the column's type, or as the base type of
+    /// a domain.
     pub casts: String,
-    /// The same for a literal of an array, where there are arrays of both.
+    /// The same casts for an array literal, if both types have array types.
     pub array_casts: Option<String>,
 }
 
 impl OwnedTable {
-    /// As it stands in FROM: a table's children, by inheritance, are tables of their own.
+    /// The table as it is written in FROM. Children by inheritance are separate tables.
     pub fn quoted(&self) -> String {
         // SAFETY: open.
         let is_partitioned = unsafe { (*(*self.relation).rd_rel).relkind } as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
@@ -83,8 +86,8 @@ impl OwnedTable {
         if is_partitioned { name } else { format!("ONLY {name}") }
     }
 
-    /// The conditions of its partitions, at all levels, on columns without a table's name: which rows each can hold. None: it is not
-    /// partitioned. Needs a transaction with a snapshot.
+    /// The conditions of its partitions on all levels, which say which rows each can contain, on columns without the
+    /// name of the table. None: it is not partitioned. Needs a transaction with a snapshot.
     pub fn partition_conditions(&self) -> Option<Vec<String>> {
         // SAFETY: open.
         let (kind, oid) = unsafe { ((*(*self.relation).rd_rel).relkind as u8, (*self.relation).rd_id) };
@@ -95,10 +98,10 @@ impl OwnedTable {
             "SELECT pg_catalog.pg_get_partition_constraintdef(p.relid) FROM pg_catalog.pg_partition_tree({}) p WHERE p.isleaf",
             oid.to_u32()
         );
-        // A default partition that is alone can hold everything.
+        // A default partition without siblings can contain every row.
         let condition =
             |row: Vec<Option<String>>| row.into_iter().next().flatten().unwrap_or_else(|| "true".to_owned());
-        // A partitioned table without partitions is a leaf of its own tree, and has no condition either.
+        // A partitioned table without partitions is a leaf in its own tree, and has no condition either.
         let leaves = spi_text::rows(&format!("{question} AND p.relid <> {}", oid.to_u32()));
         Some(leaves.into_iter().map(condition).collect())
     }
@@ -108,7 +111,8 @@ impl OwnedTable {
         quote_qualified_identifier(&self.schema, &self.name)
     }
 
-    /// A column as it stands in a query of the table `t`. What is no column of it would be taken for a function of the row.
+    /// A column as it is written in a query of the table `t`. Other names are refused, because they would be taken for
+    /// a function of the row.
     pub fn column(&self, column: &str) -> Result<String, OwnedTableError> {
         // SAFETY: the table is open.
         let number =
@@ -122,7 +126,7 @@ impl OwnedTable {
         }
     }
 
-    /// How a column is compared, by its type's own equality, whatever the search path is.
+    /// How a column is compared, by the equality of its type, independent of the search path.
     pub fn comparison(&self, column: &str) -> Result<Comparison, OwnedTableError> {
         let table = || format!("{}.{}", self.schema, self.name);
         let no_column = || OwnedTableError::NoColumn { table: table(), column: column.to_owned() };
@@ -138,7 +142,8 @@ impl OwnedTable {
             let equal = (*pg_sys::lookup_type_cache(base, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr;
             let (equal, [left, right]) = operator(equal)
                 .ok_or_else(|| OwnedTableError::NoEquality { table: table(), column: column.to_owned() })?;
-            // Of a polymorphic one, as of arrays, enums and ranges, the type at hand is the declared one.
+            // If the operator is polymorphic, as for arrays, enums and ranges, the actual type takes the place of the
+            // declared one.
             let declared = |of: Oid| if pg_sys::get_typtype(of) as u8 == pg_sys::TYPTYPE_PSEUDO { base } else { of };
             let (left, right) = (declared(left), declared(right));
             let casts = |from: Oid, to: Oid| match from == to {
@@ -156,9 +161,12 @@ impl OwnedTable {
     }
 }
 
-/// The rows of the query that `query` makes for a table, one after the other: planned, run and read as the table's
-/// owner. `see` gets each, and says whether the next is wanted. Whoever calls must be allowed to read the table. Needs a
-/// transaction with a snapshot; the table stays locked until it ends.
+/// Passes the rows of the query that `query` makes for a table to `see`, one after the other; `see` returns whether it
+/// wants the next one. The query is planned, run and read as the table's owner. The caller must be allowed to read the
+/// table. Needs a transaction with a snapshot; the table stays locked until that ends.
+///
+/// # Errors
+/// The table is missing, is not a table, or must not be read by the caller, or `query` has failed.
 pub fn each_row(
     schema: &str,
     name: &str,
@@ -169,8 +177,8 @@ pub fn each_row(
     let missing = || OwnedTableError::Missing(format!("{schema}.{name}"));
     let [schema_name, table_name] = [schema, name].map(to_server);
     let (schema_name, table_name) = (schema_name.ok_or_else(missing)?, table_name.ok_or_else(missing)?);
-    // SAFETY: within a transaction; the relation is closed here or by the abort. Neither opening a relation nor the catalogs
-    // that are asked before the change of user run any code of a user's.
+    // SAFETY: within a transaction; the relation is closed here or by the abort. Neither opening a relation nor the
+    // catalog look-ups before the change of user run code of users.
     unsafe {
         let names = [schema_name, table_name].map(|name| pg_sys::pstrdup(name.as_ptr()));
         let range = pg_sys::makeRangeVar(names[0], names[1], -1);
@@ -183,7 +191,8 @@ pub fn each_row(
         let table = OwnedTable { relation, schema: schema.to_owned(), name: name.to_owned() };
         let answer = require_readable(relation).and_then(|()| {
             let owner = Owner::begin((*(*relation).rd_rel).relowner);
-            // Whatever of his runs, it is to read. An abort, also of a subtransaction, gives this back too (access/xact.c).
+            // Code of the owner that runs here must only read. An abort, also that of a subtransaction, restores this
+            // as well (access/xact.c).
             let was_read_only = pg_sys::XactReadOnly;
             pg_sys::XactReadOnly = true;
             let answer = query(&table).map(|query| spi_text::each_row(&query, see));
@@ -197,7 +206,7 @@ pub fn each_row(
 }
 
 unsafe fn require_readable(relation: pg_sys::Relation) -> Result<(), OwnedTableError> {
-    // SAFETY: the caller's promise: an open relation.
+    // SAFETY: the caller guarantees an open relation.
     unsafe {
         let name = || name_of(relation);
         let kind = (*(*relation).rd_rel).relkind as u8;
@@ -215,7 +224,7 @@ unsafe fn require_readable(relation: pg_sys::Relation) -> Result<(), OwnedTableE
     }
 }
 
-/// The user and the settings to go back to.
+/// The user and the settings that are restored at the end.
 pub(super) struct Owner {
     before: (Oid, core::ffi::c_int),
     nest_level: core::ffi::c_int,
@@ -225,13 +234,13 @@ impl Owner {
     pub(super) fn begin(owner: Oid) -> Owner {
         let mut before = (Oid::INVALID, 0);
         let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
-        // SAFETY: within a transaction; `end` or the abort gives both back.
+        // SAFETY: within a transaction; `end` or the abort restores both.
         unsafe {
             pg_sys::GetUserIdAndSecContext(&mut before.0, &mut before.1);
             pg_sys::SetUserIdAndSecContext(owner, before.1 | restricted as core::ffi::c_int);
             let nest_level = pg_sys::NewGUCNestLevel();
             pg_sys::RestrictSearchPath();
-            // An error instead of hidden rows, where policies apply to the owner as well.
+            // Raises an error instead of hiding rows if policies apply to the owner as well.
             set_locally(c"row_security", c"off");
             Owner { before, nest_level }
         }
@@ -246,9 +255,9 @@ impl Owner {
     }
 }
 
-/// Until the present nest level of settings ends.
+/// Changes a setting until the present nest level of settings ends.
 unsafe fn set_locally(name: &CStr, value: &CStr) {
-    // SAFETY: the caller's promise: within a nest level. The setting is one that every user may change.
+    // SAFETY: the caller guarantees a nest level. Every user may change the setting.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
@@ -263,9 +272,9 @@ unsafe fn set_locally(name: &CStr, value: &CStr) {
     }
 }
 
-/// `OPERATOR(schema.name)`, and the types that it takes; None if there is no such operator.
+/// `OPERATOR(schema.name)`, and the types of its operands; None if there is no such operator.
 unsafe fn operator(operator: Oid) -> Option<(String, [Oid; 2])> {
-    // SAFETY: the caller's promise: within a transaction. The row is read before it is given back.
+    // SAFETY: the caller guarantees a transaction. The row is read before it is released.
     unsafe {
         let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::OPEROID as i32, operator.into());
         if row.is_null() {
@@ -281,9 +290,9 @@ unsafe fn operator(operator: Oid) -> Option<(String, [Oid; 2])> {
     }
 }
 
-/// With its schema, and of any length: `character` and `bit` would be of one.
+/// The type's name with its schema and without a length: `character` and `bit` alone would have length 1.
 unsafe fn type_name(oid: Oid) -> String {
     let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
-    // SAFETY: the caller's promise: an existing type, within a transaction.
+    // SAFETY: the caller guarantees an existing type, within a transaction.
     unsafe { to_utf8(CStr::from_ptr(pg_sys::format_type_extended(oid, -1, flags as u16))) }
 }

@@ -1,5 +1,5 @@
-//! Statements that a process runs again and again: parsed and planned once (executor/spi.h). Core plans anew by itself what a
-//! change of the catalogs has made stale.
+//! Statements that a process runs repeatedly: they are parsed and planned once (executor/spi.h). Core plans again if a
+//! change of the catalogs has invalidated a plan.
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
@@ -8,12 +8,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 thread_local! {
-    /// By their text, and whether the transaction may have written something, which they are to see then. There are as many
-    /// as the code has; they live as long as the process.
+    /// The plans, by the statement's text and by whether the transaction may have written something, which the
+    /// statement must see then. Their number is fixed by the code, and they live as long as the process.
     static PLANS: RefCell<HashMap<(String, bool), &'static OwnedPreparedStatement>> = RefCell::default();
 }
 
-/// Runs a query that reads, as [`SpiClient::select`] does. `query`: one of a fixed few.
+/// Runs a query that only reads, like [`SpiClient::select`]. `query` must be one of a fixed set.
 pub fn select<'c>(
     client: &SpiClient<'c>,
     query: &str,

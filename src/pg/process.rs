@@ -15,14 +15,14 @@ pub fn my_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// pg_control's system identifier: the same on a server and its physical copies, and on no other.
+/// The system identifier in pg_control, which a server shares with its physical copies and with no other server.
 pub fn system_identifier() -> u64 {
     // SAFETY: pg_control is read at start-up.
     unsafe { pg_sys::GetSystemIdentifier() }
 }
 
-/// Connects a worker to a database as the bootstrap superuser, with a search_path that nobody can plant into and a
-/// bounded wait for locks: a worker that waits behind a user's open transaction would serve nobody.
+/// Connects a worker to a database as the bootstrap superuser, with a search_path into which no user can create objects
+/// and a limit for lock waits: a worker that waits for a user's open transaction would do nothing else.
 pub fn connect_worker(database: pg_sys::Oid) {
     outlive_limits();
     // SAFETY: called once at a worker's start, after its signals were unblocked.
@@ -32,8 +32,8 @@ pub fn connect_worker(database: pg_sys::Oid) {
     keep_books();
 }
 
-/// While it lives, this process logs nothing: core tells of each start of decoding by LOG, which only a threshold above
-/// ERROR suppresses (utils/error/elog.c, is_log_level_output), and a slot is moved every few seconds for ever.
+/// While a value of this type exists, the process logs nothing. Core logs each start of decoding at LOG, which only a
+/// threshold above ERROR suppresses (utils/error/elog.c, is_log_level_output), and a slot is moved every few seconds.
 pub struct Silence(Option<CString>);
 
 impl Silence {
@@ -52,19 +52,20 @@ impl Drop for Silence {
     }
 }
 
-/// For a process whose work is to wait.
+/// Removes the limit for lock waits, for a process whose work consists of waiting.
 pub fn wait_for_locks_without_limit() {
     set_option(c"lock_timeout", c"0");
 }
 
-/// For a process that holds up others while it waits: a wait for a lock is an ERROR (55P03) after `limit`; zero is no limit.
+/// Sets the limit for lock waits, for a process that blocks others while it waits: an ERROR (55P03) after `limit`; zero
+/// for no limit.
 pub fn wait_for_locks(limit: Duration) {
     let milliseconds = CString::new(limit.as_millis().min(i32::MAX as u128).to_string()).unwrap_or_default();
     set_option(c"lock_timeout", &milliseconds);
 }
 
-/// As core's apply worker: triggers fire as in a replica, names are looked up in no schema, and a commit waits for
-/// nobody: what a crash takes back takes the origin's progress back with it, and is replayed.
+/// Settings as in core's apply worker: triggers fire as in a replica, names are looked up in no schema, and a commit
+/// does not wait. If a crash undoes a commit, it undoes the origin's progress as well, and the transaction is replayed.
 pub fn apply_like_a_replica() {
     set_option(c"session_replication_role", c"replica");
     set_option(c"search_path", c"");
@@ -72,7 +73,7 @@ pub fn apply_like_a_replica() {
     set_option(c"synchronous_commit", c"off");
 }
 
-/// Values are written as text in one style, whatever the server's defaults are.
+/// Makes values be written as text in one style, whatever the server's defaults are.
 pub fn compare_as_text() {
     set_options(&[
         (c"datestyle", c"ISO"),
@@ -83,21 +84,23 @@ pub fn compare_as_text() {
     ]);
 }
 
-/// The settings of our own bookkeeping. What users' code has SET meanwhile, a trigger, goes first: it would outrank ours.
+/// Settings for this library's own records. First all settings are reset that users' code, such as a trigger, has SET,
+/// because these would override ours.
 pub fn keep_books() {
-    // SAFETY: resets what was SET in this session, outside a transaction, to what this file has made the default.
+    // SAFETY: outside a transaction, resets the settings of this session to the defaults of this file.
     unsafe { pg_sys::ResetAllOptions() };
     set_option(c"session_replication_role", c"origin");
     set_option(c"search_path", c"pg_catalog, pg_temp");
     set_option(c"lock_timeout", c"1s");
-    // What is written down must be on disk here; standbys are not waited for.
+    // Records must be on the local disk; standbys are not waited for.
     set_option(c"synchronous_commit", c"local");
 }
 
-/// What ends transactions, statements and sessions is for users' sessions: a worker of ours has its own limits, and is ended by
-/// nobody's but those. Set before it connects, for connecting is a transaction, too; and with a source that outranks all that a
-/// server, a database or a role has been given, now or by a reload. With exit_on_error each ERROR that we catch would end the
-/// process; and what a recovery must remember takes the room that it takes, which temp_file_limit would deny it.
+/// Disables the limits that end transactions, statements and sessions, because they are meant for users' sessions; a
+/// worker has limits of its own. They are disabled before the worker connects, since connecting is a transaction, too,
+/// and with a source that overrides what the server, a database or a role sets, now or by a reload. With exit_on_error,
+/// each ERROR that is caught would end the process. temp_file_limit could deny the room for what a recovery must
+/// remember.
 fn outlive_limits() {
     set_options(&[
         (c"exit_on_error", c"off"),
@@ -127,8 +130,8 @@ fn set_option(name: &CStr, value: &CStr) {
     };
 }
 
-/// What a role or a database has been given as defaults (ALTER ROLE, ALTER DATABASE … SET) is for its users' sessions, and this
-/// process would take it over: it would become another role, give up, or see another state. Called when it has connected.
+/// Overrides the defaults of a role or database (ALTER ROLE, ALTER DATABASE … SET). They are meant for users' sessions,
+/// but this process would inherit them, and become another role, fail, or see another state. Called after connecting.
 fn leave_users_defaults() {
     set_options(&[
         (c"role", c"none"),
@@ -146,7 +149,7 @@ pub fn connect_worker_to_shared_catalogs() {
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
 }
 
-/// Shows what the worker does, in pg_stat_activity and in the process title.
+/// Shows in pg_stat_activity and in the process title what the worker is doing.
 pub fn report_activity(activity: &str) {
     let Ok(text) = CString::new(activity) else { return };
     // SAFETY: both copy the string.
@@ -156,7 +159,7 @@ pub fn report_activity(activity: &str) {
     }
 }
 
-/// Shows that the worker waits for something to do.
+/// Shows that the worker is waiting for work.
 pub fn report_idle() {
     // SAFETY: a null string clears the activity.
     unsafe {
@@ -166,7 +169,7 @@ pub fn report_idle() {
     }
 }
 
-/// Ends the statement in a read-only transaction and on a standby, as core's commands do.
+/// Raises an ERROR in a read-only transaction and on a standby, as core's commands do.
 pub fn require_writable(function: &str) {
     let name = CString::new(format!("{function}()")).unwrap_or_default();
     // SAFETY: a NUL-terminated name that outlives the calls.
@@ -191,15 +194,15 @@ pub fn is_preloading() -> bool {
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
-/// Whether a process of this server has this pid.
+/// Whether this pid belongs to a process of this server.
 pub fn is_backend(pid: i32) -> bool {
     // SAFETY: searches the process array.
     pid > 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
-/// Whether a process of this server waits for a lock at this moment.
+/// Whether the process with this pid belongs to this server and is waiting for a lock at this moment.
 pub fn waits_for_lock(pid: i32) -> bool {
-    // SAFETY: PGPROC entries live in shared memory for ever; one word is read, as pg_stat_activity does.
+    // SAFETY: PGPROC entries are never freed; one word is read, as in pg_stat_activity.
     unsafe {
         let process = if pid > 0 { pg_sys::BackendPidGetProc(pid) } else { std::ptr::null_mut() };
         !process.is_null()
@@ -207,10 +210,10 @@ pub fn waits_for_lock(pid: i32) -> bool {
     }
 }
 
-/// The part of a wait event that is its class (utils/wait_event.h).
+/// The bits of a wait event that are its class (utils/wait_event.h).
 const WAIT_CLASS: u32 = 0xff00_0000;
 
-/// The present transaction has an id: it has written, or is about to.
+/// Whether the present transaction has an id: it has written something, or is about to.
 pub fn has_written() -> bool {
     // SAFETY: reads this session's state.
     unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }

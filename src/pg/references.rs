@@ -1,18 +1,18 @@
-//! Large objects that something refers to (access/htup.h, catalog/indexing.h).
+//! References to large objects (access/htup.h, catalog/indexing.h).
 //!
-//! vacuumlo removes every large object to which no column of type oid refers, in a table or materialized view. A table of the
-//! extension's would be published by FOR ALL TABLES; a materialized view is not. Its query tells what the journal names, so
-//! that REFRESH changes nothing; here its rows are kept up to date without the lock that REFRESH takes, in the transaction
-//! that makes or removes the large objects.
+//! vacuumlo removes every large object to which no column of type oid in a table or materialized view refers. A table
+//! of the extension would be published by FOR ALL TABLES; a materialized view is not. The view's query returns what the
+//! journal names, so REFRESH changes nothing. Here its rows are kept up to date without the lock of REFRESH, in the
+//! transaction that creates or removes the large objects.
 
 use super::compat;
 use pgrx::pg_sys::{self, Oid};
 use std::collections::BTreeSet;
 
-/// The materialized view in the extension's schema. An older version of the extension's SQL has none.
+/// The materialized view in the extension's schema. It does not exist in an older version of the extension's SQL.
 const VIEW: &std::ffi::CStr = c"recovery_kept_objects";
 
-/// From the commit of the present transaction on the view refers to these and no others.
+/// Makes the view refer to exactly these objects. Takes effect with the commit of the present transaction.
 pub fn refer_to(schema: Oid, objects: &BTreeSet<u32>) {
     let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: within a transaction; the relation is closed here or by the abort. It has the one column that is read and
@@ -51,9 +51,9 @@ pub fn refer_to(schema: Oid, objects: &BTreeSet<u32>) {
     }
 }
 
-/// Whether it is what the extension has made.
+/// Whether the view is the one that the extension has created.
 unsafe fn is_ours(view: pg_sys::Relation) -> bool {
-    // SAFETY: the caller's promise: an open relation.
+    // SAFETY: the caller guarantees an open relation.
     unsafe {
         let columns = (*view).rd_att;
         (*(*view).rd_rel).relkind as u8 == pg_sys::RELKIND_MATVIEW

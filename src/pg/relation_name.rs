@@ -9,7 +9,7 @@ use std::ffi::CStr;
 /// # Safety
 /// The relation must be open.
 pub unsafe fn name_of(relation: pg_sys::Relation) -> String {
-    // SAFETY: the caller's promise; names are NUL-terminated.
+    // SAFETY: the caller guarantees an open relation; names are NUL-terminated.
     unsafe {
         let schema = pg_sys::get_namespace_name((*(*relation).rd_rel).relnamespace);
         let schema = if schema.is_null() { String::new() } else { to_utf8(CStr::from_ptr(schema)) };

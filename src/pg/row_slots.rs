@@ -1,8 +1,8 @@
-//! Slots for rows (executor/tuptable.h) that are made once and used for one row after the other.
+//! Slots for rows (executor/tuptable.h) that are created once and used for one row after the other.
 
 use pgrx::pg_sys;
 
-/// Slots that are used one after the other, and then again.
+/// A list of slots that are handed out in order, and reused after `clear`.
 #[derive(Default)]
 pub(super) struct Slots {
     all: Vec<*mut pg_sys::TupleTableSlot>,
@@ -28,14 +28,14 @@ impl Slots {
 
     pub(super) fn clear(&mut self) {
         for slot in self.used() {
-            // SAFETY: slots of an executor state that is alive.
+            // SAFETY: the slots belong to an executor state that is alive.
             unsafe { pg_sys::ExecClearTuple(*slot) };
         }
         self.used = 0;
     }
 }
 
-/// A slot that lives as long as the executor state, and keeps what it is given as long.
+/// Creates a slot that lives as long as the executor state, and stores its rows as long.
 ///
 /// # Safety
 /// An executor state that is alive, and a descriptor that lives as long.

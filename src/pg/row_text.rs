@@ -1,4 +1,4 @@
-//! Rows and keys as text for the log, as far as the role that applies may see them.
+//! Rows and keys as text for the log, as far as the role that applies them may see them.
 
 use super::clock::Timestamp;
 use super::commit_ts::RowVersion;
@@ -8,14 +8,15 @@ use super::{compat, origin};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, c_char};
 
-/// As core's reports: so many bytes of each value are shown.
+/// How many bytes of each value are shown, as in core's reports.
 const SHOWN_BYTES: i32 = 64;
 
-/// A value of so many bytes is not made a text of, which might be longer than any may be, for the sake of its beginning.
+/// A value of this size or more, in bytes, is not converted to text only to show its beginning, because the text might
+/// exceed the maximum length.
 const LONG_BYTES: usize = 16 << 20;
 
 impl Change {
-    /// `(1, a, null)`; None if it may not be shown.
+    /// The row as `(1, a, null)`; None if the role must not see it.
     pub fn row_text(&self, leaf: &Leaf, row: Row) -> Option<String> {
         // SAFETY: a row of this change; the slot's attributes are those of its descriptor.
         unsafe {
@@ -52,15 +53,16 @@ impl Change {
         }
     }
 
-    /// The columns that were sent, and no others, as `row_text` shows them.
+    /// Only the columns that were sent, in the form of `row_text`.
     pub fn sent_row_text(&mut self, leaf: &Leaf, sent: &Tuple) -> Option<String> {
         let row = self.key_row(sent);
         self.row_text(leaf, row)
     }
 
-    /// `(id)=(1)`; None if it may not be shown.
+    /// The key as `(id)=(1)`; None if the role must not see it.
     pub fn key_text(&mut self, leaf: &Leaf, row: Row, index: Oid) -> Option<String> {
-        // SAFETY: a row of the leaf, and an index of it, which is locked; index keys are taken from a row of the table's kind.
+        // SAFETY: a row of the leaf, and an index of it, which is locked; the index keys are computed from a row in a
+        // slot of that table.
         unsafe {
             let slot = self.new_slot(leaf);
             pg_sys::ExecCopySlot(slot, row.0);
@@ -76,7 +78,7 @@ impl Change {
         }
     }
 
-    /// What the row is identified by: the text of its key or, true, all of it.
+    /// What identifies the row: the text of its key with false, or the text of all columns with true.
     pub fn identity_text(&mut self, leaf: &Leaf, key: Row) -> (Option<String>, bool) {
         // SAFETY: an open table.
         let index = unsafe { logicalrep::identity_of(leaf.table()) };
@@ -93,11 +95,11 @@ pub fn index_name(index: Oid) -> String {
     }
 }
 
-/// Who has written the row that is there.
+/// Who has written a row version.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RowAuthor {
     pub transaction: u32,
-    /// With the time of the commit, as text; None: not known.
+    /// The writer and the time of the commit, as text; None if that is not known.
     pub committed: Option<(RowWriter, String)>,
 }
 
@@ -106,11 +108,11 @@ pub enum RowWriter {
     Here,
     /// A replication origin, by its name.
     Origin(String),
-    /// One that does not exist any more.
+    /// A replication origin that does not exist any more.
     Gone,
 }
 
-/// Who has written a version.
+/// Looks up who has written a row version.
 pub fn author_of(version: RowVersion) -> RowAuthor {
     let committed = version.committed.map(|(at, id)| {
         let writer = match id {
@@ -123,12 +125,12 @@ pub fn author_of(version: RowVersion) -> RowAuthor {
 }
 
 fn time_text(at: Timestamp) -> String {
-    // SAFETY: a static buffer, copied at once.
+    // SAFETY: a static buffer, which is copied at once.
     unsafe { CStr::from_ptr(pg_sys::timestamptz_to_str(at.0)).to_string_lossy().into_owned() }
 }
 
 unsafe fn value_text(of: Oid, value: pg_sys::Datum) -> String {
-    // SAFETY: the caller's promise: a value of that type.
+    // SAFETY: the caller guarantees a value of that type.
     unsafe {
         let (mut output, mut is_varlena) = (Oid::INVALID, false);
         pg_sys::getTypeOutputInfo(of, &mut output, &mut is_varlena);

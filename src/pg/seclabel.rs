@@ -1,4 +1,4 @@
-//! Our security label provider (commands/seclabel.c).
+//! The security label provider of this library (commands/seclabel.c).
 
 use super::transaction;
 use pgrx::pg_sys;
@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 
 pub const PROVIDER: &CStr = c"spock_recovery";
 
-/// What a label is put on.
+/// The object that has a label.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LabelTarget {
     Subscription(pg_sys::Oid),
@@ -15,7 +15,7 @@ pub enum LabelTarget {
     Other,
 }
 
-/// Says whether a label may be set: the new text, or None where it is removed. Raises what it refuses.
+/// Checks whether a label may be set; the text is None if the label is removed. Raises an ERROR to refuse it.
 pub type LabelCheck = fn(LabelTarget, Option<&str>);
 
 static CHECK: std::sync::OnceLock<LabelCheck> = std::sync::OnceLock::new();
@@ -30,7 +30,7 @@ pub fn register(check: LabelCheck) {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn check_label(object: *const pg_sys::ObjectAddress, label: *const core::ffi::c_char) {
-    // SAFETY: core gives the object's address and a NUL-terminated text, or null.
+    // SAFETY: core passes the object's address and a NUL-terminated text, or null.
     let (object, text) = unsafe { (&*object, (!label.is_null()).then(|| CStr::from_ptr(label))) };
     let target = match object.classId {
         super::compat::SUBSCRIPTION_RELATION_ID => LabelTarget::Subscription(object.objectId),
@@ -39,7 +39,7 @@ unsafe extern "C-unwind" fn check_label(object: *const pg_sys::ObjectAddress, la
         _ => LabelTarget::Other,
     };
     if let Some(check) = CHECK.get() {
-        // Bytes that are no UTF-8 cannot be a document of ours: the replacement characters make the check refuse it.
+        // A document is ASCII. Bytes that are not UTF-8 become replacement characters, so the check refuses them.
         check(target, text.map(CStr::to_string_lossy).as_deref());
     }
 }
@@ -54,7 +54,7 @@ pub fn label(target: LabelTarget) -> Option<String> {
     }
 }
 
-/// Takes the lock of SECURITY LABEL on the object, until the transaction's end: it serialises writers.
+/// Takes the lock that SECURITY LABEL takes on the object, until the transaction ends. It serialises writers.
 pub fn lock(target: LabelTarget) {
     let Some(address) = address(target) else { return };
     let mode = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
@@ -67,15 +67,15 @@ pub fn lock(target: LabelTarget) {
     }
 }
 
-/// The same for a schema, without waiting: false where somebody else has it.
+/// Like [`lock`] for a schema, but without waiting. Returns false if another session holds the lock.
 pub fn try_lock_schema(schema: pg_sys::Oid) -> bool {
     let mode = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: the lock is released at the transaction's end.
     unsafe { pg_sys::ConditionalLockDatabaseObject(pg_sys::NamespaceRelationId, schema, 0, mode) }
 }
 
-/// Sets or removes the label of an object, in the way of SECURITY LABEL: under its lock on the object. The object may be
-/// gone: its label then stays behind in the catalog until it is removed here.
+/// Sets or removes the label of an object, under the lock that SECURITY LABEL takes. The object may have been dropped:
+/// its label then remains in the catalog until it is removed here.
 pub fn set_label(target: LabelTarget, label: Option<&str>) {
     let Some(address) = address(target) else { return };
     let text = label.and_then(|label| CString::new(label).ok());
@@ -92,7 +92,7 @@ pub fn set_label(target: LabelTarget, label: Option<&str>) {
     }
 }
 
-/// None for what has no label of ours.
+/// None for an object that has no label of this provider.
 fn address(target: LabelTarget) -> Option<pg_sys::ObjectAddress> {
     let (class, object) = match target {
         LabelTarget::Subscription(oid) => (super::compat::SUBSCRIPTION_RELATION_ID, oid),

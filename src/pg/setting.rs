@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-/// The setting's present value, a number without its unit; None if this server does not know it.
+/// The present value of a setting, a number without its unit; None if this server does not have the setting.
 pub fn value(name: &CStr) -> Option<String> {
     // SAFETY: missing_ok; the result is a C string that lives until the next change of settings, copied at once.
     unsafe {
@@ -12,7 +12,7 @@ pub fn value(name: &CStr) -> Option<String> {
     }
 }
 
-/// The setting's present value as SHOW gives it, with its unit; None if this server does not know it.
+/// The present value of a setting as SHOW displays it, with its unit; None if this server does not have the setting.
 pub fn shown(name: &CStr) -> Option<String> {
     // SAFETY: missing_ok; the result is a palloc'd C string, or null.
     unsafe {

@@ -1,4 +1,4 @@
-//! Replication slots (replication/slot.h), through the functions that users call where there is one.
+//! Replication slots (replication/slot.h), through the SQL functions where there are any.
 
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
@@ -7,7 +7,7 @@ use pgrx::pg_sys::{self, Oid};
 use pgrx::{Spi, spi};
 use std::ffi::CString;
 
-/// A slot as pg_replication_slots shows it.
+/// A slot, as pg_replication_slots shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
     pub name: String,
@@ -15,11 +15,11 @@ pub struct Slot {
     pub plugin: Option<String>,
     pub restart: LocalLsn,
     pub confirmed: LocalLsn,
-    /// It has lost WAL or was invalidated; nothing can be decoded from it.
+    /// Whether it has lost WAL or was invalidated, so that nothing can be decoded from it.
     pub is_invalid: bool,
-    /// It is still being created: it has no position yet, and goes if that fails.
+    /// Whether it is still being created: it has no position yet, and disappears if its creation fails.
     pub is_unfinished: bool,
-    /// A process has it.
+    /// Whether a process has acquired it.
     pub is_active: bool,
     pub inactive_since: Option<Timestamp>,
 }
@@ -29,7 +29,7 @@ pub fn find(name: &str) -> Result<Option<Slot>, spi::Error> {
     Ok(select("s.slot_name = $1::pg_catalog.name", name.into())?.into_iter().next())
 }
 
-/// The persistent slots of this database with an output plugin, finished ones. Needs a snapshot.
+/// The persistent slots of this database with the given output plugin whose creation is finished. Needs a snapshot.
 pub fn with_plugin_here(plugin: &str) -> Result<Vec<Slot>, spi::Error> {
     let here = super::process::my_database();
     let found = select("s.plugin = $1::pg_catalog.name AND NOT s.temporary", plugin.into())?;
@@ -68,14 +68,14 @@ fn select(condition: &str, argument: pgrx::datum::DatumWithOid<'_>) -> Result<Ve
     })
 }
 
-/// The slot of that name, if it is this database's and finished. Needs a snapshot.
+/// The slot of that name, if it belongs to this database and its creation is finished. Needs a snapshot.
 pub fn find_here(name: &str) -> Result<Option<Slot>, spi::Error> {
     let here = super::process::my_database();
     Ok(find(name)?.filter(|found| found.database == Some(here) && !found.is_unfinished))
 }
 
-/// Creates a logical slot with a decoding snapshot: waits for every running transaction. Needs a transaction that has
-/// written nothing.
+/// Creates a logical slot with a decoding snapshot, which waits for every running transaction. Needs a transaction that
+/// has written nothing.
 pub fn create(name: &str, failover: bool) -> Result<(), spi::Error> {
     Spi::connect(|client| {
         client.select(
@@ -87,8 +87,8 @@ pub fn create(name: &str, failover: bool) -> Result<(), spi::Error> {
     })
 }
 
-/// Copies a logical slot with its positions and its decoding snapshot to a persistent one behind another plugin. Needs a
-/// transaction that has written nothing, and a role with REPLICATION.
+/// Copies a logical slot, with its positions and its decoding snapshot, to a persistent slot with another output
+/// plugin. Needs a transaction that has written nothing, and a role with REPLICATION.
 pub fn copy(original: &str, name: &str, plugin: &str) -> Result<(), spi::Error> {
     Spi::connect(|client| {
         client.select(
@@ -101,7 +101,7 @@ pub fn copy(original: &str, name: &str, plugin: &str) -> Result<(), spi::Error> 
     })
 }
 
-/// Moves the slot forward; what it passes can never be decoded again.
+/// Moves the slot forward. What it passes cannot be decoded again.
 pub fn advance(name: &str, to: LocalLsn) -> Result<(), spi::Error> {
     Spi::connect(|client| {
         client.select(
@@ -120,18 +120,18 @@ pub fn drop(name: &str) -> Result<(), spi::Error> {
     })
 }
 
-/// Acquires and releases the slot, which resets its idle time, without decoding anything.
+/// Acquires and releases the slot, which resets its idle time without decoding anything.
 pub fn touch(name: &str) {
     let Ok(name) = CString::new(name) else { return };
-    // SAFETY: an ERROR leaves no slot acquired; a slot that is acquired is released at once.
+    // SAFETY: an ERROR leaves no slot acquired; an acquired slot is released at once.
     unsafe {
         super::compat::acquire_slot(&name);
         pg_sys::ReplicationSlotRelease();
     }
 }
 
-/// Gives back a slot that this process still holds after an ERROR that was caught (core does so in its main loops, not in
-/// the abort of a transaction).
+/// Releases a slot that this process still holds after an ERROR that was caught. Core does so in its main loops, not in
+/// the abort of a transaction.
 pub fn release_after_error() {
     // SAFETY: as core does in PostgresMain after an error.
     unsafe {
@@ -148,7 +148,7 @@ pub fn max_slot_wal_keep_bytes() -> Option<u64> {
     u64::try_from(megabytes).ok().map(|megabytes| megabytes << 20)
 }
 
-/// How far a subscription's worker has received, if it runs. Needs a snapshot.
+/// How far the apply worker of a subscription has received, if it is running. Needs a snapshot.
 pub fn received_by(subscription: Oid) -> Result<Option<OriginLsn>, spi::Error> {
     Spi::connect(|client| {
         let rows = prepared::select(
@@ -165,8 +165,8 @@ pub fn received_by(subscription: Oid) -> Result<Option<OriginLsn>, spi::Error> {
     })
 }
 
-/// When the oldest transaction began that has written something and is not finished, prepared ones included: decoding
-/// must start before it.
+/// When the oldest unfinished transaction began that has written something, including prepared ones. Decoding can start
+/// only before it.
 pub fn oldest_writer() -> Result<Option<Timestamp>, spi::Error> {
     Spi::connect(|client| {
         let rows = prepared::select(

@@ -1,4 +1,4 @@
-//! Rows of a query as text, by each type's output function (executor/spi.h, tcop/dest.h).
+//! Rows of a query as text, made by each type's output function (executor/spi.h, tcop/dest.h).
 
 use super::compat;
 use super::text::{to_server, to_utf8, to_utf8_exactly};
@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
 use std::marker::PhantomData;
 
-/// Runs a query that reads. Needs a transaction with a snapshot.
+/// Runs a query that only reads. Needs a transaction with a snapshot.
 pub fn rows(query: &str) -> Vec<Vec<Option<String>>> {
     let mut rows = Vec::new();
     each_row(query, |row| {
@@ -21,7 +21,7 @@ pub fn rows(query: &str) -> Vec<Vec<Option<String>>> {
 pub enum Cell {
     Null,
     Text(String),
-    /// So many bytes that are no text.
+    /// A value that is not valid text; its length in bytes.
     Bytes(u64),
 }
 
@@ -29,31 +29,32 @@ pub enum Cell {
 pub struct TextRow<'a>(*mut pg_sys::TupleTableSlot, PhantomData<&'a ()>);
 
 impl TextRow<'_> {
-    /// All its values.
+    /// All its values, as text.
     pub fn texts(&self) -> Vec<Option<String>> {
-        // SAFETY: the slot holds a row of its descriptor, all of which was read.
+        // SAFETY: the slot contains a row of its descriptor, all of whose attributes have been read.
         unsafe { (0..(*(*self.0).tts_tupleDescriptor).natts).map(|column| self.text(column)).collect() }
     }
 
-    /// All its values, each exactly as it is.
+    /// All its values, without replacement of invalid characters.
     pub fn cells(&self) -> Vec<Cell> {
         let cell = |column| {
-            // SAFETY: as above.
+            // SAFETY: as in `texts`.
             let Some(text) = (unsafe { self.output(column) }) else { return Cell::Null };
             to_utf8_exactly(text).map_or_else(|| Cell::Bytes(text.count_bytes() as u64), Cell::Text)
         };
-        // SAFETY: as above.
+        // SAFETY: as in `texts`.
         let columns = unsafe { (*(*self.0).tts_tupleDescriptor).natts };
         (0..columns).map(cell).collect()
     }
 
     unsafe fn text(&self, column: i32) -> Option<String> {
-        // SAFETY: the caller's promise: a column of the row.
+        // SAFETY: the caller guarantees a column of the row.
         unsafe { self.output(column).map(to_utf8) }
     }
 
     unsafe fn output(&self, column: i32) -> Option<&CStr> {
-        // SAFETY: the caller's promise: a column of the row. The text is palloc'd, and lives as long as what is made of the row.
+        // SAFETY: the caller guarantees a column of the row. The text is palloc'd in the context for one row, and lives
+        // as long as the row.
         unsafe {
             let value = self.value(column as usize)?;
             let (mut output, mut is_varlena) = (Oid::INVALID, false);
@@ -63,27 +64,28 @@ impl TextRow<'_> {
         }
     }
 
-    /// The value of a column that is an integer of any width, or a transaction id.
+    /// The value of a column whose type is an integer of any width, or a transaction id.
     pub fn number(&self, column: usize) -> Option<i64> {
         // SAFETY: the slot holds a row; its columns are counted.
         unsafe {
             let is_there = column < (*(*self.0).tts_tupleDescriptor).natts as usize;
-            // Of any width, as C extends it to that of a datum.
+            // C has extended the value to the width of a datum.
             if is_there { self.value(column).map(|value| value.value() as i64) } else { None }
         }
     }
 
     unsafe fn value(&self, column: usize) -> Option<pg_sys::Datum> {
-        // SAFETY: the caller's promise: a column of the row.
+        // SAFETY: the caller guarantees a column of the row.
         unsafe { (!*(*self.0).tts_isnull.add(column)).then(|| *(*self.0).tts_values.add(column)) }
     }
 }
 
-/// Runs a query that reads: `see` gets each row as the executor finds it, and says whether the next is wanted. What `see` takes
-/// of PostgreSQL's memory is freed before the next. Needs a transaction with a snapshot.
+/// Runs a query that only reads, and passes each row to `see` as the executor finds it; `see` returns whether it wants
+/// the next row. What `see` allocates in PostgreSQL's memory is freed before the next row. Needs a transaction with a
+/// snapshot.
 pub fn each_row(query: &str, mut see: impl FnMut(TextRow<'_>) -> bool) {
     let Some(query) = to_server(query) else { pgrx::error!("a query with a null byte") };
-    // SAFETY: connected and finished here; receiver and context live as long as the query. An ERROR frees all of it.
+    // SAFETY: connected and finished here; receiver and context live as long as the query. An ERROR frees everything.
     unsafe {
         pg_sys::SPI_connect();
         let mut receiver = TextReceiver {
@@ -117,7 +119,7 @@ pub fn each_row(query: &str, mut see: impl FnMut(TextRow<'_>) -> bool) {
     }
 }
 
-/// Where the executor brings rows: a `DestReceiver` with what is its own behind it, as core's are made.
+/// The receiver of the executor's rows: a `DestReceiver` followed by its own fields, as in core's receivers.
 #[repr(C)]
 struct TextReceiver<'a> {
     functions: pg_sys::DestReceiver,
@@ -127,7 +129,7 @@ struct TextReceiver<'a> {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver: *mut pg_sys::DestReceiver) -> bool {
-    // SAFETY: the executor gives back the receiver that it was given, with a row that is valid until this returns.
+    // SAFETY: the executor passes the receiver that it was given, with a row that is valid until this function returns.
     unsafe {
         let receiver = &mut *receiver.cast::<TextReceiver<'_>>();
         pg_sys::slot_getallattrs(slot);

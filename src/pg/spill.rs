@@ -1,16 +1,16 @@
-//! Records that are written one after the other and read back in that order: in memory as long as they are few, then in a
-//! temporary file that goes with the process (storage/buffile.h).
+//! Records that are written one after the other and read back in that order. They are kept in memory while they are
+//! few, and then in a temporary file that is deleted when the process ends (storage/buffile.h).
 
 use super::interrupts;
 use pgrx::pg_sys;
 
-/// Bytes that are kept in memory.
+/// How many bytes are kept in memory.
 const IN_MEMORY: usize = 4 << 20;
 
 #[derive(Default)]
 pub struct Spill {
     memory: Vec<u8>,
-    /// Holds all of the records, once there are too many.
+    /// Contains all records, once there are too many for the memory.
     file: Option<*mut pg_sys::BufFile>,
     read_to: usize,
     pub count: u64,
@@ -34,7 +34,7 @@ impl Spill {
         self.memory.clear();
     }
 
-    /// Goes back to the first record. Nothing is pushed after this.
+    /// Goes back to the first record. No record may be pushed afterwards.
     pub fn rewind(&mut self) {
         self.read_to = 0;
         if self.file.is_some() {
@@ -45,7 +45,7 @@ impl Spill {
         }
     }
 
-    /// The next record.
+    /// Returns the next record; None at the end.
     pub fn next(&mut self) -> Option<Vec<u8>> {
         interrupts::check();
         let mut length = [0; 4];
@@ -74,15 +74,15 @@ impl Spill {
     }
 }
 
-/// Records that are read back one by one, in any order: in a temporary file that goes with the process.
+/// Records that are read back one by one, in any order, in a temporary file that is deleted when the process ends.
 #[derive(Default)]
 pub struct Shelf {
     file: Option<*mut pg_sys::BufFile>,
-    /// The size of a file of which a part is in memory is not to be had of the file.
+    /// The end of the file. The file itself does not report its size while a part is in memory.
     end: (core::ffi::c_int, pg_sys::off_t),
 }
 
-/// Where a record is on its shelf.
+/// The place of a record in its shelf.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     begin: (core::ffi::c_int, pg_sys::off_t),
@@ -102,12 +102,12 @@ impl Shelf {
         Place { begin, length: record.len() }
     }
 
-    /// The record that was put there.
+    /// Returns the record that was put at that place.
     pub fn get(&mut self, place: Place) -> Vec<u8> {
         let file = *self.file.get_or_insert_with(create);
         let mut record = vec![0; place.length];
         seek(file, place.begin);
-        // SAFETY: an open file, read into a buffer of that length; an ERROR where it is shorter.
+        // SAFETY: an open file, read into a buffer of that length; a shorter file raises an ERROR.
         unsafe { pg_sys::BufFileReadExact(file, record.as_mut_ptr().cast(), record.len()) };
         record
     }
@@ -120,7 +120,7 @@ fn seek(file: *mut pg_sys::BufFile, (segment, offset): (core::ffi::c_int, pg_sys
     }
 }
 
-/// A temporary file that lives as long as the process: it is not closed with a transaction.
+/// Creates a temporary file that lives as long as the process: it is not closed at the end of a transaction.
 fn create() -> *mut pg_sys::BufFile {
     // SAFETY: the file's memory is that of the process.
     unsafe {

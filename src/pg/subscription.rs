@@ -13,7 +13,7 @@ unsafe extern "C-unwind" {
     ) -> pg_sys::ObjectAddress;
 }
 
-/// The name of a subscription, if it is there. Needs a transaction.
+/// The name of a subscription, if it exists. Needs a transaction.
 pub fn name(subscription: Oid) -> Option<String> {
     // SAFETY: a palloc'd C string, or null; missing_ok.
     unsafe {
@@ -22,8 +22,9 @@ pub fn name(subscription: Oid) -> Option<String> {
     }
 }
 
-/// A digest of how a subscription connects, its connection string and its slot; None where it does not exist. Nobody can try out
-/// strings against it: it holds a secret of this cluster, which its physical copies share. Needs a transaction.
+/// A digest of how a subscription connects (its connection string and its slot); None if it does not exist. The digest
+/// contains a secret of this cluster, which its physical copies share, so that nobody can find the connection string by
+/// trial. Needs a transaction.
 pub fn connection_digest(subscription: Oid) -> Option<String> {
     // SAFETY: the tuple is read while it is held; values are copied; the nonce is of that length (pg_control.h).
     unsafe {
@@ -55,10 +56,10 @@ pub fn connection_digest(subscription: Oid) -> Option<String> {
 /// `MOCK_AUTH_NONCE_LEN` (catalog/pg_control.h).
 const NONCE: usize = 32;
 
-/// Enables or disables a subscription; false if it does not exist any more. Needs a transaction, with whose commit the
-/// subscription's workers are told.
+/// Enables or disables a subscription; returns false if it does not exist any more. Needs a transaction; its commit
+/// notifies the subscription's workers.
 pub fn set_enabled(subscription: Oid, is_enabled: bool) -> bool {
-    // SAFETY: the statement as the parser makes it; all is palloc'd in the transaction's context.
+    // SAFETY: the statement is built like the parser's; everything is palloc'd in the transaction's context.
     unsafe {
         let name = pg_sys::get_subscription_name(subscription, true);
         if name.is_null() {

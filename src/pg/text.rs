@@ -1,7 +1,7 @@
 //! Text in this database's encoding, and as a Rust string (mb/pg_wchar.h).
 //!
-//! pgrx takes every text for UTF-8 and panics where it is not. Conversions need a transaction, and raise 22P05 where the
-//! database's encoding has no such character.
+//! pgrx assumes that every text is in UTF-8, and panics if it is not. Conversions need a transaction, and raise 22P05
+//! if the database's encoding lacks a character.
 
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::pg_sys;
@@ -11,7 +11,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 use pgrx::{FromDatum, IntoDatum};
 use std::ffi::{CStr, CString};
 
-/// A value of type `text` as the server has it, byte for byte.
+/// A value of type `text` with the server's bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Text(pub CString);
 
@@ -20,7 +20,8 @@ impl Text {
         to_utf8(&self.0)
     }
 
-    /// A message for a person: what this database's encoding cannot express becomes a question mark.
+    /// A message for a person. If this database's encoding cannot express it, every character that is not ASCII becomes
+    /// a question mark.
     pub fn of_message(message: &str) -> Text {
         let converted = super::interrupts::catch(|| to_server(message)).ok().flatten();
         Text(converted.unwrap_or_else(|| {
@@ -31,15 +32,16 @@ impl Text {
     }
 }
 
-/// Text of this database's encoding as UTF-8. In SQL_ASCII, and in the launcher, which has no database, the encoding is
-/// not known, and outside a transaction nothing can be converted: what is no UTF-8 then becomes the replacement character.
+/// Converts text of this database's encoding to UTF-8. The encoding is unknown in SQL_ASCII and in the launcher, which
+/// has no database, and outside a transaction nothing can be converted. In these cases bytes that are not UTF-8 become
+/// the replacement character.
 pub fn to_utf8(text: &CStr) -> String {
     let length = text.to_bytes().len();
     // SAFETY: reads the state of this session.
     let is_unknown = unsafe {
         pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_SQL_ASCII as i32 || !pg_sys::IsTransactionState()
     };
-    // ASCII is the same in every encoding of a server.
+    // ASCII is the same in every server encoding.
     if is_unknown || text.to_bytes().is_ascii() {
         return text.to_string_lossy().into_owned();
     }
@@ -50,7 +52,8 @@ pub fn to_utf8(text: &CStr) -> String {
     }
 }
 
-/// The same, or None where it is no text in UTF-8: a database in SQL_ASCII takes bytes of any encoding.
+/// Like [`to_utf8`], but returns None if the result is not valid UTF-8: a database in SQL_ASCII accepts bytes of any
+/// encoding.
 pub fn to_utf8_exactly(text: &CStr) -> Option<String> {
     let bytes = text.to_bytes();
     // SAFETY: reads the state of this session.
@@ -64,10 +67,10 @@ pub fn to_utf8_exactly(text: &CStr) -> Option<String> {
     }
 }
 
-/// The text in this database's encoding. None if it holds a NUL, which no text of PostgreSQL can.
+/// Converts a text to this database's encoding. None if it contains a NUL, which no text in PostgreSQL can.
 pub fn to_server(text: &str) -> Option<CString> {
     let text = CString::new(text).ok()?;
-    // The same in every encoding of a server: needs no transaction.
+    // ASCII is the same in every server encoding, and needs no transaction.
     if text.as_bytes().is_ascii() {
         return Some(text);
     }
@@ -81,7 +84,7 @@ pub fn to_server(text: &str) -> Option<CString> {
 
 impl FromDatum for Text {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _type: pg_sys::Oid) -> Option<Self> {
-        // SAFETY: the caller vouches for a datum of type text; text_to_cstring makes a copy, NUL-terminated.
+        // SAFETY: the caller guarantees a datum of type text; text_to_cstring makes a copy, NUL-terminated.
         (!is_null).then(|| unsafe {
             let text = pg_sys::text_to_cstring(datum.cast_mut_ptr());
             Text(CStr::from_ptr(text).to_owned())
@@ -108,7 +111,7 @@ unsafe impl pgrx::datum::UnboxDatum for Text {
     where
         Self: 'src,
     {
-        // SAFETY: the caller vouches for a datum of type text that is not null.
+        // SAFETY: the caller guarantees a datum of type text that is not null.
         unsafe { Text::from_datum(datum.sans_lifetime(), false) }.unwrap_or_default()
     }
 }
@@ -124,7 +127,7 @@ unsafe impl SqlTranslatable for Text {
 // SAFETY: unboxes by the FromDatum above.
 unsafe impl<'fcx> ArgAbi<'fcx> for Text {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the caller vouches for the type; pgrx asks for nulls before.
+        // SAFETY: the caller guarantees the type; pgrx has checked for null.
         unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_default()
     }
 }

@@ -1,4 +1,4 @@
-//! A time limit round a call into core that has none of its own, such as libpqwalreceiver's (utils/timeout.h).
+//! A time limit for a call into core that has none, such as those of libpqwalreceiver (utils/timeout.h).
 
 use super::compat::USER_TIMEOUT;
 use super::guarded;
@@ -8,7 +8,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-// Not in pgrx's bindings, hence not guarded by it: each call stands in guarded!.
+// pgrx's bindings do not contain these functions and therefore do not guard them, so each call is in guarded!.
 unsafe extern "C-unwind" {
     fn RegisterTimeout(id: core::ffi::c_int, handler: unsafe extern "C-unwind" fn()) -> core::ffi::c_int;
     fn enable_timeout_after(id: core::ffi::c_int, delay_ms: core::ffi::c_int);
@@ -25,7 +25,7 @@ thread_local! {
 pub struct TimedOut;
 
 /// Runs `f`, which must check for interrupts, and cancels it after `limit`. Other errors, and a cancel by the user,
-/// pass through. Only for calls that leave nothing of a transaction behind when they fail.
+/// pass through. Only for calls that leave nothing in the transaction when they fail.
 pub fn with_limit<T>(limit: Duration, f: impl FnOnce() -> T) -> Result<T, TimedOut> {
     EXPIRED.store(false, Ordering::SeqCst);
     let id = TIMEOUT_ID.get().unwrap_or_else(|| {
@@ -45,7 +45,7 @@ pub fn with_limit<T>(limit: Duration, f: impl FnOnce() -> T) -> Result<T, TimedO
         .finally(|| unsafe { guarded!(disable_timeout(id, false)) })
         .execute();
     if EXPIRED.swap(false, Ordering::SeqCst) {
-        // Expired between the end of `f` and the disarming: the cancel that it asked for must not hit what comes next.
+        // The limit was reached between the end of `f` and the disarming. Its cancel must not affect what follows.
         // SAFETY: a flag of this process.
         unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };
     }

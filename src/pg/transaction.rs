@@ -5,7 +5,7 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::panic::AssertUnwindSafe;
 
-/// Runs `f` in a transaction with a snapshot and commits it. An ERROR ends the worker, and with it the transaction.
+/// Runs `f` in a transaction with a snapshot, and commits it. An ERROR ends the worker, and thereby the transaction.
 pub fn run<T>(f: impl FnOnce() -> T) -> T {
     begin();
     // SAFETY: within a transaction.
@@ -17,8 +17,8 @@ pub fn run<T>(f: impl FnOnce() -> T) -> T {
     value
 }
 
-/// Like [`run`], but gives up when a lock is not to be had within lock_timeout, or when somebody else changed the
-/// same catalog row first: None, and the next round tries again.
+/// Like [`run`], but returns None if a lock is not available within lock_timeout, or if another session has changed the
+/// same catalog row first. The caller's next round tries again.
 pub fn attempt<T>(f: impl FnOnce() -> T) -> Option<T> {
     PgTryBuilder::new(AssertUnwindSafe(|| Some(run(f))))
         .catch_others(|cause| match &cause {
@@ -28,7 +28,8 @@ pub fn attempt<T>(f: impl FnOnce() -> T) -> Option<T> {
         .execute()
 }
 
-/// Somebody holds a lock, or has changed the same row first: nothing is wrong, and the next try may succeed.
+/// SQLSTATEs which say that another session holds a lock or has changed the same row first: nothing is wrong, and the
+/// next attempt may succeed.
 const CONTENTION: [PgSqlErrorCode; 5] = [
     PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
     PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED,
@@ -37,18 +38,18 @@ const CONTENTION: [PgSqlErrorCode; 5] = [
     PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
 ];
 
-/// Whether an ERROR says that somebody else was quicker.
+/// Whether an ERROR was caused by a concurrent session, so that a retry may succeed.
 pub fn is_contention(report: &ErrorReportWithLevel) -> bool {
     // heapam's "tuple concurrently updated" has no SQLSTATE of its own.
     CONTENTION.contains(&report.sql_error_code()) || report.message().starts_with("tuple concurrently")
 }
 
-/// Whether an ERROR says no more than that somebody wants this to end.
+/// Whether an ERROR only says that the statement was cancelled.
 pub fn is_cancel(report: &ErrorReportWithLevel) -> bool {
     report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
 }
 
-/// Runs `f` in a transaction without a snapshot, for work that waits for a peer: it holds back no vacuum.
+/// Runs `f` in a transaction without a snapshot, for work that waits for a peer: it does not hold back vacuum.
 pub fn run_without_snapshot<T>(f: impl FnOnce() -> T) -> T {
     begin();
     let value = f();
@@ -56,7 +57,7 @@ pub fn run_without_snapshot<T>(f: impl FnOnce() -> T) -> T {
     value
 }
 
-/// Begins a transaction unless one is open, for a change that is applied.
+/// Begins a transaction unless one is open, for a change that is to be applied.
 pub fn begin_if_none() {
     // SAFETY: reads and changes this process's transaction state.
     unsafe {
@@ -68,7 +69,7 @@ pub fn begin_if_none() {
     }
 }
 
-/// Runs one step of an open transaction with a snapshot of its own; later steps see what it has done.
+/// Runs one step of an open transaction with its own snapshot. Later steps see its changes.
 pub fn step<T>(f: impl FnOnce() -> T) -> T {
     // SAFETY: within a transaction; nothing is undone while an ERROR unwinds.
     unsafe {
@@ -80,14 +81,16 @@ pub fn step<T>(f: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Fires the deferred triggers, before a commit is stamped: they may abort subtransactions, and each such abort moves the origin to
-/// the stamp (RecordTransactionAbort), so that the transaction would count as applied though its commit fails.
+/// Fires the deferred triggers before the commit is stamped. They may abort subtransactions, and each such abort would
+/// move the origin to the stamp (RecordTransactionAbort), so that the transaction would count as applied even if its
+/// commit fails.
 pub fn fire_deferred() {
-    // SAFETY: in a transaction, at its top level, between two statements; core's own call at commit then finds what these have queued.
+    // SAFETY: in a transaction, at its top level, between two statements; core's own call at commit then fires what
+    // these triggers have queued.
     unsafe { pg_sys::AfterTriggerFireDeferred() }
 }
 
-/// Commits the open transaction, and tells the statistics.
+/// Commits the open transaction, and reports statistics.
 pub fn commit_applied() {
     commit();
     untrusted_user::release_session();
@@ -100,15 +103,15 @@ pub fn is_open() -> bool {
     unsafe { pg_sys::IsTransactionState() }
 }
 
-/// Within BEGIN … COMMIT, or in a function: the statement at hand cannot commit by itself.
+/// Whether the present statement is within BEGIN … COMMIT or in a function, and cannot commit by itself.
 pub fn is_block() -> bool {
     // SAFETY: reads this process's state.
     unsafe { pg_sys::IsTransactionBlock() }
 }
 
-/// After an ERROR that was caught at the top of a worker.
+/// Aborts the transaction after an ERROR that was caught at the top level of a worker.
 pub fn abort_current() {
-    // SAFETY: legal in any state of a transaction, also without one.
+    // SAFETY: allowed in any transaction state, also without a transaction.
     unsafe { pg_sys::AbortCurrentTransaction() };
 }
 
@@ -131,14 +134,14 @@ fn abort<T>() -> Option<T> {
     None
 }
 
-/// Runs `f` in a transaction of its own and commits it. An ERROR aborts it, and is the Err: whatever it is, the worker goes
-/// on.
+/// Runs `f` in its own transaction and commits it. An ERROR aborts the transaction and is returned as Err, so that the
+/// worker continues.
 pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Box<ErrorReportWithLevel>> {
     PgTryBuilder::new(AssertUnwindSafe(|| Ok(run(f))))
         .catch_others(|cause| match cause {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
                 abort::<T>();
-                // Not a matter of transactions: core does the same in its main loops.
+                // The abort of a transaction does not release a slot; core does it in its main loops.
                 super::slot::release_after_error();
                 Err(Box::new(report))
             }
@@ -147,12 +150,12 @@ pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Box<ErrorReportWithLevel>> 
         .execute()
 }
 
-/// Runs `f` in a subtransaction of the caller's transaction. An ERROR rolls back that alone, and gives back a slot that
-/// `f` had acquired (with which a slot that was only half made goes); the Err is to be judged, and thrown on where it is
-/// not understood: a cancel is one of them.
+/// Runs `f` in a subtransaction of the caller's transaction. An ERROR rolls back only the subtransaction, and releases
+/// a slot that `f` had acquired (a slot whose creation is not finished is dropped by that). The caller must examine the
+/// Err, and rethrow it if it does not know it: a cancel is one of them.
 pub fn nested<T>(f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
-    // SAFETY: as plpgsql does round a block with EXCEPTION (pl_exec.c): memory context and resource owner are those from
-    // before on every way out.
+    // SAFETY: as plpgsql does for a block with EXCEPTION (pl_exec.c); memory context and resource owner are restored on
+    // every path.
     unsafe {
         let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
@@ -172,18 +175,19 @@ pub fn nested<T>(f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
     }
 }
 
-/// The commit of the present transaction is on disk when it returns, whatever synchronous_commit says; standbys are not
-/// waited for because of this.
+/// Makes the commit of the present transaction durable on this server when it returns, whatever synchronous_commit is.
+/// It adds no wait for standbys.
 pub fn commit_durably() {
     // SAFETY: sets a flag of the present transaction.
     unsafe { pg_sys::ForceSyncCommit() };
 }
 
-/// Before something of ours is written: the commit of a statement that is a transaction by itself, and that has written nothing
-/// before, waits for no synchronous standby. That may be on the node that is lost, and its wait would never end. Within a
-/// transaction of the user's the user has said what its commit waits for, and the user's own writes depend on that.
+/// Called before this library writes something. If the statement is a transaction by itself that has written nothing
+/// before, its commit does not wait for a synchronous standby: that may be on the lost node, and the wait would never
+/// end. Within a transaction of a user it is the user who decides what the commit waits for, because the user's own
+/// writes depend on it.
 pub fn commit_locally_if_alone() {
-    // SAFETY: reads this session's state; within a transaction, for which alone the setting is changed.
+    // SAFETY: reads this session's state; within a transaction, and the setting is changed only for it.
     unsafe {
         let waits_for_standbys =
             pg_sys::synchronous_commit > pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_LOCAL_FLUSH as core::ffi::c_int;
@@ -203,13 +207,13 @@ pub fn commit_locally_if_alone() {
     }
 }
 
-/// How deep the present subtransaction is nested; 1 is the transaction itself.
+/// The nesting level of the present subtransaction; 1 is the transaction itself.
 pub fn nesting_level() -> i32 {
     // SAFETY: reads this process's transaction state.
     unsafe { pg_sys::GetCurrentTransactionNestLevel() }
 }
 
-/// The id that the next transaction will have, without its epoch.
+/// The id that the next transaction will get, without its epoch.
 pub fn next_id() -> u32 {
     // SAFETY: reads shared memory under its lock.
     unsafe { pg_sys::ReadNextFullTransactionId().value as u32 }

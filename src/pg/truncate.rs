@@ -1,4 +1,4 @@
-//! TRUNCATE of several tables, and what of it can be done by row (commands/tablecmds.h).
+//! TRUNCATE of several tables, and the deletion of single rows in its place (commands/tablecmds.h).
 
 use super::apply_as::ApplyAs;
 use super::commit_ts::RowVersion;
@@ -14,7 +14,7 @@ unsafe extern "C-unwind" {
     fn find_all_inheritors(parent: Oid, lock: pg_sys::LOCKMODE, counts: *mut *mut pg_sys::List) -> *mut pg_sys::List;
 }
 
-/// Tables that are to be truncated, locked against everybody.
+/// Tables that are to be truncated, under an exclusive lock.
 pub struct Truncation {
     entries: Vec<*mut RelMapEntry>,
     tables: Vec<pg_sys::Relation>,
@@ -25,10 +25,10 @@ pub struct Truncation {
 }
 
 impl Truncation {
-    /// Opens the tables, with the partitions of partitioned ones. `wanted` says of our table's oid whether it is to be
-    /// truncated. Needs a transaction with an active snapshot.
+    /// Opens the tables, and the partitions of partitioned ones. `wanted` decides by the local table's oid whether it
+    /// is to be truncated. Needs a transaction with an active snapshot.
     pub fn open(relations: &[u32], apply_as: ApplyAs, wanted: impl Fn(Oid) -> bool) -> Truncation {
-        // As the subscription's owner; ExecuteTruncateGuts itself becomes the tables' owners.
+        // This runs as the subscription's owner. ExecuteTruncateGuts itself switches to the owners of the tables.
         let as_subscription_owner = ApplyAs { run_as_owner: true, ..apply_as };
         let user = AppliesAs::begin(as_subscription_owner, apply_as.owner);
         let mut truncation =
@@ -38,7 +38,7 @@ impl Truncation {
         unsafe {
             for relation in relations {
                 let Opened { entry, user } = logicalrep::open(*relation, lock, apply_as);
-                // What follows opens no index, and ExecuteTruncateGuts itself becomes the owner where it does.
+                // What follows opens no index, and ExecuteTruncateGuts itself switches to the owner when it does.
                 user.end();
                 if !wanted((*entry).localreloid) {
                     logicalrep::close(entry);
@@ -65,7 +65,7 @@ impl Truncation {
     }
 
     unsafe fn add(&mut self, table: pg_sys::Relation) {
-        // SAFETY: the caller's promise: an open relation.
+        // SAFETY: the caller guarantees an open relation.
         unsafe { require_privilege(table, pg_sys::ACL_TRUNCATE) };
         self.tables.push(table);
     }
@@ -74,7 +74,7 @@ impl Truncation {
         self.tables.is_empty()
     }
 
-    /// The tables' names, for messages.
+    /// The names of the tables, for messages.
     pub fn names(&self) -> String {
         // SAFETY: open tables.
         let names: Vec<String> =
@@ -82,7 +82,7 @@ impl Truncation {
         names.join(", ")
     }
 
-    /// Whether any table has a row that `survives`.
+    /// Whether any table has a row for which `survives` is true.
     pub fn any_row(&self, survives: &impl Fn(RowVersion) -> bool) -> bool {
         let mut found = false;
         for table in &self.tables {
@@ -112,7 +112,8 @@ impl Truncation {
                     logged = pg_sys::lappend_oid(logged, (**table).rd_id);
                 }
             }
-            // Tables that the sender's CASCADE has reached are in its list; ours does not cascade further, as core's.
+            // The sender's list already contains the tables that its CASCADE has reached. As in core, TRUNCATE does not
+            // cascade further here.
             pg_sys::ExecuteTruncateGuts(
                 tables,
                 oids,
@@ -124,12 +125,13 @@ impl Truncation {
         }
     }
 
-    /// Deletes the rows that do not survive; returns the tables in which some do.
+    /// Deletes the rows for which `survives` is false. Returns the tables that still have rows.
     pub fn delete_all_but(&self, survives: &impl Fn(RowVersion) -> bool) -> Vec<Oid> {
         let mut kept = Vec::new();
         for table in &self.tables {
             let mut has_survivors = false;
-            // SAFETY: open tables, locked against everybody: no row can change between being seen and deleted.
+            // SAFETY: open tables under an exclusive lock, so that no row can change between the check and its
+            // deletion.
             unsafe {
                 visit(*table, |mut row| {
                     if survives(row.version) {
@@ -147,7 +149,7 @@ impl Truncation {
         kept
     }
 
-    /// Closes the tables; their locks stay until the transaction ends.
+    /// Closes the tables. Their locks are kept until the transaction ends.
     pub fn close(self) {
         // SAFETY: opened in `open`.
         unsafe {
@@ -167,9 +169,9 @@ struct SeenRow {
     version: RowVersion,
 }
 
-/// Visits the rows of a table until `f` says no.
+/// Passes the rows of a table to `f` until that returns false.
 unsafe fn visit(table: pg_sys::Relation, mut f: impl FnMut(SeenRow) -> bool) {
-    // SAFETY: the caller's promise: an open table. Everything is given back unless an ERROR unwinds.
+    // SAFETY: the caller guarantees an open table. Everything is released unless an ERROR unwinds.
     unsafe {
         if (*(*table).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE {
             return;
@@ -192,9 +194,10 @@ unsafe fn visit(table: pg_sys::Relation, mut f: impl FnMut(SeenRow) -> bool) {
     }
 }
 
-/// `RelationIsLogicallyLogged` (utils/rel.h), a macro: of a permanent table that is no catalog, where wal_level is logical.
+/// `RelationIsLogicallyLogged` (utils/rel.h), which is a macro in C: true for a permanent table that is not a catalog,
+/// if wal_level is logical.
 unsafe fn is_logically_logged(table: pg_sys::Relation) -> bool {
-    // SAFETY: the caller's promise: an open relation.
+    // SAFETY: the caller guarantees an open relation.
     unsafe {
         pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_LOGICAL as i32
             && (*(*table).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT

@@ -1,5 +1,5 @@
-//! Rows of a table, made of what a sender has told (the counterparts of worker.c's slot_store_data, slot_modify_data and
-//! slot_fill_defaults; executor/tuptable.h).
+//! Rows of a table, made of the columns that a sender has sent (the counterparts of worker.c's slot_store_data,
+//! slot_modify_data and slot_fill_defaults; executor/tuptable.h).
 
 use super::compat;
 use super::logicalrep::Tuple;
@@ -19,30 +19,31 @@ enum Column {
     Value(pg_sys::Datum),
 }
 
-/// How the text of a column becomes its value.
+/// The input function that converts the text of a column to its value.
 #[repr(C)]
 pub struct Input {
     function: pg_sys::FmgrInfo,
     parameter: pg_sys::Oid,
 }
 
-/// Where a row's columns come from: how those that were sent are read, by the columns of the slot to be filled.
+/// How the columns that were sent are converted to those of the slot that is to be filled.
 #[derive(Clone, Copy)]
 pub struct TupleColumns {
-    /// By our columns, the sender's, or less than zero.
+    /// For each local column, the sender's column, or a negative number.
     pub map: *mut pg_sys::AttrMap,
     /// The types of the sender's columns, by the sender's oids.
     pub sent_types: *const pg_sys::Oid,
-    /// None: looked up for each value, as for a partition.
+    /// None: the input functions are looked up for each value, as for a partition.
     pub inputs: Option<*mut Input>,
-    /// Lives as long as `inputs`.
+    /// A memory context that lives as long as `inputs`.
     pub context: pg_sys::MemoryContext,
 }
 
-/// Fills `slot` with the columns that were sent; the others are null.
+/// Fills `slot` with the columns that were sent. The others become null.
 ///
 /// # Safety
-/// `slot` must be of the columns' open table; the tuple's message context must be alive; values go into the current context.
+/// `slot` must belong to the columns' open table, and the tuple's message context must be alive. Values are allocated
+/// in the current context.
 pub unsafe fn store(slot: *mut pg_sys::TupleTableSlot, columns: TupleColumns, tuple: &Tuple) {
     // SAFETY: the caller's promise; `columns` visits the descriptor's attributes only.
     unsafe {
@@ -52,7 +53,7 @@ pub unsafe fn store(slot: *mut pg_sys::TupleTableSlot, columns: TupleColumns, tu
             let column = column(slot, columns, tuple, index);
             let (value, is_null) = match column {
                 Some(Column::Value(value)) => (value, false),
-                // An unchanged column in a tuple that is to be found or inserted would be a fault of the sender.
+                // The sender never sends an unchanged column in a tuple that is to be found or inserted.
                 Some(Column::Null | Column::Unchanged) | None => (pg_sys::Datum::from(0), true),
             };
             *(*slot).tts_values.add(index) = value;
@@ -62,7 +63,7 @@ pub unsafe fn store(slot: *mut pg_sys::TupleTableSlot, columns: TupleColumns, tu
     }
 }
 
-/// Fills `slot` with the row in `existing` and, over it, the columns that were sent. What is not replaced points into
+/// Fills `slot` with the row in `existing`, in which the columns that were sent are replaced. The others point into
 /// `existing`.
 ///
 /// # Safety
@@ -93,7 +94,7 @@ pub unsafe fn modify(
     }
 }
 
-/// Columns that exist here only get their defaults.
+/// Sets the columns that exist only here to their defaults.
 ///
 /// # Safety
 /// `slot` must be of the open table.
@@ -158,7 +159,7 @@ pub unsafe fn changed_columns(
     changed
 }
 
-/// `GetPerTupleExprContext`, a macro.
+/// `GetPerTupleExprContext`, which is a macro in C.
 ///
 /// # Safety
 /// `estate` must be alive.
@@ -185,14 +186,14 @@ fn status(tuple: &Tuple, sent: i16) -> u8 {
     unsafe { *tuple.0.colstatus.add(sent as usize) as u8 }
 }
 
-/// The value that was sent for column `index` of ours; None if none was.
+/// The value that was sent for local column `index`; None if none was sent.
 unsafe fn column(
     slot: *mut pg_sys::TupleTableSlot,
     columns: TupleColumns,
     tuple: &Tuple,
     index: usize,
 ) -> Option<Column> {
-    // SAFETY: the caller's promise: an attribute of the descriptor, whose map has as many entries.
+    // SAFETY: the caller guarantees an attribute of the descriptor, whose map has as many entries.
     unsafe {
         let attribute = compat::attribute((*slot).tts_tupleDescriptor, index as i32);
         let sent = *(*columns.map).attnums.add(index);
@@ -205,7 +206,7 @@ unsafe fn column(
         Some(match status {
             TEXT => {
                 let (of, modifier) = ((*attribute).atttypid, (*attribute).atttypmod);
-                // What is known of a type that a user has made may change at any time.
+                // The input function of a type that a user has created may change at any time, so it is not cached.
                 let input = columns.inputs.filter(|_| of.to_u32() < pg_sys::FirstNormalObjectId);
                 let Some(input) = input.map(|inputs| inputs.add(index)) else {
                     pg_sys::getTypeInputInfo(of, &mut function, &mut parameter);
@@ -240,10 +241,11 @@ unsafe fn column(
     }
 }
 
-/// A value in binary form means what it says to its own type alone, where text might be read by any other: an ERROR where our
-/// column has another one. The sender's type is built in, or a domain over bytea (src/plugin/large_row.rs).
+/// Raises an ERROR if the local column has another type than the sent one. A binary value can be read only as its own
+/// type, whereas text might be read as any type. The sender's type is built in, or a domain over bytea
+/// (src/plugin/large_row.rs).
 unsafe fn require_same_type(sent: pg_sys::Oid, attribute: pg_sys::Form_pg_attribute) {
-    // SAFETY: the caller's promise: a column of an open table.
+    // SAFETY: the caller guarantees a column of an open table.
     unsafe {
         let sent = if sent.to_u32() < pg_sys::FirstGenbkiObjectId { sent } else { pg_sys::BYTEAOID };
         if pg_sys::getBaseType((*attribute).atttypid) == sent {

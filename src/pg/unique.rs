@@ -1,20 +1,20 @@
-//! What stands in the way of a row by a unique index (executor/executor.h).
+//! Rows that conflict with another row by a unique index (executor/executor.h).
 
 use super::executor::{Change, Leaf, Row, lock};
 use super::{compat, guarded, interrupts, logicalrep};
 use pgrx::pg_sys::{self, Oid};
 
-/// A row that has a key which another is to have.
+/// A row with the key that another row is to have.
 #[derive(Clone, Copy)]
 pub struct InTheWay {
     pub row: Row,
-    /// The unique index that says so.
+    /// The unique index by which the two rows conflict.
     pub index: Oid,
 }
 
 impl Change {
-    /// The rows that stand in the way of a new one by a unique index, locked, each once. `own`: the row that the new one is
-    /// to replace, which is in nobody's way. Deferrable constraints are left to core.
+    /// The rows that conflict with a new one by a unique index, locked, each of them once. `own` is the row that the
+    /// new one is to replace, which is not a conflict. Deferrable constraints are left to core.
     pub fn rows_in_the_way(&mut self, leaf: &Leaf, row: Row, own: Option<Row>) -> Vec<InTheWay> {
         // SAFETY: the leaf's indexes are open; index descriptors and infos are parallel arrays.
         unsafe {
@@ -38,7 +38,8 @@ impl Change {
                 }
                 let index = (*index).rd_id;
                 let one = pg_sys::lappend_oid(std::ptr::null_mut(), index);
-                // A row that goes while it is being locked is looked for again: another may have taken its place.
+                // If a row disappears while it is being locked, the search is repeated, because another row may have
+                // taken its place.
                 while let Some(mut place) = self.conflict(info, row, one) {
                     let is_known = found.iter().any(|(known, _)| same_place(known, &place));
                     if is_known || own_place.is_some_and(|own| same_place(&own, &place)) {
@@ -56,7 +57,7 @@ impl Change {
         }
     }
 
-    /// Whether one of them stands in the way by the key that identifies rows.
+    /// Whether one of the rows conflicts by the key that identifies rows.
     pub fn has_identity_of(&self, leaf: &Leaf, in_the_way: &[InTheWay]) -> bool {
         // SAFETY: an open table.
         let identity = unsafe { logicalrep::identity_of(leaf.table()) };
@@ -70,18 +71,18 @@ impl Change {
         indexes: *mut pg_sys::List,
     ) -> Option<pg_sys::ItemPointerData> {
         let mut place = pg_sys::ItemPointerData::default();
-        // SAFETY: the caller's promise: unique indexes that are open and prepared.
+        // SAFETY: the caller guarantees unique indexes that are open and prepared.
         let is_free =
             unsafe { compat::exec_check_index_constraints(info, row.0, self.table.estate, &mut place, indexes) };
         (!is_free).then_some(place)
     }
 }
 
-/// Whether an update leaves a row's key in the index as it was.
+/// Whether an update leaves a row's key in the index unchanged.
 unsafe fn has_same_key(index: *mut pg_sys::IndexInfo, old: Row, new: Row) -> bool {
-    // SAFETY: the caller's promise: an index of the rows' table, and rows that are taken apart.
+    // SAFETY: the caller guarantees an index of the rows' table, and rows whose attributes have been read.
     unsafe {
-        // What an expression or a predicate makes of the row is not looked into.
+        // The results of expressions and predicates are not compared.
         (*index).ii_Expressions.is_null()
             && (*index).ii_Predicate.is_null()
             && (0..(*index).ii_NumIndexKeyAttrs as usize)
@@ -98,10 +99,10 @@ unsafe extern "C-unwind" {
     fn datum_image_eq(one: pg_sys::Datum, other: pg_sys::Datum, by_value: bool, length: core::ffi::c_int) -> bool;
 }
 
-/// Whether two rows of a table have the same bytes in a column, by its number from 1. Both rows are taken apart.
+/// Whether two rows of a table have the same bytes in a column, which is numbered from 1.
 ///
 /// # Safety
-/// Rows of the same table, whose attributes are there.
+/// Rows of the same table whose attributes have been read.
 unsafe fn is_same_value(one: Row, other: Row, column: i16) -> bool {
     // SAFETY: the caller's promise.
     unsafe {

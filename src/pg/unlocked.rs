@@ -1,23 +1,23 @@
-//! Updates and deletes of rows that were found and not locked first (the counterpart of execReplication.c's
+//! Updates and deletes of rows that were found without being locked (the counterpart of execReplication.c's
 //! ExecSimpleRelationUpdate and -Delete, which change rows that their caller has locked).
 //!
-//! Core locks the row that it has found, judges it, and changes it: two changes of the page and two records of WAL. Here the
-//! change itself finds out whether the row is still what was judged. May do: change a row of a plain table without
-//! triggers that fire. May not: do half of it; where the row has changed or gone, nothing is done, and the caller finds it
-//! again, with a lock.
+//! Core locks the row that it has found, judges it, and changes it: two changes of the page and two WAL records. Here
+//! the change itself detects whether the row is still the one that was judged. This is only for rows of a plain table
+//! without triggers that fire. If the row was changed or deleted in between, nothing is done, and the caller finds it
+//! again with a lock.
 
 use super::executor::{Change, Leaf, Row};
 use super::open_table::Lifetime;
 use pgrx::pg_sys;
 
 impl Change {
-    /// Whether rows need not be locked before they are changed: nothing of a user's looks at them in between.
+    /// Whether rows need not be locked before they are changed, because no code of users reads them in between.
     pub fn may_be_unlocked(&self) -> bool {
         self.table.lifetime > Lifetime::Change
     }
 
-    /// The row that an update or delete is about, not locked. None: it is not there, or the table is one for which
-    /// [`Change::find`] is to be called.
+    /// Finds the row that an update or delete affects, without locking it. None: there is no such row, or the table is
+    /// one for which [`Change::find`] must be called.
     pub fn find_unlocked(&mut self, leaf: &Leaf, key: Row) -> Option<Row> {
         if !self.may_be_unlocked() {
             return None;
@@ -27,7 +27,7 @@ impl Change {
         (self.table.find(key.0, slot) == Some(true)).then_some(Row(slot))
     }
 
-    /// Changes a row that was found unlocked. False: it has changed meanwhile, and nothing was done.
+    /// Updates a row that was found without a lock. Returns false if it has changed meanwhile; nothing was done then.
     pub fn update_unlocked(&mut self, leaf: &Leaf, found: Row, row: Row) -> bool {
         self.require_privilege(leaf, pg_sys::ACL_UPDATE);
         let (info, table, estate) = (leaf.info, leaf.table(), self.table.estate);
@@ -65,7 +65,7 @@ impl Change {
         true
     }
 
-    /// Deletes a row that was found unlocked. False: it has changed meanwhile, and nothing was done.
+    /// Deletes a row that was found without a lock. Returns false if it has changed meanwhile; nothing was done then.
     pub fn delete_unlocked(&mut self, leaf: &Leaf, found: Row) -> bool {
         self.require_privilege(leaf, pg_sys::ACL_DELETE);
         let mut failure = pg_sys::TM_FailureData::default();

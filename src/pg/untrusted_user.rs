@@ -1,4 +1,4 @@
-//! Running as another user for the length of a change (utils/usercontext.h, miscadmin.h).
+//! Running as another user for the duration of a change (utils/usercontext.h, miscadmin.h).
 //!
 //! Nothing is undone while an ERROR unwinds: the abort of the transaction restores user and settings.
 
@@ -19,8 +19,8 @@ unsafe extern "C-unwind" {
     fn RestoreUserContext(context: *mut UserContext);
 }
 
-/// Makes the session that of the subscription's owner, as core's apply worker connects: what triggers see of it, and as
-/// whom those run that wait for the commit. Needs a transaction.
+/// Makes this session one of the subscription's owner, as core's apply worker connects. Triggers see that session user,
+/// and triggers that are deferred to the commit run as that user. Needs a transaction.
 pub fn enter_session_of(owner: Oid) {
     // SAFETY: outside of any change of user.
     unsafe { pg_sys::SetSessionAuthorization(owner, pg_sys::superuser_arg(owner)) };
@@ -31,26 +31,28 @@ pub fn is_session_of(owner: Oid) -> bool {
     unsafe { pg_sys::GetSessionUserId() == owner }
 }
 
-/// The bootstrap superuser's session again, as the worker has connected. Outside a transaction.
+/// Makes this session one of the bootstrap superuser again, as which the worker has connected. Must be called outside a
+/// transaction.
 pub fn leave_session() {
     // SAFETY: no change of user is in effect between transactions.
     unsafe { pg_sys::SetSessionAuthorization(pg_sys::Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID), true) };
 }
 
-/// Until the transaction ends, nothing that it runs can become another role by SET ROLE or SET SESSION AUTHORIZATION: who
-/// has connected is a superuser still, and would be asked. A superuser's session may.
+/// Prevents SET ROLE and SET SESSION AUTHORIZATION until the transaction ends. These commands check the user who has
+/// connected, who is a superuser, and would therefore allow any role. In the session of a superuser nothing is
+/// restricted.
 pub fn confine_transaction() {
     change_context(|context| context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as core::ffi::c_int);
 }
 
-/// After the commit: the next transaction begins without restrictions. An abort does so itself.
+/// Removes the restriction after the commit. An abort removes it by itself.
 pub fn release_session() {
     change_context(|_| 0);
 }
 
 fn change_context(change: impl FnOnce(core::ffi::c_int) -> core::ffi::c_int) {
     let mut before = (pg_sys::InvalidOid, 0);
-    // SAFETY: the current user stays who it is.
+    // SAFETY: the current user does not change.
     unsafe {
         if pg_sys::GetSessionUserIsSuperuser() {
             return;
@@ -60,18 +62,18 @@ fn change_context(change: impl FnOnce(core::ffi::c_int) -> core::ffi::c_int) {
     }
 }
 
-/// The user to go back to.
+/// The user to whom `end` switches back.
 pub struct AppliesAs {
     before: (Oid, core::ffi::c_int),
     table_owner: Option<UserContext>,
 }
 
 impl AppliesAs {
-    /// As core's apply worker: as the subscription's owner, and as the table's unless run_as_owner. An ERROR if the one
-    /// may not become the other.
+    /// Switches to the subscription's owner, and then to the table's owner unless run_as_owner is set, as core's apply
+    /// worker does. Raises an ERROR if the former may not become the latter.
     pub fn begin(apply_as: ApplyAs, table_owner: Oid) -> AppliesAs {
         let mut before = (pg_sys::InvalidOid, 0);
-        // SAFETY: within a transaction; both are given back by `end`.
+        // SAFETY: within a transaction; `end` undoes both.
         unsafe {
             pg_sys::GetUserIdAndSecContext(&mut before.0, &mut before.1);
             pg_sys::SetUserIdAndSecContext(apply_as.owner, before.1);

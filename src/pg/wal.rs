@@ -1,37 +1,37 @@
-//! This server's WAL: where it ends, what of it is on disk (access/xlog.h, storage/procarray.h).
+//! This server's WAL: where it ends, and how much of it is on disk (access/xlog.h, storage/procarray.h).
 
 use super::guarded;
 use crate::lsn::LocalLsn;
 use pgrx::pg_sys;
 use std::time::{Duration, Instant};
 
-/// `SizeOfXLogShortPHD` and `SizeOfXLogLongPHD` (access/xlog_internal.h): the headers of a WAL page, and of the first page
-/// of a segment.
+/// `SizeOfXLogShortPHD` and `SizeOfXLogLongPHD` (access/xlog_internal.h), in bytes: the headers of a WAL page, and of
+/// the first page of a segment.
 const SHORT_PAGE_HEADER: u64 = 24;
 const LONG_PAGE_HEADER: u64 = 40;
 
-/// Up to where WAL is on disk.
+/// The position up to which WAL is on disk.
 pub fn flushed() -> LocalLsn {
     // SAFETY: reads shared memory; no timeline is asked for.
     LocalLsn(unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) })
 }
 
-/// The end of what has been written into WAL buffers.
+/// The end of the last record that was written into WAL buffers.
 fn inserted() -> LocalLsn {
     // SAFETY: reads shared memory; the segment size is fixed at start-up.
     let (position, segment) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64) };
     LocalLsn(end_of_last_record(position, u64::from(pg_sys::XLOG_BLCKSZ), segment))
 }
 
-/// GetXLogInsertRecPtr gives where the next record starts. When that is right behind a page's header, the header is not
-/// written yet, and a flush up to there would fail: the end of the last record is where the page begins.
+/// GetXLogInsertRecPtr returns where the next record starts. If that is directly after a page's header, the header is
+/// not written yet, and a flush up to there would fail. The last record then ends where the page begins.
 fn end_of_last_record(next_record: u64, page: u64, segment: u64) -> u64 {
     let header = if next_record % segment < page { LONG_PAGE_HEADER } else { SHORT_PAGE_HEADER };
     if next_record % page == header { next_record - header } else { next_record }
 }
 
-/// Writes to disk all WAL that was inserted before the call, that of asynchronous commits too. Costs nothing where it is
-/// there already.
+/// Flushes all WAL that was inserted before the call, including that of asynchronous commits. Does nothing if it is on
+/// disk already.
 pub fn flush() {
     let end = inserted();
     if flushed() < end {
@@ -45,8 +45,8 @@ pub fn timeline() -> u32 {
     unsafe { pg_sys::GetWALInsertionTimeLine() }
 }
 
-/// Where this run of the server began to write, while that can still be known: right after its start. After a recovery it is
-/// where the replay ended, else where the checkpoint of the last shutdown is.
+/// Where this run of the server began to write WAL. This is known only directly after its start: it is where the replay
+/// ended, or, if there was no replay, the checkpoint of the last shutdown.
 pub fn start_position() -> LocalLsn {
     let mut is_sound = false;
     // SAFETY: reads shared memory, and pg_control, whose copy is palloc'd.
@@ -74,7 +74,8 @@ unsafe extern "C-unwind" {
     fn readTimeLineHistory(timeline: pg_sys::TimeLineID) -> *mut pg_sys::List;
 }
 
-/// The timelines that led to the present one, itself first, and where each forked from its parent.
+/// The present timeline and those that led to it, the present one first, each with the position where it forked from
+/// its parent.
 pub fn timeline_history() -> Vec<(u32, LocalLsn)> {
     // SAFETY: a list of palloc'd entries, never empty.
     unsafe {
@@ -93,8 +94,8 @@ pub fn is_in_recovery() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
-/// Waits until every transaction that is between its commit record and its replication origin's progress (xact.c,
-/// RecordTransactionCommit) has got past that. False if one has not within `limit`.
+/// Waits until every transaction that is between its commit record and the advance of its replication origin (xact.c,
+/// RecordTransactionCommit) has finished that. Returns false if one has not within `limit`.
 pub fn wait_for_commits_in_progress(limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
     let kind = pg_sys::DELAY_CHKPT_START as i32;
@@ -107,7 +108,8 @@ pub fn wait_for_commits_in_progress(limit: Duration) -> bool {
                 return false;
             }
             super::interrupts::check();
-            // A commit record is written in microseconds; core's checkpointer waits in the same way.
+            // The time between commit record and advance is a few microseconds; core's checkpointer waits in the same
+            // way.
             pg_sys::pg_usleep(100);
         }
         pg_sys::pfree(ids.cast());
@@ -115,8 +117,8 @@ pub fn wait_for_commits_in_progress(limit: Duration) -> bool {
     true
 }
 
-/// Whether the server, which is just starting, was shut down in order when it last ran; false after a crash, of one process or
-/// of all. To be asked in the postmaster, before what it starts has written that it runs.
+/// Whether the server that is just starting was shut down cleanly when it last ran; false after a crash of one process
+/// or of all. Must be called in the postmaster, before the start-up process has recorded that the server is running.
 pub fn was_shut_down() -> bool {
     let mut is_sound = false;
     // SAFETY: the path of the data directory is set before libraries are loaded; the copy is palloc'd.

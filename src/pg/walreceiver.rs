@@ -1,8 +1,8 @@
-//! libpqwalreceiver, the only client to other nodes (replication/walreceiver.h).
+//! libpqwalreceiver, the only client that this library uses for other nodes (replication/walreceiver.h).
 //!
-//! Its functions are reached through a table of function pointers, which pgrx does not guard: each call here runs in
-//! guarded!, or an ERROR would jump over Rust frames. A connection lives in TopMemoryContext: one that is
-//! kept over transactions must not vanish with the first of them.
+//! Its functions are called through a table of function pointers, which pgrx does not guard. Each call here is in
+//! guarded!, because otherwise an ERROR would jump over Rust frames. A connection is allocated in TopMemoryContext, so
+//! that it survives the transaction in which it was opened.
 
 use super::guarded;
 use super::text::Text;
@@ -13,18 +13,18 @@ use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-/// A connection to a peer; closed when dropped.
+/// A connection to a peer. It is closed when it is dropped.
 pub struct WalReceiverConnection {
     connection: *mut pg_sys::WalReceiverConn,
 }
 
-/// What a peer answered to a command.
+/// The answer of a peer to a command.
 pub enum ConnectionAnswer {
-    /// Rows, all values in text form.
+    /// Rows, with all values in text form.
     Rows(Vec<Vec<Option<String>>>),
     /// A command without rows.
     Done,
-    /// An error, with libpq's message. No SQLSTATE: the connection is lost.
+    /// An error, with libpq's message. If there is no SQLSTATE, the connection is lost.
     Error { sqlstate: Option<[u8; 5]>, message: String },
 }
 
@@ -38,7 +38,8 @@ fn functions() -> &'static pg_sys::WalReceiverFunctionsType {
     }
 }
 
-/// Raises an ERROR (42601 and others) if the text is no connection string. Its message may repeat a part of the text.
+/// Raises an ERROR (42601 and others) if the text is not a connection string. Its message may repeat a part of the
+/// text.
 pub fn check_conninfo(conninfo: &CStr, must_use_password: bool) {
     let Some(check) = functions().walrcv_check_conninfo else {
         return;
@@ -48,13 +49,13 @@ pub fn check_conninfo(conninfo: &CStr, must_use_password: bool) {
 }
 
 impl WalReceiverConnection {
-    /// Connects for SQL. Err is libpq's message. Waits without a limit: see [`super::timeout::with_limit`].
-    /// On 17 an ERROR in here (a cancel, a time limit) leaks the connection until the process ends.
+    /// Connects for SQL. Err is libpq's message. Waits without a limit, see [`super::timeout::with_limit`]. On 17 an
+    /// ERROR during this call (a cancel, a time limit) leaks the connection until the process ends.
     pub fn connect(conninfo: &CStr, must_use_password: bool, application_name: &CStr) -> Result<Self, String> {
         Self::connect_as(conninfo, must_use_password, application_name, false)
     }
 
-    /// Connects to a database for logical streaming; the connection takes SQL as well, until streaming starts.
+    /// Connects to a database for logical streaming. The connection can run SQL as well, until streaming starts.
     pub fn connect_for_streaming(
         conninfo: &CStr,
         must_use_password: bool,
@@ -73,7 +74,7 @@ impl WalReceiverConnection {
             return Err("no libpqwalreceiver".to_owned());
         };
         let mut error: *mut core::ffi::c_char = std::ptr::null_mut();
-        // SAFETY: strings outlive the call; the memory context is restored, on an ERROR by pgrx.
+        // SAFETY: strings outlive the call; the memory context is restored, after an ERROR by pgrx.
         let connection = unsafe {
             let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
             let connection = PgTryBuilder::new(AssertUnwindSafe(|| {
@@ -86,7 +87,7 @@ impl WalReceiverConnection {
                     &mut error,
                 )))
             }))
-            // The server did not ask for the password: libpqwalreceiver has closed the connection.
+            // The server has not asked for the password, and libpqwalreceiver has closed the connection.
             .catch_when(PgSqlErrorCode::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED, |cause| match cause {
                 CaughtError::PostgresError(report) => Err(report.message().to_owned()),
                 other => other.rethrow(),
@@ -102,13 +103,14 @@ impl WalReceiverConnection {
         Ok(WalReceiverConnection { connection })
     }
 
-    /// Runs one command; `columns` is the number of columns it returns. Needs a transaction.
+    /// Runs one command. `columns` is the number of columns that it returns. Needs a transaction.
     pub fn execute(&mut self, command: &CStr, columns: usize) -> ConnectionAnswer {
         let Some(execute) = functions().walrcv_exec else {
             return ConnectionAnswer::Error { sqlstate: None, message: "no libpqwalreceiver".to_owned() };
         };
         let types = vec![pg_sys::TEXTOID; columns];
-        // SAFETY: the connection is open; the result is palloc'd in the current context, which ends with the transaction.
+        // SAFETY: the connection is open; the result is palloc'd in the current context, which ends with the
+        // transaction.
         unsafe {
             let result =
                 guarded!(execute(self.connection, command.as_ptr(), columns as core::ffi::c_int, types.as_ptr(),));
@@ -125,26 +127,26 @@ impl WalReceiverConnection {
     }
 }
 
-/// What a stream has for us.
+/// What was received from a stream.
 pub enum Received<'a> {
     Message(&'a [u8]),
-    /// Nothing now; the socket to wait on.
+    /// Nothing at present; the socket on which to wait.
     Nothing(pg_sys::pgsocket),
     /// The sender has ended the stream.
     End,
-    /// It has ended it with an ERROR, or is gone: what libpq says of it.
+    /// The sender has ended the stream with an ERROR, or the connection is lost.
     Failed(StreamFailure),
 }
 
-/// How a stream has failed, in libpq's words.
+/// How a stream has failed, with libpq's message.
 pub struct StreamFailure {
-    /// The connection is lost; else the sender has said why.
+    /// Whether the connection is lost. Otherwise the sender has reported an ERROR.
     pub is_lost: bool,
     pub message: String,
 }
 
-/// Runs a call on a stream, which raises an ERROR where the sender has raised one, or is gone. Such an ERROR leaves nothing
-/// behind but the connection, which is of no use any more.
+/// Runs a call on a stream, and returns the ERROR that it raises if the sender has raised one or the connection is
+/// lost. Such an ERROR leaves nothing behind except the connection, which is no longer usable.
 fn of_stream<T>(call: impl FnOnce() -> T) -> Result<T, StreamFailure> {
     use PgSqlErrorCode::{ERRCODE_CONNECTION_FAILURE as LOST, ERRCODE_PROTOCOL_VIOLATION as SAID};
     let failed = |is_lost| {
@@ -160,7 +162,7 @@ fn of_stream<T>(call: impl FnOnce() -> T) -> Result<T, StreamFailure> {
 }
 
 impl WalReceiverConnection {
-    /// Starts streaming from a logical slot, from where it was confirmed, unless the sender refuses.
+    /// Starts streaming from a logical slot at its confirmed position. Fails if the sender refuses.
     pub fn start_streaming(&mut self, slot: &CStr) -> Result<(), StreamFailure> {
         let Some(start) = functions().walrcv_startstreaming else { return Ok(()) };
         let mut options = pg_sys::WalRcvStreamOptions {
@@ -169,7 +171,7 @@ impl WalReceiverConnection {
             startpoint: 0,
             ..Default::default()
         };
-        // What pgoutput would need to know: our plugin reads its session's settings instead.
+        // pgoutput would need these options. This library's plugin reads its session's settings instead.
         options.proto.logical.proto_version = 1;
         // SAFETY: the connection is open; strings outlive the call; no publication names, no streaming, no origin.
         of_stream(|| unsafe { guarded!(start(self.connection, &options)) }).map(|_| ())
@@ -252,21 +254,21 @@ unsafe fn take_string(text: *mut core::ffi::c_char) -> Option<String> {
     }
 }
 
-/// wal_receiver_timeout: a sender that is silent for so long is given up; None: never.
+/// wal_receiver_timeout, after which a silent sender is given up; None: never.
 pub fn receiver_timeout() -> Option<Duration> {
     // SAFETY: a setting of this process, in milliseconds.
     let milliseconds = unsafe { pg_sys::wal_receiver_timeout };
     (milliseconds > 0).then(|| Duration::from_millis(u64::from(milliseconds.unsigned_abs())))
 }
 
-/// wal_receiver_status_interval: how often a sender hears of us; None: only when it asks.
+/// wal_receiver_status_interval: how often the sender gets a status report; None: only when it asks.
 pub fn status_interval() -> Option<Duration> {
     // SAFETY: a setting of this process, in seconds.
     let seconds = unsafe { pg_sys::wal_receiver_status_interval };
     (seconds > 0).then(|| Duration::from_secs(u64::from(seconds.unsigned_abs())))
 }
 
-/// The name of this database's encoding, for client_encoding at a peer.
+/// The name of this database's encoding, for client_encoding on a peer.
 pub fn database_encoding() -> CString {
     // SAFETY: a static name.
     unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_owned()

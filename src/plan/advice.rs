@@ -1,15 +1,15 @@
-//! What to do about each reason: the next command (pure).
+//! What the user should do for each reason: the next command (pure).
 
 use super::Plan;
 use super::outcome::Reason;
 
-/// One or two sentences, as a hint has them.
+/// The advice for a plan, in one or two sentences, as in a hint.
 pub fn of(plan: &Plan) -> String {
     let failed = literal(&plan.failed);
     let target = &plan.target;
     let source = plan.source.as_deref().unwrap_or_default();
     let on_source = format!("On node \"{source}\": ");
-    // Where nothing can be said of the target, it is the one that has not answered; else the finding names the node.
+    // If the plan has no outcome, the target is the node that has not answered. Otherwise the finding names the node.
     let silent = if plan.outcome.is_none() { literal(target) } else { "'…'".to_owned() };
     let then_on_source = format!("on node \"{source}\": ");
     match plan.reason {

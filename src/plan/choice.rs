@@ -1,8 +1,9 @@
-//! Which source serves a target best, and how sure one can be (pure).
+//! The choice of the best source for a target, and the confidence in that choice (pure).
 //!
-//! The best source is the one that has the most among those whose proof holds; of equals, the one that lacks nothing of
-//! another node that is silent, then one that was not recovered itself, then the first by name. A survivor that does not answer is
-//! no source, and may have more than anybody else: that is said, and lowers the confidence.
+//! The best source is the survivor that has the most of the failed node, among those whose proof holds. Among equals it
+//! is the one that lacks the least of other silent nodes, then the one that was recovered the least, then the first by
+//! name. A survivor that does not answer cannot be a source, but may have more than all others; the plan says so, and
+//! the confidence is lower.
 
 use super::facts::NodeFacts;
 use super::outcome::{Outcome, Reason};
@@ -13,11 +14,11 @@ use crate::node_name::NodeName;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a survivor has answered.
+/// The answer of a survivor.
 #[derive(Clone, Debug)]
 pub enum SurvivorAnswer {
     Facts(Box<NodeFacts>),
-    /// It could not be asked, or cannot be believed.
+    /// The survivor could not be asked, or its answer cannot be trusted.
     Silent {
         reason: Reason,
         finding: String,
@@ -38,13 +39,13 @@ impl Survivor {
         }
     }
 
-    /// It receives the failed node's transactions, as far as is known.
+    /// Whether the survivor receives the failed node's transactions, as far as is known.
     fn is_concerned(&self) -> bool {
         self.facts().is_some_and(|facts| !facts.subscriptions.is_empty() || !facts.unknown_origins.is_empty())
     }
 }
 
-/// What is asked of a pair of a target and a source, by their names.
+/// What is wanted for a pair of a target and a source, given by their names.
 pub type WishesOf<'a> = dyn Fn(&str, &str) -> Wishes + 'a;
 
 /// The plan for one survivor, from the best source among the others.
@@ -60,7 +61,7 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         return unanswered(failed, &target.node, None, "target_subscribes", Reason::TargetNotSubscribed, &finding);
     }
     let others: Vec<&Survivor> = survivors.iter().filter(|survivor| survivor.node != target.node).collect();
-    // Without bounds there is always a range.
+    // Without bounds of the caller no range is an error.
     let mut plans: Vec<Plan> = others
         .iter()
         .filter(|survivor| survivor.is_concerned())
@@ -88,7 +89,7 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
     note_lacked(&mut plan, survivors);
     note_written_late(&mut plan, survivors);
     if plan.source_lsn.is_some() && plan.source_lsn < plan.target_lsn {
-        // Nobody has more than the target.
+        // No survivor has more than the target.
         plan = Plan {
             source: None,
             outcome: Some(Outcome::ZeroGap),
@@ -106,8 +107,8 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
     plan
 }
 
-/// The nodes beside the failed one that the source has less of than another survivor, and gets nothing of: they do not answer,
-/// or its subscription is disabled.
+/// The nodes, other than the failed one, of which the source has less than another survivor and from which it receives
+/// nothing, because they do not answer or the source's subscription is disabled.
 fn lacked<'a>(source: &str, survivors: &'a [Survivor]) -> Vec<&'a str> {
     let answered = || survivors.iter().filter_map(Survivor::facts);
     let Some(source) = answered().find(|facts| facts.node == source) else { return Vec::new() };
@@ -124,13 +125,14 @@ fn lacked<'a>(source: &str, survivors: &'a [Survivor]) -> Vec<&'a str> {
     most.into_iter().filter(|(node, most)| is_lacked(node, *most)).map(|(node, _)| node).collect()
 }
 
-/// The nodes of whose loss the source was recovered.
+/// The failed nodes from whose loss the source has been recovered.
 fn recovered<'a>(source: &str, survivors: &'a [Survivor]) -> impl Iterator<Item = &'a str> {
     let facts = survivors.iter().filter_map(Survivor::facts).find(|facts| facts.node == source);
     facts.into_iter().flat_map(|facts| &facts.recovered).map(String::as_str)
 }
 
-/// What the failed node did to rows that the source did not have is not in the source's WAL.
+/// Adds notes about changes that are missing from the source's WAL: the failed node's changes to rows that the source
+/// did not have.
 pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
     let Some(source) = plan.source.as_ref().filter(|_| plan.outcome == Some(Outcome::CatchUp)) else { return };
     let notes = lacked(source, survivors).into_iter().map(|node| {
@@ -151,8 +153,10 @@ pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
     plan.notes.extend(notes);
 }
 
-/// A node that lacked rows has skipped what the failed node did to them, and a transaction that is skipped whole leaves no trace in
-/// its position. Its own recovery may have brought what that came to; the target, at the same position, may lack it.
+/// Adds notes about survivors that may have more than their position tells. A survivor that lacked rows has skipped the
+/// failed node's changes to them, and a transaction whose changes were all skipped does not move the position. The
+/// survivor's own recovery may have brought the result of those changes later. The target may lack it, even at the same
+/// position.
 fn note_written_late(plan: &mut Plan, survivors: &[Survivor]) {
     if plan.outcome != Some(Outcome::ZeroGap) {
         return;
@@ -172,15 +176,15 @@ fn note_written_late(plan: &mut Plan, survivors: &[Survivor]) {
     plan.notes.extend(notes);
 }
 
-/// So many are named: a survivor may say anything.
+/// How many unknown nodes are named at most, because a survivor may report any number.
 const UNKNOWN_NODES: usize = 32;
 
-/// The nodes that survivors know, or that ask them, and that are none of those that were looked at. They may subscribe to the failed
-/// node as well, lack something of it, or have more than all others.
+/// The nodes that survivors know, or that ask survivors, and that were not examined. They may subscribe to the failed
+/// node as well, and have less or more than the others.
 pub fn unknown_nodes(failed: &str, survivors: &[Survivor]) -> Vec<String> {
     let told = survivors.iter().filter_map(Survivor::facts);
     let told = told.flat_map(|facts| facts.peers.iter().map(|peer| &peer.node).chain(&facts.askers));
-    // What is no name of a node is nothing to repeat.
+    // A text that cannot be the name of a node is not repeated.
     let is_known = |name: &String| {
         name == failed || survivors.iter().any(|survivor| survivor.node == *name) || NodeName::parse(name).is_err()
     };
@@ -188,7 +192,8 @@ pub fn unknown_nodes(failed: &str, survivors: &[Survivor]) -> Vec<String> {
     unknown.into_iter().take(UNKNOWN_NODES).cloned().collect()
 }
 
-/// Of plans whose sources have the most first: the one that works, else the one that would help most.
+/// Chooses from plans that are ordered by how much their sources have: a plan that works, otherwise the one that would
+/// help most.
 fn chosen(plans: &[Plan]) -> Option<usize> {
     let is = |outcome| move |plan: &Plan| plan.outcome == Some(outcome);
     let lacks = |plan: &Plan| plan.target_lsn.is_none() || plan.source_lsn > plan.target_lsn;
@@ -197,12 +202,12 @@ fn chosen(plans: &[Plan]) -> Option<usize> {
         .position(is(Outcome::CatchUp))
         .or_else(|| plans.iter().position(lacks))
         .or_else(|| plans.iter().position(is(Outcome::ZeroGap)))
-        // One of unknown progress may have more; one that is behind has not.
+        // A source of unknown progress may have more than the target; one that is behind has not.
         .or_else(|| plans.iter().position(|plan| plan.source_lsn.is_none()))
         .or((!plans.is_empty()).then_some(0))
 }
 
-/// There is no source to look at.
+/// The plan if there is no source to examine.
 fn nobody(failed: &str, target: &Survivor, others: &[&Survivor]) -> Plan {
     let silent = others.iter().find_map(|survivor| match &survivor.answer {
         SurvivorAnswer::Silent { reason, finding } => Some((*reason, finding.clone())),
@@ -245,14 +250,14 @@ fn other(plan: &Plan) -> Other {
     }
 }
 
-/// How sure it is that nobody has more.
+/// How certain it is that no survivor has more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Confidence {
     /// Every survivor has answered.
     High,
-    /// Some have not.
+    /// Some survivors have not answered.
     Medium,
-    /// Only one could be asked.
+    /// Only one survivor could be asked.
     Low,
 }
 
@@ -266,18 +271,18 @@ impl Confidence {
     }
 }
 
-/// The survivor that can serve.
+/// The survivor that can be the source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Best {
     pub node: String,
     pub applied: OriginLsn,
-    /// Microseconds since 2000.
+    /// Microseconds since 2000-01-01 00:00 UTC.
     pub committed_at: Option<i64>,
     pub confidence: Confidence,
 }
 
-/// The best source whoever the target is: of those that can serve somebody who lags, or, where nobody lags, of all. None:
-/// nobody can.
+/// The best source for any target: among the survivors that can be the source for one that lags, or among all if none
+/// lags. None if no survivor can.
 pub fn best_source(failed: &str, survivors: &[Survivor], wishes: &WishesOf<'_>) -> Option<Best> {
     let concerned: Vec<&NodeFacts> =
         survivors.iter().filter(|survivor| survivor.is_concerned()).filter_map(Survivor::facts).collect();

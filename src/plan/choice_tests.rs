@@ -1,4 +1,4 @@
-//! The choice of the source, and the confidence in it.
+//! Tests of the choice of the source, and of the confidence in it.
 
 use super::choice::*;
 use super::facts::OtherFacts;
@@ -16,14 +16,14 @@ fn silent(name: &str, reason: Reason) -> Survivor {
     Survivor { node: name.to_owned(), answer: SurvivorAnswer::Silent { reason, finding: format!("{name} is silent") } }
 }
 
-/// One whose slot has let everything go.
+/// A survivor whose slot has released everything.
 fn empty(name: &str, applied: u64) -> Survivor {
     let mut facts = node(name, applied);
     facts.slot.released[0].released = OriginLsn(applied);
     Survivor { node: name.to_owned(), answer: SurvivorAnswer::Facts(Box::new(facts)) }
 }
 
-/// One that has nothing to do with the failed node.
+/// A node that does not subscribe to the failed node.
 fn stranger(name: &str) -> Survivor {
     let mut facts = node(name, 0);
     facts.subscriptions.clear();
@@ -39,7 +39,7 @@ fn outcome(survivors: &[Survivor]) -> (Option<&'static str>, &'static str, Optio
     (plan.outcome.map(Outcome::as_str), plan.reason.as_str(), plan.source)
 }
 
-/// The reasons that only a choice can have.
+/// The reasons that only the choice of a source gives.
 pub fn reasons() -> HashSet<Reason> {
     let mut reasons = HashSet::new();
     for reason in [Reason::NodeUnreachable, Reason::NotANode, Reason::OtherNode, Reason::PermissionDenied] {
@@ -64,7 +64,7 @@ fn the_source_that_has_the_most_is_chosen_and_of_equals_the_first_by_name() {
     assert_eq!((plan.others[0].source.as_str(), plan.others[0].reason), ("n4", Reason::GapCovered));
 }
 
-/// One that has applied so much of another node as well.
+/// A survivor that has applied another node up to the given position as well.
 fn with_other(name: &str, other: &str, applied: u64) -> Survivor {
     with_facts(name, if name == "n2" { 20 } else { 90 }, other, of_other(applied))
 }
@@ -82,16 +82,16 @@ fn with_facts(name: &str, applied: u64, other: &str, of_other: OtherFacts) -> Su
 #[test]
 fn of_equals_one_that_lacks_nothing_of_another_silent_node_is_chosen_and_what_is_lacked_is_said() {
     let down = || silent("n5", Reason::NodeUnreachable);
-    // n3 lacks something of n5, which n1 may have changed.
+    // n3 lacks transactions of n5, whose rows n1 may have changed.
     let survivors = [with_other("n2", "n5", 50), with_other("n3", "n5", 40), with_other("n4", "n5", 50), down()];
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n4"));
     assert!(plan(&survivors).notes.iter().all(|note| !note.contains("lacks")));
-    // What the target alone has counts as well, and so does a node that is no survivor any more.
+    // What only the target has is counted too, and so is a node that is no survivor any more.
     let survivors = [with_other("n2", "n5", 50), with_other("n3", "n5", 40), with_other("n4", "n5", 45)];
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"), "both lack something");
     let notes = plan(&survivors).notes;
     assert!(notes.iter().any(|note| note.contains("\"n3\" lacks transactions of node \"n5\"")), "{notes:?}");
-    // A node that answers sends what is lacked.
+    // A node that answers will send what is lacking.
     let up = || with_other("n5", "n2", 1);
     let survivors = [with_other("n2", "n5", 50), with_other("n3", "n5", 40), with_other("n4", "n5", 50), up()];
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"));
@@ -99,14 +99,14 @@ fn of_equals_one_that_lacks_nothing_of_another_silent_node_is_chosen_and_what_is
     let survivors = [with_other("n2", "n5", 50), disabled, with_other("n4", "n5", 50), up()];
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n4"), "it cannot send it there");
     assert_eq!(best_source("n1", &survivors, &|_, _| Wishes::default()).map(|best| best.node).as_deref(), Some("n4"));
-    // Nothing of it was for n3 since: it has passed what others have applied.
+    // n3 has passed what others have applied: what it has not applied of n5 was not for it.
     let passed = with_facts("n3", 90, "n5", OtherFacts { passed: OriginLsn(60), ..of_other(40) });
     let survivors = [with_other("n2", "n5", 50), passed, with_other("n4", "n5", 50), down()];
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"));
-    // Who does not receive from it does not lack its rows.
+    // A node that does not subscribe to n5 does not lack its rows.
     let survivors = [with_other("n2", "n5", 50), with_other("n3", "n6", 40), with_other("n4", "n5", 50), down()];
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"));
-    // To have more of the failed node weighs more.
+    // Having more of the failed node weighs more.
     let most = with_facts("n3", 95, "n5", of_other(40));
     assert_eq!(
         outcome(&[with_other("n2", "n5", 50), most, with_other("n4", "n5", 50), down()]).2.as_deref(),
@@ -130,13 +130,13 @@ fn of_equals_one_that_was_not_recovered_itself_is_asked_and_else_that_is_said() 
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"), "to have more weighs more");
     let notes = plan(&survivors).notes;
     assert!(notes.iter().any(|note| note.contains("got rows of node \"n5\" late")), "{notes:?}");
-    // At the position of the target it may have something of its own recovery all the same.
+    // At the target's position a survivor may still have something from its own recovery.
     let survivors = [survivor("n2", 90), recovered("n3", "n5", 90), recovered("n4", "n1", 90)];
     assert_eq!(outcome(&survivors).0, Some("zero_gap"));
     let notes = plan(&survivors).notes;
     assert_eq!(notes.len(), 1, "{notes:?}");
     assert!(notes[0].starts_with("node \"n3\" got rows of node \"n5\" late"), "{notes:?}");
-    // Of the failed node itself it has all that it wrote.
+    // A survivor that was recovered from the loss of the failed node itself has all that it wrote.
     let survivors = [survivor("n2", 20), recovered("n3", "n1", 90), recovered("n4", "n1", 80)];
     assert_eq!((outcome(&survivors).2.as_deref(), plan(&survivors).notes), (Some("n3"), Vec::new()));
 }
@@ -148,7 +148,7 @@ fn one_that_has_more_but_cannot_serve_is_passed_over_and_said() {
     let plan = plan(&survivors);
     assert_eq!(plan.others[0].reason, Reason::ReleasedBeyondTarget);
     assert!(!plan.others[0].finding.is_empty());
-    // If nobody can: the reason of the one that would help most.
+    // If no survivor can be the source, the reason is that of the one that would help most.
     assert_eq!(
         outcome(&[survivor("n2", 20), empty("n4", 80), empty("n3", 90)]),
         (Some("needs_rebuild"), "released_beyond_target", Some("n3".to_owned()))
@@ -161,7 +161,7 @@ fn nothing_is_missing_where_nobody_has_more() {
         outcome(&[survivor("n2", 90), survivor("n3", 90), survivor("n4", 20)]),
         (Some("zero_gap"), "nothing_missing", Some("n3".to_owned()))
     );
-    // A source that is behind is never used to take something back.
+    // A source that is behind is never used to take changes back.
     assert_eq!(outcome(&[survivor("n2", 90), survivor("n3", 20)]), (Some("zero_gap"), "nothing_missing", None));
     assert_eq!(plan(&[survivor("n2", 90), survivor("n3", 20)]).gap_bytes, Some(0));
 }
@@ -196,7 +196,7 @@ fn a_source_of_unknown_progress_may_have_more() {
     );
 }
 
-/// The same survivors, none of which knows anybody but those.
+/// The same survivors, none of which knows any node beside these.
 fn among(survivors: &[Survivor]) -> Vec<Survivor> {
     let is_one = |name: &str| survivors.iter().any(|survivor| survivor.node == name);
     let alone = |survivor: &Survivor| {
@@ -224,7 +224,7 @@ fn nodes_that_survivors_know_or_that_ask_them_are_named_where_they_are_unknown()
     asked.askers = ["n5", "n1", "n2", "n4", "two\nlines"].map(str::to_owned).to_vec();
     let asked = Survivor { node: "n3".to_owned(), answer: SurvivorAnswer::Facts(Box::new(asked)) };
     assert_eq!(unknown(&[survivor("n2", 20), asked, silent("n4", Reason::NodeUnreachable)]), ["n5"]);
-    // What they have is not known either.
+    // It is unknown what these nodes have.
     let best = best_source("n1", &[survivor("n2", 20), survivor("n3", 90)], &|_, _| Wishes::default());
     assert_eq!(best.map(|best| best.confidence.as_str()), Some("MEDIUM"));
 }
@@ -244,10 +244,10 @@ fn confidence_is_by_how_many_have_answered() {
     assert_eq!(confidence(&[survivor("n2", 20), survivor("n3", 90), down()]), n3("MEDIUM"));
     assert_eq!(confidence(&[survivor("n3", 90), down()]), n3("LOW"));
     assert_eq!(confidence(&[survivor("n3", 90)]), n3("LOW"));
-    // Who does not subscribe has nothing to say.
+    // A node that does not subscribe is not counted.
     assert_eq!(confidence(&[survivor("n3", 90), stranger("n4")]), n3("LOW"));
     assert_eq!(confidence(&[stranger("n4"), down()]), None);
-    // Nobody can serve who lags.
+    // No survivor can be the source for the one that lags.
     assert_eq!(confidence(&[survivor("n2", 20), empty("n3", 90)]), None);
     assert_eq!(confidence(&[survivor("n2", 20), empty("n4", 95), survivor("n3", 90)]), n3("HIGH"));
 }

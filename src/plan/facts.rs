@@ -1,45 +1,45 @@
-//! What a node says of itself and of a failed node: all that a plan needs to know of it (pure).
+//! Facts: what a node reports about itself and about a failed node, which is all that a plan needs (pure).
 //!
-//! It travels as JSON between nodes, by recovery_facts(). It holds no connection string and no row value.
+//! recovery_facts() passes them between nodes as JSON. They contain no connection string and no row value.
 
 use crate::lsn::OriginLsn;
 use crate::protocol;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A later one is of nodes whose answers this library cannot judge. Fields that may be ignored, as a newer library adds them, are
-/// no new version; what an older library does not tell has a default.
+/// The version of the facts. This library cannot judge facts of a later version. Fields that may be ignored can be
+/// added without a new version, and fields that an older library does not send have a default.
 pub const VERSION: u32 = 1;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NodeFacts {
     pub version: u32,
     pub node: String,
-    /// The extension's.
+    /// The version of the extension.
     pub extension: String,
-    /// Version 0.1.0 does not tell.
+    /// Version 0.1.0 does not report its protocol.
     #[serde(default = "untold_protocol")]
     pub protocol: u32,
-    /// Those that come from the failed node.
+    /// The subscriptions that come from the failed node.
     pub subscriptions: Vec<SubscriptionFacts>,
-    /// How far it has applied each other node.
+    /// How far this node has applied each other node.
     pub others: BTreeMap<String, OtherFacts>,
-    /// Subscriptions of which nobody knows where they come from: any of them may come from the failed node.
+    /// Subscriptions of unknown origin, each of which may come from the failed node.
     pub unknown_origins: Vec<String>,
     pub slot: SlotFacts,
-    /// The failed node answers to this node's poller.
+    /// Whether the failed node answers this node's poller.
     pub failed_answers: bool,
-    /// How this node's pollers find the others.
+    /// The peers, as this node's pollers see them.
     pub peers: Vec<PeerFacts>,
-    /// Nodes that have asked it lately, and that it does not know.
+    /// Nodes that have asked this node recently and that it does not know.
     #[serde(default)]
     pub askers: Vec<String>,
     pub settings: SettingsFacts,
     pub capacity: CapacityFacts,
-    /// Unfinished recoveries of which it is the target.
+    /// Unfinished recoveries whose target is this node.
     pub recoveries: Vec<RecoveryFacts>,
-    /// The nodes of whose loss it was recovered, as far as it remembers: until then it lacked rows, and has skipped what others did
-    /// to them.
+    /// The failed nodes from whose loss this node has been recovered, as far as it has recorded that. Before such a
+    /// recovery it lacked rows, and has skipped other nodes' changes to them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub recovered: BTreeSet<String>,
     pub asked_by: AskerFacts,
@@ -49,12 +49,12 @@ fn untold_protocol() -> u32 {
     protocol::UNTOLD
 }
 
-/// How far a node is with another one than the failed.
+/// How far a node has applied another node than the failed one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OtherFacts {
     pub applied: OriginLsn,
     pub passed: OriginLsn,
-    /// Something may still come.
+    /// Whether the subscription is enabled, so that more may arrive.
     pub is_enabled: bool,
 }
 
@@ -63,36 +63,38 @@ pub struct OtherFacts {
 pub struct SubscriptionFacts {
     pub subscription: u32,
     pub name: String,
-    /// 0: the replication origin is gone.
+    /// 0: the replication origin does not exist any more.
     pub origin_id: u16,
-    /// Its progress is in memory, and takes no further place there.
+    /// Whether the origin's progress is already in shared memory, so that a rescue needs no further place there.
     pub origin_is_active: bool,
     pub publications: Vec<String>,
     /// Durable. None: unknown.
     pub applied: Option<OriginLsn>,
-    /// Of one that has applied nothing yet: up to here nothing was for it. None: unknown, or it has applied something.
+    /// If nothing was applied yet: the position up to which the failed node had nothing for this subscription. None if
+    /// that is unknown, or if something was applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begins: Option<OriginLsn>,
-    /// How far its slot at the failed node was confirmed, by this node's own reading; durable.
+    /// How far the subscription's slot on the failed node was confirmed, as this node has read there; durable.
     pub confirmed: Option<OriginLsn>,
-    /// When the last transaction of it was committed, as far as commit timestamps tell; microseconds since 2000.
+    /// When the last applied transaction was committed, if commit timestamps tell; in microseconds since 2000-01-01
+    /// 00:00 UTC.
     pub committed_at: Option<i64>,
-    /// A worker of it has received something from the failed node, and is still there.
+    /// Whether a worker of this subscription has received something from the failed node and is still running.
     pub is_attached: bool,
-    /// A worker of it is applying.
+    /// Whether a worker of this subscription is applying a transaction.
     pub is_applying: bool,
-    /// What ALTER SUBSCRIPTION SKIP has asked for and was not met yet.
+    /// The position that ALTER SUBSCRIPTION … SKIP has set and that was not reached yet.
     pub pending_skip: Option<OriginLsn>,
-    /// The catalog shows that a transaction was skipped.
+    /// Whether the catalog shows that a transaction was skipped.
     pub has_skipped: bool,
     pub apply_errors: i64,
-    /// Digest of the tables and their states, as in the retention record.
+    /// A digest of the tables and their states, as in the retention record.
     pub tables_digest: i64,
     pub tables: Vec<TableFacts>,
-    /// Tables that have left it, and whose changes the recovery slot still keeps.
+    /// Tables that have left the subscription, and whose changes the recovery slot still keeps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<GoneFacts>,
-    /// Transactions that are prepared and not yet committed, by their gid.
+    /// The gids of transactions that are prepared and not committed yet.
     pub prepared: Vec<String>,
 }
 
@@ -102,12 +104,13 @@ impl SubscriptionFacts {
         self.lacks_from().map(|from| from.max(self.confirmed.unwrap_or(OriginLsn::ZERO)))
     }
 
-    /// Where what it lacks begins: how far it has applied, or, if it has applied nothing, where it began.
+    /// The position after which the node may lack transactions: how far it has applied, or, if it has applied nothing,
+    /// where it began.
     pub fn lacks_from(&self) -> Option<OriginLsn> {
         self.applied.or(self.begins)
     }
 
-    /// Up to where there are transactions that it has applied: 0/0 if it is known that there are none.
+    /// The position up to which the node has applied transactions; 0/0 if it is known that there are none.
     pub fn has_up_to(&self) -> Option<OriginLsn> {
         self.applied.or(self.begins.map(|_| OriginLsn::ZERO))
     }
@@ -116,7 +119,7 @@ impl SubscriptionFacts {
         self.tables.iter().find(|table| table.schema == schema && table.name == name)
     }
 
-    /// A table of that name that has left it.
+    /// The table of that name that has left the subscription.
     pub fn gone(&self, schema: &str, name: &str) -> Option<&GoneFacts> {
         self.gone.iter().find(|table| table.schema == schema && table.name == name)
     }
@@ -126,23 +129,23 @@ impl SubscriptionFacts {
 pub struct TableFacts {
     pub schema: String,
     pub name: String,
-    /// pg_subscription_rel.srsubstate; `r`: ready.
+    /// pg_subscription_rel.srsubstate; `r` is ready.
     pub state: String,
-    /// Rows up to here came with the initial copy.
+    /// The position up to which rows came with the initial copy.
     pub copied: Option<OriginLsn>,
-    /// Triggers that fire when the failed node's changes are applied, those of its partitions included.
+    /// Triggers that fire when the failed node's changes are applied, including those of partitions.
     pub triggers: Vec<String>,
-    /// The asking role may read it.
+    /// Whether the role that asks may read the table.
     pub is_readable: bool,
 }
 
-/// A table that was dropped, or taken out of the subscription.
+/// A table that was dropped or removed from the subscription.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GoneFacts {
     pub oid: u32,
     pub schema: String,
     pub name: String,
-    /// Rows up to here came with the initial copy.
+    /// The position up to which rows came with the initial copy.
     pub copied: Option<OriginLsn>,
 }
 
@@ -162,27 +165,27 @@ pub enum SlotState {
     Missing,
     BeingCreated,
     Invalid,
-    /// It was created just now, and nothing is written down of it.
+    /// It has just been created, and the retention record does not cover it yet.
     NotInUse,
     Usable,
 }
 
-/// The recovery slot, and what the retention record says of the failed node.
+/// The recovery slot, and what the retention record says about the failed node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SlotFacts {
     pub is_enabled: bool,
     pub name: Option<String>,
     pub state: SlotState,
-    /// It is not beyond the position that the record covers.
+    /// Whether the slot is not beyond the position that the retention record covers.
     pub is_covered: bool,
     pub generation: u64,
     pub released: Vec<ReleasedFacts>,
-    /// Peers that were given up for the retention budget.
+    /// Peers that were given up because of the retention budget.
     pub unprotected: Vec<String>,
 }
 
 impl SlotFacts {
-    /// What was recorded for this very subscription, replication origin and state of tables.
+    /// The record for exactly this subscription, replication origin and state of the tables.
     pub fn record_for(&self, subscription: &SubscriptionFacts) -> Option<&ReleasedFacts> {
         self.released.iter().find(|record| {
             record.subscription == subscription.subscription
@@ -191,7 +194,7 @@ impl SlotFacts {
         })
     }
 
-    /// Up to where the slot may have let go. None: unknown.
+    /// The position up to which the slot may have released transactions. None: unknown.
     pub fn released_for(&self, subscription: &SubscriptionFacts) -> Option<OriginLsn> {
         self.record_for(subscription).map(|record| record.released).filter(|released| *released != OriginLsn::INFINITY)
     }
@@ -202,16 +205,16 @@ pub struct ReleasedFacts {
     pub subscription: u32,
     pub origin_id: u16,
     pub tables_digest: i64,
-    /// Infinite: everything may have been let go.
+    /// [`OriginLsn::INFINITY`]: everything may have been released.
     pub released: OriginLsn,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerFacts {
     pub node: String,
-    /// As peer_status() shows it.
+    /// The state that peer_status() shows.
     pub state: String,
-    /// It has been asked, in vain.
+    /// Whether the peer was asked and did not answer.
     pub is_unreachable: bool,
 }
 
@@ -219,7 +222,7 @@ pub struct PeerFacts {
 pub struct SettingsFacts {
     pub wal_level: String,
     pub track_commit_timestamp: bool,
-    /// None: the server does not know the setting, and refuses no plugin.
+    /// None: the server does not have the setting, and accepts every output plugin.
     pub output_plugin_libraries: Option<String>,
 }
 
@@ -247,17 +250,20 @@ pub struct RecoveryFacts {
     pub phase: String,
 }
 
-/// The role that has asked.
+/// The role that asks.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct AskerFacts {
     pub role: String,
     pub is_superuser: bool,
-    /// It may stream.
+    /// Whether the role has REPLICATION or is a superuser.
     pub may_replicate: bool,
 }
 
 impl NodeFacts {
-    /// The document of another node. Err: it has another version, or is none.
+    /// Parses the facts of another node.
+    ///
+    /// # Errors
+    /// The text is not valid, or has another version.
     pub fn parse(text: &str) -> Result<NodeFacts, String> {
         let facts: NodeFacts = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if facts.version != VERSION {
@@ -274,22 +280,22 @@ impl NodeFacts {
         }
     }
 
-    /// The unfinished recovery from the loss of that node, if there is one.
+    /// The unfinished recovery from the loss of the given node, if there is one.
     pub fn recovery_of(&self, failed: &str) -> Option<&RecoveryFacts> {
         self.recoveries.iter().find(|recovery| recovery.failed == failed)
     }
 
-    /// Up to where the one subscription to the failed node has applied; 0/0: nothing.
+    /// The position up to which the only subscription to the failed node has applied; 0/0 for nothing.
     pub fn has_up_to(&self) -> Option<OriginLsn> {
         self.only_subscription().and_then(SubscriptionFacts::has_up_to)
     }
 
-    /// Where what the one subscription to the failed node lacks begins.
+    /// The position after which the only subscription to the failed node may lack transactions.
     pub fn lacks_from(&self) -> Option<OriginLsn> {
         self.only_subscription().and_then(SubscriptionFacts::lacks_from)
     }
 
-    /// Whether it lacks something that another survivor has, which has applied up to `most`.
+    /// Whether this node lacks something of another survivor, which has applied up to `most`.
     pub fn lacks_of(&self, most: OriginLsn) -> bool {
         self.lacks_from().is_none_or(|from| from < most)
     }

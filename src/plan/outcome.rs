@@ -1,15 +1,15 @@
-//! Outcomes and reasons: the closed lists that users and their scripts rely on (pure).
+//! Outcomes and reasons: closed lists on which users and their scripts rely (pure).
 
 use serde::{Serialize, Serializer};
 
-/// What a plan comes to.
+/// The outcome of a plan.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
     /// The target lacks nothing that a survivor has.
     ZeroGap,
-    /// A survivor can supply what it lacks.
+    /// A survivor can supply what the target lacks.
     CatchUp,
-    /// Nobody has been proved to be able to; the reason says whether that can be mended.
+    /// No survivor was proved to be able to supply it. The reason says whether that can be changed.
     NeedsRebuild,
 }
 
@@ -31,7 +31,7 @@ impl Serialize for Outcome {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $word:literal,)+) => {
-        /// Why a plan comes to its outcome.
+        /// Why a plan has its outcome.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         pub enum Reason {
             $($(#[$doc])* $variant,)+
@@ -51,13 +51,13 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Everything is proved.
+    /// Every condition holds.
     GapCovered = "gap_covered",
     NothingMissing = "nothing_missing",
-    /// No other survivor is known, or none that subscribes to the failed node has been found.
+    /// No other survivor is known, or none that subscribes to the failed node.
     NoSource = "no_source",
 
-    // A node that could not be asked, or cannot be believed.
+    // A node could not be asked, or its answer cannot be trusted.
     NodeUnreachable = "node_unreachable",
     NotANode = "not_a_node",
     OtherNode = "other_node",

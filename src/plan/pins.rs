@@ -1,4 +1,5 @@
-//! What a recovery holds so that it cannot vanish meanwhile, and whether it can be had (pure).
+//! Pins: the resources that a recovery reserves so that they cannot disappear while it runs, and whether they are
+//! available (pure).
 
 use super::Wishes;
 use super::facts::{Limit, NodeFacts};
@@ -11,16 +12,16 @@ use serde::Serialize;
 pub struct Pin {
     pub what: &'static str,
     pub node: String,
-    /// It can be had.
+    /// Whether the resource is available.
     pub is_free: bool,
     pub finding: String,
     #[serde(skip)]
     pub reason: Reason,
 }
 
-/// All that a recovery of `target` from `source` holds.
+/// All resources that a recovery of `target` from `source` reserves.
 pub fn needed(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Vec<Pin> {
-    // What a recovery of the same failed node that runs there holds already.
+    // A running recovery from the loss of the same node already holds its resources.
     let running = target.recovery_of(failed);
     let has_clone = wishes.has_clone || running.is_some_and(|running| running.source == source.node);
     let origin_is_active = target.only_subscription().is_some_and(|subscription| subscription.origin_is_active);

@@ -1,4 +1,4 @@
-//! The plan at every boundary, and each condition failing alone.
+//! Tests of the plan at every boundary, and of each condition when it alone is violated.
 
 use super::choice::{Survivor, SurvivorAnswer};
 use super::facts::*;
@@ -16,8 +16,8 @@ fn plan_of(change: Change) -> Plan {
     from_source("n1", &target, &source, &wishes).expect("bounds that make sense")
 }
 
-/// Each change breaks one condition, by name, and the plan with that reason; conditions that cannot be judged without it
-/// may fail as well, but come later.
+/// Each change violates the named condition and gives the plan the stated reason. Conditions that cannot be judged
+/// without the violated one may fail as well, but come later.
 const VIOLATIONS: &[(Reason, &str, Change)] = &[
     (Reason::RecoveryRunning, "no_other_recovery_runs_on_target", |target, _, _| {
         target.recoveries.push(recovery("n4"))
@@ -114,7 +114,7 @@ const VIOLATIONS: &[(Reason, &str, Change)] = &[
     }),
 ];
 
-/// The same for what a recovery holds.
+/// Changes that make a resource unavailable, with the reason that the plan then has.
 const FULL: &[(Reason, Change)] = &[
     (Reason::NoFreeSlot, |_, source, _| source.capacity.slots.used = 10),
     (Reason::NoFreeWalsender, |_, source, _| source.capacity.walsenders.used = 10),
@@ -163,7 +163,7 @@ fn each_condition_that_fails_alone_fails_the_plan_with_its_own_reason() {
         assert_eq!(first.name, *name, "{plan:#?}");
         assert_eq!(plan.finding(), Some(first.finding.as_str()));
         assert_eq!(plan.range, None, "{name}");
-        // Others fail only where they cannot be judged without it.
+        // Other conditions fail only if they cannot be judged without the violated one.
         for condition in plan.proof.iter().filter(|condition| !condition.holds && condition.name != *name) {
             let follows = condition.finding.contains("cannot be judged") || condition.finding.contains("cannot vouch");
             let counted = condition.name.ends_with("subscribes_once");
@@ -193,7 +193,7 @@ fn a_pin_that_cannot_be_had_fails_the_plan() {
         assert!(plan.proof.iter().all(|condition| condition.holds), "{plan:#?}");
         assert!(plan.finding().is_some_and(|finding| finding.contains("0 of max_")), "{plan:#?}");
     }
-    // One is left: that is enough. What is held already need not be had again.
+    // One free place is enough. A resource that is held already is not needed again.
     let plan = plan_of(|target, source, _| {
         source.capacity.slots.used = 9;
         source.capacity.walsenders.used = 9;
@@ -225,7 +225,7 @@ fn what_the_source_let_go_must_be_passed_by_the_target() {
         (21, None, false),
         (21, Some(21), true),
         (22, Some(21), false),
-        // What was confirmed earlier takes nothing back.
+        // An earlier confirmation does not lower the position that the target has passed.
         (20, Some(5), true),
     ] {
         let (mut target, mut source) = (node("n2", 20), node("n3", 90));
@@ -234,7 +234,7 @@ fn what_the_source_let_go_must_be_passed_by_the_target() {
         let plan = from_source("n1", &target, &source, &Wishes::default()).expect("no bounds");
         let reason = if expected { Reason::GapCovered } else { Reason::ReleasedBeyondTarget };
         assert_eq!(plan.reason, reason, "{released} {confirmed:?}");
-        // Keepalives are no gap: it is counted from what was applied.
+        // WAL that only keepalives have passed is no part of the gap, which is counted from what was applied.
         assert_eq!(plan.gap_bytes, Some(70));
     }
 }
@@ -254,18 +254,19 @@ fn a_target_that_has_applied_nothing_lacks_what_came_after_its_beginning() {
     };
     let mut source = node("n3", 90);
     assert_eq!(plan_for(&quiet("n2", 20, None), &source), (Reason::GapCovered, Some((20, 90))));
-    // It is past what it was later told, and lacks what came after the beginning all the same.
+    // A later confirmation raises the position that the target has passed, but the gap still begins where the target
+    // began.
     source.slot.released[0].released = OriginLsn(30);
     assert_eq!(plan_for(&quiet("n2", 20, None), &source), (Reason::ReleasedBeyondTarget, None));
     assert_eq!(plan_for(&quiet("n2", 20, Some(30)), &source), (Reason::GapCovered, Some((20, 90))));
-    // It began behind everything that the source has, or the source has nothing either.
+    // The target began after everything that the source has, or the source has nothing either.
     for begins in [90, 95] {
         assert_eq!(plan_for(&quiet("n2", begins, None), &source).0, Reason::NothingMissing);
     }
     assert_eq!(plan_for(&quiet("n2", 20, None), &quiet("n3", 40, None)).0, Reason::NothingMissing);
-    // A source that has applied nothing has less than one that has.
+    // A source that has applied nothing has less than a target that has.
     assert_eq!(plan_for(&node("n2", 20), &quiet("n3", 40, None)).0, Reason::SourceBehindTarget);
-    // Nobody knows where it began.
+    // It is unknown where the target began.
     let mut unknown = quiet("n2", 20, None);
     own(&mut unknown).begins = None;
     assert_eq!(plan_for(&unknown, &source), (Reason::TargetProgressUnknown, None));
@@ -273,7 +274,7 @@ fn a_target_that_has_applied_nothing_lacks_what_came_after_its_beginning() {
         Wishes::default()
     });
     assert_eq!(best.map(|best| (best.node, best.applied.0)), Some(("n3".to_owned(), 90)));
-    // Nobody has anything of it: nobody lags.
+    // No survivor has anything of the failed node, so none lags.
     let best =
         super::choice::best_source("n1", &survivors(vec![quiet("n2", 20, None), quiet("n3", 40, None)]), &|_, _| {
             Wishes::default()
@@ -292,7 +293,7 @@ fn a_table_that_the_source_copied_must_have_been_copied_before_what_the_target_p
     for (copied, expected) in [(19, true), (20, true), (21, false)] {
         let (target, mut source) = (node("n2", 20), node("n3", 90));
         own(&mut source).tables[0].copied = Some(OriginLsn(copied));
-        // One that the target does not replicate is nobody's business.
+        // A table that the target does not replicate does not matter.
         own(&mut source).tables.push(TableFacts { copied: Some(OriginLsn(80)), ..table("c") });
         let plan = from_source("n1", &target, &source, &Wishes::default()).expect("no bounds");
         assert_eq!(plan.outcome == Some(Outcome::CatchUp), expected, "{copied}");
@@ -408,7 +409,7 @@ fn facts_travel_as_json_and_those_of_another_version_are_refused() {
     assert!(NodeFacts::parse(&text.replace("\"version\":1,", "\"version\":2,")).is_err());
     assert!(NodeFacts::parse("{}").is_err());
     assert_eq!(NodeFacts::parse(&text.replace("\"version\":1,", "\"version\":1,\"more\":0,")), Ok(facts.clone()));
-    // Version 0.1.0 tells less.
+    // Version 0.1.0 reports fewer fields.
     let untold = text.replace(&format!("\"protocol\":{},", crate::protocol::OURS), "");
     assert_eq!(NodeFacts::parse(&untold).map(|facts| facts.protocol), Ok(crate::protocol::UNTOLD));
 }

@@ -1,7 +1,9 @@
-//! The proof that a source can serve a target, condition by condition (docs/design/architecture.md, "The proof") (pure).
+//! The proof that a source can supply a target, condition by condition (docs/design/architecture.md, "The proof")
+//! (pure).
 //!
-//! Every condition is looked at and shown, whatever the others say; the first that does not hold gives the plan its
-//! reason. So their order is that of what a person has to mend first. What cannot be judged does not hold.
+//! Every condition is examined and shown, whatever the others say. The first one that does not hold gives the plan its
+//! reason; hence their order is that in which a user has to resolve them. A condition that cannot be judged does not
+//! hold.
 
 mod nodes;
 mod slot;
@@ -20,7 +22,7 @@ pub struct Condition {
     pub name: &'static str,
     pub holds: bool,
     pub finding: String,
-    /// The plan's reason, should it not hold.
+    /// The plan's reason if the condition does not hold.
     pub reason: Reason,
 }
 
@@ -39,7 +41,7 @@ impl Serialize for Condition {
     }
 }
 
-/// All conditions, in the order of their reasons.
+/// All conditions, in the order in which they give the plan its reason.
 pub fn prove(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wishes) -> Vec<Condition> {
     let case = Case { failed, target, source, wishes };
     let conditions: [(&'static str, Reason, Finding); 37] = [
@@ -116,7 +118,7 @@ struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    /// The subscription of a node to the failed one; Err: there is not exactly one.
+    /// The subscription of a node to the failed node. Err if there is not exactly one.
     fn subscription(&self, node: &'a NodeFacts) -> Result<&'a SubscriptionFacts, String> {
         let several = || {
             format!("cannot be judged: node \"{}\" has not one subscription from node \"{}\"", node.node, self.failed)
@@ -124,7 +126,7 @@ impl<'a> Case<'a> {
         node.only_subscription().ok_or_else(several)
     }
 
-    /// Where what the target lacks begins.
+    /// The position after which the target may lack transactions.
     fn lacks_from(&self) -> Result<OriginLsn, String> {
         self.subscription(self.target)?.lacks_from().ok_or_else(|| unknown_progress(self.target))
     }
@@ -134,7 +136,8 @@ impl<'a> Case<'a> {
         self.subscription(self.source)?.has_up_to().ok_or_else(|| unknown_progress(self.source))
     }
 
-    /// Beyond what is recovered: where the target needs the source's WAL from.
+    /// The position from which the target needs the source's WAL: what it has passed, or the caller's lower bound if
+    /// that is later.
     fn needed_from(&self) -> Result<OriginLsn, String> {
         let from = self.lacks_from()?;
         let passed = self.subscription(self.target)?.passed().unwrap_or(from);

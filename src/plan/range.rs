@@ -1,20 +1,20 @@
-//! Which range of a failed node's transactions a target is to replay, and whether the source still has it (pure).
+//! The range of a failed node's transactions that a target is to replay, and whether the source still has it (pure).
 
 use crate::lsn::OriginLsn;
 use serde::Serialize;
 
-/// How far both have come.
+/// How far target and source are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Positions {
-    /// What the target has applied, and what it is durably past; the first is never beyond the second.
+    /// What the target has applied, and what it has durably passed; the former is never beyond the latter.
     pub target_applied: OriginLsn,
     pub target_passed: OriginLsn,
     pub source_applied: OriginLsn,
-    /// Up to where the source may have let go.
+    /// The position up to which the source may have released transactions.
     pub released: OriginLsn,
 }
 
-/// What is to be replayed.
+/// The range to be replayed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Range {
     /// Exclusive.
@@ -35,6 +35,9 @@ pub enum RangeError {
 }
 
 /// The range that is asked for, within what is possible.
+///
+/// # Errors
+/// The source is behind the target, has released part of the range, or the bounds do not lie between the two positions.
 pub fn range(skip: Option<OriginLsn>, stop: Option<OriginLsn>, positions: Positions) -> Result<Range, RangeError> {
     let Positions { target_applied, target_passed, source_applied, released } = positions;
     if source_applied < target_applied {
@@ -51,7 +54,7 @@ pub fn range(skip: Option<OriginLsn>, stop: Option<OriginLsn>, positions: Positi
     if stop < skip {
         return Err(RangeError::StopBeforeSkip { skip, stop });
     }
-    // What the caller skips by his own word need not be there; where nothing is wanted nothing need be.
+    // The source need not have what the caller explicitly skips. If the range is empty, the source needs nothing.
     let needed_from = target_passed.max(skip);
     if released > needed_from && needed_from < stop {
         return Err(RangeError::Released { released, passed: needed_from });
@@ -112,7 +115,7 @@ mod tests {
             assert_eq!(ask(None, None, positions(20, passed, 90, released)).is_ok(), expected, "{released} {passed}");
         }
         assert_eq!(ask(None, None, positions(20, 20, 90, u64::MAX)), Err("Released"));
-        // Given up explicitly, or nothing wanted.
+        // The transactions are skipped explicitly, or the range is empty.
         assert_eq!(ask(Some(30), None, positions(20, 20, 90, 30)), Ok((30, 90)));
         assert_eq!(ask(Some(29), None, positions(20, 20, 90, 30)), Err("Released"));
         assert_eq!(ask(None, None, positions(90, 90, 90, u64::MAX)), Ok((90, 90)));

@@ -1,7 +1,8 @@
-//! What a node needs so that others can be recovered from it, whoever fails: told before, and judged as a plan would (pure).
+//! What a node needs so that others can be recovered from it, whichever node fails. It is reported in advance, and
+//! judged as a plan would judge it (pure).
 //!
-//! The conditions are those of the proof and of the pins that do not depend on which node has failed. Both are judged here, and
-//! nowhere else.
+//! These are the conditions and pins that do not depend on which node has failed. The proof and this check share the
+//! functions here.
 
 use super::facts::{AskerFacts, CapacityFacts, Limit, SettingsFacts};
 use super::outcome::Reason;
@@ -9,36 +10,36 @@ use super::{Plan, advice};
 use crate::health::judge;
 use serde::{Deserialize, Serialize};
 
-/// What a condition comes to: what was found, and whether that is as it must be.
+/// The result of a condition: what was found, as Ok if the condition holds and as Err if not.
 pub type Finding = Result<String, String>;
 
-/// At most this many things are named in a finding.
+/// How many things a finding names at most.
 const NAMED: usize = 5;
 
-/// What a node says of itself to the one that asks, by peer_readiness(). A later version may say more.
+/// What a node reports about itself to the node that calls its peer_readiness(). A later version may report more.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Readiness {
     pub node: String,
-    /// The extension's version.
+    /// The version of the extension.
     pub extension: String,
     pub settings: SettingsFacts,
     pub capacity: CapacityFacts,
-    /// The role by which it was asked, which is the one that a recovery from it would use.
+    /// The role with which the node was asked, which a recovery from it would use as well.
     pub asked_by: AskerFacts,
     /// Replicated tables that this role may not read.
     pub unreadable: Vec<String>,
-    /// It has the node that asks as a peer, and keeps WAL for it.
+    /// Whether the node has the asking node as a peer, and keeps WAL for it.
     pub knows_asker: bool,
 }
 
-/// Something that a recovery will need and lack, and what to do about it.
+/// A requirement of a recovery that is not met, and what to do about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Lack {
     pub finding: String,
     pub advice: String,
 }
 
-/// What stands in the way of a recovery of node `target` from the one that has told this, whichever node fails.
+/// What would prevent a recovery of node `target` from the node that has reported this, whichever node fails.
 pub fn lacks(target: &str, extension: &str, source: &Readiness) -> Vec<Lack> {
     let node = &source.node;
     let Readiness { settings, capacity, asked_by, .. } = source;
@@ -68,7 +69,7 @@ pub fn lacks(target: &str, extension: &str, source: &Readiness) -> Vec<Lack> {
     lacks
 }
 
-/// The advice that a plan of that reason would give, with the role's name where it is known.
+/// The advice that a plan with that reason would give, with the name of the role.
 fn advice(target: &str, node: &str, reason: Reason, source: &Readiness) -> String {
     if reason == Reason::SourceRoleLacksRights {
         let role = identifier(&source.asked_by.role);
@@ -93,7 +94,7 @@ pub(super) fn found(holds: bool, finding: String) -> Finding {
     if holds { Ok(finding) } else { Err(finding) }
 }
 
-/// The first of many, quoted.
+/// The first of several names, quoted.
 pub(super) fn named(names: &[String]) -> String {
     let mut text = names.iter().take(NAMED).map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
     if names.len() > NAMED {
@@ -133,7 +134,7 @@ pub(super) fn role_may_read(node: &str, asker: &AskerFacts, hidden: &[String]) -
     Err(format!("role \"{}\" has no SELECT on {} on node \"{node}\"", asker.role, named(hidden)))
 }
 
-/// Whether so many more of what a server limits can be had.
+/// Whether `count` more of a limited resource are available.
 pub(super) fn is_free(node: &str, count: i64, limit: &Limit) -> Finding {
     let Limit { setting, used, limit } = limit;
     if count == 0 {

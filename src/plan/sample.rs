@@ -1,4 +1,4 @@
-//! Facts of a small cluster for tests: n1 has failed, n2 is at 20, n3 at 90, and everything is in order.
+//! Facts of a small cluster for tests: n1 has failed, n2 has applied up to 20, n3 up to 90, and every condition holds.
 
 use super::facts::*;
 use crate::lsn::OriginLsn;
@@ -19,7 +19,7 @@ pub fn table(name: &str) -> TableFacts {
     }
 }
 
-/// A survivor that has applied so much.
+/// A survivor that has applied the failed node up to the given position.
 pub fn node(name: &str, applied: u64) -> NodeFacts {
     let subscription = SubscriptionFacts {
         subscription: 100,

@@ -1,5 +1,5 @@
-//! Arguments of functions that are called on another node (pure but for core's quoting): each has the type that the function
-//! declares, so that no overload that somebody has made there fits better.
+//! Arguments of functions that are called on another node (pure except for core's quoting). Each is cast to the type
+//! that the function declares, so that no overload which a user has created there is a better match.
 
 use pgrx::spi::quote_literal;
 use std::fmt::Display;
@@ -29,7 +29,7 @@ pub fn bigint(value: i64) -> String {
     of_type(Some(value), "int8")
 }
 
-/// Of microseconds since 2000, as the clocks of both nodes count.
+/// `value` is in microseconds since 2000-01-01 00:00 UTC, PostgreSQL's internal unit.
 pub fn timestamp(value: Option<i64>) -> String {
     match value {
         None => "NULL::pg_catalog.timestamptz".to_owned(),

@@ -1,4 +1,4 @@
-//! A connection to a peer for SQL, with a time limit on everything, because libpqwalreceiver has none.
+//! A connection to a peer for SQL. Everything has a time limit, because libpqwalreceiver has none.
 
 use super::error::RemoteError;
 use super::report::PeerReport;
@@ -10,30 +10,31 @@ use crate::pg::walreceiver::{self, ConnectionAnswer, WalReceiverConnection};
 use std::ffi::CString;
 use std::time::Duration;
 
-/// One row where the extension is.
+/// Returns one row if the extension is installed.
 const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
 
-/// What every session of ours relies on, each of which a role may set for itself. The role comes first: another one might not be
-/// allowed to set the rest. A commit there waits for no synchronous standby, which may be on the node that is lost.
+/// The settings that every session of this library relies on; a role or database may have other defaults for each of
+/// them. The role is set first, because another role might not be allowed to set the rest. A commit on the peer does
+/// not wait for a synchronous standby, which may be on the lost node.
 const KNOWN_STATE: &str = "SET ROLE NONE; SET search_path = pg_catalog, pg_temp; \
     SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = on; SET default_transaction_deferrable = off; \
     SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET transaction_timeout = 0; SET row_security = off; \
     SET idle_session_timeout = 0; SET exit_on_error = off; SET synchronous_commit = local; \
     SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3; SET timezone = 'UTC'; SET bytea_output = 'hex';";
 
-/// Why a connection answers nothing any more.
+/// Why a connection gives no more answers.
 const CLOSED: &str = "it was closed after a question that was not answered to its end";
 
 pub struct Connection {
-    /// None from the first question on that was not answered to its end: the peer may still be at it, and would answer it in the
-    /// place of the next one.
+    /// None after the first query whose answer was not read to its end: the peer may still be running it, and its
+    /// answer would be taken for that of the next query.
     inner: Option<WalReceiverConnection>,
     limit: Duration,
 }
 
 impl Connection {
-    /// Connects; `limit` bounds this and each question. After `TimedOut` on PostgreSQL 17 the attempt leaks its socket
-    /// until the process ends.
+    /// Connects to a peer. `limit` bounds this call and each query. After `TimedOut` on PostgreSQL 17 the attempt leaks
+    /// its socket until the process ends.
     pub fn open(route: &Route, role: &str, limit: Duration) -> Result<Connection, RemoteError> {
         let name = CString::new(format!("spock_recovery {role}"))
             .map_err(|_| RemoteError::Unexpected("role with a null byte".to_owned()))?;
@@ -44,9 +45,9 @@ impl Connection {
         Ok(Connection { inner: Some(inner), limit })
     }
 
-    /// Puts the session into a known state, whatever defaults the role and the database have there (ALTER ROLE, ALTER DATABASE
-    /// … SET): it is the role that has connected, finds names in pg_catalog alone, ends when this side says so, and answers in
-    /// this database's encoding and in one style. Needs a transaction.
+    /// Puts the session into a known state, whatever defaults the role and database have there (ALTER ROLE … SET, ALTER
+    /// DATABASE … SET): it runs as the role that has connected, finds names in pg_catalog alone, ends only when this
+    /// side closes it, and answers in this database's encoding and in a fixed style. Needs a transaction.
     pub fn prepare(&mut self) -> Result<(), RemoteError> {
         let encoding = walreceiver::database_encoding();
         let encoding = pgrx::spi::quote_literal(encoding.to_string_lossy());
@@ -56,7 +57,11 @@ impl Connection {
         ))
     }
 
-    /// An error where the peer has no extension of ours; asked so, its log holds none. Needs a transaction.
+    /// Checks that the peer has this extension. The check is a query, so that its failure leaves no ERROR in the peer's
+    /// log. Needs a transaction.
+    ///
+    /// # Errors
+    /// The peer does not have the extension, or the query failed.
     pub fn require_extension(&mut self) -> Result<(), RemoteError> {
         if self.query(HAS_EXTENSION, 0)?.is_empty() {
             return Err(RemoteError::Unexpected("the extension spock_recovery is not there".to_owned()));
@@ -64,20 +69,20 @@ impl Connection {
         Ok(())
     }
 
-    /// Runs a question that returns `columns` columns. Needs a transaction.
+    /// Runs a query that returns `columns` columns. Needs a transaction.
     pub fn query(&mut self, question: &str, columns: usize) -> Result<Vec<PeerRow>, RemoteError> {
         rows_of(self.ask(question, columns, self.limit)?)
     }
 
-    /// The same for a question that may take longer than others. The peer gives it up after `limit`, which leaves the connection as
-    /// it was; this side only when the peer says nothing even then.
+    /// Like `query`, for a query that may take longer. The peer cancels it after `limit`, which leaves the connection
+    /// usable. This side stops waiting later, and only if the peer has not answered even then.
     pub fn query_within(
         &mut self,
         limit: Duration,
         question: &str,
         columns: usize,
     ) -> Result<Vec<PeerRow>, RemoteError> {
-        // Two statements in one message are one transaction, at whose end the setting is what it was.
+        // Two statements in one message are one transaction, at whose end the setting is reverted.
         let question = format!("SET LOCAL statement_timeout = {}; {question}", limit.as_millis());
         rows_of(self.ask(&question, columns, limit + self.limit)?)
     }
@@ -90,7 +95,7 @@ impl Connection {
     fn ask(&mut self, text: &str, columns: usize, limit: Duration) -> Result<ConnectionAnswer, RemoteError> {
         let text = c_string(text)?;
         let Some(mut inner) = self.inner.take() else { return Err(RemoteError::Lost(CLOSED.to_owned())) };
-        // Where this side stops waiting, or an ERROR unwinds, the connection is dropped, and so closed.
+        // If this side stops waiting, or an ERROR unwinds, the connection is dropped and thereby closed.
         let answer = match with_limit(limit, || inner.execute(&text, columns)) {
             Err(TimedOut) => return Err(RemoteError::TimedOut(limit)),
             Ok(ConnectionAnswer::Error { sqlstate: None, message }) => {
@@ -115,12 +120,13 @@ fn rows_of(answer: ConnectionAnswer) -> Result<Vec<PeerRow>, RemoteError> {
     }
 }
 
-/// What a peer is sent, in this database's encoding: `prepare` says so to the peer.
+/// Converts text for the peer into this database's encoding, which `prepare` has announced to the peer.
 fn c_string(text: &str) -> Result<CString, RemoteError> {
     to_server(text).ok_or_else(|| RemoteError::Unexpected("text with a null byte".to_owned()))
 }
 
-/// The first line: libpq's messages go on with an excerpt of the query, or with advice to a person at a prompt.
+/// The first line of a message: libpq's messages continue with an excerpt of the query, or with advice to an
+/// interactive user.
 fn one_line(message: &str) -> String {
     let message = message.strip_prefix("ERROR:").unwrap_or(message);
     let line = message.trim().lines().next().unwrap_or_default();

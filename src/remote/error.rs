@@ -1,9 +1,10 @@
-//! What can go wrong with a peer.
+//! The errors of communication with a peer.
 
 use super::report::PeerReport;
 use std::time::Duration;
 
-/// What went wrong with a peer. Holds libpq's or the peer's message, neither of which repeats the connection string.
+/// What has failed in the communication with a peer. It contains libpq's or the peer's message, neither of which
+/// repeats the connection string.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
     #[error("could not connect: {0}")]
@@ -14,7 +15,7 @@ pub enum RemoteError {
     Lost(String),
     #[error("the peer reports: {message}")]
     Peer { sqlstate: String, message: String, detail: Option<String>, hint: Option<String> },
-    /// An ERROR of the peer's that has ended a stream.
+    /// An ERROR on the peer that has ended a stream.
     #[error("the stream has ended: {}", .0.message)]
     Stream(Box<PeerReport>),
     #[error("unexpected answer: {0}")]
@@ -22,14 +23,14 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
-    /// A question that the peer has answered with an ERROR.
+    /// The error for a query that the peer has answered with an ERROR.
     pub fn of_peer(report: PeerReport) -> RemoteError {
         let PeerReport { sqlstate, message, detail, hint, .. } = report;
-        // A line of its own would look like one of ours.
+        // A line break would let the peer's text look like a line of this server's log.
         RemoteError::Peer { sqlstate, message: message.replace(char::is_control, " "), detail, hint }
     }
 
-    /// What the peer itself has said: SQLSTATE, detail and hint. The first is empty where it is not known.
+    /// SQLSTATE, detail and hint that the peer has reported. The SQLSTATE is empty if it is not known.
     pub fn said(&self) -> Option<(&str, Option<&str>, Option<&str>)> {
         match self {
             RemoteError::Peer { sqlstate, detail, hint, .. } => Some((sqlstate, detail.as_deref(), hint.as_deref())),
@@ -38,7 +39,7 @@ impl RemoteError {
         }
     }
 
-    /// What has happened, without anybody's words.
+    /// What kind of failure this is, without text from the peer or from libpq.
     pub fn kind(&self) -> String {
         match self {
             RemoteError::Connect(_) => "could not connect".to_owned(),

@@ -1,15 +1,16 @@
-//! An ERROR of another node, as libpq gives it: one text, with a label before each part (fe-protocol3.c,
+//! An ERROR on another node in the form that libpq gives it: one text, with a label before each part (fe-protocol3.c,
 //! pqBuildErrorMessage3). Pure.
 //!
-//! libpqwalreceiver drops the SQLSTATE of an ERROR that ends a stream, and nothing tells which transaction the sender was
-//! at. So our output plugin says both, in a line that comes last of the ERROR's context: [`StreamPlace`] writes and reads it.
+//! libpqwalreceiver drops the SQLSTATE of an ERROR that ends a stream, and does not tell which transaction the
+//! walsender was sending. Therefore our output plugin adds both, in the last line of the ERROR's context:
+//! [`StreamPlace`] writes and reads that line.
 
 use crate::lsn::OriginLsn;
 
-/// What a node has said of an error of its own.
+/// An error that another node has reported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PeerReport {
-    /// Five characters; empty: not known.
+    /// Five characters; empty if it is not known.
     pub sqlstate: String,
     pub message: String,
     pub detail: Option<String>,
@@ -19,17 +20,18 @@ pub struct PeerReport {
     pub origin_lsn: Option<OriginLsn>,
 }
 
-/// How the parts are labelled in English; libpq of another language gives them with the message.
+/// The labels of the parts in English. If libpq uses another language, the labels are not found and the parts stay in
+/// the message.
 const LABELS: [&str; 4] = ["DETAIL:  ", "HINT:  ", "QUERY:  ", "CONTEXT:  "];
 
-/// Severities that may be repeated before the message, where the other node speaks English too.
+/// Severities that may be repeated before the message if the other node's messages are in English.
 const SEVERITIES: [&str; 3] = ["ERROR:  ", "FATAL:  ", "PANIC:  "];
 
-/// So much of each part is kept.
+/// How many characters of each part are kept.
 const PART_CHARACTERS: usize = 8_000;
 
 impl PeerReport {
-    /// Of libpq's text; what a library of core's has put before it is left out.
+    /// Parses libpq's text. A prefix that one of core's libraries has put before it is removed.
     pub fn parse(text: &str) -> PeerReport {
         let text = text.trim_end();
         let begin = SEVERITIES.iter().filter_map(|severity| Some(text.find(severity)? + severity.len())).min();
@@ -56,7 +58,7 @@ impl PeerReport {
                 part => *part = Some(line),
             }
         }
-        // Whoever has written them may have written any amount.
+        // The peer may have sent a text of any length.
         let parts = parts.map(|part| part.map(|part| part.chars().take(PART_CHARACTERS).collect::<String>()));
         let [message, detail, hint, _, context] = parts;
         PeerReport {
@@ -69,7 +71,7 @@ impl PeerReport {
         }
     }
 
-    /// With the SQLSTATE, where it has come beside the text.
+    /// Sets the SQLSTATE if libpq has passed it separately from the text.
     pub fn with_sqlstate(mut self, sqlstate: Option<[u8; 5]>) -> PeerReport {
         if let Some(code) = sqlstate {
             self.sqlstate = String::from_utf8_lossy(&code).into_owned();
@@ -78,8 +80,8 @@ impl PeerReport {
     }
 }
 
-/// Where a sender was when an ERROR ended its stream: the line of context that the output plugin adds, which no message
-/// catalog translates.
+/// What a walsender was sending when an ERROR ended its stream. The output plugin adds this line to the context, and no
+/// message catalog translates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamPlace {
     pub sqlstate: String,
@@ -95,7 +97,7 @@ impl StreamPlace {
         format!("{STREAM}{}{transaction}", self.sqlstate)
     }
 
-    /// The text without the line, and what it says. Only the last line counts: what stands before it may quote anything.
+    /// Splits the line off the text. Only the last line counts, because the lines before it may quote anything.
     fn take(text: &str) -> (&str, Option<StreamPlace>) {
         let begin = text.rfind('\n').map_or(0, |end| end + 1);
         match StreamPlace::read(&text[begin..]) {
@@ -105,7 +107,7 @@ impl StreamPlace {
     }
 
     fn read(line: &str) -> Option<StreamPlace> {
-        // The label of the context stands before it where it is the only line of it.
+        // The label of the context precedes the line if it is the only line of the context.
         let label = line.find(":  ").map_or(0, |at| at + 3);
         let rest = line.strip_prefix(STREAM).or_else(|| line.get(label..)?.strip_prefix(STREAM))?;
         let (sqlstate, transaction) = rest.split_at_checked(5)?;
@@ -161,7 +163,7 @@ mod tests {
         let nowhere = StreamPlace { origin_lsn: None, ..place.clone() };
         let report = PeerReport::parse(&format!("FATAL:  no\nCONTEXT:  {}", nowhere.line()));
         assert_eq!((report.sqlstate.as_str(), report.origin_lsn, report.context), ("22P05", None, None));
-        // A value that looks like it is none.
+        // A row value that looks like such a line is not taken for one.
         let report = PeerReport::parse(&format!("ERROR:  {}\nDETAIL:  It was that.\n", place.line()));
         assert_eq!((report.sqlstate.as_str(), report.origin_lsn), ("", None));
     }

@@ -1,4 +1,4 @@
-//! A row that a peer has answered, its values typed by who reads them (pure).
+//! A row that a peer has returned; whoever reads a value chooses its type (pure).
 
 use super::error::RemoteError;
 use std::str::FromStr;
@@ -11,12 +11,15 @@ impl PeerRow {
         PeerRow(values)
     }
 
-    /// All values as they came.
+    /// All values, unconverted.
     pub fn into_values(self) -> Vec<Option<String>> {
         self.0
     }
 
-    /// The value of a column, None for NULL.
+    /// The value of a column, counted from zero; None for NULL.
+    ///
+    /// # Errors
+    /// There is no such column, or its value cannot be parsed.
     pub fn optional<T: FromStr>(&self, column: usize) -> Result<Option<T>, RemoteError> {
         let value = self.0.get(column).ok_or_else(|| RemoteError::Unexpected(format!("no column {column}")))?;
         match value {
@@ -28,7 +31,10 @@ impl PeerRow {
         }
     }
 
-    /// The value of a column that is never NULL.
+    /// The value of a column, counted from zero, that is never NULL.
+    ///
+    /// # Errors
+    /// There is no such column, or its value is NULL or cannot be parsed.
     pub fn value<T: FromStr>(&self, column: usize) -> Result<T, RemoteError> {
         self.optional(column)?.ok_or_else(|| RemoteError::Unexpected(format!("column {column} is null")))
     }

@@ -1,4 +1,5 @@
-//! The functions that show clones and tie them to a recovery. Their CREATE FUNCTION, grants and comments stand in sql/.
+//! The functions that show clones and assign them to a recovery. Their CREATE FUNCTION, grants and comments are in
+//! sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::OrRaise;
@@ -57,7 +58,8 @@ fn recovery_clones() -> TableIterator<
     TableIterator::new(rows.collect::<Vec<_>>())
 }
 
-/// Ties a clone to the recovery that uses it, for good: it stays until the target says that the recovery has ended.
+/// Assigns a clone to the recovery that uses it. This is final: the clone is kept until the target reports that the
+/// recovery has ended.
 #[pg_extern(sql = false)]
 fn claim_clone(slot_name: Option<Text>, intent_id: Option<Uuid>, failed_node: Option<Name>, target_node: Option<Name>) {
     let claim = || {
@@ -71,18 +73,18 @@ fn claim_clone(slot_name: Option<Text>, intent_id: Option<Uuid>, failed_node: Op
         storage::update(|journal| tie(journal, &slot, intent, failed, target))
     };
     claim().or_raise();
-    // What follows the claim on the target relies on it, whatever this server's synchronous_commit is.
+    // The next steps on the target rely on the claim, whatever synchronous_commit is on this server.
     transaction::commit_durably();
     wake::note(CatalogChange::ThisDatabase);
 }
 
-/// Under the journal's lock, which the manager takes to drop a clone.
+/// Assigns the clone in the journal. The journal must be locked, because the manager takes that lock to drop a clone.
 fn tie(journal: &mut Journal, slot: &str, intent: IntentId, failed: String, target: String) -> Result<(), CloneError> {
     let found = slot::find(slot)?.filter(|found| !found.is_unfinished);
     let known = journal.clones.iter().find(|known| known.slot == slot).cloned();
     let Some(found) = found else { return Err(CloneError::NoSuchClone { slot: slot.to_owned() }) };
     let is_here = found.database == Some(process::my_database()) && found.plugin.as_deref() == Some(PLUGIN);
-    // A clone of which nobody knows yet, for the session that made it has vanished, is a clone all the same.
+    // If the session that created a clone has ended before it could register it, the name shows that it is a clone.
     if !is_here || (known.is_none() && !is_clone_name(slot)) {
         return Err(CloneError::NotAClone { slot: slot.to_owned() });
     }

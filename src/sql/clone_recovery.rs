@@ -1,4 +1,4 @@
-//! What the target of a recovery asks of the source about its clone, over SQL: to make it, and to let it go.
+//! The functions by which the target of a recovery has its clone created and dropped on the source.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::OrRaise;
@@ -18,11 +18,12 @@ use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
-/// How long the sender of the target's stream may take to end: it notices the end of its connection when it writes.
+/// How long the walsender of the target's stream may take to end: it notices that its connection is closed only when it
+/// writes.
 const SENDER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Makes the clone of an intent; the same one when it is asked for again. `begun_at`: when the intent was begun, in
-/// microseconds since 2000.
+/// Creates the clone of an intent, or returns the existing one. `begun_at` is when the intent was begun, in
+/// microseconds since 2000-01-01 00:00 UTC.
 #[pg_extern(sql = false)]
 fn clone_for_recovery(
     intent_id: Option<Uuid>,
@@ -44,8 +45,8 @@ fn clone_for_recovery(
     })
 }
 
-/// Drops the clone of a recovery that has no use for it any more; false if there is none, or if it is still in use: then
-/// the manager drops it as soon as it is not.
+/// Drops the clone of a recovery that does not need it any more. Returns false if there is none, or if it is still in
+/// use; the manager then drops it as soon as it is not.
 #[pg_extern(sql = false)]
 fn release_clone(slot_name: Option<Text>, intent_id: Option<Uuid>) -> bool {
     let release = || {
@@ -59,7 +60,7 @@ fn release_clone(slot_name: Option<Text>, intent_id: Option<Uuid>) -> bool {
             latch::wait(Some(Duration::from_millis(5)), WaitEvent::SlotRequest);
         }
         let is_its = |known: &CloneRecord| known.slot == name && known.intent == Some(intent);
-        // Who has no clone here takes no lock here.
+        // If there is no clone to drop, the journal is not locked.
         if !storage::read()?.clones.iter().any(is_its) {
             return Ok(false);
         }

@@ -1,6 +1,7 @@
-//! A recovery seen from the session that asked for it: begun on the target, which may be another node, and then watched.
+//! The recovery as the calling session controls it: the session begins it on the target, which may be another node, and
+//! then watches it.
 //!
-//! What is asked of another node is what its own functions answer: here and there are the same code.
+//! Another node is asked through the functions of this file, so that the same code answers here and there.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::intent::server_error;
@@ -26,7 +27,7 @@ use pgrx::Uuid;
 use pgrx::prelude::*;
 use serde::Deserialize;
 
-/// A recovery's state, as recover_run() and its like tell it.
+/// The state of a recovery, which recover_run() and similar procedures report.
 fn state_of(intent: &Intent) -> serde_json::Value {
     let mut totals = intent.totals();
     let figures = progress::figures(intent);
@@ -38,7 +39,8 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "source_node": intent.request.source,
         "target_node": intent.request.target,
         "phase": intent.phase_name(),
-        // Its carrier is about to release the clone: who waits for the end need not find it there.
+        // The worker that has ended the recovery may still have to release the clone. A caller who waits for the end
+        // must not find it.
         "ended": !intent.is_unfinished() && !figures.is_at_it,
         "waiting": intent.is_unfinished() && intent.failure.is_some() && !figures.is_at_it,
         "steps": intent.steps.iter().map(|step| serde_json::json!({
@@ -64,11 +66,11 @@ fn state_of(intent: &Intent) -> serde_json::Value {
         "error_sqlstate": intent.failure.as_ref().map(|failure| failure.sqlstate.clone()),
         "error_at": intent.failure.as_ref().map(|failure| failure.at),
         "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
-        // For superusers alone.
+        // Only superusers see this.
         "server_error": server_error(intent),
-        // Giving it up is proposed only then.
+        // The callers suggest to skip the transaction only if this is true.
         "is_transactions_fault": intent.failure.as_ref().is_some_and(fault::is_transactions),
-        // Trying again alone does not help.
+        // If this is true, a retry alone does not help.
         "must_be_mended": intent.failure.as_ref().is_some_and(fault::must_be_mended),
         "advice": intent.failure.as_ref().and_then(fault::advice),
         "failures": figures.failures,
@@ -79,8 +81,8 @@ fn state_of(intent: &Intent) -> serde_json::Value {
     })
 }
 
-/// The state of a recovery of this node, by its id or by its clone; without either, of the unfinished one. NULL if there is
-/// none.
+/// The state of a recovery of this node, given by its id or by its clone. If neither is given, that of the unfinished
+/// recovery. NULL if there is none.
 #[pg_extern(sql = false)]
 fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<Json> {
     state_here(intent_id, clone).map(|state| Json::of(&state))
@@ -100,7 +102,7 @@ fn state_here(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<serde_json
     intent.map(state_of)
 }
 
-/// Begins a recovery of which this node is the target; it is carried when the caller has committed.
+/// Begins a recovery whose target is this node. It is carried out after the caller has committed.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)] // as recover_run
 fn begin_recovery(
@@ -125,14 +127,14 @@ fn required(name: Option<Name>, argument: &'static str, hint: &'static str) -> S
     name.ok_or(RecoverError::NullArgument { argument, hint }).or_raise().0
 }
 
-/// A recovery that makes its own clone.
+/// A recovery that creates its own clone.
 struct Asked {
     request: Request,
     source_dsn: Option<Text>,
 }
 
 impl Asked {
-    /// Of the SQL functions' arguments; `nodes`: the failed node, the source, the target.
+    /// Made from the arguments of the SQL functions. `nodes` are the failed node, the source and the target.
     fn of(
         [failed, source, target]: [Option<Name>; 3],
         source_dsn: Option<Text>,
@@ -158,7 +160,7 @@ impl Asked {
         Ok(id)
     }
 
-    /// The call that begins it on another node.
+    /// The call that begins the recovery on another node.
     fn call(&self) -> String {
         format!(
             "SELECT spock.begin_recovery({}, {}, {}, {}, {}, {}, {})",
@@ -173,13 +175,14 @@ impl Asked {
     }
 }
 
-/// The target of a recovery: this node, or another one.
+/// The target of a recovery: this node or another one.
 enum Target {
     Here,
     Elsewhere(Box<Source>),
 }
 
-/// Without a name: this node. Where it connects to is the caller's to say, as the server's own user: superusers only.
+/// Finds the target; without a name it is this node. Only superusers may do this, because this server connects to where
+/// the caller says, as its own operating system user.
 fn target(name: Option<&str>, dsn: Option<Text>) -> Result<Target, RecoverError> {
     let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
     let Some(name) = name.filter(|&name| name != local.name.as_str()) else { return Ok(Target::Here) };
@@ -196,7 +199,7 @@ fn require_superuser(function: &str) {
     }
 }
 
-/// Begins a recovery on its target, wherever that is.
+/// Begins a recovery on its target, which may be this node or another one.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)] // as recover_run
 fn begin_recovery_at(
@@ -222,7 +225,8 @@ fn begin_recovery_at(
     Uuid::from_bytes(begin().or_raise().0)
 }
 
-/// [`recovery_state`] on the target, wherever that is, with what a session that watches it is to do.
+/// The result of [`recovery_state`] on the target, which may be this node or another one, with what the watching
+/// session should do.
 #[pg_extern(sql = false)]
 fn recovery_state_at(
     target_dsn: Option<Text>,
@@ -243,7 +247,7 @@ fn recovery_state_at(
     ask().or_raise().map(|state| Json::of(&with_advice(state)))
 }
 
-/// The state, and what follows from it.
+/// Adds to a state what the watching session should do.
 fn with_advice(mut state: serde_json::Value) -> serde_json::Value {
     let advice = WatchedState::deserialize(&state).unwrap_or_default().advice();
     let added = serde_json::to_value(advice).ok();
@@ -253,7 +257,8 @@ fn with_advice(mut state: serde_json::Value) -> serde_json::Value {
     state
 }
 
-/// Asks the target, wherever that is, to end the recovery of a failed node; its id.
+/// Asks the target, which may be this node or another one, to end the recovery of a failed node. Returns the id of the
+/// intent.
 #[pg_extern(sql = false)]
 fn abort_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>, failed_node: Option<Name>) -> Uuid {
     require_superuser("recover_abort");
@@ -269,7 +274,7 @@ fn abort_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>, failed
     Uuid::from_bytes(ask().or_raise().0)
 }
 
-/// Has the recovery of this node that waits tried again now, not when its time has come. Nothing where none waits.
+/// Lets the waiting recovery of this node be retried immediately. Does nothing if no recovery is waiting.
 #[pg_extern(sql = false)]
 fn retry_recovery() {
     require_superuser("retry_recovery");
@@ -282,7 +287,7 @@ fn retry_recovery() {
     wake::manager();
 }
 
-/// [`retry_recovery`] on the target, wherever that is.
+/// Calls [`retry_recovery`] on the target, which may be this node or another one.
 #[pg_extern(sql = false)]
 fn retry_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>) {
     require_superuser("retry_recovery_at");
@@ -296,9 +301,9 @@ fn retry_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>) {
     ask().or_raise();
 }
 
-/// Ends the statement where the caller is no superuser, whatever was granted by hand, or names no failed node; and, of a
-/// procedure that commits, if it is part of a larger transaction: one that waits must not hold any, and what it begins must
-/// be committed before anybody can carry it.
+/// Raises an error if the caller is not a superuser, even if he was granted the function, or if he names no failed
+/// node. A procedure that commits must also not be called in a transaction block: a waiting procedure must not hold a
+/// transaction open, and what it begins must be committed before a worker can carry it out.
 #[pg_extern(sql = false)]
 fn require_caller(procedure: Option<&str>, failed_node: Option<&str>, commits: Option<bool>) {
     let procedure = procedure.unwrap_or_default();

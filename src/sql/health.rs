@@ -1,4 +1,4 @@
-//! Gathers what is judged, and quick_health_check() itself.
+//! quick_health_check(), and the facts that it gathers for the judgement.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::document::Unreadable;
@@ -27,8 +27,8 @@ use pgrx::datum::ToIsoString;
 use pgrx::prelude::*;
 use std::time::Duration;
 
-/// One row per check, in milliseconds, whatever the peers do. No row where this database is no node; one where it is the copy of
-/// one, or this server a standby.
+/// Returns one row for each check, within milliseconds, because no peer is asked. There is no row if this database is
+/// not a node, and one row if it is a copy of a node or this server is a standby.
 #[pg_extern(sql = false)]
 fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name!(status, String), name!(details, Text))>
 {
@@ -41,7 +41,7 @@ fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name
     )
 }
 
-/// Answers of a peer that may be missing before that is told, and no less than so long.
+/// A peer counts as silent after this many missed answers, but not before the least time.
 const MISSED_POLLS: u32 = 3;
 const LEAST_SILENCE: Duration = Duration::from_secs(60);
 
@@ -71,7 +71,7 @@ fn gather() -> Vec<Check> {
         judge::output_plugin(&settings),
         judge::manager(&manager()),
     ];
-    // What stands in a journal that cannot be read is not known, and not told.
+    // If the journal cannot be read, nothing is known about what it contains, and nothing is reported.
     if let Ok(journal) = storage::read() {
         checks.push(judge::recovery(&recoveries(&journal)));
         checks.extend(clones().iter().filter_map(judge::clone));
@@ -138,7 +138,7 @@ fn gather() -> Vec<Check> {
     checks
 }
 
-/// Of a database that is the copy of a node.
+/// The checks of a database that is a copy of a node.
 fn checks_of_copy(copy: &servers::NodeServer) -> Vec<Check> {
     let mut unreadable = crate::slot::documents::unreadable().or_raise();
     let unadoptable = registry::unadoptable_labels(copy.identity).or_raise();
@@ -152,7 +152,7 @@ fn checks_of_copy(copy: &servers::NodeServer) -> Vec<Check> {
     checks
 }
 
-/// The manager, by what it has left in shared memory.
+/// The state of the manager, which it has left in shared memory.
 fn manager() -> ManagerFacts {
     let entry = {
         let mut shared = shmem::lock();
@@ -197,7 +197,7 @@ fn slot_facts(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> S
     facts
 }
 
-/// The nodes of which nothing can be had from here.
+/// The origins whose transactions this node cannot supply yet.
 fn waiting(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<judge::WaitingFacts> {
     let origins = snapshot.map(|snapshot| snapshot.origins.as_slice()).unwrap_or_default();
     let named = |node| servers.iter().find(|server| server.id == node).map(|server| server.name.to_string());
@@ -211,7 +211,7 @@ fn waiting(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<
         .collect()
 }
 
-/// The unfinished recoveries of which this node is the target.
+/// The unfinished recoveries whose target is this node.
 fn recoveries(journal: &Journal) -> Vec<RecoveryHealth> {
     journal
         .unfinished()
@@ -225,7 +225,7 @@ fn recoveries(journal: &Journal) -> Vec<RecoveryHealth> {
         .collect()
 }
 
-/// Nodes that are back and may not go on.
+/// The nodes that are back and whose subscription must not be resumed.
 fn returned(journal: &Journal) -> Vec<Check> {
     let subscriptions = NativeProvider.subscriptions().or_raise();
     let judged = |entry: &Suspension| {
@@ -236,7 +236,7 @@ fn returned(journal: &Journal) -> Vec<Check> {
     journal.suspensions.iter().filter_map(judged).collect()
 }
 
-/// Rows that could not be compared yet and are lost.
+/// The rows that could not be compared yet and are lost.
 fn kept_rows(journal: &Journal) -> Option<Check> {
     let there = reconcile::kept::present(&journal.kept_objects()).or_raise();
     let facts = journal.intents.iter().filter_map(|intent| {
@@ -251,7 +251,7 @@ fn kept_rows(journal: &Journal) -> Option<Check> {
     kept::check_kept(&facts.collect::<Vec<_>>())
 }
 
-/// Nodes that ask here, and are no peers.
+/// The nodes that ask this node and are not its peers.
 fn strangers(servers: &[servers::NodeServer]) -> Vec<Check> {
     let conflict = |name: &str, said: DatabaseIdentity| {
         let known = servers.iter().find(|server| server.name.as_str() == name)?;
@@ -270,7 +270,7 @@ fn strangers(servers: &[servers::NodeServer]) -> Vec<Check> {
         .collect()
 }
 
-/// Subscriptions that fail again and again, though their providers answer.
+/// The subscriptions that keep failing although their providers answer.
 fn failing(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<Check> {
     let answers = |origin: &NodeName| {
         let server = servers.iter().find(|server| server.name == *origin);
@@ -312,7 +312,7 @@ fn clones() -> Vec<CloneHealth> {
         .collect()
 }
 
-/// Limits of the server, and how much of each is in use.
+/// The limits of the server, and how much of each is in use.
 fn capacities() -> Vec<judge::Capacity> {
     let server = role::as_superuser(capacity::of_server).or_raise();
     vec![server.slots, server.walsenders, server.workers, server.origins]

@@ -1,4 +1,4 @@
-//! The functions that show intents and act on them. Their CREATE FUNCTION, grants and comments stand in sql/.
+//! The functions that show intents and act on them. Their CREATE FUNCTION, grants and comments are in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::{OrRaise, raise};
@@ -23,7 +23,7 @@ const RECOVERY_CONFLICTS: &str =
     "SELECT i.begun_at, c.* FROM spock.recovery_intents() i, spock.recovery_conflicts(i.intent_id) c;";
 const RECOVER_ABORT: &str = "CALL spock.recover_abort('n1');";
 
-/// The recoveries of this node, unfinished and the last twenty that have ended.
+/// The recoveries of this node: the unfinished ones, and the last twenty that have ended.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn recovery_intents_2() -> TableIterator<
@@ -59,7 +59,7 @@ fn recovery_intents_2() -> TableIterator<
     TableIterator::new(rows.collect::<Vec<_>>())
 }
 
-/// The same for the SQL of version 0.1.0.
+/// Like [`recovery_intents_2`], for the SQL of version 0.1.0.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn recovery_intents() -> TableIterator<
@@ -83,8 +83,8 @@ fn recovery_intents() -> TableIterator<
     ))
 }
 
-/// What the server has said of the failure for which a recovery waits. It may quote rows: for superusers alone. In shared memory,
-/// from the last attempt: after a restart of the server the log has it.
+/// The server's error message for the failure because of which a recovery waits. It may quote rows, so only superusers
+/// get it. It is kept in shared memory since the last attempt; after a restart of the server only the log has it.
 pub fn server_error(intent: &Intent) -> Option<serde_json::Value> {
     if intent.failure.is_none() || !process::is_superuser() {
         return None;
@@ -97,7 +97,7 @@ pub fn server_error(intent: &Intent) -> Option<serde_json::Value> {
     (entry.intent == intent.id.0).then(|| serde_json::from_str(entry.said.as_str()).ok()).flatten()
 }
 
-/// What a recovery has done, as a document for people and scripts.
+/// What a recovery has done so far, as a document for people and scripts.
 fn summary(intent: &Intent) -> serde_json::Value {
     let totals = intent.totals();
     let checkpoint = intent.checkpoint.as_ref();
@@ -117,7 +117,8 @@ fn summary(intent: &Intent) -> serde_json::Value {
     })
 }
 
-/// The conflicts that a recovery has met, told apart; none for an unknown recovery.
+/// The conflicts that a recovery has met, counted by table, kind and resolution. Raises an error if the recovery is
+/// unknown.
 #[pg_extern(sql = false)]
 fn recovery_conflicts(
     intent_id: Option<Uuid>,
@@ -140,8 +141,8 @@ fn recovery_conflicts(
     TableIterator::new(rows.collect::<Vec<_>>())
 }
 
-/// Whether a recovery of that id is unfinished here, or rows that it has left are looked at now: what a source asks before it
-/// drops a clone.
+/// Whether the recovery with that id is unfinished here, or its remaining rows are being compared now. A source asks
+/// this before it drops a clone.
 #[pg_extern(sql = false)]
 fn recovery_is_open(intent_id: Option<Uuid>) -> bool {
     let Some(id) = intent_id.map(|id| IntentId(*id.as_bytes())) else { return false };
@@ -167,7 +168,8 @@ fn required<T>(value: Option<T>, argument: &'static str, hint: &'static str) -> 
     value.ok_or(IntentError::NullArgument { argument, hint }).or_raise()
 }
 
-/// Gives up the transaction that the recovery of a failed node cannot apply; it goes on at the commit of the caller.
+/// Gives up the transaction that the recovery of a failed node cannot apply. The recovery continues when the caller has
+/// committed.
 #[pg_extern(sql = false)]
 fn recover_skip(failed_node_name: Option<Name>, origin_lsn: Option<OriginLsn>) {
     require_superuser("recover_skip");
@@ -177,7 +179,7 @@ fn recover_skip(failed_node_name: Option<Name>, origin_lsn: Option<OriginLsn>) {
     wake::note(crate::pg::hooks::CatalogChange::ThisDatabase);
 }
 
-/// Asks whoever carries the recovery of a failed node on this node to end it: what recover_abort() calls.
+/// Asks the workers of this node to end its recovery of a failed node, for recover_abort().
 #[pg_extern(sql = false)]
 fn ask_to_abort(failed_node_name: Option<Name>) -> Uuid {
     require_superuser("recover_abort");
@@ -185,7 +187,10 @@ fn ask_to_abort(failed_node_name: Option<Name>) -> Uuid {
     Uuid::from_bytes(ask_to_abort_here(&failed.0).or_raise().0)
 }
 
-/// Notes that the recovery of a failed node on this node is to be ended.
+/// Records that the recovery of a failed node on this node is to be ended. Returns its id.
+///
+/// # Errors
+/// There is no unfinished recovery of that node, or the journal cannot be read.
 pub fn ask_to_abort_here(failed: &str) -> Result<IntentId, IntentError> {
     let id = storage::update(|journal| journal.ask_to_abort(failed))?;
     wake::note(crate::pg::hooks::CatalogChange::ThisDatabase);

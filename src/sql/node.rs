@@ -1,6 +1,6 @@
-//! The registry's SQL functions. Their CREATE FUNCTION, grants and comments stand in sql/.
+//! The SQL functions of the node registry. Their CREATE FUNCTION, grants and comments are in sql/.
 //!
-//! Arguments are optional so that a NULL gets an error: a strict function would return NULL and do nothing.
+//! Arguments are optional so that NULL raises an error; a strict function would return NULL and do nothing.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::document::{self, Stored};
@@ -28,7 +28,7 @@ use crate::{older_copy, protocol};
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
-/// Calls of each function, for the hint of an error.
+/// Example calls of each function, for the hint of an error.
 const NODE_CREATE: &str = "node_create('n1', 'host=… port=5432 dbname=…')";
 const NODE_DROP: &str = "node_drop('n1')";
 const PEER_CREATE: &str = "peer_create('n2', 'host=… port=5432 dbname=…')";
@@ -41,14 +41,14 @@ fn required<T>(value: Option<T>, argument: &'static str, example: &'static str) 
 const LEAVE: Leave =
     Leave { documents_are_readable: documents::require_readable, nothing_is_unfinished: require_nothing_unfinished };
 
-/// This node may go: no recovery runs here, and what is kept can be read.
+/// Checks that this node may be dropped: no recovery is unfinished here, and the kept rows can be read.
 fn require_nothing_unfinished() -> Result<(), RegistryError> {
     let journal = storage::read()?;
-    // Its subscriptions are suspended, and nobody would resume them.
+    // The recovery has suspended subscriptions, which nothing would resume.
     if let Some(intent) = journal.unfinished().next() {
         return Err(RegistryError::RecoveryRuns { failed: intent.request.failed.clone() });
     }
-    // Only the journal, which goes with the node, says where they are.
+    // Only the journal, which is removed with the node, says where the kept rows are.
     journal
         .kept_objects()
         .into_iter()
@@ -80,10 +80,11 @@ fn sub_set_origin(sub_name: Option<Name>, node_name: Option<Name>) {
     registry::set_origin(&subscription.0, node_name.as_ref().map(|name| name.0.as_str())).or_raise();
 }
 
-/// Who this database is: what pollers of peers ask. No row where it is no node, or a copy of one that lives elsewhere.
+/// The identity of this database, for which pollers of peers ask. There is no row if the database is not a node, or is
+/// a copy of a node.
 ///
-/// The C symbol is not that of version 0.1.0, which has a column less: a library would read beyond its own columns for SQL
-/// that has more.
+/// The C symbol differs from that of version 0.1.0, whose function has one column less: if the SQL declares more
+/// columns than the library's function returns, reading them would run past the end of the row.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn node_identity_2() -> TableIterator<
@@ -118,7 +119,7 @@ fn node_identity_2() -> TableIterator<
     }))
 }
 
-/// The same for the SQL of version 0.1.0, until ALTER EXTENSION spock_recovery UPDATE.
+/// Like [`node_identity_2`], for the SQL of version 0.1.0 until ALTER EXTENSION spock_recovery UPDATE.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn node_identity() -> TableIterator<
@@ -175,13 +176,13 @@ fn identity() -> Option<Identity> {
     })
 }
 
-/// Whether a foreign server's options say that it is the local node of this very database of this very server.
+/// Whether a foreign server's options are those of the local node of exactly this database on this server.
 #[pg_extern(sql = false)]
 fn is_local_node(options: Option<Vec<Option<Text>>>) -> bool {
     servers::identity_of(&options.unwrap_or_default()) == Some(servers::here())
 }
 
-/// The name of the node that a subscription of this database comes from.
+/// The name of the node from which a subscription of this database comes.
 #[pg_extern(sql = false)]
 fn subscription_origin(subscription: Option<Oid>) -> Option<Name> {
     let id = subscription?;
@@ -234,14 +235,15 @@ fn peer_status() -> TableIterator<
     }))
 }
 
-/// Validator of the wrapper: which options a server and a user mapping may have, and that only superusers define
-/// them: a poller connects to where they say, as the server's own user.
+/// Validator of the foreign-data wrapper. It checks which options a server or user mapping has, and that a superuser
+/// defines them, because a poller connects to where they point, as the operating system user of the server.
 #[pg_extern(sql = false)]
 fn node_options_validator(options: Vec<Option<Text>>, catalog: Oid) {
     crate::node::options::check(&options, catalog).or_raise();
 }
 
-/// Nobody is to put down what could not be read where it was written: what comes from elsewhere may be adopted.
+/// Raises an error for a document that is unreadable to the database that wrote it. Documents from elsewhere are
+/// accepted, because they may be adopted.
 fn refuse_unreadable<T>(document: Stored<T>) {
     document.own().map_err(|error| LabelError::Invalid { reason: error.to_string() }).or_raise();
 }
@@ -250,7 +252,7 @@ fn home(text: &str) -> DatabaseIdentity {
     document::home(text).unwrap_or_else(servers::here)
 }
 
-/// The label provider's check: superusers only, documents that can be read only.
+/// The check of the label provider: only superusers set labels, and only documents that can be read.
 pub fn check_label(target: LabelTarget, text: Option<&str>) {
     if !process::is_superuser() {
         raise(&LabelError::NotSuperuser);

@@ -1,4 +1,4 @@
-//! The functions that show plans. Their CREATE FUNCTION, grants and comments stand in sql/plan.sql.
+//! The functions that show plans. Their CREATE FUNCTION, grants and comments are in sql/plan.sql.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::{OrRaise, raise};
@@ -76,7 +76,7 @@ fn plans(failed: &str, target: Option<String>) -> Result<Vec<Plan>, PlanError> {
     }
 }
 
-/// The best source of a failed node's transactions.
+/// The best source for a failed node's transactions.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn find_rescue_source(
@@ -115,7 +115,7 @@ fn find_rescue_source(
     })
 }
 
-/// What recover_run() and its like are to do: target, source, and the plan.
+/// What recover_run() and similar procedures are to do: target, source and plan.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn choose_recovery(
@@ -139,7 +139,7 @@ fn choose_recovery(
         name!(plan, Json),
     ),
 > {
-    // It connects to where the caller says, as the server's own user.
+    // This server connects to where the caller says, as its own operating system user.
     if !process::is_superuser() {
         raise(&PlanError::NotSuperuser { function: "recover_run" });
     }
@@ -169,7 +169,7 @@ fn choose_recovery(
     ))
 }
 
-/// A node by its name, or by the connection string that leads to it.
+/// The name of a node that was given by its name or by its connection string.
 fn named(
     argument: &'static str,
     name: Option<Text>,
@@ -182,7 +182,8 @@ fn named(
         (None, None) => None,
     };
     if let (Some(name), Some(dsn)) = (&name, dsn) {
-        // An error of the caller's, and not one more node that does not answer.
+        // A malformed connection string is an error of the caller; otherwise it would only count as a node that does
+        // not answer.
         source::given_route(dsn.0.clone())?;
         ways.insert(name.clone(), dsn.0);
     }

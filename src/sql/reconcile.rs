@@ -1,4 +1,5 @@
-//! The functions that show the rows which a reconcile could not judge, and tell a target of rows here. Their CREATE FUNCTION, grants and comment stand in sql/.
+//! The functions that show the rows which could not be compared, and that pass rows of this node to a target. Their
+//! CREATE FUNCTION, grants and comments are in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::document;
@@ -18,8 +19,8 @@ use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 const RECOVERY_UNJUDGED: &str =
     "SELECT i.failed_node, u.* FROM spock.recovery_intents() i, spock.recovery_unjudged(i.intent_id) u;";
 
-/// The rows of a recovery that are still to be judged: table, key, and why they could not be when they were last looked at.
-/// Keys are data of the tables: superusers only.
+/// The rows of a recovery that are still to be compared: table, key, and why that was not possible at the last attempt.
+/// Only superusers may call this, because keys are data of the tables.
 #[pg_extern(sql = false)]
 fn recovery_unjudged_2(
     intent_id: Option<Uuid>,
@@ -53,7 +54,7 @@ fn recovery_unjudged_2(
     TableIterator::new(rows)
 }
 
-/// The same for the SQL of version 0.1.0.
+/// Like [`recovery_unjudged_2`], for the SQL of version 0.1.0.
 #[pg_extern(sql = false)]
 fn recovery_unjudged(
     intent_id: Option<Uuid>,
@@ -61,19 +62,20 @@ fn recovery_unjudged(
     TableIterator::new(recovery_unjudged_2(intent_id).map(|(relation, key, reason, _)| (relation, key, reason)))
 }
 
-/// Rows of a table, as a target that compares its own with them asks for them: a JSON document, the answer to the question in
-/// another one. The caller must be allowed to read the table; the table is read as its owner, whose code the caller's values are
-/// given to: hence the right to replicate as well.
+/// Returns the rows of a table that a target asks for in order to compare its own with them; question and answer are
+/// JSON documents. The caller must be allowed to read the table. The table is read as its owner, whose code receives
+/// the caller's values; therefore the caller needs REPLICATION as well.
 #[pg_extern(sql = false)]
 fn touched_rows(question: Text) -> Option<Text> {
     require_slot_user("touched_rows").or_raise();
     let Some(question) = Question::of_text(&question.to_utf8()) else { raise(&NoQuestion) };
     let answer = question.answer().or_raise();
-    // In ASCII: what this database holds the other one's encoding may lack, and one such value would cost all of them.
+    // The answer is in ASCII. The encoding of the target's database may lack a character of this one, and one such
+    // value would make the whole answer unusable.
     to_server(&document::to_text(&answer)).map(Text)
 }
 
-/// What was asked is no question of this version.
+/// The document is not a question that this version understands.
 #[derive(Debug, thiserror::Error)]
 #[error("touched_rows() was not asked as a recovery asks")]
 struct NoQuestion;

@@ -1,4 +1,4 @@
-//! create_rescue_subscription(). Its CREATE FUNCTION, grants and comments stand in sql/.
+//! create_rescue_subscription(). Its CREATE FUNCTION, grants and comments are in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::{OrRaise, raise};
@@ -17,8 +17,8 @@ const FUNCTION: &str = "create_rescue_subscription";
 const EXAMPLE: &str =
     "SELECT spock.create_rescue_subscription('n2', 'n3', 'spk_recovery_db_clone_…', failed_node := 'n1');";
 
-/// Writes down that this node is to replay, from a clone on the source, what it lacks of the failed node. It is carried out
-/// when the caller has committed; nothing is changed before.
+/// Records that this node is to replay, from a clone on the source, what it lacks of the failed node. Nothing else is
+/// changed until the caller has committed; then it is carried out.
 #[pg_extern(sql = false)]
 fn create_rescue_subscription(
     target_node: Option<Name>,

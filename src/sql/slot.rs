@@ -1,4 +1,4 @@
-//! The functions that tell of the slot. Their CREATE FUNCTION, grants and comments stand in sql/.
+//! The functions that report on the slot. Their CREATE FUNCTION, grants and comments are in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::OrRaise;
@@ -24,8 +24,8 @@ fn at(timestamp: Timestamp) -> Option<TimestampWithTimeZone> {
     (!timestamp.is_never()).then(|| timestamp.into())
 }
 
-/// The positions of this node, durable when they are returned: what peers ask. `held`: of a node whose recovery may still need
-/// peers' WAL, no more than what was applied before it.
+/// The positions of this node, for which peers ask; they are durable when the function returns. If `held` is not false,
+/// they do not go beyond the positions before a recovery that may still need the WAL of peers.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn node_positions(
@@ -49,7 +49,8 @@ fn node_positions(
     if wal::is_in_recovery() || NativeProvider.local_node().or_raise().is_none() {
         return TableIterator::new(Vec::new());
     }
-    // What a poller has read as confirmed at the provider, before anything else is read: the flush below covers it.
+    // The position that a poller has seen confirmed on the provider. It is read before everything else, so that the
+    // flush below covers it.
     let seen = snapshot();
     let confirmed = |subscription: Oid| seen.as_ref().map_or(OriginLsn::ZERO, |seen| seen.confirmed_of(subscription));
     let committed = |subscription: Oid| seen.as_ref().map_or(Timestamp::NEVER, |seen| seen.committed_of(subscription));
@@ -57,7 +58,7 @@ fn node_positions(
     let record = record_storage::read().or_raise();
     wal::flush();
     let (system_identifier, timeline) = (process::system_identifier() as i64, wal::timeline() as i32);
-    // Nobody is to let go of what a recovery may still need.
+    // Peers must not release WAL that a recovery may still need.
     let journal = crate::intent::storage::read().or_raise();
     let rows: Vec<_> = positions
         .into_iter()
@@ -89,7 +90,7 @@ fn node_positions(
     TableIterator::new(rows)
 }
 
-/// The slot's state: one row for a node, none elsewhere.
+/// The state of the slot: one row if this database is a node, otherwise none.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn get_recovery_slot_status() -> TableIterator<
@@ -115,7 +116,7 @@ fn get_recovery_slot_status() -> TableIterator<
         return TableIterator::new(Vec::new());
     };
     let slot = &snapshot.slot;
-    // The slot itself is asked, not the manager's last look: it may have been dropped a moment ago.
+    // The slot itself is examined instead of the manager's last result, because it may have been dropped since.
     let found = slot::find_here(slot.name.as_str()).or_raise();
     let retained = found.as_ref().map(retained_bytes);
     let budget = budget_bytes();
@@ -126,7 +127,7 @@ fn get_recovery_slot_status() -> TableIterator<
         _ => None,
     };
     let unprotected = unprotected_peers(&snapshot, &servers).into_iter().map(|name| Some(Name(name))).collect();
-    // Before the manager has seen it and written down that it is there, it vouches for nothing.
+    // A slot protects nothing before the manager has seen it and recorded that it exists.
     let usable = slot.exists && found.as_ref().is_some_and(|found| !found.is_invalid);
     let blocked = if usable || matches!(slot.blocked, BlockedReason::Disabled | BlockedReason::RecordUnreadable) {
         slot.blocked
@@ -155,7 +156,7 @@ fn interval(seconds: f64) -> Option<Interval> {
     Interval::from_seconds(seconds.min(3.2e9)).into()
 }
 
-/// How far each peer has passed each origin, and how far that lets the slot go.
+/// How far each peer has passed each origin, and how far that allows the slot to move.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn recovery_horizon() -> TableIterator<
@@ -204,7 +205,7 @@ fn recovery_horizon() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// This node's lag behind each origin first, then the peers' as they have reported it.
+/// This node's lag behind each origin, followed by the lag of each peer as it has reported it.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn lag_positions() -> TableIterator<

@@ -1,5 +1,5 @@
-//! The functions that change the slot by hand. They ask the manager and wait for it: the retention record must be committed
-//! before the slot moves, which the caller's own transaction cannot do.
+//! The functions that change the slot on request. They ask the manager and wait for it: the retention record must be
+//! committed before the slot moves, which the caller's own transaction cannot do.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::{OrRaise, raise};
@@ -19,10 +19,11 @@ use crate::{guc, wake};
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
-/// How long a manager may take to come up: far longer than a fork, and what a person waits at a prompt.
+/// How long a manager may take to start: far longer than a fork takes, and no longer than a person is willing to wait
+/// at a prompt.
 const MANAGER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Creates the slot, if there is none; waits until it is there.
+/// Creates the slot if there is none, and waits until it exists.
 #[pg_extern(sql = false)]
 fn create_recovery_slot() -> Name {
     require_ready("create_recovery_slot", true);
@@ -30,7 +31,7 @@ fn create_recovery_slot() -> Name {
     Name(entry().map(|entry| entry.slot.name.as_str().to_owned()).unwrap_or_default())
 }
 
-/// Drops the slot; false if there was none.
+/// Drops the slot. Returns false if there was none.
 #[pg_extern(sql = false)]
 fn drop_recovery_slot() -> bool {
     require_ready("drop_recovery_slot", false);
@@ -54,7 +55,7 @@ fn drop_recovery_slot() -> bool {
     true
 }
 
-/// Advances the slot as far as the horizon allows now; its position, and a NOTICE that says why it is not further.
+/// Moves the slot as far as the horizon allows now. Returns its position, and a NOTICE says why it is not further.
 #[pg_extern(sql = false)]
 fn advance_recovery_slot() -> LocalLsn {
     require_ready("advance_recovery_slot", true);
@@ -78,14 +79,14 @@ fn advance_recovery_slot() -> LocalLsn {
     found.map_or(LocalLsn::ZERO, |found: Slot| found.confirmed)
 }
 
-/// What is asked of the manager.
+/// What the manager is asked to do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SlotRequest {
     Create,
     Advance,
 }
 
-/// What the functions that change the slot need.
+/// Checks the preconditions of the functions that change the slot.
 fn require_ready(function: &'static str, needs_enabled: bool) {
     if !process::is_superuser() {
         raise(&SlotError::NotSuperuser { function });
@@ -103,7 +104,7 @@ fn require_ready(function: &'static str, needs_enabled: bool) {
     wait_for_manager();
 }
 
-/// What is known of this database; None: no entry, hence no manager.
+/// This database's entry in shared memory. None: there is none, and hence no manager.
 fn entry() -> Option<DatabaseEntry> {
     let mut shared = shmem::lock();
     let index = shared.index_of(process::my_database())?;
@@ -121,25 +122,25 @@ fn pause() {
     latch::wait(Some(Duration::from_millis(20)), WaitEvent::SlotRequest);
 }
 
-/// Right after node_create, and after a crash, the manager is only just coming up.
+/// Waits for the manager, which may still be starting after node_create() or a crash.
 fn wait_for_manager() {
     let deadline = Instant::now() + MANAGER_PATIENCE;
     wait_while(|entry| entry.is_none_or(|entry| entry.manager_pid == 0) && Instant::now() < deadline);
 }
 
-/// Waits until no worker has the slot in its hands: it would be refused, or would fail.
+/// Waits until no worker uses the slot. Otherwise dropping it would be refused, or the worker would fail.
 fn wait_for_worker() {
     wait_while(|entry| entry.is_some_and(|entry| entry.slot.job != SlotJob::Nothing || entry.slot.worker_pid != 0));
 }
 
-/// Waits until the manager has seen the slot and written down that it is there: the loss of a slot that was never counted
-/// would not be counted either.
+/// Waits until the manager has seen the slot and recorded that it exists. Otherwise its loss would not raise the
+/// generation.
 fn wait_for_record() {
     wait_while(|entry| entry.is_some_and(|entry| !entry.slot.exists && entry.manager_pid != 0));
 }
 
-/// Asks the manager, and waits until it has done what could be done. The wait ends with the statement (statement_timeout,
-/// a cancel); the manager goes on.
+/// Sends a request to the manager, and waits until the manager has done what is possible. If the statement ends first
+/// (statement_timeout, a cancel), the manager continues.
 fn ask(request: SlotRequest, action: &'static str) {
     let number = {
         let mut shared = shmem::lock();

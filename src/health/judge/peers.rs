@@ -1,30 +1,30 @@
-//! Peers, and the subscriptions that come from them (pure).
+//! The checks of peers, and of the subscriptions that come from them (pure).
 
 use super::{Check, Status, check, dropping, identifier};
 use crate::counted::counted;
 
-/// What a poller says of a peer to which no way is known.
+/// What a poller reports if it has no connection string for a peer.
 pub const NO_ROUTE: &str = "no connection string is known";
 
-/// How a poller begins what it says of a peer that has answered a question with an ERROR.
+/// The beginning of what a poller reports if a peer has answered with an ERROR.
 pub const OWN_ERROR: &str = "it answers with an error of its own";
 
-/// A peer as its poller has found it.
+/// A peer, as its poller sees it.
 #[derive(Clone, Debug)]
 pub struct PeerHealth {
     pub name: String,
     pub state: &'static str,
     pub answers: bool,
     pub error: String,
-    /// Seconds since it last answered; None: never.
+    /// Seconds since the peer's last answer; None: it has never answered.
     pub silent_for_s: Option<u64>,
-    /// It has said that it has this node as a peer, or was not asked yet.
+    /// Whether the peer has said that this node is its peer, or was not asked yet.
     pub knows_this_node: bool,
-    /// This node, for the command.
+    /// The name of this node, for the advice.
     pub local: String,
-    /// It is asked so often that an answer is never older than that, in seconds.
+    /// The peer is asked so often that its last answer is never older than this many seconds.
     pub longest_silence_s: u64,
-    /// A document that cannot be read: no node can be dropped.
+    /// The document that cannot be read, if there is one: no node can be dropped then.
     pub unreadable: Option<String>,
 }
 
@@ -77,14 +77,14 @@ pub fn peer(facts: &PeerHealth) -> Check {
         _ => String::new(),
     };
     if facts.error.starts_with(OWN_ERROR) {
-        // It may well be a node: what the state says is that its answer is of no use.
+        // The peer may well be a node. The state only says that its answer cannot be used.
         return check(&name, status, format!("{}; {since}", facts.error));
     }
     check(&name, status, format!("{}: {why}; {since}{advice}", facts.state))
 }
 
-/// What a recovery of this node from a peer would lack, by what its poller was told; None: the peer has not said, and its own row
-/// says why.
+/// What a recovery of this node from a peer would lack, according to its poller. None: the peer has not reported it,
+/// and its own row says why.
 pub fn source(peer: &str, lacks: Option<(u32, &str)>) -> Option<Check> {
     let name = format!("source {peer}");
     Some(match lacks? {
@@ -96,13 +96,13 @@ pub fn source(peer: &str, lacks: Option<(u32, &str)>) -> Option<Check> {
     })
 }
 
-/// A node that asks this one, and that is no peer of it.
+/// A node that asks this one and is not its peer.
 #[derive(Clone, Debug)]
 pub struct AskerHealth {
     pub name: String,
-    /// The role by which it asks here.
+    /// The role with which the node asks here.
     pub role: String,
-    /// A peer has that name, and is another server: both, as they are told.
+    /// If a peer with that name is another server: the known identity and the reported one, in words.
     pub conflict: Option<(String, String)>,
 }
 
@@ -122,7 +122,7 @@ pub fn asker(facts: &AskerHealth) -> Check {
     check(&format!("asker {name}"), Status::Warning, details)
 }
 
-/// A subscription that is enabled and has failed, and whose worker does not run at this moment.
+/// An enabled subscription that has failed, and whose worker is not running at this moment.
 pub fn failing(subscription: &str, origin: Option<&str>, errors: i64) -> Check {
     let from = origin.map_or_else(String::new, |node| format!(" from node \"{node}\""));
     check(
@@ -136,19 +136,19 @@ pub fn failing(subscription: &str, origin: Option<&str>, errors: i64) -> Check {
     )
 }
 
-/// A subscription of which nobody knows which node it comes from.
+/// A subscription of unknown origin.
 #[derive(Clone, Debug, Default)]
 pub struct UnknownOriginFacts {
     pub subscription: String,
     pub owner: String,
-    /// What a superuser has said of it, before it got another connection.
+    /// The node that a superuser has named, before the connection was changed.
     pub was: Option<String>,
-    /// The name that its provider gives; empty: it was not reached.
+    /// The name that the provider has answered; empty if it was not reached.
     pub says: String,
     pub local: String,
-    /// The node of that name is known, and is another server: both, as they are told.
+    /// If the node of that name is known and is another server: the known identity and the reported one, in words.
     pub conflict: Option<(String, String)>,
-    /// It counts: the slot keeps everything.
+    /// Whether the subscription counts, so that the slot keeps everything.
     pub holds: bool,
     pub is_trusted: bool,
 }
@@ -160,7 +160,7 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
     let sub = quoted(name);
     let says_so = if says.is_empty() { String::new() } else { format!("its provider says that it is node \"{says}\"") };
     if !facts.is_trusted {
-        // Nobody is led by what a stranger says, nor by how he calls himself.
+        // What an untrusted provider says leads to no advice, and neither does the name that it gives.
         let mut why = format!("its owner \"{}\" is no superuser", facts.owner);
         if let Some(was) = &facts.was {
             why.push_str(&format!(
@@ -205,7 +205,7 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
     )
 }
 
-/// A node that is back and may not go on.
+/// A node that is back and whose subscription must not be resumed.
 pub fn returned(node: &str, verdict: &str, subscription: &str) -> Check {
     check(
         &format!("returned {node}"),
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(verdict.details, "unreachable: no answer within 5000 ms; last heard 9 s ago");
         let answers = PeerHealth { answers: true, ..facts };
         assert_eq!(peer(&answers).status, Status::Healthy);
-        // It keeps nothing for this node.
+        // The peer keeps nothing for this node.
         let unknown = peer(&PeerHealth { knows_this_node: false, ..answers.clone() });
         assert_eq!(unknown.status, Status::Warning);
         assert!(
@@ -248,7 +248,7 @@ mod tests {
             "{}",
             unknown.details
         );
-        // Nobody asks it any more.
+        // The peer is not asked any more.
         let forgotten = peer(&PeerHealth { silent_for_s: Some(61), ..answers });
         assert_eq!(forgotten.status, Status::Critical);
         assert!(forgotten.details.contains("nobody has asked it for 61 s"), "{}", forgotten.details);
@@ -357,7 +357,7 @@ mod tests {
         let verdict = unknown_origin(&facts);
         assert_eq!(verdict.status, Status::Critical);
         assert!(verdict.details.contains("SELECT spock.peer_create('n3', "), "{}", verdict.details);
-        // Nobody is led to believe a stranger.
+        // The answer of an untrusted provider leads to no advice.
         let verdict = unknown_origin(&UnknownOriginFacts { is_trusted: false, ..facts });
         assert_eq!(verdict.status, Status::Warning);
         assert!(!verdict.details.contains("peer_create") && !verdict.details.contains("'n3')"), "{}", verdict.details);

@@ -1,16 +1,16 @@
-//! The unfinished recoveries of which this node is the target (pure).
+//! The check of unfinished recoveries whose target is this node (pure).
 
 use super::{Check, Status, check};
 
-/// An unfinished recovery of which this node is the target.
+/// An unfinished recovery whose target is this node.
 #[derive(Clone, Debug)]
 pub struct RecoveryHealth {
     pub failed: String,
     pub intent: String,
     pub phase: &'static str,
-    /// Why it waits.
+    /// Why the recovery is waiting.
     pub failure: Option<String>,
-    /// Who holds the lock that it waits for at this moment.
+    /// The holder of the lock for which the recovery is waiting at this moment.
     pub blocked_by: Option<String>,
 }
 

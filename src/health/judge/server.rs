@@ -1,9 +1,9 @@
-//! The server: its settings, its limits, its manager, and whether it is a node at all (pure).
+//! The checks of the server: its settings, its limits, its manager, and whether it is a node at all (pure).
 
 use super::{Check, Status, check, dropping};
 use crate::slot::plugin_list;
 
-/// Settings of the server, as SHOW gives them; None: unknown to this server.
+/// Settings of the server, as SHOW displays them. None: this server does not have the setting.
 #[derive(Clone, Debug, Default)]
 pub struct ServerSettings {
     pub wal_level: String,
@@ -25,7 +25,7 @@ pub fn wal_level(settings: &ServerSettings) -> Check {
     }
 }
 
-/// What could take the slot away.
+/// The settings that may invalidate the slot.
 pub fn invalidation(settings: &ServerSettings) -> Check {
     let mut found = Vec::new();
     if let Some(size) = settings.max_slot_wal_keep_size.as_deref().filter(|size| *size != "-1") {
@@ -68,17 +68,18 @@ pub fn output_plugin(settings: &ServerSettings) -> Check {
     }
 }
 
-/// A limit of the server: how much of it is in use.
+/// A limit of the server, and how much of it is in use.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
     pub setting: &'static str,
-    /// What it is the limit of, in the plural.
+    /// What is limited, in the plural.
     pub of: &'static str,
     pub used: i64,
     pub limit: i64,
 }
 
-/// A rescue takes one slot and one walsender on its source, one background worker and one replication origin on its target.
+/// A rescue needs one slot and one walsender on its source, and one background worker and one replication origin on its
+/// target.
 pub fn capacity(capacities: &[Capacity]) -> Check {
     let full: Vec<String> = capacities
         .iter()
@@ -103,7 +104,7 @@ pub fn capacity(capacities: &[Capacity]) -> Check {
     }
 }
 
-/// After a recovery as many apply workers must run as before: one for each subscription that is enabled on the server.
+/// After a recovery as many apply workers must run as before: one for each enabled subscription of the server.
 pub fn apply_workers(enabled: i64, limit: i64) -> Check {
     let name = "apply_workers";
     let details = format!("enabled subscriptions of this server: {enabled}, max_logical_replication_workers = {limit}");
@@ -121,13 +122,13 @@ pub fn apply_workers(enabled: i64, limit: i64) -> Check {
     )
 }
 
-/// A standby of a node: the node is its primary, and nothing of ours runs here.
+/// A standby of a node. The node is its primary, and no worker of this extension runs here.
 pub fn standby() -> Check {
     check("standby", Status::Healthy, "this server is a standby: ask its primary; once promoted, it is the node")
 }
 
-/// A copy of a node that lives elsewhere, or lived here before pg_upgrade: nothing is protected. `unadoptable`: a document that
-/// node_create() would adopt, and that cannot be read; `unreadable`: one of this database's own.
+/// A copy of a node that is elsewhere, or that was here before pg_upgrade: nothing is protected. `unadoptable` is an
+/// unreadable document that node_create() would have to adopt; `unreadable` is one of this database's own.
 pub fn copy(node: &str, unadoptable: Option<&str>, unreadable: Option<&str>) -> Check {
     let adoption = match unadoptable {
         None => {
@@ -150,20 +151,20 @@ pub fn copy(node: &str, unadoptable: Option<&str>, unreadable: Option<&str>) -> 
 /// The manager of this database.
 #[derive(Clone, Debug, Default)]
 pub struct ManagerFacts {
-    /// Zero: none runs.
+    /// Zero: none is running.
     pub pid: i32,
-    /// Seconds since the end of its last round in which it saw what there is; None: of none yet.
+    /// Seconds since the end of the last round in which the manager could read the catalogs; None: there was none yet.
     pub good_round_s: Option<u64>,
-    /// A round is due this often, in seconds.
+    /// The time between two rounds, in seconds.
     pub interval_s: u64,
     pub skips: u32,
     pub skipped: String,
 }
 
-/// Rounds that may be missing before that is a fault: a catalog may be locked for a while.
+/// How many rounds may be missed before the check fails, because a catalog may be locked for a while.
 const MISSED_ROUNDS: u64 = 10;
 
-/// No less than so many seconds.
+/// The least silence that makes the check fail, in seconds.
 const LEAST_SILENCE_S: u64 = 60;
 
 pub fn manager(facts: &ManagerFacts) -> Check {
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_used_up_is_critical() {
-        // Before PostgreSQL 18 one setting is for both.
+        // Before PostgreSQL 18 one setting limits both.
         let of = |of, used| Capacity { setting: "max_replication_slots", of, used, limit: 10 };
         let told = |slots, origins| capacity(&[of("slots", slots), of("origins", origins)]);
         let free = told(9, 4);

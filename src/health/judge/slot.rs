@@ -1,4 +1,4 @@
-//! The recovery slot: whether it is there, what it keeps, and its clones (pure).
+//! The checks of the recovery slot: whether it exists, what it keeps, and its clones (pure).
 
 use super::{Check, Status, check, dropping};
 use crate::slot::retention::ANNOUNCED_AT;
@@ -11,15 +11,15 @@ pub struct SlotHealth {
     pub exists: bool,
     pub is_invalid: bool,
     pub generation: i64,
-    /// Why the last job on it failed.
+    /// Why the last job on the slot failed.
     pub error: String,
     pub retained_bytes: u64,
-    /// spock.recovery_slot_max_wal, else max_slot_wal_keep_size.
+    /// spock.recovery_slot_max_wal, or else max_slot_wal_keep_size.
     pub budget_bytes: Option<u64>,
     pub blocked_reason: Option<&'static str>,
     pub blocked_by: Option<String>,
     pub unprotected: Vec<String>,
-    /// A document that cannot be read: no node can be dropped.
+    /// The document that cannot be read, if there is one: no node can be dropped then.
     pub unreadable: Option<String>,
 }
 
@@ -106,18 +106,18 @@ pub fn retention(facts: &SlotHealth) -> Check {
     check(name, status, of)
 }
 
-/// A clone of the recovery slot that cannot go, or cannot be used.
+/// A clone of the recovery slot that cannot be dropped yet, or cannot be used.
 #[derive(Clone, Debug)]
 pub struct CloneHealth {
     pub slot: String,
-    /// The target, and the intent there that the clone belongs to; None: no recovery has claimed it.
+    /// The target and its intent to which the clone belongs. None: no recovery has claimed the clone.
     pub claimed_by: Option<(String, String)>,
     pub target_is_silent: bool,
     pub is_invalid: bool,
     pub retained_bytes: u64,
 }
 
-/// None: there is nothing to say of it.
+/// None: there is nothing to report.
 pub fn clone(facts: &CloneHealth) -> Option<Check> {
     let drop = format!("SELECT pg_drop_replication_slot('{}')", facts.slot);
     let details = match &facts.claimed_by {
@@ -134,15 +134,15 @@ pub fn clone(facts: &CloneHealth) -> Option<Check> {
     Some(check(&format!("clone {}", facts.slot), Status::Warning, details))
 }
 
-/// An origin of which nothing can be vouched for.
+/// An origin whose transactions this node cannot supply yet.
 #[derive(Clone, Debug)]
 pub struct WaitingFacts {
     pub node: String,
     pub since: String,
 }
 
-/// Whether this node could be the source of a recovery of every node that it subscribes to, as far as that is a matter of what it
-/// has seen.
+/// Whether this node could be the source of a recovery from the loss of every node to which it subscribes, as far as
+/// that depends on what it has received.
 pub fn vouching(waiting: &[WaitingFacts]) -> Check {
     let name = "vouching";
     if waiting.is_empty() {

@@ -1,4 +1,4 @@
-//! What is asked of the two nodes and of the failed one: who they are, how far they are, what they are doing (pure).
+//! Conditions on the two nodes and on the failed one: what they are, how far they are, and what they are doing (pure).
 
 use super::super::facts::{NodeFacts, RecoveryFacts, TableFacts};
 use super::super::readiness;
@@ -17,12 +17,12 @@ fn none_runs(node: &NodeFacts, is_meant: impl Fn(&RecoveryFacts) -> bool) -> Fin
 }
 
 impl<'a> Case<'a> {
-    /// One of the same failed node is no obstacle: who asks for it again joins it.
+    /// A recovery from the loss of the same node is no obstacle: a second call joins it.
     pub(super) fn no_other_recovery(&self) -> Finding {
         none_runs(self.target, |recovery| recovery.failed != self.failed)
     }
 
-    /// Its position moves, and its rows are not yet what they will be.
+    /// While the source is itself being recovered, its position moves and its rows are not final.
     pub(super) fn source_is_not_in_recovery(&self) -> Finding {
         none_runs(self.source, |recovery| recovery.failed == self.failed)
     }
@@ -56,7 +56,8 @@ impl<'a> Case<'a> {
     pub(super) fn progress_is_known(&self, node: &'a NodeFacts) -> Finding {
         let subscription = self.subscription(node)?;
         match (subscription.applied, subscription.begins) {
-            // Without its origin nothing could be applied under it, nor told apart in WAL.
+            // Without the replication origin the target could not apply under it, and the source's WAL could not be
+            // searched for it.
             _ if subscription.origin_id == 0 => Err(format!(
                 "subscription \"{}\" of node \"{}\" has no replication origin",
                 subscription.name, node.node
@@ -81,7 +82,7 @@ impl<'a> Case<'a> {
         )
     }
 
-    /// Attached alone is not streaming: a node that hangs keeps its connections for a minute.
+    /// Being attached is not enough to count as streaming: a node that hangs keeps its connections for a minute.
     pub(super) fn does_not_stream(&self, node: &NodeFacts) -> Finding {
         let is_attached = node.subscriptions.iter().any(|subscription| subscription.is_attached);
         let answers = self.wishes.failed_answers || node.failed_answers;

@@ -1,4 +1,4 @@
-//! What is asked of the source's recovery slot: that it is there, and what it may have let go (pure).
+//! Conditions on the source's recovery slot: whether it exists, and what it may have released (pure).
 
 use super::super::facts::SlotState;
 use super::{Case, Finding, found};
@@ -96,7 +96,7 @@ impl<'a> Case<'a> {
             "let go up to {released}; node \"{}\" needs what is beyond {needed_from}{given_up}",
             self.target.node
         );
-        // Where nothing is wanted nothing need be there.
+        // If the range is empty, the slot needs to have kept nothing.
         found(released <= needed_from || needed_from >= stop, finding)
     }
 }

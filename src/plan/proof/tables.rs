@@ -1,4 +1,5 @@
-//! What is asked of tables and subscriptions: that what the target lacks is in the source's WAL as it was committed (pure).
+//! Conditions on tables and subscriptions: whether the source's WAL contains what the target lacks as it was committed
+//! (pure).
 
 use super::super::facts::{NodeFacts, TableFacts};
 use super::{Case, Finding, named};
@@ -13,7 +14,7 @@ impl<'a> Case<'a> {
         Err(format!("the initial copy of {} on node \"{}\" is not finished", named(&copying), self.target.node))
     }
 
-    /// Each table of the target beside the source's of that name.
+    /// Each table of the target with the source's table of the same name.
     pub(super) fn pairs(&self) -> Result<Vec<(&'a TableFacts, Option<&'a TableFacts>)>, String> {
         let (ours, theirs) = (self.subscription(self.target)?, self.subscription(self.source)?);
         Ok(ours.tables.iter().map(|table| (table, theirs.table(&table.schema, &table.name))).collect())
@@ -41,7 +42,7 @@ impl<'a> Case<'a> {
         Err(format!("node \"{}\" does not replicate {}", self.source.node, named(&lacking)))
     }
 
-    /// Tables that the source replicates and the target does not: their changes are left out, as core's apply does it.
+    /// Tables that the source replicates and the target does not. Their changes are left out, as in core's apply.
     fn beyond_the_targets(&self) -> Result<String, String> {
         let (ours, theirs) = (self.subscription(self.target)?, self.subscription(self.source)?);
         let left_out: Vec<String> = theirs
@@ -70,7 +71,7 @@ impl<'a> Case<'a> {
         Err(format!("the initial copy of {} on node \"{}\" is not finished", named(&copying), self.source.node))
     }
 
-    /// Rows that the source has got by an initial copy are not in its WAL as the failed node's transactions.
+    /// Rows that the source has received by an initial copy are not in its WAL as transactions of the failed node.
     pub(super) fn source_tables_were_copied_before(&self) -> Finding {
         let passed = self.needed_from()?;
         let theirs = self.subscription(self.source)?;
