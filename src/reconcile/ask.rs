@@ -94,12 +94,15 @@ impl Pair<'_> {
                 return Err(self.source.unexpected("sums in the place of rows"));
             }
         };
-        let mut rows = Rows::new();
+        let (mut rows, answered) = (Rows::new(), versions.len());
         match side {
             Side::Source => take(&mut rows, columns, versions, &self.origins, None, &self.source_name),
             Side::Target => take(&mut rows, columns, versions, &self.own_origins, self.own_reconcile, self.local),
         }
-        Ok(Ok(Told::Rows(rows, bytes)))
+        Ok(Ok(match question.fewer_than(answered, rows.len()) {
+            Some(fit) => Told::TooMuch { fit },
+            None => Told::Rows(rows, bytes),
+        }))
     }
 
     /// Reads rows, with long values as hashes, and which values are stored out of line. Rows that the node refuses to

@@ -113,6 +113,18 @@ impl Question {
         self.keys.len() <= 1
     }
 
+    /// Rows that are answered at most. If a key is not unique on a node, two rows with it tell as much as all of them; but
+    /// those of one key may then take the place of another's.
+    fn most_rows(&self) -> usize {
+        2 * self.keys.len()
+    }
+
+    /// How many keys are to be asked for instead, where `answered` rows with `found` keys may hide rows with others.
+    pub fn fewer_than(&self, answered: usize, found: usize) -> Option<usize> {
+        let may_hide = answered >= self.most_rows() && found < self.keys.len();
+        may_hide.then_some(self.keys.len() / 2)
+    }
+
     /// Answers the question from this node's table. Needs a transaction with a snapshot.
     ///
     /// # Errors
@@ -237,8 +249,7 @@ impl Question {
                        FROM {table} t, LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) x
                       WHERE {condition} LIMIT {}",
                     values.join(", "),
-                    // If a key is not unique on this node, more than one row with it tells as much as all of them.
-                    2 * self.keys.len(),
+                    self.most_rows(),
                 )
             }
             // OFFSET 0 keeps the subquery from being flattened, so that a row is converted to text only once.

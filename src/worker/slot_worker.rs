@@ -11,8 +11,8 @@ thread_local! {
     static ENTRY: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
+/// Does the job that the shared memory entry at `index` holds for `database`, and exits.
 pub fn run(index: usize, database: Oid) -> ! {
-    /// Does the job that the shared memory entry at `index` holds for `database`, and exits.
     let Some((job, name)) = take_job(index, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);

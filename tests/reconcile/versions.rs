@@ -317,6 +317,24 @@ fn what_a_recovery_has_deleted_is_gone_for_a_node_that_came_back_too() {
 }
 
 #[test]
+fn a_key_that_the_source_has_many_times_hides_no_other_row() {
+    let cluster = start("reconcile_many_times", "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3] = cluster.all();
+    hold_back(n2);
+    n3.sql("ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t REPLICA IDENTITY FULL");
+    // Nobody else receives them.
+    n3.sql(
+        "SELECT pg_replication_origin_create('aside'); SELECT pg_replication_origin_session_setup('aside');
+         INSERT INTO t SELECT id, 'n3' FROM generate_series(1, 2) id, generate_series(1, 100) ORDER BY id",
+    );
+    n1.sql("INSERT INTO t SELECT g, 'n1' FROM generate_series(1, 3) g");
+    drain(n1, n3);
+    recover(&cluster);
+    assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "1|n1\n2|n1\n3|n1");
+    assert_eq!(counted(n2, "unjudged"), "{\"not_comparable\": 2}");
+}
+
+#[test]
 fn rows_are_found_by_keys_of_every_kind() {
     let kinds = [
         ("a_text", "text", vec!["a,b", "\"quoted\"", "back\\slash", "it''s", "NULL", "", " ", "{}", "größe"]),
