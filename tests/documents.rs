@@ -23,33 +23,39 @@ struct Label<'a> {
     database: Database<'a>,
     catalog: &'static str,
     object: &'static str,
+    /// What COMMENT ON sets again as it is: it takes the lock under which labels are written.
+    comment: &'static str,
 }
 
 impl<'a> Label<'a> {
     fn journal(node: &'a Node) -> Label<'a> {
         let object = "classoid = 'pg_namespace'::regclass AND objoid = 'spock'::regnamespace";
-        Label { database: node.db("postgres"), catalog: "pg_seclabel", object }
+        let comment = "format('SCHEMA spock IS %L', obj_description('spock'::regnamespace, 'pg_namespace'))";
+        Label { database: node.db("postgres"), catalog: "pg_seclabel", object, comment }
     }
 
     fn record(node: &'a Node) -> Label<'a> {
         let object = "classoid = 'pg_database'::regclass
              AND objoid = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        Label { database: node.db("postgres"), catalog: "pg_shseclabel", object }
+        let comment = "format('DATABASE %I IS NULL', current_database())";
+        Label { database: node.db("postgres"), catalog: "pg_shseclabel", object, comment }
     }
 
     fn subscription(node: &'a Node) -> Label<'a> {
         let object = "classoid = 'pg_subscription'::regclass
              AND objoid = (SELECT min(oid) FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()))";
-        Label { database: node.db("postgres"), catalog: "pg_shseclabel", object }
+        let comment = "(SELECT format('SUBSCRIPTION %I IS NULL', subname) FROM pg_subscription
+              WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY oid LIMIT 1)";
+        Label { database: node.db("postgres"), catalog: "pg_shseclabel", object, comment }
     }
 
     fn text(self) -> String {
-        let Label { database, catalog, object } = self;
+        let Label { database, catalog, object, .. } = self;
         database.value(&format!("SELECT label FROM {catalog} WHERE provider = 'spock_recovery' AND {object}"))
     }
 
     fn wait_for(self) {
-        let Label { database, catalog, object } = self;
+        let Label { database, catalog, object, .. } = self;
         database
             .wait_until(&format!("SELECT count(*) FROM {catalog} WHERE provider = 'spock_recovery' AND {object}"), "1");
     }
@@ -64,10 +70,11 @@ impl<'a> Label<'a> {
 
     /// The same where the manager may go on with it at once.
     fn replace(self, (from, to): (&str, &str)) {
-        let Label { database, catalog, object } = self;
-        // The manager may write in between: what is edited is what stands there.
+        let Label { database, catalog, object, comment } = self;
+        // The manager may be writing: what is edited is what stands there, and what was read before is not written over it.
         database.sql(&format!(
             "SET allow_system_table_mods = on;
+             DO $$ BEGIN EXECUTE 'COMMENT ON ' || {comment}; END $$;
              UPDATE {catalog} SET label = replace(label, '{from}', '{to}') WHERE provider = 'spock_recovery' AND {object};
              RESET allow_system_table_mods"
         ));
