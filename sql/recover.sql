@@ -232,12 +232,12 @@ BEGIN
                     ELSE concat_ws(E'\n', CASE WHEN said ->> 'node' IS NULL THEN said ->> 'message'
                                                ELSE format('Node "%s" says: %s', said ->> 'node', said ->> 'message') END,
                                          said ->> 'detail', said ->> 'hint', said ->> 'context') END;
-                IF (state ->> 'waits_for_a_person')::boolean THEN
+                IF (state -> 'watch' ->> 'waits_for_a_person')::boolean THEN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                         MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                     state ->> 'failed_node', target_node, state ->> 'error'),
                         DETAIL = concat_ws(E'\n', words, 'What was applied stays, the other subscriptions run again, and the recovery goes on by itself once the cause is mended. The log of the target has the server''s own message.'),
-                        HINT = state ->> 'mend_hint';
+                        HINT = state -> 'watch' ->> 'mend_hint';
                 ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
                     -- Also where the next attempt has begun already.
                     warned := state ->> 'error';
@@ -254,12 +254,12 @@ BEGIN
                 RAISE NOTICE '% s: the next attempt begins in % s%', to_char(extract(epoch FROM clock_timestamp() - begun), 'FM999990.000'),
                     state ->> 'next_attempt_seconds', coalesce('; the lock was held by ' || (state ->> 'held_by'), '');
             END IF;
-            IF (state ->> 'was_tried_often')::boolean THEN
+            IF (state -> 'watch' ->> 'was_tried_often')::boolean THEN
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                     MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                 state ->> 'failed_node', target_node, state ->> 'error'),
                     DETAIL = concat_ws(E'\n', words, 'It was tried several times, and goes on by itself once that is mended.'),
-                    HINT = state ->> 'retry_hint';
+                    HINT = state -> 'watch' ->> 'retry_hint';
             END IF;
         END IF;
         -- Nothing is held between two looks.
@@ -270,7 +270,7 @@ BEGIN
         COMMIT;
         PERFORM @extschema@.begin_step();
     END LOOP;
-    report := state || jsonb_build_object('seconds',
+    report := state - 'watch' || jsonb_build_object('seconds',
         round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
@@ -287,7 +287,7 @@ COMMENT ON PROCEDURE watch_recovery(text, text, uuid, boolean, jsonb) IS
 
 CREATE FUNCTION has_lost_source(running jsonb, best name) RETURNS boolean
     LANGUAGE sql IMMUTABLE STRICT
-    RETURN (running ->> 'waits_for_source')::boolean AND running ->> 'source_node' <> best::text;
+    RETURN (running -> 'watch' ->> 'waits_for_source')::boolean AND running ->> 'source_node' <> best::text;
 COMMENT ON FUNCTION has_lost_source(jsonb, name) IS
     'whether a recovery waits for a source that does not answer, while another one is the best';
 
@@ -498,7 +498,7 @@ BEGIN
             EXIT WHEN state IS NULL OR (state ->> 'ended')::boolean;
             -- What has failed before this call is tried again, and counts when it has failed again.
             IF state ->> 'error_at' IS DISTINCT FROM entry ->> 'error_at'
-               AND ((state ->> 'waits_for_a_person')::boolean OR (state ->> 'was_tried_often')::boolean)
+               AND ((state -> 'watch' ->> 'waits_for_a_person')::boolean OR (state -> 'watch' ->> 'was_tried_often')::boolean)
             THEN
                 entry := entry || jsonb_build_object('error', state ->> 'error');
                 EXIT;
@@ -512,7 +512,7 @@ BEGIN
             RAISE WARNING 'node "%" is not recovered yet: %', entry ->> 'target_node',
                 coalesce(entry ->> 'error', state ->> 'error', state ->> 'phase', 'its recovery is gone');
         ELSE
-            entry := entry || state;
+            entry := entry || (state - 'watch');
             PERFORM @extschema@.tell_reconciled(state, verb);
             RAISE NOTICE 'node "%" is recovered: % from node "%", up to %', entry ->> 'target_node',
                 @extschema@.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';

@@ -87,7 +87,6 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         None => nobody(failed, target, &others),
     };
     note_lacked(&mut plan, survivors);
-    note_written_late(&mut plan, survivors);
     if plan.source_lsn.is_some() && plan.source_lsn < plan.target_lsn {
         // No survivor has more than the target.
         plan = Plan {
@@ -99,6 +98,7 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         };
         plan.advice = super::advice::of(&plan);
     }
+    note_written_late(&mut plan, survivors);
     for survivor in others {
         if let SurvivorAnswer::Silent { finding, .. } = &survivor.answer {
             plan.notes.push(format!("node \"{}\" may have more: {finding}", survivor.node));
@@ -157,7 +157,7 @@ pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
 /// failed node's changes to them, and a transaction whose changes were all skipped does not move the position. The
 /// survivor's own recovery may have brought the result of those changes later. The target may lack it, even at the same
 /// position.
-fn note_written_late(plan: &mut Plan, survivors: &[Survivor]) {
+pub fn note_written_late(plan: &mut Plan, survivors: &[Survivor]) {
     if plan.outcome != Some(Outcome::ZeroGap) {
         return;
     }

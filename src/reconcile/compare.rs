@@ -152,7 +152,7 @@ impl FirstLook<'_, '_> {
         // Neither node has a row for the keys that no answer mentions.
         let mut alike: Vec<&KeyText> = keys.iter().filter(|key| !found.contains(key)).collect();
         self.may_have_moved |= !alike.is_empty();
-        self.closer.ledger.has_missed |= keys.iter().any(|key| there(source, key).flatten().is_none());
+        self.closer.ledger.has_missed |= keys.iter().any(|key| there(source, key) == Some(None));
         for key in found {
             let of_source = there(source, key).flatten().and_then(|found| found.committed.as_ref());
             self.may_have_moved |=

@@ -121,7 +121,8 @@ impl Question {
 
     /// How many keys are to be asked for instead, where `answered` rows with `found` keys may hide rows with others.
     pub fn fewer_than(&self, answered: usize, found: usize) -> Option<usize> {
-        let may_hide = answered >= self.most_rows() && found < self.keys.len();
+        // One key hides nothing, whatever was answered.
+        let may_hide = !self.is_single() && answered >= self.most_rows() && found < self.keys.len();
         may_hide.then_some(self.keys.len() / 2)
     }
 

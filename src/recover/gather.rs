@@ -237,6 +237,7 @@ impl Gathered {
         let mut plan = from_source(&self.failed, target, facts, &self.wishes(&target.node, source))
             .map_err(|error| PlanError::bounds(error, &self.failed, source))?;
         choice::note_lacked(&mut plan, &self.survivors);
+        choice::note_written_late(&mut plan, &self.survivors);
         plan.unknown_nodes = choice::unknown_nodes(&self.failed, &self.survivors);
         Ok(plan)
     }

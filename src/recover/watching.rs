@@ -3,7 +3,8 @@
 //! The state comes as JSON from the target, which may run another version: what it does not tell counts as not so.
 
 use crate::lsn::OriginLsn;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::Value;
 
 /// Failed attempts in a row after which a caller is not kept waiting: the recovery continues by itself.
 const ATTEMPTS_TO_WAIT: u32 = 5;
@@ -12,8 +13,7 @@ const ATTEMPTS_TO_WAIT: u32 = 5;
 const CONNECTION_EXCEPTION: &str = "08";
 
 /// What is read of a recovery's state.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default)]
 pub struct WatchedState {
     failed_node: String,
     waiting: bool,
@@ -25,7 +25,7 @@ pub struct WatchedState {
     advice: Option<String>,
 }
 
-/// What follows from it; its fields are added to the state.
+/// What follows from it, added to the state as `watch`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct WatchAdvice {
     /// It waits, and trying again alone does not help.
@@ -40,6 +40,22 @@ pub struct WatchAdvice {
 }
 
 impl WatchedState {
+    /// Reads each field by itself: one of another type counts as not told, and costs no other.
+    pub fn of(state: &Value) -> WatchedState {
+        let text = |field: &str| state[field].as_str().map(str::to_owned);
+        let holds = |field: &str| state[field].as_bool().unwrap_or(false);
+        WatchedState {
+            failed_node: text("failed_node").unwrap_or_default(),
+            waiting: holds("waiting"),
+            must_be_mended: holds("must_be_mended"),
+            is_transactions_fault: holds("is_transactions_fault"),
+            failures: state["failures"].as_u64().map_or(0, |failures| u32::try_from(failures).unwrap_or(u32::MAX)),
+            error_sqlstate: text("error_sqlstate"),
+            error_lsn: text("error_lsn").and_then(|lsn| lsn.parse().ok()),
+            advice: text("advice"),
+        }
+    }
+
     pub fn advice(&self) -> WatchAdvice {
         let failed = literal(&self.failed_node);
         let abort = format!("CALL spock.recover_abort({failed});");
@@ -131,11 +147,15 @@ mod tests {
 
     #[test]
     fn a_state_of_another_version_is_read_as_far_as_it_is_known() {
-        let state: WatchedState =
-            serde_json::from_str(r#"{"failed_node": "n'1", "waiting": true, "news": [1], "phase": "replaying"}"#)
-                .expect("a state");
-        let advice = state.advice();
-        assert!(!advice.was_tried_often && !advice.waits_for_a_person && !advice.waits_for_source);
+        let state = serde_json::json!({
+            "failed_node": "n'1", "waiting": true, "failures": "many", "must_be_mended": null, "error_sqlstate": "08006",
+            "error_lsn": "nowhere", "news": [1],
+        });
+        let advice = WatchedState::of(&state).advice();
+        assert!(!advice.was_tried_often && !advice.waits_for_a_person && advice.waits_for_source);
+        assert!(
+            WatchedState::of(&serde_json::json!({ "waiting": true, "failures": 1_u64 << 40 })).advice().was_tried_often
+        );
         assert!(advice.mend_hint.contains("CALL spock.recover_abort('n''1');"));
     }
 }

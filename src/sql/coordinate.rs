@@ -25,7 +25,6 @@ use crate::remote::argument;
 use crate::{shmem, wake};
 use pgrx::Uuid;
 use pgrx::prelude::*;
-use serde::Deserialize;
 
 /// The state of a recovery, which recover_run() and similar procedures report.
 fn state_of(intent: &Intent) -> serde_json::Value {
@@ -249,10 +248,9 @@ fn recovery_state_at(
 
 /// Adds to a state what the watching session should do.
 fn with_advice(mut state: serde_json::Value) -> serde_json::Value {
-    let advice = WatchedState::deserialize(&state).unwrap_or_default().advice();
-    let added = serde_json::to_value(advice).ok();
-    if let (Some(state), Some(serde_json::Value::Object(added))) = (state.as_object_mut(), added) {
-        state.extend(added);
+    let watch = serde_json::to_value(WatchedState::of(&state).advice()).unwrap_or_default();
+    if let Some(state) = state.as_object_mut() {
+        state.insert("watch".to_owned(), watch);
     }
     state
 }

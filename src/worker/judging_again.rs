@@ -103,7 +103,7 @@ impl Rescue {
             // skipped. So the changes of keys are followed, too; a row that stays kept is compared with them in a later
             // look.
             if reconciler.ledger.counts.compared == 0
-                || !(reconciler.may_have_moved || reconciler.source_was_recovered()?)
+                || !(reconciler.may_have_moved || reconciler.has_missed() || reconciler.source_was_recovered()?)
             {
                 return Ok(true);
             }

@@ -207,7 +207,8 @@ impl Rescue {
         }
         let is_done = while_reconciling(|| {
             reconciler.let_held_go(touched)?;
-            let is_to_be_followed = reconciler.may_have_moved || reconciler.source_was_recovered()?;
+            let is_to_be_followed =
+                reconciler.may_have_moved || reconciler.has_missed() || reconciler.source_was_recovered()?;
             if !is_to_be_followed && reconciler.behind.is_empty() {
                 return Ok(true);
             }
@@ -216,7 +217,9 @@ impl Rescue {
                 let mut source = Source::open(&request.source, &route)?;
                 let clone = intent.clone_name().unwrap_or_default();
                 let read = |known: &mut KnownKeys| follow_moves(intent, &mut source, &route, clone, known, index);
-                if !follow(&mut reconciler, &mut known, read, goes_on).map_err(FollowError::into_inner)? {
+                if !follow(&mut reconciler, &mut known, read, (ROUNDS_OF_CLONE, index), goes_on)
+                    .map_err(FollowError::into_inner)?
+                {
                     return Ok(false);
                 }
             }
@@ -294,7 +297,7 @@ pub(super) fn compare_moved(
 ) -> Result<bool, RecoverError> {
     for node in nodes {
         let read = |known: &mut KnownKeys| moves_of(intent, &node, known, index);
-        match follow(reconciler, known, read, &goes_on) {
+        match follow(reconciler, known, read, (ROUNDS_OF_OTHERS, index), &goes_on) {
             Ok(true) => (),
             Ok(false) => return Ok(false),
             Err(FollowError::Compare(error)) => return Err(error),
@@ -307,8 +310,10 @@ pub(super) fn compare_moved(
     Ok(true)
 }
 
-/// Times that the changes of keys are read again because a row was missing at the source.
-const FOLLOWED: u32 = 20;
+/// How often the changes of keys are read because a row was missing at the source: from the clone of the recovery itself,
+/// and from a clone of another node's recovery slot, which is made for it each time.
+const ROUNDS_OF_CLONE: u32 = 20;
+const ROUNDS_OF_OTHERS: u32 = 3;
 
 /// What went wrong while changes of keys were followed.
 enum FollowError {
@@ -331,25 +336,28 @@ fn follow(
     reconciler: &mut Reconciler<'_>,
     known: &mut KnownKeys,
     mut read: impl FnMut(&mut KnownKeys) -> Result<Option<Moves>, RecoverError>,
+    (rounds, index): (u32, usize),
     goes_on: impl Fn(&Counts) -> bool,
 ) -> Result<bool, FollowError> {
-    for round in 0..FOLLOWED {
+    for round in 0..rounds {
         let Some(mut moves) = read(known).map_err(FollowError::Read)? else { return Ok(false) };
         if round > 0 {
             // What the node's own recoveries have deleted was compared in the first round.
             moves.gone = Touched::default();
             if moves.moved.count() == 0 {
-                break;
+                return Ok(true);
             }
         }
+        with_entry(index, |entry| entry.touched += moves.count());
         reconciler.forget_missed();
         if !compare_with(reconciler, &mut moves, &goes_on).map_err(FollowError::Compare)? {
             return Ok(false);
         }
         if !reconciler.has_missed() {
-            break;
+            return Ok(true);
         }
     }
+    pgrx::log!("rows are given other keys again and again: changes of keys are not followed any further");
     Ok(true)
 }
 
@@ -397,6 +405,5 @@ fn follow_moves(
     let wanted = target.tables.iter().map(|table| table.oid).collect();
     let mut reader = MoveReader::new(known, wanted);
     let ended = stream.run(&mut reader, facts.until, |_| false, |_| goes_on(index)).map_err(lost)?;
-    with_entry(index, |entry| entry.touched += reader.moves.count());
     Ok((ended == Ended::Complete).then_some(reader.moves))
 }
