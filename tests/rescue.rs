@@ -32,7 +32,7 @@ use crate::cluster::{Cluster, Node, Session};
 use crate::slot_keeps::{quick, start_mesh, wait_confirmed};
 
 /// How long a rescue may take. Only a failing test waits that long.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(480);
 
 /// A table that nobody writes to but the transactions at which a test wants the rescue to stand still.
 const HELD: &str = "CREATE TABLE held (id int PRIMARY KEY);";

@@ -38,6 +38,8 @@ pub const RESCUE_ORIGIN_SET: &str = "rescue_origin_set";
 pub const RESCUE_RESUMED: &str = "rescue_resumed";
 /// In a rescue worker: the reconciling phase is recorded, and no row is compared yet.
 pub const RESCUE_RECONCILING: &str = "rescue_reconciling";
+/// In a rescue worker: changes of keys are read from the WAL of the source, and the rows with the new keys are not compared yet.
+pub const RESCUE_MOVES_READ: &str = "rescue_moves_read";
 /// In a rescue worker: the touched rows are compared, and all resulting changes are made.
 pub const RESCUE_RECONCILED: &str = "rescue_reconciled";
 /// In a rescue worker: everything is done, but neither the kept rows nor the end of the recovery is recorded.

@@ -341,6 +341,7 @@ fn follow(
 ) -> Result<bool, FollowError> {
     for round in 0..rounds {
         let Some(mut moves) = read(known).map_err(FollowError::Read)? else { return Ok(false) };
+        failpoint::hit(names::RESCUE_MOVES_READ);
         if round > 0 {
             // What the node's own recoveries have deleted was compared in the first round.
             moves.gone = Touched::default();

@@ -1,8 +1,11 @@
 //! What others had done to rows of n1 that n2 did not have yet, and so has skipped.
 
 use super::{VERSIONS, counted, recover, start};
+use crate::cluster::Action;
+use crate::failpoint_names as names;
 use crate::rescue::{disable, drain, hold_back};
 use crate::slot_keeps::{quick, start_mesh};
+use std::thread;
 
 #[test]
 fn what_others_did_to_rows_that_came_late_is_made_good() {
@@ -332,6 +335,35 @@ fn a_key_that_the_source_has_many_times_hides_no_other_row() {
     recover(&cluster);
     assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "1|n1\n2|n1\n3|n1");
     assert_eq!(counted(n2, "unjudged"), "{\"not_comparable\": 2}");
+}
+
+#[test]
+fn a_row_that_gets_another_key_while_it_is_compared_is_followed() {
+    let cluster = start_mesh(quick("reconcile_moves_on", 4), "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t VALUES (1, 'n1')");
+    for node in [n3, n4] {
+        drain(n1, node);
+    }
+    n4.sql("UPDATE t SET id = 101 WHERE id = 1");
+    for node in [n2, n3] {
+        drain(n4, node);
+    }
+    n1.kill9();
+    n2.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "unreachable");
+    n2.arm(names::RESCUE_MOVES_READ, Action::Wait);
+    thread::scope(|scope| {
+        let call = scope.spawn(|| n2.sql("CALL spock.recover_run('n1', 'n3')"));
+        n2.wait_hit(names::RESCUE_MOVES_READ);
+        // n2 knows that the row is row 101 by now, has no such row, and skips this as well.
+        n3.sql("UPDATE t SET id = 201 WHERE id = 101");
+        drain(n3, n2);
+        n2.disarm(names::RESCUE_MOVES_READ);
+        call.join().expect("the call returns");
+    });
+    assert_eq!(n2.value("SELECT id, v FROM t"), "201|n1");
+    assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
 }
 
 #[test]
