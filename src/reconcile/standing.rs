@@ -58,6 +58,9 @@ impl Standing<'_> {
             // What the source has yet to receive from other nodes, the target may have skipped. The target has skipped
             // none of its own changes.
             Verdict::Settled | Verdict::Update => lacks_of_others,
+            // A source that was itself recovered of the failed node, and has yet to reconcile that, may have skipped what
+            // came to the row.
+            Verdict::Delete if self.source_lacks.contains(self.replay.failed) => true,
             // The target has another node's version. If the source lacks nothing, it has had that version, and has
             // deleted it for good.
             Verdict::Delete if target.is_some() && !was_replayed => lacks_something || !self.late_at_source.is_empty(),
@@ -205,6 +208,16 @@ mod tests {
             let why = lacks(&facts, verdict, Some(of("n1")), target.clone());
             assert_eq!(why, expected.then_some(Why::SourceLags), "{verdict:?} {target:?}");
         }
+    }
+
+    #[test]
+    fn nothing_is_deleted_for_a_source_that_has_yet_to_reconcile_its_own_recovery_of_the_failed_node() {
+        let facts = Facts { source_lacks: &["n1"], ..Facts::default() };
+        for target in [replayed(), of("n4"), found(Author::Reconcile, SINCE)] {
+            assert_eq!(lacks(&facts, Verdict::Delete, None, Some(target.clone())), Some(Why::SourceLags), "{target:?}");
+        }
+        let others = Facts { source_lacks: &["n4"], ..Facts::default() };
+        assert_eq!(lacks(&others, Verdict::Delete, None, Some(replayed())), None);
     }
 
     #[test]

@@ -343,6 +343,45 @@ fn rows_are_not_compared_with_a_node_whose_own_are_not_made_good_yet() {
 }
 
 #[test]
+fn nothing_is_deleted_for_a_node_that_has_replayed_and_has_yet_to_compare() {
+    let cluster = start_mesh(quick("reconcile_other_replayed", 4), TABLE);
+    let [n1, n2, n3, n4] = cluster.all();
+    hold_back(n2);
+    n1.sql("INSERT INTO t VALUES (1, 'n1')");
+    for node in [n3, n4] {
+        drain(n1, node);
+    }
+    disable(n4, "sub_n4_n1");
+    n3.sql("DELETE FROM t WHERE id = 1");
+    for slot in ["sub_n1_n3", "sub_n2_n3", "sub_n4_n3"] {
+        wait_confirmed(n3, slot);
+    }
+    n1.sql("INSERT INTO t VALUES (1, 'again')");
+    drain(n1, n3);
+    lose_source(&cluster);
+    assert_eq!(n2.value("SELECT id, v FROM t"), "1|again");
+    // In n2's WAL the second row is an UPDATE of the first, which n4 does not have any more.
+    n4.arm(names::RESCUE_RECONCILING, Action::Wait);
+    thread::scope(|scope| {
+        let call = scope.spawn(|| n4.sql("CALL spock.recover_run('n1', 'n2')"));
+        n4.wait_hit(names::RESCUE_RECONCILING);
+        assert_eq!(n4.value("SELECT count(*) FROM t"), "0");
+        n2.arm(names::RESCUE_JUDGING_AGAIN, Action::Wait);
+        n2.wait_hit(names::RESCUE_JUDGING_AGAIN);
+        n2.disarm(names::RESCUE_JUDGING_AGAIN);
+        n2.wait_until("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'", "0");
+        assert_eq!(n2.value("SELECT id, v FROM t"), "1|again");
+        n4.disarm(names::RESCUE_RECONCILING);
+        call.join().expect("the call returns");
+    });
+    n3.start();
+    for node in [n2, n4] {
+        wait_judged(node);
+        assert_eq!(node.value("SELECT id, v FROM t"), "1|again", "{}", node.name());
+    }
+}
+
+#[test]
 fn late_rows_of_two_recoveries_make_room_together_for_one_transaction() {
     let cluster = start_mesh(quick("reconcile_kept_together", 4), TABLE);
     let [n1, n2, n3, n4] = cluster.all();
