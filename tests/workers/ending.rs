@@ -58,6 +58,9 @@ fn a_fast_shutdown_is_clean_and_a_restart_brings_everything_back() {
     for database in ["a", "b"] {
         wait_worker(server, "poller", database);
     }
+    for peer in ["n1", "n2"] {
+        server.wait_process(&format!("spock_recovery poller {peer} idle"));
+    }
     let before = workers(server);
     server.stop_fast();
     wait_gone(&before);
