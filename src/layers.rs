@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The layers, the lowest first. A module imports only from lower layers, and modules of the same layer do not import
 /// each other.
 const LAYERS: &[&[&str]] = &[
-    &["counted", "error", "identity", "lsn", "protocol"],
+    &["counted", "error", "identity", "lsn", "protocol", "quoted"],
     &["document", "intent_id", "node_name"],
     &["pg"],
     &["backoff", "failpoint", "older_copy", "tally"],

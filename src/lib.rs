@@ -29,6 +29,7 @@ mod pg;
 mod plan;
 mod plugin;
 mod protocol;
+mod quoted;
 mod reconcile;
 mod recover;
 mod remote;

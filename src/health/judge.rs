@@ -16,6 +16,7 @@ pub use server::{
 };
 pub use slot::{CloneHealth, SlotHealth, WaitingFacts, clone, retention, slot, vouching};
 
+use crate::quoted::literal;
 use std::fmt;
 
 /// How serious the finding is.
@@ -47,16 +48,11 @@ pub struct Check {
     pub details: String,
 }
 
-/// Quotes a name as an identifier, even if it needs no quotes: this file is pure and cannot call core's function.
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// The command that drops a node. While a document is unreadable, which one to repair first, because node_drop() is
 /// refused until then.
 fn dropping(node: &str, unreadable: Option<&str>) -> String {
     match unreadable {
-        None => format!("SELECT spock.node_drop('{}')", node.replace('\'', "''")),
+        None => format!("SELECT spock.node_drop({})", literal(node)),
         Some(document) => {
             format!("it can be dropped once document {document} can be read: that one's row here says what to mend")
         }

@@ -2,6 +2,7 @@
 
 use super::Plan;
 use super::outcome::Reason;
+use crate::quoted::literal;
 
 /// The advice for a plan, in one or two sentences, as in a hint.
 pub fn of(plan: &Plan) -> String {
@@ -130,8 +131,4 @@ pub fn of(plan: &Plan) -> String {
              restart."
         ),
     }
-}
-
-fn literal(name: &str) -> String {
-    format!("'{}'", name.replace('\'', "''"))
 }

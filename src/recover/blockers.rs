@@ -3,6 +3,7 @@
 
 use crate::intent::document::{Intent, Phase};
 use crate::pg::role;
+use crate::quoted::identifier;
 use pgrx::Spi;
 
 /// A session that holds a lock, or is first in the queue for it.
@@ -103,7 +104,7 @@ fn named(blocker: &Blocker) -> String {
 /// A name in quotes and on one line.
 fn quoted(name: &str) -> String {
     let line: String = name.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
-    format!("\"{}\"", line.replace('"', "\"\""))
+    identifier(&line)
 }
 
 #[cfg(test)]

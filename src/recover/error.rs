@@ -6,6 +6,7 @@ use crate::intent::IntentError;
 use crate::lsn::OriginLsn;
 use crate::node::error::RegistryError;
 use crate::plan::outcome::Reason;
+use crate::quoted::literal;
 use crate::remote::error::RemoteError;
 use pgrx::PgSqlErrorCode;
 
@@ -232,7 +233,7 @@ impl SqlError for RecoverError {
                     .to_owned()
             }
             E::NoRoute { source_node } => {
-                format!("SELECT spock.peer_create('{}', 'host=… port=5432 dbname=…');", source_node.replace('\'', "''"))
+                format!("SELECT spock.peer_create({}, 'host=… port=5432 dbname=…');", literal(source_node))
             }
             E::Remote { error: RemoteError::Peer { sqlstate, .. }, .. } if sqlstate == "42501" => {
                 "The role of its connection string needs REPLICATION and SELECT on the tables, or SUPERUSER.".to_owned()
@@ -248,8 +249,8 @@ impl SqlError for RecoverError {
             }
             E::OtherNode { .. } => "Its connection string leads elsewhere: correct it with spock.peer_create().".to_owned(),
             E::OtherServer { source_node, .. } => format!(
-                "If it was rebuilt: SELECT spock.peer_create('{}', 'host=… port=5432 dbname=…'); else somebody answers in its place.",
-                source_node.replace('\'', "''")
+                "If it was rebuilt: SELECT spock.peer_create({}, 'host=… port=5432 dbname=…'); else somebody answers in its place.",
+                literal(source_node)
             ),
             E::OtherVersion { must_be_upgraded, .. } => {
                 let node = must_be_upgraded.as_ref().map_or("this node".to_owned(), |node| format!("node \"{node}\""));

@@ -3,6 +3,7 @@
 //! The state comes as JSON from the target, which may run another version: what it does not tell counts as not so.
 
 use crate::lsn::OriginLsn;
+use crate::quoted::literal;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -79,11 +80,6 @@ impl WatchedState {
             retry_hint,
         }
     }
-}
-
-/// A node's name as SQL text: a name holds neither quotes nor backslashes, and a peer's word for one may.
-fn literal(name: &str) -> String {
-    format!("'{}'", name.replace('\'', "''"))
 }
 
 #[cfg(test)]

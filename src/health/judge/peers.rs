@@ -1,7 +1,8 @@
 //! The checks of peers, and of the subscriptions that come from them (pure).
 
-use super::{Check, Status, check, dropping, identifier};
+use super::{Check, Status, check, dropping};
 use crate::counted::counted;
+use crate::quoted::identifier;
 
 /// What a poller reports if it has no connection string for a peer.
 pub const NO_ROUTE: &str = "no connection string is known";

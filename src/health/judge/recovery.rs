@@ -1,6 +1,7 @@
 //! The check of unfinished recoveries whose target is this node (pure).
 
 use super::{Check, Status, check};
+use crate::quoted::literal;
 
 /// An unfinished recovery whose target is this node.
 #[derive(Clone, Debug)]
@@ -32,9 +33,9 @@ pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
                 name,
                 Status::Warning,
                 format!(
-                    "{}: {failure}; it goes on when the cause is mended, or CALL spock.recover_abort('{}')",
+                    "{}: {failure}; it goes on when the cause is mended, or CALL spock.recover_abort({})",
                     named(one),
-                    one.failed.replace('\'', "''")
+                    literal(&one.failed)
                 ),
             ),
         },

@@ -1,6 +1,7 @@
 //! The checks of the server: its settings, its limits, its manager, and whether it is a node at all (pure).
 
 use super::{Check, Status, check, dropping};
+use crate::quoted::literal;
 use crate::slot::plugin_list;
 
 /// Settings of the server, as SHOW displays them. None: this server does not have the setting.
@@ -132,7 +133,7 @@ pub fn standby() -> Check {
 pub fn copy(node: &str, unadoptable: Option<&str>, unreadable: Option<&str>) -> Check {
     let adoption = match unadoptable {
         None => {
-            format!("SELECT spock.node_create('{}', 'host=…') if it takes that node's place", node.replace('\'', "''"))
+            format!("SELECT spock.node_create({}, 'host=…') if it takes that node's place", literal(node))
         }
         Some(document) => format!(
             "it can take that node's place once document {document} can be read: that one's row here says what to mend"
