@@ -3,7 +3,7 @@
 //! The local node's foreign server carries the identity of the server and database in which it was created. That
 //! identity does not match in a copy of the database, and the copy does nothing until node_create() is called there.
 
-use super::conninfo::{self};
+use super::conninfo;
 use super::error::RegistryError;
 use super::label::{SetBy, SubscriptionLabel};
 use super::labelling::{set_label, unreadable_label, write_label};
@@ -17,7 +17,7 @@ use crate::node_name::NodeName;
 use crate::pg::foreign_server::{self, MappingFor, OptionAction};
 use crate::pg::name::Name;
 use crate::pg::seclabel::{self, LabelTarget};
-use crate::pg::text::{self};
+use crate::pg::text;
 use crate::pg::{prepared, process, subscription};
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use pgrx::Spi;

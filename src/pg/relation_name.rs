@@ -1,7 +1,7 @@
 //! The name of an open relation, for messages.
 
 use super::text::to_utf8;
-use pgrx::pg_sys::{self};
+use pgrx::pg_sys;
 use std::ffi::CStr;
 
 /// `schema.table` of an open relation, for messages.

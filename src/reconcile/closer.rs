@@ -127,7 +127,7 @@ impl CloserLook<'_, '_> {
 
     /// Judges all rows, and sorts them: deletions come first and updates next, because they make room for insertions.
     fn judge_all(&mut self, both: &Both) -> Vec<Judged> {
-        let (mut found, mut has_missed) = (Vec::new(), false);
+        let mut found = Vec::new();
         for (relation, keys) in &both.keys {
             let (Some(source), Some(target)) = (both.source.get(relation), both.target.get(relation)) else { continue };
             for key in keys {
@@ -136,14 +136,13 @@ impl CloserLook<'_, '_> {
                     continue;
                 };
                 let verdict = self.standing(both).verdict(source, target);
-                has_missed |= source.is_none();
+                self.ledger.has_missed |= source.is_none();
                 let (source, target) = (source.cloned(), target.cloned());
                 let rows_bytes = [&source, &target].into_iter().flatten().map(Found::kept_bytes).sum();
                 let difference = Difference { relation: *relation, key: key.clone(), rows_bytes };
                 found.push(Judged { verdict, difference, source, target });
             }
         }
-        self.ledger.has_missed |= has_missed;
         found.sort_by_key(|judged| match judged.verdict {
             Verdict::Delete => 0,
             Verdict::Update => 1,

@@ -31,7 +31,7 @@ pub(super) struct FirstLook<'l, 'a> {
     /// Judges the rows that differ.
     pub closer: CloserLook<'l, 'a>,
     /// The nodes of whose transactions the source lacked some that the target had, when the comparison began.
-    pub behind: BTreeSet<String>,
+    pub behind: &'l BTreeSet<String>,
     pub differences: Differences,
     /// Whether the source has something other than the failed node's version of a row, or no row.
     pub may_have_moved: bool,
@@ -172,7 +172,7 @@ impl FirstLook<'_, '_> {
     }
 
     fn count_alike<'k>(&mut self, relation: u32, keys: impl Iterator<Item = &'k KeyText>) {
-        self.closer.ledger.count_alike(self.closer.touched, relation, keys, &self.behind);
+        self.closer.ledger.count_alike(self.closer.touched, relation, keys, self.behind);
     }
 
     /// Judges the rows that were found to differ so far.

@@ -68,7 +68,7 @@ impl Reconciler<'_> {
     /// Whether the source was itself recovered. It may then have skipped other nodes' changes of keys, and have written
     /// their outcome while reconciling.
     pub fn source_was_recovered(&mut self) -> Result<bool, RecoverError> {
-        Ok(self.pair.source.reconcile_origin()?.is_some())
+        self.pair.source.was_recovered()
     }
 
     /// From now on, rows that were deleted to unblock an INSERT are restored only after the pending rows of other
@@ -119,7 +119,7 @@ impl Reconciler<'_> {
         loop {
             let keys = touched.next_sorted();
             let mut look =
-                FirstLook { closer: self.closer(touched), behind: behind.clone(), differences, may_have_moved: false };
+                FirstLook { closer: self.closer(touched), behind: &behind, differences, may_have_moved: false };
             if keys.is_empty() {
                 look.look_closer()?;
                 return Ok(goes_on(&self.ledger.counts));

@@ -58,16 +58,15 @@ impl Standing<'_> {
             // What the source has yet to receive from other nodes, the target may have skipped. The target has skipped
             // none of its own changes.
             Verdict::Settled | Verdict::Update => lacks_of_others,
-            // A source that was itself recovered of the failed node, and has yet to reconcile that, may have skipped what
-            // came to the row.
-            Verdict::Delete if self.source_lacks.contains(self.replay.failed) => true,
             // The target has another node's version. If the source lacks nothing, it has had that version, and has
             // deleted it for good.
             Verdict::Delete if target.is_some() && !was_replayed => lacks_something || !self.late_at_source.is_empty(),
             // The source has all of the failed node's transactions, but perhaps not what was brought from another
             // source.
             Verdict::Delete if is_brought(target) => lacks_of_others,
-            _ => false,
+            // It has not reconciled its own recovery of the failed node yet, and may have skipped what came to the row.
+            Verdict::Delete => self.source_lacks.contains(self.replay.failed),
+            Verdict::Keep | Verdict::OfUnknownAge => false,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::pg::text::Text;
 use crate::pg::{process, role, wal};
 use crate::plan::facts::AskerFacts;
 use crate::plan::readiness::Readiness;
-use crate::shmem::{self};
+use crate::shmem;
 use crate::slot::snapshot::require_reader;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;

@@ -193,6 +193,11 @@ impl Source {
         Ok(SourceFacts { origin_id, tables, until })
     }
 
+    /// Whether the source was itself the target of a recovery.
+    pub fn was_recovered(&mut self) -> Result<bool, RecoverError> {
+        Ok(self.reconcile_origin()?.is_some())
+    }
+
     /// The id of the replication origin under which the source has written while reconciling its own recoveries; None:
     /// it was never recovered.
     pub fn reconcile_origin(&mut self) -> Result<Option<u32>, RecoverError> {

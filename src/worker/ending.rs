@@ -3,7 +3,6 @@
 
 use super::rescue::{HAS_SETTLED, Rescue, show_counts, with_entry};
 use super::trouble::{Trouble, failure_of};
-
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::intent::document::{Intent, Journal, Phase};

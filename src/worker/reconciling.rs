@@ -280,7 +280,7 @@ pub(super) fn while_reconciling(f: impl FnOnce() -> Result<bool, RecoverError>) 
 fn was_recovered(intent: &Intent) -> Result<bool, RecoverError> {
     let source = &intent.request.source;
     let route = transaction::run(|| route_to(source))?;
-    Ok(Source::open(source, &route)?.reconcile_origin()?.is_some())
+    Source::open(source, &route)?.was_recovered()
 }
 
 /// Compares the rows that touched rows have become through changes of keys at these nodes, and the rows that these
