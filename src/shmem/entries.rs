@@ -262,6 +262,9 @@ pub struct PositionEntry {
     pub is_ready: bool,
     pub applied: OriginLsn,
     pub passed: OriginLsn,
+    /// The position of the origin up to which the peer's recovery slot may have released its transactions. 0/0: the
+    /// peer was not asked, because it does not matter here.
+    pub released: OriginLsn,
     pub committed_at: Timestamp,
     /// Written by the manager: how far the peer counts as having passed the origin. This may be more than it now
     /// reports, because it may have lost what it reported before.
@@ -565,6 +568,7 @@ impl PositionEntry {
         is_ready: false,
         applied: OriginLsn::ZERO,
         passed: OriginLsn::ZERO,
+        released: OriginLsn::ZERO,
         committed_at: Timestamp::NEVER,
         counted: OriginLsn::ZERO,
         local: LocalLsn::ZERO,

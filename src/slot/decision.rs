@@ -182,6 +182,16 @@ pub fn note_beginning(record: &mut OriginRecord, own: &Own, reading: Option<Read
     }
 }
 
+/// Whether a subscription that has applied nothing has passed what a peer's recovery slot may have released of its
+/// origin (`released`, one position for each peer), and has not recorded that yet. It must be recorded then: if both
+/// the origin and this server are lost, nothing else proves that the peer holds all that is missing here. Most readings
+/// are further on than the record and change nothing, so that an idle mesh writes nothing.
+pub fn is_past_a_source(record: &OriginRecord, own: &Own, reading: Option<Reading>, released: &[OriginLsn]) -> bool {
+    let (None, Some(reading)) = (own.applied, reading) else { return false };
+    let recorded = record.passed.max(record.begins).unwrap_or(OriginLsn::ZERO);
+    released.iter().any(|released| recorded < *released && *released <= reading.confirmed)
+}
+
 /// How far a peer counts as having passed an origin: as far as its report says, or further if it reported more before
 /// and is still the same server, timeline, subscription and replication origin. Without a report, the recorded one
 /// counts.

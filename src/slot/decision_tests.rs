@@ -211,6 +211,36 @@ fn the_beginning_stays_where_it_was_first_read_and_goes_with_the_pair() {
 }
 
 #[test]
+fn what_is_past_a_source_is_recorded_once() {
+    let reading = |confirmed| Some(Reading { confirmed: OriginLsn(confirmed), ..Reading::default() });
+    let begun = OriginRecord { begins: Some(OriginLsn(50)), passed: Some(OriginLsn(60)), ..origin(40) };
+    let nothing_applied = own(11, 0);
+    for (released, confirmed, expected) in [
+        (vec![], 90, false),
+        (vec![0], 90, false),
+        (vec![60], 90, false),
+        (vec![61], 60, false),
+        (vec![61], 61, true),
+        (vec![90], 89, false),
+        (vec![95, 61], 90, true),
+        (vec![u64::MAX], 90, false),
+    ] {
+        let released: Vec<OriginLsn> = released.into_iter().map(OriginLsn).collect();
+        assert_eq!(
+            is_past_a_source(&begun, &nothing_applied, reading(confirmed), &released),
+            expected,
+            "{released:?}, {confirmed}"
+        );
+    }
+    let all = [OriginLsn(61)];
+    assert!(!is_past_a_source(&begun, &nothing_applied, None, &all), "nothing was read");
+    assert!(!is_past_a_source(&begun, &own(11, 500), reading(90), &all), "its origin proves it");
+    let mut recorded = begun;
+    note_beginning(&mut recorded, &nothing_applied, reading(90));
+    assert!(!is_past_a_source(&recorded, &nothing_applied, reading(95), &all), "once");
+}
+
+#[test]
 fn a_peer_counts_by_what_it_reports_or_once_reported() {
     assert_eq!(progress(&silent(), "n1", &record()), Progress::Passed(OriginLsn(100)));
     assert_eq!(progress(&silent(), "n1", &empty()), Progress::Unknown);

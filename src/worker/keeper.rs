@@ -405,15 +405,22 @@ impl Keeper {
         // How far the peers are is written only when the slot moves, because it proves nothing before. What they
         // subscribe to is written at once: after a restart of this server, a peer that has not reported yet would
         // otherwise count as one that needs nothing.
+        let is_past_a_source = |(origin, own): (&OriginRecord, &Own)| {
+            let reading = readings.get(&own.subscription).copied();
+            decision::is_past_a_source(origin, own, reading, &released_by_peers(self.index, peers, &own.node))
+        };
         let must_write = round.job != SlotJob::Nothing && !matches!(round.job, SlotJob::Touch)
             || record.position != before.position
             || record.origins != before.origins
             || record.unprotected != before.unprotected
+            || record.origins.iter().zip(&own).any(is_past_a_source)
             || decision::histories(&record.peers) != decision::histories(&before.peers);
-        if must_write && record != before {
+        if must_write {
             for (origin, own) in record.origins.iter_mut().zip(&own) {
                 decision::note_beginning(origin, own, readings.get(&own.subscription).copied());
             }
+        }
+        if must_write && record != before {
             write(&record)?;
             round.record = Some(record);
         }
@@ -600,6 +607,18 @@ fn readings(index: usize) -> HashMap<u32, Reading> {
         read.map(move |(subscription, confirmed)| (subscription.to_u32(), Reading { asked_at, wal_end, confirmed }))
     };
     shared.peers(index).iter().flat_map(of_peer).collect()
+}
+
+/// Returns what the recovery slots of peers may have released of an origin, as far as the pollers have asked.
+fn released_by_peers(index: usize, peers: &[Peer], origin: &str) -> Vec<OriginLsn> {
+    let Some(origin) = peers.iter().find(|peer| peer.name.as_str() == origin) else { return Vec::new() };
+    let mut shared = shmem::lock();
+    (0..shared.peers(index).len())
+        .flat_map(|peer| {
+            let of_origin = shared.positions(index, peer).iter().find(|position| position.origin == origin.id);
+            of_origin.and_then(|position| position.released.known())
+        })
+        .collect()
 }
 
 /// Returns what the pollers know of each peer.

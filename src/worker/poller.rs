@@ -11,6 +11,7 @@ use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::node::servers::{self, NodeServer, Role};
+use crate::node_name::NodeName;
 use crate::older_copy::{Former, KnownRun, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
@@ -46,6 +47,9 @@ const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline,
                         (extract(epoch FROM started_at - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, \
                         pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'protocol_version' FROM spock.node_identity() i";
 
+/// What it costs the peer to list what its slot may have released is spent only where that matters (`asks_released`).
+const RELEASED: &str = "SELECT origin_node, max(released_lsn) FROM spock.recovery_horizon() GROUP BY origin_node";
+
 const POSITIONS: &str = "SELECT origin_node, applied_lsn, passed_lsn, \
                          (extract(epoch FROM commit_timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, ready, \
                          subscription, origin_id FROM spock.node_positions(true::pg_catalog.bool)";
@@ -66,6 +70,8 @@ struct PollAnswer {
     started_at: Timestamp,
     protocol: u32,
     positions: Vec<Position>,
+    /// Up to which position of each origin the peer's slot may have released its transactions; empty if not asked.
+    released: Vec<(String, OriginLsn)>,
     /// The subscriptions here that come from the peer, and how far the slot of each is confirmed at the peer.
     own: OwnConfirmed,
     /// How ready the peer is to be the source of a recovery; None: it was not asked, or cannot tell.
@@ -94,6 +100,9 @@ struct PollQuestion {
     bound: Option<DatabaseIdentity>,
     /// The subscriptions that come from the peer, and the names of their slots there.
     own: Vec<(Oid, String)>,
+    /// Some subscription of this node has applied nothing: how far it is past its provider must be recorded as soon as
+    /// that is beyond what a peer's slot may have released.
+    asks_released: bool,
     /// How far the peer was applied here before it was asked. So if the run that answers was known before, all of that
     /// was received from this run or an earlier one.
     former: Former,
@@ -234,13 +243,9 @@ impl Poller {
         // The apply workers are counted first: what one of these applies later was received from the run that answers,
         // or from an earlier one.
         let lives = shmem::lock().lives();
-        let positions: Vec<positions::OwnPosition> = match &expected {
-            Some(expected) => positions::own_positions()?
-                .into_iter()
-                .filter(|position| position.origin.as_ref().is_some_and(|origin| origin.as_str() == expected))
-                .collect(),
-            None => Vec::new(),
-        };
+        let mut positions = if expected.is_some() { positions::own_positions()? } else { Vec::new() };
+        let asks_released = positions.iter().any(|position| position.applied().is_none() && position.origin_id != 0);
+        positions.retain(|position| position.origin.as_ref().map(NodeName::as_str) == expected.as_deref());
         let applied = positions.iter().filter_map(positions::OwnPosition::applied).max();
         let mut origins = positions.iter().map(|position| position.origin_id);
         let former = Former {
@@ -253,7 +258,7 @@ impl Poller {
         let clones = self.clones();
         let local = nodes.iter().find(|node| node.role == Role::Local && self.is_readiness_due());
         let local = local.map(|local| (local.name.to_string(), servers::here()));
-        Ok(route.map(|route| PollQuestion { route, expected, bound, own, former, nodes, local, clones }))
+        Ok(route.map(|route| PollQuestion { route, expected, bound, own, asks_released, former, nodes, local, clones }))
     }
 
     /// Whether it is time to ask the peer how ready it is: seldom, except for a peer that does not know this node yet.
@@ -486,6 +491,12 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
             origin_id: row.value(6)?,
         });
     }
+    let mut released = Vec::new();
+    if question.asks_released {
+        for row in connection.query(RELEASED, 2)? {
+            released.extend(row.optional::<String>(0)?.zip(row.optional(1)?));
+        }
+    }
     let mut clones = Vec::new();
     for clone in &question.clones {
         match connection.query(&format!("SELECT spock.recovery_is_open({})", argument::uuid(Some(clone.intent))), 1) {
@@ -516,6 +527,7 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
         // Version 0.1.0 does not have this column.
         protocol: row.optional(8)?.unwrap_or(protocol::UNTOLD),
         positions,
+        released,
         own,
         clones,
         asked_at,
@@ -585,6 +597,8 @@ fn keep_positions(places: &mut [PositionEntry], question: &PollQuestion, answer:
             place.is_ready = position.is_ready;
             place.applied = position.applied;
             place.passed = position.passed;
+            let released = answer.released.iter().find(|(origin, _)| Some(origin) == position.origin.as_ref());
+            place.released = released.map_or(OriginLsn::ZERO, |(_, released)| *released);
             place.committed_at = position.committed_at;
         }
     }

@@ -142,6 +142,8 @@ fn a_source_whose_subscription_was_made_anew_and_has_copied_rows_is_none() {
     ));
     n3.wait_until("SELECT count(*) FROM t", "70");
     n3.wait_until("SELECT bool_and(ready) FROM spock.node_positions() WHERE origin_node = 'n1'", "t");
+    // Before that it can say nothing of its new subscription.
+    n3.wait_until("SELECT status FROM spock.quick_health_check() WHERE check_name = 'vouching'", "HEALTHY");
     n1.kill9();
     // Its rows came with the copy: they are in nobody's WAL as n1's.
     n2.wait_until(&plan_query("n2"), "needs_rebuild|released_beyond_target|n3");
