@@ -46,9 +46,6 @@ fn identifier(name: &str) -> String {
 /// Starts the cluster of a test that makes pollers come and go.
 fn start(builder: Builder) -> Cluster {
     let cluster = builder.start();
-    // A poller that is not wanted any more and is ended in the middle of a question.
-    cluster.expect_log("terminating background worker \"spock_recovery poller\" due to administrator command");
-    cluster.expect_log("connection to client lost");
     // The question to a peer before its CREATE EXTENSION.
     cluster.expect_log("schema \"spock\" does not exist");
     cluster

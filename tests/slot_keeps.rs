@@ -35,9 +35,6 @@ pub fn start(builder: Builder) -> Cluster {
 }
 
 fn make_nodes(cluster: Cluster) -> Cluster {
-    // A poller that is not wanted any more and is ended in the middle of a question.
-    cluster.expect_log("terminating background worker \"spock_recovery poller\" due to administrator command");
-    cluster.expect_log("connection to client lost");
     // The question to a peer before its CREATE EXTENSION.
     cluster.expect_log("schema \"spock\" does not exist");
     for node in cluster.nodes() {

@@ -41,9 +41,12 @@ const AFTER_DISTURBANCE: [&str; 25] = [
 
 /// Core's words about a worker of ours that was ended while it waited for somebody, as stepping aside for DROP DATABASE
 /// and the end of a peer do it.
-const ENDED_IN_A_WAIT: [&str; 2] = [
+/// The last is what the peer's backend says about a poller that ended so, or that gave up after spock.peer_timeout,
+/// as on a machine that is busy.
+const ENDED_IN_A_WAIT: [&str; 3] = [
     "terminating background worker \"spock_recovery poller\" due to administrator command",
     "terminating background worker \"spock_recovery slot worker\" due to administrator command",
+    "connection to client lost",
 ];
 
 /// Words before a message; the first one in a line is its level, for a message may quote others.

@@ -91,7 +91,6 @@ fn a_peer_that_has_another_name_now_is_not_forgotten_while_a_label_cannot_be_rea
     let [n1, n2] = cluster.all();
     cluster.expect_log("cannot be read");
     cluster.expect_log("schema \"spock\" does not exist");
-    cluster.expect_log("terminating background worker \"spock_recovery poller\" due to administrator command");
     for node in [n1, n2] {
         make_node(node.db("postgres"), node.name(), &node.dsn("postgres"));
     }

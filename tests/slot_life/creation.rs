@@ -89,7 +89,6 @@ fn a_slot_that_is_not_wanted_any_more_while_it_is_being_created_does_not_stay() 
     server.db("a").sql("SELECT spock.node_drop('n1')");
     server.db("b").sql("DROP EXTENSION spock_recovery CASCADE");
     // The slot's worker is in the way, and leaves.
-    server.expect_log("terminating background worker \"spock_recovery slot worker\" due to administrator command");
     server.sql("DROP DATABASE c");
     open.sql("COMMIT");
     server.wait_until("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'spock_recovery slot worker'", "0");

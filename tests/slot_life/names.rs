@@ -39,7 +39,6 @@ fn a_renamed_database_keeps_its_slot_and_another_under_the_old_name_gets_its_own
     server.sql("CREATE DATABASE old STRATEGY file_copy");
     make_node(server.db("old"), "n1", "host=/nonexistent");
     wait_slot(server.db("old"), 1);
-    server.expect_log("terminating background worker \"spock_recovery slot worker\" due to administrator command");
     server.sql("ALTER DATABASE old RENAME TO new");
     server.sql("CREATE DATABASE old STRATEGY file_copy");
     make_node(server.db("old"), "n2", "host=/nonexistent");
