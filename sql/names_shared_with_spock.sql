@@ -19,7 +19,7 @@ COMMENT ON FUNCTION node_drop(name, boolean) IS
     'removes the local node with all it knows, or a peer that is dead for good; true if there was one';
 
 CREATE VIEW node AS
-    SELECT s.oid AS node_id, s.srvname AS node_name, @extschema@.is_local_node(s.srvoptions) AS is_local
+    SELECT s.oid AS node_id, s.srvname AS node_name, spock_internal.is_local_node(s.srvoptions) AS is_local
       FROM pg_catalog.pg_foreign_server s
       JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
      WHERE w.fdwname = 'spock_node';
@@ -37,7 +37,7 @@ CREATE VIEW node_interface AS
     SELECT s.oid, s.subname, n.node_id, CASE WHEN r.rolsuper THEN s.subconninfo END
       FROM pg_catalog.pg_subscription s
       JOIN pg_catalog.pg_database d ON d.oid = s.subdbid AND d.datname = pg_catalog.current_database()
-      JOIN @extschema@.node n ON n.node_name = @extschema@.subscription_origin(s.oid)
+      JOIN @extschema@.node n ON n.node_name = spock_internal.subscription_origin(s.oid)
       JOIN pg_catalog.pg_roles r ON r.rolname = CURRENT_USER;
 COMMENT ON VIEW node_interface IS
     'how nodes are reached: by a connection string of their own, or by that of a subscription; only superusers see the strings';
@@ -52,10 +52,10 @@ COMMENT ON VIEW local_node IS 'the node that this database is; no row where it i
 
 CREATE VIEW subscription AS
     SELECT s.oid AS sub_id, s.subname AS sub_name,
-           (SELECT n.node_id FROM @extschema@.node n WHERE n.node_name = @extschema@.subscription_origin(s.oid)) AS sub_origin,
+           (SELECT n.node_id FROM @extschema@.node n WHERE n.node_name = spock_internal.subscription_origin(s.oid)) AS sub_origin,
            (SELECT l.node_id FROM @extschema@.local_node l) AS sub_target,
            s.subenabled AS sub_enabled, s.subslotname AS sub_slot_name,
-           @extschema@.is_suspended(s.oid) AS sub_rescue_suspended, false AS sub_rescue_temporary,
+           spock_internal.is_suspended(s.oid) AS sub_rescue_suspended, false AS sub_rescue_temporary,
            NULL::pg_lsn AS sub_rescue_stop_lsn, NULL::timestamptz AS sub_rescue_stop_time,
            false AS sub_rescue_cleanup_pending, false AS sub_rescue_failed
       FROM pg_catalog.pg_subscription s
@@ -64,7 +64,7 @@ CREATE VIEW subscription AS
     SELECT r.sub_id, r.sub_name, (SELECT n.node_id FROM @extschema@.node n WHERE n.node_name = r.source_node),
            (SELECT l.node_id FROM @extschema@.local_node l), true, r.slot_name, false, true, r.stop_lsn, r.stop_time,
            r.cleanup_pending, r.failed
-      FROM @extschema@.rescue_subscriptions() r;
+      FROM spock_internal.rescue_subscriptions() r;
 COMMENT ON VIEW subscription IS
     'the subscriptions of this database and the nodes they come from (sub_origin is null while that is unknown), and running rescues';
 
@@ -75,7 +75,7 @@ CREATE VIEW lag_tracker AS
                 -- greatest() passes over NULL, and an unknown lag is not none.
                 WHEN p.commit_timestamp IS NOT NULL
                 THEN greatest(pg_catalog.clock_timestamp() - p.commit_timestamp, interval '0') END AS replication_lag
-      FROM @extschema@.lag_positions() p;
+      FROM spock_internal.lag_positions() p;
 COMMENT ON VIEW lag_tracker IS
     'how far each node is behind each origin: this node''s own pairs first, then what its peers have last reported';
 

@@ -1,59 +1,59 @@
 -- The main job: recover_run() and its sisters. They begin a recovery on its target and watch it; the target's manager
 -- carries it, whatever becomes of the session that called. None is SECURITY DEFINER or has SET clauses: they commit.
 
-CREATE FUNCTION recovery_state(intent_id uuid DEFAULT NULL, clone text DEFAULT NULL) RETURNS jsonb
+CREATE FUNCTION spock_internal.recovery_state(intent_id uuid DEFAULT NULL, clone text DEFAULT NULL) RETURNS jsonb
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_state_wrapper';
-COMMENT ON FUNCTION recovery_state(uuid, text) IS
+COMMENT ON FUNCTION spock_internal.recovery_state(uuid, text) IS
     'the state of a recovery of which this node is the target, by its id or its clone; without either, of the unfinished one (superusers, REPLICATION, pg_monitor)';
 
-CREATE FUNCTION begin_recovery(failed_node name, source_node name, target_node name, source_dsn text DEFAULT NULL,
+CREATE FUNCTION spock_internal.begin_recovery(failed_node name, source_node name, target_node name, source_dsn text DEFAULT NULL,
                                skip_lsn pg_lsn DEFAULT NULL, stop_lsn pg_lsn DEFAULT NULL,
                                stop_timestamp timestamptz DEFAULT NULL)
     RETURNS uuid
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_recovery_wrapper';
-REVOKE ALL ON FUNCTION begin_recovery(name, name, name, text, pg_lsn, pg_lsn, timestamptz) FROM PUBLIC;
-COMMENT ON FUNCTION begin_recovery(name, name, name, text, pg_lsn, pg_lsn, timestamptz) IS
+REVOKE ALL ON FUNCTION spock_internal.begin_recovery(name, name, name, text, pg_lsn, pg_lsn, timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.begin_recovery(name, name, name, text, pg_lsn, pg_lsn, timestamptz) IS
     'begins a recovery of which this node is the target, at the caller''s commit, and returns its id without waiting; what recover_run() calls on the target';
 
-CREATE FUNCTION begin_recovery_at(target_dsn text, failed_node name, source_node name, target_node name, source_dsn text,
+CREATE FUNCTION spock_internal.begin_recovery_at(target_dsn text, failed_node name, source_node name, target_node name, source_dsn text,
                                   skip_lsn pg_lsn, stop_lsn pg_lsn, stop_timestamp timestamptz)
     RETURNS uuid
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_recovery_at_wrapper';
-REVOKE ALL ON FUNCTION begin_recovery_at(text, name, name, name, text, pg_lsn, pg_lsn, timestamptz) FROM PUBLIC;
-COMMENT ON FUNCTION begin_recovery_at(text, name, name, name, text, pg_lsn, pg_lsn, timestamptz) IS
+REVOKE ALL ON FUNCTION spock_internal.begin_recovery_at(text, name, name, name, text, pg_lsn, pg_lsn, timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.begin_recovery_at(text, name, name, name, text, pg_lsn, pg_lsn, timestamptz) IS
     'begins a recovery on its target, which may be another node';
 
-CREATE FUNCTION recovery_state_at(target_dsn text, target_node name, intent_id uuid DEFAULT NULL, clone text DEFAULT NULL)
+CREATE FUNCTION spock_internal.recovery_state_at(target_dsn text, target_node name, intent_id uuid DEFAULT NULL, clone text DEFAULT NULL)
     RETURNS jsonb
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_state_at_wrapper';
-REVOKE ALL ON FUNCTION recovery_state_at(text, name, uuid, text) FROM PUBLIC;
-COMMENT ON FUNCTION recovery_state_at(text, name, uuid, text) IS 'the state of a recovery on its target, which may be another node';
+REVOKE ALL ON FUNCTION spock_internal.recovery_state_at(text, name, uuid, text) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.recovery_state_at(text, name, uuid, text) IS 'the state of a recovery on its target, which may be another node';
 
-CREATE FUNCTION abort_recovery_at(target_dsn text, target_node name, failed_node name) RETURNS uuid
+CREATE FUNCTION spock_internal.abort_recovery_at(target_dsn text, target_node name, failed_node name) RETURNS uuid
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'abort_recovery_at_wrapper';
-REVOKE ALL ON FUNCTION abort_recovery_at(text, name, name) FROM PUBLIC;
-COMMENT ON FUNCTION abort_recovery_at(text, name, name) IS
+REVOKE ALL ON FUNCTION spock_internal.abort_recovery_at(text, name, name) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.abort_recovery_at(text, name, name) IS
     'asks the target, which may be another node, to end the recovery of a failed node';
 
-CREATE FUNCTION retry_recovery() RETURNS void
+CREATE FUNCTION spock_internal.retry_recovery() RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'retry_recovery_wrapper';
-REVOKE ALL ON FUNCTION retry_recovery() FROM PUBLIC;
-COMMENT ON FUNCTION retry_recovery() IS
+REVOKE ALL ON FUNCTION spock_internal.retry_recovery() FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.retry_recovery() IS
     'has the recovery of this node that waits tried again now, not when its time has come';
 
-CREATE FUNCTION retry_recovery_at(target_dsn text, target_node name) RETURNS void
+CREATE FUNCTION spock_internal.retry_recovery_at(target_dsn text, target_node name) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'retry_recovery_at_wrapper';
-REVOKE ALL ON FUNCTION retry_recovery_at(text, name) FROM PUBLIC;
-COMMENT ON FUNCTION retry_recovery_at(text, name) IS 'retry_recovery() on the target, which may be another node';
+REVOKE ALL ON FUNCTION spock_internal.retry_recovery_at(text, name) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.retry_recovery_at(text, name) IS 'retry_recovery() on the target, which may be another node';
 
-CREATE FUNCTION require_caller(procedure text, failed_node text, commits boolean DEFAULT true) RETURNS void
+CREATE FUNCTION spock_internal.require_caller(procedure text, failed_node text, commits boolean DEFAULT true) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'require_caller_wrapper';
-COMMENT ON FUNCTION require_caller(text, text, boolean) IS
+COMMENT ON FUNCTION spock_internal.require_caller(text, text, boolean) IS
     'an error where the caller is no superuser or has named no failed node, or, if the procedure commits, where the statement at hand cannot commit by itself';
 
 -- What each transaction of a procedure begins with: one that commits cannot have SET clauses. Nothing that commits waits for a
 -- synchronous standby: that may be on the node that is lost.
-CREATE FUNCTION begin_step() RETURNS void
+CREATE FUNCTION spock_internal.begin_step() RETURNS void
     LANGUAGE plpgsql
 AS $$
 BEGIN
@@ -61,15 +61,15 @@ BEGIN
     PERFORM pg_catalog.set_config('synchronous_commit', 'local', true);
 END
 $$;
-COMMENT ON FUNCTION begin_step() IS
+COMMENT ON FUNCTION spock_internal.begin_step() IS
     'the settings of a transaction of recover_run() and its like: names are found in pg_catalog alone, and its commit waits for no standby';
 
-CREATE FUNCTION counted(number bigint, noun text) RETURNS text
+CREATE FUNCTION spock_internal.counted(number bigint, noun text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
 AS $$ SELECT number || ' ' || noun || CASE WHEN number = 1 THEN '' ELSE 's' END $$;
-COMMENT ON FUNCTION counted(bigint, text) IS 'a number of things, in words: 1 row, 2 rows';
+COMMENT ON FUNCTION spock_internal.counted(bigint, text) IS 'a number of things, in words: 1 row, 2 rows';
 
-CREATE FUNCTION tell_reconciled(report jsonb, verb boolean) RETURNS void
+CREATE FUNCTION spock_internal.tell_reconciled(report jsonb, verb boolean) RETURNS void
     LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -78,11 +78,11 @@ DECLARE
 BEGIN
     IF (done ->> 'updated')::bigint + (done ->> 'deleted')::bigint > 0 OR verb AND jsonb_typeof(done) = 'object' THEN
         RAISE NOTICE '% compared with node "%": % brought to the later version, % deleted',
-            @extschema@.counted((done ->> 'compared')::bigint, 'row'), report ->> 'source_node', done ->> 'updated', done ->> 'deleted';
+            spock_internal.counted((done ->> 'compared')::bigint, 'row'), report ->> 'source_node', done ->> 'updated', done ->> 'deleted';
     END IF;
     IF left_out > 0 THEN
         RAISE WARNING 'node "%": % could not be compared with node "%": %', report ->> 'target_node',
-            @extschema@.counted(left_out, 'row'), report ->> 'source_node',
+            spock_internal.counted(left_out, 'row'), report ->> 'source_node',
             (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e)
                 || coalesce((SELECT ' (' || string_agg(format('table %s: %s', e.key, e.value), '; ' ORDER BY e.key) || ')'
                                FROM jsonb_each_text(done -> 'refused') e), '')
@@ -95,10 +95,10 @@ BEGIN
     END IF;
 END
 $$;
-REVOKE ALL ON FUNCTION tell_reconciled(jsonb, boolean) FROM PUBLIC;
-COMMENT ON FUNCTION tell_reconciled(jsonb, boolean) IS 'tells what a recovery has made good of the rows that it has touched';
+REVOKE ALL ON FUNCTION spock_internal.tell_reconciled(jsonb, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.tell_reconciled(jsonb, boolean) IS 'tells what a recovery has made good of the rows that it has touched';
 
-CREATE FUNCTION refuse_recovery(failed_node text, target_node text, reason text, finding text, advice text) RETURNS void
+CREATE FUNCTION spock_internal.refuse_recovery(failed_node text, target_node text, reason text, finding text, advice text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -108,10 +108,10 @@ BEGIN
         HINT = coalesce(advice, '');
 END
 $$;
-COMMENT ON FUNCTION refuse_recovery(text, text, text, text, text) IS 'the error of a recovery that the plan does not allow';
+COMMENT ON FUNCTION spock_internal.refuse_recovery(text, text, text, text, text) IS 'the error of a recovery that the plan does not allow';
 
 -- Waits for a while. A cancel ends the watching, not the recovery, and says so.
-CREATE FUNCTION pause_watching(seconds float8, failed_node text, target_node text) RETURNS void
+CREATE FUNCTION spock_internal.pause_watching(seconds float8, failed_node text, target_node text) RETURNS void
     LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -124,28 +124,28 @@ EXCEPTION WHEN query_canceled THEN
                       failed_node);
 END
 $$;
-COMMENT ON FUNCTION pause_watching(float8, text, text) IS 'waits between two looks at a recovery';
+COMMENT ON FUNCTION spock_internal.pause_watching(float8, text, text) IS 'waits between two looks at a recovery';
 
 -- Waits until a recovery that was asked to end has ended, or is not known any more.
-CREATE PROCEDURE await_end(target_dsn text, target_node text, failed_node text, intent uuid)
+CREATE PROCEDURE spock_internal.await_end(target_dsn text, target_node text, failed_node text, intent uuid)
     LANGUAGE plpgsql
 AS $$
 BEGIN
     LOOP
-        PERFORM @extschema@.begin_step();
-        EXIT WHEN coalesce((@extschema@.recovery_state_at(target_dsn, target_node::name, intent) ->> 'ended')::boolean, true);
-        PERFORM @extschema@.pause_watching(0.02, failed_node, coalesce(target_node, ''));
+        PERFORM spock_internal.begin_step();
+        EXIT WHEN coalesce((spock_internal.recovery_state_at(target_dsn, target_node::name, intent) ->> 'ended')::boolean, true);
+        PERFORM spock_internal.pause_watching(0.02, failed_node, coalesce(target_node, ''));
         COMMIT;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
     END LOOP;
 END
 $$;
-REVOKE ALL ON PROCEDURE await_end(text, text, text, uuid) FROM PUBLIC;
-COMMENT ON PROCEDURE await_end(text, text, text, uuid) IS
+REVOKE ALL ON PROCEDURE spock_internal.await_end(text, text, text, uuid) FROM PUBLIC;
+COMMENT ON PROCEDURE spock_internal.await_end(text, text, text, uuid) IS
     'waits until a recovery that was asked to end has ended on its target: this node, or the one named';
 
 -- Watches a recovery until it has ended, and tells its story. An error where it waits for something to be mended.
-CREATE PROCEDURE watch_recovery(target_dsn text, target_node text, intent uuid, verb boolean, INOUT report jsonb DEFAULT NULL)
+CREATE PROCEDURE spock_internal.watch_recovery(target_dsn text, target_node text, intent uuid, verb boolean, INOUT report jsonb DEFAULT NULL)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -168,9 +168,9 @@ DECLARE
     nap float8 := 0.01;
 BEGIN
     LOOP
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
         BEGIN
-            state := @extschema@.recovery_state_at(target_dsn, target_node::name, intent);
+            state := spock_internal.recovery_state_at(target_dsn, target_node::name, intent);
             lost_since := NULL;
         EXCEPTION WHEN connection_exception OR admin_shutdown OR crash_shutdown OR cannot_connect_now THEN
             -- The target restarts, perhaps: its manager goes on by itself.
@@ -216,15 +216,15 @@ BEGIN
                 told_at := clock_timestamp();
                 RAISE NOTICE '% s: %, %, % rows/s, % left',
                     to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
-                    @extschema@.counted((state ->> 'transactions')::bigint, 'transaction'),
-                    @extschema@.counted((state ->> 'rows')::bigint, 'row'),
+                    spock_internal.counted((state ->> 'transactions')::bigint, 'transaction'),
+                    spock_internal.counted((state ->> 'rows')::bigint, 'row'),
                     round((state ->> 'rows_per_second')::numeric),
                     coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
             END IF;
             IF verb AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
                 RAISE NOTICE '% s: % of % compared', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
-                    state ->> 'compared', @extschema@.counted((state ->> 'touched')::bigint, 'row');
+                    state ->> 'compared', spock_internal.counted((state ->> 'touched')::bigint, 'row');
             END IF;
             IF state ->> 'error_at' IS DISTINCT FROM known_error AND state ->> 'error' IS DISTINCT FROM warned THEN
                 said := state -> 'server_error';
@@ -264,31 +264,31 @@ BEGIN
         END IF;
         -- Nothing is held between two looks.
         COMMIT;
-        PERFORM @extschema@.begin_step();
-        PERFORM @extschema@.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
+        PERFORM spock_internal.begin_step();
+        PERFORM spock_internal.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
         nap := least(nap * 1.07, 0.2);
         COMMIT;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
     END LOOP;
     report := state - 'watch' || jsonb_build_object('seconds',
         round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
             MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
-            DETAIL = format('What was applied before stays: %s.', @extschema@.counted((state ->> 'transactions')::bigint, 'transaction')),
+            DETAIL = format('What was applied before stays: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
             HINT = 'CALL spock.recover_run() again goes on from there.';
     END IF;
-    PERFORM @extschema@.tell_reconciled(report, verb);
+    PERFORM spock_internal.tell_reconciled(report, verb);
 END
 $$;
-REVOKE ALL ON PROCEDURE watch_recovery(text, text, uuid, boolean, jsonb) FROM PUBLIC;
-COMMENT ON PROCEDURE watch_recovery(text, text, uuid, boolean, jsonb) IS
+REVOKE ALL ON PROCEDURE spock_internal.watch_recovery(text, text, uuid, boolean, jsonb) FROM PUBLIC;
+COMMENT ON PROCEDURE spock_internal.watch_recovery(text, text, uuid, boolean, jsonb) IS
     'watches a recovery on its target until it has ended; verb: tells each step, and progress every second';
 
-CREATE FUNCTION has_lost_source(running jsonb, best name) RETURNS boolean
+CREATE FUNCTION spock_internal.has_lost_source(running jsonb, best name) RETURNS boolean
     LANGUAGE sql IMMUTABLE STRICT
     RETURN (running -> 'watch' ->> 'waits_for_source')::boolean AND running ->> 'source_node' <> best::text;
-COMMENT ON FUNCTION has_lost_source(jsonb, name) IS
+COMMENT ON FUNCTION spock_internal.has_lost_source(jsonb, name) IS
     'whether a recovery waits for a source that does not answer, while another one is the best';
 
 -- One recovery: chosen by the plan, begun on its target, watched to its end. INOUT report.
@@ -307,14 +307,14 @@ DECLARE
     intent uuid;
     note text;
 BEGIN
-    PERFORM @extschema@.require_caller('recover_run', failed_node_name);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.require_caller('recover_run', failed_node_name);
+    PERFORM spock_internal.begin_step();
     verb := coalesce(verb, false);
     SELECT * INTO STRICT chosen
-      FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+      FROM spock_internal.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
     -- One that has replayed all lags no more, and may not have ended yet.
     target := coalesce(chosen.target_node, target_node_name::name, (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local));
-    running := @extschema@.recovery_state_at(target_dsn, target, NULL);
+    running := spock_internal.recovery_state_at(target_dsn, target, NULL);
     IF running ->> 'failed_node' <> failed_node_name THEN
         RAISE EXCEPTION USING ERRCODE = 'object_in_use',
             MESSAGE = format('a recovery of node "%s" is running on node "%s"', running ->> 'failed_node', target),
@@ -323,21 +323,21 @@ BEGIN
     END IF;
     IF running IS NOT NULL THEN
         -- One whose source is lost is ended where it stands, and goes on from another source from there.
-        IF @extschema@.has_lost_source(running, chosen.source_node) AND chosen.outcome = 'catch_up' THEN
+        IF spock_internal.has_lost_source(running, chosen.source_node) AND chosen.outcome = 'catch_up' THEN
             RAISE NOTICE 'the recovery from node "%" has lost its source, and goes on from node "%"',
                 running ->> 'source_node', chosen.source_node;
-            intent := @extschema@.abort_recovery_at(target_dsn, target, failed_node_name::name);
+            intent := spock_internal.abort_recovery_at(target_dsn, target, failed_node_name::name);
             COMMIT;
-            PERFORM @extschema@.begin_step();
-            CALL @extschema@.await_end(target_dsn, target, failed_node_name, intent);
-            PERFORM @extschema@.begin_step();
+            PERFORM spock_internal.begin_step();
+            CALL spock_internal.await_end(target_dsn, target, failed_node_name, intent);
+            PERFORM spock_internal.begin_step();
             intent := NULL;
             SELECT * INTO STRICT chosen
-              FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+              FROM spock_internal.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
         ELSE
             intent := (running ->> 'intent_id')::uuid;
             -- Who calls again has mended what it waits for.
-            PERFORM @extschema@.retry_recovery_at(target_dsn, target);
+            PERFORM spock_internal.retry_recovery_at(target_dsn, target);
             RAISE NOTICE 'joining the recovery of node "%" on node "%" that is running, from node "%"',
                 failed_node_name, target, running ->> 'source_node';
         END IF;
@@ -354,27 +354,27 @@ BEGIN
                 'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
             RETURN;
         ELSIF chosen.outcome <> 'catch_up' THEN
-            PERFORM @extschema@.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
+            PERFORM spock_internal.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
         END IF;
         IF verb THEN
             RAISE NOTICE 'node "%" lacks % of node "%"''s WAL, which node "%" has: % to %', chosen.target_node,
-                @extschema@.counted(chosen.gap_bytes, 'byte'), failed_node_name, chosen.source_node, chosen.target_lsn, chosen.source_lsn;
+                spock_internal.counted(chosen.gap_bytes, 'byte'), failed_node_name, chosen.source_node, chosen.target_lsn, chosen.source_lsn;
         END IF;
         FOR note IN SELECT jsonb_array_elements_text(chosen.plan -> 'notes') LOOP
             RAISE WARNING '%', note;
         END LOOP;
-        intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
+        intent := spock_internal.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
                                                 source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     END IF;
     COMMIT;
-    PERFORM @extschema@.begin_step();
-    CALL @extschema@.watch_recovery(target_dsn, target::text, intent, verb, report);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
+    CALL spock_internal.watch_recovery(target_dsn, target::text, intent, verb, report);
+    PERFORM spock_internal.begin_step();
     report := report || jsonb_build_object('outcome', 'catch_up',
         'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
     RAISE NOTICE 'node "%" is recovered on node "%": %, % from node "%", up to %, in % s',
-        failed_node_name, report ->> 'target_node', @extschema@.counted((report ->> 'transactions')::bigint, 'transaction'),
-        @extschema@.counted((report ->> 'rows')::bigint, 'row'), report ->> 'source_node', report ->> 'final_lsn',
+        failed_node_name, report ->> 'target_node', spock_internal.counted((report ->> 'transactions')::bigint, 'transaction'),
+        spock_internal.counted((report ->> 'rows')::bigint, 'row'), report ->> 'source_node', report ->> 'final_lsn',
         report ->> 'seconds';
 END
 $$;
@@ -400,20 +400,20 @@ DECLARE
     unknown text[];
     silent text[] := '{}';
 BEGIN
-    PERFORM @extschema@.require_caller('recover_failed_node', failed_node_name);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.require_caller('recover_failed_node', failed_node_name);
+    PERFORM spock_internal.begin_step();
     verb := coalesce(verb, false);
     plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
     -- Those that have lost their source are ended where they stand, and go on from another source from there.
     FOR survivor IN SELECT * FROM jsonb_to_recordset(plans) p(target_node name, source_node name, outcome text) LOOP
         BEGIN
-            state := @extschema@.recovery_state_at(NULL, survivor.target_node, NULL);
+            state := spock_internal.recovery_state_at(NULL, survivor.target_node, NULL);
             IF state ->> 'failed_node' = failed_node_name AND survivor.outcome = 'catch_up'
-               AND @extschema@.has_lost_source(state, survivor.source_node)
+               AND spock_internal.has_lost_source(state, survivor.source_node)
             THEN
                 RAISE NOTICE 'node "%": the recovery from node "%" has lost its source, and goes on from node "%"',
                     survivor.target_node, state ->> 'source_node', survivor.source_node;
-                intent := @extschema@.abort_recovery_at(NULL, survivor.target_node, failed_node_name::name);
+                intent := spock_internal.abort_recovery_at(NULL, survivor.target_node, failed_node_name::name);
                 intents := intents || jsonb_build_object('target_node', survivor.target_node, 'intent_id', intent);
             END IF;
         EXCEPTION WHEN OTHERS THEN
@@ -422,12 +422,12 @@ BEGIN
     END LOOP;
     IF intents <> '[]' THEN
         COMMIT;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
         FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
-            CALL @extschema@.await_end(NULL, (entry ->> 'target_node')::name, failed_node_name, (entry ->> 'intent_id')::uuid);
-            PERFORM @extschema@.begin_step();
+            CALL spock_internal.await_end(NULL, (entry ->> 'target_node')::name, failed_node_name, (entry ->> 'intent_id')::uuid);
+            PERFORM spock_internal.begin_step();
         END LOOP;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
         intents := '[]';
         plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
     END IF;
@@ -455,14 +455,14 @@ BEGIN
         ELSE
             BEGIN
                 -- One that has replayed all lags no more, and may not have ended yet.
-                state := @extschema@.recovery_state_at(NULL, survivor.target_node, NULL);
+                state := spock_internal.recovery_state_at(NULL, survivor.target_node, NULL);
                 IF state ->> 'failed_node' = failed_node_name THEN
                     -- Who calls again has mended what it waits for.
-                    PERFORM @extschema@.retry_recovery_at(NULL, survivor.target_node);
+                    PERFORM spock_internal.retry_recovery_at(NULL, survivor.target_node);
                     one := one || jsonb_build_object('intent_id', state ->> 'intent_id', 'source_node', state ->> 'source_node',
                                                      'error_at', state ->> 'error_at');
                 ELSIF survivor.outcome = 'catch_up' THEN
-                    intent := @extschema@.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node,
+                    intent := spock_internal.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node,
                                                             survivor.target_node, NULL, NULL, NULL, NULL);
                     one := one || jsonb_build_object('intent_id', intent);
                 END IF;
@@ -482,14 +482,14 @@ BEGIN
         END IF;
     END LOOP;
     COMMIT;
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
     FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
         LOOP
-            PERFORM @extschema@.begin_step();
+            PERFORM spock_internal.begin_step();
             state := NULL;
             BEGIN
-                state := @extschema@.recovery_state_at(NULL, (entry ->> 'target_node')::name, (entry ->> 'intent_id')::uuid);
+                state := spock_internal.recovery_state_at(NULL, (entry ->> 'target_node')::name, (entry ->> 'intent_id')::uuid);
             EXCEPTION WHEN connection_exception OR admin_shutdown OR crash_shutdown OR cannot_connect_now THEN
                 RAISE WARNING 'node "%" does not answer: %', entry ->> 'target_node', SQLERRM;
                 entry := entry || jsonb_build_object('error', SQLERRM);
@@ -504,8 +504,8 @@ BEGIN
                 EXIT;
             END IF;
             COMMIT;
-            PERFORM @extschema@.begin_step();
-            PERFORM @extschema@.pause_watching(0.05, failed_node_name, entry ->> 'target_node');
+            PERFORM spock_internal.begin_step();
+            PERFORM spock_internal.pause_watching(0.05, failed_node_name, entry ->> 'target_node');
         END LOOP;
         IF state IS NULL OR state ->> 'phase' <> 'completed' THEN
             failures := failures + 1;
@@ -513,15 +513,15 @@ BEGIN
                 coalesce(entry ->> 'error', state ->> 'error', state ->> 'phase', 'its recovery is gone');
         ELSE
             entry := entry || (state - 'watch');
-            PERFORM @extschema@.tell_reconciled(state, verb);
+            PERFORM spock_internal.tell_reconciled(state, verb);
             RAISE NOTICE 'node "%" is recovered: % from node "%", up to %', entry ->> 'target_node',
-                @extschema@.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
+                spock_internal.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
         END IF;
         survivors := survivors || entry;
         COMMIT;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
     END LOOP;
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
     report := jsonb_build_object('failed_node', failed_node_name, 'survivors', survivors, 'failures', failures,
         'unknown_nodes', pg_catalog.to_jsonb(unknown), 'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF failures > 0 THEN
@@ -551,10 +551,10 @@ DECLARE
     condition jsonb;
     path text := pg_catalog.current_setting('search_path');
 BEGIN
-    PERFORM @extschema@.require_caller('recover_precheck', failed_node_name, commits => false);
+    PERFORM spock_internal.require_caller('recover_precheck', failed_node_name, commits => false);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT * INTO STRICT chosen
-      FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+      FROM spock_internal.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
     IF coalesce(verb, false) THEN
         FOR condition IN SELECT c FROM pg_catalog.jsonb_array_elements(chosen.plan -> 'proof') c LOOP
             RAISE NOTICE '%: % (%)', condition ->> 'name',
@@ -563,7 +563,7 @@ BEGIN
     END IF;
     recovery_needed := chosen.outcome <> 'zero_gap';
     IF chosen.outcome = 'needs_rebuild' THEN
-        PERFORM @extschema@.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
+        PERFORM spock_internal.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
     ELSIF recovery_needed THEN
         RAISE NOTICE 'node "%" can be recovered on node "%" from node "%": % to %', failed_node_name, chosen.target_node,
             chosen.source_node, chosen.target_lsn, chosen.source_lsn;
@@ -590,27 +590,27 @@ DECLARE
     state jsonb;
     intent uuid;
 BEGIN
-    PERFORM @extschema@.require_caller('recover_phase_clone', failed_node_name);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.require_caller('recover_phase_clone', failed_node_name);
+    PERFORM spock_internal.begin_step();
     SELECT * INTO STRICT chosen
-      FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+      FROM spock_internal.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
     IF chosen.outcome = 'needs_rebuild' THEN
-        PERFORM @extschema@.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
+        PERFORM spock_internal.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
     ELSIF chosen.outcome = 'zero_gap' THEN
         RAISE NOTICE 'nothing of node "%" is missing on node "%"', failed_node_name, chosen.target_node;
         RETURN;
     END IF;
-    intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
+    intent := spock_internal.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
                                             source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     COMMIT;
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
     LOOP
-        PERFORM @extschema@.begin_step();
-        state := @extschema@.recovery_state_at(target_dsn, chosen.target_node, intent);
+        PERFORM spock_internal.begin_step();
+        state := spock_internal.recovery_state_at(target_dsn, chosen.target_node, intent);
         EXIT WHEN state ->> 'clone' IS NOT NULL OR (state ->> 'ended')::boolean OR (state ->> 'waiting')::boolean;
-        PERFORM @extschema@.pause_watching(0.02, failed_node_name, chosen.target_node);
+        PERFORM spock_internal.pause_watching(0.02, failed_node_name, chosen.target_node);
         COMMIT;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
     END LOOP;
     cloned_slot_name := state ->> 'clone';
     IF cloned_slot_name IS NULL THEN
@@ -637,25 +637,25 @@ DECLARE
     state jsonb;
     report jsonb;
 BEGIN
-    PERFORM @extschema@.require_caller('recover_finalize', failed_node_name);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.require_caller('recover_finalize', failed_node_name);
+    PERFORM spock_internal.begin_step();
     IF target_node_name IS NULL OR cloned_slot_name IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = CASE WHEN target_node_name IS NULL THEN 'target_node_name' ELSE 'cloned_slot_name' END || ' must not be null',
             HINT = 'CALL spock.recover_finalize(NULL, ''n2'', ''n1'', NULL, ''spk_recovery_db_clone_…''); with the clone that recover_phase_clone() has named.';
     END IF;
-    state := @extschema@.recovery_state_at(target_dsn, target_node_name::name, NULL, cloned_slot_name);
+    state := spock_internal.recovery_state_at(target_dsn, target_node_name::name, NULL, cloned_slot_name);
     IF state IS NULL OR state ->> 'failed_node' <> failed_node_name THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
             MESSAGE = format('node "%s" knows no recovery of node "%s" from clone "%s"', target_node_name, failed_node_name, cloned_slot_name),
             HINT = 'SELECT * FROM spock.recovery_intents(); on that node shows its recoveries.';
     END IF;
     COMMIT;
-    PERFORM @extschema@.begin_step();
-    CALL @extschema@.watch_recovery(target_dsn, target_node_name, (state ->> 'intent_id')::uuid, coalesce(verb, false), report);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
+    CALL spock_internal.watch_recovery(target_dsn, target_node_name, (state ->> 'intent_id')::uuid, coalesce(verb, false), report);
+    PERFORM spock_internal.begin_step();
     RAISE NOTICE 'node "%" is recovered on node "%": %, up to %', failed_node_name, target_node_name,
-        @extschema@.counted((report ->> 'transactions')::bigint, 'transaction'), report ->> 'final_lsn';
+        spock_internal.counted((report ->> 'transactions')::bigint, 'transaction'), report ->> 'final_lsn';
 END
 $$;
 REVOKE ALL ON PROCEDURE recover_finalize(text, text, text, text, text, boolean) FROM PUBLIC;
@@ -668,13 +668,13 @@ AS $$
 DECLARE
     asked uuid;
 BEGIN
-    PERFORM @extschema@.require_caller('recover_abort', failed_node_name);
-    PERFORM @extschema@.begin_step();
-    asked := @extschema@.abort_recovery_at(NULL, target_node_name::name, failed_node_name::name);
+    PERFORM spock_internal.require_caller('recover_abort', failed_node_name);
+    PERFORM spock_internal.begin_step();
+    asked := spock_internal.abort_recovery_at(NULL, target_node_name::name, failed_node_name::name);
     COMMIT;
-    PERFORM @extschema@.begin_step();
-    CALL @extschema@.await_end(NULL, target_node_name, failed_node_name, asked);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
+    CALL spock_internal.await_end(NULL, target_node_name, failed_node_name, asked);
+    PERFORM spock_internal.begin_step();
 END
 $$;
 REVOKE ALL ON PROCEDURE recover_abort(text, text) FROM PUBLIC;
@@ -696,10 +696,10 @@ AS $$
            CASE WHEN p.step <> c.step THEN NULL
                 WHEN (s.now ->> 'waiting')::boolean THEN s.now ->> 'error'
                 WHEN p.phase = 'replaying' THEN format('%s, %s, at %s of %s',
-                    @extschema@.counted((s.now ->> 'transactions')::bigint, 'transaction'),
-                    @extschema@.counted((s.now ->> 'rows')::bigint, 'row'), s.now ->> 'current_lsn', s.now ->> 'stop_lsn')
+                    spock_internal.counted((s.now ->> 'transactions')::bigint, 'transaction'),
+                    spock_internal.counted((s.now ->> 'rows')::bigint, 'row'), s.now ->> 'current_lsn', s.now ->> 'stop_lsn')
            END
-      FROM (SELECT @extschema@.recovery_state() AS now) s
+      FROM (SELECT spock_internal.recovery_state() AS now) s
       CROSS JOIN phases p
       JOIN phases c ON c.phase = s.now ->> 'phase'
      WHERE s.now IS NOT NULL

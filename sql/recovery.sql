@@ -7,9 +7,9 @@ CREATE FUNCTION recovery_intents()
 COMMENT ON FUNCTION recovery_intents() IS
     'the recoveries of which this node is the target: unfinished ones, and the last 20 that have ended; error: why one waits (superusers, REPLICATION, pg_monitor); server_error: what the server has said of that, with its rows, for superusers alone';
 
-CREATE FUNCTION recovery_is_open(intent_id uuid) RETURNS boolean
+CREATE FUNCTION spock_internal.recovery_is_open(intent_id uuid) RETURNS boolean
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_is_open_wrapper';
-COMMENT ON FUNCTION recovery_is_open(uuid) IS
+COMMENT ON FUNCTION spock_internal.recovery_is_open(uuid) IS
     'whether a recovery of that id is unfinished on this node: what a source asks before it drops a clone';
 
 CREATE FUNCTION recovery_conflicts(intent_id uuid)
@@ -37,9 +37,9 @@ COMMENT ON MATERIALIZED VIEW recovery_kept_objects IS
 REVOKE ALL ON recovery_kept_objects FROM PUBLIC;
 GRANT SELECT ON recovery_kept_objects TO PUBLIC;
 
-CREATE FUNCTION touched_rows(question text) RETURNS text
+CREATE FUNCTION spock_internal.touched_rows(question text) RETURNS text
     LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'touched_rows_wrapper';
-COMMENT ON FUNCTION touched_rows(text) IS
+COMMENT ON FUNCTION spock_internal.touched_rows(text) IS
     'rows of a table by their keys, as a recovery on another node asks for them: as many as an answer takes, and long values as hashes; the caller needs SELECT on the table, which is read as its owner (superusers, REPLICATION)';
 
 CREATE FUNCTION recover_skip(failed_node_name name, origin_lsn pg_lsn) RETURNS void
@@ -48,10 +48,10 @@ REVOKE ALL ON FUNCTION recover_skip(name, pg_lsn) FROM PUBLIC;
 COMMENT ON FUNCTION recover_skip(name, pg_lsn) IS
     'gives up the one transaction of the failed node that its recovery cannot apply; recorded in the summary of the recovery';
 
-CREATE FUNCTION ask_to_abort(failed_node_name name) RETURNS uuid
+CREATE FUNCTION spock_internal.ask_to_abort(failed_node_name name) RETURNS uuid
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'ask_to_abort_wrapper';
-REVOKE ALL ON FUNCTION ask_to_abort(name) FROM PUBLIC;
-COMMENT ON FUNCTION ask_to_abort(name) IS
+REVOKE ALL ON FUNCTION spock_internal.ask_to_abort(name) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.ask_to_abort(name) IS
     'asks whoever carries the recovery of a failed node to end it; use recover_abort(), which waits until that is done';
 
 CREATE FUNCTION create_rescue_subscription(target_node name, source_node name, cloned_slot text,
@@ -63,31 +63,31 @@ REVOKE ALL ON FUNCTION create_rescue_subscription(name, name, text, pg_lsn, pg_l
 COMMENT ON FUNCTION create_rescue_subscription(name, name, text, pg_lsn, pg_lsn, timestamptz, name) IS
     'replays on this node, from a clone on the source, the transactions of the failed node that this node lacks: after skip_lsn, up to stop_lsn, before the first that committed after stop_timestamp; begins when the caller commits, and goes on whatever becomes of the session; returns the oid of the rescue subscription';
 
-CREATE FUNCTION rescue_progress(OUT intent_id uuid, OUT failed_node name, OUT source_node name, OUT target_node name,
+CREATE FUNCTION spock_internal.rescue_progress(OUT intent_id uuid, OUT failed_node name, OUT source_node name, OUT target_node name,
                                 OUT phase text, OUT target_lsn pg_lsn, OUT current_lsn pg_lsn, OUT stop_lsn pg_lsn,
                                 OUT transactions bigint, OUT rows bigint, OUT bytes bigint, OUT conflicts bigint,
                                 OUT rows_per_second float8, OUT time_left interval, OUT started_at timestamptz,
                                 OUT blocked_by text)
     RETURNS SETOF record
     LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rescue_progress_2_wrapper';
-COMMENT ON FUNCTION rescue_progress() IS 'what the view recovery_progress shows';
+COMMENT ON FUNCTION spock_internal.rescue_progress() IS 'what the view recovery_progress shows';
 
-CREATE VIEW recovery_progress AS SELECT * FROM @extschema@.rescue_progress();
+CREATE VIEW recovery_progress AS SELECT * FROM spock_internal.rescue_progress();
 COMMENT ON VIEW recovery_progress IS
     'the unfinished recovery of which this node is the target: how far it is and how long it will take; phase waiting: see recovery_intents()';
 REVOKE ALL ON recovery_progress FROM PUBLIC;
 GRANT SELECT ON recovery_progress TO PUBLIC;
 
-CREATE FUNCTION rescue_subscriptions(OUT sub_id oid, OUT sub_name name, OUT source_node name, OUT slot_name name,
+CREATE FUNCTION spock_internal.rescue_subscriptions(OUT sub_id oid, OUT sub_name name, OUT source_node name, OUT slot_name name,
                                      OUT stop_lsn pg_lsn, OUT stop_time timestamptz, OUT cleanup_pending boolean,
                                      OUT failed boolean)
     RETURNS SETOF record
     LANGUAGE c STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rescue_subscriptions_wrapper';
-COMMENT ON FUNCTION rescue_subscriptions() IS 'the running rescues, as the view subscription shows them';
+COMMENT ON FUNCTION spock_internal.rescue_subscriptions() IS 'the running rescues, as the view subscription shows them';
 
-CREATE FUNCTION is_suspended(subscription oid) RETURNS boolean
+CREATE FUNCTION spock_internal.is_suspended(subscription oid) RETURNS boolean
     LANGUAGE c STABLE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'is_suspended_wrapper';
-COMMENT ON FUNCTION is_suspended(oid) IS
+COMMENT ON FUNCTION spock_internal.is_suspended(oid) IS
     'whether a recovery keeps this subscription disabled: it will be enabled again when all is replayed, or when the failed node is back';
 
 CREATE FUNCTION clone_recovery_slot(failed_node_name name DEFAULT NULL, target_node_name name DEFAULT NULL)
@@ -103,18 +103,18 @@ CREATE FUNCTION recovery_clones()
 COMMENT ON FUNCTION recovery_clones() IS
     'the clones of the recovery slot; target_says: whether the recovery that a clone belongs to is unfinished or has ended, or silent (superusers, REPLICATION, pg_monitor)';
 
-CREATE FUNCTION claim_clone(slot_name text, intent_id uuid, failed_node name, target_node name) RETURNS void
+CREATE FUNCTION spock_internal.claim_clone(slot_name text, intent_id uuid, failed_node name, target_node name) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'claim_clone_wrapper';
-COMMENT ON FUNCTION claim_clone(text, uuid, name, name) IS
+COMMENT ON FUNCTION spock_internal.claim_clone(text, uuid, name, name) IS
     'ties a clone to the recovery on the target that uses it, until that has ended; called by the target (superusers, REPLICATION)';
 
-CREATE FUNCTION clone_for_recovery(intent_id uuid, begun_at bigint, failed_node name, target_node name)
+CREATE FUNCTION spock_internal.clone_for_recovery(intent_id uuid, begun_at bigint, failed_node name, target_node name)
     RETURNS TABLE (cloned_slot_name text, message text)
     LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'clone_for_recovery_wrapper';
-COMMENT ON FUNCTION clone_for_recovery(uuid, bigint, name, name) IS
+COMMENT ON FUNCTION spock_internal.clone_for_recovery(uuid, bigint, name, name) IS
     'makes the clone of a recovery, the same one when asked again; called by the target (superusers, REPLICATION)';
 
-CREATE FUNCTION release_clone(slot_name text, intent_id uuid) RETURNS boolean
+CREATE FUNCTION spock_internal.release_clone(slot_name text, intent_id uuid) RETURNS boolean
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'release_clone_wrapper';
-COMMENT ON FUNCTION release_clone(text, uuid) IS
+COMMENT ON FUNCTION spock_internal.release_clone(text, uuid) IS
     'drops the clone of a recovery that needs it no more; called by the target (superusers, REPLICATION)';

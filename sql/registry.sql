@@ -35,20 +35,33 @@ BEGIN
             DETAIL = 'The extension needs the schema for itself, and ' || found || '.',
             HINT = 'Look at what is in it, then drop or rename it: CREATE EXTENSION spock_recovery makes the schema by itself.';
     END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'spock_internal') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'schema "spock_internal" is there already and cannot be trusted',
+            DETAIL = 'The extension makes the schema for the functions that only its own code calls.',
+            HINT = 'Look at what is in it, then drop or rename it: CREATE EXTENSION spock_recovery makes the schema by itself.';
+    END IF;
     PERFORM pg_catalog.set_config('search_path'::pg_catalog.text, path, true);
 END
 $guard$;
 
+-- The functions that only the extension's own code calls, here or from a peer.
+CREATE SCHEMA spock_internal;
+COMMENT ON SCHEMA spock_internal IS
+    'functions that only the extension spock_recovery calls, here or from a peer; what a person calls is in the schema spock';
+GRANT USAGE ON SCHEMA spock_internal TO PUBLIC;
+
 -- Views are read by everybody; what is secret in them is hidden inside.
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC;
 
-CREATE FUNCTION node_options_validator(options text[], catalog oid) RETURNS void
+CREATE FUNCTION spock_internal.node_options_validator(options text[], catalog oid) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'node_options_validator_wrapper';
-REVOKE ALL ON FUNCTION node_options_validator(text[], oid) FROM PUBLIC;
-COMMENT ON FUNCTION node_options_validator(text[], oid) IS
+REVOKE ALL ON FUNCTION spock_internal.node_options_validator(text[], oid) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.node_options_validator(text[], oid) IS
     'checks the options of nodes and of their user mappings; called by CREATE SERVER and CREATE USER MAPPING';
 
-CREATE FOREIGN DATA WRAPPER spock_node NO HANDLER VALIDATOR node_options_validator;
+CREATE FOREIGN DATA WRAPPER spock_node NO HANDLER VALIDATOR spock_internal.node_options_validator;
 COMMENT ON FOREIGN DATA WRAPPER spock_node IS 'nodes of a spock_recovery cluster: managed by spock.node_create() and its like';
 
 CREATE FUNCTION peer_create(node_name name, dsn text) RETURNS oid
@@ -63,22 +76,22 @@ REVOKE ALL ON FUNCTION sub_set_origin(name, name) FROM PUBLIC;
 COMMENT ON FUNCTION sub_set_origin(name, name) IS
     'says which node a subscription comes from, where the manager cannot find that out by asking the provider';
 
-CREATE FUNCTION node_identity(OUT node_name name, OUT system_identifier text, OUT database oid, OUT version text,
+CREATE FUNCTION spock_internal.node_identity(OUT node_name name, OUT system_identifier text, OUT database oid, OUT version text,
                               OUT timeline integer, OUT wal_end pg_lsn, OUT started_at_lsn pg_lsn,
                               OUT timeline_forks text, OUT started_at timestamptz, OUT protocol_version integer)
     RETURNS SETOF record
     LANGUAGE c STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'node_identity_2_wrapper';
-COMMENT ON FUNCTION node_identity() IS
+COMMENT ON FUNCTION spock_internal.node_identity() IS
     'which node this database is, as peers ask it; no row where it is none, or a copy of one that lives elsewhere';
 
-CREATE FUNCTION is_local_node(options text[]) RETURNS boolean
+CREATE FUNCTION spock_internal.is_local_node(options text[]) RETURNS boolean
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'is_local_node_wrapper';
-COMMENT ON FUNCTION is_local_node(text[]) IS
+COMMENT ON FUNCTION spock_internal.is_local_node(text[]) IS
     'whether the options of a node''s server say that it is this very database of this very server';
 
-CREATE FUNCTION subscription_origin(subscription oid) RETURNS name
+CREATE FUNCTION spock_internal.subscription_origin(subscription oid) RETURNS name
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'subscription_origin_wrapper';
-COMMENT ON FUNCTION subscription_origin(oid) IS
+COMMENT ON FUNCTION spock_internal.subscription_origin(oid) IS
     'name of the node that a subscription of this database comes from; null while unknown';
 
 CREATE FUNCTION peer_status(OUT node_name name, OUT sub_name name, OUT state text, OUT last_contact timestamptz,

@@ -24,12 +24,12 @@ CREATE FUNCTION recovery_horizon()
 COMMENT ON FUNCTION recovery_horizon() IS
     'how far each peer has passed each origin, and how far that lets the recovery slot go; released_lsn FFFFFFFF/FFFFFFFF: nothing can be vouched for';
 
-CREATE FUNCTION lag_positions(OUT origin_name name, OUT receiver_name name, OUT commit_timestamp timestamptz,
+CREATE FUNCTION spock_internal.lag_positions(OUT origin_name name, OUT receiver_name name, OUT commit_timestamp timestamptz,
                               OUT commit_lsn pg_lsn, OUT remote_insert_lsn pg_lsn, OUT received_lsn pg_lsn,
                               OUT passed_lsn pg_lsn)
     RETURNS SETOF record
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'lag_positions_wrapper';
-COMMENT ON FUNCTION lag_positions() IS 'what the view lag_tracker shows';
+COMMENT ON FUNCTION spock_internal.lag_positions() IS 'what the view lag_tracker shows';
 
 CREATE FUNCTION create_recovery_slot() RETURNS name
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'create_recovery_slot_wrapper';

@@ -3,19 +3,45 @@
 -- A function with other arguments or more columns has another C symbol: SQL of one version never calls a function of the library
 -- that reads or writes more than it declares.
 
+CREATE SCHEMA spock_internal;
+
+COMMENT ON SCHEMA spock_internal IS
+    'functions that only the extension spock_recovery calls, here or from a peer; what a person calls is in the schema spock';
+
+GRANT USAGE ON SCHEMA spock_internal TO PUBLIC;
+
+ALTER FUNCTION @extschema@.node_options_validator(text[], oid) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.is_local_node(text[]) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.subscription_origin(oid) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.lag_positions() SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.rescue_subscriptions() SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.is_suspended(oid) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.choose_recovery(text, text, text, text, text) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.begin_recovery_at(text, name, name, name, text, pg_lsn, pg_lsn, timestamptz) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.recovery_state_at(text, name, uuid, text) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.abort_recovery_at(text, name, name) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.retry_recovery_at(text, name) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.require_caller(text, text, boolean) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.counted(bigint, text) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.tell_reconciled(jsonb, boolean) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.refuse_recovery(text, text, text, text, text) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.pause_watching(float8, text, text) SET SCHEMA spock_internal;
+ALTER PROCEDURE @extschema@.await_end(text, text, text, uuid) SET SCHEMA spock_internal;
+ALTER PROCEDURE @extschema@.watch_recovery(text, text, uuid, boolean, jsonb) SET SCHEMA spock_internal;
+ALTER FUNCTION @extschema@.has_lost_source(jsonb, name) SET SCHEMA spock_internal;
+
 DROP VIEW @extschema@.recovery_progress;
-DROP FUNCTION @extschema@.node_identity();
 DROP FUNCTION @extschema@.recovery_intents();
 DROP FUNCTION @extschema@.recovery_unjudged(uuid);
 DROP FUNCTION @extschema@.rescue_progress();
 
-CREATE FUNCTION @extschema@.node_identity(OUT node_name name, OUT system_identifier text, OUT database oid, OUT version text,
+CREATE FUNCTION spock_internal.node_identity(OUT node_name name, OUT system_identifier text, OUT database oid, OUT version text,
                               OUT timeline integer, OUT wal_end pg_lsn, OUT started_at_lsn pg_lsn,
                               OUT timeline_forks text, OUT started_at timestamptz, OUT protocol_version integer)
     RETURNS SETOF record
     LANGUAGE c STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'node_identity_2_wrapper';
 
-COMMENT ON FUNCTION @extschema@.node_identity() IS
+COMMENT ON FUNCTION spock_internal.node_identity() IS
     'which node this database is, as peers ask it; no row where it is none, or a copy of one that lives elsewhere';
 
 CREATE FUNCTION @extschema@.recovery_intents()
@@ -48,7 +74,7 @@ REVOKE ALL ON @extschema@.recovery_kept_objects FROM PUBLIC;
 
 GRANT SELECT ON @extschema@.recovery_kept_objects TO PUBLIC;
 
-CREATE FUNCTION @extschema@.rescue_progress(OUT intent_id uuid, OUT failed_node name, OUT source_node name, OUT target_node name,
+CREATE FUNCTION spock_internal.rescue_progress(OUT intent_id uuid, OUT failed_node name, OUT source_node name, OUT target_node name,
                                 OUT phase text, OUT target_lsn pg_lsn, OUT current_lsn pg_lsn, OUT stop_lsn pg_lsn,
                                 OUT transactions bigint, OUT rows bigint, OUT bytes bigint, OUT conflicts bigint,
                                 OUT rows_per_second float8, OUT time_left interval, OUT started_at timestamptz,
@@ -56,9 +82,9 @@ CREATE FUNCTION @extschema@.rescue_progress(OUT intent_id uuid, OUT failed_node 
     RETURNS SETOF record
     LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rescue_progress_2_wrapper';
 
-COMMENT ON FUNCTION @extschema@.rescue_progress() IS 'what the view recovery_progress shows';
+COMMENT ON FUNCTION spock_internal.rescue_progress() IS 'what the view recovery_progress shows';
 
-CREATE VIEW @extschema@.recovery_progress AS SELECT * FROM @extschema@.rescue_progress();
+CREATE VIEW @extschema@.recovery_progress AS SELECT * FROM spock_internal.rescue_progress();
 
 COMMENT ON VIEW @extschema@.recovery_progress IS
     'the unfinished recovery of which this node is the target: how far it is and how long it will take; phase waiting: see recovery_intents()';
@@ -67,13 +93,13 @@ REVOKE ALL ON @extschema@.recovery_progress FROM PUBLIC;
 
 GRANT SELECT ON @extschema@.recovery_progress TO PUBLIC;
 
-CREATE FUNCTION @extschema@.peer_readiness(node_name name, system_identifier text, database oid) RETURNS jsonb
+CREATE FUNCTION spock_internal.peer_readiness(node_name name, system_identifier text, database oid) RETURNS jsonb
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'peer_readiness_wrapper';
 
-COMMENT ON FUNCTION @extschema@.peer_readiness(name, text, oid) IS
+COMMENT ON FUNCTION spock_internal.peer_readiness(name, text, oid) IS
     'what a recovery of the node that asks would need of this one, and whether this one has it as a peer: what pollers of peers ask (superusers, REPLICATION, pg_monitor)';
 
-CREATE FUNCTION @extschema@.begin_step() RETURNS void
+CREATE FUNCTION spock_internal.begin_step() RETURNS void
     LANGUAGE plpgsql
 AS $$
 BEGIN
@@ -82,10 +108,10 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION @extschema@.begin_step() IS
+COMMENT ON FUNCTION spock_internal.begin_step() IS
     'the settings of a transaction of recover_run() and its like: names are found in pg_catalog alone, and its commit waits for no standby';
 
-CREATE OR REPLACE FUNCTION @extschema@.tell_reconciled(report jsonb, verb boolean) RETURNS void
+CREATE OR REPLACE FUNCTION spock_internal.tell_reconciled(report jsonb, verb boolean) RETURNS void
     LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -94,11 +120,11 @@ DECLARE
 BEGIN
     IF (done ->> 'updated')::bigint + (done ->> 'deleted')::bigint > 0 OR verb AND jsonb_typeof(done) = 'object' THEN
         RAISE NOTICE '% compared with node "%": % brought to the later version, % deleted',
-            @extschema@.counted((done ->> 'compared')::bigint, 'row'), report ->> 'source_node', done ->> 'updated', done ->> 'deleted';
+            spock_internal.counted((done ->> 'compared')::bigint, 'row'), report ->> 'source_node', done ->> 'updated', done ->> 'deleted';
     END IF;
     IF left_out > 0 THEN
         RAISE WARNING 'node "%": % could not be compared with node "%": %', report ->> 'target_node',
-            @extschema@.counted(left_out, 'row'), report ->> 'source_node',
+            spock_internal.counted(left_out, 'row'), report ->> 'source_node',
             (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e)
                 || coalesce((SELECT ' (' || string_agg(format('table %s: %s', e.key, e.value), '; ' ORDER BY e.key) || ')'
                                FROM jsonb_each_text(done -> 'refused') e), '')
@@ -112,21 +138,21 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE PROCEDURE @extschema@.await_end(target_dsn text, target_node text, failed_node text, intent uuid)
+CREATE OR REPLACE PROCEDURE spock_internal.await_end(target_dsn text, target_node text, failed_node text, intent uuid)
     LANGUAGE plpgsql
 AS $$
 BEGIN
     LOOP
-        PERFORM @extschema@.begin_step();
-        EXIT WHEN coalesce((@extschema@.recovery_state_at(target_dsn, target_node::name, intent) ->> 'ended')::boolean, true);
-        PERFORM @extschema@.pause_watching(0.02, failed_node, coalesce(target_node, ''));
+        PERFORM spock_internal.begin_step();
+        EXIT WHEN coalesce((spock_internal.recovery_state_at(target_dsn, target_node::name, intent) ->> 'ended')::boolean, true);
+        PERFORM spock_internal.pause_watching(0.02, failed_node, coalesce(target_node, ''));
         COMMIT;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
     END LOOP;
 END
 $$;
 
-CREATE OR REPLACE PROCEDURE @extschema@.watch_recovery(target_dsn text, target_node text, intent uuid, verb boolean, INOUT report jsonb DEFAULT NULL)
+CREATE OR REPLACE PROCEDURE spock_internal.watch_recovery(target_dsn text, target_node text, intent uuid, verb boolean, INOUT report jsonb DEFAULT NULL)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -149,9 +175,9 @@ DECLARE
     nap float8 := 0.01;
 BEGIN
     LOOP
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
         BEGIN
-            state := @extschema@.recovery_state_at(target_dsn, target_node::name, intent);
+            state := spock_internal.recovery_state_at(target_dsn, target_node::name, intent);
             lost_since := NULL;
         EXCEPTION WHEN connection_exception OR admin_shutdown OR crash_shutdown OR cannot_connect_now THEN
             -- The target restarts, perhaps: its manager goes on by itself.
@@ -197,15 +223,15 @@ BEGIN
                 told_at := clock_timestamp();
                 RAISE NOTICE '% s: %, %, % rows/s, % left',
                     to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
-                    @extschema@.counted((state ->> 'transactions')::bigint, 'transaction'),
-                    @extschema@.counted((state ->> 'rows')::bigint, 'row'),
+                    spock_internal.counted((state ->> 'transactions')::bigint, 'transaction'),
+                    spock_internal.counted((state ->> 'rows')::bigint, 'row'),
                     round((state ->> 'rows_per_second')::numeric),
                     coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
             END IF;
             IF verb AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
                 RAISE NOTICE '% s: % of % compared', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
-                    state ->> 'compared', @extschema@.counted((state ->> 'touched')::bigint, 'row');
+                    state ->> 'compared', spock_internal.counted((state ->> 'touched')::bigint, 'row');
             END IF;
             IF state ->> 'error_at' IS DISTINCT FROM known_error AND state ->> 'error' IS DISTINCT FROM warned THEN
                 said := state -> 'server_error';
@@ -245,25 +271,25 @@ BEGIN
         END IF;
         -- Nothing is held between two looks.
         COMMIT;
-        PERFORM @extschema@.begin_step();
-        PERFORM @extschema@.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
+        PERFORM spock_internal.begin_step();
+        PERFORM spock_internal.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
         nap := least(nap * 1.07, 0.2);
         COMMIT;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
     END LOOP;
     report := state - 'watch' || jsonb_build_object('seconds',
         round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
             MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
-            DETAIL = format('What was applied before stays: %s.', @extschema@.counted((state ->> 'transactions')::bigint, 'transaction')),
+            DETAIL = format('What was applied before stays: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
             HINT = 'CALL spock.recover_run() again goes on from there.';
     END IF;
-    PERFORM @extschema@.tell_reconciled(report, verb);
+    PERFORM spock_internal.tell_reconciled(report, verb);
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @extschema@.has_lost_source(running jsonb, best name) RETURNS boolean
+CREATE OR REPLACE FUNCTION spock_internal.has_lost_source(running jsonb, best name) RETURNS boolean
     LANGUAGE sql IMMUTABLE STRICT
     RETURN (running -> 'watch' ->> 'waits_for_source')::boolean AND running ->> 'source_node' <> best::text;
 
@@ -282,14 +308,14 @@ DECLARE
     intent uuid;
     note text;
 BEGIN
-    PERFORM @extschema@.require_caller('recover_run', failed_node_name);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.require_caller('recover_run', failed_node_name);
+    PERFORM spock_internal.begin_step();
     verb := coalesce(verb, false);
     SELECT * INTO STRICT chosen
-      FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+      FROM spock_internal.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
     -- One that has replayed all lags no more, and may not have ended yet.
     target := coalesce(chosen.target_node, target_node_name::name, (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local));
-    running := @extschema@.recovery_state_at(target_dsn, target, NULL);
+    running := spock_internal.recovery_state_at(target_dsn, target, NULL);
     IF running ->> 'failed_node' <> failed_node_name THEN
         RAISE EXCEPTION USING ERRCODE = 'object_in_use',
             MESSAGE = format('a recovery of node "%s" is running on node "%s"', running ->> 'failed_node', target),
@@ -298,21 +324,21 @@ BEGIN
     END IF;
     IF running IS NOT NULL THEN
         -- One whose source is lost is ended where it stands, and goes on from another source from there.
-        IF @extschema@.has_lost_source(running, chosen.source_node) AND chosen.outcome = 'catch_up' THEN
+        IF spock_internal.has_lost_source(running, chosen.source_node) AND chosen.outcome = 'catch_up' THEN
             RAISE NOTICE 'the recovery from node "%" has lost its source, and goes on from node "%"',
                 running ->> 'source_node', chosen.source_node;
-            intent := @extschema@.abort_recovery_at(target_dsn, target, failed_node_name::name);
+            intent := spock_internal.abort_recovery_at(target_dsn, target, failed_node_name::name);
             COMMIT;
-            PERFORM @extschema@.begin_step();
-            CALL @extschema@.await_end(target_dsn, target, failed_node_name, intent);
-            PERFORM @extschema@.begin_step();
+            PERFORM spock_internal.begin_step();
+            CALL spock_internal.await_end(target_dsn, target, failed_node_name, intent);
+            PERFORM spock_internal.begin_step();
             intent := NULL;
             SELECT * INTO STRICT chosen
-              FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+              FROM spock_internal.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
         ELSE
             intent := (running ->> 'intent_id')::uuid;
             -- Who calls again has mended what it waits for.
-            PERFORM @extschema@.retry_recovery_at(target_dsn, target);
+            PERFORM spock_internal.retry_recovery_at(target_dsn, target);
             RAISE NOTICE 'joining the recovery of node "%" on node "%" that is running, from node "%"',
                 failed_node_name, target, running ->> 'source_node';
         END IF;
@@ -329,27 +355,27 @@ BEGIN
                 'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
             RETURN;
         ELSIF chosen.outcome <> 'catch_up' THEN
-            PERFORM @extschema@.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
+            PERFORM spock_internal.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
         END IF;
         IF verb THEN
             RAISE NOTICE 'node "%" lacks % of node "%"''s WAL, which node "%" has: % to %', chosen.target_node,
-                @extschema@.counted(chosen.gap_bytes, 'byte'), failed_node_name, chosen.source_node, chosen.target_lsn, chosen.source_lsn;
+                spock_internal.counted(chosen.gap_bytes, 'byte'), failed_node_name, chosen.source_node, chosen.target_lsn, chosen.source_lsn;
         END IF;
         FOR note IN SELECT jsonb_array_elements_text(chosen.plan -> 'notes') LOOP
             RAISE WARNING '%', note;
         END LOOP;
-        intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
+        intent := spock_internal.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
                                                 source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     END IF;
     COMMIT;
-    PERFORM @extschema@.begin_step();
-    CALL @extschema@.watch_recovery(target_dsn, target::text, intent, verb, report);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
+    CALL spock_internal.watch_recovery(target_dsn, target::text, intent, verb, report);
+    PERFORM spock_internal.begin_step();
     report := report || jsonb_build_object('outcome', 'catch_up',
         'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
     RAISE NOTICE 'node "%" is recovered on node "%": %, % from node "%", up to %, in % s',
-        failed_node_name, report ->> 'target_node', @extschema@.counted((report ->> 'transactions')::bigint, 'transaction'),
-        @extschema@.counted((report ->> 'rows')::bigint, 'row'), report ->> 'source_node', report ->> 'final_lsn',
+        failed_node_name, report ->> 'target_node', spock_internal.counted((report ->> 'transactions')::bigint, 'transaction'),
+        spock_internal.counted((report ->> 'rows')::bigint, 'row'), report ->> 'source_node', report ->> 'final_lsn',
         report ->> 'seconds';
 END
 $$;
@@ -371,20 +397,20 @@ DECLARE
     unknown text[];
     silent text[] := '{}';
 BEGIN
-    PERFORM @extschema@.require_caller('recover_failed_node', failed_node_name);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.require_caller('recover_failed_node', failed_node_name);
+    PERFORM spock_internal.begin_step();
     verb := coalesce(verb, false);
     plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
     -- Those that have lost their source are ended where they stand, and go on from another source from there.
     FOR survivor IN SELECT * FROM jsonb_to_recordset(plans) p(target_node name, source_node name, outcome text) LOOP
         BEGIN
-            state := @extschema@.recovery_state_at(NULL, survivor.target_node, NULL);
+            state := spock_internal.recovery_state_at(NULL, survivor.target_node, NULL);
             IF state ->> 'failed_node' = failed_node_name AND survivor.outcome = 'catch_up'
-               AND @extschema@.has_lost_source(state, survivor.source_node)
+               AND spock_internal.has_lost_source(state, survivor.source_node)
             THEN
                 RAISE NOTICE 'node "%": the recovery from node "%" has lost its source, and goes on from node "%"',
                     survivor.target_node, state ->> 'source_node', survivor.source_node;
-                intent := @extschema@.abort_recovery_at(NULL, survivor.target_node, failed_node_name::name);
+                intent := spock_internal.abort_recovery_at(NULL, survivor.target_node, failed_node_name::name);
                 intents := intents || jsonb_build_object('target_node', survivor.target_node, 'intent_id', intent);
             END IF;
         EXCEPTION WHEN OTHERS THEN
@@ -393,12 +419,12 @@ BEGIN
     END LOOP;
     IF intents <> '[]' THEN
         COMMIT;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
         FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
-            CALL @extschema@.await_end(NULL, (entry ->> 'target_node')::name, failed_node_name, (entry ->> 'intent_id')::uuid);
-            PERFORM @extschema@.begin_step();
+            CALL spock_internal.await_end(NULL, (entry ->> 'target_node')::name, failed_node_name, (entry ->> 'intent_id')::uuid);
+            PERFORM spock_internal.begin_step();
         END LOOP;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
         intents := '[]';
         plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
     END IF;
@@ -426,14 +452,14 @@ BEGIN
         ELSE
             BEGIN
                 -- One that has replayed all lags no more, and may not have ended yet.
-                state := @extschema@.recovery_state_at(NULL, survivor.target_node, NULL);
+                state := spock_internal.recovery_state_at(NULL, survivor.target_node, NULL);
                 IF state ->> 'failed_node' = failed_node_name THEN
                     -- Who calls again has mended what it waits for.
-                    PERFORM @extschema@.retry_recovery_at(NULL, survivor.target_node);
+                    PERFORM spock_internal.retry_recovery_at(NULL, survivor.target_node);
                     one := one || jsonb_build_object('intent_id', state ->> 'intent_id', 'source_node', state ->> 'source_node',
                                                      'error_at', state ->> 'error_at');
                 ELSIF survivor.outcome = 'catch_up' THEN
-                    intent := @extschema@.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node,
+                    intent := spock_internal.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node,
                                                             survivor.target_node, NULL, NULL, NULL, NULL);
                     one := one || jsonb_build_object('intent_id', intent);
                 END IF;
@@ -453,14 +479,14 @@ BEGIN
         END IF;
     END LOOP;
     COMMIT;
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
     FOR entry IN SELECT e FROM pg_catalog.jsonb_array_elements(intents) e LOOP
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
         LOOP
-            PERFORM @extschema@.begin_step();
+            PERFORM spock_internal.begin_step();
             state := NULL;
             BEGIN
-                state := @extschema@.recovery_state_at(NULL, (entry ->> 'target_node')::name, (entry ->> 'intent_id')::uuid);
+                state := spock_internal.recovery_state_at(NULL, (entry ->> 'target_node')::name, (entry ->> 'intent_id')::uuid);
             EXCEPTION WHEN connection_exception OR admin_shutdown OR crash_shutdown OR cannot_connect_now THEN
                 RAISE WARNING 'node "%" does not answer: %', entry ->> 'target_node', SQLERRM;
                 entry := entry || jsonb_build_object('error', SQLERRM);
@@ -475,8 +501,8 @@ BEGIN
                 EXIT;
             END IF;
             COMMIT;
-            PERFORM @extschema@.begin_step();
-            PERFORM @extschema@.pause_watching(0.05, failed_node_name, entry ->> 'target_node');
+            PERFORM spock_internal.begin_step();
+            PERFORM spock_internal.pause_watching(0.05, failed_node_name, entry ->> 'target_node');
         END LOOP;
         IF state IS NULL OR state ->> 'phase' <> 'completed' THEN
             failures := failures + 1;
@@ -484,15 +510,15 @@ BEGIN
                 coalesce(entry ->> 'error', state ->> 'error', state ->> 'phase', 'its recovery is gone');
         ELSE
             entry := entry || (state - 'watch');
-            PERFORM @extschema@.tell_reconciled(state, verb);
+            PERFORM spock_internal.tell_reconciled(state, verb);
             RAISE NOTICE 'node "%" is recovered: % from node "%", up to %', entry ->> 'target_node',
-                @extschema@.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
+                spock_internal.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
         END IF;
         survivors := survivors || entry;
         COMMIT;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
     END LOOP;
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
     report := jsonb_build_object('failed_node', failed_node_name, 'survivors', survivors, 'failures', failures,
         'unknown_nodes', pg_catalog.to_jsonb(unknown), 'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF failures > 0 THEN
@@ -519,27 +545,27 @@ DECLARE
     state jsonb;
     intent uuid;
 BEGIN
-    PERFORM @extschema@.require_caller('recover_phase_clone', failed_node_name);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.require_caller('recover_phase_clone', failed_node_name);
+    PERFORM spock_internal.begin_step();
     SELECT * INTO STRICT chosen
-      FROM @extschema@.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+      FROM spock_internal.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
     IF chosen.outcome = 'needs_rebuild' THEN
-        PERFORM @extschema@.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
+        PERFORM spock_internal.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
     ELSIF chosen.outcome = 'zero_gap' THEN
         RAISE NOTICE 'nothing of node "%" is missing on node "%"', failed_node_name, chosen.target_node;
         RETURN;
     END IF;
-    intent := @extschema@.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
+    intent := spock_internal.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
                                             source_dsn, skip_lsn, stop_lsn, stop_timestamp);
     COMMIT;
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
     LOOP
-        PERFORM @extschema@.begin_step();
-        state := @extschema@.recovery_state_at(target_dsn, chosen.target_node, intent);
+        PERFORM spock_internal.begin_step();
+        state := spock_internal.recovery_state_at(target_dsn, chosen.target_node, intent);
         EXIT WHEN state ->> 'clone' IS NOT NULL OR (state ->> 'ended')::boolean OR (state ->> 'waiting')::boolean;
-        PERFORM @extschema@.pause_watching(0.02, failed_node_name, chosen.target_node);
+        PERFORM spock_internal.pause_watching(0.02, failed_node_name, chosen.target_node);
         COMMIT;
-        PERFORM @extschema@.begin_step();
+        PERFORM spock_internal.begin_step();
     END LOOP;
     cloned_slot_name := state ->> 'clone';
     IF cloned_slot_name IS NULL THEN
@@ -562,25 +588,25 @@ DECLARE
     state jsonb;
     report jsonb;
 BEGIN
-    PERFORM @extschema@.require_caller('recover_finalize', failed_node_name);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.require_caller('recover_finalize', failed_node_name);
+    PERFORM spock_internal.begin_step();
     IF target_node_name IS NULL OR cloned_slot_name IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = CASE WHEN target_node_name IS NULL THEN 'target_node_name' ELSE 'cloned_slot_name' END || ' must not be null',
             HINT = 'CALL spock.recover_finalize(NULL, ''n2'', ''n1'', NULL, ''spk_recovery_db_clone_…''); with the clone that recover_phase_clone() has named.';
     END IF;
-    state := @extschema@.recovery_state_at(target_dsn, target_node_name::name, NULL, cloned_slot_name);
+    state := spock_internal.recovery_state_at(target_dsn, target_node_name::name, NULL, cloned_slot_name);
     IF state IS NULL OR state ->> 'failed_node' <> failed_node_name THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
             MESSAGE = format('node "%s" knows no recovery of node "%s" from clone "%s"', target_node_name, failed_node_name, cloned_slot_name),
             HINT = 'SELECT * FROM spock.recovery_intents(); on that node shows its recoveries.';
     END IF;
     COMMIT;
-    PERFORM @extschema@.begin_step();
-    CALL @extschema@.watch_recovery(target_dsn, target_node_name, (state ->> 'intent_id')::uuid, coalesce(verb, false), report);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
+    CALL spock_internal.watch_recovery(target_dsn, target_node_name, (state ->> 'intent_id')::uuid, coalesce(verb, false), report);
+    PERFORM spock_internal.begin_step();
     RAISE NOTICE 'node "%" is recovered on node "%": %, up to %', failed_node_name, target_node_name,
-        @extschema@.counted((report ->> 'transactions')::bigint, 'transaction'), report ->> 'final_lsn';
+        spock_internal.counted((report ->> 'transactions')::bigint, 'transaction'), report ->> 'final_lsn';
 END
 $$;
 
@@ -590,12 +616,166 @@ AS $$
 DECLARE
     asked uuid;
 BEGIN
-    PERFORM @extschema@.require_caller('recover_abort', failed_node_name);
-    PERFORM @extschema@.begin_step();
-    asked := @extschema@.abort_recovery_at(NULL, target_node_name::name, failed_node_name::name);
+    PERFORM spock_internal.require_caller('recover_abort', failed_node_name);
+    PERFORM spock_internal.begin_step();
+    asked := spock_internal.abort_recovery_at(NULL, target_node_name::name, failed_node_name::name);
     COMMIT;
-    PERFORM @extschema@.begin_step();
-    CALL @extschema@.await_end(NULL, target_node_name, failed_node_name, asked);
-    PERFORM @extschema@.begin_step();
+    PERFORM spock_internal.begin_step();
+    CALL spock_internal.await_end(NULL, target_node_name, failed_node_name, asked);
+    PERFORM spock_internal.begin_step();
 END
 $$;
+
+CREATE OR REPLACE PROCEDURE @extschema@.recover_precheck(failed_node_name text, source_node_name text DEFAULT NULL, source_dsn text DEFAULT NULL,
+                                  target_node_name text DEFAULT NULL, target_dsn text DEFAULT NULL, verb boolean DEFAULT false,
+                                  INOUT recovery_needed boolean DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    chosen record;
+    condition jsonb;
+    path text := pg_catalog.current_setting('search_path');
+BEGIN
+    PERFORM spock_internal.require_caller('recover_precheck', failed_node_name, commits => false);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    SELECT * INTO STRICT chosen
+      FROM spock_internal.choose_recovery(failed_node_name, source_node_name, source_dsn, target_node_name, target_dsn);
+    IF coalesce(verb, false) THEN
+        FOR condition IN SELECT c FROM pg_catalog.jsonb_array_elements(chosen.plan -> 'proof') c LOOP
+            RAISE NOTICE '%: % (%)', condition ->> 'name',
+                CASE WHEN (condition ->> 'holds')::boolean THEN 'holds' ELSE 'FAILS' END, condition ->> 'finding';
+        END LOOP;
+    END IF;
+    recovery_needed := chosen.outcome <> 'zero_gap';
+    IF chosen.outcome = 'needs_rebuild' THEN
+        PERFORM spock_internal.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
+    ELSIF recovery_needed THEN
+        RAISE NOTICE 'node "%" can be recovered on node "%" from node "%": % to %', failed_node_name, chosen.target_node,
+            chosen.source_node, chosen.target_lsn, chosen.source_lsn;
+    ELSE
+        RAISE NOTICE 'nothing of node "%" is missing%', failed_node_name,
+            coalesce(' on node "' || chosen.target_node || '"', ' on any survivor');
+    END IF;
+    PERFORM pg_catalog.set_config('search_path', path, true);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.recover_status()
+    RETURNS TABLE (intent_id uuid, failed_node name, source_node name, target_node name, step integer, phase text,
+                   state text, details text)
+    LANGUAGE sql VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH phases(step, phase) AS (
+        VALUES (1, 'begun'), (2, 'suspending'), (3, 'replaying'), (4, 'resuming'), (5, 'reconciling')
+    )
+    SELECT (s.now ->> 'intent_id')::uuid, (s.now ->> 'failed_node')::name, (s.now ->> 'source_node')::name,
+           (s.now ->> 'target_node')::name, p.step, p.phase,
+           CASE WHEN p.step < c.step THEN 'done' WHEN p.step > c.step THEN 'pending'
+                WHEN (s.now ->> 'waiting')::boolean THEN 'waiting' ELSE 'running' END,
+           CASE WHEN p.step <> c.step THEN NULL
+                WHEN (s.now ->> 'waiting')::boolean THEN s.now ->> 'error'
+                WHEN p.phase = 'replaying' THEN format('%s, %s, at %s of %s',
+                    spock_internal.counted((s.now ->> 'transactions')::bigint, 'transaction'),
+                    spock_internal.counted((s.now ->> 'rows')::bigint, 'row'), s.now ->> 'current_lsn', s.now ->> 'stop_lsn')
+           END
+      FROM (SELECT spock_internal.recovery_state() AS now) s
+      CROSS JOIN phases p
+      JOIN phases c ON c.phase = s.now ->> 'phase'
+     WHERE s.now IS NOT NULL
+     ORDER BY p.step
+$$;
+
+-- What nodes of version 0.1.0 ask for stays where it is, until version 0.3.0; those of this version ask for the same in spock_internal.
+
+CREATE FUNCTION spock_internal.recovery_is_open(intent_id uuid) RETURNS boolean
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_is_open_wrapper';
+
+COMMENT ON FUNCTION spock_internal.recovery_is_open(uuid) IS
+    'whether a recovery of that id is unfinished on this node: what a source asks before it drops a clone';
+
+CREATE FUNCTION spock_internal.recovery_facts(failed_node_name name) RETURNS jsonb
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_facts_wrapper';
+
+COMMENT ON FUNCTION spock_internal.recovery_facts(name) IS
+    'what this node says of itself and of a failed node, durable when it returns: what plans are made of (superusers, REPLICATION, pg_monitor)';
+
+CREATE FUNCTION spock_internal.clone_for_recovery(intent_id uuid, begun_at bigint, failed_node name, target_node name)
+    RETURNS TABLE (cloned_slot_name text, message text)
+    LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'clone_for_recovery_wrapper';
+
+COMMENT ON FUNCTION spock_internal.clone_for_recovery(uuid, bigint, name, name) IS
+    'makes the clone of a recovery, the same one when asked again; called by the target (superusers, REPLICATION)';
+
+CREATE FUNCTION spock_internal.claim_clone(slot_name text, intent_id uuid, failed_node name, target_node name) RETURNS void
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'claim_clone_wrapper';
+
+COMMENT ON FUNCTION spock_internal.claim_clone(text, uuid, name, name) IS
+    'ties a clone to the recovery on the target that uses it, until that has ended; called by the target (superusers, REPLICATION)';
+
+CREATE FUNCTION spock_internal.release_clone(slot_name text, intent_id uuid) RETURNS boolean
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'release_clone_wrapper';
+
+COMMENT ON FUNCTION spock_internal.release_clone(text, uuid) IS
+    'drops the clone of a recovery that needs it no more; called by the target (superusers, REPLICATION)';
+
+CREATE FUNCTION spock_internal.touched_rows(question text) RETURNS text
+    LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'touched_rows_wrapper';
+
+COMMENT ON FUNCTION spock_internal.touched_rows(text) IS
+    'rows of a table by their keys, as a recovery on another node asks for them: as many as an answer takes, and long values as hashes; the caller needs SELECT on the table, which is read as its owner (superusers, REPLICATION)';
+
+CREATE FUNCTION spock_internal.begin_recovery(failed_node name, source_node name, target_node name, source_dsn text DEFAULT NULL,
+                               skip_lsn pg_lsn DEFAULT NULL, stop_lsn pg_lsn DEFAULT NULL,
+                               stop_timestamp timestamptz DEFAULT NULL)
+    RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_recovery_wrapper';
+
+REVOKE ALL ON FUNCTION spock_internal.begin_recovery(name, name, name, text, pg_lsn, pg_lsn, timestamptz) FROM PUBLIC;
+
+COMMENT ON FUNCTION spock_internal.begin_recovery(name, name, name, text, pg_lsn, pg_lsn, timestamptz) IS
+    'begins a recovery of which this node is the target, at the caller''s commit, and returns its id without waiting; what recover_run() calls on the target';
+
+CREATE FUNCTION spock_internal.recovery_state(intent_id uuid DEFAULT NULL, clone text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_state_wrapper';
+
+COMMENT ON FUNCTION spock_internal.recovery_state(uuid, text) IS
+    'the state of a recovery of which this node is the target, by its id or its clone; without either, of the unfinished one (superusers, REPLICATION, pg_monitor)';
+
+CREATE FUNCTION spock_internal.ask_to_abort(failed_node_name name) RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'ask_to_abort_wrapper';
+
+REVOKE ALL ON FUNCTION spock_internal.ask_to_abort(name) FROM PUBLIC;
+
+COMMENT ON FUNCTION spock_internal.ask_to_abort(name) IS
+    'asks whoever carries the recovery of a failed node to end it; use recover_abort(), which waits until that is done';
+
+CREATE FUNCTION spock_internal.retry_recovery() RETURNS void
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'retry_recovery_wrapper';
+
+REVOKE ALL ON FUNCTION spock_internal.retry_recovery() FROM PUBLIC;
+
+COMMENT ON FUNCTION spock_internal.retry_recovery() IS
+    'has the recovery of this node that waits tried again now, not when its time has come';
+
+COMMENT ON FUNCTION @extschema@.node_identity() IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.node_identity(). It goes with version 0.3.0.';
+COMMENT ON FUNCTION @extschema@.recovery_is_open(uuid) IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.recovery_is_open(). It goes with version 0.3.0.';
+COMMENT ON FUNCTION @extschema@.recovery_facts(name) IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.recovery_facts(). It goes with version 0.3.0.';
+COMMENT ON FUNCTION @extschema@.clone_for_recovery(uuid, bigint, name, name) IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.clone_for_recovery(). It goes with version 0.3.0.';
+COMMENT ON FUNCTION @extschema@.claim_clone(text, uuid, name, name) IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.claim_clone(). It goes with version 0.3.0.';
+COMMENT ON FUNCTION @extschema@.release_clone(text, uuid) IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.release_clone(). It goes with version 0.3.0.';
+COMMENT ON FUNCTION @extschema@.touched_rows(text) IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.touched_rows(). It goes with version 0.3.0.';
+COMMENT ON FUNCTION @extschema@.begin_recovery(name, name, name, text, pg_lsn, pg_lsn, timestamptz) IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.begin_recovery(). It goes with version 0.3.0.';
+COMMENT ON FUNCTION @extschema@.recovery_state(uuid, text) IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.recovery_state(). It goes with version 0.3.0.';
+COMMENT ON FUNCTION @extschema@.ask_to_abort(name) IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.ask_to_abort(). It goes with version 0.3.0.';
+COMMENT ON FUNCTION @extschema@.retry_recovery() IS
+    'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.retry_recovery(). It goes with version 0.3.0.';

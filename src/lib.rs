@@ -57,6 +57,8 @@ pgrx::extension_sql_file!(
     requires = ["registry", "slot", "recovery", "plan", "recover"]
 );
 
+pgrx::extension_sql_file!("../sql/asked_by_0_1_0.sql", name = "asked_by_0_1_0", requires = ["names_shared_with_spock"]);
+
 /// PostgreSQL calls this function when it loads the library.
 #[allow(unsafe_code)] // a symbol that PostgreSQL looks up by name
 #[pgrx::pg_guard]

@@ -22,13 +22,13 @@ mod tests {
         assert!(exists(
             "SELECT FROM spock.local_node JOIN spock.node_interface ON if_id = node_local_interface WHERE if_dsn = 'dbname=postgres'"
         ));
-        assert!(exists("SELECT FROM spock.node_identity() WHERE node_name = 'n1'"));
+        assert!(exists("SELECT FROM spock_internal.node_identity() WHERE node_name = 'n1'"));
     }
 
     #[pg_test]
     fn a_database_without_a_local_node_has_no_identity() {
         assert!(!exists("SELECT FROM spock.local_node"));
-        assert!(!exists("SELECT FROM spock.node_identity()"));
+        assert!(!exists("SELECT FROM spock_internal.node_identity()"));
     }
 
     #[pg_test]
@@ -113,7 +113,9 @@ mod tests {
             let question = format!(
                 r#"{{"schema":"public","name":"large","columns":["id","v"],"key":[0],"keys":[{keys}],"asked":{asked}}}"#
             );
-            Spi::get_one_with_args::<String>("SELECT spock.touched_rows($1)", &[question.into()]).ok().flatten()
+            Spi::get_one_with_args::<String>("SELECT spock_internal.touched_rows($1)", &[question.into()])
+                .ok()
+                .flatten()
         };
         let all = r#"["1"],["2"],["3"],["4"],["5"],["6"],["7"],["8"]"#;
         for asked in [r#""rows""#, r#""whole_rows""#, r#"{"sums":{"origin":null}}"#] {

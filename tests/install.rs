@@ -234,7 +234,11 @@ fn a_released_symbol_keeps_its_arguments_and_columns_for_ever() {
 
 #[test]
 fn a_procedure_finds_nothing_of_its_callers_after_it_has_committed() {
-    let is_end = |line: &str| line == "COMMIT;" || line.starts_with("CALL @extschema@.") && line.ends_with(';');
+    let is_end = |line: &str| {
+        line == "COMMIT;"
+            || (line.starts_with("CALL @extschema@.") || line.starts_with("CALL spock_internal."))
+                && line.ends_with(';')
+    };
     let sql = project("sql/recover.sql");
     let lines: Vec<&str> = sql.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let ends: Vec<usize> = (0..lines.len()).filter(|index| is_end(lines[*index])).collect();
@@ -242,10 +246,13 @@ fn a_procedure_finds_nothing_of_its_callers_after_it_has_committed() {
     for end in ends {
         // What set the path was local to the transaction that has ended; so was what its commit waits for.
         let next = lines[end + 1];
-        assert_eq!(next, "PERFORM @extschema@.begin_step();", "after {}", lines[end]);
+        assert_eq!(next, "PERFORM spock_internal.begin_step();", "after {}", lines[end]);
     }
-    let body =
-        sql.split("CREATE FUNCTION begin_step()").nth(1).and_then(|rest| rest.split("$$").nth(1)).unwrap_or_default();
+    let body = sql
+        .split("CREATE FUNCTION spock_internal.begin_step()")
+        .nth(1)
+        .and_then(|rest| rest.split("$$").nth(1))
+        .unwrap_or_default();
     for setting in ["'search_path', 'pg_catalog, pg_temp', true", "'synchronous_commit', 'local', true"] {
         assert!(body.contains(&format!("PERFORM pg_catalog.set_config({setting});")), "{body}");
     }

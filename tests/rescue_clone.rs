@@ -78,7 +78,7 @@ fn source(name: &str) -> Cluster {
 }
 
 fn claim(clone: &str, intent: &str) -> String {
-    format!("SELECT spock.claim_clone('{clone}', '{intent}', 'n1', 'n2')")
+    format!("SELECT spock_internal.claim_clone('{clone}', '{intent}', 'n1', 'n2')")
 }
 
 /// A journal with these intents, as this database would write it; `identifier`: of the server, None for its own.

@@ -81,7 +81,7 @@ fn an_updated_extension_is_what_a_fresh_one_is_and_nothing_in_it_is_lost() {
             updated.value("SELECT srvname, srvoptions FROM pg_foreign_server ORDER BY 1"),
             updated.value("SELECT srvname, umoptions FROM pg_user_mappings ORDER BY 1"),
             updated.value("SELECT label FROM pg_shseclabel WHERE provider = 'spock_recovery' AND classoid = 'pg_subscription'::regclass"),
-            updated.value("SELECT spock.subscription_origin(oid) FROM pg_subscription WHERE subname = 's'"),
+            updated.value("SELECT n.node_name FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin"),
         ]
     };
     let known = data();
@@ -120,8 +120,10 @@ fn a_mesh_of_two_neighbouring_versions_is_polled_planned_and_recovered_and_updat
     });
     let [n1, n2, n3] = cluster.all();
     assert_eq!(n3.value(VERSION), RELEASED);
-    let protocol = "SELECT to_jsonb(i)->>'protocol_version' FROM spock.node_identity() i";
-    assert_eq!((n1.value(protocol).as_str(), n3.value(protocol).as_str()), ("2", ""));
+    let protocol = |schema| format!("SELECT to_jsonb(i)->>'protocol_version' FROM {schema}.node_identity() i");
+    assert_eq!((n1.value(&protocol("spock_internal")).as_str(), n3.value(&protocol("spock")).as_str()), ("2", ""));
+    // A library of version 0.1.0 finds there what it asks for.
+    assert_eq!(n1.value("SELECT node_name FROM spock.node_identity()"), "n1");
     // n2 is updated first: a node asks others of the version before, and is asked by them.
     disable(n2, "sub_n2_n1");
     n2.sql(UPDATE);

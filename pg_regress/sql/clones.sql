@@ -4,7 +4,7 @@ CREATE EXTENSION spock_recovery;
 -- A database that is no node.
 SELECT * FROM spock.clone_recovery_slot();
 SELECT * FROM spock.recovery_clones();
-SELECT spock.claim_clone('c', '11111111-1111-4111-8111-111111111111', 'n1', 'n2');
+SELECT spock_internal.claim_clone('c', '11111111-1111-4111-8111-111111111111', 'n1', 'n2');
 
 -- A node that knows two others.
 SELECT spock.node_create('n3', 'host=/nonexistent dbname=regress') IS NOT NULL AS created;
@@ -32,10 +32,10 @@ SELECT failed_node, target_node, intent_id, created_at <= now() AS created, conf
   FROM spock.recovery_clones();
 SELECT plugin, slot_type, database, temporary, two_phase, failover
   FROM pg_replication_slots JOIN spock.recovery_clones() USING (slot_name);
-SELECT spock.claim_clone(slot_name, NULL, 'n1', 'n2') FROM spock.recovery_clones();
-SELECT spock.claim_clone('spk_recovery_regress', '11111111-1111-4111-8111-111111111111', 'n1', 'n2');
-SELECT spock.claim_clone('nothing', '11111111-1111-4111-8111-111111111111', 'n1', 'n2');
-SELECT spock.claim_clone(slot_name, '11111111-1111-4111-8111-111111111111', 'n1', 'n2') FROM spock.recovery_clones();
+SELECT spock_internal.claim_clone(slot_name, NULL, 'n1', 'n2') FROM spock.recovery_clones();
+SELECT spock_internal.claim_clone('spk_recovery_regress', '11111111-1111-4111-8111-111111111111', 'n1', 'n2');
+SELECT spock_internal.claim_clone('nothing', '11111111-1111-4111-8111-111111111111', 'n1', 'n2');
+SELECT spock_internal.claim_clone(slot_name, '11111111-1111-4111-8111-111111111111', 'n1', 'n2') FROM spock.recovery_clones();
 SELECT intent_id, target_says FROM spock.recovery_clones();
 
 CREATE ROLE regress_watcher IN ROLE pg_monitor;
@@ -43,7 +43,7 @@ CREATE ROLE regress_nobody;
 SET ROLE regress_watcher;
 SELECT count(*) FROM spock.recovery_clones();
 SELECT * FROM spock.clone_recovery_slot();
-SELECT spock.claim_clone('c', '11111111-1111-4111-8111-111111111111', 'n1', 'n2');
+SELECT spock_internal.claim_clone('c', '11111111-1111-4111-8111-111111111111', 'n1', 'n2');
 SET ROLE regress_nobody;
 SELECT count(*) FROM spock.recovery_clones();
 SELECT * FROM spock.clone_recovery_slot();

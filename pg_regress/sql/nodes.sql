@@ -4,7 +4,7 @@ CREATE EXTENSION spock_recovery;
 -- A database that is no node yet.
 SELECT node_name, is_local FROM spock.node;
 SELECT count(*) FROM spock.local_node;
-SELECT count(*) FROM spock.node_identity();
+SELECT count(*) FROM spock_internal.node_identity();
 SELECT spock.sub_set_origin('s', 'n2');
 
 -- What cannot be a node.
@@ -25,7 +25,7 @@ SELECT n.node_name, i.if_name, i.if_dsn
   JOIN spock.node_interface i ON i.if_id = l.node_local_interface;
 SELECT node_name, system_identifier = (SELECT system_identifier::text FROM pg_control_system()) AS this_server,
        database = (SELECT oid FROM pg_database WHERE datname = current_database()) AS this_database, version <> '' AS has_version
-  FROM spock.node_identity();
+  FROM spock_internal.node_identity();
 SELECT spock.node_create('n1', 'dbname=x');
 SELECT spock.node_create('n2', 'dbname=x');
 
@@ -70,7 +70,7 @@ SECURITY LABEL FOR spock_recovery ON SCHEMA public IS '{}';
 
 -- What a role that is no superuser may do.
 CREATE ROLE regress_nobody;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA spock TO regress_nobody;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA spock, spock_internal TO regress_nobody;
 SET ROLE regress_nobody;
 SELECT spock.node_create('n5', 'dbname=x');
 SELECT spock.peer_create('n5', 'dbname=x');
@@ -78,7 +78,7 @@ SELECT spock.node_drop('n1');
 SELECT spock.sub_set_origin('Sub', 'n2');
 SELECT node_name, is_local FROM spock.node ORDER BY node_name;
 SELECT if_name, if_dsn FROM spock.node_interface ORDER BY if_name;
-SELECT node_name FROM spock.node_identity();
+SELECT node_name FROM spock_internal.node_identity();
 RESET ROLE;
 DROP OWNED BY regress_nobody;
 DROP ROLE regress_nobody;
@@ -100,10 +100,10 @@ SELECT node_name, is_local FROM spock.node ORDER BY node_name;
 -- A copy of a node: n1 was created on another server.
 ALTER SERVER n1 OPTIONS (SET system_identifier '1');
 SELECT node_name, is_local FROM spock.node ORDER BY node_name;
-SELECT count(*) FROM spock.node_identity();
+SELECT count(*) FROM spock_internal.node_identity();
 SELECT spock.node_create('n7', 'dbname=x');
 SELECT spock.node_create('n1', 'host=/elsewhere dbname=regress') IS NOT NULL AS adopted;
-SELECT node_name FROM spock.node_identity();
+SELECT node_name FROM spock_internal.node_identity();
 SELECT if_name, if_dsn FROM spock.node_interface ORDER BY if_name;
 SELECT spock.node_drop('n1');
 SELECT count(*) FROM spock.node;

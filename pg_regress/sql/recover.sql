@@ -123,7 +123,7 @@ CALL spock.recover_finalize(NULL, 'n2', 'n1', NULL, 'clone'); \echo :SQLSTATE
 CALL spock.recover_abort('n1'); \echo :SQLSTATE
 RESET ROLE;
 -- What was granted by hand does not make a superuser.
-GRANT EXECUTE ON ALL ROUTINES IN SCHEMA spock TO alice;
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA spock, spock_internal TO alice;
 SET ROLE alice;
 CALL spock.recover_run('n1'); \echo :SQLSTATE
 CALL spock.recover_failed_node('n1'); \echo :SQLSTATE

@@ -47,7 +47,7 @@ const OVERDUE_FRACTION: u32 = 5;
 #[pg_extern(sql = false)]
 fn recovery_facts(failed_node_name: Option<Name>) -> Json {
     require_reader("recovery_facts");
-    let hint = "SELECT spock.recovery_facts('n1');";
+    let hint = "SELECT spock_internal.recovery_facts('n1');";
     let failed = failed_node_name.ok_or(RecoverError::NullArgument { argument: "failed_node_name", hint }).or_raise();
     Json::of(&gather(&failed.0).or_raise())
 }

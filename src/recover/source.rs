@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// Version 0.1.0 does not report its protocol. So the column is read from the row as JSON, whatever columns it has.
 const IDENTITY: &str = "SELECT i.node_name, i.version, i.system_identifier, i.database, \
-                        pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'protocol_version' FROM spock.node_identity() i";
+                        pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'protocol_version' FROM";
 
 /// The connection and the questions that show that a node answers are three steps; each may take this fraction of
 /// spock.peer_timeout (1/5).
@@ -111,7 +111,7 @@ impl Source {
         in_transaction(|| connection.prepare()).map_err(lost)?;
         in_transaction(|| connection.require_extension()).map_err(lost)?;
         let mut source = Source { name: name.to_owned(), connection, protocol: protocol::UNTOLD };
-        let rows = source.rows(IDENTITY, 5)?;
+        let rows = source.rows(&format!("{IDENTITY} {}.node_identity() i", source.internal_schema()), 5)?;
         let Some(row) = rows.first() else {
             return Err(source.error(RemoteError::Unexpected("it is not a node".to_owned())));
         };
@@ -156,9 +156,15 @@ impl Source {
         self.protocol
     }
 
+    /// The schema of the functions there that only the extension's own code calls.
+    pub fn internal_schema(&self) -> &'static str {
+        self.connection.internal_schema()
+    }
+
     /// What the source reports about itself and the failed node, for a plan.
     pub fn node_facts(&mut self, failed: &str) -> Result<NodeFacts, RecoverError> {
-        let text = self.read_one(&in_ascii(&format!("spock.recovery_facts({})", argument::name(failed))))?;
+        let asked = format!("{}.recovery_facts({})", self.internal_schema(), argument::name(failed));
+        let text = self.read_one(&in_ascii(&asked))?;
         let unexpected = |message| self.error(RemoteError::Unexpected(message));
         let text = from_ascii(&text.unwrap_or_default());
         let text = text.ok_or_else(|| unexpected("facts that are no text".to_owned()))?;
@@ -288,7 +294,8 @@ impl Source {
     /// Claims the clone for the intent: from now on the source keeps it until the recovery has ended on this node.
     pub fn claim(&mut self, clone: &str, id: IntentId, failed: &str, target: &str) -> Result<(), RecoverError> {
         let call = format!(
-            "SELECT spock.claim_clone({}, {}, {}, {})",
+            "SELECT {}.claim_clone({}, {}, {}, {})",
+            self.internal_schema(),
             argument::text(Some(clone)),
             argument::uuid(Some(id)),
             argument::name(failed),
@@ -308,7 +315,8 @@ impl Source {
     ) -> Result<String, RecoverError> {
         self.begin_writing()?;
         let question = format!(
-            "SELECT cloned_slot_name, message FROM spock.clone_for_recovery({}, {}, {}, {})",
+            "SELECT cloned_slot_name, message FROM {}.clone_for_recovery({}, {}, {}, {})",
+            self.internal_schema(),
             argument::uuid(Some(id)),
             argument::bigint(begun_at),
             argument::name(failed),
@@ -328,7 +336,7 @@ impl Source {
     /// Tells the source that the recovery does not need its clone any more.
     pub fn release_clone(&mut self, clone: &str, id: IntentId) -> Result<(), RecoverError> {
         let (clone, id) = (argument::text(Some(clone)), argument::uuid(Some(id)));
-        self.write_one(&format!("SELECT spock.release_clone({clone}, {id})")).map(|_| ())
+        self.write_one(&format!("SELECT {}.release_clone({clone}, {id})", self.internal_schema())).map(|_| ())
     }
 
     /// Runs a query that returns one value.
@@ -356,7 +364,8 @@ impl Source {
     /// What the source answers to a question about rows of a table, which it reads as the table's owner. `limit` is the
     /// time that this may take.
     pub fn touched_rows(&mut self, question: &str, limit: Duration) -> Result<String, RecoverError> {
-        let question = format!("SELECT spock.touched_rows({}::pg_catalog.text)", quote_literal(question));
+        let schema = self.internal_schema();
+        let question = format!("SELECT {schema}.touched_rows({}::pg_catalog.text)", quote_literal(question));
         let rows = in_transaction(|| self.connection.query_within(limit, &question, 1));
         let row = rows.map_err(|error| self.error(error))?.pop();
         let answer = row.and_then(|row| row.into_values().pop().flatten());

@@ -10,8 +10,12 @@ use crate::pg::walreceiver::{self, ConnectionAnswer, WalReceiverConnection};
 use std::ffi::CString;
 use std::time::Duration;
 
-/// Returns one row if the extension is installed.
-const HAS_EXTENSION: &str = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock_recovery'";
+/// Returns one row if the extension is installed: whether it has a schema for what only its own code calls.
+const HAS_EXTENSION: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_namespace n ON n.oid = d.objid \
+                                             WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+                                               AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
+                                               AND d.refobjid = e.oid AND n.nspname = 'spock_internal') \
+                               FROM pg_catalog.pg_extension e WHERE e.extname = 'spock_recovery'";
 
 /// The settings that every session of this library relies on; a role or database may have other defaults for each of
 /// them. The role is set first, because another role might not be allowed to set the rest. A commit on the peer does
@@ -30,6 +34,7 @@ pub struct Connection {
     /// answer would be taken for that of the next query.
     inner: Option<WalReceiverConnection>,
     limit: Duration,
+    internal_schema: &'static str,
 }
 
 impl Connection {
@@ -42,7 +47,7 @@ impl Connection {
             with_limit(limit, || WalReceiverConnection::connect(&route.conninfo, route.must_use_password, &name))
                 .map_err(|TimedOut| RemoteError::TimedOut(limit))?
                 .map_err(|message| RemoteError::Connect(one_line(&message)))?;
-        Ok(Connection { inner: Some(inner), limit })
+        Ok(Connection { inner: Some(inner), limit, internal_schema: "spock_internal" })
     }
 
     /// Puts the session into a known state, whatever defaults the role and database have there (ALTER ROLE … SET, ALTER
@@ -63,10 +68,18 @@ impl Connection {
     /// # Errors
     /// The peer does not have the extension, or the query failed.
     pub fn require_extension(&mut self) -> Result<(), RemoteError> {
-        if self.query(HAS_EXTENSION, 0)?.is_empty() {
+        let rows = self.query(HAS_EXTENSION, 1)?;
+        let Some(row) = rows.first() else {
             return Err(RemoteError::Unexpected("the extension spock_recovery is not there".to_owned()));
-        }
+        };
+        self.internal_schema = if row.value::<String>(0)? == "t" { "spock_internal" } else { "spock" };
         Ok(())
+    }
+
+    /// The schema of the functions that only the extension's own code calls, as `require_extension` has found it. In
+    /// version 0.1.0 of the extension's SQL they are in `spock`, among those that a person calls.
+    pub fn internal_schema(&self) -> &'static str {
+        self.internal_schema
     }
 
     /// Runs a query that returns `columns` columns. Needs a transaction.

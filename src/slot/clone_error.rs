@@ -42,7 +42,7 @@ pub enum CloneError {
     Spi(#[from] pgrx::spi::Error),
 }
 
-const CLAIM: &str = "SELECT spock.claim_clone('…', '…', failed_node => 'n1', target_node => 'n2');";
+const CLAIM: &str = "SELECT spock_internal.claim_clone('…', '…', failed_node => 'n1', target_node => 'n2');";
 
 impl SqlError for CloneError {
     fn sqlstate(&self) -> PgSqlErrorCode {

@@ -119,7 +119,7 @@ fn begin_recovery(
     Uuid::from_bytes(asked.begin_here().or_raise().0)
 }
 
-const BEGIN_RECOVERY: &str = "SELECT spock.begin_recovery('n1', 'n3', 'n2');";
+const BEGIN_RECOVERY: &str = "SELECT spock_internal.begin_recovery('n1', 'n3', 'n2');";
 const ASK_TO_ABORT: &str = "CALL spock.recover_abort('n1');";
 
 fn required(name: Option<Name>, argument: &'static str, hint: &'static str) -> String {
@@ -159,10 +159,10 @@ impl Asked {
         Ok(id)
     }
 
-    /// The call that begins the recovery on another node.
-    fn call(&self) -> String {
+    /// The call that begins the recovery on another node. `schema`: where that node has the function.
+    fn call(&self, schema: &str) -> String {
         format!(
-            "SELECT spock.begin_recovery({}, {}, {}, {}, {}, {}, {})",
+            "SELECT {schema}.begin_recovery({}, {}, {}, {}, {}, {}, {})",
             argument::name(&self.request.failed),
             argument::name(&self.request.source),
             argument::name(&self.request.target),
@@ -217,7 +217,7 @@ fn begin_recovery_at(
     let begin = || match target(Some(&asked.request.target), target_dsn)? {
         Target::Here => asked.begin_here(),
         Target::Elsewhere(mut node) => {
-            let id: String = node.write_one(&asked.call())?.unwrap_or_default();
+            let id: String = node.write_one(&asked.call(node.internal_schema()))?.unwrap_or_default();
             id.parse().map_err(|_| RecoverError::NotRunningThere { target: asked.request.target.clone() })
         }
     };
@@ -239,7 +239,8 @@ fn recovery_state_at(
         Target::Elsewhere(mut node) => {
             let id = argument::uuid(intent_id.map(|id| IntentId(*id.as_bytes())));
             let clone = argument::text(clone.map(|clone| clone.to_utf8()).as_deref());
-            let text: Option<String> = node.read_one(&format!("SELECT spock.recovery_state({id}, {clone})"))?;
+            let text: Option<String> =
+                node.read_one(&format!("SELECT {}.recovery_state({id}, {clone})", node.internal_schema()))?;
             Ok::<_, RecoverError>(text.and_then(|text| serde_json::from_str(&text).ok()))
         }
     };
@@ -264,7 +265,7 @@ fn abort_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>, failed
     let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
         Target::Here => Ok::<_, RecoverError>(crate::sql::intent::ask_to_abort_here(&failed)?),
         Target::Elsewhere(mut node) => {
-            let call = format!("SELECT spock.ask_to_abort({})", argument::name(&failed));
+            let call = format!("SELECT {}.ask_to_abort({})", node.internal_schema(), argument::name(&failed));
             let id: String = node.write_one(&call)?.unwrap_or_default();
             id.parse().map_err(|_| RecoverError::NotRunningThere { target: node.name().to_owned() })
         }
@@ -294,7 +295,9 @@ fn retry_recovery_at(target_dsn: Option<Text>, target_node: Option<Name>) {
             retry_recovery();
             Ok(())
         }
-        Target::Elsewhere(mut node) => node.write_one("SELECT spock.retry_recovery()").map(|_| ()),
+        Target::Elsewhere(mut node) => {
+            node.write_one(&format!("SELECT {}.retry_recovery()", node.internal_schema())).map(|_| ())
+        }
     };
     ask().or_raise();
 }

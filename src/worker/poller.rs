@@ -45,7 +45,7 @@ const CALLED_RETRY: Duration = Duration::from_millis(500);
 const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, wal_end, \
                         started_at_lsn, timeline_forks, \
                         (extract(epoch FROM started_at - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, \
-                        pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'protocol_version' FROM spock.node_identity() i";
+                        pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'protocol_version' FROM";
 
 /// What it costs the peer to list what its slot may have released is spent only where that matters (`asks_released`).
 const RELEASED: &str = "SELECT origin_node, max(released_lsn) FROM spock.recovery_horizon() GROUP BY origin_node";
@@ -459,7 +459,7 @@ fn doubt(question: &PollQuestion, answer: &PollAnswer) -> Option<(PeerState, Str
 fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollAnswer, RemoteError> {
     let asked_at = Monotonic::now();
     connection.require_extension()?;
-    let rows = connection.query(IDENTITY, 9)?;
+    let rows = connection.query(&format!("{IDENTITY} {}.node_identity() i", connection.internal_schema()), 9)?;
     let Some(row) = rows.first() else {
         return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));
     };
@@ -499,7 +499,9 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
     }
     let mut clones = Vec::new();
     for clone in &question.clones {
-        match connection.query(&format!("SELECT spock.recovery_is_open({})", argument::uuid(Some(clone.intent))), 1) {
+        let schema = connection.internal_schema();
+        match connection.query(&format!("SELECT {schema}.recovery_is_open({})", argument::uuid(Some(clone.intent))), 1)
+        {
             Ok(rows) => {
                 let is_open: Option<String> = rows.first().map(|row| row.value(0)).transpose()?;
                 match is_open.as_deref() {
@@ -538,13 +540,16 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
 fn ask_readiness(connection: &mut Connection, question: &PollQuestion) -> Result<Option<Readiness>, RemoteError> {
     let Some((name, identity)) = &question.local else { return Ok(None) };
     // The function is looked up first: a call of one that does not exist would be an ERROR in the peer's log.
-    let is_there = "SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
-                    WHERE n.nspname = 'spock' AND p.proname = 'peer_readiness'";
-    if connection.query(is_there, 0)?.is_empty() {
+    let schema = connection.internal_schema();
+    let is_there = format!(
+        "SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+         WHERE n.nspname = '{schema}' AND p.proname = 'peer_readiness'"
+    );
+    if connection.query(&is_there, 0)?.is_empty() {
         return Ok(None);
     }
     let asked = format!(
-        "spock.peer_readiness({}, {}, {}::pg_catalog.oid)",
+        "{schema}.peer_readiness({}, {}, {}::pg_catalog.oid)",
         argument::name(name),
         argument::text(Some(&identity.system_identifier.to_string())),
         identity.database

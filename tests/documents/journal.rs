@@ -38,7 +38,7 @@ fn an_unreadable_journal_is_not_written_over_and_what_it_says_holds_until_it_can
         "SELECT * FROM spock.node_positions()",
         "SELECT spock.node_drop('n2')",
         "SELECT spock.node_drop('n3')",
-        &format!("SELECT spock.recovery_is_open('{INTENT}')"),
+        &format!("SELECT spock_internal.recovery_is_open('{INTENT}')"),
     ] {
         assert_refused(n2, statement);
     }

@@ -13,7 +13,8 @@ fn a_subscription_with_an_unreadable_label_is_nobodys_and_is_not_labelled_anew()
     cluster.expect_log("cannot be read");
     let label = Label::subscription(n3);
     let name = n3.value("SELECT subname FROM pg_subscription WHERE oid = (SELECT min(oid) FROM pg_subscription)");
-    let origin = format!("SELECT spock.subscription_origin(oid) FROM pg_subscription WHERE subname = '{name}'");
+    let origin =
+        format!("SELECT spock_internal.subscription_origin(oid) FROM pg_subscription WHERE subname = '{name}'");
     let known = n3.value(&origin);
     assert_eq!(known, "n1");
     let vouched =
@@ -100,7 +101,7 @@ fn a_peer_that_has_another_name_now_is_not_forgotten_while_a_label_cannot_be_rea
             n1.dsn("postgres")
         ));
     }
-    let origins = "SELECT subname, spock.subscription_origin(oid) FROM pg_subscription ORDER BY 1";
+    let origins = "SELECT subname, spock_internal.subscription_origin(oid) FROM pg_subscription ORDER BY 1";
     n2.wait_until(origins, "s1|n1\ns2|n1");
     n2.wait_until("SELECT node_name, state FROM spock.peer_status()", "n1|connected");
     let label = Label::subscription(n2);
@@ -161,7 +162,7 @@ fn a_copy_takes_no_nodes_place_while_a_label_that_it_would_adopt_cannot_be_read(
     assert!(node.value(copy).contains("SELECT spock.node_create('n1', "));
     node.sql(&format!("SELECT spock.node_create('n1', '{}')", node.dsn("postgres")));
     assert_eq!(
-        node.value("SELECT subname, spock.subscription_origin(oid) FROM pg_subscription ORDER BY 1"),
+        node.value("SELECT subname, spock_internal.subscription_origin(oid) FROM pg_subscription ORDER BY 1"),
         "s1|n9\ns2|n9"
     );
 }

@@ -40,9 +40,10 @@ fn to_closing(text: &str) -> (&str, &str) {
     panic!("a parenthesis is not closed: {text}")
 }
 
-/// By name; no name is overloaded.
+/// By name; no name is overloaded. A function that is in both schemas, because nodes of the version before ask for it
+/// in the other one, is an internal one.
 fn functions_of(sql: &str) -> BTreeMap<String, Function> {
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<String, Function> = BTreeMap::new();
     let text: String = sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect::<Vec<_>>().join("\n");
     for (kind, prefix) in [("CREATE FUNCTION ", ""), ("CREATE PROCEDURE ", "PROCEDURE ")] {
         for rest in text.split(kind).skip(1) {
@@ -65,7 +66,16 @@ fn functions_of(sql: &str) -> BTreeMap<String, Function> {
                 .iter()
                 .any(|what| text.contains(&format!("REVOKE ALL ON {what} {}(", qualified.trim())));
             let function = Function { signature, is_internal, is_revoked };
-            assert!(found.insert(name.to_owned(), function).is_none(), "{name} is overloaded");
+            match found.get(name) {
+                Some(known) => assert!(known.is_internal != is_internal, "{name} is overloaded"),
+                None => {
+                    found.insert(name.to_owned(), function);
+                    continue;
+                }
+            }
+            if function.is_internal {
+                found.insert(name.to_owned(), function);
+            }
         }
     }
     found
@@ -99,6 +109,9 @@ fn every_function_is_documented_with_its_signature_and_no_other_is() {
     for (name, function) in &in_sql {
         match documented.get(name) {
             Some(_) if function.is_internal => faults.push(format!("{name}: is internal, and has a section")),
+            None if internal.contains(name) && !function.is_internal => {
+                faults.push(format!("{name}: is called internal, and is in the schema of what a person calls"));
+            }
             Some(_) if internal.contains(name) => faults.push(format!("{name}: has a section, and is called internal")),
             Some(signature) if *signature != function.signature => {
                 faults.push(format!("{name}:\n  documented: {signature}\n  in sql/:     {}", function.signature));
@@ -110,6 +123,27 @@ fn every_function_is_documented_with_its_signature_and_no_other_is() {
     let names = documented.keys().chain(&internal);
     faults.extend(names.filter(|name| !in_sql.contains_key(*name)).map(|name| format!("{name}: not in sql/")));
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_schema_of_what_a_person_calls_has_of_the_others_only_what_the_version_before_asks_for() {
+    let file = read("sql/asked_by_0_1_0.sql");
+    let released = functions_of(&read("tests/fixtures/spock_recovery--0.1.0.sql"));
+    let in_sql = functions_of(&sql());
+    let kept = functions_of(&file);
+    assert!(!kept.is_empty());
+    for (name, function) in &kept {
+        assert_eq!(function.signature, released[name].signature, "{name} is not what version 0.1.0 has");
+        assert!(in_sql[name].is_internal, "{name} has no successor");
+    }
+    let table = read(PAGE);
+    let listed: BTreeSet<&str> = section(&table, "## Asked by version 0.1.0")
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| released.contains_key(*word))
+        .collect();
+    assert_eq!(listed, kept.keys().map(String::as_str).collect());
 }
 
 #[test]

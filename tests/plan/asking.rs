@@ -5,7 +5,7 @@ use crate::cluster::Node;
 
 fn choose(node: &Node, source: &str, target: &str) -> String {
     node.value(&format!(
-        "SELECT target_node, source_node, outcome, reason FROM spock.choose_recovery('n1', {source}, NULL, {target}, NULL)"
+        "SELECT target_node, source_node, outcome, reason FROM spock_internal.choose_recovery('n1', {source}, NULL, {target}, NULL)"
     ))
 }
 
@@ -33,7 +33,7 @@ fn targets_and_sources_are_chosen_where_none_is_named_and_nonsense_is_refused() 
     }
     // By the connection string alone.
     let by_dsn = format!(
-        "SELECT target_node, source_node, outcome FROM spock.choose_recovery('n1', NULL, '{}', NULL, '{}')",
+        "SELECT target_node, source_node, outcome FROM spock_internal.choose_recovery('n1', NULL, '{}', NULL, '{}')",
         n3.dsn("postgres"),
         n2.dsn("postgres")
     );
@@ -45,10 +45,10 @@ fn targets_and_sources_are_chosen_where_none_is_named_and_nonsense_is_refused() 
         ("SELECT spock.recover_plan('n2')", "22023", "lost"),
         ("SELECT spock.recover_plan(NULL)", "22004", "recover_plan"),
         ("SELECT spock.find_rescue_source(NULL)", "22004", "find_rescue_source"),
-        ("SELECT spock.recovery_facts(NULL)", "22004", "recovery_facts"),
-        ("SELECT spock.choose_recovery('n1', 'n2', NULL, 'n2', NULL)", "22023", ""),
-        ("SELECT spock.choose_recovery('n1', 'n1', NULL, 'n2', NULL)", "22023", ""),
-        ("SELECT spock.choose_recovery('n1', 'n9', NULL, 'n2', NULL)", "42704", "spock.node"),
+        ("SELECT spock_internal.recovery_facts(NULL)", "22004", "recovery_facts"),
+        ("SELECT spock_internal.choose_recovery('n1', 'n2', NULL, 'n2', NULL)", "22023", ""),
+        ("SELECT spock_internal.choose_recovery('n1', 'n1', NULL, 'n2', NULL)", "22023", ""),
+        ("SELECT spock_internal.choose_recovery('n1', 'n9', NULL, 'n2', NULL)", "42704", "spock.node"),
     ] {
         assert_refused(n2, statement, sqlstate, hint);
     }
@@ -66,13 +66,13 @@ fn only_who_may_read_positions_may_ask(n2: &Node, n3: &Node) {
     for role in ["watcher", "sender"] {
         let plan = "SELECT outcome, source_node FROM spock.recover_plan('n1', 'n2')";
         assert_eq!(as_role(role).value(plan), "catch_up|n3", "{role}");
-        let error = as_role(role).try_sql("SELECT spock.choose_recovery('n1', NULL, NULL, NULL, NULL)");
+        let error = as_role(role).try_sql("SELECT spock_internal.choose_recovery('n1', NULL, NULL, NULL, NULL)");
         assert_eq!(error.expect_err("no superuser").sqlstate, "42501");
     }
     // What others' processes do counts, whoever asks.
-    let workers = "SELECT (spock.recovery_facts('n1')->'capacity'->'workers'->>'used')::int > 2";
+    let workers = "SELECT (spock_internal.recovery_facts('n1')->'capacity'->'workers'->>'used')::int > 2";
     assert_eq!(as_role("sender").value(workers), "t");
-    let role = n3.value("SELECT spock.recovery_facts('n1')->'asked_by'->>'role'");
+    let role = n3.value("SELECT spock_internal.recovery_facts('n1')->'asked_by'->>'role'");
     assert_eq!(role, "postgres");
 }
 
@@ -89,14 +89,14 @@ fn several_that_lag_are_named_and_one_that_is_being_recovered_is_joined() {
     n3.wait_until("SELECT count(*) FROM held", "1");
     n1.kill9();
     assert_eq!(choose(n2, "NULL", "NULL"), "n2|n3|catch_up|gap_covered");
-    let error = n3.try_sql("SELECT spock.choose_recovery('n1', NULL, NULL, NULL, NULL)").expect_err("two lag");
+    let error = n3.try_sql("SELECT spock_internal.choose_recovery('n1', NULL, NULL, NULL, NULL)").expect_err("two lag");
     assert_eq!(error.sqlstate, "22023", "{error}");
     assert!(error.message.contains("n2, n4"), "{error}");
     assert!(error.hint.is_some_and(|hint| hint.contains("recover_failed_node('n1')")));
 
     let mut held = n2.session();
     held.sql("BEGIN; LOCK TABLE held IN EXCLUSIVE MODE");
-    n2.sql("SELECT spock.begin_recovery('n1', 'n3', 'n2')");
+    n2.sql("SELECT spock_internal.begin_recovery('n1', 'n3', 'n2')");
     n2.wait_until("SELECT phase FROM spock.recovery_progress", "replaying");
     let joined = "SELECT outcome, plan->>'notes' LIKE '%joins%' FROM spock.recover_plan('n1', 'n2')";
     for node in [n2, n3, n4] {
@@ -120,11 +120,11 @@ fn a_node_that_has_answered_a_moment_before_it_was_killed_is_asked_again() {
         ),
         "2",
     );
-    assert_eq!(n2.value("SELECT spock.recovery_facts('n1') -> 'failed_answers'"), "true");
+    assert_eq!(n2.value("SELECT spock_internal.recovery_facts('n1') -> 'failed_answers'"), "true");
     n1.kill9();
     // Its poller sleeps for an hour, and knows no better.
     let state = "SELECT state FROM spock.peer_status() WHERE node_name = 'n1'";
     assert_eq!(n2.value(state), "connected");
-    assert_eq!(n2.value("SELECT spock.recovery_facts('n1') -> 'failed_answers'"), "false");
+    assert_eq!(n2.value("SELECT spock_internal.recovery_facts('n1') -> 'failed_answers'"), "false");
     assert_eq!(n2.value(state), "connected");
 }

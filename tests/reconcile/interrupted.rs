@@ -102,7 +102,7 @@ fn a_recovery_that_is_aborted_while_it_compares_leaves_nothing_uncompared() {
     n2.arm(names::RESCUE_RECONCILING, Action::Wait);
     begin(n2, n3, "");
     n2.wait_hit(names::RESCUE_RECONCILING);
-    n2.sql("SELECT spock.ask_to_abort('n1')");
+    n2.sql("SELECT spock_internal.ask_to_abort('n1')");
     // The manager has told the worker.
     wait_rounds(n2.db("postgres"), 2);
     n2.disarm(names::RESCUE_RECONCILING);

@@ -283,7 +283,7 @@ fn a_node_that_was_rebuilt_under_its_name_is_taken_on_by_one_word_and_its_fresh_
         node.sql(&format!("SELECT spock.peer_create('n1', '{}')", rebuilt.dsn("postgres")));
         node.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "connected");
         node.wait_until(
-            &format!("SELECT spock.subscription_origin(oid) FROM pg_subscription WHERE subname = '{name}'"),
+            &format!("SELECT spock_internal.subscription_origin(oid) FROM pg_subscription WHERE subname = '{name}'"),
             "n1",
         );
     }

@@ -105,7 +105,7 @@ fn start_without_source(name: &str) -> Cluster {
     }
     n1.kill9();
     n2.arm(crate::failpoint_names::RESCUE_AFTER_COMMIT, crate::cluster::Action::Wait);
-    n2.sql("SELECT spock.begin_recovery('n1', 'n3', 'n2')");
+    n2.sql("SELECT spock_internal.begin_recovery('n1', 'n3', 'n2')");
     n2.wait_hit(crate::failpoint_names::RESCUE_AFTER_COMMIT);
     n3.kill9();
     n2.disarm(crate::failpoint_names::RESCUE_AFTER_COMMIT);

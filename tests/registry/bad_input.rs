@@ -120,5 +120,5 @@ fn the_extension_is_dropped_with_its_nodes_by_cascade() {
     db.sql("DROP EXTENSION spock_recovery CASCADE");
     assert_eq!(db.value("SELECT count(*) FROM pg_foreign_server"), "0");
     make_node(db, &n1.dsn("postgres"), "n2");
-    assert_eq!(db.value("SELECT node_name FROM spock.node_identity()"), "n2");
+    assert_eq!(db.value("SELECT node_name FROM spock_internal.node_identity()"), "n2");
 }

@@ -28,7 +28,7 @@ fn is_inert(node: &Node, copy: Database<'_>, before: usize) {
     assert_eq!(copy.value("SELECT count(*) FROM spock.local_node"), "0");
     let verdict = copy.value("SELECT check_name, status, details FROM spock.quick_health_check()");
     assert!(verdict.starts_with("copy|CRITICAL|") && verdict.contains("SELECT spock.node_create('n1', "), "{verdict}");
-    assert_eq!(copy.value("SELECT count(*) FROM spock.node_identity()"), "0");
+    assert_eq!(copy.value("SELECT count(*) FROM spock_internal.node_identity()"), "0");
     assert_eq!(copy.value("SELECT count(*) FROM spock.peer_status()"), "0");
     assert_eq!(
         copy.value(
@@ -53,17 +53,17 @@ fn a_dump_restored_elsewhere_acts_on_nothing_until_it_is_created_there() {
     let app = n2.db("app");
     is_inert(n2, app, 0);
     assert_eq!(app.value("SELECT sub_name, sub_enabled, sub_origin FROM spock.subscription"), "s|f|");
-    assert_eq!(app.value("SELECT spock.subscription_origin(oid) FROM pg_subscription"), "");
+    assert_eq!(app.value("SELECT spock_internal.subscription_origin(oid) FROM pg_subscription"), "");
     let error = refused(app, "SELECT spock.node_create('n2', 'dbname=app')", "55000", "spock.node_drop('n1')");
     assert_eq!(error.message, "database is a copy of node \"n1\"");
     // Under the same name it takes the node's place, with what the node knew of a peer that cannot be asked.
     app.sql(&format!("SELECT spock.node_create('n1', '{}')", n2.dsn("app")));
-    assert_eq!(app.value("SELECT node_name FROM spock.node_identity()"), "n1");
+    assert_eq!(app.value("SELECT node_name FROM spock_internal.node_identity()"), "n1");
     assert_eq!(
         app.value("SELECT if_dsn FROM spock.node_interface JOIN spock.local_node ON if_id = node_local_interface"),
         n2.dsn("app")
     );
-    assert_eq!(app.value("SELECT spock.subscription_origin(oid) FROM pg_subscription"), "n9");
+    assert_eq!(app.value("SELECT spock_internal.subscription_origin(oid) FROM pg_subscription"), "n9");
     app.wait_until("SELECT node_name FROM spock.peer_status()", "n9");
     app.sql("ALTER SUBSCRIPTION s SET (slot_name = NONE)");
     app.sql("DROP SUBSCRIPTION s");
@@ -77,7 +77,7 @@ fn a_dump_restored_elsewhere_acts_on_nothing_until_it_is_created_there() {
     assert_eq!(other.value("SELECT count(*) FROM spock.node"), "0");
     assert_eq!(other.value("SELECT count(*) FROM pg_seclabels WHERE provider = 'spock_recovery'"), "0");
     other.sql(&format!("SELECT spock.node_create('n2', '{}')", n2.dsn("other")));
-    assert_eq!(other.value("SELECT node_name FROM spock.node_identity()"), "n2");
+    assert_eq!(other.value("SELECT node_name FROM spock_internal.node_identity()"), "n2");
 }
 
 #[test]
@@ -91,6 +91,6 @@ fn a_database_made_from_a_node_as_template_acts_on_nothing() {
     refused(n1.db("app2"), "SELECT spock.node_create('n2', 'dbname=app2')", "55000", "spock.node_drop('n1')");
     n1.db("app2").sql("SELECT spock.node_drop('n1')");
     // The original has not noticed.
-    assert_eq!(n1.db("app").value("SELECT node_name FROM spock.node_identity()"), "n1");
-    assert_eq!(n1.db("app").value("SELECT spock.subscription_origin(oid) FROM pg_subscription"), "n9");
+    assert_eq!(n1.db("app").value("SELECT node_name FROM spock_internal.node_identity()"), "n1");
+    assert_eq!(n1.db("app").value("SELECT spock_internal.subscription_origin(oid) FROM pg_subscription"), "n9");
 }

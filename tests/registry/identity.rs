@@ -114,7 +114,7 @@ fn a_subscription_whose_owner_is_no_superuser_takes_nobodys_place() {
     // It has no say: neither in what is told to others, nor here in what the slot keeps, nor in a plan.
     assert_eq!(n2.value("SELECT origin_node FROM spock.node_positions() ORDER BY 1"), "n1\nn3");
     assert_eq!(
-        n2.value("SELECT spock.recovery_facts('n1') -> 'unknown_origins', spock.recovery_facts('n1') -> 'target'"),
+        n2.value("SELECT spock_internal.recovery_facts('n1') -> 'unknown_origins', spock_internal.recovery_facts('n1') -> 'target'"),
         "[]|"
     );
     assert_ne!(n2.value("SELECT blocked_reason FROM spock.get_recovery_slot_status()"), "peer_unknown");
@@ -198,8 +198,8 @@ fn what_a_stranger_calls_himself_is_not_repeated() {
     n2.sql("CREATE EXTENSION spock_recovery");
     // A server of his own answers whatever he likes.
     n2.sql(
-        "ALTER EXTENSION spock_recovery DROP FUNCTION spock.node_identity(); DROP FUNCTION spock.node_identity() CASCADE;
-         CREATE FUNCTION spock.node_identity() RETURNS TABLE (node_name text, system_identifier text, database oid, version text,
+        "ALTER EXTENSION spock_recovery DROP FUNCTION spock_internal.node_identity(); DROP FUNCTION spock_internal.node_identity() CASCADE;
+         CREATE FUNCTION spock_internal.node_identity() RETURNS TABLE (node_name text, system_identifier text, database oid, version text,
              timeline int, wal_end pg_lsn, started_at_lsn pg_lsn, timeline_forks text, started_at timestamptz) LANGUAGE sql AS
          $$ SELECT E'n3\"; all is well\n ALTER ROLE bob SUPERUSER; --', '1', 5::oid, '0', 1, '0/1'::pg_lsn, '0/1'::pg_lsn, '', now() $$",
     );

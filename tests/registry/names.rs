@@ -11,7 +11,7 @@ const SQL_ASCII: &str = "ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0";
 fn database_node(node: &Node, database: &str, encoding: &str, name: &str) {
     node.sql(&format!("CREATE DATABASE {} {encoding}", identifier(database)));
     make_node(node.db(database), &node.dsn(database), name);
-    let known = node.db(database).value("SELECT node_name FROM spock.node_identity()");
+    let known = node.db(database).value("SELECT node_name FROM spock_internal.node_identity()");
     assert_eq!(known, name);
 }
 

@@ -39,7 +39,7 @@ fn shown(database: Database<'_>) -> String {
         "SELECT * FROM information_schema.foreign_server_options",
         "SELECT srvname, srvoptions FROM pg_foreign_server",
         "SELECT * FROM spock.node, spock.local_node, spock.subscription",
-        "SELECT * FROM spock.node_identity()",
+        "SELECT * FROM spock_internal.node_identity()",
         "SELECT * FROM pg_seclabels",
         "SELECT * FROM pg_shseclabel",
     ]
@@ -115,7 +115,7 @@ fn nobody_but_a_superuser_changes_a_node() {
         refused(owner, statement, "42501", "");
     }
     assert_eq!(app.value("SELECT node_name, is_local FROM spock.node ORDER BY 1"), "n1|t\nn9|f");
-    assert_eq!(app.value("SELECT spock.subscription_origin(oid) FROM pg_subscription"), "n9");
+    assert_eq!(app.value("SELECT spock_internal.subscription_origin(oid) FROM pg_subscription"), "n9");
 }
 
 #[test]
@@ -250,8 +250,11 @@ fn the_extension_is_not_made_in_a_schema_that_another_role_has_prepared() {
     refused("others may create objects in it");
     app.sql("REVOKE CREATE ON SCHEMA spock FROM PUBLIC; GRANT CREATE ON SCHEMA spock TO mallory");
     refused("others may create objects in it");
-    // Closed and empty it is as good as a new one.
     app.sql("REVOKE CREATE ON SCHEMA spock FROM mallory");
+    app.role("mallory").sql("CREATE SCHEMA spock_internal");
+    refused("The extension makes the schema");
+    app.sql("DROP SCHEMA spock_internal");
+    // Closed and empty, the schema spock is as good as a new one.
     app.sql("CREATE EXTENSION spock_recovery");
     assert_eq!(app.value("SELECT count(*) FROM spock.node"), "0");
     // What is left when it is dropped is that as well.
@@ -262,7 +265,7 @@ fn the_extension_is_not_made_in_a_schema_that_another_role_has_prepared() {
 /// A question as a target asks it.
 fn question(schema: &str, table: &str, columns: &str, key: &str) -> String {
     format!(
-        "SELECT spock.touched_rows('{{\"schema\": \"{schema}\", \"name\": \"{table}\", \"columns\": [{columns}], \"key\": [0],
+        "SELECT spock_internal.touched_rows('{{\"schema\": \"{schema}\", \"name\": \"{table}\", \"columns\": [{columns}], \"key\": [0],
              \"keys\": [[\"{key}\"]], \"asked\": \"rows\"}}')"
     )
 }
@@ -307,6 +310,11 @@ fn rows_are_told_to_who_may_replicate_and_compared_by_the_keys_own_operator() {
     let error = refused(db.role("reader"), &question("public", "t", "\"m\", \"row_to_json\"", "a"), "42703", "");
     assert!(error.message.contains("row_to_json"), "{error}");
     for malformed in ["", "{}", "[]", "null"] {
-        refused(db.role("reader"), &format!("SELECT spock.touched_rows('{malformed}')"), "22023", "same version");
+        refused(
+            db.role("reader"),
+            &format!("SELECT spock_internal.touched_rows('{malformed}')"),
+            "22023",
+            "same version",
+        );
     }
 }

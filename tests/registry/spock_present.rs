@@ -17,7 +17,7 @@ fn installs_beside_spock(database: Database<'_>) {
     database.sql("CREATE EXTENSION spock_recovery");
     assert_eq!(database.value(SHARED), "0");
     assert_eq!(database.value("SELECT to_regprocedure('spock.peer_create(name, text)') IS NOT NULL"), "t");
-    assert_eq!(database.value("SELECT count(*) FROM spock.node_identity()"), "0");
+    assert_eq!(database.value("SELECT count(*) FROM spock_internal.node_identity()"), "0");
     database.sql("DROP EXTENSION spock_recovery");
     assert_eq!(database.value("SELECT to_regnamespace('spock')"), "spock");
 }

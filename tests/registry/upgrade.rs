@@ -88,7 +88,7 @@ fn a_node_survives_pg_upgrade_and_is_adopted_under_its_name() {
 
     // Another server now, by its system identifier: it does nothing until it is told that it takes the node's place.
     upgraded.wait_log("this database is a copy of node \"n1\"");
-    assert_eq!(upgraded.value("SELECT count(*) FROM spock.node_identity()"), "0");
+    assert_eq!(upgraded.value("SELECT count(*) FROM spock_internal.node_identity()"), "0");
     assert_eq!(upgraded.value(ORIGINS), "sub_dead|\nsub_n1_n2|");
     refused(
         upgraded.db("postgres"),

@@ -113,7 +113,7 @@ fn a_clone_of_its_own_that_was_lost_is_made_again_from_what_the_slot_still_keeps
     let cluster = gap("rescue_clone_lost");
     let [_, n2, n3] = cluster.all();
     let held = hold(n2);
-    n2.sql("SELECT spock.begin_recovery('n1', 'n3', 'n2')");
+    n2.sql("SELECT spock_internal.begin_recovery('n1', 'n3', 'n2')");
     wait_held(n2);
     n2.stop_immediate();
     drop(held);

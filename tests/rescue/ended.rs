@@ -70,7 +70,7 @@ fn an_attempt_that_ends_without_a_word_is_told_of_and_leaves_peers_running() {
     assert_lives_on(n2, n3, "57P01");
     assert_eq!(n2.value("SELECT count(*) FROM spock.recover_status() WHERE state = 'waiting'"), "1");
     drop(held);
-    n2.sql("SELECT spock.retry_recovery()");
+    n2.sql("SELECT spock_internal.retry_recovery()");
     assert_completes(n2, n3);
 
     // A FATAL of core: who calls is told of it.

@@ -66,7 +66,7 @@ impl Slices {
     fn begin_towards(&mut self, failpoint: &str, n2: &Node, n3: &Node) {
         match failpoint {
             names::RESCUE_CLONE_MADE => {
-                let statement = format!("SELECT spock.begin_recovery('n1', 'n3', 'n2'{})", self.stop());
+                let statement = format!("SELECT spock_internal.begin_recovery('n1', 'n3', 'n2'{})", self.stop());
                 self.begin_by(n2, &statement);
             }
             _ => self.begin(n2, n3),

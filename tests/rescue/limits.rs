@@ -6,7 +6,7 @@ use super::{
 };
 
 fn advice(node: &Node) -> String {
-    node.value("SELECT s->>'is_transactions_fault', s->>'advice' FROM spock.recovery_state() s")
+    node.value("SELECT s->>'is_transactions_fault', s->>'advice' FROM spock_internal.recovery_state() s")
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_recovery_needs_more_than_temp_file_limit_and_proposes_a_loss_only_where_the
     assert!(told.starts_with("false|") && told.contains("disks"), "{told}");
     let refused = n2.try_sql("SELECT spock.recover_skip('n1', '0/1')").expect_err("it is another position");
     assert!(refused.hint.as_ref().is_some_and(|hint| !hint.contains("recover_skip")), "{refused}");
-    n2.sql("DROP TRIGGER full_disk ON u; SELECT spock.retry_recovery()");
+    n2.sql("DROP TRIGGER full_disk ON u; SELECT spock_internal.retry_recovery()");
     wait_completed(n2);
     wait_tidy(n2, n3);
 
@@ -50,7 +50,7 @@ fn a_recovery_needs_more_than_temp_file_limit_and_proposes_a_loss_only_where_the
     let refused = n2.try_sql("CALL spock.recover_run('n1')").expect_err("a constraint is violated");
     assert!(refused.hint.as_ref().is_some_and(|hint| hint.contains("recover_skip")), "{refused}");
     assert_eq!(advice(n2), "true|");
-    n2.sql("ALTER TABLE u DROP CONSTRAINT few; SELECT spock.retry_recovery()");
+    n2.sql("ALTER TABLE u DROP CONSTRAINT few; SELECT spock_internal.retry_recovery()");
     wait_completed(n2);
     wait_tidy(n2, n3);
     drain(n2, n3);

@@ -102,7 +102,7 @@ fn who_holds_a_lock_is_named_and_peers_go_on_when_it_is_held_for_long() {
 }
 
 /// Attempts in a row that have failed.
-const FAILURES: &str = "SELECT (spock.recovery_state(NULL, NULL) ->> 'failures')::int";
+const FAILURES: &str = "SELECT (spock_internal.recovery_state(NULL, NULL) ->> 'failures')::int";
 
 #[test]
 fn between_two_attempts_the_living_have_as_long_as_one_has_held_them_up_and_who_calls_is_told_once_when_the_next_comes()
@@ -133,7 +133,7 @@ fn between_two_attempts_the_living_have_as_long_as_one_has_held_them_up_and_who_
         // From the end of one attempt to the beginning of the next, by one clock.
         let room = n2.value(
             "SELECT extract(epoch FROM a.backend_start - (timestamptz '2000-01-01 00:00:00+00'
-                        + (spock.recovery_state(NULL, NULL) ->> 'error_at')::bigint * interval '1 microsecond'))
+                        + (spock_internal.recovery_state(NULL, NULL) ->> 'error_at')::bigint * interval '1 microsecond'))
                FROM pg_stat_activity a WHERE a.backend_type = 'spock_recovery rescue'",
         );
         assert!(

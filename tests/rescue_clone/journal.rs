@@ -31,7 +31,7 @@ fn nobody_but_a_superuser_writes_the_journal_and_only_what_is_one() {
     assert_eq!(n3.value("SELECT count(*) FROM spock.recovery_intents()"), "0");
     set_journal(database, &document);
     assert_eq!(n3.value("SELECT intent_id, phase FROM spock.recovery_intents()"), format!("{INTENT}|begun"));
-    assert_eq!(n3.value(&format!("SELECT spock.recovery_is_open('{INTENT}')")), "t");
+    assert_eq!(n3.value(&format!("SELECT spock_internal.recovery_is_open('{INTENT}')")), "t");
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_journal_from_elsewhere_is_inert() {
     assert!(own.contains(&identifier) && own.contains(&clone), "{own}");
     set_journal(database, &journal_of(database, Some(7), &[intent(OTHER_INTENT, "n1", "")]));
     assert_eq!(n3.value("SELECT count(*) FROM spock.recovery_intents()"), "0");
-    assert_eq!(n3.value(&format!("SELECT spock.recovery_is_open('{OTHER_INTENT}')")), "f");
+    assert_eq!(n3.value(&format!("SELECT spock_internal.recovery_is_open('{OTHER_INTENT}')")), "f");
     assert_eq!(n3.value(REGISTERED), "0");
     assert!(health(database, "recovery").starts_with("HEALTHY|"));
     restart_manager(n3);

@@ -153,8 +153,9 @@ fn whatever_a_database_is_called_its_clones_have_legal_names_and_are_known() {
 fn a_recovery_that_asks_again_gets_the_same_clone_where_it_was() {
     let cluster = source("rescue_clone_again");
     let [n3] = cluster.all();
-    let ask =
-        |intent: &str| format!("SELECT cloned_slot_name FROM spock.clone_for_recovery('{intent}', 5, 'n1', 'n2')");
+    let ask = |intent: &str| {
+        format!("SELECT cloned_slot_name FROM spock_internal.clone_for_recovery('{intent}', 5, 'n1', 'n2')")
+    };
     let clone = n3.value(&ask(INTENT));
     let position = confirmed(n3, &clone);
     assert_eq!(n3.value(&ask(INTENT)), clone);

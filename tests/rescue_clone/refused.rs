@@ -126,7 +126,7 @@ fn a_claim_that_does_not_fit_is_refused() {
     n3.sql("SELECT spock.peer_create('n4', 'host=/nonexistent')");
     n3.sql("SELECT pg_create_logical_replication_slot('mine', 'test_decoding')");
     let claim_as = |slot: &str, failed: &str, target: &str| {
-        format!("SELECT spock.claim_clone('{slot}', '{INTENT}', '{failed}', '{target}')")
+        format!("SELECT spock_internal.claim_clone('{slot}', '{INTENT}', '{failed}', '{target}')")
     };
     for (statement, sqlstate, hint) in [
         (claim_as("spk_recovery_nothing", "n1", "n2"), "42704", "spock.recovery_clones()"),
@@ -138,10 +138,26 @@ fn a_claim_that_does_not_fit_is_refused() {
         (claim_as(&clone, "n1", "n3"), "22023", "spock.clone_recovery_slot("),
         (claim_as(&free, "n3", "n2"), "22023", "spock.clone_recovery_slot("),
         (claim_as(&free, "n2", "n2"), "22023", "spock.clone_recovery_slot("),
-        (format!("SELECT spock.claim_clone(NULL, '{INTENT}', 'n1', 'n2')"), "22004", "SELECT spock.claim_clone("),
-        (format!("SELECT spock.claim_clone('{clone}', NULL, 'n1', 'n2')"), "22004", "SELECT spock.claim_clone("),
-        (format!("SELECT spock.claim_clone('{clone}', '{INTENT}', NULL, 'n2')"), "22004", "SELECT spock.claim_clone("),
-        (format!("SELECT spock.claim_clone('{clone}', '{INTENT}', 'n1', NULL)"), "22004", "SELECT spock.claim_clone("),
+        (
+            format!("SELECT spock_internal.claim_clone(NULL, '{INTENT}', 'n1', 'n2')"),
+            "22004",
+            "SELECT spock_internal.claim_clone(",
+        ),
+        (
+            format!("SELECT spock_internal.claim_clone('{clone}', NULL, 'n1', 'n2')"),
+            "22004",
+            "SELECT spock_internal.claim_clone(",
+        ),
+        (
+            format!("SELECT spock_internal.claim_clone('{clone}', '{INTENT}', NULL, 'n2')"),
+            "22004",
+            "SELECT spock_internal.claim_clone(",
+        ),
+        (
+            format!("SELECT spock_internal.claim_clone('{clone}', '{INTENT}', 'n1', NULL)"),
+            "22004",
+            "SELECT spock_internal.claim_clone(",
+        ),
     ] {
         assert_error(&refused(database, &statement), sqlstate, hint);
     }
