@@ -11,6 +11,7 @@ mod health;
 mod intent;
 pub mod node;
 mod plan;
+mod progress;
 mod reconcile;
 mod recover;
 mod slot;

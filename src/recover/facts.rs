@@ -1,14 +1,12 @@
-//! recovery_facts(): what this node reports about itself and a failed node, for a plan.
+//! What this node reports about itself and a failed node, for a plan.
 //!
 //! What is reported is durable: positions are read first, then WAL is flushed, then they are reported. The slot is read
 //! before the retention record, and the record is written before the slot moves. So the slot has never released more
 //! than is reported.
-#![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::error::RecoverError;
 use super::source;
 use super::strangers;
-use crate::error::OrRaise;
 use crate::guc;
 use crate::health::capacity;
 use crate::health::judge;
@@ -18,7 +16,6 @@ use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::node::servers::{self, NodeServer, Role};
 use crate::pg::clock::Monotonic;
-use crate::pg::json::Json;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{process, role, setting, slot, wal};
@@ -32,7 +29,7 @@ use crate::slot::decision::is_recorded;
 use crate::slot::positions::{self, OwnPosition};
 use crate::slot::record::RetentionRecord;
 use crate::slot::record_storage;
-use crate::slot::snapshot::{Snapshot, require_reader, snapshot};
+use crate::slot::snapshot::{Snapshot, snapshot};
 use crate::slot::vouching;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -42,15 +39,6 @@ use std::time::Duration;
 /// A question to a peer counts as unanswered when it has been open for this fraction of spock.peer_timeout (1/5). A
 /// healthy peer answers in a small part of the limit, and a node that hangs is noticed before its poller gives up.
 const OVERDUE_FRACTION: u32 = 5;
-
-/// What a plan needs to know of this node with regard to a failed one.
-#[pg_extern(sql = false)]
-fn recovery_facts(failed_node_name: Option<Name>) -> Json {
-    require_reader("recovery_facts");
-    let hint = "SELECT spock_internal.recovery_facts('n1');";
-    let failed = failed_node_name.ok_or(RecoverError::NullArgument { argument: "failed_node_name", hint }).or_raise();
-    Json::of(&gather(&failed.0).or_raise())
-}
 
 /// The facts of this node. Needs a transaction with a snapshot.
 ///

@@ -1,49 +1,28 @@
-//! peer_readiness(): what this node would need as the source if the asking node were to be recovered, and whether it
+//! What this node would need as the source if the asking node were to be recovered, and whether it
 //! knows that node.
-#![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::error::RecoverError;
 use super::facts;
 use super::strangers::knows;
-use crate::error::OrRaise;
 use crate::identity::DatabaseIdentity;
 use crate::node::servers::{self, Role};
 use crate::node_name::NodeName;
-use crate::pg::json::Json;
 use crate::pg::name::Name;
-use crate::pg::text::Text;
 use crate::pg::{process, role, wal};
 use crate::plan::facts::AskerFacts;
 use crate::plan::readiness::Readiness;
 use crate::shmem;
-use crate::slot::snapshot::require_reader;
-use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 /// The most tables that are named to the asking node.
 const MAX_UNREADABLE: i64 = 50;
 
-/// What a node needs to know of this one before another node fails. Null if this database is not a node, and on a
-/// standby.
-#[pg_extern(sql = false)]
-fn peer_readiness(node_name: Option<Name>, system_identifier: Option<Text>, database: Option<Oid>) -> Option<Json> {
-    require_reader("peer_readiness");
-    let asker = asker(node_name, system_identifier, database);
-    look(asker).or_raise().map(|readiness| Json::of(&readiness))
-}
-
-/// The asking node, if a node asks.
-fn asker(
-    name: Option<Name>,
-    system_identifier: Option<Text>,
-    database: Option<Oid>,
-) -> Option<(NodeName, DatabaseIdentity)> {
-    let name = NodeName::parse(&name?.0).ok()?;
-    let system_identifier = system_identifier?.to_utf8().parse().ok()?;
-    Some((name, DatabaseIdentity { system_identifier, database: database?.to_u32() }))
-}
-
-fn look(asker: Option<(NodeName, DatabaseIdentity)>) -> Result<Option<Readiness>, RecoverError> {
+/// What a node needs to know of this one before another node fails. None if this database is not a node, and on a
+/// standby. `asker`: the node that asks, if a node asks.
+///
+/// # Errors
+/// If a catalog cannot be read.
+pub fn readiness(asker: Option<(NodeName, DatabaseIdentity)>) -> Result<Option<Readiness>, RecoverError> {
     if wal::is_in_recovery() {
         return Ok(None);
     }

@@ -4,7 +4,6 @@
 //! written, and a rollback does not remove a slot. So a failure can leave a clone that is not registered; the manager
 //! adopts it (src/worker/clone_upkeep.rs). Core's errors are caught in subtransactions, and a copy that could not be
 //! finished is dropped at once.
-#![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use super::clone_error::CloneError;
 use super::clone_name::clone_name;
@@ -12,7 +11,6 @@ use super::error::SlotError;
 use super::plugin_list;
 use super::record_storage;
 use super::snapshot::snapshot;
-use crate::error::OrRaise;
 use crate::failpoint::{self, names};
 use crate::intent::document::CloneRecord;
 use crate::intent::{IntentError, storage};
@@ -21,9 +19,7 @@ use crate::lsn::LocalLsn;
 use crate::node::servers::{self, NodeServer, Role};
 use crate::pg::clock::Timestamp;
 use crate::pg::hooks::CatalogChange;
-use crate::pg::name::Name;
 use crate::pg::slot::{self, Slot};
-use crate::pg::text::Text;
 use crate::pg::timeout::{TimedOut, with_limit};
 use crate::pg::{catalog, process, role, setting, transaction, wal};
 use crate::shmem::PeerKey;
@@ -55,32 +51,6 @@ pub enum CloneOutcome {
         original: Option<String>,
         message: String,
     },
-}
-
-/// Copies the recovery slot, and moves the copy forward to where the target needs it from.
-#[pg_extern(sql = false)]
-#[allow(clippy::type_complexity)] // the row type of a set-returning function
-fn clone_recovery_slot(
-    failed_node_name: Option<Name>,
-    target_node_name: Option<Name>,
-) -> TableIterator<
-    'static,
-    (
-        name!(cloned_slot_name, Option<String>),
-        name!(original_slot_name, Option<String>),
-        name!(restart_lsn, Option<LocalLsn>),
-        name!(success, bool),
-        name!(message, Text),
-    ),
-> {
-    let (failed, target) = (failed_node_name.map(|name| name.0), target_node_name.map(|name| name.0));
-    let outcome = clone_slot("clone_recovery_slot", failed, target, None).or_raise();
-    TableIterator::once(match outcome {
-        CloneOutcome::Made { original, clone, message } => {
-            (Some(clone.name), Some(original), Some(clone.restart), true, Text::of_message(&message))
-        }
-        CloneOutcome::Refused { original, message } => (None, original, None, false, Text::of_message(&message)),
-    })
 }
 
 /// Checks that PostgreSQL would let the caller copy a slot.

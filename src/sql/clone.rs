@@ -12,7 +12,7 @@ use crate::pg::hooks::CatalogChange;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{process, slot, transaction};
-use crate::slot::clone::{PLUGIN, check_parties, require_slot_user};
+use crate::slot::clone::{CloneOutcome, PLUGIN, check_parties, clone_slot, require_slot_user};
 use crate::slot::clone_error::CloneError;
 use crate::slot::clone_name::is_clone_name;
 use crate::slot::snapshot::require_reader;
@@ -20,6 +20,32 @@ use crate::wake;
 use crate::worker::clone_upkeep;
 use pgrx::Uuid;
 use pgrx::prelude::*;
+
+/// Copies the recovery slot, and moves the copy forward to where the target needs it from.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn clone_recovery_slot(
+    failed_node_name: Option<Name>,
+    target_node_name: Option<Name>,
+) -> TableIterator<
+    'static,
+    (
+        name!(cloned_slot_name, Option<String>),
+        name!(original_slot_name, Option<String>),
+        name!(restart_lsn, Option<LocalLsn>),
+        name!(success, bool),
+        name!(message, Text),
+    ),
+> {
+    let (failed, target) = (failed_node_name.map(|name| name.0), target_node_name.map(|name| name.0));
+    let outcome = clone_slot("clone_recovery_slot", failed, target, None).or_raise();
+    TableIterator::once(match outcome {
+        CloneOutcome::Made { original, clone, message } => {
+            (Some(clone.name), Some(original), Some(clone.restart), true, Text::of_message(&message))
+        }
+        CloneOutcome::Refused { original, message } => (None, original, None, false, Text::of_message(&message)),
+    })
+}
 
 /// The clones that this node has registered.
 #[pg_extern(sql = false)]

@@ -4,10 +4,9 @@
 //! Another node is asked through the functions of this file, so that the same code answers here and there.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
-use super::intent::server_error;
 use crate::error::{OrRaise, SqlError, raise};
-use crate::intent::document::{Intent, Request};
-use crate::intent::{fault, storage};
+use crate::intent::document::Request;
+use crate::intent::storage;
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
@@ -17,68 +16,15 @@ use crate::pg::json::Json;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::pg::{process, transaction};
+use crate::recover::begin;
 use crate::recover::error::RecoverError;
 use crate::recover::source::{self, Source};
+use crate::recover::state::RecoveryState;
 use crate::recover::watching::WatchedState;
-use crate::recover::{begin, progress};
 use crate::remote::argument;
 use crate::{shmem, wake};
 use pgrx::Uuid;
 use pgrx::prelude::*;
-
-/// The state of a recovery, which recover_run() and similar procedures report.
-fn state_of(intent: &Intent) -> serde_json::Value {
-    let mut totals = intent.totals();
-    let figures = progress::figures(intent);
-    totals += figures.uncounted;
-    let checkpoint = intent.checkpoint.as_ref();
-    serde_json::json!({
-        "intent_id": intent.id.to_string(),
-        "failed_node": intent.request.failed,
-        "source_node": intent.request.source,
-        "target_node": intent.request.target,
-        "phase": intent.phase_name(),
-        // The worker that has ended the recovery may still have to release the clone. A caller who waits for the end
-        // must not find it.
-        "ended": !intent.is_unfinished() && !figures.is_at_it,
-        "waiting": intent.is_unfinished() && intent.failure.is_some() && !figures.is_at_it,
-        "steps": intent.steps.iter().map(|step| serde_json::json!({
-            "phase": step.phase.name(),
-            "seconds": step.at.saturating_sub(intent.begun_at) as f64 / 1e6,
-        })).collect::<Vec<_>>(),
-        "clone": intent.clone_name(),
-        "transactions": totals.transactions,
-        "rows": totals.rows,
-        "bytes": totals.bytes,
-        "conflicts": totals.conflicts,
-        "touched": figures.touched,
-        "compared": figures.compared,
-        "reconciled": intent.reconciled,
-        "skipped_transactions": totals.skipped,
-        "skip_lsn": checkpoint.map(|checkpoint| checkpoint.skip),
-        "stop_lsn": checkpoint.map(|checkpoint| checkpoint.stop),
-        "current_lsn": figures.current,
-        "final_lsn": intent.end.as_ref().and_then(|end| end.position),
-        "rows_per_second": figures.rows_per_s,
-        "seconds_left": figures.seconds_left,
-        "error": intent.failure.as_ref().map(|failure| intent.describe(failure)),
-        "error_sqlstate": intent.failure.as_ref().map(|failure| failure.sqlstate.clone()),
-        "error_at": intent.failure.as_ref().map(|failure| failure.at),
-        "error_lsn": intent.failure.as_ref().and_then(|failure| failure.origin_lsn),
-        // Only superusers see this.
-        "server_error": server_error(intent),
-        // The callers suggest to skip the transaction only if this is true.
-        "is_transactions_fault": intent.failure.as_ref().is_some_and(fault::is_transactions),
-        // If this is true, a retry alone does not help.
-        "must_be_mended": intent.failure.as_ref().is_some_and(fault::must_be_mended),
-        "advice": intent.failure.as_ref().and_then(fault::advice),
-        "failures": figures.failures,
-        "blocked_by": figures.blocked_by,
-        "blockers": figures.blockers,
-        "next_attempt_seconds": figures.next_attempt_in.map(|left| left.as_secs_f64().ceil() as u64),
-        "held_by": figures.held_by,
-    })
-}
 
 /// The state of a recovery of this node, given by its id or by its clone. If neither is given, that of the unfinished
 /// recovery. NULL if there is none.
@@ -87,7 +33,7 @@ fn recovery_state(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<Json> 
     state_here(intent_id, clone).map(|state| Json::of(&state))
 }
 
-fn state_here(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<serde_json::Value> {
+fn state_here(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<RecoveryState> {
     crate::slot::snapshot::require_reader("recovery_state");
     let journal = storage::read().or_raise();
     let intent = match (intent_id, clone) {
@@ -98,7 +44,7 @@ fn state_here(intent_id: Option<Uuid>, clone: Option<Text>) -> Option<serde_json
         }
         (None, None) => journal.unfinished().next(),
     };
-    intent.map(state_of)
+    intent.map(RecoveryState::of)
 }
 
 /// Begins a recovery whose target is this node. It is carried out after the caller has committed.
@@ -235,7 +181,7 @@ fn recovery_state_at(
 ) -> Option<Json> {
     require_superuser("recovery_state_at");
     let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), target_dsn)? {
-        Target::Here => Ok(state_here(intent_id, clone)),
+        Target::Here => Ok(state_here(intent_id, clone).and_then(|state| serde_json::to_value(state).ok())),
         Target::Elsewhere(mut node) => {
             let id = argument::uuid(intent_id.map(|id| IntentId(*id.as_bytes())));
             let clone = argument::text(clone.map(|clone| clone.to_utf8()).as_deref());

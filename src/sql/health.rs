@@ -18,7 +18,8 @@ use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, role, setting, slot, wal};
-use crate::recover::{progress, strangers};
+use crate::recover::state::RecoveryState;
+use crate::recover::strangers;
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::snapshot::{self, Snapshot};
 use crate::worker::clone_upkeep::{self, Hears};
@@ -215,12 +216,15 @@ fn waiting(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> Vec<
 fn recoveries(journal: &Journal) -> Vec<RecoveryHealth> {
     journal
         .unfinished()
-        .map(|intent| RecoveryHealth {
-            failed: intent.request.failed.clone(),
-            intent: intent.id.to_string(),
-            phase: intent.phase_name(),
-            failure: intent.failure.as_ref().map(|failure| intent.describe(failure)),
-            blocked_by: progress::figures(intent).blocked_by,
+        .map(|intent| {
+            let state = RecoveryState::of(intent);
+            RecoveryHealth {
+                failed: state.failed_node,
+                intent: state.intent_id,
+                phase: state.phase,
+                failure: state.error,
+                blocked_by: state.blocked_by,
+            }
         })
         .collect()
 }

@@ -3,15 +3,14 @@
 
 use crate::error::{OrRaise, raise};
 use crate::intent::IntentError;
-use crate::intent::document::Intent;
 use crate::intent::storage;
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
-use crate::pg::clock::Timestamp;
 use crate::pg::json::Json;
 use crate::pg::name::Name;
 use crate::pg::process;
 use crate::pg::text::Text;
+use crate::recover::state::RecoveryState;
 use crate::slot::snapshot::require_reader;
 use crate::{shmem, wake};
 use pgrx::pg_sys::Oid;
@@ -43,17 +42,18 @@ fn recovery_intents_2() -> TableIterator<
 > {
     require_reader("recovery_intents");
     let rows = storage::read().or_raise().intents.into_iter().map(|intent| {
+        let state = RecoveryState::of(&intent);
         (
             Uuid::from_bytes(intent.id.0),
-            Name(intent.request.failed.clone()),
-            Name(intent.request.source.clone()),
-            Name(intent.request.target.clone()),
-            intent.phase_name().to_owned(),
-            Timestamp(intent.begun_at).into(),
-            intent.end.as_ref().map(|end| Timestamp(end.at).into()),
-            JsonB(summary(&intent)),
-            intent.failure.as_ref().map(|failure| Text::of_message(&intent.describe(failure))),
-            server_error(&intent).map(|said| Json::of(&said)),
+            Name(state.failed_node.clone()),
+            Name(state.source_node.clone()),
+            Name(state.target_node.clone()),
+            state.phase.to_owned(),
+            state.begun_at.into(),
+            state.ended_at.map(Into::into),
+            JsonB(summary(&state)),
+            state.error.map(|error| Text::of_message(&error)),
+            state.server_error.map(|said| Json::of(&said)),
         )
     });
     TableIterator::new(rows.collect::<Vec<_>>())
@@ -83,37 +83,21 @@ fn recovery_intents() -> TableIterator<
     ))
 }
 
-/// The server's error message for the failure because of which a recovery waits. It may quote rows, so only superusers
-/// get it. It is kept in shared memory since the last attempt; after a restart of the server only the log has it.
-pub fn server_error(intent: &Intent) -> Option<serde_json::Value> {
-    if intent.failure.is_none() || !process::is_superuser() {
-        return None;
-    }
-    let entry = {
-        let mut shared = shmem::lock();
-        let index = shared.index_of(process::my_database())?;
-        shared.databases()[index].rescue
-    };
-    (entry.intent == intent.id.0).then(|| serde_json::from_str(entry.said.as_str()).ok()).flatten()
-}
-
 /// What a recovery has done so far, as a document for people and scripts.
-fn summary(intent: &Intent) -> serde_json::Value {
-    let totals = intent.totals();
-    let checkpoint = intent.checkpoint.as_ref();
+fn summary(state: &RecoveryState) -> serde_json::Value {
     serde_json::json!({
-        "clone": intent.clone_name(),
-        "checkpoint": checkpoint.map(|checkpoint| checkpoint.number),
-        "skip_lsn": checkpoint.map(|checkpoint| checkpoint.skip).or(intent.request.skip),
-        "stop_lsn": checkpoint.map(|checkpoint| checkpoint.stop).or(intent.request.stop),
-        "final_lsn": intent.end.as_ref().and_then(|end| end.position),
-        "transactions": totals.transactions,
-        "rows": totals.rows,
-        "bytes": totals.bytes,
-        "conflicts": totals.conflicts,
-        "skipped_transactions": totals.skipped,
-        "skipped_lsns": intent.skips,
-        "reconciled": intent.reconciled,
+        "clone": state.clone,
+        "checkpoint": state.checkpoint,
+        "skip_lsn": state.skip_lsn,
+        "stop_lsn": state.stop_lsn,
+        "final_lsn": state.final_lsn,
+        "transactions": state.transactions,
+        "rows": state.rows,
+        "bytes": state.bytes,
+        "conflicts": state.conflicts,
+        "skipped_transactions": state.skipped_transactions,
+        "skipped_lsns": state.skipped_lsns,
+        "reconciled": state.reconciled,
     })
 }
 

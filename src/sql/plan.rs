@@ -2,8 +2,10 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::{OrRaise, raise};
+use crate::identity::DatabaseIdentity;
 use crate::lsn::OriginLsn;
 use crate::node::servers;
+use crate::node_name::NodeName;
 use crate::pg::clock::Timestamp;
 use crate::pg::json::Json;
 use crate::pg::name::Name;
@@ -11,9 +13,10 @@ use crate::pg::process;
 use crate::pg::text::Text;
 use crate::plan::Plan;
 use crate::plan::outcome::Outcome;
+use crate::recover::error::RecoverError;
 use crate::recover::gather::{self, Request, Ways};
 use crate::recover::plan_error::PlanError;
-use crate::recover::source;
+use crate::recover::{facts, readiness, source};
 use crate::slot::snapshot::require_reader;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
@@ -188,4 +191,33 @@ fn named(
         ways.insert(name.clone(), dsn.0);
     }
     Ok(name)
+}
+
+/// What a plan needs to know of this node with regard to a failed one.
+#[pg_extern(sql = false)]
+fn recovery_facts(failed_node_name: Option<Name>) -> Json {
+    require_reader("recovery_facts");
+    let hint = "SELECT spock_internal.recovery_facts('n1');";
+    let failed = failed_node_name.ok_or(RecoverError::NullArgument { argument: "failed_node_name", hint }).or_raise();
+    Json::of(&facts::gather(&failed.0).or_raise())
+}
+
+/// What a node needs to know of this one before another node fails. Null if this database is not a node, and on a
+/// standby.
+#[pg_extern(sql = false)]
+fn peer_readiness(node_name: Option<Name>, system_identifier: Option<Text>, database: Option<Oid>) -> Option<Json> {
+    require_reader("peer_readiness");
+    let asker = asker(node_name, system_identifier, database);
+    readiness::readiness(asker).or_raise().map(|readiness| Json::of(&readiness))
+}
+
+/// The asking node, if a node asks.
+fn asker(
+    name: Option<Name>,
+    system_identifier: Option<Text>,
+    database: Option<Oid>,
+) -> Option<(NodeName, DatabaseIdentity)> {
+    let name = NodeName::parse(&name?.0).ok()?;
+    let system_identifier = system_identifier?.to_utf8().parse().ok()?;
+    Some((name, DatabaseIdentity { system_identifier, database: database?.to_u32() }))
 }

@@ -1,6 +1,6 @@
 //! The sessions whose locks a recovery waits for. The manager looks for them, because the worker cannot while it waits.
 //! It logs each of them once, and leaves them in shared memory for those who watch the recovery
-//! (src/recover/progress.rs) and for the worker, which reports them if it gives up.
+//! (src/recover/state.rs) and for the worker, which reports them if it gives up.
 
 use crate::intent::document::Intent;
 use crate::pg::clock::Monotonic;
