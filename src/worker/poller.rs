@@ -3,6 +3,8 @@
 //!
 //! It survives a restart of its manager, and exits when its entry is taken from it or when no manager has come back.
 
+mod storing;
+
 use crate::failpoint::{self, names};
 use crate::health::judge::{NO_ROUTE, OWN_ERROR};
 use crate::identity::DatabaseIdentity;
@@ -12,20 +14,17 @@ use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::node::servers::{self, NodeServer, Role};
 use crate::node_name::NodeName;
-use crate::older_copy::{Former, KnownRun, Life, MAX_FORKS, applied_of_former_runs, first_of, forks_from_text};
+use crate::older_copy::{Former, first_of, forks_from_text};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
-use crate::plan::readiness::{self, Lack, Readiness};
+use crate::plan::readiness::Readiness;
 use crate::recover::source::{from_ascii, in_ascii};
 use crate::remote::argument;
 use crate::remote::connection::Connection;
 use crate::remote::error::RemoteError;
-use crate::shmem::{
-    self, CloneEntry, NONE_CONFIRMED, OwnConfirmed, PeerEntry, PeerKey, PeerState, PositionEntry, Shared, ShortName,
-    TargetSays,
-};
-use crate::slot::{positions, view};
+use crate::shmem::{self, CloneEntry, NONE_CONFIRMED, OwnConfirmed, PeerEntry, PeerKey, PeerState, Shared, TargetSays};
+use crate::slot::positions;
 use crate::{guc, protocol};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::Oid;
@@ -280,24 +279,6 @@ impl Poller {
         entries.into_iter().filter(|clone| clone.target == node).collect()
     }
 
-    /// Stores what the peer says of the clones, and wakes the manager if one of them can be dropped.
-    fn keep_verdicts(&self, verdicts: &[(CloneEntry, TargetSays)]) {
-        let manager = {
-            let mut shared = shmem::lock();
-            let clones = &mut shared.databases()[self.index].clones;
-            let mut can_go = false;
-            for (asked, says) in verdicts {
-                let known = clones.iter_mut().find(|known| known.is_of(asked.slot.as_str(), asked.intent));
-                if let Some(known) = known.filter(|known| known.says != TargetSays::Ended) {
-                    known.says = *says;
-                    can_go |= *says == TargetSays::Ended;
-                }
-            }
-            if can_go { shared.call_manager(self.index) } else { 0 }
-        };
-        latch::wake(manager);
-    }
-
     fn ask(&mut self, question: &PollQuestion) -> Result<PollAnswer, RemoteError> {
         self.note_question();
         let limit = guc::peer_timeout();
@@ -312,90 +293,6 @@ impl Poller {
             return Err(RemoteError::Lost("no connection".to_owned()));
         };
         transaction::run_without_snapshot(|| ask_all(connection, question))
-    }
-
-    /// Compares what the peer says it is with what it should be, and stores what it has answered.
-    fn judge(&mut self, question: &PollQuestion, answer: &PollAnswer) {
-        let doubt = doubt(question, answer);
-        let readiness = question.local.as_ref().zip(answer.readiness.as_ref()).map(|((local, _), said)| {
-            // Users are shown what the peer says, which must not look like this node's own words.
-            let node = question.expected.clone().unwrap_or_default();
-            let lacks = readiness::lacks(local, env!("CARGO_PKG_VERSION"), &Readiness { node, ..said.clone() });
-            let told = |lack: &Lack| in_one_line(&format!("{}: {}", lack.finding, lack.advice.trim_end_matches('.')));
-            (said, lacks.iter().map(told).collect::<Vec<_>>())
-        });
-        {
-            let mut shared = shmem::lock();
-            let lives = lives_of_former(&mut shared, self.index, self.peer, question);
-            let origins = question.former.origins;
-            let mut of_peer = origins.iter().flat_map(|origin| shared.lives_of(*origin));
-            let has_begun = of_peer.any(|life| life.number > question.former.lives);
-            let Some(entry) = own_entry(&mut shared, self.index, self.peer) else {
-                return;
-            };
-            let before = entry.former;
-            (entry.last_contact_at, entry.heard_at) = (Timestamp::now(), Monotonic::now());
-            entry.node_name.set(&answer.node_name);
-            entry.said = Some(answer.identity);
-            if doubt.is_none() {
-                // If another run of the peer answers than the one that was watched, the manager judges whether the peer
-                // may go on. What is known of a run that waits for this judgement is kept until then, whatever later
-                // run answers meanwhile: the next answer after the judgement is then again one of another run.
-                let waits = entry.to_judge.is_some();
-                let is_new_run = !waits
-                    && entry.start != OriginLsn::ZERO
-                    && ((entry.start, entry.server_started_at) != (answer.start, answer.started_at)
-                        || entry.system_identifier != answer.identity.system_identifier);
-                if is_new_run && answer.start != OriginLsn::ZERO {
-                    let applied = applied_of_former_runs(&entry.former, lives.iter().copied(), answer.started_at);
-                    if applied != OriginLsn::ZERO {
-                        entry.to_judge = Some(KnownRun {
-                            applied,
-                            subscriptions: entry.former.subscriptions,
-                            system_identifier: Some(entry.system_identifier),
-                            timeline: Some(entry.timeline),
-                            run: Some(entry.server_started_at),
-                        });
-                    }
-                }
-                if !waits {
-                    entry.system_identifier = answer.identity.system_identifier;
-                    entry.former = question.former;
-                    (entry.start, entry.server_started_at) = (answer.start, answer.started_at);
-                    entry.forks = [(0, OriginLsn::ZERO); MAX_FORKS];
-                    for (place, fork) in entry.forks.iter_mut().zip(&answer.forks) {
-                        *place = *fork;
-                    }
-                    entry.timeline = answer.timeline;
-                }
-                entry.lost_at = Monotonic::NEVER;
-                // An apply worker that has begun since the question was prepared has requested another one.
-                entry.is_called &= has_begun;
-                entry.protocol = answer.protocol;
-                entry.wal_end = answer.wal_end;
-                entry.has_unknown_origin = answer.positions.iter().any(|position| position.origin.is_none());
-                entry.own_confirmed = answer.own;
-                entry.own_asked_at = answer.asked_at;
-                entry.reported_at = Timestamp::now();
-                if let Some((readiness, lacks)) = &readiness {
-                    entry.readiness.said_at = Monotonic::now();
-                    entry.readiness.knows_this_node = readiness.knows_asker;
-                    entry.readiness.set_lacks(lacks);
-                }
-                let former = entry.former;
-                keep_positions(shared.positions(self.index, self.peer), question, answer);
-                if former.origins != before.origins {
-                    shared.claim_places(self.index, self.peer);
-                }
-            }
-        }
-        match doubt {
-            Some((state, why)) => self.note(state, &why),
-            None => {
-                self.keep_verdicts(&answer.clones);
-                self.note(PeerState::Connected, "");
-            }
-        }
     }
 
     fn note_question(&self) {
@@ -440,22 +337,6 @@ impl Poller {
     }
 }
 
-fn in_one_line(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
-}
-
-/// Returns why the database that has answered is not believed to be the peer: by its name, or by its server and
-/// database. None if it is believed.
-fn doubt(question: &PollQuestion, answer: &PollAnswer) -> Option<(PeerState, String)> {
-    if question.expected.as_ref().is_some_and(|expected| *expected != answer.node_name) {
-        let mut name = ShortName::EMPTY;
-        name.set(&answer.node_name);
-        return Some((PeerState::OtherNode, format!("it says that it is node \"{}\"", name.shown())));
-    }
-    let bound = question.bound.filter(|bound| *bound != answer.identity)?;
-    Some((PeerState::OtherServer, format!("it was known with {bound}, and answers with {}", answer.identity)))
-}
-
 fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollAnswer, RemoteError> {
     let asked_at = Monotonic::now();
     connection.require_extension()?;
@@ -463,8 +344,33 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
     let Some(row) = rows.first() else {
         return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));
     };
-    // How far this node's slots are confirmed there. What that covers was applied here before, and is durable by the
-    // time the reading is used, because this node's WAL is flushed in between.
+    let own = ask_own_confirmed(connection, question)?;
+    let positions = ask_positions(connection)?;
+    let released = if question.asks_released { ask_released(connection)? } else { Vec::new() };
+    let clones = ask_clones(connection, question)?;
+    Ok(PollAnswer {
+        readiness: ask_readiness(connection, question)?,
+        node_name: row.value(0)?,
+        identity: DatabaseIdentity { system_identifier: row.value(1)?, database: row.value(2)? },
+        timeline: row.value(3)?,
+        wal_end: row.optional(4)?.unwrap_or_default(),
+        start: row.optional(5)?.unwrap_or_default(),
+        forks: forks_from_text(&row.value::<String>(6)?)
+            .ok_or_else(|| RemoteError::Unexpected("timelines in another form".to_owned()))?,
+        started_at: Timestamp(row.value(7)?),
+        // Version 0.1.0 does not have this column.
+        protocol: row.optional(8)?.unwrap_or(protocol::UNTOLD),
+        positions,
+        released,
+        own,
+        clones,
+        asked_at,
+    })
+}
+
+/// Returns how far this node's slots are confirmed at the peer. What that covers was applied here before, and is durable
+/// by the time the reading is used, because this node's WAL is flushed in between.
+fn ask_own_confirmed(connection: &mut Connection, question: &PollQuestion) -> Result<OwnConfirmed, RemoteError> {
     let mut own = NONE_CONFIRMED;
     for (place, (subscription, slot)) in own.iter_mut().zip(&question.own) {
         let slot = pgrx::spi::quote_literal(slot);
@@ -479,6 +385,10 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
             *place = (*subscription, row.value(0)?);
         }
     }
+    Ok(own)
+}
+
+fn ask_positions(connection: &mut Connection) -> Result<Vec<Position>, RemoteError> {
     let mut positions = Vec::new();
     for row in connection.query(POSITIONS, 7)? {
         positions.push(Position {
@@ -491,12 +401,23 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
             origin_id: row.value(6)?,
         });
     }
+    Ok(positions)
+}
+
+fn ask_released(connection: &mut Connection) -> Result<Vec<(String, OriginLsn)>, RemoteError> {
     let mut released = Vec::new();
-    if question.asks_released {
-        for row in connection.query(RELEASED, 2)? {
-            released.extend(row.optional::<String>(0)?.zip(row.optional(1)?));
-        }
+    for row in connection.query(RELEASED, 2)? {
+        released.extend(row.optional::<String>(0)?.zip(row.optional(1)?));
     }
+    Ok(released)
+}
+
+/// Asks of each clone that was made for the peer whether its recovery is unfinished. A clone of which the peer cannot
+/// tell is left out.
+fn ask_clones(
+    connection: &mut Connection,
+    question: &PollQuestion,
+) -> Result<Vec<(CloneEntry, TargetSays)>, RemoteError> {
     let mut clones = Vec::new();
     for clone in &question.clones {
         let schema = connection.internal_schema();
@@ -516,24 +437,7 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
             Err(error) => return Err(error),
         }
     }
-    Ok(PollAnswer {
-        readiness: ask_readiness(connection, question)?,
-        node_name: row.value(0)?,
-        identity: DatabaseIdentity { system_identifier: row.value(1)?, database: row.value(2)? },
-        timeline: row.value(3)?,
-        wal_end: row.optional(4)?.unwrap_or_default(),
-        start: row.optional(5)?.unwrap_or_default(),
-        forks: forks_from_text(&row.value::<String>(6)?)
-            .ok_or_else(|| RemoteError::Unexpected("timelines in another form".to_owned()))?,
-        started_at: Timestamp(row.value(7)?),
-        // Version 0.1.0 does not have this column.
-        protocol: row.optional(8)?.unwrap_or(protocol::UNTOLD),
-        positions,
-        released,
-        own,
-        clones,
-        asked_at,
-    })
+    Ok(clones)
 }
 
 /// Returns None if the peer is not to be asked, or if its version of the extension cannot tell.
@@ -561,52 +465,6 @@ fn ask_readiness(connection: &mut Connection, question: &PollQuestion) -> Result
         Err(error) => return Err(error),
     };
     Ok(text.and_then(|text| serde_json::from_str(&from_ascii(&text)?).ok()))
-}
-
-/// Returns the workers that have applied the peer, for those of its subscriptions that existed when it last answered
-/// and still exist. The subscription is compared as well, because ids of replication origins are reused.
-fn lives_of_former(shared: &mut Shared, index: usize, peer: usize, question: &PollQuestion) -> Vec<Life> {
-    let PeerEntry { former, lost_at, .. } = shared.peers(index)[peer];
-    let pairs = |of: Former| of.subscriptions.into_iter().zip(of.origins);
-    let mut lives = Vec::new();
-    for (_, origin) in pairs(former).filter(|pair| pairs(question.former).any(|now| now == *pair)) {
-        lives.extend(shared.lives_of(origin).into_iter().map(|life| Life {
-            number: life.number,
-            began_before_loss: lost_at.is_never() || life.began_at < lost_at,
-            applied: life.applied,
-            committed_at: life.committed_at,
-        }));
-    }
-    lives
-}
-
-/// Stores what the peer has said of each origin in place of its previous answer; what the manager has written stays.
-fn keep_positions(places: &mut [PositionEntry], question: &PollQuestion, answer: &PollAnswer) {
-    let node_of = |name: &str| question.nodes.iter().find(|node| node.name.as_str() == name).map(|node| node.id);
-    let mut named: Vec<(Oid, &Position)> = answer
-        .positions
-        .iter()
-        .filter_map(|position| Some((node_of(position.origin.as_deref()?)?, position)))
-        .collect();
-    // If the peer has two subscriptions that come from one node, the one that is behind counts: it is written last.
-    named.sort_by_key(|(_, position)| std::cmp::Reverse(position.passed));
-    for place in places.iter_mut() {
-        if !named.iter().any(|(node, _)| *node == place.origin) {
-            *place = PositionEntry::FREE;
-        }
-    }
-    for (node, position) in named {
-        if let Some(place) = view::position_of(places, node) {
-            place.subscription = position.subscription;
-            place.origin_id = position.origin_id;
-            place.is_ready = position.is_ready;
-            place.applied = position.applied;
-            place.passed = position.passed;
-            let released = answer.released.iter().find(|(origin, _)| Some(origin) == position.origin.as_ref());
-            place.released = released.map_or(OriginLsn::ZERO, |(_, released)| *released);
-            place.committed_at = position.committed_at;
-        }
-    }
 }
 
 /// Returns what is reported of a peer that could not be asked. A peer that answers with an ERROR may be a node all the
