@@ -46,7 +46,7 @@ const MISSED_POLLS: u32 = 3;
 const LEAST_SILENCE: Duration = Duration::from_secs(60);
 
 /// What several checks look at.
-struct Gathered<'a> {
+struct HealthFacts<'a> {
     servers: &'a [servers::NodeServer],
     local: &'a servers::NodeServer,
     snapshot: Option<&'a Snapshot>,
@@ -54,7 +54,7 @@ struct Gathered<'a> {
     in_the_way: Option<String>,
 }
 
-impl<'a> Gathered<'a> {
+impl<'a> HealthFacts<'a> {
     fn entry_of(&self, key: PeerKey) -> Option<&'a PeerEntry> {
         self.snapshot?.peers.iter().map(|(peer, _)| peer).find(|peer| peer.key == key)
     }
@@ -73,8 +73,8 @@ fn gather() -> Vec<Check> {
     let snapshot = snapshot::snapshot();
     let unreadable = crate::slot::documents::unreadable().or_raise();
     let in_the_way = unreadable.first().map(Unreadable::name);
-    let gathered = Gathered { servers: &servers, local, snapshot: snapshot.as_ref(), in_the_way };
-    let mut checks = checks_of_server(&settings, &gathered);
+    let facts = HealthFacts { servers: &servers, local, snapshot: snapshot.as_ref(), in_the_way };
+    let mut checks = checks_of_server(&settings, &facts);
     // If the journal cannot be read, nothing is known about what it contains, and nothing is reported.
     if let Ok(journal) = storage::read() {
         checks.extend(checks_of_recoveries(&journal));
@@ -82,19 +82,19 @@ fn gather() -> Vec<Check> {
     checks.extend(unreadable.iter().map(documents::unreadable));
     checks.extend(catalog::extension_version().and_then(|sql| version::sql(&sql, env!("CARGO_PKG_VERSION"))));
     checks.extend(strangers(&servers));
-    checks.extend(checks_of_peers(&gathered));
+    checks.extend(checks_of_peers(&facts));
     checks.extend(failing(snapshot.as_ref(), &servers));
-    checks.extend(unknown_origins(&gathered));
+    checks.extend(unknown_origins(&facts));
     checks
 }
 
 /// The checks of the slot, of the server's settings and limits, and of our own workers.
-fn checks_of_server(settings: &ServerSettings, gathered: &Gathered<'_>) -> Vec<Check> {
-    let (snapshot, servers) = (gathered.snapshot, gathered.servers);
-    let facts = SlotHealth { unreadable: gathered.in_the_way.clone(), ..slot_facts(snapshot, servers) };
+fn checks_of_server(settings: &ServerSettings, facts: &HealthFacts<'_>) -> Vec<Check> {
+    let (snapshot, servers) = (facts.snapshot, facts.servers);
+    let slot = SlotHealth { unreadable: facts.in_the_way.clone(), ..slot_facts(snapshot, servers) };
     vec![
-        judge::slot(&facts),
-        judge::retention(&facts),
+        judge::slot(&slot),
+        judge::retention(&slot),
         judge::vouching(&waiting(snapshot, servers)),
         judge::wal_level(settings),
         judge::invalidation(settings),
@@ -118,12 +118,12 @@ fn checks_of_recoveries(journal: &Journal) -> Vec<Check> {
 }
 
 /// The checks of each peer: whether it answers, in the same protocol, and whether it can be the source of a recovery.
-fn checks_of_peers(gathered: &Gathered<'_>) -> Vec<Check> {
+fn checks_of_peers(facts: &HealthFacts<'_>) -> Vec<Check> {
     let now = Monotonic::now();
     let longest_silence = LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()));
     let mut checks = Vec::new();
-    for server in gathered.servers.iter().filter(|server| server.role == servers::Role::Peer) {
-        let entry = gathered.entry_of(PeerKey::Node(server.id));
+    for server in facts.servers.iter().filter(|server| server.role == servers::Role::Peer) {
+        let entry = facts.entry_of(PeerKey::Node(server.id));
         let protocol = entry.map(|peer| peer.protocol).filter(|protocol| *protocol != 0);
         checks.extend(protocol.and_then(|protocol| version::peer(server.name.as_str(), protocol)));
         checks.push(judge::peer(&PeerHealth {
@@ -131,10 +131,10 @@ fn checks_of_peers(gathered: &Gathered<'_>) -> Vec<Check> {
             state: entry.map_or("unknown", |peer| peer.state.as_str()),
             answers: entry.is_some_and(|peer| peer.state == PeerState::Connected),
             knows_this_node: entry.is_none_or(|peer| peer.readiness.knows_this_node),
-            local: gathered.local.name.to_string(),
+            local: facts.local.name.to_string(),
             error: entry.map_or_else(String::new, |peer| peer.error.as_str().to_owned()),
             longest_silence_s: longest_silence.as_secs(),
-            unreadable: gathered.in_the_way.clone(),
+            unreadable: facts.in_the_way.clone(),
             silent_for_s: entry.filter(|peer| !peer.heard_at.is_never()).map(|peer| now.since(peer.heard_at).as_secs()),
         }));
         let has_said = |peer: &&PeerEntry| peer.state == PeerState::Connected && !peer.readiness.said_at.is_never();
@@ -145,14 +145,14 @@ fn checks_of_peers(gathered: &Gathered<'_>) -> Vec<Check> {
 }
 
 /// The subscriptions of which it is not known from which node they receive.
-fn unknown_origins(gathered: &Gathered<'_>) -> Vec<Check> {
+fn unknown_origins(facts: &HealthFacts<'_>) -> Vec<Check> {
     let is_unknown = |subscription: &Subscription| subscription.origin.is_unknown();
     let check = |subscription: Subscription| {
-        let said = gathered.entry_of(PeerKey::Subscription(subscription.id));
+        let said = facts.entry_of(PeerKey::Subscription(subscription.id));
         let says = said.map_or_else(String::new, |peer| peer.node_name.shown());
-        let known = gathered.servers.iter().find(|server| server.name.as_str() == says).and_then(|server| server.bound);
+        let known = facts.servers.iter().find(|server| server.name.as_str() == says).and_then(|server| server.bound);
         judge::unknown_origin(&UnknownOriginFacts {
-            local: gathered.local.name.to_string(),
+            local: facts.local.name.to_string(),
             conflict: known
                 .zip(said.and_then(|peer| peer.said))
                 .filter(|(known, found)| known != found)
