@@ -54,6 +54,24 @@ impl PluginStream {
         // SAFETY: the caller's promise: the transaction at hand.
         self.parameters.reconciled_by == Some(unsafe { (*txn).origin_id })
     }
+
+    /// Whether a change has something to send to this receiver.
+    unsafe fn wants_change(
+        &self,
+        txn: *mut pg_sys::ReorderBufferTXN,
+        change: *mut pg_sys::ReorderBufferChange,
+    ) -> bool {
+        // SAFETY: the caller's promise: a row change of the transaction at hand.
+        unsafe {
+            let (old, new) = ((*change).data.tp.oldtuple, (*change).data.tp.newtuple);
+            let is_update = (*change).action == pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_UPDATE;
+            // PostgreSQL logs an old key if it has changed, and always for a table with REPLICA IDENTITY FULL.
+            if self.parameters.wants_key_changes && (!is_update || old.is_null()) && !self.is_reconciled(txn) {
+                return false;
+            }
+            is_delete(change) || !new.is_null()
+        }
+    }
 }
 
 #[pgrx::pg_guard]
@@ -222,17 +240,7 @@ unsafe extern "C-unwind" fn change(
         let known = relation::of(changed, &stream.parameters);
         let Some(sent_as) = known.sent_as else { return };
         let (old, new) = ((*change).data.tp.oldtuple, (*change).data.tp.newtuple);
-        use pg_sys::ReorderBufferChangeType::{
-            REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
-        };
-        // PostgreSQL logs an old key if it has changed, and always for a table with REPLICA IDENTITY FULL.
-        if stream.parameters.wants_key_changes
-            && ((*change).action != UPDATE || old.is_null())
-            && !stream.is_reconciled(txn)
-        {
-            return;
-        }
-        if (*change).action != DELETE && new.is_null() {
+        if !stream.wants_change(txn, change) {
             return;
         }
         failpoint::hit(names::PLUGIN_CHANGE);
@@ -247,7 +255,7 @@ unsafe extern "C-unwind" fn change(
             send_columns(context, stream, target);
             relation::note_told(oid);
         }
-        let is_delete_without_key = (*change).action == DELETE && old.is_null();
+        let is_delete_without_key = is_delete(change) && old.is_null();
         let (mut old, new) = (slot_of(changed, target, old), slot_of(changed, target, new));
         if is_delete_without_key {
             old = pg_sys::MakeSingleTupleTableSlot((*target).rd_att, &pg_sys::TTSOpsVirtual);
@@ -255,16 +263,7 @@ unsafe extern "C-unwind" fn change(
         }
         let row = RowChange { action: (*change).action, target, old, new };
         if large_row::is_large(old) || large_row::is_large(new) {
-            // A large row is sent by itself, because together with others it might not fit.
-            send(context, stream);
-            pg_sys::OutputPluginPrepareWrite(context, false);
-            let out = (*context).out;
-            let begun = (*out).len;
-            if large_row::fitting(|| row.write_text(out)).is_none() {
-                (*out).len = begun;
-                row.write_binary(out);
-            }
-            pg_sys::OutputPluginWrite(context, false);
+            send_alone(context, stream, &row);
         } else {
             write(context, stream, |out| row.write_text(out));
         }
@@ -439,6 +438,22 @@ unsafe fn write(
     }
 }
 
+/// Sends a large row by itself, because together with others it might not fit.
+unsafe fn send_alone(context: *mut pg_sys::LogicalDecodingContext, stream: &mut PluginStream, row: &RowChange) {
+    // SAFETY: the caller's promise: in a callback of the stream's context, with rows of an open relation.
+    unsafe {
+        send(context, stream);
+        pg_sys::OutputPluginPrepareWrite(context, false);
+        let out = (*context).out;
+        let begun = (*out).len;
+        if large_row::fitting(|| row.write_text(out)).is_none() {
+            (*out).len = begun;
+            row.write_binary(out);
+        }
+        pg_sys::OutputPluginWrite(context, false);
+    }
+}
+
 /// Sends the pack, if there is anything in it. Each sending costs a system call here, and two and a wake-up at the
 /// receiver.
 unsafe fn send(context: *mut pg_sys::LogicalDecodingContext, stream: &mut PluginStream) {
@@ -459,6 +474,11 @@ unsafe fn send(context: *mut pg_sys::LogicalDecodingContext, stream: &mut Plugin
             }
         }
     }
+}
+
+unsafe fn is_delete(change: *mut pg_sys::ReorderBufferChange) -> bool {
+    // SAFETY: the caller's promise: a row change.
+    unsafe { (*change).action == pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_DELETE }
 }
 
 /// A row of `changed` in the columns of `target`; null if there is no row.
