@@ -67,43 +67,17 @@ const LOOK_IS_GOOD_FOR: Duration = Duration::from_secs(5);
 
 pub fn figures(intent: &Intent) -> Figures {
     let entry = live(intent);
-    let is_at_it = entry.is_some_and(|entry| entry.worker_pid != 0);
-    let failures = entry.map_or(0, |entry| entry.failures);
-    let blocked = entry
-        .filter(|entry| is_at_it && Monotonic::now().since(entry.blocked.seen_at) < LOOK_IS_GOOD_FOR)
-        .map(|entry| entry.blocked);
-    let text = |of: ShortText| of.as_str().to_owned();
-    let (blocked_by, blockers) = (blocked.map(|it| text(it.by)), blocked.map(|it| text(it.by_in_short)));
-    let next_attempt_in = entry.and_then(|entry| until_next(intent, &entry));
-    let held_by = entry
-        .filter(|entry| next_attempt_in.is_some() && entry.stood_still.is_some())
-        .map(|entry| text(entry.blocked.by))
-        .filter(|by| !by.is_empty());
+    let standing = standing(intent, entry.as_ref());
     let checkpoint = intent.checkpoint.as_ref();
     let is_replaying = checkpoint.is_some_and(|checkpoint| checkpoint.phase == Phase::Replaying);
-    let skip = checkpoint.map_or(intent.applied_before, |checkpoint| checkpoint.skip);
     // The position at which the recovery ended is in the intent, and later recoveries do not change it.
     let end = intent.end.as_ref().and_then(|end| end.position);
-    let entry = entry.filter(|entry| !entry.replay_began_at.is_never());
-    let (touched, compared) = entry.map_or((0, 0), |entry| (entry.touched, entry.compared));
-    let standing = |current| Figures {
-        current,
-        uncounted: Totals::default(),
-        is_at_it,
-        failures,
-        rows_per_s: None,
-        seconds_left: None,
-        touched,
-        compared,
-        blocked_by: blocked_by.clone(),
-        blockers: blockers.clone(),
-        next_attempt_in,
-        held_by: held_by.clone(),
-    };
-    let entry = match (end, entry) {
-        (Some(end), _) => return standing(end),
-        (None, None) => return standing(skip),
-        (None, Some(entry)) if !is_at_it || !is_replaying => return standing(entry.applied),
+    let entry = match (end, entry.filter(has_replayed)) {
+        (Some(end), _) => return Figures { current: end, ..standing },
+        (None, None) => return standing,
+        (None, Some(entry)) if !standing.is_at_it || !is_replaying => {
+            return Figures { current: entry.applied, ..standing };
+        }
         (None, Some(entry)) => entry,
     };
     let uncounted = Totals {
@@ -119,14 +93,40 @@ pub fn figures(intent: &Intent) -> Figures {
     Figures {
         current: entry.applied,
         uncounted,
-        is_at_it,
-        failures,
         rows_per_s: Some(entry.rows as f64 / seconds),
         seconds_left: (bytes_per_s >= 1.0).then(|| left as f64 / bytes_per_s),
-        touched,
-        compared,
-        blocked_by,
-        blockers,
+        ..standing
+    }
+}
+
+fn has_replayed(entry: &RescueEntry) -> bool {
+    !entry.replay_began_at.is_never()
+}
+
+/// The figures of a recovery whose replay has not begun: what it waits for, and how often it has failed.
+fn standing(intent: &Intent, entry: Option<&RescueEntry>) -> Figures {
+    let is_at_it = entry.is_some_and(|entry| entry.worker_pid != 0);
+    let blocked = entry
+        .filter(|entry| is_at_it && Monotonic::now().since(entry.blocked.seen_at) < LOOK_IS_GOOD_FOR)
+        .map(|entry| entry.blocked);
+    let text = |of: ShortText| of.as_str().to_owned();
+    let next_attempt_in = entry.and_then(|entry| until_next(intent, entry));
+    let held_by = entry
+        .filter(|entry| next_attempt_in.is_some() && entry.stood_still.is_some())
+        .map(|entry| text(entry.blocked.by))
+        .filter(|by| !by.is_empty());
+    let counted = entry.filter(|entry| has_replayed(entry));
+    Figures {
+        current: intent.checkpoint.as_ref().map_or(intent.applied_before, |checkpoint| checkpoint.skip),
+        uncounted: Totals::default(),
+        is_at_it,
+        failures: entry.map_or(0, |entry| entry.failures),
+        rows_per_s: None,
+        seconds_left: None,
+        touched: counted.map_or(0, |entry| entry.touched),
+        compared: counted.map_or(0, |entry| entry.compared),
+        blocked_by: blocked.map(|it| text(it.by)),
+        blockers: blocked.map(|it| text(it.by_in_short)),
         next_attempt_in,
         held_by,
     }
