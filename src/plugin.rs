@@ -15,6 +15,7 @@ mod large_row;
 pub mod parameters;
 mod place;
 mod relation;
+mod row_change;
 
 use crate::error::OrRaise;
 use crate::failpoint::{self, names};
@@ -23,6 +24,7 @@ use crate::lsn::OriginLsn;
 use crate::pg::{compat, origin};
 use parameters::{Parameters, Settings};
 use pgrx::{PgMemoryContexts, pg_sys};
+use row_change::RowChange;
 
 /// A pack of messages is sent when it has this length in bytes. The last pack of a transaction is sent with its commit.
 const PACK_BYTES: core::ffi::c_int = 32 * 1024;
@@ -326,55 +328,6 @@ unsafe extern "C-unwind" fn truncate(
         }
         pg_sys::MemoryContextSwitchTo(previous);
         pg_sys::MemoryContextReset(stream.change_context);
-    }
-}
-
-/// A change of a row to be sent, in the columns of an open relation. A null slot: the change has no such version of the
-/// row.
-struct RowChange {
-    action: pg_sys::ReorderBufferChangeType::Type,
-    target: pg_sys::Relation,
-    old: *mut pg_sys::TupleTableSlot,
-    new: *mut pg_sys::TupleTableSlot,
-}
-
-impl RowChange {
-    /// Writes all values as text.
-    unsafe fn write_text(&self, out: pg_sys::StringInfo) {
-        use pg_sys::ReorderBufferChangeType::{
-            REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_INSERT as INSERT,
-            REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
-        };
-        let RowChange { action, target, old, new } = *self;
-        // SAFETY: the caller's promise: rows of an open relation, in a transaction.
-        unsafe {
-            match action {
-                INSERT => compat::logicalrep_write_insert(out, target, new),
-                UPDATE => compat::logicalrep_write_update(out, target, old, new),
-                // The old key is missing if the table has no replica identity, and then the row cannot be found.
-                // pgoutput leaves such a DELETE out; a rescue must not. It is sent with a key of nulls, and the table's
-                // description has no key, so that the receiver reports that it cannot apply the DELETE.
-                DELETE => compat::logicalrep_write_delete(out, target, old),
-                // Speculative insertions that were not confirmed never get here.
-                _ => (),
-            }
-        }
-    }
-
-    /// Writes long values in binary form, if that form is the same on every server.
-    unsafe fn write_binary(&self, out: pg_sys::StringInfo) {
-        use pg_sys::ReorderBufferChangeType::{
-            REORDER_BUFFER_CHANGE_INSERT as INSERT, REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
-        };
-        let RowChange { action, target, old, new } = *self;
-        // SAFETY: as above.
-        unsafe {
-            match action {
-                INSERT => large_row::insert(out, target, new),
-                UPDATE => large_row::update(out, target, old, new),
-                _ => large_row::delete(out, target, old),
-            }
-        }
     }
 }
 
