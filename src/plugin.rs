@@ -15,6 +15,7 @@ mod large_row;
 pub mod parameters;
 mod place;
 mod relation;
+mod row_change;
 
 use crate::error::OrRaise;
 use crate::failpoint::{self, names};
@@ -23,6 +24,7 @@ use crate::lsn::OriginLsn;
 use crate::pg::{compat, origin};
 use parameters::{Parameters, Settings};
 use pgrx::{PgMemoryContexts, pg_sys};
+use row_change::RowChange;
 
 /// A pack of messages is sent when it has this length in bytes. The last pack of a transaction is sent with its commit.
 const PACK_BYTES: core::ffi::c_int = 32 * 1024;
@@ -53,6 +55,24 @@ impl PluginStream {
     unsafe fn is_reconciled(&self, txn: *mut pg_sys::ReorderBufferTXN) -> bool {
         // SAFETY: the caller's promise: the transaction at hand.
         self.parameters.reconciled_by == Some(unsafe { (*txn).origin_id })
+    }
+
+    /// Whether a change has something to send to this receiver.
+    unsafe fn wants_change(
+        &self,
+        txn: *mut pg_sys::ReorderBufferTXN,
+        change: *mut pg_sys::ReorderBufferChange,
+    ) -> bool {
+        // SAFETY: the caller's promise: a row change of the transaction at hand.
+        unsafe {
+            let (old, new) = ((*change).data.tp.oldtuple, (*change).data.tp.newtuple);
+            let is_update = (*change).action == pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_UPDATE;
+            // PostgreSQL logs an old key if it has changed, and always for a table with REPLICA IDENTITY FULL.
+            if self.parameters.wants_key_changes && (!is_update || old.is_null()) && !self.is_reconciled(txn) {
+                return false;
+            }
+            is_delete(change) || !new.is_null()
+        }
     }
 }
 
@@ -222,17 +242,7 @@ unsafe extern "C-unwind" fn change(
         let known = relation::of(changed, &stream.parameters);
         let Some(sent_as) = known.sent_as else { return };
         let (old, new) = ((*change).data.tp.oldtuple, (*change).data.tp.newtuple);
-        use pg_sys::ReorderBufferChangeType::{
-            REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
-        };
-        // PostgreSQL logs an old key if it has changed, and always for a table with REPLICA IDENTITY FULL.
-        if stream.parameters.wants_key_changes
-            && ((*change).action != UPDATE || old.is_null())
-            && !stream.is_reconciled(txn)
-        {
-            return;
-        }
-        if (*change).action != DELETE && new.is_null() {
+        if !stream.wants_change(txn, change) {
             return;
         }
         failpoint::hit(names::PLUGIN_CHANGE);
@@ -247,7 +257,7 @@ unsafe extern "C-unwind" fn change(
             send_columns(context, stream, target);
             relation::note_told(oid);
         }
-        let is_delete_without_key = (*change).action == DELETE && old.is_null();
+        let is_delete_without_key = is_delete(change) && old.is_null();
         let (mut old, new) = (slot_of(changed, target, old), slot_of(changed, target, new));
         if is_delete_without_key {
             old = pg_sys::MakeSingleTupleTableSlot((*target).rd_att, &pg_sys::TTSOpsVirtual);
@@ -255,16 +265,7 @@ unsafe extern "C-unwind" fn change(
         }
         let row = RowChange { action: (*change).action, target, old, new };
         if large_row::is_large(old) || large_row::is_large(new) {
-            // A large row is sent by itself, because together with others it might not fit.
-            send(context, stream);
-            pg_sys::OutputPluginPrepareWrite(context, false);
-            let out = (*context).out;
-            let begun = (*out).len;
-            if large_row::fitting(|| row.write_text(out)).is_none() {
-                (*out).len = begun;
-                row.write_binary(out);
-            }
-            pg_sys::OutputPluginWrite(context, false);
+            send_alone(context, stream, &row);
         } else {
             write(context, stream, |out| row.write_text(out));
         }
@@ -330,55 +331,6 @@ unsafe extern "C-unwind" fn truncate(
     }
 }
 
-/// A change of a row to be sent, in the columns of an open relation. A null slot: the change has no such version of the
-/// row.
-struct RowChange {
-    action: pg_sys::ReorderBufferChangeType::Type,
-    target: pg_sys::Relation,
-    old: *mut pg_sys::TupleTableSlot,
-    new: *mut pg_sys::TupleTableSlot,
-}
-
-impl RowChange {
-    /// Writes all values as text.
-    unsafe fn write_text(&self, out: pg_sys::StringInfo) {
-        use pg_sys::ReorderBufferChangeType::{
-            REORDER_BUFFER_CHANGE_DELETE as DELETE, REORDER_BUFFER_CHANGE_INSERT as INSERT,
-            REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
-        };
-        let RowChange { action, target, old, new } = *self;
-        // SAFETY: the caller's promise: rows of an open relation, in a transaction.
-        unsafe {
-            match action {
-                INSERT => compat::logicalrep_write_insert(out, target, new),
-                UPDATE => compat::logicalrep_write_update(out, target, old, new),
-                // The old key is missing if the table has no replica identity, and then the row cannot be found.
-                // pgoutput leaves such a DELETE out; a rescue must not. It is sent with a key of nulls, and the table's
-                // description has no key, so that the receiver reports that it cannot apply the DELETE.
-                DELETE => compat::logicalrep_write_delete(out, target, old),
-                // Speculative insertions that were not confirmed never get here.
-                _ => (),
-            }
-        }
-    }
-
-    /// Writes long values in binary form, if that form is the same on every server.
-    unsafe fn write_binary(&self, out: pg_sys::StringInfo) {
-        use pg_sys::ReorderBufferChangeType::{
-            REORDER_BUFFER_CHANGE_INSERT as INSERT, REORDER_BUFFER_CHANGE_UPDATE as UPDATE,
-        };
-        let RowChange { action, target, old, new } = *self;
-        // SAFETY: as above.
-        unsafe {
-            match action {
-                INSERT => large_row::insert(out, target, new),
-                UPDATE => large_row::update(out, target, old, new),
-                _ => large_row::delete(out, target, old),
-            }
-        }
-    }
-}
-
 /// Sends BEGIN and the origin message before a transaction's first change.
 unsafe fn send_begin(
     context: *mut pg_sys::LogicalDecodingContext,
@@ -439,6 +391,22 @@ unsafe fn write(
     }
 }
 
+/// Sends a large row by itself, because together with others it might not fit.
+unsafe fn send_alone(context: *mut pg_sys::LogicalDecodingContext, stream: &mut PluginStream, row: &RowChange) {
+    // SAFETY: the caller's promise: in a callback of the stream's context, with rows of an open relation.
+    unsafe {
+        send(context, stream);
+        pg_sys::OutputPluginPrepareWrite(context, false);
+        let out = (*context).out;
+        let begun = (*out).len;
+        if large_row::fitting(|| row.write_text(out)).is_none() {
+            (*out).len = begun;
+            row.write_binary(out);
+        }
+        pg_sys::OutputPluginWrite(context, false);
+    }
+}
+
 /// Sends the pack, if there is anything in it. Each sending costs a system call here, and two and a wake-up at the
 /// receiver.
 unsafe fn send(context: *mut pg_sys::LogicalDecodingContext, stream: &mut PluginStream) {
@@ -459,6 +427,11 @@ unsafe fn send(context: *mut pg_sys::LogicalDecodingContext, stream: &mut Plugin
             }
         }
     }
+}
+
+unsafe fn is_delete(change: *mut pg_sys::ReorderBufferChange) -> bool {
+    // SAFETY: the caller's promise: a row change.
+    unsafe { (*change).action == pg_sys::ReorderBufferChangeType::REORDER_BUFFER_CHANGE_DELETE }
 }
 
 /// A row of `changed` in the columns of `target`; null if there is no row.

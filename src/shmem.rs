@@ -1,5 +1,5 @@
 //! Shared memory: for each database with the extension an entry, its peers, its origins and their positions; and what
-//! wakes the launcher.
+//! wakes the launcher. Entries are plain values, which are copied in and out under the lock.
 //!
 //! It is laid out once at start-up, by `spock.max_databases` and `spock.max_peers`. One lightweight lock guards all of
 //! it: entries are copied out or changed in a few instructions, and nothing that can raise an ERROR runs under the
@@ -10,12 +10,22 @@
 mod apply_life;
 mod asker;
 mod clone_entry;
-mod entries;
+mod database;
+mod peer;
+mod readiness;
+mod rescue;
+mod slot;
+mod text;
 
 pub use apply_life::*;
 pub use asker::*;
 pub use clone_entry::*;
-pub use entries::*;
+pub use database::*;
+pub use peer::*;
+pub use readiness::*;
+pub use rescue::*;
+pub use slot::*;
+pub use text::*;
 
 use crate::guc;
 use crate::lsn::LocalLsn;

@@ -11,6 +11,7 @@
 
 mod course;
 mod history;
+mod script;
 mod world;
 
 use world::Play;
@@ -65,7 +66,7 @@ fn play_all(seeds: &Mutex<Vec<u64>>, failed: &Mutex<Vec<u64>>, is_young: bool) {
         && env::var("CONVERGENCE_KILLS").ok().is_none_or(|kills| kills != "0");
     while let Some(seed) = next_of(seeds) {
         let play = |as_what| {
-            let script = world::Script::new();
+            let script = script::Script::new();
             let played = catch_unwind(AssertUnwindSafe(|| world::play(seed, as_what, is_young, &script)));
             played.map_err(|_| script.text())
         };

@@ -8,7 +8,7 @@ use crate::guc::Policy;
 use crate::pg::apply_as::ApplyAs;
 use crate::pg::commit_ts::RowVersion;
 use crate::pg::executor::{Change, Leaf, Row, RowOperation};
-use crate::pg::logicalrep::Tuple;
+use crate::pg::logicalproto::Tuple;
 use crate::pg::open_table::OpenTables;
 use crate::pg::row_text::{author_of, index_name};
 use crate::pg::truncate::Truncation;

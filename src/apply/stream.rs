@@ -47,6 +47,17 @@ pub struct Stream {
     told_at: Instant,
 }
 
+/// What has arrived from the source.
+enum Arrived {
+    Pack,
+    /// A message that holds no change.
+    Message {
+        asks_for_answer: bool,
+    },
+    /// Nothing yet; the socket becomes readable when there is something.
+    Nothing(pgrx::pg_sys::pgsocket),
+}
+
 /// Handles what is streamed.
 pub trait Receiver {
     /// Handles the first of these messages and returns its length in bytes. An ERROR leaves the transaction open: the
@@ -126,29 +137,13 @@ impl Stream {
                 self.taken += receiver.handle(&self.pack[self.taken..end]);
                 messages += 1;
             } else {
-                match self.connection.receive() {
-                    Received::End => return Err(RemoteError::Lost("the source has ended the stream".to_owned())),
-                    Received::Failed(failure) => return Err(failed(failure)),
-                    Received::Nothing(readable) => socket = Some(readable),
-                    Received::Message(message) => match message.first() {
-                        // The message is copied, because the connection is needed while the message is handled.
-                        Some(b'w') if message.len() > DATA_HEADER => {
-                            self.pack.clear();
-                            self.pack.shrink_to(KEPT_BYTES);
-                            self.pack.extend_from_slice(&message[DATA_HEADER..]);
-                            self.pack.push(0);
-                            self.taken = 0;
-                            continue;
-                        }
-                        Some(b'k') => {
-                            if let Some(end) = message.get(1..9).and_then(|bytes| bytes.try_into().ok()) {
-                                self.sent = self.sent.max(LocalLsn(u64::from_be_bytes(end)));
-                            }
-                            must_answer = message.get(17) == Some(&1);
-                            messages += 1;
-                        }
-                        _ => messages += 1,
-                    },
+                match self.receive()? {
+                    Arrived::Pack => continue,
+                    Arrived::Nothing(readable) => socket = Some(readable),
+                    Arrived::Message { asks_for_answer } => {
+                        must_answer = asks_for_answer;
+                        messages += 1;
+                    }
                 }
             }
             let has_come = messages > 0;
@@ -170,6 +165,34 @@ impl Stream {
             if let Some(socket) = socket {
                 self.wait(socket)?;
             }
+        }
+    }
+
+    /// Takes what has arrived from the connection, without waiting. A pack is kept for [`Stream::run`] to handle.
+    fn receive(&mut self) -> Result<Arrived, RemoteError> {
+        let message = match self.connection.receive() {
+            Received::End => return Err(RemoteError::Lost("the source has ended the stream".to_owned())),
+            Received::Failed(failure) => return Err(failed(failure)),
+            Received::Nothing(readable) => return Ok(Arrived::Nothing(readable)),
+            Received::Message(message) => message,
+        };
+        match message.first() {
+            // The message is copied, because the connection is needed while the message is handled.
+            Some(b'w') if message.len() > DATA_HEADER => {
+                self.pack.clear();
+                self.pack.shrink_to(KEPT_BYTES);
+                self.pack.extend_from_slice(&message[DATA_HEADER..]);
+                self.pack.push(0);
+                self.taken = 0;
+                Ok(Arrived::Pack)
+            }
+            Some(b'k') => {
+                if let Some(end) = message.get(1..9).and_then(|bytes| bytes.try_into().ok()) {
+                    self.sent = self.sent.max(LocalLsn(u64::from_be_bytes(end)));
+                }
+                Ok(Arrived::Message { asks_for_answer: message.get(17) == Some(&1) })
+            }
+            _ => Ok(Arrived::Message { asks_for_answer: false }),
         }
     }
 

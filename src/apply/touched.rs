@@ -3,7 +3,8 @@
 //! The keys are collected while the replay runs, each about once. An attempt that takes over from another one collects
 //! them again from the source's clone.
 
-use crate::pg::logicalrep::{self, Missing, TableKey, Tuple};
+use crate::pg::logicalproto::Tuple;
+use crate::pg::logicalrep::{self, Missing, TableKey};
 use crate::pg::spill::Spill;
 use pgrx::pg_sys::Oid;
 use std::cmp::Ordering;

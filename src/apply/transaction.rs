@@ -9,7 +9,7 @@ use crate::failpoint::{self, names};
 use crate::guc;
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
-use crate::pg::logicalrep::{self, Message};
+use crate::pg::logicalproto::{self, Message};
 use crate::pg::memory::MessageContext;
 use crate::pg::open_table::OpenTables;
 use crate::pg::{origin, transaction};
@@ -321,12 +321,12 @@ impl Receiver for Applier {
         // The context is taken out during the call, which needs all other fields as well.
         let context = std::mem::replace(&mut self.context, MessageContext::NONE);
         let bytes = context.run(|| {
-            if let Some(relation) = logicalrep::told_relation(messages) {
+            if let Some(relation) = logicalproto::told_relation(messages) {
                 // Core's relation map frees what the table was opened with.
                 self.store_held();
                 self.tables.forget(relation);
             }
-            let (message, bytes) = logicalrep::read(messages);
+            let (message, bytes) = logicalproto::read(messages);
             if !is_left {
                 if self.incoming.as_ref().is_none_or(|incoming| !incoming.is_collected) {
                     self.totals.bytes += bytes as u64;

@@ -8,7 +8,8 @@
 use super::apply_as::ApplyAs;
 use super::commit_ts::RowVersion;
 use super::guarded;
-use super::logicalrep::{self, RelMapEntry, Tuple};
+use super::logicalproto::Tuple;
+use super::logicalrep::{self, RelMapEntry};
 use super::open_table::{OpenTable, OpenTables, new_node};
 use super::relation_name;
 use super::tuple::{self, TupleColumns};

@@ -7,9 +7,10 @@
 //! and the caller inserts each one separately.
 
 use super::executor::{Change, Row};
-use super::logicalrep::Tuple;
-use super::open_table::{Lifetime, OpenTable};
+use super::logicalproto::Tuple;
+use super::open_table::OpenTable;
 use super::row_slots::{Slots, new_slot};
+use super::table_kind::Lifetime;
 use super::{transaction, tuple};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, pg_sys};

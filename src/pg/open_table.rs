@@ -15,6 +15,7 @@ use super::find::Finder;
 use super::held::Held;
 use super::logicalrep::{self, Opened, RelMapEntry};
 use super::row_slots::{Slots, new_slot};
+use super::table_kind::{Lifetime, fires_any, index_of, lifetime_of, may_batch};
 use super::tuple::{Input, TupleColumns};
 use super::untrusted_user::AppliesAs;
 use pgrx::pg_sys::{self, Oid};
@@ -37,18 +38,6 @@ fn watch_invalidations() {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn note_invalidation(_argument: pg_sys::Datum, _relation: Oid) {
     INVALIDATIONS.set(INVALIDATIONS.get() + 1);
-}
-
-/// How long the objects that were opened and built for a table may be used.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Lifetime {
-    /// Until the change ends: triggers, partitions and generated columns depend on it.
-    Change,
-    /// Until the transaction ends: expressions of users are prepared, and a function in them may be replaced at any
-    /// time.
-    Transaction,
-    /// Until the relation cache reports a change.
-    Process,
 }
 
 /// One table, with everything that is needed to change it.
@@ -94,26 +83,8 @@ impl OpenTable {
             let local = (*entry).localrel;
             let estate = pg_sys::CreateExecutorState();
             let previous = pg_sys::MemoryContextSwitchTo((*estate).es_query_cxt);
-            let rte = new_node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
-            (*rte).rtekind = pg_sys::RTEKind::RTE_RELATION;
-            (*rte).relid = (*local).rd_id;
-            (*rte).relkind = (*(*local).rd_rel).relkind;
-            (*rte).rellockmode = pg_sys::AccessShareLock as i32;
-            let mut permissions = std::ptr::null_mut();
-            pg_sys::addRTEPermissionInfo(&mut permissions, rte);
-            let tables = pg_sys::lappend(std::ptr::null_mut(), rte.cast());
-            compat::exec_init_range_table(estate, tables, permissions);
-            let root = new_node::<pg_sys::ResultRelInfo>(pg_sys::NodeTag::T_ResultRelInfo);
-            pg_sys::InitResultRelInfo(root, local, 1, std::ptr::null_mut(), 0);
-            if !fires_any(root) {
-                // The table is treated as one without triggers, because none of them would fire.
-                (*root).ri_TrigDesc = std::ptr::null_mut();
-            }
-            // The executor has not opened the table, but it is listed, so that triggers find it.
-            (*estate).es_opened_result_relations = pg_sys::lappend((*estate).es_opened_result_relations, root.cast());
-            if (*(*local).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION {
-                pg_sys::ExecOpenIndices(root, false);
-            }
+            list_in_range_table(estate, local);
+            let root = new_result_relation(estate, local);
             let columns = (*(*local).rd_att).natts as usize;
             let inputs = pg_sys::palloc0(columns * size_of::<Input>()).cast();
             let lifetime = lifetime_of(entry, root);
@@ -414,77 +385,38 @@ impl OpenTables {
     }
 }
 
-unsafe fn index_of(root: *mut pg_sys::ResultRelInfo, place: usize) -> pg_sys::Relation {
-    // SAFETY: the caller guarantees one of the open indexes.
-    unsafe { *(*root).ri_IndexRelationDescs.add(place) }
-}
-
-/// Whether any trigger of the table fires for changes that a replica applies.
-unsafe fn fires_any(root: *mut pg_sys::ResultRelInfo) -> bool {
-    // SAFETY: the caller guarantees an open table; its triggers are an array of that length.
+/// Makes the table the only entry of the executor state's range table. Allocates in the current memory context.
+unsafe fn list_in_range_table(estate: *mut pg_sys::EState, local: pg_sys::Relation) {
+    // SAFETY: the caller guarantees a new executor state and an open table.
     unsafe {
-        let triggers = (*root).ri_TrigDesc;
-        if triggers.is_null() {
-            return false;
-        }
-        let is_replica = pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32;
-        let fires = |kind: u8| kind == b'A' || kind == b'R';
-        !is_replica
-            || (0..(*triggers).numtriggers as usize).any(|i| fires((*(*triggers).triggers.add(i)).tgenabled as u8))
+        let rte = new_node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
+        (*rte).rtekind = pg_sys::RTEKind::RTE_RELATION;
+        (*rte).relid = (*local).rd_id;
+        (*rte).relkind = (*(*local).rd_rel).relkind;
+        (*rte).rellockmode = pg_sys::AccessShareLock as i32;
+        let mut permissions = std::ptr::null_mut();
+        pg_sys::addRTEPermissionInfo(&mut permissions, rte);
+        let tables = pg_sys::lappend(std::ptr::null_mut(), rte.cast());
+        compat::exec_init_range_table(estate, tables, permissions);
     }
 }
 
-unsafe fn lifetime_of(entry: *mut RelMapEntry, root: *mut pg_sys::ResultRelInfo) -> Lifetime {
-    // SAFETY: the caller guarantees an open table with open indexes.
+/// The table as the executor changes it, with its indexes open. Allocates in the current memory context.
+unsafe fn new_result_relation(estate: *mut pg_sys::EState, local: pg_sys::Relation) -> *mut pg_sys::ResultRelInfo {
+    // SAFETY: the caller guarantees an executor state whose range table has the table, and an open table.
     unsafe {
-        let table = (*entry).localrel;
-        let constraints = (*(*table).rd_att).constr;
-        if (*(*table).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION
-            || (*(*table).rd_rel).relispartition
-            || !(*root).ri_TrigDesc.is_null()
-            || (!constraints.is_null() && compat::has_generated_columns(constraints))
-        {
-            return Lifetime::Change;
+        let root = new_node::<pg_sys::ResultRelInfo>(pg_sys::NodeTag::T_ResultRelInfo);
+        pg_sys::InitResultRelInfo(root, local, 1, std::ptr::null_mut(), 0);
+        if !fires_any(root) {
+            // The table is treated as one without triggers, because none of them would fire.
+            (*root).ri_TrigDesc = std::ptr::null_mut();
         }
-        let is_simple = |place: usize| {
-            let info = *(*root).ri_IndexRelationInfo.add(place);
-            (*info).ii_Am == pg_sys::BTREE_AM_OID
-                && (*info).ii_Expressions.is_null()
-                && (*info).ii_Predicate.is_null()
-                && (*info).ii_ExclusionOps.is_null()
-        };
-        let has_expressions = has_own_columns(entry)
-            || (!constraints.is_null() && (*constraints).num_check > 0)
-            || !(0..(*root).ri_NumIndices as usize).all(is_simple);
-        if has_expressions { Lifetime::Transaction } else { Lifetime::Process }
-    }
-}
-
-/// Whether there are columns that the sender does not have, whose defaults must be computed.
-unsafe fn has_own_columns(entry: *mut RelMapEntry) -> bool {
-    // SAFETY: the caller guarantees an open entry.
-    unsafe { (*(*(*entry).localrel).rd_att).natts != (*entry).remoterel.natts }
-}
-
-unsafe fn may_batch(entry: *mut RelMapEntry, root: *mut pg_sys::ResultRelInfo) -> bool {
-    // SAFETY: the caller guarantees an open table with open indexes.
-    unsafe {
-        let constraints = (*(*(*entry).localrel).rd_att).constr;
-        let is_plain_check = |place: usize| {
-            let text = (*(*constraints).check.add(place)).ccbin;
-            !pg_sys::contain_mutable_functions(pg_sys::stringToNode(text).cast())
-        };
-        let is_plain_index = |place: usize| {
-            let (index, info) = (index_of(root, place), *(*root).ri_IndexRelationInfo.add(place));
-            (*info).ii_ExclusionOps.is_null()
-                && (!(*info).ii_Unique || (*(*index).rd_index).indimmediate)
-                // Such an index keeps a page pinned from one row to the next, which does not survive the end of a
-                // subtransaction.
-                && (*(*index).rd_indam).aminsertcleanup.is_none()
-        };
-        !has_own_columns(entry)
-            && (constraints.is_null() || (0..(*constraints).num_check as usize).all(is_plain_check))
-            && (0..(*root).ri_NumIndices as usize).all(is_plain_index)
+        // The executor has not opened the table, but it is listed, so that triggers find it.
+        (*estate).es_opened_result_relations = pg_sys::lappend((*estate).es_opened_result_relations, root.cast());
+        if (*(*local).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION {
+            pg_sys::ExecOpenIndices(root, false);
+        }
+        root
     }
 }
 

@@ -3,7 +3,8 @@
 use super::clock::Timestamp;
 use super::commit_ts::RowVersion;
 use super::executor::{Change, Leaf, Row};
-use super::logicalrep::{self, Tuple};
+use super::logicalproto::Tuple;
+use super::logicalrep;
 use super::{compat, origin};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::{CStr, c_char};

@@ -2,7 +2,7 @@
 //! slot_modify_data and slot_fill_defaults; executor/tuptable.h).
 
 use super::compat;
-use super::logicalrep::Tuple;
+use super::logicalproto::Tuple;
 use super::open_table::OpenTable;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;

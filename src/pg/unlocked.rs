@@ -7,7 +7,7 @@
 //! again with a lock.
 
 use super::executor::{Change, Leaf, Row};
-use super::open_table::Lifetime;
+use super::table_kind::Lifetime;
 use pgrx::pg_sys;
 
 impl Change {

@@ -5,7 +5,7 @@
 
 use crate::apply::stream::Receiver;
 use crate::apply::touched::{Relation, Touched};
-use crate::pg::logicalrep::{self, Message};
+use crate::pg::logicalproto::{self, Message, Tuple};
 use crate::pg::memory::MessageContext;
 use crate::pg::transaction;
 use pgrx::PgSqlErrorCode;
@@ -69,7 +69,7 @@ impl<'a> MoveReader<'a> {
     }
 
     /// Notes a row that was written while reconciling, whatever the row was before.
-    fn note_written(&mut self, relation: u32, row: &logicalrep::Tuple) {
+    fn note_written(&mut self, relation: u32, row: &Tuple) {
         if let Some((table, key)) = self.moves.moved.key_of(relation, row)
             && self.wanted.contains(&table)
             && hash_of(&self.moves.moved, &key).is_some_and(|key| self.known.0.insert(key))
@@ -79,7 +79,7 @@ impl<'a> MoveReader<'a> {
     }
 
     /// Notes a row that was deleted while reconciling. The target's row may be one that the replay has not written.
-    fn note_gone(&mut self, relation: u32, row: &logicalrep::Tuple) {
+    fn note_gone(&mut self, relation: u32, row: &Tuple) {
         if let Some((table, key)) = self.moves.gone.key_of(relation, row)
             && self.wanted.contains(&table)
         {
@@ -87,7 +87,7 @@ impl<'a> MoveReader<'a> {
         }
     }
 
-    fn note(&mut self, relation: u32, old: &logicalrep::Tuple, new: &logicalrep::Tuple) {
+    fn note(&mut self, relation: u32, old: &Tuple, new: &Tuple) {
         let moved = &mut self.moves.moved;
         let (Some((_, old)), Some((_, new))) = (moved.key_of(relation, old), moved.key_of(relation, new)) else {
             return;
@@ -109,7 +109,7 @@ impl Receiver for MoveReader<'_> {
         }
         let context = std::mem::replace(&mut self.context, MessageContext::NONE);
         let bytes = context.run(|| {
-            let (message, bytes) = logicalrep::read(messages);
+            let (message, bytes) = logicalproto::read(messages);
             match message {
                 Message::Begin { .. } => self.is_idle = false,
                 Message::Origin { is_reconciled, .. } => self.is_reconciled = is_reconciled,

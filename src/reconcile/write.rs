@@ -3,7 +3,7 @@
 use super::judge::Verdict;
 use crate::pg::apply_as::ApplyAs;
 use crate::pg::executor::{Change, RowOperation};
-use crate::pg::logicalrep::Tuple;
+use crate::pg::logicalproto::Tuple;
 use crate::pg::open_table::OpenTables;
 use crate::pg::{origin, process, transaction, untrusted_user};
 

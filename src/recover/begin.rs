@@ -4,7 +4,8 @@
 use super::error::RecoverError;
 use super::prove::prove;
 use super::source::{Source, route_to};
-use super::{facts, gather, target};
+use super::target::{self, TargetFacts};
+use super::{facts, gather};
 use crate::intent::document::Request;
 use crate::intent::journal::Beginning;
 use crate::intent::storage;
@@ -30,34 +31,9 @@ use std::ffi::CStr;
 /// If the request does not fit the nodes, a node cannot be asked, or the recovery cannot be proved possible.
 pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(IntentId, Oid), RecoverError> {
     documents::require_readable()?;
-    let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
-    if local.name.as_str() != request.target {
-        if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.target) {
-            return Err(RecoverError::UnknownNode { name: request.target.clone() });
-        }
-        return Err(RecoverError::TargetElsewhere { target: request.target.clone(), local: local.name.to_string() });
-    }
-    if request.source == request.target {
-        return Err(RecoverError::SameNode { name: request.source.clone(), other: "target node" });
-    }
-    if let (Some(skip), Some(stop)) = (request.skip, request.stop)
-        && stop < skip
-    {
-        return Err(RecoverError::StopBeforeSkip { skip, stop });
-    }
-    if !request.failed.is_empty() {
-        look_at_failed(request)?;
-    }
-    // A request that repeats a running recovery joins it, whatever phase that has reached.
-    let known = storage::read()?;
-    let running = known.unfinished().find(|intent| {
-        let same = Request { failed: intent.request.failed.clone(), ..request.clone() };
-        intent.request == same && (request.failed.is_empty() || request.failed == intent.request.failed)
-    });
-    if let Some(running) = running
-        && !running.must_abort
-    {
-        return Ok((running.id, Oid::from_u32(running.subscription)));
+    check(request)?;
+    if let Some(running) = running(request)? {
+        return Ok(running);
     }
     if let Some(dsn) = source_dsn {
         registry::keep_recovery_dsn(&request.source, dsn)?;
@@ -85,12 +61,49 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
     let target = target::look(&request.failed)?;
     // Checks that the source has the tables, by their names.
     source.facts(&request.failed, &target.tables)?;
+    record(request, source_dsn.is_some(), &target)
+}
+
+/// Checks what can be checked without asking the source.
+fn check(request: &Request) -> Result<(), RecoverError> {
+    let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
+    if local.name.as_str() != request.target {
+        if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.target) {
+            return Err(RecoverError::UnknownNode { name: request.target.clone() });
+        }
+        return Err(RecoverError::TargetElsewhere { target: request.target.clone(), local: local.name.to_string() });
+    }
+    if request.source == request.target {
+        return Err(RecoverError::SameNode { name: request.source.clone(), other: "target node" });
+    }
+    if let (Some(skip), Some(stop)) = (request.skip, request.stop)
+        && stop < skip
+    {
+        return Err(RecoverError::StopBeforeSkip { skip, stop });
+    }
+    if request.failed.is_empty() { Ok(()) } else { look_at_failed(request) }
+}
+
+/// Returns the running recovery that the request repeats, with its subscription: the request joins it, whatever phase
+/// it has reached.
+fn running(request: &Request) -> Result<Option<(IntentId, Oid)>, RecoverError> {
+    let known = storage::read()?;
+    let running = known.unfinished().find(|intent| {
+        let same = Request { failed: intent.request.failed.clone(), ..request.clone() };
+        intent.request == same && (request.failed.is_empty() || request.failed == intent.request.failed)
+    });
+    let joined = running.filter(|running| !running.must_abort);
+    Ok(joined.map(|running| (running.id, Oid::from_u32(running.subscription))))
+}
+
+/// Records the intent. Returns its id and the oid of its rescue subscription.
+fn record(request: &Request, has_own_dsn: bool, target: &TargetFacts) -> Result<(IntentId, Oid), RecoverError> {
     let subscription = catalog::new_object_id();
     let beginning = Beginning {
         id: storage::new_id(),
         subscription: subscription.to_u32(),
         request: request.clone(),
-        has_own_dsn: source_dsn.is_some(),
+        has_own_dsn,
         applied_before: target.applied,
         passed_before: target.passed,
         transaction: transaction::next_id(),

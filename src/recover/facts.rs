@@ -10,6 +10,7 @@ use super::strangers;
 use crate::guc;
 use crate::health::capacity;
 use crate::health::judge;
+use crate::intent::document::{Intent, Journal};
 use crate::intent::storage;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::native::NativeProvider;
@@ -67,44 +68,9 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
     let slot_found = slot_facts()?;
     let positions = positions::own_positions()?;
     let written = record_storage::read()?;
-    let mut subscriptions = Vec::new();
-    let mut unknown_origins = Vec::new();
-    let mut others = BTreeMap::new();
-    let known = NativeProvider.subscriptions()?;
-    for position in &positions {
-        let Some(subscription) = known.iter().find(|known| known.id == position.subscription) else { continue };
-        match &position.origin {
-            None => unknown_origins.push(subscription.name.clone()),
-            Some(origin) if origin.as_str() == failed => {
-                let mut facts = SubscriptionFacts {
-                    name: subscription.name.clone(),
-                    publications: subscription.publications.clone(),
-                    ..of_position(position, seen.as_ref(), written.as_ref())
-                };
-                look_closer(&mut facts, &asked_by.role)?;
-                facts.gone = Spi::connect(|client| gone_of(client, written.as_ref(), &facts))?;
-                subscriptions.push(facts);
-            }
-            Some(origin) => {
-                let facts = of_position(position, seen.as_ref(), written.as_ref());
-                if let Some((applied, passed)) = facts.applied.zip(facts.passed()) {
-                    let other = OtherFacts { applied, passed, is_enabled: subscription.is_enabled };
-                    others.insert(origin.to_string(), other);
-                }
-            }
-        }
-    }
+    let received = received(failed, &asked_by.role, &positions, seen.as_ref(), written.as_ref())?;
     let capacity = capacity()?;
     let journal = storage::read()?;
-    let recoveries = journal
-        .unfinished()
-        .map(|intent| RecoveryFacts {
-            intent: intent.id.to_string(),
-            failed: intent.request.failed.clone(),
-            source: intent.request.source.clone(),
-            phase: intent.phase_name().to_owned(),
-        })
-        .collect();
     let peers = peers(&servers, seen.as_ref());
     wal::flush();
     // The poller may have asked the failed node seconds ago, and a server that was killed may have answered just
@@ -116,19 +82,77 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         node: local.name.to_string(),
         extension: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: protocol::OURS,
-        subscriptions,
-        others,
-        unknown_origins,
+        subscriptions: received.of_failed,
+        others: received.others,
+        unknown_origins: received.unknown_origins,
         slot: slot_found.with_record(&positions)?,
         failed_answers,
         peers,
         askers: strangers::strangers(&servers).iter().map(|asker| asker.name.shown()).collect(),
         settings: settings(),
         capacity,
-        recoveries,
+        recoveries: recoveries(&journal),
         recovered: journal.recovered_of(),
         asked_by,
     })
+}
+
+/// What this node receives from other nodes.
+#[derive(Default)]
+struct ReceivedFacts {
+    /// The subscriptions to the failed node.
+    of_failed: Vec<SubscriptionFacts>,
+    /// The subscriptions of which it is not known from which node they receive.
+    unknown_origins: Vec<String>,
+    /// How far each other node was applied.
+    others: BTreeMap<String, OtherFacts>,
+}
+
+/// Looks at each subscription. `asker`: the role that asks. `seen`, `written`: what is known in shared memory and in the
+/// retention record.
+fn received(
+    failed: &str,
+    asker: &str,
+    positions: &[OwnPosition],
+    seen: Option<&Snapshot>,
+    written: Option<&RetentionRecord>,
+) -> Result<ReceivedFacts, RecoverError> {
+    let mut received = ReceivedFacts::default();
+    let known = NativeProvider.subscriptions()?;
+    for position in positions {
+        let Some(subscription) = known.iter().find(|known| known.id == position.subscription) else { continue };
+        match &position.origin {
+            None => received.unknown_origins.push(subscription.name.clone()),
+            Some(origin) if origin.as_str() == failed => {
+                let mut facts = SubscriptionFacts {
+                    name: subscription.name.clone(),
+                    publications: subscription.publications.clone(),
+                    ..of_position(position, seen, written)
+                };
+                look_closer(&mut facts, asker)?;
+                facts.gone = Spi::connect(|client| gone_of(client, written, &facts))?;
+                received.of_failed.push(facts);
+            }
+            Some(origin) => {
+                let facts = of_position(position, seen, written);
+                if let Some((applied, passed)) = facts.applied.zip(facts.passed()) {
+                    let other = OtherFacts { applied, passed, is_enabled: subscription.is_enabled };
+                    received.others.insert(origin.to_string(), other);
+                }
+            }
+        }
+    }
+    Ok(received)
+}
+
+fn recoveries(journal: &Journal) -> Vec<RecoveryFacts> {
+    let facts = |intent: &Intent| RecoveryFacts {
+        intent: intent.id.to_string(),
+        failed: intent.request.failed.clone(),
+        source: intent.request.source.clone(),
+        phase: intent.phase_name().to_owned(),
+    };
+    journal.unfinished().map(facts).collect()
 }
 
 /// The settings that a recovery needs. They are visible to every role that asks.

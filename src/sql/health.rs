@@ -46,6 +46,21 @@ fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name
 const MISSED_POLLS: u32 = 3;
 const LEAST_SILENCE: Duration = Duration::from_secs(60);
 
+/// What several checks look at.
+struct HealthFacts<'a> {
+    servers: &'a [servers::NodeServer],
+    local: &'a servers::NodeServer,
+    snapshot: Option<&'a Snapshot>,
+    /// The first object whose document cannot be read.
+    in_the_way: Option<String>,
+}
+
+impl<'a> HealthFacts<'a> {
+    fn entry_of(&self, key: PeerKey) -> Option<&'a PeerEntry> {
+        self.snapshot?.peers.iter().map(|(peer, _)| peer).find(|peer| peer.key == key)
+    }
+}
+
 fn gather() -> Vec<Check> {
     let servers = servers::servers().or_raise();
     if wal::is_in_recovery() {
@@ -59,39 +74,57 @@ fn gather() -> Vec<Check> {
     let snapshot = snapshot::snapshot();
     let unreadable = crate::slot::documents::unreadable().or_raise();
     let in_the_way = unreadable.first().map(Unreadable::name);
-    let facts = SlotHealth { unreadable: in_the_way.clone(), ..slot_facts(snapshot.as_ref(), &servers) };
-    let mut checks = vec![
-        judge::slot(&facts),
-        judge::retention(&facts),
-        judge::vouching(&waiting(snapshot.as_ref(), &servers)),
-        judge::wal_level(&settings),
-        judge::invalidation(&settings),
-        judge::capacity(&capacities()),
-        apply_workers(),
-        judge::commit_timestamps(&settings),
-        judge::output_plugin(&settings),
-        judge::manager(&manager()),
-    ];
+    let facts = HealthFacts { servers: &servers, local, snapshot: snapshot.as_ref(), in_the_way };
+    let mut checks = checks_of_server(&settings, &facts);
     // If the journal cannot be read, nothing is known about what it contains, and nothing is reported.
     if let Ok(journal) = storage::read() {
-        checks.push(judge::recovery(&recoveries(&journal)));
-        checks.extend(clones().iter().filter_map(judge::clone));
-        checks.extend(returned(&journal));
-        checks.extend(kept_rows(&journal));
-        let kept = journal.intents.iter().filter_map(|intent| intent.kept_rows);
-        checks.extend(kept.filter_map(reconcile::kept::unreadable_head).map(|found| documents::unreadable(&found)));
+        checks.extend(checks_of_recoveries(&journal));
     }
     checks.extend(unreadable.iter().map(documents::unreadable));
     checks.extend(catalog::extension_version().and_then(|sql| version::sql(&sql, env!("CARGO_PKG_VERSION"))));
     checks.extend(strangers(&servers));
+    checks.extend(checks_of_peers(&facts));
+    checks.extend(failing(snapshot.as_ref(), &servers));
+    checks.extend(unknown_origins(&facts));
+    checks
+}
+
+/// The checks of the slot, of the server's settings and limits, and of our own workers.
+fn checks_of_server(settings: &ServerSettings, facts: &HealthFacts<'_>) -> Vec<Check> {
+    let (snapshot, servers) = (facts.snapshot, facts.servers);
+    let slot = SlotHealth { unreadable: facts.in_the_way.clone(), ..slot_facts(snapshot, servers) };
+    vec![
+        judge::slot(&slot),
+        judge::retention(&slot),
+        judge::vouching(&waiting(snapshot, servers)),
+        judge::wal_level(settings),
+        judge::invalidation(settings),
+        judge::capacity(&capacities()),
+        apply_workers(),
+        judge::commit_timestamps(settings),
+        judge::output_plugin(settings),
+        judge::manager(&manager()),
+    ]
+}
+
+/// The checks of recoveries, and of what they have left behind.
+fn checks_of_recoveries(journal: &Journal) -> Vec<Check> {
+    let mut checks = vec![judge::recovery(&recoveries(journal))];
+    checks.extend(clones().iter().filter_map(judge::clone));
+    checks.extend(returned(journal));
+    checks.extend(kept_rows(journal));
+    let kept = journal.intents.iter().filter_map(|intent| intent.kept_rows);
+    checks.extend(kept.filter_map(reconcile::kept::unreadable_head).map(|found| documents::unreadable(&found)));
+    checks
+}
+
+/// The checks of each peer: whether it answers, in the same protocol, and whether it can be the source of a recovery.
+fn checks_of_peers(facts: &HealthFacts<'_>) -> Vec<Check> {
     let now = Monotonic::now();
     let longest_silence = LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()));
-    for server in servers.iter().filter(|server| server.role == servers::Role::Peer) {
-        let entry = snapshot
-            .iter()
-            .flat_map(|snapshot| &snapshot.peers)
-            .map(|(peer, _)| peer)
-            .find(|peer| peer.key == PeerKey::Node(server.id));
+    let mut checks = Vec::new();
+    for server in facts.servers.iter().filter(|server| server.role == servers::Role::Peer) {
+        let entry = facts.entry_of(PeerKey::Node(server.id));
         let protocol = entry.map(|peer| peer.protocol).filter(|protocol| *protocol != 0);
         checks.extend(protocol.and_then(|protocol| version::peer(server.name.as_str(), protocol)));
         checks.push(judge::peer(&PeerHealth {
@@ -99,28 +132,28 @@ fn gather() -> Vec<Check> {
             state: entry.map_or("unknown", |peer| peer.state.as_str()),
             answers: entry.is_some_and(|peer| peer.state == PeerState::Connected),
             knows_this_node: entry.is_none_or(|peer| peer.readiness.knows_this_node),
-            local: local.name.to_string(),
+            local: facts.local.name.to_string(),
             error: entry.map_or_else(String::new, |peer| peer.error.as_str().to_owned()),
             longest_silence_s: longest_silence.as_secs(),
-            unreadable: in_the_way.clone(),
+            unreadable: facts.in_the_way.clone(),
             silent_for_s: entry.filter(|peer| !peer.heard_at.is_never()).map(|peer| now.since(peer.heard_at).as_secs()),
         }));
         let has_said = |peer: &&PeerEntry| peer.state == PeerState::Connected && !peer.readiness.said_at.is_never();
         let said = entry.filter(has_said).map(|peer| (peer.readiness.lacks, peer.readiness.told()));
         checks.extend(judge::source(server.name.as_str(), said));
     }
-    checks.extend(failing(snapshot.as_ref(), &servers));
+    checks
+}
+
+/// The subscriptions of which it is not known from which node they receive.
+fn unknown_origins(facts: &HealthFacts<'_>) -> Vec<Check> {
     let is_unknown = |subscription: &Subscription| subscription.origin.is_unknown();
-    for subscription in NativeProvider.subscriptions().or_raise().into_iter().filter(is_unknown) {
-        let said = snapshot
-            .iter()
-            .flat_map(|snapshot| &snapshot.peers)
-            .map(|(peer, _)| peer)
-            .find(|peer| peer.key == PeerKey::Subscription(subscription.id));
+    let check = |subscription: Subscription| {
+        let said = facts.entry_of(PeerKey::Subscription(subscription.id));
         let says = said.map_or_else(String::new, |peer| peer.node_name.shown());
-        let known = servers.iter().find(|server| server.name.as_str() == says).and_then(|server| server.bound);
-        checks.push(judge::unknown_origin(&UnknownOriginFacts {
-            local: local.name.to_string(),
+        let known = facts.servers.iter().find(|server| server.name.as_str() == says).and_then(|server| server.bound);
+        judge::unknown_origin(&UnknownOriginFacts {
+            local: facts.local.name.to_string(),
             conflict: known
                 .zip(said.and_then(|peer| peer.said))
                 .filter(|(known, found)| known != found)
@@ -134,9 +167,9 @@ fn gather() -> Vec<Check> {
             },
             subscription: subscription.name,
             says,
-        }));
-    }
-    checks
+        })
+    };
+    NativeProvider.subscriptions().or_raise().into_iter().filter(is_unknown).map(check).collect()
 }
 
 /// The checks of a database that is a copy of a node.

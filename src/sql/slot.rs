@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
 use crate::error::OrRaise;
+use crate::intent::document::{Intent, Journal};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
@@ -10,6 +11,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::{process, slot, wal};
 use crate::shmem::{BlockedReason, PeerKey};
+use crate::slot::positions::OwnPosition;
 use crate::slot::snapshot::{budget_bytes, require_reader, retained_bytes, snapshot, unprotected_peers};
 use crate::slot::{positions, record_storage, vouching};
 use pgrx::datum::{Interval, TimestampWithTimeZone};
@@ -58,7 +60,6 @@ fn node_positions(
     let record = record_storage::read().or_raise();
     wal::flush();
     let (system_identifier, timeline) = (process::system_identifier() as i64, wal::timeline() as i32);
-    // Peers must not release WAL that a recovery may still need.
     let journal = crate::intent::storage::read().or_raise();
     let rows: Vec<_> = positions
         .into_iter()
@@ -67,9 +68,7 @@ fn node_positions(
             let confirmed = confirmed(position.subscription);
             let written = vouching::written_passed(record.as_ref(), &position);
             let mut passed = applied.unwrap_or(OriginLsn::ZERO).max(confirmed).max(written);
-            let is_of = |failed: &str| position.origin.as_ref().is_some_and(|origin| origin.as_str() == failed);
-            let holding = journal.intents.iter().filter(|intent| intent.holds_wal() && is_of(&intent.request.failed));
-            for intent in holding.filter(|_| held != Some(false)) {
+            for intent in held_for(&journal, &position).filter(|_| held != Some(false)) {
                 applied = applied.map(|applied| applied.min(intent.applied_before));
                 passed = passed.min(intent.passed_before);
             }
@@ -88,6 +87,13 @@ fn node_positions(
         })
         .collect();
     TableIterator::new(rows)
+}
+
+/// The recoveries of the position's origin that may still need the WAL of peers, which these must not release.
+fn held_for<'a>(journal: &'a Journal, position: &OwnPosition) -> impl Iterator<Item = &'a Intent> {
+    let origin = position.origin.clone();
+    let is_of = move |failed: &str| origin.as_ref().is_some_and(|origin| origin.as_str() == failed);
+    journal.intents.iter().filter(move |intent| intent.holds_wal() && is_of(&intent.request.failed))
 }
 
 /// The state of the slot: one row if this database is a node, otherwise none.

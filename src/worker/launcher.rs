@@ -11,7 +11,7 @@ use crate::pg::catalog::{self, Database};
 use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction, wal};
-use crate::shmem::{self, ManagerPhase};
+use crate::shmem::{self, DatabaseEntry, ManagerPhase, Shared};
 use crate::{backoff, guc};
 use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys::Oid;
@@ -142,53 +142,82 @@ impl Launcher {
                 {
                     continue;
                 }
-                ManagerPhase::NoExtension => {
-                    // The extension may have been created since the look began.
-                    if !self.asked.contains(&entry.database) {
-                        self.without.insert(entry.database);
-                    }
-                    self.failures.remove(&entry.database);
-                }
-                ManagerPhase::NoRoom => {
-                    self.not_before.insert(entry.database, Instant::now() + NO_ROOM_RETRY);
-                    if self.without_room.insert(entry.database) {
-                        warn.extend(exists.map(|database| database.name.clone()));
-                    }
-                }
-                ManagerPhase::Ended => {
-                    let run = Monotonic::now().since(entry.started_at);
-                    let failures = self.failures.entry(entry.database).or_default();
-                    *failures = backoff::failures_after(run, *failures);
-                    self.not_before.insert(entry.database, Instant::now() + backoff::delay(*failures));
-                }
-                ManagerPhase::StoodAside | ManagerPhase::Waiting => (),
+                ManagerPhase::Ended
+                | ManagerPhase::StoodAside
+                | ManagerPhase::NoExtension
+                | ManagerPhase::NoRoom
+                | ManagerPhase::Waiting => (),
+            }
+            if self.note_end(phase, &entry) {
+                warn.extend(exists.map(|database| database.name.clone()));
             }
             self.handles.remove(&index);
-            let comes_back = matches!(phase, ManagerPhase::Ended | ManagerPhase::StoodAside | ManagerPhase::Waiting)
-                && exists.is_some();
-            if comes_back && index != shmem::spare_entry() {
-                shared.databases()[index].phase = ManagerPhase::Waiting;
-                continue;
-            }
-            shared.free_entry(index);
-            if index != shmem::spare_entry() {
-                // This entry is what the databases without one wait for.
-                for database in &self.without_room {
-                    self.not_before.remove(database);
-                }
-            }
+            self.give_up_entry(&mut shared, index, phase, exists.is_some());
         }
         drop(shared);
         for name in warn {
             NoRoom::Database { database: name, max_databases: guc::max_databases() }.warn();
         }
+        self.forget_all_but(databases);
+        is_coming_up
+    }
+
+    /// Notes how the manager of an entry has ended. Returns whether the database must be warned of, because it has the
+    /// extension and there is no entry for it.
+    fn note_end(&mut self, phase: ManagerPhase, entry: &DatabaseEntry) -> bool {
+        match phase {
+            ManagerPhase::NoExtension => {
+                // The extension may have been created since the look began.
+                if !self.asked.contains(&entry.database) {
+                    self.without.insert(entry.database);
+                }
+                self.failures.remove(&entry.database);
+            }
+            ManagerPhase::NoRoom => {
+                self.not_before.insert(entry.database, Instant::now() + NO_ROOM_RETRY);
+                return self.without_room.insert(entry.database);
+            }
+            ManagerPhase::Ended => {
+                let run = Monotonic::now().since(entry.started_at);
+                let failures = self.failures.entry(entry.database).or_default();
+                *failures = backoff::failures_after(run, *failures);
+                self.not_before.insert(entry.database, Instant::now() + backoff::delay(*failures));
+            }
+            ManagerPhase::Free
+            | ManagerPhase::Starting
+            | ManagerPhase::Looking
+            | ManagerPhase::Running
+            | ManagerPhase::StoodAside
+            | ManagerPhase::Waiting => (),
+        }
+        false
+    }
+
+    /// Keeps the entry of a manager that has ended for the next one, if there will be one, and frees it otherwise.
+    fn give_up_entry(&mut self, shared: &mut Shared, index: usize, phase: ManagerPhase, exists: bool) {
+        let comes_back =
+            matches!(phase, ManagerPhase::Ended | ManagerPhase::StoodAside | ManagerPhase::Waiting) && exists;
+        if comes_back && index != shmem::spare_entry() {
+            shared.databases()[index].phase = ManagerPhase::Waiting;
+            return;
+        }
+        shared.free_entry(index);
+        if index != shmem::spare_entry() {
+            // This entry is what the databases without one wait for.
+            for database in &self.without_room {
+                self.not_before.remove(database);
+            }
+        }
+    }
+
+    /// Forgets what was noted of databases that do not exist any more.
+    fn forget_all_but(&mut self, databases: &[Database]) {
         let known: HashSet<Oid> = databases.iter().map(|database| database.oid).collect();
         self.asked.retain(|database| known.contains(database));
         self.failures.retain(|database, _| known.contains(database));
         self.not_before.retain(|database, _| known.contains(database));
         self.without.retain(|database| known.contains(database));
         self.without_room.retain(|database| known.contains(database));
-        is_coming_up
     }
 
     /// Whether a manager that has written its last phase still occupies its process or its worker slot. The launcher is

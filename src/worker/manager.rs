@@ -4,11 +4,11 @@
 //! It never waits for a peer (the pollers do that) nor long for a user's transaction (lock_timeout ends that wait, and
 //! the next round tries again). It skips an object that it cannot process, and reports that (skips.rs).
 
-use super::clone_upkeep::{Clones, Home};
+use super::clone_upkeep::{Clones, Home, UpkeepRound};
 use super::discovery::{self, Discovery};
-use super::keeper::Keeper;
+use super::keeper::{Keeper, KeeperRound};
 use super::polling::{self, WantedPoller};
-use super::recoveries::{self, Recoveries};
+use super::recoveries::{Recoveries, WantedRecovery};
 use super::skips::{self, Skips};
 use crate::failpoint::{self, names};
 use crate::guc;
@@ -54,6 +54,14 @@ enum Situation {
         wanted: Vec<WantedPoller>,
         peers: Vec<Peer>,
     },
+}
+
+/// What a round has decided in its transaction, to be done after the commit. None: it could not be looked at.
+struct Decided {
+    situation: Situation,
+    cloned: Option<UpkeepRound>,
+    kept: Option<KeeperRound>,
+    recovery: Option<WantedRecovery>,
 }
 
 /// Runs the manager of `database`, for the shared memory entry at `index`.
@@ -152,36 +160,15 @@ impl Manager {
     /// Runs one round and returns how long to sleep.
     fn round(&mut self) -> Duration {
         let peers: Vec<PeerEntry> = shmem::lock().peers(self.index).to_vec();
-        let is_spare = self.index == shmem::spare_entry();
-        let (clones, keeper, recoveries) = (&mut self.clones, &mut self.keeper, &mut self.recoveries);
-        let discovery = &mut self.discovery;
         let mut skips = Skips::default();
-        let seen = transaction::caught(|| {
-            let found = look(&peers, discovery, &mut skips)?;
-            let (nodes, home) = match &found {
-                Situation::Node { peers, .. } => (Some(peers.as_slice()), Home::Node(peers)),
-                Situation::NoExtension | Situation::NoNode => (None, Home::Nobody),
-                Situation::Copy(_) => (None, Home::Elsewhere),
-            };
-            let (mut cloned, mut kept) = (None, None);
-            if !is_spare {
-                cloned = skips.each(|| "clones of the recovery slot".to_owned(), || clones.look(home));
-                kept = skips.each(|| "the recovery slot".to_owned(), || keeper.look(nodes));
-            }
-            let recovery = match nodes {
-                Some(_) => recoveries.look(&peers, &mut skips),
-                None => Some(recoveries::WantedRecovery::default()),
-            };
-            Ok::<_, RegistryError>((found, cloned, kept, recovery))
-        });
-        let (found, cloned, kept, recovery) = match seen {
-            Ok(Ok(seen)) => seen,
+        let decided = match transaction::caught(|| self.decide(&peers, &mut skips)) {
+            Ok(Ok(decided)) => decided,
             // Another session holds a lock, or has changed the same row: the next round tries again.
             Err(report) if transaction::is_contention(&report) => return guc::manager_naptime().min(RETRY),
             Ok(Err(error)) => return self.note_failed_round(error.to_string()),
             Err(report) => return self.note_failed_round(skips::in_one_line(&report)),
         };
-        if !matches!(found, Situation::NoExtension) {
+        if !matches!(decided.situation, Situation::NoExtension) {
             self.note_extension();
         }
         failpoint::hit(names::MANAGER_RECORD_WRITTEN);
@@ -189,22 +176,55 @@ impl Manager {
         if skips.must_retry() {
             nap = nap.min(RETRY);
         }
-        if let Some(round) = cloned {
+        if let Some(round) = decided.cloned {
             nap = nap.min(self.clones.act(round));
         }
-        if let Some(round) = kept {
+        if let Some(round) = decided.kept {
             nap = nap.min(self.keeper.act(round));
         }
-        if let Some(wanted) = recovery.filter(|_| !is_spare) {
+        if let Some(wanted) = decided.recovery.filter(|_| !self.is_spare()) {
             nap = nap.min(self.recoveries.act(&wanted));
         }
         self.note_round(skips);
-        match found {
-            Situation::NoExtension if self.keeper.has_finished() && (is_spare || self.clones.has_finished()) => {
+        nap.min(self.keep_pollers(decided.situation))
+    }
+
+    /// Whether this manager has the spare entry, and was only started to look for the extension.
+    fn is_spare(&self) -> bool {
+        self.index == shmem::spare_entry()
+    }
+
+    /// Looks at the catalogs and decides, in the round's transaction. Whatever cannot be processed is skipped.
+    fn decide(&mut self, peers: &[PeerEntry], skips: &mut Skips) -> Result<Decided, RegistryError> {
+        let is_spare = self.is_spare();
+        let (clones, keeper, recoveries) = (&mut self.clones, &mut self.keeper, &mut self.recoveries);
+        let situation = look(peers, &mut self.discovery, skips)?;
+        let (nodes, home) = match &situation {
+            Situation::Node { peers, .. } => (Some(peers.as_slice()), Home::Node(peers)),
+            Situation::NoExtension | Situation::NoNode => (None, Home::Nobody),
+            Situation::Copy(_) => (None, Home::Elsewhere),
+        };
+        let (mut cloned, mut kept) = (None, None);
+        if !is_spare {
+            cloned = skips.each(|| "clones of the recovery slot".to_owned(), || clones.look(home));
+            kept = skips.each(|| "the recovery slot".to_owned(), || keeper.look(nodes));
+        }
+        let recovery = match nodes {
+            Some(_) => recoveries.look(peers, skips),
+            None => Some(WantedRecovery::default()),
+        };
+        Ok(Decided { situation, cloned, kept, recovery })
+    }
+
+    /// Starts and stops pollers, as the round's findings require, or exits if there is nothing left to do. Returns how
+    /// long to sleep at most.
+    fn keep_pollers(&mut self, situation: Situation) -> Duration {
+        match situation {
+            Situation::NoExtension if self.keeper.has_finished() && (self.is_spare() || self.clones.has_finished()) => {
                 self.leave(ManagerPhase::NoExtension)
             }
-            Situation::NoExtension => nap,
-            Situation::NoNode => nap.min(self.pollers.keep(&[])),
+            Situation::NoExtension => guc::manager_naptime(),
+            Situation::NoNode => self.pollers.keep(&[]),
             Situation::Copy(name) => {
                 if !std::mem::replace(&mut self.said_copy, true) {
                     pgrx::log!(
@@ -212,9 +232,9 @@ impl Manager {
                          spock.node_create() is called here"
                     );
                 }
-                nap.min(self.pollers.keep(&[]))
+                self.pollers.keep(&[])
             }
-            Situation::Node { wanted, .. } => nap.min(self.pollers.keep(&wanted)),
+            Situation::Node { wanted, .. } => self.pollers.keep(&wanted),
         }
     }
 

@@ -74,7 +74,8 @@ impl Rescue {
             journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now().0)?;
             Ok(())
         })?;
-        let replayed = self.stream(&clone, &target, &streamed, &route, range)?;
+        let feed = Feed { clone: &clone, facts: &streamed, route: &route, skip: range.0, stop: range.1 };
+        let replayed = self.stream(&target, &feed)?;
         failpoint::hit(names::RESCUE_ORIGIN_SET);
         Ok(replayed)
     }
@@ -103,63 +104,27 @@ impl Rescue {
 
     /// Streams the transactions in (`skip`, `stop`] and applies them under the failed node's origin. Returns what
     /// [`Rescue::replay`] returns.
-    fn stream(
-        &mut self,
-        clone: &str,
-        target: &TargetFacts,
-        facts: &SourceFacts,
-        route: &Route,
-        (skip, stop): (OriginLsn, OriginLsn),
-    ) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
+    fn stream(&mut self, target: &TargetFacts, feed: &Feed<'_>) -> Result<(OriginLsn, ApplyAs, Touched), Trouble> {
         let intent: &Intent = &self.intent();
-        process::report_activity(&format!("replaying node {}", intent.request.failed));
-        process::apply_like_a_replica();
-        // The subscriptions to the other survivors stand still meanwhile, so waits for locks are limited.
-        process::wait_for_locks(guc::rescue_lock_timeout().unwrap_or_default());
-        let begun = transaction::run(|| {
-            logicalrep::become_applier_of(target.subscription).map(|apply_as| {
-                untrusted_user::enter_session_of(apply_as.owner);
-                (apply_as, origin::set_up(target.origin_id))
-            })
-        });
-        let Some((apply_as, progress)) = begun else {
+        let Some((apply_as, progress)) = begin_applying(intent, target) else {
             process::keep_books();
             return Err(RecoverError::NoSubscription { failed: intent.request.failed.clone() }.into());
         };
         // Tables were copied up to a position before `skip`; what an earlier attempt has applied is covered by the
         // origin's progress.
-        let applied = progress.max(skip);
+        let applied = progress.max(feed.skip);
         // The stream begins at the beginning of the range: transactions that were applied before are read again for the
         // rows that they have touched.
-        let from = touched_from(intent, skip);
-        let settings = plugin_settings(intent, facts, from, stop);
+        let from = touched_from(intent, feed.skip);
         let setting = setting_of(intent, target, apply_as);
-        let mut applier = Applier::new(setting, progress, skip, from, intent.skips.clone());
+        let mut applier = Applier::new(setting, progress, feed.skip, from, intent.skips.clone());
         let index = self.index;
         with_entry(index, |entry| {
             entry.replay_began_at = Monotonic::now();
             entry.replay_began_from = applied;
             show_progress(entry, &applier);
         });
-        let goes_on = |applier: &Applier| {
-            with_entry(index, |entry| show_progress(entry, applier));
-            goes_on(index)
-        };
-        let outcome = interrupts::catch(|| {
-            let ended = if from < stop {
-                let mut stream = Stream::open(route, clone, &settings, guc::peer_timeout())
-                    .map_err(|error| remote(intent, error))?;
-                let is_complete = |applier: &Applier| applier.is_over() || applier.seen() >= stop;
-                stream.run(&mut applier, facts.until, is_complete, goes_on).map_err(|error| remote(intent, error))?
-            } else {
-                Ended::Complete
-            };
-            if ended == Ended::Complete {
-                failpoint::hit(names::RESCUE_REPLAYED);
-                applier.finish(stop);
-            }
-            Ok::<_, RecoverError>(ended)
-        });
+        let outcome = interrupts::catch(|| receive(intent, feed, from, &mut applier, index));
         // This comes first, because what is written from here on is no transaction of the failed node.
         let (relation, origin_lsn, position) = (applier.relation(), applier.at(), applier.applied());
         origin::forget_stamp();
@@ -176,13 +141,66 @@ impl Rescue {
             Err(report) => Err(Trouble::Raised { report, relation, origin_lsn }),
             Ok(Err(error)) => {
                 // A position that the source reports is believed only if it is one of a transaction that was requested.
-                let told = error.origin_lsn().filter(|lsn| position < *lsn && *lsn <= stop);
+                let told = error.origin_lsn().filter(|lsn| position < *lsn && *lsn <= feed.stop);
                 Err(Trouble::Streaming { origin_lsn: told.or(origin_lsn), error: Box::new(error) })
             }
             Ok(Ok(Ended::Stopped)) => Err(Trouble::MustStop),
             Ok(Ok(Ended::Complete)) => Ok((position, apply_as, applier.touched)),
         }
     }
+}
+
+/// What is streamed, and from where.
+struct Feed<'a> {
+    route: &'a Route,
+    clone: &'a str,
+    facts: &'a SourceFacts,
+    skip: OriginLsn,
+    stop: OriginLsn,
+}
+
+/// Makes this process the applier of the target's subscription to the failed node. Returns as whom rows are written,
+/// and the origin's progress; None if the subscription was dropped.
+fn begin_applying(intent: &Intent, target: &TargetFacts) -> Option<(ApplyAs, OriginLsn)> {
+    process::report_activity(&format!("replaying node {}", intent.request.failed));
+    process::apply_like_a_replica();
+    // The subscriptions to the other survivors stand still meanwhile, so waits for locks are limited.
+    process::wait_for_locks(guc::rescue_lock_timeout().unwrap_or_default());
+    transaction::run(|| {
+        logicalrep::become_applier_of(target.subscription).map(|apply_as| {
+            untrusted_user::enter_session_of(apply_as.owner);
+            (apply_as, origin::set_up(target.origin_id))
+        })
+    })
+}
+
+/// Receives and applies the transactions from `from` on. An ERROR while one is applied passes through. `index`: the
+/// database's place in shared memory.
+fn receive(
+    intent: &Intent,
+    feed: &Feed<'_>,
+    from: OriginLsn,
+    applier: &mut Applier,
+    index: usize,
+) -> Result<Ended, RecoverError> {
+    let goes_on = |applier: &Applier| {
+        with_entry(index, |entry| show_progress(entry, applier));
+        goes_on(index)
+    };
+    let ended = if from < feed.stop {
+        let settings = plugin_settings(intent, feed.facts, from, feed.stop);
+        let mut stream = Stream::open(feed.route, feed.clone, &settings, guc::peer_timeout())
+            .map_err(|error| remote(intent, error))?;
+        let is_complete = |applier: &Applier| applier.is_over() || applier.seen() >= feed.stop;
+        stream.run(applier, feed.facts.until, is_complete, goes_on).map_err(|error| remote(intent, error))?
+    } else {
+        Ended::Complete
+    };
+    if ended == Ended::Complete {
+        failpoint::hit(names::RESCUE_REPLAYED);
+        applier.finish(feed.stop);
+    }
+    Ok(ended)
 }
 
 /// Where the transactions begin whose rows are to be compared: before `skip` if earlier recoveries were aborted, whose

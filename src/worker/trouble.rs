@@ -37,82 +37,99 @@ impl<E: Into<RecoverError>> From<E> for Trouble {
 /// Returns what is recorded of a failure, and what the server has said of it. The latter may quote a row's value; so it
 /// goes only to the log and to superusers, because everybody can read the label with the record.
 pub(super) fn failure_of(trouble: Trouble) -> (Failure, Said) {
-    let at = Timestamp::now().0;
-    let failure = |sqlstate: &str, reason: String| Failure {
+    match trouble {
+        Trouble::Recover(error) => of_error(&error, None),
+        Trouble::Streaming { error, origin_lsn } => of_error(&error, origin_lsn),
+        Trouble::Raised { report, relation, origin_lsn } => of_raised(&report, relation, origin_lsn),
+        Trouble::Unexpected(report) => {
+            let error = last_error::of(&report);
+            let what = format!("the attempt ended by an error: {}", condition(report.sql_error_code()));
+            (failure(&error.sqlstate, what), Said { node: None, error })
+        }
+        // The caller handles an abort itself.
+        Trouble::MustStop => (failure("57014", "aborted".to_owned()), Said::default()),
+    }
+}
+
+fn failure(sqlstate: &str, reason: String) -> Failure {
+    Failure {
         sqlstate: sqlstate.to_owned(),
         reason,
         relation: None,
         column: None,
         constraint: None,
         origin_lsn: None,
-        at,
+        at: Timestamp::now().0,
+    }
+}
+
+fn of_raised(
+    report: &ErrorReportWithLevel,
+    relation: Option<String>,
+    origin_lsn: Option<OriginLsn>,
+) -> (Failure, Said) {
+    let error = last_error::of(report);
+    let names = transaction::caught(|| error.known_names()).unwrap_or_default();
+    let what = if error.sqlstate == fault::LOCK {
+        "a lock was not to be had within spock.rescue_lock_timeout"
+    } else if origin_lsn.is_some() {
+        "a transaction could not be applied"
+    } else {
+        "the stream could not be read"
     };
-    let (error, origin_lsn) = match trouble {
-        Trouble::Recover(error) => (error, None),
-        Trouble::Streaming { error, origin_lsn } => (*error, origin_lsn),
-        Trouble::Raised { report, relation, origin_lsn } => {
-            let error = last_error::of(&report);
-            let names = transaction::caught(|| error.known_names()).unwrap_or_default();
-            let what = if error.sqlstate == fault::LOCK {
-                "a lock was not to be had within spock.rescue_lock_timeout"
-            } else if origin_lsn.is_some() {
-                "a transaction could not be applied"
-            } else {
-                "the stream could not be read"
-            };
-            let failure = failure(&error.sqlstate, format!("{what}: {}", condition(report.sql_error_code())));
-            let relation = relation.or(names.relation);
-            let failure =
-                Failure { relation, column: names.column, constraint: names.constraint, origin_lsn, ..failure };
-            return (failure, Said { node: None, error });
-        }
-        Trouble::Unexpected(report) => {
-            let error = last_error::of(&report);
-            let what = format!("the attempt ended by an error: {}", condition(report.sql_error_code()));
-            return (failure(&error.sqlstate, what), Said { node: None, error });
-        }
-        // The caller handles an abort itself.
-        Trouble::MustStop => return (failure("57014", "aborted".to_owned()), Said::default()),
+    let failure = Failure {
+        relation: relation.or(names.relation),
+        column: names.column,
+        constraint: names.constraint,
+        origin_lsn,
+        ..failure(&error.sqlstate, format!("{what}: {}", condition(report.sql_error_code())))
     };
-    let own = || sqlstate_text(error.sqlstate() as i32);
-    // What libpq or a peer says may name hosts and roles, so it is not part of the record.
-    let (sqlstate, reason, said) = match &error {
+    (failure, Said { node: None, error })
+}
+
+fn of_error(error: &RecoverError, origin_lsn: Option<OriginLsn>) -> (Failure, Said) {
+    let own = sqlstate_text(error.sqlstate() as i32);
+    let (reason, said) = match error {
         RecoverError::Remote { source_node, error: remote } => {
-            let report = match remote {
-                RemoteError::Stream(report) => (**report).clone(),
-                RemoteError::Peer { sqlstate, message, detail, hint } => PeerReport {
-                    sqlstate: sqlstate.clone(),
-                    message: message.clone(),
-                    detail: detail.clone(),
-                    hint: hint.clone(),
-                    ..PeerReport::default()
-                },
-                other => PeerReport { message: other.to_string(), ..PeerReport::default() },
-            };
-            let sqlstate = if report.sqlstate.is_empty() { own() } else { report.sqlstate.clone() };
-            let said = ServerError {
-                sqlstate: sqlstate.clone(),
-                message: report.message,
-                detail: report.detail,
-                hint: report.hint,
-                context: report.context,
-                ..ServerError::default()
-            };
-            let said = Said { node: Some(source_node.clone()), error: said };
-            (sqlstate, format!("node \"{source_node}\": {}", remote.kind()), said)
+            // What libpq or a peer says may name hosts and roles, so it is not part of the record.
+            let said = Said { node: Some(source_node.clone()), error: said_by_peer(remote, own) };
+            (format!("node \"{source_node}\": {}", remote.kind()), said)
         }
         _ => {
             let said = ServerError {
-                sqlstate: own(),
+                sqlstate: own,
                 message: error.to_string(),
                 detail: error.detail(),
                 hint: error.hint(),
                 ..ServerError::default()
             };
-            (own(), error.to_string(), Said { node: None, error: said })
+            (error.to_string(), Said { node: None, error: said })
         }
     };
-    (Failure { origin_lsn, ..failure(&sqlstate, reason) }, said)
+    (Failure { origin_lsn, ..failure(&said.error.sqlstate, reason) }, said)
+}
+
+/// Returns what the peer, or libpq, has said. `own`: the SQLSTATE if it has named none.
+fn said_by_peer(error: &RemoteError, own: String) -> ServerError {
+    let report = match error {
+        RemoteError::Stream(report) => (**report).clone(),
+        RemoteError::Peer { sqlstate, message, detail, hint } => PeerReport {
+            sqlstate: sqlstate.clone(),
+            message: message.clone(),
+            detail: detail.clone(),
+            hint: hint.clone(),
+            ..PeerReport::default()
+        },
+        other => PeerReport { message: other.to_string(), ..PeerReport::default() },
+    };
+    ServerError {
+        sqlstate: if report.sqlstate.is_empty() { own } else { report.sqlstate },
+        message: report.message,
+        detail: report.detail,
+        hint: report.hint,
+        context: report.context,
+        ..ServerError::default()
+    }
 }
 
 /// Returns the condition's name in words, such as `check violation`.

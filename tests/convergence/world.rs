@@ -2,42 +2,19 @@
 
 use super::course::{Course, FAILED, Lag, Moment, SECOND, TARGET, Until};
 use super::history::{History, TABLES};
+use super::script::Script;
 use crate::cluster::{Cluster, Node, Session};
 use crate::rescue::disable;
 use crate::slot_keeps::{quick, start, start_mesh};
 use spock_recovery_cluster::client::literal;
 use spock_recovery_cluster::deadline;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a recovery, and what is on its way, may take. Only a failing test waits that long.
 const LIMIT: Duration = Duration::from_secs(180);
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(60);
-
-/// What was done, with the seconds since the beginning; shown where a seed fails.
-pub struct Script {
-    begun: Instant,
-    text: Mutex<String>,
-}
-
-impl Script {
-    pub fn new() -> Script {
-        Script { begun: Instant::now(), text: Mutex::default() }
-    }
-
-    fn say(&self, line: &str) {
-        let at = self.begun.elapsed().as_secs_f64();
-        // Nothing can fail in writing to a text.
-        let _ = writeln!(self.text.lock().unwrap_or_else(PoisonError::into_inner), "{at:7.2} {line}");
-    }
-
-    pub fn text(&self) -> String {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Play {

@@ -53,6 +53,27 @@ pub fn all(
     screen: &Screen,
 ) -> Result<u64> {
     screen.line("Verified:");
+    check_rows(cluster, options, truth, screen)?;
+    let transactions = count_transactions(cluster, options)?;
+    let applied = same_everywhere(
+        cluster,
+        "applied positions",
+        &format!(
+            "SELECT coalesce(max(applied_lsn)::text, 'unknown') FROM spock.node_positions() WHERE origin_node = '{FAILED}'"
+        ),
+    )?;
+    screen.line(format!("  every survivor has applied {FAILED} up to {applied}"));
+
+    let after = check_subscriptions(cluster, options, before)?;
+    screen.line(format!("  {after}"));
+    require_nothing_left(cluster)?;
+    screen.line("  no clone, no rescue and no unfinished recovery is left");
+    screen.line("");
+    Ok(transactions)
+}
+
+/// Every survivor has the same rows, each with the failed node's origin and the commit time that it gave.
+fn check_rows(cluster: &Cluster, options: &Options, truth: &Truth, screen: &Screen) -> Result<()> {
     let rows = same_everywhere(cluster, "rows", CONTENT)?;
     let expected = format!("{} rows,", options.total());
     require(rows.starts_with(&expected), || format!("the survivors hold {rows}, not {expected}"))?;
@@ -76,7 +97,11 @@ pub fn all(
         "  each of the {} rows has {FAILED}'s origin, and the commit time that {FAILED} gave it, to the microsecond",
         options.rows
     ));
+    Ok(())
+}
 
+/// How many transactions were applied, which is also how many the recovery has counted.
+fn count_transactions(cluster: &Cluster, options: &Options) -> Result<u64> {
     let transactions = value(
         cluster.node(TARGET)?,
         &format!("SELECT count(DISTINCT xmin::text) FROM crash_test WHERE id > {EVERYWHERE}"),
@@ -88,18 +113,10 @@ pub fn all(
     require(transactions == options.rows.to_string() && counted == transactions, || {
         format!("{transactions} transactions were applied and {counted} counted, not {}", options.rows)
     })?;
+    transactions.parse().map_err(|_| Error::Verification(format!("{transactions} is no count")))
+}
 
-    let applied = same_everywhere(
-        cluster,
-        "applied positions",
-        &format!(
-            "SELECT coalesce(max(applied_lsn)::text, 'unknown') FROM spock.node_positions() WHERE origin_node = '{FAILED}'"
-        ),
-    )?;
-    screen.line(format!("  every survivor has applied {FAILED} up to {applied}"));
-
-    let after = check_subscriptions(cluster, options, before)?;
-    screen.line(format!("  {after}"));
+fn require_nothing_left(cluster: &Cluster) -> Result<()> {
     for node in survivors(cluster) {
         let clones = value(node, "SELECT count(*) FROM pg_replication_slots WHERE plugin = 'spock_recovery'")?;
         let unfinished = value(node, "SELECT count(*) FROM spock.recovery_intents() WHERE phase <> 'completed'")?;
@@ -108,9 +125,7 @@ pub fn all(
             format!("{}: {clones} clones, {unfinished} unfinished recoveries, {rescues} rescues are left", node.name())
         })?;
     }
-    screen.line("  no clone, no rescue and no unfinished recovery is left");
-    screen.line("");
-    transactions.parse().map_err(|_| Error::Verification(format!("{transactions} is no count")))
+    Ok(())
 }
 
 /// The dead node's subscription alone is suspended, if the user had it enabled; every other one is as it was, and those that
