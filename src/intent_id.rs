@@ -3,28 +3,21 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
+use uuid::{Builder, Uuid};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct IntentId(pub [u8; 16]);
 
 impl IntentId {
-    /// Makes a version 4 UUID out of 16 random bytes (RFC 9562, section 5.4).
-    pub fn from_random(mut bytes: [u8; 16]) -> IntentId {
-        bytes[6] = (bytes[6] & 0x0f) | 0x40;
-        bytes[8] = (bytes[8] & 0x3f) | 0x80;
-        IntentId(bytes)
+    /// Makes a version 4 UUID out of 16 random bytes.
+    pub fn from_random(bytes: [u8; 16]) -> IntentId {
+        IntentId(Builder::from_random_bytes(bytes).into_uuid().into_bytes())
     }
 }
 
 impl fmt::Display for IntentId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, byte) in self.0.iter().enumerate() {
-            if matches!(index, 4 | 6 | 8 | 10) {
-                formatter.write_str("-")?;
-            }
-            write!(formatter, "{byte:02x}")?;
-        }
-        Ok(())
+        Uuid::from_bytes(self.0).as_hyphenated().fmt(formatter)
     }
 }
 
@@ -42,16 +35,7 @@ impl FromStr for IntentId {
     type Err = ParseIdError;
 
     fn from_str(text: &str) -> Result<IntentId, ParseIdError> {
-        let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'-').collect();
-        if digits.len() != 32 || !digits.iter().all(u8::is_ascii_hexdigit) {
-            return Err(ParseIdError);
-        }
-        let mut bytes = [0; 16];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| ParseIdError)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| ParseIdError)?;
-        }
-        Ok(IntentId(bytes))
+        Uuid::try_parse(text).map(|id| IntentId(id.into_bytes())).map_err(|_| ParseIdError)
     }
 }
 

@@ -26,7 +26,7 @@ use facts::NodeFacts;
 use outcome::{Outcome, Reason};
 use pins::Pin;
 use proof::Condition;
-use range::{Positions, Range, RangeError};
+use range::{Range, RangeError};
 use serde::Serialize;
 
 /// What the caller wants, and what is known beyond the nodes' facts.
@@ -142,11 +142,9 @@ pub fn from_source(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes:
     let released_lsn = theirs.and_then(|theirs| source.slot.released_for(theirs));
     let proof = proof::prove(failed, target, source, wishes);
     let pins = pins::needed(failed, target, source, wishes);
-    let range = match (target_lsn, passed, source_lsn) {
-        (Some(target_applied), Some(target_passed), Some(source_applied)) if source_applied >= target_applied => {
-            // Whether the source has released any of it is a condition of the proof, not an error.
-            let positions = Positions { target_applied, target_passed, source_applied, released: OriginLsn::ZERO };
-            Some(range::range(wishes.skip, wishes.stop, positions)?)
+    let range = match (target_lsn, source_lsn) {
+        (Some(target), Some(source)) if source >= target => {
+            Some(range::range(wishes.skip, wishes.stop, target, source)?)
         }
         _ => None,
     };

@@ -41,51 +41,13 @@ pub struct Beginning {
     pub at: i64,
 }
 
-/// A recovery that was begun or joined. Dropping this aborts the recovery, unless it was completed or left to be
-/// resumed.
-#[must_use]
-#[derive(Debug)]
-pub struct Operation<'a> {
-    journal: &'a mut Journal,
-    id: IntentId,
-    at: i64,
-    is_settled: bool,
-}
-
-impl Operation<'_> {
-    pub fn id(&self) -> IntentId {
-        self.id
-    }
-
-    /// Leaves the recovery unfinished, to be resumed.
-    pub fn leave(mut self) {
-        self.is_settled = true;
-    }
-
-    #[allow(dead_code, reason = "a recovery is carried by a worker, which completes it by its id")]
-    pub fn complete(mut self, position: OriginLsn) -> Result<(), IntentError> {
-        let outcome = self.journal.complete(self.id, position, self.at);
-        self.is_settled = outcome.is_ok();
-        outcome
-    }
-}
-
-impl Drop for Operation<'_> {
-    fn drop(&mut self) {
-        if !self.is_settled {
-            // An abort fails only if the intent has ended, and then there is nothing to do.
-            let _ = self.journal.abort(self.id, Totals::default(), self.at);
-        }
-    }
-}
-
 impl Journal {
-    /// Begins a recovery, or joins the one that runs if that has the same request. At most one recovery runs on a
+    /// Begins a recovery, or joins the one that runs if that has the same request. Returns its id. At most one recovery runs on a
     /// target: if several are unfinished, nobody knows which is right, and none is joined.
     ///
     /// # Errors
     /// [`IntentError::AlreadyRunning`] if another recovery runs, or one that is to be aborted.
-    pub fn begin(&mut self, beginning: Beginning) -> Result<Operation<'_>, IntentError> {
+    pub fn begin(&mut self, beginning: Beginning) -> Result<IntentId, IntentError> {
         let at = beginning.at;
         let (touched_from, since_transaction) = self.uncompared(&beginning.request.failed).unzip();
         let mut unfinished = self.intents.iter_mut().filter(|intent| intent.is_unfinished());
@@ -130,7 +92,7 @@ impl Journal {
                 beginning.id
             }
         };
-        Ok(Operation { journal: self, id, at, is_settled: false })
+        Ok(id)
     }
 
     /// Returns where the aborted recoveries of a node began whose touched rows nobody has compared, and the first

@@ -51,10 +51,7 @@ fn beginning(number: u8, failed: &str) -> Beginning {
 }
 
 fn begin(journal: &mut Journal, number: u8, failed: &str) -> Result<IntentId, IntentError> {
-    let operation = journal.begin(beginning(number, failed))?;
-    let id = operation.id();
-    operation.leave();
-    Ok(id)
+    journal.begin(beginning(number, failed))
 }
 
 fn failure(lsn: Option<OriginLsn>) -> Failure {

@@ -109,12 +109,7 @@ fn record(request: &Request, has_own_dsn: bool, target: &TargetFacts) -> Result<
         transaction: transaction::next_id(),
         at: Timestamp::now().0,
     };
-    let id = storage::update(|journal| {
-        let operation = journal.begin(beginning)?;
-        let id = operation.id();
-        operation.leave();
-        Ok::<_, RecoverError>(id)
-    })?;
+    let id = storage::update(|journal| Ok::<_, RecoverError>(journal.begin(beginning)?))?;
     wake::note(CatalogChange::ThisDatabase);
     let begun = storage::read()?;
     Ok((id, begun.intent(id).map_or(subscription, |intent| Oid::from_u32(intent.subscription))))

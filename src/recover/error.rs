@@ -71,10 +71,6 @@ pub enum RecoverError {
     CloneInvalid { source_node: String, clone: String },
     #[error("source node \"{source_node}\" cannot clone its recovery slot: {message}")]
     CloneRefused { source_node: String, message: String },
-    #[error("source node \"{source_node}\" may have let go of transactions of node \"{failed}\" that this node lacks")]
-    Released { source_node: String, failed: String, released: OriginLsn, passed: OriginLsn },
-    #[error("source node \"{source_node}\" has applied less of node \"{failed}\" than this node")]
-    SourceBehind { source_node: String, failed: String, theirs: OriginLsn, ours: OriginLsn },
     #[error("skip_lsn {skip} is before {applied}, up to which this node has applied node \"{failed}\"")]
     SkipBelowApplied { failed: String, skip: OriginLsn, applied: OriginLsn },
     #[error(
@@ -143,9 +139,7 @@ impl SqlError for RecoverError {
             | E::OtherVersion { .. }
             | E::SourceHasNothing { .. }
             | E::CloneInvalid { .. }
-            | E::CloneRefused { .. }
-            | E::Released { .. }
-            | E::SourceBehind { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            | E::CloneRefused { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             E::Remote { error, .. } | E::NoNodeBehind { error, .. } => match error {
                 RemoteError::Connect(_) | RemoteError::TimedOut(_) => {
                     PgSqlErrorCode::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
@@ -194,10 +188,6 @@ impl SqlError for RecoverError {
             }
             E::TableNotReady { .. } => "Rows that a copy brings are in nobody's WAL as that node's.".to_owned(),
             E::OtherServer { known, found, .. } => format!("It was known with {known}, and answers with {found}."),
-            E::Released { released, passed, .. } => {
-                format!("Its recovery slot keeps what is beyond {released}; this node has passed {passed}.")
-            }
-            E::SourceBehind { theirs, ours, .. } => format!("It has applied up to {theirs}, this node up to {ours}."),
             E::SkipBelowApplied { .. } => "What is applied is never applied again.".to_owned(),
             E::NotProved { finding, .. } => format!("{}.", sentence(finding)),
             E::StillApplying { .. } => "A transaction that is being applied ends first.".to_owned(),
@@ -244,7 +234,7 @@ impl SqlError for RecoverError {
                     .to_owned()
             }
             E::NoNodeBehind { .. } => "Correct it, or start that node.".to_owned(),
-            E::Remote { .. } | E::SourceHasNothing { .. } | E::SourceBehind { .. } | E::CloneRefused { .. } => {
+            E::Remote { .. } | E::SourceHasNothing { .. } | E::CloneRefused { .. } => {
                 "See SELECT * FROM spock.peer_status(); if it is the source, another survivor may be one too.".to_owned()
             }
             E::OtherNode { .. } => "Its connection string leads elsewhere: correct it with spock.peer_create().".to_owned(),
@@ -258,10 +248,6 @@ impl SqlError for RecoverError {
             }
             E::NoClone { .. } | E::NotAClone { .. } | E::CloneInvalid { .. } => {
                 format!("Make one there: {CREATE_CLONE}")
-            }
-            E::Released { .. } => {
-                "Use another source; if there is none, this node must be rebuilt. With skip_lsn, what is skipped is lost."
-                    .to_owned()
             }
             E::SkipBelowApplied { applied, .. } => format!("Leave skip_lsn out, or give {applied} or more."),
             E::StopBeyondSource { applied, .. } => format!("Leave stop_lsn out, or give {applied} or less."),

@@ -52,17 +52,11 @@ impl RecoverError {
     pub fn of_range(error: RangeError, failed: &str, source: &str) -> RecoverError {
         let (failed, source_node) = (failed.to_owned(), source.to_owned());
         match error {
-            RangeError::SourceBehind { theirs, ours } => {
-                RecoverError::SourceBehind { source_node, failed, theirs, ours }
-            }
             RangeError::SkipBelowApplied { skip, applied } => RecoverError::SkipBelowApplied { failed, skip, applied },
             RangeError::StopBeyondSource { stop, applied } => {
                 RecoverError::StopBeyondSource { source_node, failed, stop, applied }
             }
             RangeError::StopBeforeSkip { skip, stop } => RecoverError::StopBeforeSkip { skip, stop },
-            RangeError::Released { released, passed } => {
-                RecoverError::Released { source_node, failed, released, passed }
-            }
         }
     }
 }

@@ -84,38 +84,24 @@ fn what_an_aborted_recovery_has_kept_is_not_the_next_ones_and_what_it_has_lost_i
 }
 
 #[test]
-fn an_operation_that_is_dropped_is_aborted() {
+fn what_has_begun_stays_unfinished_and_can_be_resumed() {
     let mut journal = Journal::new(HERE);
-    drop(journal.begin(beginning(1, "n1")).expect("begun"));
-    assert_eq!(state_of(&journal), State::Aborted);
-    assert_eq!(journal.resumable(), Resumable::Nothing);
-    // So is one that an error has ended half-way.
-    let mut journal = journal_in(State::Replaying);
-    let carried = |journal: &mut Journal| -> Result<(), IntentError> {
-        let _operation = journal.begin(beginning(2, "n1"))?;
-        Err(IntentError::NoSchema)
-    };
-    assert!(carried(&mut journal).is_err());
-    assert_eq!(state_of(&journal), State::Aborted);
-}
-
-#[test]
-fn an_operation_that_is_left_stays_unfinished_and_can_be_resumed() {
-    let mut journal = Journal::new(HERE);
-    journal.begin(beginning(1, "n1")).expect("begun").leave();
+    begin(&mut journal, 1, "n1").expect("begun");
     assert_eq!(state_of(&journal), State::Begun);
     assert_eq!(journal.resumable(), Resumable::One(&journal.intents[0]));
 }
 
 #[test]
-fn an_operation_completes_where_all_is_replayed_and_is_aborted_where_not() {
+fn it_completes_where_all_is_replayed_and_not_before() {
     let mut journal = journal_in(State::Reconciling);
-    journal.begin(beginning(2, "n1")).expect("joined").complete(RANGE.1).expect("reconciling");
+    let joined = begin(&mut journal, 2, "n1").expect("joined");
+    journal.complete(joined, RANGE.1, 8).expect("reconciling");
     assert_eq!(state_of(&journal), State::Completed);
     let mut journal = journal_in(State::Replaying);
-    let outcome = journal.begin(beginning(2, "n1")).expect("joined").complete(RANGE.1);
+    let joined = begin(&mut journal, 2, "n1").expect("joined");
+    let outcome = journal.complete(joined, RANGE.1, 8);
     assert!(matches!(outcome, Err(IntentError::OutOfOrder { .. })), "{outcome:?}");
-    assert_eq!(state_of(&journal), State::Aborted);
+    assert_eq!(state_of(&journal), State::Replaying);
 }
 
 #[test]

@@ -44,11 +44,11 @@ fn take(journal: &mut Journal, step: Step, next: &mut u8, at: i64) -> Result<(),
         Event::Skip => journal.skip(failed, lsn).map(drop),
         Event::NoteClone => journal.note_clone(of, "made"),
         Event::BeginSame | Event::BeginOther => {
-            let operation = journal.begin(Beginning { at, ..beginning(*next, failed) })?;
-            *next = next.wrapping_add(u8::from(operation.id() == id(*next)));
-            // An operation that is not left is dropped here, which aborts it.
-            if step.event == Event::BeginSame || step.work > 0 {
-                operation.leave();
+            let begun = journal.begin(Beginning { at, ..beginning(*next, failed) })?;
+            *next = next.wrapping_add(u8::from(begun == id(*next)));
+            // Some are given up as soon as they have begun.
+            if step.event == Event::BeginOther && step.work == 0 {
+                journal.abort(begun, Totals::default(), at)?;
             }
             Ok(())
         }
