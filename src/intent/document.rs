@@ -7,6 +7,7 @@ use crate::document::{self, Document, Stored};
 use crate::identity::DatabaseIdentity;
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
+use crate::pg::clock::Timestamp;
 use crate::tally::compared::Counts;
 use crate::tally::replayed::Totals;
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,7 @@ pub struct Request {
     /// The range ends before the first transaction, in LSN order, that was committed later than this, in microseconds
     /// since 2000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop_timestamp: Option<i64>,
+    pub stop_timestamp: Option<Timestamp>,
 }
 
 /// The phase that a recovery has reached. The variants are in the order in which a recovery passes through them.
@@ -63,8 +64,7 @@ impl Phase {
 pub struct Checkpoint {
     pub number: u32,
     pub phase: Phase,
-    /// Microseconds since 2000.
-    pub at: i64,
+    pub at: Timestamp,
     /// The range, which the first checkpoint fixes, because both nodes may have moved on when they are asked again.
     pub skip: OriginLsn,
     pub stop: OriginLsn,
@@ -75,8 +75,7 @@ pub struct Checkpoint {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Step {
     pub phase: Phase,
-    /// Microseconds since 2000.
-    pub at: i64,
+    pub at: Timestamp,
 }
 
 /// Why the last attempt has failed.
@@ -97,7 +96,7 @@ pub struct Failure {
     /// Where the transaction that could not be applied ended at the failed node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_lsn: Option<OriginLsn>,
-    pub at: i64,
+    pub at: Timestamp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -110,7 +109,7 @@ pub enum EndOutcome {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct End {
     pub outcome: EndOutcome,
-    pub at: i64,
+    pub at: Timestamp,
     /// Where the target's replication origin stood when the recovery was completed; None if it was aborted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<OriginLsn>,
@@ -133,7 +132,7 @@ pub struct Intent {
     /// the target reports no more than this to its peers, so that their slots do not release what is still needed.
     pub applied_before: OriginLsn,
     pub passed_before: OriginLsn,
-    pub begun_at: i64,
+    pub begun_at: Timestamp,
     /// The first transaction id on the target that may belong to this recovery, or to earlier ones that were aborted
     /// and whose rows this one compares.
     pub since_transaction: u32,
@@ -252,10 +251,9 @@ pub struct Suspension {
     pub system_identifier: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<u32>,
-    /// When that node's run began that was known when this was written, in microseconds since 2000, by the node's
-    /// clock.
+    /// When that node's run began that was known when this was written, by the node's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<i64>,
+    pub run: Option<Timestamp>,
     /// Why the node may not go on; None: the node was not judged yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
@@ -271,8 +269,7 @@ impl Suspension {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CloneRecord {
     pub slot: String,
-    /// Microseconds since 2000.
-    pub created_at: i64,
+    pub created_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@
 //! applied later.
 
 use super::document::Failure;
+use crate::pg::clock::Timestamp;
 
 /// Classes of SQLSTATEs (errcodes.txt) for which the transaction is not at fault, each with the remedy.
 const NOT_ITS_FAULT: [(&str, &str); 10] = [
@@ -78,7 +79,7 @@ mod tests {
             column: None,
             constraint: None,
             origin_lsn: Some(OriginLsn(1)),
-            at: 0,
+            at: Timestamp(0),
         }
     }
 

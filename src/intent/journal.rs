@@ -11,6 +11,7 @@ use super::error::IntentError;
 use super::fault;
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
+use crate::pg::clock::Timestamp;
 use crate::tally::compared::Counts;
 use crate::tally::replayed::Totals;
 use std::collections::BTreeSet;
@@ -38,7 +39,7 @@ pub struct Beginning {
     pub passed_before: OriginLsn,
     /// The next transaction id on this node.
     pub transaction: u32,
-    pub at: i64,
+    pub at: Timestamp,
 }
 
 impl Journal {
@@ -152,7 +153,7 @@ impl Journal {
         phase: Phase,
         range: Option<(OriginLsn, OriginLsn)>,
         done: Totals,
-        at: i64,
+        at: Timestamp,
     ) -> Result<(), IntentError> {
         let intent = self.running(id)?;
         let before = intent.checkpoint.as_ref();
@@ -217,7 +218,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`IntentError::OutOfOrder`] if the recovery is in another phase than reconciling.
-    pub fn complete(&mut self, id: IntentId, position: OriginLsn, at: i64) -> Result<(), IntentError> {
+    pub fn complete(&mut self, id: IntentId, position: OriginLsn, at: Timestamp) -> Result<(), IntentError> {
         let intent = self.running(id)?;
         if intent.checkpoint.as_ref().map(|checkpoint| checkpoint.phase) != Some(Phase::Reconciling) {
             return Err(IntentError::OutOfOrder { id });
@@ -277,7 +278,7 @@ impl Journal {
     }
 
     /// Aborts a recovery in whatever phase it is; what the last attempt had done counts. `at`: microseconds since 2000.
-    pub fn abort(&mut self, id: IntentId, done: Totals, at: i64) -> Result<(), IntentError> {
+    pub fn abort(&mut self, id: IntentId, done: Totals, at: Timestamp) -> Result<(), IntentError> {
         let intent = self.running(id)?;
         if let Some(checkpoint) = &mut intent.checkpoint {
             checkpoint.totals += done;
@@ -335,7 +336,7 @@ impl Journal {
     /// that keep rows are not forgotten.
     fn forget_old(&mut self) {
         let end_of = |intent: &Intent| intent.end.as_ref().filter(|_| intent.kept_rows.is_none()).map(|end| end.at);
-        let mut ends: Vec<i64> = self.intents.iter().filter_map(end_of).collect();
+        let mut ends: Vec<Timestamp> = self.intents.iter().filter_map(end_of).collect();
         let surplus = ends.len().saturating_sub(KEPT);
         ends.sort_unstable();
         let Some(last_to_go) = surplus.checked_sub(1).and_then(|index| ends.get(index)).copied() else { return };

@@ -14,6 +14,7 @@ use super::journal::{Beginning, Resumable};
 use crate::identity::DatabaseIdentity;
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
+use crate::pg::clock::Timestamp;
 use crate::tally::compared::{Counts, Why};
 use crate::tally::replayed::Totals;
 
@@ -46,7 +47,7 @@ fn beginning(number: u8, failed: &str) -> Beginning {
         applied_before: OriginLsn(10),
         passed_before: OriginLsn(12),
         transaction: 700 + u32::from(number),
-        at: 1,
+        at: Timestamp(1),
     }
 }
 
@@ -62,7 +63,7 @@ fn failure(lsn: Option<OriginLsn>) -> Failure {
         column: None,
         constraint: None,
         origin_lsn: lsn,
-        at: 3,
+        at: Timestamp(3),
     }
 }
 
@@ -255,11 +256,11 @@ fn journal_in(state: State) -> Journal {
     };
     let id = begin(&mut journal, 1, "n1").expect("an empty journal");
     for phase in phases {
-        journal.checkpoint(id, *phase, Some(RANGE), done(1), 2).expect("the order of life");
+        journal.checkpoint(id, *phase, Some(RANGE), done(1), Timestamp(2)).expect("the order of life");
     }
     match state {
-        State::Completed => journal.complete(id, RANGE.1, 4).expect("reconciling"),
-        State::Aborted => journal.abort(id, done(0), 4).expect("unfinished"),
+        State::Completed => journal.complete(id, RANGE.1, Timestamp(4)).expect("reconciling"),
+        State::Aborted => journal.abort(id, done(0), Timestamp(4)).expect("unfinished"),
         _ => (),
     }
     journal
@@ -291,13 +292,13 @@ fn state_of(journal: &Journal) -> State {
 fn happen(journal: &mut Journal, event: Event, number: u8) -> Result<(), IntentError> {
     let of = id(number);
     match event {
-        Event::Suspend => journal.checkpoint(of, Phase::Suspending, Some(RANGE), done(1), 5),
-        Event::Replay => journal.checkpoint(of, Phase::Replaying, Some(RANGE), done(1), 5),
-        Event::Resume => journal.checkpoint(of, Phase::Resuming, Some(RANGE), done(1), 5),
-        Event::Reconcile => journal.checkpoint(of, Phase::Reconciling, Some(RANGE), done(1), 5),
+        Event::Suspend => journal.checkpoint(of, Phase::Suspending, Some(RANGE), done(1), Timestamp(5)),
+        Event::Replay => journal.checkpoint(of, Phase::Replaying, Some(RANGE), done(1), Timestamp(5)),
+        Event::Resume => journal.checkpoint(of, Phase::Resuming, Some(RANGE), done(1), Timestamp(5)),
+        Event::Reconcile => journal.checkpoint(of, Phase::Reconciling, Some(RANGE), done(1), Timestamp(5)),
         Event::Fail => journal.fail(of, failure(Some(FAILING)), done(1)),
-        Event::Complete => journal.complete(of, RANGE.1, 5),
-        Event::Abort => journal.abort(of, done(1), 5),
+        Event::Complete => journal.complete(of, RANGE.1, Timestamp(5)),
+        Event::Abort => journal.abort(of, done(1), Timestamp(5)),
         Event::AskToAbort => journal.ask_to_abort("n1").map(drop),
         Event::Skip => journal.skip("n1", OriginLsn(FAILING.0 + 1)).map(drop),
         Event::NoteClone => journal.note_clone(of, "made"),

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A reading of the monotonic clock, in microseconds; every wait uses this clock. All processes of a machine share it,
@@ -31,9 +32,10 @@ impl Monotonic {
     }
 }
 
-/// A `timestamptz` in shared memory: microseconds since 2000-01-01 00:00 UTC. Zero means never.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+/// A `timestamptz` in shared memory and in documents: microseconds since 2000-01-01 00:00 UTC. Zero means never.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[repr(transparent)]
+#[serde(transparent)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {

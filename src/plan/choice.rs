@@ -11,6 +11,7 @@ use super::proof::Condition;
 use super::{Other, Plan, Wishes, from_source};
 use crate::lsn::OriginLsn;
 use crate::node_name::NodeName;
+use crate::pg::clock::Timestamp;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -276,8 +277,7 @@ impl Confidence {
 pub struct Best {
     pub node: String,
     pub applied: OriginLsn,
-    /// Microseconds since 2000-01-01 00:00 UTC.
-    pub committed_at: Option<i64>,
+    pub committed_at: Option<Timestamp>,
     pub confidence: Confidence,
 }
 

@@ -3,6 +3,7 @@
 //! recovery_facts() passes them between nodes as JSON. They contain no connection string and no row value.
 
 use crate::lsn::OriginLsn;
+use crate::pg::clock::Timestamp;
 use crate::protocol;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,9 +77,8 @@ pub struct SubscriptionFacts {
     pub begins: Option<OriginLsn>,
     /// How far the subscription's slot on the failed node was confirmed, as this node has read there; durable.
     pub confirmed: Option<OriginLsn>,
-    /// When the last applied transaction was committed, if commit timestamps tell; in microseconds since 2000-01-01
-    /// 00:00 UTC.
-    pub committed_at: Option<i64>,
+    /// When the last applied transaction was committed, if commit timestamps tell.
+    pub committed_at: Option<Timestamp>,
     /// Whether a worker of this subscription has received something from the failed node and is still running.
     pub is_attached: bool,
     /// Whether a worker of this subscription is applying a transaction.

@@ -107,7 +107,7 @@ fn record(request: &Request, has_own_dsn: bool, target: &TargetFacts) -> Result<
         applied_before: target.applied,
         passed_before: target.passed,
         transaction: transaction::next_id(),
-        at: Timestamp::now().0,
+        at: Timestamp::now(),
     };
     let id = storage::update(|journal| Ok::<_, RecoverError>(journal.begin(beginning)?))?;
     wake::note(CatalogChange::ThisDatabase);

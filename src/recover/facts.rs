@@ -196,7 +196,7 @@ fn of_position(
         applied: position.applied(),
         begins: beginning,
         confirmed,
-        committed_at: committed_at.map(|at| at.0),
+        committed_at,
         tables_digest: position.tables,
         ..SubscriptionFacts::default()
     }

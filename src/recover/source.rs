@@ -10,6 +10,7 @@ use crate::node::error::RegistryError;
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::node::registry;
+use crate::pg::clock::Timestamp;
 use crate::pg::{origin, role, transaction};
 use crate::plan::facts::NodeFacts;
 use crate::remote::argument;
@@ -309,7 +310,7 @@ impl Source {
     pub fn make_clone(
         &mut self,
         id: IntentId,
-        begun_at: i64,
+        begun_at: Timestamp,
         failed: &str,
         target: &str,
     ) -> Result<String, RecoverError> {
@@ -318,7 +319,7 @@ impl Source {
             "SELECT cloned_slot_name, message FROM {}.clone_for_recovery({}, {}, {}, {})",
             self.internal_schema(),
             argument::uuid(Some(id)),
-            argument::bigint(begun_at),
+            argument::bigint(begun_at.0),
             argument::name(failed),
             argument::name(target)
         );

@@ -74,8 +74,7 @@ pub struct RecoveryState {
     /// Why it waits, in our own words.
     pub error: Option<String>,
     pub error_sqlstate: Option<String>,
-    /// Microseconds since 2000.
-    pub error_at: Option<i64>,
+    pub error_at: Option<Timestamp>,
     pub error_lsn: Option<OriginLsn>,
     /// What the server has reported of that; it may quote rows, so only superusers see it.
     pub server_error: Option<serde_json::Value>,
@@ -120,8 +119,8 @@ impl RecoveryState {
             waiting: intent.is_unfinished() && failure.is_some() && !is_at_it,
             steps: steps(intent),
             clone: intent.clone_name().map(str::to_owned),
-            begun_at: Timestamp(intent.begun_at),
-            ended_at: intent.end.as_ref().map(|end| Timestamp(end.at)),
+            begun_at: intent.begun_at,
+            ended_at: intent.end.as_ref().map(|end| end.at),
             checkpoint: checkpoint.map(|checkpoint| checkpoint.number),
             began_from: intent.applied_before,
             skip_lsn: checkpoint.map(|checkpoint| checkpoint.skip).or(request.skip),
@@ -165,7 +164,7 @@ fn live(intent: &Intent) -> Option<RescueEntry> {
 }
 
 fn steps(intent: &Intent) -> Vec<ReachedStep> {
-    let seconds = |at: i64| at.saturating_sub(intent.begun_at) as f64 / 1e6;
+    let seconds = |at: Timestamp| at.by_the_wall_since(intent.begun_at).as_secs_f64();
     let reached = intent.steps.iter();
     reached.map(|step| ReachedStep { phase: step.phase.name(), seconds: seconds(step.at) }).collect()
 }

@@ -10,6 +10,7 @@ use crate::intent::document::{Journal, Suspension, Until};
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
+use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
 use crate::shmem::PeerKey;
@@ -50,16 +51,16 @@ pub fn suspend(journal: &mut Journal, failed: &str) -> Result<(), RecoverError> 
     Ok(())
 }
 
-/// When the present run of a node began, in microseconds since 2000-01-01, as the node's poller has heard. A run that
+/// When the present run of a node began, as the node's poller has heard. A run that
 /// is still to be judged does not count.
-fn run_of(node: &str) -> Result<Option<i64>, RecoverError> {
+fn run_of(node: &str) -> Result<Option<Timestamp>, RecoverError> {
     let Some(node) = NativeProvider.peers()?.into_iter().find(|peer| peer.name.as_str() == node) else {
         return Ok(None);
     };
     let seen = snapshot().map(|seen| seen.peers).unwrap_or_default();
     let entry = seen.iter().map(|(entry, _)| entry).find(|entry| entry.key == PeerKey::Node(node.id));
     let judged = entry.filter(|entry| entry.start != OriginLsn::ZERO && entry.to_judge.is_none());
-    Ok(judged.map(|entry| entry.server_started_at.0))
+    Ok(judged.map(|entry| entry.server_started_at))
 }
 
 /// Enables what [`suspend`] has disabled, except for the subscription to the failed node. A subscription that core

@@ -1,6 +1,7 @@
 //! Arguments of functions that are called on another node (pure except for core's quoting). Each is cast to the type
 //! that the function declares, so that no overload which a user has created there is a better match.
 
+use crate::pg::clock::Timestamp;
 use pgrx::spi::quote_literal;
 use std::fmt::Display;
 
@@ -29,9 +30,8 @@ pub fn bigint(value: i64) -> String {
     of_type(Some(value), "int8")
 }
 
-/// `value` is in microseconds since 2000-01-01 00:00 UTC, PostgreSQL's internal unit.
-pub fn timestamp(value: Option<i64>) -> String {
-    match value {
+pub fn timestamp(value: Option<Timestamp>) -> String {
+    match value.map(|at| at.0) {
         None => "NULL::pg_catalog.timestamptz".to_owned(),
         Some(i64::MIN) => "'-infinity'::pg_catalog.timestamptz".to_owned(),
         Some(i64::MAX) => "'infinity'::pg_catalog.timestamptz".to_owned(),

@@ -272,7 +272,7 @@ fn finish(
     };
     let record = CloneRecord {
         slot: name.to_owned(),
-        created_at: Timestamp::now().0,
+        created_at: Timestamp::now(),
         failed: failed.map(|failed| failed.name.to_string()),
         target: target.map(|target| target.name.to_string()),
         intent: intent.map(|(id, _)| id),

@@ -1,6 +1,7 @@
 //! What the manager does with a clone in one of its rounds (pure).
 
 use crate::intent::document::CloneRecord;
+use crate::pg::clock::Timestamp;
 use crate::shmem::TargetSays;
 use std::time::Duration;
 
@@ -76,7 +77,7 @@ mod tests {
     const SAYS: [TargetSays; 3] = [TargetSays::Nothing, TargetSays::Unfinished, TargetSays::Ended];
 
     fn clone(intent: Option<IntentId>) -> CloneRecord {
-        CloneRecord { slot: "c".to_owned(), created_at: 0, failed: None, target: None, intent }
+        CloneRecord { slot: "c".to_owned(), created_at: Timestamp(0), failed: None, target: None, intent }
     }
 
     fn claimed() -> CloneRecord {

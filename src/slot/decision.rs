@@ -9,6 +9,7 @@ use super::record::{GoneTable, OriginRecord, PassedRecord, PeerRecord, Retention
 use super::retention::{self, OriginRetention};
 use super::vouching::Reading;
 use crate::lsn::{LocalLsn, OriginLsn};
+use crate::pg::clock::Timestamp;
 
 /// What a peer last reported of itself, as its poller has heard it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +72,8 @@ pub struct Outcome {
     pub given_up: Vec<usize>,
     /// The slot would keep more WAL than the budget allows even without these peers.
     pub is_over_budget: bool,
-    /// Microseconds since 2000: when the oldest transaction that some peer lacks was first seen on this node.
-    pub unacknowledged_since: Option<i64>,
+    /// When the oldest transaction that some peer lacks was first seen on this node.
+    pub unacknowledged_since: Option<Timestamp>,
 }
 
 impl Outcome {
@@ -105,14 +106,13 @@ pub fn is_recorded(before: &OriginRecord, subscription: u32, origin_id: u16, new
 ///
 /// `covered`: the slot stands at or before the position that the record covers. Otherwise the slot is new or was moved
 /// by other means, and everything that this node has applied may have been released. `unbroken_from`: for an origin
-/// that waits (`waits_beyond`), the position from which its stream has been found to be unbroken (vouching). `now`:
-/// microseconds since 2000.
+/// that waits (`waits_beyond`), the position from which its stream has been found to be unbroken (vouching).
 pub fn next_origin(
     own: &Own,
     before: Option<&OriginRecord>,
     covered: bool,
     unbroken_from: Option<OriginLsn>,
-    now: i64,
+    now: Timestamp,
 ) -> (OriginRecord, bool) {
     let is_same_pair =
         |before: &&OriginRecord| (before.subscription, before.origin_id) == (own.subscription, own.origin_id);
@@ -307,7 +307,7 @@ fn block_of(index: usize, peer: &PeerInput, is_unknown: bool) -> Block {
     }
 }
 
-fn unacknowledged_since(samples: &Samples, progress: Progress) -> Option<i64> {
+fn unacknowledged_since(samples: &Samples, progress: Progress) -> Option<Timestamp> {
     let passed = match progress {
         Progress::NotSubscribed => return None,
         Progress::Unknown => OriginLsn::ZERO,

@@ -64,7 +64,7 @@ fn empty() -> RetentionRecord {
 }
 
 fn next(own: &Own, before: Option<&OriginRecord>, covered: bool) -> (OriginRecord, bool) {
-    next_origin(own, before, covered, None, 1000)
+    next_origin(own, before, covered, None, Timestamp(1000))
 }
 
 #[test]
@@ -96,16 +96,16 @@ fn another_subscription_origin_or_added_table_makes_everything_unsafe_until_the_
         let (waiting, starts_anew) = next(&changed, Some(&origin(40)), true);
         assert!(starts_anew);
         assert_eq!((waiting.released, waiting.waits_beyond), (OriginLsn::INFINITY, Some(OriginLsn(500))));
-        assert_eq!(waiting.waits_since, Some(1000));
-        let (still, starts_anew) = next_origin(&changed, Some(&waiting), true, None, 2000);
+        assert_eq!(waiting.waits_since, Some(Timestamp(1000)));
+        let (still, starts_anew) = next_origin(&changed, Some(&waiting), true, None, Timestamp(2000));
         assert_eq!((still, starts_anew), (waiting.clone(), false));
-        let (known, starts_anew) = next_origin(&changed, Some(&waiting), true, Some(OriginLsn(510)), 3000);
+        let (known, starts_anew) = next_origin(&changed, Some(&waiting), true, Some(OriginLsn(510)), Timestamp(3000));
         assert_eq!((known.released, known.waits_beyond, known.waits_since), (OriginLsn(510), None, None));
         assert!(!starts_anew);
         // Another change of tables comes while the origin waits.
         let more = Own { newest_table: 100, tables: 9, settled_below: 120, ..changed };
-        let (anew, starts_anew) = next_origin(&more, Some(&waiting), true, Some(OriginLsn(510)), 3000);
-        assert_eq!((anew.released, anew.waits_since, starts_anew), (OriginLsn::INFINITY, Some(3000), true));
+        let (anew, starts_anew) = next_origin(&more, Some(&waiting), true, Some(OriginLsn(510)), Timestamp(3000));
+        assert_eq!((anew.released, anew.waits_since, starts_anew), (OriginLsn::INFINITY, Some(Timestamp(3000)), true));
     }
 }
 
@@ -162,9 +162,9 @@ fn a_transaction_that_has_long_been_open_does_not_make_the_newest_table_new_agai
     let held = Own { newest_table: 90, tables: 8, settled_below: 70, ..own(11, 500) };
     let (waiting, starts_anew) = next(&held, Some(&origin(40)), true);
     assert!(starts_anew);
-    let (still, starts_anew) = next_origin(&held, Some(&waiting), true, None, 2000);
+    let (still, starts_anew) = next_origin(&held, Some(&waiting), true, None, Timestamp(2000));
     assert_eq!((still, starts_anew), (waiting.clone(), false));
-    let (known, _) = next_origin(&held, Some(&waiting), true, Some(OriginLsn(510)), 2000);
+    let (known, _) = next_origin(&held, Some(&waiting), true, Some(OriginLsn(510)), Timestamp(2000));
     assert_eq!(next(&held, Some(&known), true), (known.clone(), false));
     // The table was taken out and added again, or an older transaction has added another one.
     for other in [Own { newest_table: 95, ..held.clone() }, Own { tables: 9, ..held }] {
@@ -291,7 +291,11 @@ fn what_is_written_down_of_a_peer_never_goes_back() {
 fn samples() -> Samples {
     let mut samples = Samples::default();
     for index in 1..=5u64 {
-        samples.push(Sample { origin: OriginLsn(index * 100), local: LocalLsn(index * 10), taken_at: index as i64 });
+        samples.push(Sample {
+            origin: OriginLsn(index * 100),
+            local: LocalLsn(index * 10),
+            taken_at: Timestamp(index as i64),
+        });
     }
     samples
 }
@@ -355,6 +359,6 @@ fn the_oldest_transaction_that_somebody_lacks_has_its_time() {
         decide(&[(&own, &samples)], &peers, &empty(), LocalLsn(50), None).unacknowledged_since
     };
     assert_eq!(since(500), None);
-    assert_eq!(since(499), Some(5));
-    assert_eq!(since(100), Some(2));
+    assert_eq!(since(499), Some(Timestamp(5)));
+    assert_eq!(since(100), Some(Timestamp(2)));
 }

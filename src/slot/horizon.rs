@@ -6,6 +6,7 @@
 //! this: with origin = none they move past X's transactions whether P has them or not.
 
 use crate::lsn::{LocalLsn, OriginLsn};
+use crate::pg::clock::Timestamp;
 use std::collections::VecDeque;
 
 /// Samples kept for each origin. At one sample every two seconds, the newest quarter covers four minutes without gaps.
@@ -17,8 +18,8 @@ const CAPACITY: usize = 512;
 pub struct Sample {
     pub origin: OriginLsn,
     pub local: LocalLsn,
-    /// Microseconds since 2000, when `origin` was first seen.
-    pub taken_at: i64,
+    /// When `origin` was first seen.
+    pub taken_at: Timestamp,
 }
 
 /// The samples of one origin, oldest first, strictly rising in both positions.

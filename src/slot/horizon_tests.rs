@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn sample(origin: u64, local: u64) -> Sample {
-    Sample { origin: OriginLsn(origin), local: LocalLsn(local), taken_at: local as i64 }
+    Sample { origin: OriginLsn(origin), local: LocalLsn(local), taken_at: Timestamp(local as i64) }
 }
 
 fn samples(pairs: &[(u64, u64)]) -> Samples {
@@ -62,8 +62,11 @@ fn over_all_origins_the_least_counts_and_without_any_the_end() {
 #[test]
 fn an_idle_origin_gets_fresh_positions_and_keeps_the_time_of_its_first_sample() {
     let mut samples = samples(&[(10, 100)]);
-    samples.push(Sample { origin: OriginLsn(10), local: LocalLsn(500), taken_at: 9_999 });
-    assert_eq!(samples.newest(), Some(&Sample { origin: OriginLsn(10), local: LocalLsn(500), taken_at: 100 }));
+    samples.push(Sample { origin: OriginLsn(10), local: LocalLsn(500), taken_at: Timestamp(9_999) });
+    assert_eq!(
+        samples.newest(),
+        Some(&Sample { origin: OriginLsn(10), local: LocalLsn(500), taken_at: Timestamp(100) })
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use crate::document::{self, Document, Stored};
 use crate::identity::DatabaseIdentity;
 use crate::lsn::{LocalLsn, OriginLsn};
+use crate::pg::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// What is recorded of one subscription to an origin.
@@ -33,9 +34,9 @@ pub struct OriginRecord {
     /// infinite; it is cleared when the stream is known to be unbroken from some position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_beyond: Option<OriginLsn>,
-    /// Microseconds since 2000: when `waits_beyond` was set.
+    /// When `waits_beyond` was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waits_since: Option<i64>,
+    pub waits_since: Option<Timestamp>,
     /// Set if the subscription had applied nothing when this was read first: up to this position the origin held
     /// nothing for it. What the subscription lacks begins here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,7 +175,7 @@ pub mod tests {
             newest_table: Some(801),
             released: OriginLsn::INFINITY,
             waits_beyond: Some(OriginLsn(77)),
-            waits_since: Some(9),
+            waits_since: Some(Timestamp(9)),
             begins: Some(OriginLsn(70)),
             passed: Some(OriginLsn(75)),
             gone: vec![GoneTable {

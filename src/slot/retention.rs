@@ -3,6 +3,7 @@
 
 use super::horizon::{Allowance, Hold, Progress, Samples, allowance, horizon};
 use crate::lsn::LocalLsn;
+use crate::pg::clock::Timestamp;
 
 /// The part of the budget at which the log and the health check warn.
 pub const ANNOUNCED_AT: f64 = 0.75;
@@ -15,14 +16,14 @@ const RATE_HALF_LIFE_S: f64 = 30.0;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rate {
     bytes_per_s: f64,
-    last: Option<(LocalLsn, i64)>,
+    last: Option<(LocalLsn, Timestamp)>,
 }
 
 impl Rate {
-    /// Takes into account where WAL ended at a time `at`, in microseconds.
-    pub fn observe(&mut self, end: LocalLsn, at: i64) {
+    /// Takes into account where WAL ended at a time `at`.
+    pub fn observe(&mut self, end: LocalLsn, at: Timestamp) {
         if let Some((before, then)) = self.last {
-            let seconds = (at - then) as f64 / 1e6;
+            let seconds = at.by_the_wall_since(then).as_secs_f64();
             if seconds <= 0.0 {
                 return;
             }
@@ -104,7 +105,7 @@ mod tests {
     fn samples() -> Samples {
         let mut samples = Samples::default();
         for index in 1..=10u64 {
-            samples.push(Sample { origin: OriginLsn(index), local: LocalLsn(index * 100), taken_at: 0 });
+            samples.push(Sample { origin: OriginLsn(index), local: LocalLsn(index * 100), taken_at: Timestamp(0) });
         }
         samples
     }
@@ -161,7 +162,7 @@ mod tests {
     fn the_rate_settles_on_a_steady_load_and_gives_the_time_left() {
         let mut rate = Rate::default();
         for second in 0..600i64 {
-            rate.observe(LocalLsn(second as u64 * 1_000), second * 1_000_000);
+            rate.observe(LocalLsn(second as u64 * 1_000), Timestamp(second * 1_000_000));
         }
         assert!((rate.bytes_per_s() - 1_000.0).abs() < 1.0);
         let left = rate.seconds_for(60_000).expect("a rate");

@@ -70,7 +70,7 @@ impl View {
     ) {
         self.generation = record.generation;
         self.unprotected = record.unprotected.clone();
-        self.unacknowledged_since = outcome.unacknowledged_since.map_or(Timestamp::NEVER, Timestamp);
+        self.unacknowledged_since = outcome.unacknowledged_since.unwrap_or(Timestamp::NEVER);
         let can_move = outcome.target.is_some_and(|target| target > found.confirmed);
         (self.blocked, self.blocked_by) = match outcome.block {
             _ if self.blocked != BlockedReason::None => (self.blocked, None),
@@ -93,7 +93,7 @@ impl View {
                 waits_since: record
                     .origin(&own.node, own.subscription)
                     .and_then(|origin| origin.waits_since)
-                    .map_or(Timestamp::NEVER, Timestamp),
+                    .unwrap_or(Timestamp::NEVER),
                 committed_at: committed_at.get(&own.origin_id).copied().unwrap_or(Timestamp::NEVER),
                 blocked: match allowance.hold {
                     Some(super::horizon::Hold::NoSample) => BlockedReason::NoSample,

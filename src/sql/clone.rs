@@ -73,7 +73,7 @@ fn recovery_clones() -> TableIterator<
             clone.record.failed.map(Name),
             clone.record.target.map(Name),
             clone.record.intent.map(|intent| Uuid::from_bytes(intent.0)),
-            Timestamp(clone.record.created_at).into(),
+            clone.record.created_at.into(),
             slot.map(|slot| slot.restart),
             slot.map(|slot| slot.confirmed),
             slot.is_some_and(|slot| slot.is_active),
@@ -117,7 +117,7 @@ fn tie(journal: &mut Journal, slot: &str, intent: IntentId, failed: String, targ
     if found.is_invalid {
         return Err(CloneError::Invalid { slot: slot.to_owned() });
     }
-    let created_at = known.as_ref().map_or_else(|| Timestamp::now().0, |known| known.created_at);
+    let created_at = known.as_ref().map_or_else(Timestamp::now, |known| known.created_at);
     if let Some(CloneRecord { failed: known_failed, target: known_target, intent: known_intent, .. }) = known {
         if let Some(other) = known_intent.filter(|known| *known != intent) {
             return Err(CloneError::Taken { slot: slot.to_owned(), intent: other });

@@ -94,7 +94,7 @@ impl Asked {
             clone: None,
             skip: skip_lsn,
             stop: stop_lsn,
-            stop_timestamp: stop_timestamp.map(|at| Timestamp::from(at).0),
+            stop_timestamp: stop_timestamp.map(Timestamp::from),
         };
         Asked { request, source_dsn }
     }

@@ -6,7 +6,6 @@ use crate::identity::DatabaseIdentity;
 use crate::lsn::OriginLsn;
 use crate::node::servers;
 use crate::node_name::NodeName;
-use crate::pg::clock::Timestamp;
 use crate::pg::json::Json;
 use crate::pg::name::Name;
 use crate::pg::process;
@@ -111,7 +110,7 @@ fn find_rescue_source(
             origin,
             id_of(&best.node),
             Some(best.applied),
-            best.committed_at.map(|at| Timestamp(at).into()),
+            best.committed_at.map(Into::into),
             Some(best.confidence.as_str().to_owned()),
             Some(Name(best.node)),
         ),

@@ -6,7 +6,6 @@ use crate::error::OrRaise;
 use crate::intent::document::{Journal, Phase};
 use crate::intent::storage;
 use crate::lsn::OriginLsn;
-use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
 use crate::recover::state::RecoveryState;
@@ -164,7 +163,7 @@ fn rescue_subscriptions() -> TableIterator<
                 Name(intent.request.source.clone()),
                 intent.clone_name().map(|clone| Name(clone.to_owned())),
                 stop,
-                intent.request.stop_timestamp.map(|at| Timestamp(at).into()),
+                intent.request.stop_timestamp.map(Into::into),
                 checkpoint.is_some_and(|checkpoint| checkpoint.phase >= Phase::Resuming),
                 intent.failure.is_some(),
             )

@@ -39,7 +39,7 @@ fn create_rescue_subscription(
         clone: Some(required(cloned_slot, "cloned_slot").to_utf8()),
         skip: skip_lsn,
         stop: stop_lsn,
-        stop_timestamp: stop_timestamp.map(|at| Timestamp::from(at).0),
+        stop_timestamp: stop_timestamp.map(Timestamp::from),
     };
     let (_, subscription) = begin::begin(&mut request, None).or_raise();
     subscription

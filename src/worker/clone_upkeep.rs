@@ -133,7 +133,7 @@ impl Clones {
                 idle_for: slot.inactive_since.map(|since| now.by_the_wall_since(since)),
             });
             let says = said(&entries, clone);
-            match fate(clone, found, says, now.by_the_wall_since(Timestamp(clone.created_at)), &rules) {
+            match fate(clone, found, says, now.by_the_wall_since(clone.created_at), &rules) {
                 Fate::Keep(until) => round.nap = round.nap.min(until.unwrap_or(round.nap)),
                 Fate::Touch => {
                     round.steps.push(UpkeepStep::Touch(clone.clone()));
@@ -250,7 +250,7 @@ fn said(entries: &[CloneEntry; MAX_CLONES], clone: &CloneRecord) -> TargetSays {
 
 /// Returns the record with which the manager registers a clone that no session has registered.
 fn found_now(slot: &Slot, now: Timestamp) -> CloneRecord {
-    CloneRecord { slot: slot.name.clone(), created_at: now.0, failed: None, target: None, intent: None }
+    CloneRecord { slot: slot.name.clone(), created_at: now, failed: None, target: None, intent: None }
 }
 
 /// The outcome of a step. None: it is not possible now, because another session is writing the journal, uses the slot,

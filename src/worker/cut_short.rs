@@ -69,7 +69,7 @@ pub fn verdict(known: KnownAttempt) -> AttemptVerdict {
 }
 
 /// The failure to record; None if nothing is to be recorded (yet).
-fn failure(verdict: AttemptVerdict, at: i64) -> Option<Failure> {
+fn failure(verdict: AttemptVerdict, at: Timestamp) -> Option<Failure> {
     let (sqlstate, reason) = match verdict {
         AttemptVerdict::Nothing | AttemptVerdict::Later => return None,
         AttemptVerdict::Crashed => (CRASH.to_owned(), "the server, or the process that carried it, crashed"),
@@ -145,7 +145,7 @@ pub fn settle(
         let Some(now) = journal.intent(intent.id).filter(|now| now.is_unfinished()).cloned() else {
             return Ok(Account::Settled);
         };
-        let Some(failure) = failure(look(index, &now, &is_up), Timestamp::now().0) else {
+        let Some(failure) = failure(look(index, &now, &is_up), Timestamp::now()) else {
             return Ok(Account::Settled);
         };
         suspend::resume(journal);
@@ -217,12 +217,15 @@ mod tests {
 
     #[test]
     fn what_is_written_down_has_its_sqlstate() {
-        assert_eq!(failure(AttemptVerdict::Nothing, 0), None);
-        assert_eq!(failure(AttemptVerdict::Later, 0), None);
-        assert_eq!(failure(AttemptVerdict::Crashed, 0).map(|failure| failure.sqlstate), Some("57P02".to_owned()));
+        assert_eq!(failure(AttemptVerdict::Nothing, Timestamp(0)), None);
+        assert_eq!(failure(AttemptVerdict::Later, Timestamp(0)), None);
+        assert_eq!(
+            failure(AttemptVerdict::Crashed, Timestamp(0)).map(|failure| failure.sqlstate),
+            Some("57P02".to_owned())
+        );
         let signal = pgrx::PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN as i32;
-        let told = failure(AttemptVerdict::Ended(signal), 7).expect("a failure");
+        let told = failure(AttemptVerdict::Ended(signal), Timestamp(7)).expect("a failure");
         assert!(told.reason.contains("SIGTERM"), "{told:?}");
-        assert_eq!((told.sqlstate.as_str(), told.at), ("57P01", 7));
+        assert_eq!((told.sqlstate.as_str(), told.at), ("57P01", Timestamp(7)));
     }
 }

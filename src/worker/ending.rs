@@ -101,7 +101,7 @@ impl Rescue {
         // What was applied with asynchronous commits must be on disk before the journal says that it is done.
         wal::flush();
         self.write(|journal, done| {
-            journal.checkpoint(id, Phase::Resuming, None, done, Timestamp::now().0)?;
+            journal.checkpoint(id, Phase::Resuming, None, done, Timestamp::now())?;
             suspend::resume(journal);
             Ok(())
         })?;
@@ -131,7 +131,7 @@ impl Rescue {
             {
                 kept::forget(before)?;
             }
-            Ok(journal.complete(intent.id, position, Timestamp::now().0)?)
+            Ok(journal.complete(intent.id, position, Timestamp::now())?)
         })?;
         failpoint::hit(names::RESCUE_COMPLETED);
         self.release();
@@ -216,7 +216,7 @@ impl Rescue {
                 self.keep_touched()?;
                 self.write_end(|journal, done| {
                     forget_dsn(journal, intent.id)?;
-                    Ok(journal.abort(intent.id, done, Timestamp::now().0)?)
+                    Ok(journal.abort(intent.id, done, Timestamp::now())?)
                 })
             });
         match written {

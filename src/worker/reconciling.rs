@@ -169,7 +169,7 @@ impl Rescue {
         touched: &mut Touched,
     ) -> Result<Option<(Counts, KeptRows)>, Trouble> {
         let id = self.intent().id;
-        self.write(|journal, done| Ok(journal.checkpoint(id, Phase::Reconciling, None, done, Timestamp::now().0)?))?;
+        self.write(|journal, done| Ok(journal.checkpoint(id, Phase::Reconciling, None, done, Timestamp::now())?))?;
         failpoint::hit(names::RESCUE_RECONCILING);
         // Even without touched rows there is something to compare if the source was recovered itself: it may have
         // skipped all of the failed node's changes, so that none was streamed, and have written their outcome under an

@@ -64,14 +64,14 @@ impl Rescue {
         };
         process::report_activity("suspending subscriptions");
         self.write(|journal, done| {
-            journal.checkpoint(intent.id, Phase::Suspending, Some(range), done, Timestamp::now().0)?;
+            journal.checkpoint(intent.id, Phase::Suspending, Some(range), done, Timestamp::now())?;
             suspend::suspend(journal, &request.failed)
         })?;
         self.suspended_since = Some(Instant::now());
         failpoint::hit(names::RESCUE_SUSPENDED);
         suspend::wait_until_gone(&request.failed, guc::rescue_lock_timeout())?;
         self.write(|journal, done| {
-            journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now().0)?;
+            journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now())?;
             Ok(())
         })?;
         let feed = Feed { clone: &clone, facts: &streamed, route: &route, skip: range.0, stop: range.1 };
@@ -223,7 +223,7 @@ pub(super) fn plugin_settings(
         ("spock.rescue_origin", facts.origin_id.to_string()),
         ("spock.rescue_skip_lsn", skip.min(stop).to_string()),
         ("spock.rescue_stop_lsn", stop.to_string()),
-        ("spock.rescue_stop_timestamp", intent.request.stop_timestamp.map_or(String::new(), |at| at.to_string())),
+        ("spock.rescue_stop_timestamp", intent.request.stop_timestamp.map_or(String::new(), |at| at.0.to_string())),
         ("spock.rescue_tables", facts.tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
         ("spock.rescue_packed", "on".to_owned()),
     ];

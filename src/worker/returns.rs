@@ -156,7 +156,7 @@ fn judge_suspended(
         applied: position.applied().unwrap_or(OriginLsn::ZERO),
         system_identifier: suspension.system_identifier,
         timeline: suspension.timeline,
-        run: suspension.run.map(Timestamp),
+        run: suspension.run,
     };
     match judge(known, &now(peer)).reason(&suspension.origin) {
         None => {

@@ -59,7 +59,7 @@ fn failure(sqlstate: &str, reason: String) -> Failure {
         column: None,
         constraint: None,
         origin_lsn: None,
-        at: Timestamp::now().0,
+        at: Timestamp::now(),
     }
 }
 

@@ -11,7 +11,8 @@ pub fn full() -> Journal {
     let mut journal = journal_in(State::Replaying);
     let request = &mut journal.intents[0].request;
     request.failed = "größe \"n1\" 😀".to_owned();
-    (request.skip, request.stop, request.stop_timestamp) = (Some(RANGE.0), Some(OriginLsn(u64::MAX)), Some(i64::MIN));
+    (request.skip, request.stop, request.stop_timestamp) =
+        (Some(RANGE.0), Some(OriginLsn(u64::MAX)), Some(Timestamp(i64::MIN)));
     let failed = request.failed.clone();
     journal.fail(id(1), failure(Some(FAILING)), done(3)).expect("unfinished");
     journal.skip(&failed, FAILING).expect("it fails");
@@ -33,7 +34,7 @@ pub fn full() -> Journal {
     journal.suspensions.push(Suspension::new(u32::MAX, failed.clone(), Until::Returned));
     journal.register_clone(CloneRecord {
         slot: "c".to_owned(),
-        created_at: 1,
+        created_at: Timestamp(1),
         failed: Some(failed),
         target: Some("n2".to_owned()),
         intent: Some(id(1)),

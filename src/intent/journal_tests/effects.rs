@@ -6,12 +6,18 @@ use super::*;
 fn the_first_checkpoint_fixes_the_range_and_each_adds_to_the_totals() {
     let mut journal = journal_in(State::Begun);
     let later = (OriginLsn(20), OriginLsn(80));
-    journal.checkpoint(id(1), Phase::Suspending, Some(RANGE), done(1), 2).expect("first");
-    journal.checkpoint(id(1), Phase::Replaying, Some(later), done(2), 3).expect("second");
+    journal.checkpoint(id(1), Phase::Suspending, Some(RANGE), done(1), Timestamp(2)).expect("first");
+    journal.checkpoint(id(1), Phase::Replaying, Some(later), done(2), Timestamp(3)).expect("second");
     journal.fail(id(1), failure(None), done(4)).expect("unfinished");
-    journal.checkpoint(id(1), Phase::Suspending, Some(later), done(8), 5).expect("another attempt");
-    let checkpoint =
-        Checkpoint { number: 3, phase: Phase::Suspending, at: 5, skip: RANGE.0, stop: RANGE.1, totals: done(15) };
+    journal.checkpoint(id(1), Phase::Suspending, Some(later), done(8), Timestamp(5)).expect("another attempt");
+    let checkpoint = Checkpoint {
+        number: 3,
+        phase: Phase::Suspending,
+        at: Timestamp(5),
+        skip: RANGE.0,
+        stop: RANGE.1,
+        totals: done(15),
+    };
     let intent = journal.intent(id(1)).expect("it is there");
     assert_eq!(intent.checkpoint, Some(checkpoint));
     assert_eq!(intent.totals(), done(15));
@@ -28,7 +34,7 @@ fn figures_that_cannot_grow_stay() {
     let checkpoint = journal.intents[0].checkpoint.as_mut().expect("replaying");
     checkpoint.number = u32::MAX;
     checkpoint.totals.rows = u64::MAX;
-    journal.checkpoint(id(1), Phase::Replaying, Some(RANGE), done(1), 9).expect("legal");
+    journal.checkpoint(id(1), Phase::Replaying, Some(RANGE), done(1), Timestamp(9)).expect("legal");
     let checkpoint = journal.intents[0].checkpoint.as_ref().expect("replaying");
     assert_eq!((checkpoint.number, checkpoint.totals.rows), (u32::MAX, u64::MAX));
 }
@@ -37,15 +43,18 @@ fn figures_that_cannot_grow_stay() {
 fn an_end_keeps_its_outcome_and_position_and_a_completed_one_has_no_failure() {
     let mut journal = journal_in(State::Reconciling);
     journal.fail(id(1), failure(None), done(0)).expect("unfinished");
-    journal.complete(id(1), OriginLsn(90), 8).expect("reconciling");
+    journal.complete(id(1), OriginLsn(90), Timestamp(8)).expect("reconciling");
     let intent = journal.intent(id(1)).expect("kept");
-    assert_eq!(intent.end, Some(End { outcome: EndOutcome::Completed, at: 8, position: Some(OriginLsn(90)) }));
+    assert_eq!(
+        intent.end,
+        Some(End { outcome: EndOutcome::Completed, at: Timestamp(8), position: Some(OriginLsn(90)) })
+    );
     assert_eq!(intent.failure, None);
     let mut journal = journal_in(State::Replaying);
     journal.fail(id(1), failure(None), done(0)).expect("unfinished");
-    journal.abort(id(1), done(4), 8).expect("unfinished");
+    journal.abort(id(1), done(4), Timestamp(8)).expect("unfinished");
     let intent = journal.intent(id(1)).expect("kept");
-    assert_eq!(intent.end, Some(End { outcome: EndOutcome::Aborted, at: 8, position: None }));
+    assert_eq!(intent.end, Some(End { outcome: EndOutcome::Aborted, at: Timestamp(8), position: None }));
     assert_eq!(intent.totals(), done(6), "what the last attempt had done counts");
     assert_eq!(intent.failure, Some(failure(None)), "why it was aborted");
 }
@@ -54,16 +63,18 @@ fn an_end_keeps_its_outcome_and_position_and_a_completed_one_has_no_failure() {
 fn what_aborted_recoveries_have_touched_is_the_next_ones_to_compare_until_one_completes() {
     let mut journal = journal_in(State::Replaying);
     assert_eq!((journal.intents[0].since_transaction, journal.intents[0].touched_from), (701, None));
-    journal.abort(id(1), done(0), 4).expect("unfinished");
+    journal.abort(id(1), done(0), Timestamp(4)).expect("unfinished");
     begin(&mut journal, 2, "n4").expect("another node's");
     assert_eq!((journal.intents[1].since_transaction, journal.intents[1].touched_from), (702, None));
-    journal.abort(id(2), done(0), 5).expect("unfinished");
+    journal.abort(id(2), done(0), Timestamp(5)).expect("unfinished");
     begin(&mut journal, 3, "n1").expect("the same node's");
     assert_eq!((journal.intents[2].since_transaction, journal.intents[2].touched_from), (701, Some(RANGE.0)));
     for phase in [Phase::Suspending, Phase::Replaying, Phase::Resuming, Phase::Reconciling] {
-        journal.checkpoint(id(3), phase, Some((OriginLsn(40), OriginLsn(50))), done(1), 6).expect("the order of life");
+        journal
+            .checkpoint(id(3), phase, Some((OriginLsn(40), OriginLsn(50))), done(1), Timestamp(6))
+            .expect("the order of life");
     }
-    journal.complete(id(3), OriginLsn(50), 7).expect("reconciling");
+    journal.complete(id(3), OriginLsn(50), Timestamp(7)).expect("reconciling");
     begin(&mut journal, 4, "n1").expect("once more");
     assert_eq!((journal.intents[3].since_transaction, journal.intents[3].touched_from), (704, None));
 }
@@ -77,7 +88,7 @@ fn what_an_aborted_recovery_has_kept_is_not_the_next_ones_and_what_it_has_lost_i
         let mut counts = Counts::default();
         counts.leave(why, 5);
         journal.note_reconciled(id(1), counts, None).expect("unfinished");
-        journal.abort(id(1), done(0), 4).expect("unfinished");
+        journal.abort(id(1), done(0), Timestamp(4)).expect("unfinished");
         begin(&mut journal, 2, "n1").expect("the same node's");
         assert_eq!(journal.intents[1].touched_from, touched_from, "{why:?}");
     }
@@ -95,11 +106,11 @@ fn what_has_begun_stays_unfinished_and_can_be_resumed() {
 fn it_completes_where_all_is_replayed_and_not_before() {
     let mut journal = journal_in(State::Reconciling);
     let joined = begin(&mut journal, 2, "n1").expect("joined");
-    journal.complete(joined, RANGE.1, 8).expect("reconciling");
+    journal.complete(joined, RANGE.1, Timestamp(8)).expect("reconciling");
     assert_eq!(state_of(&journal), State::Completed);
     let mut journal = journal_in(State::Replaying);
     let joined = begin(&mut journal, 2, "n1").expect("joined");
-    let outcome = journal.complete(joined, RANGE.1, 8);
+    let outcome = journal.complete(joined, RANGE.1, Timestamp(8));
     assert!(matches!(outcome, Err(IntentError::OutOfOrder { .. })), "{outcome:?}");
     assert_eq!(state_of(&journal), State::Replaying);
 }
@@ -116,7 +127,7 @@ fn the_same_request_joins_and_every_other_one_is_told_which_runs() {
         |request| request.clone = None,
         |request| request.skip = Some(OriginLsn(1)),
         |request| request.stop = Some(OriginLsn(1)),
-        |request| request.stop_timestamp = Some(1),
+        |request| request.stop_timestamp = Some(Timestamp(1)),
     ];
     for other in others {
         let mut wanted = beginning(2, "n1");
@@ -132,7 +143,7 @@ fn the_same_request_joins_and_every_other_one_is_told_which_runs() {
     // A recovery that is to be aborted cannot be joined.
     journal.ask_to_abort("n1").expect("running");
     assert!(matches!(begin(&mut journal, 2, "n1"), Err(IntentError::AlreadyRunning { .. })));
-    journal.abort(id(1), done(0), 9).expect("unfinished");
+    journal.abort(id(1), done(0), Timestamp(9)).expect("unfinished");
     assert_eq!(begin(&mut journal, 2, "n1").expect("begun anew"), id(2));
 }
 
@@ -149,7 +160,7 @@ fn of_several_unfinished_ones_none_is_resumed_or_joined_and_each_can_be_ended() 
         assert!(matches!(begin(&mut journal, 3, failed), Err(IntentError::AlreadyRunning { .. })), "{failed}");
     }
     assert_eq!(journal.ask_to_abort("n4").expect("running"), id(2));
-    journal.abort(id(2), done(0), 9).expect("unfinished");
+    journal.abort(id(2), done(0), Timestamp(9)).expect("unfinished");
     assert!(matches!(journal.resumable(), Resumable::One(one) if one.id == id(1)));
 }
 
@@ -194,7 +205,7 @@ fn an_attempt_goes_on_until_it_has_said_how_it_ended_or_that_was_said_for_it() {
     journal.fail(id(1), failure(None), done(0)).expect("unfinished");
     assert_eq!(state(&journal), (false, 0));
     journal.begin_attempt(id(1)).expect("unfinished");
-    journal.abort(id(1), done(0), 9).expect("unfinished");
+    journal.abort(id(1), done(0), Timestamp(9)).expect("unfinished");
     assert_eq!(state(&journal), (false, 0));
     assert!(matches!(journal.begin_attempt(id(1)), Err(IntentError::Ended { .. })));
     assert!(matches!(journal.note_cut_short(id(1), failure(None)), Err(IntentError::Ended { .. })));

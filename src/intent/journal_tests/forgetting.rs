@@ -17,7 +17,7 @@ fn what_keeps_rows_stays_until_they_are_judged() {
     for number in 3..=30 {
         let mut ended = journal_in(State::Aborted).intents.remove(0);
         (ended.id, ended.end) =
-            (id(number), Some(End { outcome: EndOutcome::Aborted, at: i64::from(number), position: None }));
+            (id(number), Some(End { outcome: EndOutcome::Aborted, at: Timestamp(i64::from(number)), position: None }));
         journal.intents.push(ended);
     }
     let again = |unjudged: u64| Counts {
@@ -46,10 +46,10 @@ fn the_last_twenty_that_ended_are_kept_and_every_unfinished_one() {
     for number in 3..=30 {
         let mut ended = journal_in(State::Aborted).intents.remove(0);
         ended.id = id(number);
-        ended.end = Some(End { outcome: EndOutcome::Aborted, at: i64::from(number), position: None });
+        ended.end = Some(End { outcome: EndOutcome::Aborted, at: Timestamp(i64::from(number)), position: None });
         journal.intents.push(ended);
     }
-    journal.abort(id(2), done(0), 100).expect("unfinished");
+    journal.abort(id(2), done(0), Timestamp(100)).expect("unfinished");
     let kept: Vec<IntentId> = journal.intents.iter().map(|intent| intent.id).collect();
     // Intent 2 has ended last, although it was begun before the others.
     let expected: Vec<IntentId> = [1, 2].into_iter().chain(12..=30).map(id).collect();

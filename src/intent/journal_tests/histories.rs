@@ -33,22 +33,22 @@ fn take(journal: &mut Journal, step: Step, next: &mut u8, at: i64) -> Result<(),
     let (work, lsn) = (done(u64::from(step.work)), OriginLsn(u64::from(step.lsn)));
     let range = (OriginLsn(u64::from(step.range)), OriginLsn(u64::from(step.range) + 100));
     match step.event {
-        Event::Suspend => journal.checkpoint(of, Phase::Suspending, Some(range), work, at),
-        Event::Replay => journal.checkpoint(of, Phase::Replaying, Some(range), work, at),
-        Event::Resume => journal.checkpoint(of, Phase::Resuming, Some(range), work, at),
-        Event::Reconcile => journal.checkpoint(of, Phase::Reconciling, Some(range), work, at),
-        Event::Fail => journal.fail(of, Failure { at, ..failure(Some(lsn)) }, work),
-        Event::Complete => journal.complete(of, range.1, at),
-        Event::Abort => journal.abort(of, work, at),
+        Event::Suspend => journal.checkpoint(of, Phase::Suspending, Some(range), work, Timestamp(at)),
+        Event::Replay => journal.checkpoint(of, Phase::Replaying, Some(range), work, Timestamp(at)),
+        Event::Resume => journal.checkpoint(of, Phase::Resuming, Some(range), work, Timestamp(at)),
+        Event::Reconcile => journal.checkpoint(of, Phase::Reconciling, Some(range), work, Timestamp(at)),
+        Event::Fail => journal.fail(of, Failure { at: Timestamp(at), ..failure(Some(lsn)) }, work),
+        Event::Complete => journal.complete(of, range.1, Timestamp(at)),
+        Event::Abort => journal.abort(of, work, Timestamp(at)),
         Event::AskToAbort => journal.ask_to_abort(failed).map(drop),
         Event::Skip => journal.skip(failed, lsn).map(drop),
         Event::NoteClone => journal.note_clone(of, "made"),
         Event::BeginSame | Event::BeginOther => {
-            let begun = journal.begin(Beginning { at, ..beginning(*next, failed) })?;
+            let begun = journal.begin(Beginning { at: Timestamp(at), ..beginning(*next, failed) })?;
             *next = next.wrapping_add(u8::from(begun == id(*next)));
             // Some are given up as soon as they have begun.
             if step.event == Event::BeginOther && step.work == 0 {
-                journal.abort(begun, Totals::default(), at)?;
+                journal.abort(begun, Totals::default(), Timestamp(at))?;
             }
             Ok(())
         }

@@ -30,7 +30,7 @@ fn suspended_subscriptions_are_given_back_by_what_they_wait_for() {
 fn a_clone_is_registered_once_with_what_was_said_last() {
     let clone = |slot: &str, intent| CloneRecord {
         slot: slot.to_owned(),
-        created_at: 1,
+        created_at: Timestamp(1),
         failed: Some("n1".to_owned()),
         target: None,
         intent,

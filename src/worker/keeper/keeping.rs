@@ -64,7 +64,7 @@ impl Keeper {
         record.peers = inputs.iter().filter_map(|peer| decision::next_peer(peer, &seen.before)).collect();
         let now = Timestamp::now();
         let end = wal::flushed();
-        self.rate.observe(end, now.0);
+        self.rate.observe(end, now);
         let outcome = self.decide(round, &seen, &inputs, &record, end);
         record.unprotected = decision::unprotected(&record, &outcome, &inputs);
         let wanted = self.wanted_move(found, &outcome)?;

@@ -80,7 +80,11 @@ impl Keeper {
             let taken_at = Timestamp::now().0;
             for own in positions.iter().filter_map(own_of) {
                 let origin = own.applied.unwrap_or(OriginLsn::ZERO);
-                self.samples.entry(own.subscription).or_default().push(Sample { origin, local, taken_at });
+                self.samples.entry(own.subscription).or_default().push(Sample {
+                    origin,
+                    local,
+                    taken_at: Timestamp(taken_at),
+                });
             }
         }
         self.samples
@@ -100,7 +104,7 @@ impl Keeper {
                 Some(known) if known.waits_beyond.is_some() && seen.sampled_at.is_some() => self.watch(own, reading)?,
                 _ => None,
             };
-            let (mut next, starts_anew) = decision::next_origin(own, known, covered, unbroken_from, now);
+            let (mut next, starts_anew) = decision::next_origin(own, known, covered, unbroken_from, Timestamp(now));
             if starts_anew {
                 self.samples_since = Instant::now();
                 self.samples.remove(&own.subscription);
