@@ -3,7 +3,7 @@
 //! The registry is kept in catalogs (foreign servers, user mappings, security labels), never in tables of this
 //! extension, because every FOR ALL TABLES publication would publish those.
 
-pub mod conninfo;
+pub mod dsn;
 pub mod error;
 pub mod label;
 pub mod labelling;

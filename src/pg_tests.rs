@@ -79,6 +79,7 @@ mod tests {
 
     #[pg_test]
     fn a_connection_is_closed_when_a_question_was_not_answered_in_time() {
+        use crate::node::dsn::Dsn;
         use crate::node::provider::Route;
         use crate::remote::connection::Connection;
         use crate::remote::error::RemoteError;
@@ -86,7 +87,10 @@ mod tests {
         let place = "SELECT format('host=%s port=%s dbname=%s user=%s', split_part(current_setting('unix_socket_directories'), ',', 1),
                             current_setting('port'), current_database(), current_user)";
         let conninfo = Spi::get_one::<String>(place).ok().flatten().expect("a place");
-        let route = Route { conninfo: std::ffi::CString::new(conninfo).expect("no NUL"), must_use_password: false };
+        let route = Route {
+            dsn: Dsn::parse(&std::ffi::CString::new(conninfo).expect("no NUL")).expect("a place"),
+            must_use_password: false,
+        };
         let limit = Duration::from_secs(2);
         let mut connection = Connection::open(&route, "test", limit).expect("connected");
         // What may take longer is given up there, and leaves the connection, and its settings, as they were.

@@ -91,7 +91,7 @@ impl Stream {
     ) -> Result<Stream, RemoteError> {
         let mut connection = with_limit(limit, || {
             WalReceiverConnection::connect_for_streaming(
-                &route.conninfo,
+                route.dsn.as_c_str(),
                 route.must_use_password,
                 c"spock_recovery rescue",
             )

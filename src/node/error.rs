@@ -1,6 +1,6 @@
 //! The errors of the node registry.
 
-use super::conninfo::ConninfoError;
+use super::dsn::DsnError;
 use crate::document::Unreadable;
 use crate::error::SqlError;
 use crate::node_name::{NodeName, NodeNameError};
@@ -11,7 +11,7 @@ pub enum RegistryError {
     #[error(transparent)]
     Name(#[from] NodeNameError),
     #[error(transparent)]
-    Conninfo(#[from] ConninfoError),
+    Dsn(#[from] DsnError),
     #[error("{argument} must not be null")]
     NullArgument { argument: &'static str, example: &'static str },
     #[error("permission denied for {action}")]
@@ -52,7 +52,7 @@ impl SqlError for RegistryError {
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
             RegistryError::Name(error) => error.sqlstate(),
-            RegistryError::Conninfo(error) => error.sqlstate(),
+            RegistryError::Dsn(error) => error.sqlstate(),
             RegistryError::Unreadable(error) => error.sqlstate(),
             RegistryError::NullArgument { .. } => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             RegistryError::NotSuperuser { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -80,7 +80,7 @@ impl SqlError for RegistryError {
         match self {
             RegistryError::Name(error) => error.detail(),
             RegistryError::Unreadable(error) => error.detail(),
-            RegistryError::Conninfo(error) => error.detail(),
+            RegistryError::Dsn(error) => error.detail(),
             RegistryError::NotSuperuser { .. } => Some("Only a superuser may do this.".to_owned()),
             RegistryError::SecondLocalNode { .. } => Some("A database is one node.".to_owned()),
             RegistryError::CopyOfNode { name } => Some(format!(
@@ -114,7 +114,7 @@ impl SqlError for RegistryError {
     fn hint(&self) -> Option<String> {
         match self {
             RegistryError::Name(error) => error.hint(),
-            RegistryError::Conninfo(error) => error.hint(),
+            RegistryError::Dsn(error) => error.hint(),
             RegistryError::Unreadable(error) => error.hint(),
             RegistryError::NullArgument { example, .. } => Some(format!("Example: SELECT spock.{example};")),
             RegistryError::NotSuperuser { action } => Some(format!("Call spock.{action}() as a superuser.")),

@@ -1,5 +1,6 @@
 //! PostgreSQL's own logical replication as a replication engine (catalog pg_subscription).
 
+use super::dsn::Dsn;
 use super::error::RegistryError;
 use super::label::SubscriptionLabel;
 use super::provider::{ApplyProcess, LocalNode, Origin, Peer, ReplicationProvider, Route, Subscription};
@@ -92,8 +93,8 @@ impl ReplicationProvider for NativeProvider {
     }
 
     fn route_to_peer(&self, peer: Oid) -> Result<Option<Route>, RegistryError> {
-        if let Some(conninfo) = dsn_of_server(peer)? {
-            return Ok(Some(Route { conninfo: conninfo.0, must_use_password: false }));
+        if let Some(dsn) = dsn_of_server(peer)? {
+            return Ok(Some(Route { dsn, must_use_password: false }));
         }
         let Some(peer) = self.peers()?.into_iter().find(|candidate| candidate.id == peer) else {
             return Ok(None);
@@ -123,7 +124,7 @@ impl ReplicationProvider for NativeProvider {
             )?;
             match rows.into_iter().next() {
                 Some(row) => Ok(row.get::<Text>(1)?.map(|conninfo| Route {
-                    conninfo: conninfo.0,
+                    dsn: Dsn::of_catalog(conninfo),
                     must_use_password: row.get::<bool>(2).ok().flatten().unwrap_or(true),
                 })),
                 None => Ok(None),
@@ -179,17 +180,17 @@ pub fn origin_by(label: Option<SubscriptionLabel>, subscription: Oid, is_trusted
 }
 
 /// The connection string of a node, which is in the user mapping for PUBLIC. Only superusers can read it.
-pub fn dsn_of_server(server: Oid) -> Result<Option<Text>, RegistryError> {
+pub fn dsn_of_server(server: Oid) -> Result<Option<Dsn>, RegistryError> {
     dsn_of_mapping(server, Oid::INVALID)
 }
 
 /// The connection string that was given for the running recovery, if there is one.
-pub fn dsn_for_recovery(server: Oid) -> Result<Option<Text>, RegistryError> {
+pub fn dsn_for_recovery(server: Oid) -> Result<Option<Dsn>, RegistryError> {
     dsn_of_mapping(server, foreign_server::BOOTSTRAP_SUPERUSER)
 }
 
 /// The invalid oid stands for PUBLIC. pgrx passes it to the query as NULL.
-fn dsn_of_mapping(server: Oid, user: Oid) -> Result<Option<Text>, RegistryError> {
+fn dsn_of_mapping(server: Oid, user: Oid) -> Result<Option<Dsn>, RegistryError> {
     Spi::connect(|client| {
         let rows = prepared::select(
             client,
@@ -200,7 +201,7 @@ fn dsn_of_mapping(server: Oid, user: Oid) -> Result<Option<Text>, RegistryError>
             &[server.into(), user.into()],
         )?;
         match rows.into_iter().next() {
-            Some(row) => Ok(row.get::<Text>(1)?),
+            Some(row) => Ok(row.get::<Text>(1)?.map(Dsn::of_catalog)),
             None => Ok(None),
         }
     })

@@ -1,7 +1,7 @@
 //! The options of the foreign-data wrapper `spock_node`. They are checked whenever a server or user mapping of it is
 //! created or altered, by node_create() or by CREATE SERVER.
 
-use super::conninfo::{self, ConninfoError};
+use super::dsn::{Dsn, DsnError};
 use super::servers::DSN;
 use crate::error::SqlError;
 use crate::identity::{DATABASE, PEER_DATABASE, PEER_SYSTEM_IDENTIFIER, SYSTEM_IDENTIFIER};
@@ -19,7 +19,7 @@ pub enum OptionError {
     #[error("invalid value for option \"{name}\"")]
     NotANumber { name: String },
     #[error(transparent)]
-    Conninfo(#[from] ConninfoError),
+    Dsn(#[from] DsnError),
 }
 
 /// Checks the options of a server or user mapping. Only superusers define nodes, even if others have USAGE on the
@@ -46,7 +46,7 @@ pub fn check(options: &[Option<Text>], catalog: pg_sys::Oid) -> Result<(), Optio
             return Err(OptionError::Unknown { name, valid });
         }
         if name == DSN {
-            conninfo::check(&value)?;
+            Dsn::parse(&value)?;
         } else if value.is_empty() || !value.to_bytes().iter().all(u8::is_ascii_digit) {
             return Err(OptionError::NotANumber { name });
         }
@@ -60,14 +60,14 @@ impl SqlError for OptionError {
             OptionError::NotSuperuser => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             OptionError::Unknown { .. } => PgSqlErrorCode::ERRCODE_FDW_INVALID_OPTION_NAME,
             OptionError::NotANumber { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            OptionError::Conninfo(error) => error.sqlstate(),
+            OptionError::Dsn(error) => error.sqlstate(),
         }
     }
 
     fn detail(&self) -> Option<String> {
         match self {
             OptionError::NotSuperuser => Some("Only a superuser may do this.".to_owned()),
-            OptionError::Conninfo(error) => error.detail(),
+            OptionError::Dsn(error) => error.detail(),
             OptionError::Unknown { .. } | OptionError::NotANumber { .. } => None,
         }
     }
@@ -81,7 +81,7 @@ impl SqlError for OptionError {
             OptionError::NotSuperuser | OptionError::NotANumber { .. } => Some(
                 "Nodes are made by spock.node_create() and spock.peer_create(), which a superuser calls.".to_owned(),
             ),
-            OptionError::Conninfo(error) => error.hint(),
+            OptionError::Dsn(error) => error.hint(),
         }
     }
 }

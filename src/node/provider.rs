@@ -1,11 +1,11 @@
 //! The interface between this extension and a replication engine. `native` is the first engine; Spock and pglogical are
 //! to be added behind the same trait.
 
+use super::dsn::Dsn;
 use super::label::SetBy;
 use crate::document::DocumentError;
 use crate::node_name::NodeName;
 use pgrx::pg_sys::Oid;
-use std::ffi::CString;
 
 /// The node that this database is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,11 +82,10 @@ impl Subscription {
     }
 }
 
-/// How to connect to a peer. It is never shown, because it may contain a password.
-#[derive(Clone, PartialEq, Eq)]
+/// How to connect to a peer.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// The connection string, in this database's encoding, as libpq receives it.
-    pub conninfo: CString,
+    pub dsn: Dsn,
     /// Whether the connection must be authenticated with a password from the connection string, which core demands of a
     /// subscription whose owner is not a superuser.
     pub must_use_password: bool,

@@ -3,7 +3,7 @@
 //! The local node's foreign server carries the identity of the server and database in which it was created. That
 //! identity does not match in a copy of the database, and the copy does nothing until node_create() is called there.
 
-use super::conninfo;
+use super::dsn::Dsn;
 use super::error::RegistryError;
 use super::label::{SetBy, SubscriptionLabel};
 use super::labelling::{set_label, unreadable_label, write_label};
@@ -33,7 +33,7 @@ pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
     require_superuser("node_create")?;
     foreign_server::lock_servers_of(WRAPPER);
     let name = NodeName::parse(name)?;
-    conninfo::check(dsn)?;
+    let dsn = Dsn::parse(dsn)?;
     let servers = servers()?;
     if let Some(local) = servers.iter().find(|server| server.role == Role::Local) {
         return Err(RegistryError::SecondLocalNode { name: local.name.clone() });
@@ -46,11 +46,11 @@ pub fn create_local(name: &str, dsn: &CStr) -> Result<Oid, RegistryError> {
         let (server, options) = (text(name.as_str())?, c_options(&options)?);
         foreign_server::alter_server_options(&server, &borrowed(&options), OptionAction::Set);
         foreign_server::drop_mapping(&server, MappingFor::Public);
-        foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn)]);
+        foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn.as_c_str())]);
         adopt_labels(copy.identity)?;
         return Ok(copy.id);
     }
-    create_server(&name, &options, Some(dsn))
+    create_server(&name, &options, Some(&dsn))
 }
 
 /// Adopts the labels of subscriptions from the node whose place this database takes, because a dead peer cannot be
@@ -108,7 +108,7 @@ pub fn create_peer(name: &str, dsn: &CStr, leave: Leave) -> Result<Oid, Registry
     require_superuser("peer_create")?;
     foreign_server::lock_servers_of(WRAPPER);
     let name = NodeName::parse(name)?;
-    conninfo::check(dsn)?;
+    let dsn = Dsn::parse(dsn)?;
     if let Some(known) = servers()?.iter().find(|server| server.name == name) {
         // A peer that was discovered through a subscription gets a connection string of its own. If another server
         // answers in a peer's place, that server is the peer from now on.
@@ -122,7 +122,7 @@ pub fn create_peer(name: &str, dsn: &CStr, leave: Leave) -> Result<Oid, Registry
             if native::dsn_of_server(known.id)?.is_some() {
                 foreign_server::drop_mapping(&server, MappingFor::Public);
             }
-            foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn)]);
+            foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn.as_c_str())]);
             if let Some(bound) = known.bound.filter(|_| is_replaced) {
                 let options = c_options(&bound.peer_options())?;
                 foreign_server::alter_server_options(&server, &borrowed(&options), OptionAction::Drop);
@@ -130,7 +130,7 @@ pub fn create_peer(name: &str, dsn: &CStr, leave: Leave) -> Result<Oid, Registry
             return Ok(known.id);
         }
     }
-    create_server(&name, &[], Some(dsn))
+    create_server(&name, &[], Some(&dsn))
 }
 
 /// Stores the connection string that the caller has given for the recovery that begins. If the node is not known, it
@@ -138,13 +138,13 @@ pub fn create_peer(name: &str, dsn: &CStr, leave: Leave) -> Result<Oid, Registry
 pub fn keep_recovery_dsn(name: &str, dsn: &CStr) -> Result<(), RegistryError> {
     foreign_server::lock_servers_of(WRAPPER);
     let name = NodeName::parse(name)?;
-    conninfo::check(dsn)?;
+    let dsn = Dsn::parse(dsn)?;
     if servers()?.iter().all(|server| server.name != name) {
-        return create_server(&name, &[], Some(dsn)).map(|_| ());
+        return create_server(&name, &[], Some(&dsn)).map(|_| ());
     }
     forget_recovery_dsn(name.as_str())?;
     let server = text(name.as_str())?;
-    foreign_server::create_mapping(&server, MappingFor::Workers, &[(&text(DSN)?, dsn)]);
+    foreign_server::create_mapping(&server, MappingFor::Workers, &[(&text(DSN)?, dsn.as_c_str())]);
     Ok(())
 }
 
@@ -209,7 +209,7 @@ fn entry_of(key: PeerKey) -> Option<PeerEntry> {
     shared.peers(index).iter().find(|entry| entry.key == key).copied()
 }
 
-fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>) -> Result<Oid, RegistryError> {
+fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&Dsn>) -> Result<Oid, RegistryError> {
     if let Some(wrapper) = wrapper_of_server(name.as_str())? {
         return Err(if wrapper.as_bytes() == WRAPPER.to_bytes() {
             RegistryError::DuplicateNode { name: name.clone() }
@@ -221,7 +221,7 @@ fn create_server(name: &NodeName, options: &[(&str, String)], dsn: Option<&CStr>
     let id = foreign_server::create_server(&server, WRAPPER, &borrowed(&options));
     failpoint::hit(failpoint::names::NODE_CREATE_BEFORE_MAPPING);
     if let Some(dsn) = dsn {
-        foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn)]);
+        foreign_server::create_mapping(&server, MappingFor::Public, &[(&text(DSN)?, dsn.as_c_str())]);
     }
     Ok(id)
 }

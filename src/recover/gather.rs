@@ -6,9 +6,10 @@
 use super::error::RecoverError;
 use super::facts;
 use super::plan_error::PlanError;
-use super::source::{self, Source, given_route, route_to};
+use super::source::{self, Source, route_to};
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
+use crate::node::provider::Route;
 use crate::node::servers::{self, Role};
 use crate::pg::role;
 use crate::plan::choice::{self, Survivor, SurvivorAnswer};
@@ -18,10 +19,10 @@ use crate::plan::{Plan, Wishes, from_source};
 use crate::remote::error::RemoteError;
 use crate::slot::documents;
 use std::collections::HashMap;
-use std::ffi::CString;
 
-/// Connection strings that the caller has given, by node. They are used in place of those that are known here.
-pub type Ways = HashMap<String, CString>;
+/// The routes by the connection strings that the caller has given, by node. They are used in place of those that are
+/// known here.
+pub type Ways = HashMap<String, Route>;
 
 /// What all nodes have answered.
 pub struct Gathered {
@@ -163,17 +164,16 @@ fn ask(node: &str, failed: &str, ways: &Ways) -> Result<NodeFacts, RecoverError>
 }
 
 fn connect(node: &str, ways: &Ways) -> Result<Source, RecoverError> {
-    let route = match ways.get(node) {
-        Some(given) => given_route(given.clone())?,
+    match ways.get(node) {
+        Some(given) => Source::open(node, given),
         // The connection string is read on behalf of the caller, who may not see it.
-        None => role::as_superuser(|| route_to(node))?,
-    };
-    Source::open(node, &route)
+        None => Source::open(node, &role::as_superuser(|| route_to(node))?),
+    }
 }
 
-/// The name of the node that a connection string leads to.
-pub fn name_behind(argument: &'static str, dsn: &CString) -> Result<String, PlanError> {
-    Source::name_behind(argument, &given_route(dsn.clone())?).map_err(PlanError::Node)
+/// The name of the node that a route leads to.
+pub fn name_behind(argument: &'static str, route: &Route) -> Result<String, PlanError> {
+    Source::name_behind(argument, route).map_err(PlanError::Node)
 }
 
 fn reason_of(error: &RecoverError) -> Reason {

@@ -5,7 +5,7 @@ use super::target::TargetTable;
 use crate::identity::DatabaseIdentity;
 use crate::intent_id::IntentId;
 use crate::lsn::LocalLsn;
-use crate::node::conninfo;
+use crate::node::dsn::Dsn;
 use crate::node::error::RegistryError;
 use crate::node::native::{self, NativeProvider};
 use crate::node::provider::{ReplicationProvider, Route};
@@ -19,7 +19,7 @@ use crate::remote::error::RemoteError;
 use crate::{guc, protocol};
 use pgrx::spi::quote_literal;
 use std::cmp::Ordering;
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::time::Duration;
 
 /// Version 0.1.0 does not report its protocol. So the column is read from the row as JSON, whatever columns it has.
@@ -63,8 +63,8 @@ pub struct Source {
 pub fn route_to(name: &str) -> Result<Route, RecoverError> {
     let peer = NativeProvider.peers()?.into_iter().find(|peer| peer.name.as_str() == name);
     let peer = peer.ok_or_else(|| RecoverError::UnknownNode { name: name.to_owned() })?;
-    if let Some(given) = native::dsn_for_recovery(peer.id)? {
-        return Ok(Route { conninfo: given.0, must_use_password: false });
+    if let Some(dsn) = native::dsn_for_recovery(peer.id)? {
+        return Ok(Route { dsn, must_use_password: false });
     }
     NativeProvider.route_to_peer(peer.id)?.ok_or_else(|| RecoverError::NoRoute { source_node: name.to_owned() })
 }
@@ -86,9 +86,8 @@ pub fn answers(name: &str) -> bool {
 
 /// The route for a connection string that a superuser has given. The string is checked first, because libpq's message
 /// would repeat a part of it, perhaps a password.
-pub fn given_route(conninfo: CString) -> Result<Route, RecoverError> {
-    conninfo::check(&conninfo).map_err(RegistryError::from)?;
-    Ok(Route { conninfo, must_use_password: false })
+pub fn given_route(dsn: &CStr) -> Result<Route, RecoverError> {
+    Ok(Route { dsn: Dsn::parse(dsn).map_err(RegistryError::from)?, must_use_password: false })
 }
 
 impl Source {

@@ -44,7 +44,7 @@ impl Connection {
         let name = CString::new(format!("spock_recovery {role}"))
             .map_err(|_| RemoteError::Unexpected("role with a null byte".to_owned()))?;
         let inner =
-            with_limit(limit, || WalReceiverConnection::connect(&route.conninfo, route.must_use_password, &name))
+            with_limit(limit, || WalReceiverConnection::connect(route.dsn.as_c_str(), route.must_use_password, &name))
                 .map_err(|TimedOut| RemoteError::TimedOut(limit))?
                 .map_err(|message| RemoteError::Connect(one_line(&message)))?;
         Ok(Connection { inner: Some(inner), limit, internal_schema: "spock_internal" })

@@ -132,7 +132,7 @@ fn target(name: Option<&str>, dsn: Option<Text>) -> Result<Target, RecoverError>
     let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
     let Some(name) = name.filter(|&name| name != local.name.as_str()) else { return Ok(Target::Here) };
     let route = match dsn {
-        Some(dsn) => source::given_route(dsn.0)?,
+        Some(dsn) => source::given_route(&dsn.0)?,
         None => source::route_to(name)?,
     };
     Ok(Target::Elsewhere(Box::new(Source::open(name, &route)?)))

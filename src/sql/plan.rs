@@ -178,16 +178,16 @@ fn named(
     dsn: Option<Text>,
     ways: &mut Ways,
 ) -> Result<Option<String>, PlanError> {
-    let name = match (name, &dsn) {
+    // A malformed connection string is an error of the caller; otherwise it would only count as a node that does not
+    // answer.
+    let route = dsn.map(|dsn| source::given_route(&dsn.0)).transpose()?;
+    let name = match (name, &route) {
         (Some(name), _) => Some(name.to_utf8()),
-        (None, Some(dsn)) => Some(gather::name_behind(argument, &dsn.0)?),
+        (None, Some(route)) => Some(gather::name_behind(argument, route)?),
         (None, None) => None,
     };
-    if let (Some(name), Some(dsn)) = (&name, dsn) {
-        // A malformed connection string is an error of the caller; otherwise it would only count as a node that does
-        // not answer.
-        source::given_route(dsn.0.clone())?;
-        ways.insert(name.clone(), dsn.0);
+    if let (Some(name), Some(route)) = (&name, route) {
+        ways.insert(name.clone(), route);
     }
     Ok(name)
 }

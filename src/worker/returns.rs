@@ -11,7 +11,7 @@ use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Peer, ReplicationProvider};
 use crate::older_copy::{KnownRun, Now, ReturnVerdict, first_of, judge};
-use crate::pg::clock::{Monotonic, Timestamp};
+use crate::pg::clock::Monotonic;
 use crate::pg::process;
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::positions::{self, OwnPosition};
