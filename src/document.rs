@@ -282,8 +282,7 @@ impl Unreadable {
         match self.kind {
             DocumentKind::Journal => {
                 "No recovery begins or goes on here, suspended subscriptions stay disabled, recovery slots do not \
-                 advance, clones are not dropped, \
-                 and no node can be dropped."
+                 advance, clones are not dropped, and no node can be dropped."
             }
             DocumentKind::RetentionRecord => {
                 "The recovery slot does not advance, no recovery can use this node as source or target, and no node \
@@ -318,8 +317,8 @@ impl Unreadable {
                  be recovered from this node"
             }
             DocumentKind::SubscriptionLabel => {
-                "the node that the subscription comes from is asked for its name again; if it does not answer, \
-                 set it with spock.sub_set_origin()"
+                "the node that the subscription comes from is asked for its name again; if it does not answer, set it \
+                 with spock.sub_set_origin()"
             }
             DocumentKind::KeptRows => "these rows are not compared any more",
         }

@@ -15,8 +15,7 @@ const NOT_ITS_FAULT: [(&str, &str); 10] = [
     (
         "55",
         "End the session that the error names, or wait for it; while an attempt runs, SELECT * FROM \
-         spock.recovery_progress; and pg_locks show \
-         it. Or repair the object that is not usable.",
+         spock.recovery_progress; and pg_locks show it. Or repair the object that is not usable.",
     ),
     ("57", "Find out who ends processes of the target or stops it; its log says when."),
     ("58", "Repair the problem with files or the operating system that the target's log reports."),

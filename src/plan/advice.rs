@@ -21,16 +21,16 @@ pub fn of(plan: &Plan) -> String {
         ),
         Reason::NothingMissing => "No action is needed.".to_owned(),
         Reason::NoSource => format!(
-            "Make the other survivors known with SELECT spock.peer_create('…', 'host=… port=5432 dbname=…'); if there is \
-             none, no survivor has more than node \"{target}\"."
+            "Make the other survivors known with SELECT spock.peer_create('…', 'host=… port=5432 dbname=…'); if there \
+             is none, no survivor has more than node \"{target}\"."
         ),
         Reason::NodeUnreachable => {
             "Start it, or correct its connection string (SELECT * FROM spock.peer_status();), and ask again.".to_owned()
         }
         Reason::NotANode => format!(
             "On that node: if it is a node already, SELECT * FROM spock.quick_health_check(); shows what it cannot \
-             read; if not, CREATE \
-             EXTENSION spock_recovery; SELECT spock.node_create({silent}, 'host=… port=5432 dbname=…');"
+             read; if not, CREATE EXTENSION spock_recovery; SELECT spock.node_create({silent}, 'host=… port=5432 \
+             dbname=…');"
         ),
         Reason::OtherNode => format!(
             "Its connection string leads elsewhere: SELECT spock.peer_create({silent}, 'host=… port=5432 dbname=…'); with the right one."
@@ -65,8 +65,7 @@ pub fn of(plan: &Plan) -> String {
         ),
         Reason::TargetPreparedTransaction => format!(
             "On node \"{target}\": ROLLBACK PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again: the \
-             recovery applies those \
-             that the source has committed."
+             recovery applies those that the source has committed."
         ),
         Reason::FailedStreamsToTarget | Reason::FailedStreamsToSource => {
             "It has not failed: let replication catch up. If it is to be given up, stop it first, and ask again."
@@ -85,8 +84,7 @@ pub fn of(plan: &Plan) -> String {
         Reason::SourceStillApplying => "Ask again in a moment.".to_owned(),
         Reason::SourcePreparedTransaction => format!(
             "Use a source that has committed them. If none has, it is not known whether the failed node committed \
-             them: {}ROLLBACK \
-             PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again.",
+             them: {}ROLLBACK PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again.",
             then_on_source
         ),
         Reason::SourceSkippedTransaction => {

@@ -122,8 +122,7 @@ impl Waits {
             if counts.stuck.insert(told.clone()) && !self.is_hasty {
                 pgrx::warning!(
                     "{told}, has failed {} and stands at {at}: rows that depend on it are kept and compared when it \
-                     has continued; see the \
-                     log of node \"{source}\" for the cause",
+                     has continued; see the log of node \"{source}\" for the cause",
                     counted(errors, "time")
                 );
             }

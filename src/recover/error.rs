@@ -179,8 +179,7 @@ impl SqlError for RecoverError {
         use RecoverError as E;
         Some(match self {
             E::NotSuperuser { .. } => {
-                "It connects to other nodes with this node's connection strings, or changes subscriptions and \
-                 tables."
+                "It connects to other nodes with this node's connection strings, or changes subscriptions and tables."
                     .to_owned()
             }
             E::TargetElsewhere { local, .. } => {

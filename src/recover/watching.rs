@@ -64,8 +64,7 @@ impl WatchedState {
         let mend_hint = match skipped {
             Some(lsn) => format!(
                 "Fix the cause and CALL again to watch; or on the target: SELECT spock.recover_skip({failed}, \
-                 '{lsn}'); skips that \
-                 transaction, {abort} ends the recovery."
+                 '{lsn}'); skips that transaction, {abort} ends the recovery."
             ),
             None => format!("Fix the cause and CALL again to watch; {abort} on the target ends the recovery."),
         };

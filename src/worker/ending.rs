@@ -56,8 +56,7 @@ impl Rescue {
             if is_long && !has_told.replace(true) {
                 pgrx::warning!(
                     "could not record the end of an attempt to recover node \"{}\", nor enable subscriptions, because \
-                     a lock is not \
-                     available{}",
+                     a lock is not available{}",
                     intent.request.failed,
                     held_by(index, |blocked| blocked.by)
                 );

@@ -260,8 +260,7 @@ impl Keeper {
         if let (true, Some(record)) = (was_there, before) {
             pgrx::warning!(
                 "recovery slot \"{}\" is missing; creating generation {generation}: transactions of failed nodes that \
-                 peers lack so far \
-                 can no longer be recovered from this node",
+                 peers lack so far can no longer be recovered from this node",
                 record.slot
             );
         }

@@ -60,8 +60,7 @@ impl Rescue {
                 let (failure, said) = failure_of(trouble);
                 pgrx::warning!(
                     "the rows that the recovery of node \"{}\" has touched could not be compared with those of node \
-                     \"{}\" yet: {} \
-                     (SQLSTATE {}) {}",
+                     \"{}\" yet: {} (SQLSTATE {}) {}",
                     intent.request.failed,
                     intent.request.source,
                     failure.reason,

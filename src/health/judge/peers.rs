@@ -64,8 +64,7 @@ pub fn peer(facts: &PeerHealth) -> Check {
     let advice = match facts.state {
         "other server" => format!(
             "; its answers are ignored: if node \"{}\" was rebuilt there, SELECT spock.peer_create('{quoted}', \
-             'host=…'); otherwise \
-             another server is answering in its place",
+             'host=…'); otherwise another server is answering in its place",
             facts.name
         ),
         "other node" => format!(
@@ -115,13 +114,11 @@ pub fn asker(facts: &AskerHealth) -> Check {
     let details = match conflict {
         None => format!(
             "connects here as role \"{role}\", but is not a peer of this node: no WAL is kept for it here, and a \
-             recovery that is called here \
-             leaves it out: SELECT spock.peer_create('{quoted}', 'host=…')"
+             recovery that is called here leaves it out: SELECT spock.peer_create('{quoted}', 'host=…')"
         ),
         Some((known, found)) => format!(
             "a node connects here as role \"{role}\" under the name of a peer that is known with {known}, but reports \
-             {found}; if \
-             the node was rebuilt there: SELECT spock.peer_create('{quoted}', 'host=…')"
+             {found}; if the node was rebuilt there: SELECT spock.peer_create('{quoted}', 'host=…')"
         ),
     };
     check(&format!("asker {name}"), Status::Warning, details)
@@ -135,8 +132,7 @@ pub fn failing(subscription: &str, origin: Option<&str>, errors: i64) -> Check {
         Status::Warning,
         format!(
             "its apply worker is not running, and has failed {} since the statistics were reset: replication{from} may \
-             have stopped, and other \
-             nodes keep WAL for it; see the server's log for the cause",
+             have stopped, and other nodes keep WAL for it; see the server's log for the cause",
             counted(errors, "time")
         ),
     )
@@ -181,8 +177,7 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
             Status::Warning,
             format!(
                 "{why}; no node keeps WAL for it: SELECT spock.sub_set_origin('{sub}', NULL) if it comes from no node \
-                 of the mesh; \
-                 if its owner may speak for a node, SELECT spock.sub_set_origin('{sub}', '…')"
+                 of the mesh; if its owner may speak for a node, SELECT spock.sub_set_origin('{sub}', '…')"
             ),
         );
     }
@@ -219,8 +214,7 @@ pub fn returned(node: &str, verdict: &str, subscription: &str) -> Check {
         Status::Critical,
         format!(
             "{verdict}; its subscription stays disabled, because its new transactions would be skipped: rebuild node \
-             \"{node}\" from a \
-             survivor; only if it is a complete copy after all, ALTER SUBSCRIPTION {} ENABLE",
+             \"{node}\" from a survivor; only if it is a complete copy after all, ALTER SUBSCRIPTION {} ENABLE",
             identifier(subscription)
         ),
     )

@@ -43,8 +43,8 @@ pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
             name,
             Status::Critical,
             format!(
-                "{} are unfinished where one is expected, and none is resumed: {}; end those that are not \
-                 to continue with CALL spock.recover_abort('…')",
+                "{} are unfinished where one is expected, and none is resumed: {}; end those that are not to continue \
+                 with CALL spock.recover_abort('…')",
                 several.len(),
                 several.iter().map(named).collect::<Vec<_>>().join("; ")
             ),

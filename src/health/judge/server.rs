@@ -117,8 +117,7 @@ pub fn apply_workers(enabled: i64, limit: i64) -> Check {
         Status::Critical,
         format!(
             "{details}: not all of them can run at the same time; ALTER SYSTEM SET max_logical_replication_workers = \
-             {}, with as many more of \
-             max_worker_processes, and restart",
+             {}, with as many more of max_worker_processes, and restart",
             enabled + 1
         ),
     )

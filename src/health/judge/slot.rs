@@ -154,9 +154,9 @@ pub fn vouching(waiting: &[WaitingFacts]) -> Check {
         Status::Warning,
         format!(
             "this node cannot prove yet what it has of {}: the subscription, or a table that was added to it without \
-             its rows, is new. \
-             That ends when the node has reported how far its slot is confirmed, or when its next transaction has \
-             arrived: the subscription must be enabled and the node reachable (SELECT * FROM spock.peer_status())",
+             its rows, is new. That ends when the node has reported how far its slot is confirmed, or when its next \
+             transaction has arrived: the subscription must be enabled and the node reachable (SELECT * FROM \
+             spock.peer_status())",
             named.join(", ")
         ),
     )

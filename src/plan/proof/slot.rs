@@ -74,9 +74,8 @@ impl<'a> Case<'a> {
         match self.source.slot.released_for(subscription) {
             Some(released) => Ok(format!("node \"{}\" may have released up to {released}", self.source.node)),
             None => Err(format!(
-                "node \"{}\" cannot prove that it has everything since any position of node \"{}\": since its \
-                 subscription or a table of it is new it has not \
-                 learnt how far its slot there is confirmed",
+                "node \"{}\" cannot prove what it has of node \"{}\": its subscription, or a table of that, is new, \
+                 and it has not learnt yet how far its slot there is confirmed",
                 self.source.node, self.failed
             )),
         }

@@ -233,8 +233,7 @@ fn log_uncovered(found: &Slot, recorded: Option<LocalLsn>) {
     if let Some(position) = recorded {
         pgrx::log!(
             "recovery slot \"{}\" is at {}, beyond {position}, which the retention record covers: it may have released \
-             everything \
-             that this node has applied",
+             everything that this node has applied",
             found.name,
             found.confirmed
         );
