@@ -39,7 +39,7 @@ CREATE FUNCTION spock_internal.retry_recovery() RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'retry_recovery_wrapper';
 REVOKE ALL ON FUNCTION spock_internal.retry_recovery() FROM PUBLIC;
 COMMENT ON FUNCTION spock_internal.retry_recovery() IS
-    'has the recovery of this node that waits tried again now, not when its time has come';
+    'starts the next attempt of the waiting recovery of this node now, before it is due';
 
 CREATE FUNCTION spock_internal.retry_recovery_at(target_dsn text, target_node name) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'retry_recovery_at_wrapper';
@@ -49,7 +49,7 @@ COMMENT ON FUNCTION spock_internal.retry_recovery_at(text, name) IS 'retry_recov
 CREATE FUNCTION spock_internal.require_caller(procedure text, failed_node text, commits boolean DEFAULT true) RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'require_caller_wrapper';
 COMMENT ON FUNCTION spock_internal.require_caller(text, text, boolean) IS
-    'an error where the caller is no superuser or has named no failed node, or, if the procedure commits, where the statement at hand cannot commit by itself';
+    'raises an error if the caller is not a superuser, if failed_node is null, or if the procedure commits and is called inside a transaction block';
 
 -- What each transaction of a procedure begins with: one that commits cannot have SET clauses. Nothing that commits waits for a
 -- synchronous standby: that may be on the node that is lost.
@@ -62,7 +62,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION spock_internal.begin_step() IS
-    'the settings of a transaction of recover_run() and its like: names are found in pg_catalog alone, and its commit waits for no standby';
+    'settings for each transaction of recover_run() and the other procedures: search_path is pg_catalog, and the commit does not wait for a standby';
 
 CREATE FUNCTION spock_internal.counted(number bigint, noun text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
@@ -86,17 +86,17 @@ BEGIN
             (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e)
                 || coalesce((SELECT ' (' || string_agg(format('table %s: %s', e.key, e.value), '; ' ORDER BY e.key) || ')'
                                FROM jsonb_each_text(done -> 'refused') e), '')
-            || coalesce((SELECT ' (what comes cannot be applied by ' || string_agg(s, '; by ' ORDER BY s) || ')'
+            || coalesce((SELECT ' (incoming transactions cannot be applied by ' || string_agg(s, '; by ' ORDER BY s) || ')'
                            FROM jsonb_array_elements_text(done -> 'stuck') s), '')
             USING HINT = CASE WHEN (done -> 'unjudged') ?| ARRAY['source_lags', 'target_lags', 'not_replicated', 'refused', 'busy', 'source_lost']
-                THEN format('They are compared by themselves when they can be. SELECT * FROM spock.recovery_unjudged(%L); on node "%s" shows those that are still to be.',
+                THEN format('They will be compared automatically as soon as that is possible. SELECT * FROM spock.recovery_unjudged(%L); on node "%s" shows those that remain.',
                             report ->> 'intent_id', report ->> 'target_node')
                 ELSE format('Compare them by hand with those of node "%s".', report ->> 'source_node') END;
     END IF;
 END
 $$;
 REVOKE ALL ON FUNCTION spock_internal.tell_reconciled(jsonb, boolean) FROM PUBLIC;
-COMMENT ON FUNCTION spock_internal.tell_reconciled(jsonb, boolean) IS 'tells what a recovery has made good of the rows that it has touched';
+COMMENT ON FUNCTION spock_internal.tell_reconciled(jsonb, boolean) IS 'reports in a NOTICE which rows a recovery has reconciled, and in a WARNING which could not be compared';
 
 CREATE FUNCTION spock_internal.refuse_recovery(failed_node text, target_node text, reason text, finding text, advice text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -196,9 +196,9 @@ BEGIN
                     told := told + 1;
                     phase := step ->> 'phase';
                     RAISE NOTICE '% s: %', to_char((step ->> 'seconds')::numeric, 'FM999990.000'),
-                        CASE phase WHEN 'suspending' THEN format('clone "%s" is made; suspending subscriptions', state ->> 'clone')
+                        CASE phase WHEN 'suspending' THEN format('clone "%s" was created; suspending subscriptions', state ->> 'clone')
                                    WHEN 'replaying' THEN format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn')
-                                   WHEN 'resuming' THEN 'all is replayed; resuming subscriptions'
+                                   WHEN 'resuming' THEN 'all transactions are replayed; resuming subscriptions'
                                    WHEN 'reconciling' THEN 'comparing the rows that were touched'
                                    ELSE phase END;
                 END LOOP;
@@ -236,7 +236,7 @@ BEGIN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                         MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                     state ->> 'failed_node', target_node, state ->> 'error'),
-                        DETAIL = concat_ws(E'\n', words, 'What was applied stays, the other subscriptions run again, and the recovery goes on by itself once the cause is mended. The log of the target has the server''s own message.'),
+                        DETAIL = concat_ws(E'\n', words, 'Transactions that were applied are kept, the other subscriptions run again, and the recovery continues by itself once the cause is fixed. The log of the target has the server''s own message.'),
                         HINT = state -> 'watch' ->> 'mend_hint';
                 ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
                     -- Also where the next attempt has begun already.
@@ -258,7 +258,7 @@ BEGIN
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                     MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                 state ->> 'failed_node', target_node, state ->> 'error'),
-                    DETAIL = concat_ws(E'\n', words, 'It was tried several times, and goes on by itself once that is mended.'),
+                    DETAIL = concat_ws(E'\n', words, 'The recovery was tried several times, and continues by itself once the cause is fixed.'),
                     HINT = state -> 'watch' ->> 'retry_hint';
             END IF;
         END IF;
@@ -275,7 +275,7 @@ BEGIN
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
             MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
-            DETAIL = format('What was applied before stays: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
+            DETAIL = format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
             HINT = 'CALL spock.recover_run() again goes on from there.';
     END IF;
     PERFORM spock_internal.tell_reconciled(report, verb);

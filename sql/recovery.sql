@@ -16,14 +16,14 @@ CREATE FUNCTION recovery_conflicts(intent_id uuid)
     RETURNS TABLE (relation regclass, kind text, resolution text, count bigint)
     LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_conflicts_wrapper';
 COMMENT ON FUNCTION recovery_conflicts(uuid) IS
-    'the conflicts that a recovery has met, by table, kind and resolution (apply_remote, keep_local, skip); relation is null for tables beyond those that are told apart; for superusers and roles with REPLICATION or pg_monitor';
+    'the conflicts that a recovery has met, by table, kind and resolution (apply_remote, keep_local, skip); relation is null for the tables that are not counted separately because there are too many; for superusers and roles with REPLICATION or pg_monitor';
 
 CREATE FUNCTION recovery_unjudged(intent_id uuid)
     RETURNS TABLE (relation text, key text, reason text, detail text)
     LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_unjudged_2_wrapper';
 REVOKE ALL ON FUNCTION recovery_unjudged(uuid) FROM PUBLIC;
 COMMENT ON FUNCTION recovery_unjudged(uuid) IS
-    'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; detail: what the node has told that has refused rows of the table; they are looked at again by themselves; for superusers';
+    'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; detail: what a node that refused rows of the table has reported; they are compared again automatically; for superusers';
 
 -- What is kept of those rows is in large objects, and vacuumlo removes each to which nothing refers that it looks at. No publication
 -- takes a materialized view along. Its rows are kept up to date as the label changes; REFRESH finds the same.
@@ -52,7 +52,7 @@ CREATE FUNCTION spock_internal.ask_to_abort(failed_node_name name) RETURNS uuid
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'ask_to_abort_wrapper';
 REVOKE ALL ON FUNCTION spock_internal.ask_to_abort(name) FROM PUBLIC;
 COMMENT ON FUNCTION spock_internal.ask_to_abort(name) IS
-    'asks whoever carries the recovery of a failed node to end it; use recover_abort(), which waits until that is done';
+    'asks the worker that carries the recovery of a failed node to end it; use recover_abort(), which waits until that is done';
 
 CREATE FUNCTION create_rescue_subscription(target_node name, source_node name, cloned_slot text,
                                            skip_lsn pg_lsn DEFAULT NULL, stop_lsn pg_lsn DEFAULT NULL,
@@ -94,7 +94,7 @@ CREATE FUNCTION clone_recovery_slot(failed_node_name name DEFAULT NULL, target_n
     RETURNS TABLE (cloned_slot_name text, original_slot_name text, restart_lsn pg_lsn, success boolean, message text)
     LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'clone_recovery_slot_wrapper';
 COMMENT ON FUNCTION clone_recovery_slot(name, name) IS
-    'copies the recovery slot for a rescue of the failed node''s transactions on the target, forward to where that one needs it from; not in a transaction that has written (superusers, REPLICATION)';
+    'copies the recovery slot for a recovery of the failed node on the target, and advances the copy to where the target needs it; not in a transaction that has written (superusers, REPLICATION)';
 
 CREATE FUNCTION recovery_clones()
     RETURNS TABLE (slot_name text, failed_node name, target_node name, intent_id uuid, created_at timestamptz,
@@ -117,4 +117,4 @@ COMMENT ON FUNCTION spock_internal.clone_for_recovery(uuid, bigint, name, name) 
 CREATE FUNCTION spock_internal.release_clone(slot_name text, intent_id uuid) RETURNS boolean
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'release_clone_wrapper';
 COMMENT ON FUNCTION spock_internal.release_clone(text, uuid) IS
-    'drops the clone of a recovery that needs it no more; called by the target (superusers, REPLICATION)';
+    'drops the clone of a recovery that no longer needs it; called by the target (superusers, REPLICATION)';

@@ -6,7 +6,7 @@ CREATE FUNCTION node_positions(held boolean DEFAULT true)
                    slot_name name)
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'node_positions_wrapper';
 COMMENT ON FUNCTION node_positions(boolean) IS
-    'how far this node has applied each origin, durable when it returns: what peers ask; held: of a node whose recovery may still need peers'' WAL, no more than before it (superusers, REPLICATION, pg_monitor)';
+    'how far this node has durably applied each origin, as peers ask it; held: for a node whose recovery may still need peers'' WAL, the position before that recovery (superusers, REPLICATION, pg_monitor)';
 
 CREATE FUNCTION get_recovery_slot_status()
     RETURNS TABLE (slot_name text, restart_lsn pg_lsn, confirmed_flush_lsn pg_lsn, min_unacknowledged_ts timestamptz,
@@ -22,7 +22,7 @@ CREATE FUNCTION recovery_horizon()
                    reported_at timestamptz, blocked_reason text)
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recovery_horizon_wrapper';
 COMMENT ON FUNCTION recovery_horizon() IS
-    'how far each peer has passed each origin, and how far that lets the recovery slot go; released_lsn FFFFFFFF/FFFFFFFF: nothing can be vouched for';
+    'how far each peer has passed each origin, and how far the recovery slot may therefore advance; released_lsn FFFFFFFF/FFFFFFFF: this node can prove nothing of that origin';
 
 CREATE FUNCTION spock_internal.lag_positions(OUT origin_name name, OUT receiver_name name, OUT commit_timestamp timestamptz,
                               OUT commit_lsn pg_lsn, OUT remote_insert_lsn pg_lsn, OUT received_lsn pg_lsn,
@@ -52,4 +52,4 @@ COMMENT ON FUNCTION advance_recovery_slot() IS
 CREATE FUNCTION quick_health_check() RETURNS TABLE (check_name text, status text, details text)
     LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'quick_health_check_wrapper';
 COMMENT ON FUNCTION quick_health_check() IS
-    'whether everything that a rescue will need is in order: HEALTHY, WARNING, MISSING, DISABLED or CRITICAL, and what to do';
+    'whether everything that a recovery will need is in order: HEALTHY, WARNING, MISSING, DISABLED or CRITICAL, and what to do';

@@ -59,7 +59,7 @@ CREATE FUNCTION @extschema@.recovery_unjudged(intent_id uuid)
 REVOKE ALL ON FUNCTION @extschema@.recovery_unjudged(uuid) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.recovery_unjudged(uuid) IS
-    'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; detail: what the node has told that has refused rows of the table; they are looked at again by themselves; for superusers';
+    'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; detail: what a node that refused rows of the table has reported; they are compared again automatically; for superusers';
 
 CREATE MATERIALIZED VIEW @extschema@.recovery_kept_objects AS
     SELECT DISTINCT (i.intent ->> 'kept_rows')::oid AS object
@@ -109,7 +109,7 @@ END
 $$;
 
 COMMENT ON FUNCTION spock_internal.begin_step() IS
-    'the settings of a transaction of recover_run() and its like: names are found in pg_catalog alone, and its commit waits for no standby';
+    'settings for each transaction of recover_run() and the other procedures: search_path is pg_catalog, and the commit does not wait for a standby';
 
 CREATE OR REPLACE FUNCTION spock_internal.tell_reconciled(report jsonb, verb boolean) RETURNS void
     LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp
@@ -128,10 +128,10 @@ BEGIN
             (SELECT string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key) FROM jsonb_each_text(done -> 'unjudged') e)
                 || coalesce((SELECT ' (' || string_agg(format('table %s: %s', e.key, e.value), '; ' ORDER BY e.key) || ')'
                                FROM jsonb_each_text(done -> 'refused') e), '')
-            || coalesce((SELECT ' (what comes cannot be applied by ' || string_agg(s, '; by ' ORDER BY s) || ')'
+            || coalesce((SELECT ' (incoming transactions cannot be applied by ' || string_agg(s, '; by ' ORDER BY s) || ')'
                            FROM jsonb_array_elements_text(done -> 'stuck') s), '')
             USING HINT = CASE WHEN (done -> 'unjudged') ?| ARRAY['source_lags', 'target_lags', 'not_replicated', 'refused', 'busy', 'source_lost']
-                THEN format('They are compared by themselves when they can be. SELECT * FROM spock.recovery_unjudged(%L); on node "%s" shows those that are still to be.',
+                THEN format('They will be compared automatically as soon as that is possible. SELECT * FROM spock.recovery_unjudged(%L); on node "%s" shows those that remain.',
                             report ->> 'intent_id', report ->> 'target_node')
                 ELSE format('Compare them by hand with those of node "%s".', report ->> 'source_node') END;
     END IF;
@@ -203,9 +203,9 @@ BEGIN
                     told := told + 1;
                     phase := step ->> 'phase';
                     RAISE NOTICE '% s: %', to_char((step ->> 'seconds')::numeric, 'FM999990.000'),
-                        CASE phase WHEN 'suspending' THEN format('clone "%s" is made; suspending subscriptions', state ->> 'clone')
+                        CASE phase WHEN 'suspending' THEN format('clone "%s" was created; suspending subscriptions', state ->> 'clone')
                                    WHEN 'replaying' THEN format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn')
-                                   WHEN 'resuming' THEN 'all is replayed; resuming subscriptions'
+                                   WHEN 'resuming' THEN 'all transactions are replayed; resuming subscriptions'
                                    WHEN 'reconciling' THEN 'comparing the rows that were touched'
                                    ELSE phase END;
                 END LOOP;
@@ -243,7 +243,7 @@ BEGIN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                         MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                     state ->> 'failed_node', target_node, state ->> 'error'),
-                        DETAIL = concat_ws(E'\n', words, 'What was applied stays, the other subscriptions run again, and the recovery goes on by itself once the cause is mended. The log of the target has the server''s own message.'),
+                        DETAIL = concat_ws(E'\n', words, 'Transactions that were applied are kept, the other subscriptions run again, and the recovery continues by itself once the cause is fixed. The log of the target has the server''s own message.'),
                         HINT = state -> 'watch' ->> 'mend_hint';
                 ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
                     -- Also where the next attempt has begun already.
@@ -265,7 +265,7 @@ BEGIN
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                     MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
                                                 state ->> 'failed_node', target_node, state ->> 'error'),
-                    DETAIL = concat_ws(E'\n', words, 'It was tried several times, and goes on by itself once that is mended.'),
+                    DETAIL = concat_ws(E'\n', words, 'The recovery was tried several times, and continues by itself once the cause is fixed.'),
                     HINT = state -> 'watch' ->> 'retry_hint';
             END IF;
         END IF;
@@ -282,7 +282,7 @@ BEGIN
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
             MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
-            DETAIL = format('What was applied before stays: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
+            DETAIL = format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
             HINT = 'CALL spock.recover_run() again goes on from there.';
     END IF;
     PERFORM spock_internal.tell_reconciled(report, verb);
@@ -716,7 +716,7 @@ CREATE FUNCTION spock_internal.release_clone(slot_name text, intent_id uuid) RET
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'release_clone_wrapper';
 
 COMMENT ON FUNCTION spock_internal.release_clone(text, uuid) IS
-    'drops the clone of a recovery that needs it no more; called by the target (superusers, REPLICATION)';
+    'drops the clone of a recovery that no longer needs it; called by the target (superusers, REPLICATION)';
 
 CREATE FUNCTION spock_internal.touched_rows(question text) RETURNS text
     LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'touched_rows_wrapper';
@@ -747,7 +747,7 @@ CREATE FUNCTION spock_internal.ask_to_abort(failed_node_name name) RETURNS uuid
 REVOKE ALL ON FUNCTION spock_internal.ask_to_abort(name) FROM PUBLIC;
 
 COMMENT ON FUNCTION spock_internal.ask_to_abort(name) IS
-    'asks whoever carries the recovery of a failed node to end it; use recover_abort(), which waits until that is done';
+    'asks the worker that carries the recovery of a failed node to end it; use recover_abort(), which waits until that is done';
 
 CREATE FUNCTION spock_internal.retry_recovery() RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'retry_recovery_wrapper';
@@ -755,7 +755,7 @@ CREATE FUNCTION spock_internal.retry_recovery() RETURNS void
 REVOKE ALL ON FUNCTION spock_internal.retry_recovery() FROM PUBLIC;
 
 COMMENT ON FUNCTION spock_internal.retry_recovery() IS
-    'has the recovery of this node that waits tried again now, not when its time has come';
+    'starts the next attempt of the waiting recovery of this node now, before it is due';
 
 COMMENT ON FUNCTION @extschema@.node_identity() IS
     'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.node_identity(). It goes with version 0.3.0.';
@@ -779,3 +779,18 @@ COMMENT ON FUNCTION @extschema@.ask_to_abort(name) IS
     'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.ask_to_abort(). It goes with version 0.3.0.';
 COMMENT ON FUNCTION @extschema@.retry_recovery() IS
     'what nodes of version 0.1.0 ask for here; those of this version ask spock_internal.retry_recovery(). It goes with version 0.3.0.';
+
+COMMENT ON FUNCTION spock_internal.require_caller(text, text, boolean) IS
+    'raises an error if the caller is not a superuser, if failed_node is null, or if the procedure commits and is called inside a transaction block';
+COMMENT ON FUNCTION spock_internal.tell_reconciled(jsonb, boolean) IS
+    'reports in a NOTICE which rows a recovery has reconciled, and in a WARNING which could not be compared';
+COMMENT ON FUNCTION @extschema@.recovery_conflicts(uuid) IS
+    'the conflicts that a recovery has met, by table, kind and resolution (apply_remote, keep_local, skip); relation is null for the tables that are not counted separately because there are too many; for superusers and roles with REPLICATION or pg_monitor';
+COMMENT ON FUNCTION @extschema@.clone_recovery_slot(name, name) IS
+    'copies the recovery slot for a recovery of the failed node on the target, and advances the copy to where the target needs it; not in a transaction that has written (superusers, REPLICATION)';
+COMMENT ON FUNCTION @extschema@.node_positions(boolean) IS
+    'how far this node has durably applied each origin, as peers ask it; held: for a node whose recovery may still need peers'' WAL, the position before that recovery (superusers, REPLICATION, pg_monitor)';
+COMMENT ON FUNCTION @extschema@.recovery_horizon() IS
+    'how far each peer has passed each origin, and how far the recovery slot may therefore advance; released_lsn FFFFFFFF/FFFFFFFF: this node can prove nothing of that origin';
+COMMENT ON FUNCTION @extschema@.quick_health_check() IS
+    'whether everything that a recovery will need is in order: HEALTHY, WARNING, MISSING, DISABLED or CRITICAL, and what to do';

@@ -281,14 +281,16 @@ impl Unreadable {
     pub fn holds(&self) -> &'static str {
         match self.kind {
             DocumentKind::Journal => {
-                "No recovery begins or goes on here, suspended subscriptions stay disabled, recovery slots and clones hold, and no node is \
-                 dropped."
+                "No recovery begins or goes on here, suspended subscriptions stay disabled, recovery slots do not \
+                 advance, clones are not dropped, and no node can be dropped."
             }
             DocumentKind::RetentionRecord => {
-                "The recovery slot holds, nobody can be recovered from or on this node, and no node is dropped."
+                "The recovery slot does not advance, no recovery can use this node as source or target, and no node \
+                 can be dropped."
             }
             DocumentKind::SubscriptionLabel => {
-                "The subscription counts as nobody's, the recovery slot holds, no recovery begins on this node, and no node is dropped."
+                "The origin of the subscription counts as unknown, the recovery slot does not advance, no recovery \
+                 begins on this node, and no node can be dropped."
             }
             DocumentKind::KeptRows => "They stay kept, and are not compared; the local node is not dropped.",
         }
@@ -311,11 +313,12 @@ impl Unreadable {
                  forgotten (enable those by hand), and clones made for other nodes are dropped"
             }
             DocumentKind::RetentionRecord => {
-                "what the recovery slot has kept up to then counts as lost: nobody is recovered from it that failed before"
+                "the WAL that the recovery slot has kept until then counts as lost: nodes that failed earlier cannot \
+                 be recovered from this node"
             }
             DocumentKind::SubscriptionLabel => {
-                "the node that the subscription comes from is asked for its name again; where it does not answer, \
-                 spock.sub_set_origin() says it"
+                "the node that the subscription comes from is asked for its name again; if it does not answer, set it \
+                 with spock.sub_set_origin()"
             }
             DocumentKind::KeptRows => "these rows are not compared any more",
         }

@@ -100,7 +100,7 @@ pub fn mesh_of_three(name: &str) -> Cluster {
     for node in cluster.nodes() {
         node.wait_until("SELECT count(*) FROM spock.node", "3");
     }
-    // What a slot has let go of an origin is known from the first transaction on that comes after the slot.
+    // What a slot has released of an origin is known from the first transaction on that comes after the slot.
     let is_settled = "SELECT count(*) FROM spock.recovery_horizon() WHERE peer_lsn IS NOT NULL AND released_lsn < 'FFFFFFFF/FFFFFFFF'";
     wait_for("every slot to know what it keeps of whom", || {
         for (index, node) in cluster.nodes().iter().enumerate() {

@@ -247,7 +247,7 @@ impl Applier {
         if incoming.is_skipped {
             self.totals.skipped += 1;
             pgrx::warning!(
-                "the transaction of node \"{}\" that ended at {} was given up",
+                "the transaction of node \"{}\" that ended at {} was skipped",
                 self.setting.failed_node,
                 incoming.origin_lsn
             );

@@ -14,7 +14,7 @@ pub enum IntentError {
     Unknown { id: IntentId },
     #[error("intent {id} has ended")]
     Ended { id: IntentId },
-    #[error("intent {id} is not at that point")]
+    #[error("intent {id} is not in the phase that this step requires")]
     OutOfOrder { id: IntentId },
     #[error("no recovery of node \"{failed}\" is running on this node")]
     NotRunning { failed: String },
@@ -68,7 +68,7 @@ impl SqlError for IntentError {
                 quoted(failed)
             )),
             IntentError::NotFailing { failed, failing: Some(failing), is_at_fault: true, .. } => {
-                Some(format!("SELECT spock.recover_skip({}, '{failing}') gives it up.", quoted(failed)))
+                Some(format!("SELECT spock.recover_skip({}, '{failing}') skips that transaction.", quoted(failed)))
             }
             IntentError::NotFailing { .. }
             | IntentError::Unknown { .. }

@@ -10,18 +10,18 @@ use crate::pg::clock::Timestamp;
 /// Classes of SQLSTATEs (errcodes.txt) for which the transaction is not at fault, each with the remedy.
 const NOT_ITS_FAULT: [(&str, &str); 10] = [
     ("08", "See SELECT * FROM spock.peer_status(); and the log of that node."),
-    ("25", "Look for what ends transactions of its own accord on the target: triggers that set time limits, jobs."),
+    ("25", "Look for triggers or jobs on the target that end transactions, for example by setting timeouts."),
     ("40", "It is tried again by itself."),
-    ("53", "Give the target what it lacks: room on its disks, memory, connections; its log says which."),
+    ("53", "Give the target the resource that it lacks (disk space, memory or connections); its log says which."),
     (
         "55",
-        "End or wait for what is in the way, which the error names, and while an attempt goes on SELECT * FROM \
-         spock.recovery_progress; and pg_locks; or mend the object that is not usable.",
+        "End the session that the error names, or wait for it; while an attempt runs, SELECT * FROM \
+         spock.recovery_progress; and pg_locks show it. Or repair the object that is not usable.",
     ),
-    ("57", "Look for who ends processes of the target or stops it: its log says when."),
-    ("58", "Mend what the target's log says of its files or its operating system."),
-    ("F0", "Mend the server's configuration file."),
-    ("XX001", "Mend the table that is damaged: the target's log names it."),
+    ("57", "Find out who ends processes of the target or stops it; its log says when."),
+    ("58", "Repair the problem with files or the operating system that the target's log reports."),
+    ("F0", "Correct the server's configuration file."),
+    ("XX001", "Repair the damaged table; the target's log names it."),
     ("XX002", "REINDEX what the target's log names."),
 ];
 

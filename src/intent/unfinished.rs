@@ -17,7 +17,7 @@ pub fn tell(journal: &Journal) {
     if let Resumable::Several(several) = journal.resumable() {
         pgrx::warning!(
             "{} recoveries are unfinished on this node where one is expected, and none is resumed: see \
-             spock.recovery_intents(), and end with spock.recover_abort() what is not to go on",
+             spock.recovery_intents(), and end those that are not to continue with spock.recover_abort()",
             several.len()
         );
     }

@@ -82,9 +82,10 @@ impl SqlError for RegistryError {
             RegistryError::Unreadable(error) => error.detail(),
             RegistryError::Dsn(error) => error.detail(),
             RegistryError::NotSuperuser { .. } => Some("Only a superuser may do this.".to_owned()),
-            RegistryError::SecondLocalNode { .. } => Some("A database is one node.".to_owned()),
+            RegistryError::SecondLocalNode { .. } => Some("A database can be only one node.".to_owned()),
             RegistryError::CopyOfNode { name } => Some(format!(
-                "Node \"{name}\" was created on another server or in another database; what was copied here acts on nothing."
+                "Node \"{name}\" was created on another server or in another database; the registration that was \
+                 copied here is inert."
             )),
             RegistryError::ForeignWrapper { name, wrapper } => Some(format!(
                 "A node is a foreign server, and \"{name}\" is one of the foreign-data wrapper \"{wrapper}\"."
@@ -94,10 +95,10 @@ impl SqlError for RegistryError {
                 if *is_enabled { "enabled" } else { "disabled" }
             )),
             RegistryError::ProviderIsAnother { .. } => {
-                Some("Its provider is another server than the one that the node is known as.".to_owned())
+                Some("Its provider has another identity than the one that is known for the node.".to_owned())
             }
             RegistryError::RecoveryRuns { .. } => {
-                Some("It has suspended subscriptions, which nobody would resume.".to_owned())
+                Some("The recovery has suspended subscriptions, which would stay disabled.".to_owned())
             }
             RegistryError::NodesExist { names } => Some(format!("Nodes: {}.", names.join(", "))),
             RegistryError::NullArgument { .. }
@@ -159,7 +160,7 @@ impl SqlError for RegistryError {
                 pgrx::spi::quote_literal(subscription)
             )),
             RegistryError::OriginIsLocal { .. } => {
-                Some("Name the node at which the subscription's connection leads.".to_owned())
+                Some("Name the node to which the subscription's connection leads.".to_owned())
             }
             RegistryError::NodesExist { .. } => Some(
                 "Call spock.node_drop() for the local node first, or use DROP EXTENSION spock_recovery CASCADE."

@@ -19,17 +19,18 @@ pub fn of(plan: &Plan) -> String {
             literal(source),
             literal(target)
         ),
-        Reason::NothingMissing => "Nothing is to be done.".to_owned(),
+        Reason::NothingMissing => "No action is needed.".to_owned(),
         Reason::NoSource => format!(
-            "Make the other survivors known with SELECT spock.peer_create('…', 'host=… port=5432 dbname=…'); if there is \
-             none, what node \"{target}\" has is all there is."
+            "Make the other survivors known with SELECT spock.peer_create('…', 'host=… port=5432 dbname=…'); if there \
+             is none, no survivor has more than node \"{target}\"."
         ),
         Reason::NodeUnreachable => {
             "Start it, or correct its connection string (SELECT * FROM spock.peer_status();), and ask again.".to_owned()
         }
         Reason::NotANode => format!(
-            "On that node: SELECT * FROM spock.quick_health_check(); says what it cannot read, if it is one; if it is none yet, CREATE \
-             EXTENSION spock_recovery; SELECT spock.node_create({silent}, 'host=… port=5432 dbname=…');"
+            "On that node: if it is a node already, SELECT * FROM spock.quick_health_check(); shows what it cannot \
+             read; if not, CREATE EXTENSION spock_recovery; SELECT spock.node_create({silent}, 'host=… port=5432 \
+             dbname=…');"
         ),
         Reason::OtherNode => format!(
             "Its connection string leads elsewhere: SELECT spock.peer_create({silent}, 'host=… port=5432 dbname=…'); with the right one."
@@ -45,14 +46,16 @@ pub fn of(plan: &Plan) -> String {
              spock.recover_abort('…');"
         ),
         Reason::TargetOriginUnknown => {
-            format!("On node \"{target}\": SELECT spock.sub_set_origin('…', '…'); for each of these, with its node, or NULL if it comes from none of the mesh.")
+            format!("On node \"{target}\": SELECT spock.sub_set_origin('…', '…'); for each of these, with the node \
+                     that it comes from, or NULL if that is no node of the mesh.")
         }
         Reason::TargetNotSubscribed => format!(
             "If node \"{target}\" never subscribed to it, nothing is to be done; if its subscription was dropped, rebuild the \
              tables from another survivor."
         ),
         Reason::TargetSubscribesTwice | Reason::SourceSubscribesTwice => {
-            "What two subscriptions have applied cannot be told apart in WAL: use another source, or rebuild the tables."
+            "The WAL does not show which of the two subscriptions has applied a transaction: use another source, or \
+             rebuild the tables."
                 .to_owned()
         }
         Reason::TargetProgressUnknown => format!("Rebuild the tables of node \"{target}\" from another survivor."),
@@ -61,26 +64,27 @@ pub fn of(plan: &Plan) -> String {
              another survivor."
         ),
         Reason::TargetPreparedTransaction => format!(
-            "On node \"{target}\": ROLLBACK PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again: what the source has \
-             committed of them comes with the recovery."
+            "On node \"{target}\": ROLLBACK PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again: the \
+             recovery applies those that the source has committed."
         ),
         Reason::FailedStreamsToTarget | Reason::FailedStreamsToSource => {
             "It has not failed: let replication catch up. If it is to be given up, stop it first, and ask again."
                 .to_owned()
         }
         Reason::SourceOriginUnknown => {
-            format!("{on_source}SELECT spock.sub_set_origin('…', '…'); for each of these, with its node, or NULL if it comes from none of the mesh.")
+            format!("{on_source}SELECT spock.sub_set_origin('…', '…'); for each of these, with the node that it comes \
+                     from, or NULL if that is no node of the mesh.")
         }
         Reason::SourceNotSubscribed | Reason::SourceProgressUnknown | Reason::SourceBehindTarget => {
-            "Use another source: one that is behind the target is never used to take something back.".to_owned()
+            "Use another source: a recovery only adds transactions to the target and never takes any back.".to_owned()
         }
         Reason::SourceInRecovery => {
             format!("{on_source}wait for the end of its own recovery (SELECT * FROM spock.recovery_progress;), and ask again.")
         }
         Reason::SourceStillApplying => "Ask again in a moment.".to_owned(),
         Reason::SourcePreparedTransaction => format!(
-            "Use a source that has committed them. If none has, nobody knows how the failed node has decided: {}ROLLBACK \
-             PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again.",
+            "Use a source that has committed them. If none has, it is not known whether the failed node committed \
+             them: {}ROLLBACK PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again.",
             then_on_source
         ),
         Reason::SourceSkippedTransaction => {
@@ -100,7 +104,8 @@ pub fn of(plan: &Plan) -> String {
             "Use another source, or rebuild the tables of node \"{target}\"; {}SELECT * FROM spock.quick_health_check();",
             then_on_source
         ),
-        Reason::SlotNotInUse | Reason::SlotMoved => "Ask again in a moment: its manager is looking at the slot.".to_owned(),
+        Reason::SlotNotInUse | Reason::SlotMoved => "Ask again in a moment: the manager of that node is checking the \
+                                                     slot.".to_owned(),
         Reason::SourceSubscriptionChanged | Reason::ReleasedUnknown | Reason::ReleasedBeyondTarget => {
             format!("Use another source; if there is none, rebuild the tables of node \"{target}\".")
         }

@@ -165,7 +165,7 @@ fn each_condition_that_fails_alone_fails_the_plan_with_its_own_reason() {
         assert_eq!(plan.range, None, "{name}");
         // Other conditions fail only if they cannot be judged without the violated one.
         for condition in plan.proof.iter().filter(|condition| !condition.holds && condition.name != *name) {
-            let follows = condition.finding.contains("cannot be judged") || condition.finding.contains("cannot vouch");
+            let follows = condition.finding.contains("cannot be judged") || condition.finding.contains("cannot prove");
             let counted = condition.name.ends_with("subscribes_once");
             assert!(follows || counted, "{name}: {condition:?}");
         }

@@ -308,7 +308,7 @@ fn learn(touched: &mut Touched, place: usize, table: &Table) -> KeptFound {
             return KeptFound::AsItWas;
         }
     }
-    pgrx::log!("rows of {schema}.{name} are not compared any more: the table is not what it was");
+    pgrx::log!("rows of {schema}.{name} are not compared any more: the table has changed");
     KeptFound::Changed
 }
 

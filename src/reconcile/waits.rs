@@ -121,8 +121,8 @@ impl Waits {
             }
             if counts.stuck.insert(told.clone()) && !self.is_hasty {
                 pgrx::warning!(
-                    "{told}, has failed {} and stands at {at}: rows that depend on it are kept, and judged when it has gone on; the \
-                     log of node \"{source}\" says what is in the way",
+                    "{told}, has failed {} and stands at {at}: rows that depend on it are kept and compared when it \
+                     has continued; see the log of node \"{source}\" for the cause",
                     counted(errors, "time")
                 );
             }

@@ -45,11 +45,11 @@ pub enum RecoverError {
     #[error("node \"{source_node}\": {error}")]
     Remote { source_node: String, error: RemoteError },
     /// An error of a connection string whose node is not known by name yet.
-    #[error("{argument} leads to no node: {error}")]
+    #[error("{argument} does not lead to a node: {error}")]
     NoNodeBehind { argument: &'static str, error: RemoteError },
     #[error("node \"{source_node}\" says that it is node \"{found}\"")]
     OtherNode { source_node: String, found: String },
-    #[error("node \"{source_node}\" is another server than the one that it was")]
+    #[error("node \"{source_node}\" has another identity than before")]
     OtherServer { source_node: String, known: DatabaseIdentity, found: DatabaseIdentity },
     #[error("node \"{source_node}\" has version {theirs} of spock_recovery, this node has {ours}")]
     OtherVersion {
@@ -83,11 +83,11 @@ pub enum RecoverError {
     NotProved { failed: String, target: String, reason: Reason, finding: String, advice: String },
     #[error("processes of subscription \"{subscription}\" have not ended within {seconds} s")]
     StillApplying { subscription: String, seconds: u64 },
-    #[error("the rows that it has touched could not be compared")]
+    #[error("could not compare the rows that the recovery has touched")]
     NotCompared { sqlstate: PgSqlErrorCode },
-    #[error("a lock was not to be had within {seconds} s")]
+    #[error("could not obtain a lock within {seconds} s")]
     Locked { seconds: u64 },
-    #[error("somebody else is changing the journal of recoveries")]
+    #[error("journal of recoveries is locked by another session")]
     JournalBusy,
     #[error(transparent)]
     Intent(#[from] IntentError),
@@ -173,7 +173,8 @@ impl SqlError for RecoverError {
         use RecoverError as E;
         Some(match self {
             E::NotSuperuser { .. } => {
-                "It reaches other nodes as this server, or changes subscriptions and tables.".to_owned()
+                "It connects to other nodes with this node's connection strings, or changes subscriptions and tables."
+                    .to_owned()
             }
             E::TargetElsewhere { local, .. } => {
                 format!("This node is \"{local}\"; the target applies, so it is called there.")
@@ -181,16 +182,18 @@ impl SqlError for RecoverError {
             E::SameNode { .. } => "A source supplies what another node lacks.".to_owned(),
             E::FailedNodeUnknown { .. } => "The clone was made without failed_node_name.".to_owned(),
             E::SeveralSubscriptions { .. } => {
-                "Which of them has applied what cannot be told apart in its WAL.".to_owned()
+                "The WAL does not show which of them has applied a transaction.".to_owned()
             }
             E::ProgressUnknown { .. } => {
                 "Its subscription has no replication origin, or has applied nothing since it was created.".to_owned()
             }
-            E::TableNotReady { .. } => "Rows that a copy brings are in nobody's WAL as that node's.".to_owned(),
+            E::TableNotReady { .. } => "No WAL has the rows of an initial copy as transactions of that node, so they \
+                                        cannot be replayed."
+                .to_owned(),
             E::OtherServer { known, found, .. } => format!("It was known with {known}, and answers with {found}."),
-            E::SkipBelowApplied { .. } => "What is applied is never applied again.".to_owned(),
+            E::SkipBelowApplied { .. } => "A transaction that was applied is never applied again.".to_owned(),
             E::NotProved { finding, .. } => format!("{}.", sentence(finding)),
-            E::StillApplying { .. } => "A transaction that is being applied ends first.".to_owned(),
+            E::StillApplying { .. } => "They first complete the transaction that they are applying.".to_owned(),
             E::Remote { error, .. } | E::NoNodeBehind { error, .. } => return detail_of_peer(error),
             E::Intent(error) => return error.detail(),
             E::Registry(error) => return error.detail(),
@@ -239,7 +242,8 @@ impl SqlError for RecoverError {
             }
             E::OtherNode { .. } => "Its connection string leads elsewhere: correct it with spock.peer_create().".to_owned(),
             E::OtherServer { source_node, .. } => format!(
-                "If it was rebuilt: SELECT spock.peer_create({}, 'host=… port=5432 dbname=…'); else somebody answers in its place.",
+                "If it was rebuilt: SELECT spock.peer_create({}, 'host=… port=5432 dbname=…'); otherwise another \
+                 server is answering in its place.",
                 literal(source_node)
             ),
             E::OtherVersion { must_be_upgraded, .. } => {

@@ -63,10 +63,10 @@ impl WatchedState {
         let skipped = self.error_lsn.filter(|_| self.is_transactions_fault);
         let mend_hint = match skipped {
             Some(lsn) => format!(
-                "Mend the cause and CALL again to watch; or on the target: SELECT spock.recover_skip({failed}, '{lsn}'); gives up \
-                 that transaction, {abort} ends the recovery."
+                "Fix the cause and CALL again to watch; or on the target: SELECT spock.recover_skip({failed}, \
+                 '{lsn}'); skips that transaction, {abort} ends the recovery."
             ),
-            None => format!("Mend the cause and CALL again to watch; {abort} on the target ends the recovery."),
+            None => format!("Fix the cause and CALL again to watch; {abort} on the target ends the recovery."),
         };
         let advice = self.advice.as_ref().map_or(String::new(), |advice| format!("{advice} "));
         let retry_hint =

@@ -69,18 +69,19 @@ impl SqlError for CloneError {
             |name: &Option<String>| name.as_ref().map_or("any node".to_owned(), |name| format!("node \"{name}\""));
         match self {
             CloneError::NotPrivileged { .. } => Some(
-                "It is for superusers and roles with REPLICATION, whom alone PostgreSQL lets copy and stream from a slot."
-                    .to_owned(),
+                "Only superusers and roles with REPLICATION may copy a replication slot and stream from it.".to_owned(),
             ),
             CloneError::HasWritten { .. } => Some(
-                "PostgreSQL creates no logical slot in such a transaction, and a slot does not go when it is rolled back."
+                "PostgreSQL does not create a logical slot in such a transaction, and rolling it back would not drop \
+                 the slot."
                     .to_owned(),
             ),
             CloneError::NullArgument { .. } => None,
-            CloneError::NoSuchClone { .. } => {
-                Some("No slot has that name, or it is still being made; one that nobody has claimed is dropped after \
-                      spock.rescue_clone_ttl.".to_owned())
-            }
+            CloneError::NoSuchClone { .. } => Some(
+                "No slot has that name, or it is still being made; one that nobody has claimed is dropped after \
+                      spock.rescue_clone_ttl."
+                    .to_owned(),
+            ),
             CloneError::UnknownNode { argument, .. } => Some(format!("It was given as {argument}.")),
             CloneError::IsLocal { argument, .. } => Some(format!(
                 "It was given as {argument}; a clone that is made on this node serves to recover another node's \
@@ -92,10 +93,12 @@ impl SqlError for CloneError {
             CloneError::NotAClone { .. } => {
                 Some("A clone is a copy with plugin spock_recovery that this database has made.".to_owned())
             }
-            CloneError::Invalid { .. } => Some("WAL that it needs is gone: nothing can be streamed from it.".to_owned()),
-            CloneError::Taken { intent, .. } => Some(format!("It is that of intent {intent}.")),
+            CloneError::Invalid { .. } => {
+                Some("WAL that it needs is gone: nothing can be streamed from it.".to_owned())
+            }
+            CloneError::Taken { intent, .. } => Some(format!("It belongs to intent {intent}.")),
             CloneError::ForOthers { failed, target, .. } => Some(format!(
-                "It was made to recover transactions of {} on {}, and may have let go of what others need.",
+                "It was made to recover transactions of {} on {}, and may have released what other recoveries need.",
                 named(failed),
                 named(target)
             )),

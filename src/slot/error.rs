@@ -41,7 +41,8 @@ impl SqlError for SlotError {
                 Some("It is for superusers, roles with REPLICATION and members of pg_monitor.".to_owned())
             }
             SlotError::HasWritten { .. } => Some(
-                "Its creation would wait for this very transaction, and what is done to a slot is not undone with one."
+                "Creating the slot would wait for this transaction, and changes of a slot are not rolled back with a \
+                 transaction."
                     .to_owned(),
             ),
             _ => None,

@@ -47,7 +47,8 @@ fn recovery_unjudged_2(
         .or_raise();
         if found.is_none() {
             pgrx::warning!(
-                "the rows that could not be compared yet are not known any more: large object {object}, which kept them, is gone"
+                "the rows that could not be compared yet are lost: large object {object}, which stored them, was \
+                 removed"
             );
         }
     }
@@ -77,7 +78,7 @@ fn touched_rows(question: Text) -> Option<Text> {
 
 /// The document is not a question that this version understands.
 #[derive(Debug, thiserror::Error)]
-#[error("touched_rows() was not asked as a recovery asks")]
+#[error("invalid request for touched_rows()")]
 struct NoQuestion;
 
 impl SqlError for NoQuestion {

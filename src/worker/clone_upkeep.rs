@@ -269,7 +269,8 @@ fn adopt(clone: CloneRecord) -> Dealt {
     })?;
     if adopted == Some(true) {
         pgrx::log!(
-            "found clone \"{name}\" of the recovery slot, which nobody has registered: it goes after spock.rescue_clone_ttl"
+            "found clone \"{name}\" of the recovery slot, which no recovery has claimed: it will be dropped after \
+             spock.rescue_clone_ttl"
         );
     }
     Ok(adopted.map(|_| ()))

@@ -55,8 +55,8 @@ impl Rescue {
             let is_long = guc::rescue_lock_timeout().is_some_and(|limit| since.elapsed() >= limit);
             if is_long && !has_told.replace(true) {
                 pgrx::warning!(
-                    "the end of an attempt to recover node \"{}\" cannot be written down, nor subscriptions enabled, for a lock is \
-                     not to be had{}",
+                    "could not record the end of an attempt to recover node \"{}\", nor enable subscriptions, because \
+                     a lock is not available{}",
                     intent.request.failed,
                     held_by(index, |blocked| blocked.by)
                 );
@@ -199,7 +199,7 @@ impl Rescue {
             said.log(&format!("recovery of node \"{}\" waits: {text}", intent.request.failed));
         }
         if let Err(error) = written {
-            pgrx::warning!("recovery of node \"{}\" cannot write down why it waits: {error}", intent.request.failed);
+            pgrx::warning!("recovery of node \"{}\" could not record why it waits: {error}", intent.request.failed);
         }
     }
 

@@ -259,8 +259,8 @@ impl Keeper {
         let generation = before.map_or(1, |record| record.generation + u64::from(was_there));
         if let (true, Some(record)) = (was_there, before) {
             pgrx::warning!(
-                "recovery slot \"{}\" is missing; creating generation {generation}: what peers lack of dead nodes up to now \
-                 cannot be recovered from this node",
+                "recovery slot \"{}\" is missing; creating generation {generation}: transactions of failed nodes that \
+                 peers lack so far can no longer be recovered from this node",
                 record.slot
             );
         }
@@ -284,7 +284,7 @@ impl Keeper {
         let name = name::recovery_slot_name(&self.database_name);
         let is_ours = slot::find_here(&name)?.is_some_and(|found| found.plugin.as_deref() == Some("pgoutput"));
         if is_ours {
-            pgrx::log!("recovery slot \"{name}\" was found without a record of what it has let go");
+            pgrx::log!("recovery slot \"{name}\" was found without a retention record");
             let record = RetentionRecord::before_creation(servers::here(), 1, name);
             write(&record)?;
             round.record = Some(record);

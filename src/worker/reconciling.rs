@@ -59,8 +59,8 @@ impl Rescue {
             Err(trouble @ (Trouble::Recover(_) | Trouble::Raised { .. })) if failures + 1 >= RECONCILE_ATTEMPTS => {
                 let (failure, said) = failure_of(trouble);
                 pgrx::warning!(
-                    "the rows that the recovery of node \"{}\" has touched are not compared with those of node \"{}\" now: {} \
-                     (SQLSTATE {}) {}",
+                    "the rows that the recovery of node \"{}\" has touched could not be compared with those of node \
+                     \"{}\" yet: {} (SQLSTATE {}) {}",
                     intent.request.failed,
                     intent.request.source,
                     failure.reason,

@@ -193,8 +193,8 @@ fn change(suspension: &Suspension, other: Option<Suspension>) -> Result<(), Inte
 
 fn tell(node: &str, reason: &str) {
     pgrx::warning!(
-        "{reason}: its subscription stays disabled, for its new transactions would be skipped; rebuild node \"{node}\" from a \
-         survivor (if it is a complete copy after all, ALTER SUBSCRIPTION … ENABLE)"
+        "{reason}: its subscription stays disabled, because its new transactions would be skipped; rebuild node \
+         \"{node}\" from a survivor (if it is a complete copy after all, ALTER SUBSCRIPTION … ENABLE)"
     );
 }
 

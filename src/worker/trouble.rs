@@ -71,7 +71,7 @@ fn of_raised(
     let error = last_error::of(report);
     let names = transaction::caught(|| error.known_names()).unwrap_or_default();
     let what = if error.sqlstate == fault::LOCK {
-        "a lock was not to be had within spock.rescue_lock_timeout"
+        "could not obtain a lock within spock.rescue_lock_timeout"
     } else if origin_lsn.is_some() {
         "a transaction could not be applied"
     } else {

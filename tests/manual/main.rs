@@ -2,10 +2,12 @@
 //! what only a server knows (defaults of settings, columns of views) is compared in tests/reference.rs.
 //! And the sources keep the sizes that CONTRIBUTING.md promises.
 
+mod checks;
 mod functions;
 mod links;
 mod messages;
 mod pages;
 mod sizes;
 mod sources;
+mod sqlstates;
 mod words;

@@ -14,7 +14,7 @@ fn a_clone_whose_registration_a_crash_has_prevented_is_adopted_and_dropped_in_it
     n3.wait_hit(names::CLONE_COPIED);
     n3.wait_until("SELECT slot_name = (SELECT slot_name FROM pg_replication_slots WHERE plugin = 'spock_recovery'), failed_node, intent_id FROM spock.recovery_clones()", "t||");
     let clone = n3.value("SELECT slot_name FROM spock.recovery_clones()");
-    assert_logged_once(n3, &format!("found clone \"{clone}\" of the recovery slot, which nobody has registered"));
+    assert_logged_once(n3, &format!("found clone \"{clone}\" of the recovery slot, which no recovery has claimed"));
     n3.set(&[("spock.rescue_clone_ttl", "100ms")]);
     n3.wait_until(CLONES, "0");
     n3.wait_until(REGISTERED, "0");
@@ -40,7 +40,7 @@ fn a_clone_whose_registration_was_rolled_back_is_adopted_and_can_be_claimed_befo
         &format!("{}|\n{}|{INTENT}", first.clone, second.clone),
     );
     wait_rounds(n3.db("postgres"), 3);
-    assert_logged_once(n3, "which nobody has registered");
+    assert_logged_once(n3, "which no recovery has claimed");
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_promoted_standby_whose_slot_is_ahead_of_its_record_vouches_for_nothing_befo
     assert_eq!(standby.value(&format!("SELECT '{own}'::pg_lsn > '{vouched_before}'::pg_lsn")), "t");
     standby.disarm(crate::failpoint_names::MANAGER_START);
     wait_slot(standby.db("postgres"), 2);
-    standby.wait_log("which the retention record covers: it may have let go");
+    standby.wait_log("which the retention record covers: it may have released");
     standby.wait_until(&format!("SELECT ({RELEASED}) >= '{own}'"), "t");
     assert_eq!(standby.value(&format!("SELECT ({RECORD})::pg_lsn >= '{confirmed}'")), "t");
     // The slot is kept, and goes on where n3's has stopped.

@@ -111,7 +111,7 @@ fn a_slot_whose_record_is_lost_is_taken_on_and_vouches_for_nothing_of_before() {
         wait_for("the manager to end", || n3.processes().iter().all(|process| process.pid != manager));
         n3.wait_process("spock_recovery manager");
         wait_rounds(n3.db("postgres"), 2);
-        n3.log_contains("was found without a record of what it has let go")
+        n3.log_contains("was found without a retention record")
     });
     n3.wait_until(&format!("SELECT ({RELEASED}) BETWEEN '{own}' AND 'FFFFFFFF/FFFFFFFE'"), "t");
     wait_slot(n3.db("postgres"), 1);

@@ -22,7 +22,7 @@ pub enum Scenario {
     Crash2,
 }
 
-/// Waits until each node can vouch for what it will have of the failed one: its slot is there, and what it may have let go is
+/// Waits until each node can prove what it will have of the failed one: its slot is there, and what it may have released is
 /// known, which the first transaction that arrives settles.
 pub fn write_everywhere(cluster: &Cluster, screen: &Screen) -> Result<()> {
     let step = screen.spinner("waiting for the recovery slots");

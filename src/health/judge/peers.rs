@@ -37,7 +37,8 @@ pub fn peer(facts: &PeerHealth) -> Check {
                 &name,
                 Status::Critical,
                 format!(
-                    "nobody has asked it for {seconds} s: its poller does not run, or is held up; the server's log says by what"
+                    "its poller has not asked it for {seconds} s: the poller is not running or is blocked; see the \
+                     server's log for the cause"
                 ),
             ),
             _ if !facts.knows_this_node => check(
@@ -62,8 +63,8 @@ pub fn peer(facts: &PeerHealth) -> Check {
     let quoted = facts.name.replace('\'', "''");
     let advice = match facts.state {
         "other server" => format!(
-            "; nothing that it says counts: if node \"{}\" was rebuilt there, SELECT spock.peer_create('{quoted}', 'host=…'); else \
-             somebody answers in its place",
+            "; its answers are ignored: if node \"{}\" was rebuilt there, SELECT spock.peer_create('{quoted}', \
+             'host=…'); otherwise another server is answering in its place",
             facts.name
         ),
         "other node" => format!(
@@ -112,12 +113,12 @@ pub fn asker(facts: &AskerHealth) -> Check {
     let quoted = name.replace('\'', "''");
     let details = match conflict {
         None => format!(
-            "asks here as role \"{role}\", and is no peer of this node: nobody keeps WAL for it here, and a recovery that is called here \
-             leaves it out: SELECT spock.peer_create('{quoted}', 'host=…')"
+            "connects here as role \"{role}\", but is not a peer of this node: no WAL is kept for it here, and a \
+             recovery that is called here leaves it out: SELECT spock.peer_create('{quoted}', 'host=…')"
         ),
         Some((known, found)) => format!(
-            "somebody asks here as role \"{role}\" under the name of a peer that is known with {known}, and says that it has {found}; if \
-             the node was rebuilt there: SELECT spock.peer_create('{quoted}', 'host=…')"
+            "a node connects here as role \"{role}\" under the name of a peer that is known with {known}, but reports \
+             {found}; if the node was rebuilt there: SELECT spock.peer_create('{quoted}', 'host=…')"
         ),
     };
     check(&format!("asker {name}"), Status::Warning, details)
@@ -130,8 +131,8 @@ pub fn failing(subscription: &str, origin: Option<&str>, errors: i64) -> Check {
         &format!("subscription {subscription}"),
         Status::Warning,
         format!(
-            "its worker does not run, and has failed {} since the statistics were reset: what comes{from} may stand still, and \
-             other nodes keep WAL for it; the server's log says what is in the way",
+            "its apply worker is not running, and has failed {} since the statistics were reset: replication{from} may \
+             have stopped, and other nodes keep WAL for it; see the server's log for the cause",
             counted(errors, "time")
         ),
     )
@@ -169,14 +170,14 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
             ));
         }
         if !says_so.is_empty() {
-            why.push_str(&format!("; {says_so}, which counts for nothing"));
+            why.push_str(&format!("; {says_so}, which is ignored"));
         }
         return check(
             &format!("subscription {name}"),
             Status::Warning,
             format!(
-                "{why}; nobody keeps WAL for it: SELECT spock.sub_set_origin('{sub}', NULL) if it comes from no node of the mesh; \
-                 if its owner may speak for a node, SELECT spock.sub_set_origin('{sub}', '…')"
+                "{why}; no node keeps WAL for it: SELECT spock.sub_set_origin('{sub}', NULL) if it comes from no node \
+                 of the mesh; if its owner may speak for a node, SELECT spock.sub_set_origin('{sub}', '…')"
             ),
         );
     }
@@ -186,13 +187,13 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
              spock.peer_create('{}', 'host=…')",
             quoted(says)
         ),
-        None if says.is_empty() => "nobody knows which node it comes from".to_owned(),
+        None if says.is_empty() => "it is not known which node it comes from".to_owned(),
         None if *says == facts.local => format!("{says_so}, as this one does"),
         None => says_so,
     };
     let effect = match facts.holds {
         true => "so the slot keeps everything",
-        false => "and it is disabled and knows no table, so nobody waits for it",
+        false => "and it is disabled and knows no table, so it holds nothing back",
     };
     let node = if says.is_empty() || *says == facts.local || facts.conflict.is_some() { "…" } else { says };
     check(
@@ -212,8 +213,8 @@ pub fn returned(node: &str, verdict: &str, subscription: &str) -> Check {
         &format!("returned {node}"),
         Status::Critical,
         format!(
-            "{verdict}; its subscription stays disabled, for its new transactions would be skipped: rebuild node \"{node}\" from a \
-             survivor; only if it is a complete copy after all, ALTER SUBSCRIPTION {} ENABLE",
+            "{verdict}; its subscription stays disabled, because its new transactions would be skipped: rebuild node \
+             \"{node}\" from a survivor; only if it is a complete copy after all, ALTER SUBSCRIPTION {} ENABLE",
             identifier(subscription)
         ),
     )
@@ -252,7 +253,7 @@ mod tests {
         // The peer is not asked any more.
         let forgotten = peer(&PeerHealth { silent_for_s: Some(61), ..answers });
         assert_eq!(forgotten.status, Status::Critical);
-        assert!(forgotten.details.contains("nobody has asked it for 61 s"), "{}", forgotten.details);
+        assert!(forgotten.details.contains("its poller has not asked it for 61 s"), "{}", forgotten.details);
     }
 
     #[test]
@@ -304,7 +305,7 @@ mod tests {
         assert!(verdict.details.contains("SELECT spock.peer_create('n''4', 'host=…')"), "{}", verdict.details);
         let conflict = Some(("one".to_owned(), "another".to_owned()));
         let verdict = asker(&AskerHealth { conflict, ..facts });
-        assert!(verdict.details.starts_with("somebody asks"), "{}", verdict.details);
+        assert!(verdict.details.starts_with("a node connects"), "{}", verdict.details);
     }
 
     #[test]
@@ -328,7 +329,7 @@ mod tests {
         let none = "SELECT spock.sub_set_origin('s''1', NULL)";
         let verdict = unknown_origin(&facts);
         assert_eq!(verdict.status, Status::Warning);
-        for part in ["nobody knows", "the slot keeps everything", "sub_set_origin('s''1', '…')", none] {
+        for part in ["it is not known", "the slot keeps everything", "sub_set_origin('s''1', '…')", none] {
             assert!(verdict.details.contains(part), "{}", verdict.details);
         }
         let strangers = UnknownOriginFacts {
@@ -339,7 +340,7 @@ mod tests {
             ..facts.clone()
         };
         let verdict = unknown_origin(&strangers);
-        for part in ["\"bob\" is no superuser", "nobody keeps WAL for it", "sub_set_origin('s''1', '…')", none] {
+        for part in ["\"bob\" is no superuser", "no node keeps WAL for it", "sub_set_origin('s''1', '…')", none] {
             assert!(verdict.details.contains(part), "{}", verdict.details);
         }
         let moved = UnknownOriginFacts { was: Some("n2".to_owned()), ..strangers };

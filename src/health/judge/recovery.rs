@@ -33,7 +33,7 @@ pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
                 name,
                 Status::Warning,
                 format!(
-                    "{}: {failure}; it goes on when the cause is mended, or CALL spock.recover_abort({})",
+                    "{}: {failure}; it continues when the cause is fixed; to end it, CALL spock.recover_abort({})",
                     named(one),
                     literal(&one.failed)
                 ),
@@ -43,8 +43,8 @@ pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
             name,
             Status::Critical,
             format!(
-                "{} are unfinished where one is expected, and none is resumed: {}; CALL spock.recover_abort('…') for what is \
-                 not to go on",
+                "{} are unfinished where one is expected, and none is resumed: {}; end those that are not to continue \
+                 with CALL spock.recover_abort('…')",
                 several.len(),
                 several.iter().map(named).collect::<Vec<_>>().join("; ")
             ),

@@ -31,7 +31,7 @@ pub fn invalidation(settings: &ServerSettings) -> Check {
     let mut found = Vec::new();
     if let Some(size) = settings.max_slot_wal_keep_size.as_deref().filter(|size| *size != "-1") {
         found.push(format!(
-            "max_slot_wal_keep_size = {size} invalidates the slot without asking; use spock.recovery_slot_max_wal"
+            "max_slot_wal_keep_size = {size} can invalidate the slot; use spock.recovery_slot_max_wal instead"
         ));
     }
     if let Some(limit) = settings.idle_replication_slot_timeout.as_deref().filter(|limit| *limit != "0") {
@@ -116,8 +116,8 @@ pub fn apply_workers(enabled: i64, limit: i64) -> Check {
         name,
         Status::Critical,
         format!(
-            "{details}: not all of them run at a time; ALTER SYSTEM SET max_logical_replication_workers = {}, with as many more of \
-             max_worker_processes, and restart",
+            "{details}: not all of them can run at the same time; ALTER SYSTEM SET max_logical_replication_workers = \
+             {}, with as many more of max_worker_processes, and restart",
             enabled + 1
         ),
     )
@@ -136,7 +136,8 @@ pub fn copy(node: &str, unadoptable: Option<&str>, unreadable: Option<&str>) -> 
             format!("SELECT spock.node_create({}, 'host=…') if it takes that node's place", literal(node))
         }
         Some(document) => format!(
-            "it can take that node's place once document {document} can be read: that one's row here says what to mend"
+            "it can take that node's place once document {document} can be read: that one's row here says what to \
+             repair"
         ),
     };
     check(
@@ -180,7 +181,8 @@ pub fn manager(facts: &ManagerFacts) -> Check {
             name,
             Status::Critical,
             format!(
-                "no process runs for this database: the launcher starts one, and the server's log says what is in the way{skips}"
+                "no process runs for this database: the launcher starts one, and see the server's log for the \
+                 cause{skips}"
             ),
         );
     }

@@ -29,7 +29,7 @@ pub fn slot(facts: &SlotHealth) -> Check {
         return check(
             name,
             Status::Disabled,
-            "spock.enable_recovery_slots is off: nobody can be recovered from this node",
+            "spock.enable_recovery_slots is off: no node can be recovered from this node",
         );
     }
     if facts.is_invalid {
@@ -122,7 +122,7 @@ pub fn clone(facts: &CloneHealth) -> Option<Check> {
     let drop = format!("SELECT pg_drop_replication_slot('{}')", facts.slot);
     let details = match &facts.claimed_by {
         _ if facts.is_invalid => {
-            format!("was invalidated: nobody can be recovered from it; make another one, and then {drop}")
+            format!("was invalidated: no node can be recovered from it; make another one, and then {drop}")
         }
         Some((target, intent)) if facts.target_is_silent => format!(
             "keeps {} MB until node \"{target}\" says that intent {intent} has ended, and that node does not answer; if it is \
@@ -146,16 +146,17 @@ pub struct WaitingFacts {
 pub fn vouching(waiting: &[WaitingFacts]) -> Check {
     let name = "vouching";
     if waiting.is_empty() {
-        return check(name, Status::Healthy, "what this node has of each node since some position can be had from it");
+        return check(name, Status::Healthy, "this node can prove what it has of each node");
     }
     let named: Vec<String> = waiting.iter().map(|one| format!("node \"{}\" (since {})", one.node, one.since)).collect();
     check(
         name,
         Status::Warning,
         format!(
-            "nothing can be had from here yet of {}: a subscription, or a table that was added to it without its rows, is new. That \
-             ends when the node has told how far its slot is confirmed, or its next transaction has come: the subscription must be \
-             enabled, and the node reached (SELECT * FROM spock.peer_status())",
+            "this node cannot prove yet what it has of {}: the subscription, or a table that was added to it without \
+             its rows, is new. That ends when the node has reported how far its slot is confirmed, or when its next \
+             transaction has arrived: the subscription must be enabled and the node reachable (SELECT * FROM \
+             spock.peer_status())",
             named.join(", ")
         ),
     )

@@ -41,8 +41,8 @@ impl<'a> Case<'a> {
 
     pub(super) fn slot_is_in_use(&self) -> Finding {
         match self.source.slot.state {
-            SlotState::Usable => Ok("what it has let go is written down".to_owned()),
-            SlotState::NotInUse => Err("it was created just now, and nothing is written down of it yet".to_owned()),
+            SlotState::Usable => Ok("what it has released is recorded".to_owned()),
+            SlotState::NotInUse => Err("it was just created, and what it has released is not recorded yet".to_owned()),
             _ => Err("cannot be judged: there is no usable slot".to_owned()),
         }
     }
@@ -72,10 +72,10 @@ impl<'a> Case<'a> {
     pub(super) fn released_is_known(&self) -> Finding {
         let subscription = self.subscription(self.source)?;
         match self.source.slot.released_for(subscription) {
-            Some(released) => Ok(format!("node \"{}\" may have let go up to {released}", self.source.node)),
+            Some(released) => Ok(format!("node \"{}\" may have released up to {released}", self.source.node)),
             None => Err(format!(
-                "node \"{}\" cannot vouch for anything of node \"{}\": since its subscription or a table of it is new it has not \
-                 heard how far its slot there is confirmed",
+                "node \"{}\" cannot prove what it has of node \"{}\": its subscription, or a table of that, is new, \
+                 and it has not learnt yet how far its slot there is confirmed",
                 self.source.node, self.failed
             )),
         }
@@ -84,7 +84,7 @@ impl<'a> Case<'a> {
     pub(super) fn released_is_passed(&self) -> Finding {
         let needed_from = self.needed_from()?;
         let subscription = self.subscription(self.source)?;
-        let unknown = || "cannot be judged: what was let go is unknown".to_owned();
+        let unknown = || "cannot be judged: what was released is unknown".to_owned();
         let released = self.source.slot.released_for(subscription).ok_or_else(unknown)?;
         let stop = self.wishes.stop.or(subscription.has_up_to()).unwrap_or(OriginLsn::INFINITY);
         let given_up = if self.source.slot.unprotected.contains(&self.target.node) {
@@ -93,7 +93,7 @@ impl<'a> Case<'a> {
             ""
         };
         let finding = format!(
-            "let go up to {released}; node \"{}\" needs what is beyond {needed_from}{given_up}",
+            "released up to {released}; node \"{}\" needs what is beyond {needed_from}{given_up}",
             self.target.node
         );
         // If the range is empty, the slot needs to have kept nothing.

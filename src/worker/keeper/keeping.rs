@@ -232,8 +232,8 @@ impl Keeper {
 fn log_uncovered(found: &Slot, recorded: Option<LocalLsn>) {
     if let Some(position) = recorded {
         pgrx::log!(
-            "recovery slot \"{}\" is at {}, beyond {position}, which the retention record covers: it may have let go \
-             all that this node has applied",
+            "recovery slot \"{}\" is at {}, beyond {position}, which the retention record covers: it may have released \
+             everything that this node has applied",
             found.name,
             found.confirmed
         );
