@@ -5,7 +5,6 @@
 //! applied later.
 
 use super::document::Failure;
-use crate::pg::clock::Timestamp;
 
 /// Classes of SQLSTATEs (errcodes.txt) for which the transaction is not at fault, each with the remedy.
 const NOT_ITS_FAULT: [(&str, &str); 10] = [

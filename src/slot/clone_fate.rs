@@ -1,7 +1,6 @@
 //! What the manager does with a clone in one of its rounds (pure).
 
 use crate::intent::document::CloneRecord;
-use crate::pg::clock::Timestamp;
 use crate::shmem::TargetSays;
 use std::time::Duration;
 

@@ -405,11 +405,14 @@ fn ask_positions(connection: &mut Connection) -> Result<Vec<Position>, RemoteErr
 }
 
 fn ask_released(connection: &mut Connection) -> Result<Vec<(String, OriginLsn)>, RemoteError> {
-    let mut released = Vec::new();
-    for row in connection.query(RELEASED, 2)? {
-        released.extend(row.optional::<String>(0)?.zip(row.optional(1)?));
-    }
-    Ok(released)
+    let rows = match connection.query(RELEASED, 2) {
+        Ok(rows) => rows,
+        // The peer does not tell; the rest of its answer counts all the same.
+        Err(RemoteError::Peer { .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let released = rows.iter().filter_map(|row| row.optional::<String>(0).ok()?.zip(row.optional(1).ok()?));
+    Ok(released.collect())
 }
 
 /// Asks of each clone that was made for the peer whether its recovery is unfinished. A clone of which the peer cannot
