@@ -41,7 +41,7 @@ fn another_server_in_a_peers_place_counts_for_nothing_until_a_superuser_says_so(
     // Neither does a recovery believe it.
     n1.sql("SELECT spock.peer_create('n9', 'host=/nonexistent dbname=x')");
     let plan = n1.value("SELECT outcome, reason, plan FROM spock.recover_plan('n9') WHERE target_node = 'n2'");
-    assert!(plan.starts_with("|other_node|") && plan.contains("another server"), "{plan}");
+    assert!(plan.starts_with("|other_node|") && plan.contains("another identity than before"), "{plan}");
     wait_round(n1.db("postgres"));
     assert_eq!(n1.value(bound), system_identifier(n2));
     // Nor is a subscription to it taken for one of n2's.
