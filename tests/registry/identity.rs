@@ -119,7 +119,7 @@ fn a_subscription_whose_owner_is_no_superuser_takes_nobodys_place() {
     );
     assert_ne!(n2.value("SELECT blocked_reason FROM spock.get_recovery_slot_status()"), "peer_unknown");
     let verdict = health(n2, "subscription aaa");
-    for part in ["WARNING|its owner \"sub\" is no superuser", "node \"n3\"", "sub_set_origin(''aaa'', NULL)"] {
+    for part in ["WARNING|its owner \"sub\" is not a superuser", "node \"n3\"", "sub_set_origin(''aaa'', NULL)"] {
         assert!(verdict.contains(&part.replace("''", "'")), "no {part} in {verdict}");
     }
     // Its owner says nothing about that either.
@@ -169,7 +169,7 @@ fn what_a_strangers_subscription_comes_from_is_for_a_superuser_to_say() {
     assert_eq!(n1.value(ORIGINS), "s|");
     assert_eq!(n1.value("SELECT count(*) FROM spock.node_positions()"), "0");
     let verdict = health(n1, "subscription s");
-    assert!(verdict.contains("it has another connection since"), "{verdict}");
+    assert!(verdict.contains("its connection was changed since"), "{verdict}");
     let way = "SELECT state, error FROM spock.peer_status() WHERE node_name = 'n2'";
     n1.wait_until(way, "unreachable|no connection string is known");
     connection("sub", &dsn);

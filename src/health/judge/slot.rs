@@ -54,7 +54,7 @@ pub fn slot(facts: &SlotHealth) -> Check {
         return check(name, Status::Warning, format!("slot \"{}\" cannot be moved: {}", facts.name, facts.error));
     }
     let later = if facts.generation > 1 {
-        format!(" (generation {}: what earlier ones kept is lost)", facts.generation)
+        format!(" (generation {}: what earlier slots kept is lost)", facts.generation)
     } else {
         String::new()
     };
@@ -74,11 +74,12 @@ pub fn retention(facts: &SlotHealth) -> Check {
     };
     let drop = match (facts.blocked_reason, &facts.blocked_by) {
         (Some("peer_unreachable"), Some(peer)) => {
-            format!("; if it is dead for good and recovered: {}", dropping(peer, facts.unreadable.as_deref()))
+            format!("; if it is lost for good and was recovered: {}", dropping(peer, facts.unreadable.as_deref()))
         }
         (Some("peer_unknown"), Some(peer)) => {
             format!(
-                "; how far it is is not known: see peer {peer} here, and SELECT * FROM spock.quick_health_check() there"
+                "; how far that node has applied is not known: see the check of peer {peer} here, and SELECT * FROM \
+                 spock.quick_health_check() there"
             )
         }
         _ => String::new(),
@@ -88,7 +89,7 @@ pub fn retention(facts: &SlotHealth) -> Check {
             name,
             Status::Critical,
             format!(
-                "{kept}{held}; given up for the budget, and not recoverable from this node: {}",
+                "{kept}{held}; given up to stay within the budget, so not recoverable from this node: {}",
                 facts.unprotected.join(", ")
             ),
         );
@@ -125,8 +126,8 @@ pub fn clone(facts: &CloneHealth) -> Option<Check> {
             format!("was invalidated: no node can be recovered from it; make another one, and then {drop}")
         }
         Some((target, intent)) if facts.target_is_silent => format!(
-            "keeps {} MB until node \"{target}\" says that intent {intent} has ended, and that node does not answer; if it is \
-             dead for good: {drop}",
+            "keeps {} MB until node \"{target}\" reports that intent {intent} has ended, but that node does not \
+             answer; if it is lost for good: {drop}",
             facts.retained_bytes >> 20
         ),
         _ => return None,
