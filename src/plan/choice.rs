@@ -138,15 +138,15 @@ pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
     let Some(source) = plan.source.as_ref().filter(|_| plan.outcome == Some(Outcome::CatchUp)) else { return };
     let notes = lacked(source, survivors).into_iter().map(|node| {
         format!(
-            "node \"{source}\" lacks transactions of node \"{node}\", and gets none: what node \"{}\" did to their rows \
-             cannot be had from it",
+            "node \"{source}\" lacks transactions of node \"{node}\" and receives no more of them: changes of node \
+             \"{}\" to their rows are not in its WAL",
             plan.failed
         )
     });
     let late = recovered(source, survivors).filter(|node| *node != plan.failed).map(|node| {
         format!(
-            "node \"{source}\" got rows of node \"{node}\" late, by a recovery: what node \"{}\" deleted of them before cannot be had \
-             from it",
+            "node \"{source}\" received rows of node \"{node}\" late, by a recovery: earlier deletes of these rows by \
+             node \"{}\" are not in its WAL",
             plan.failed
         )
     });
@@ -168,8 +168,8 @@ pub fn note_written_late(plan: &mut Plan, survivors: &[Survivor]) {
         .filter(|(_, of)| *of != plan.failed)
         .map(|(node, of)| {
             format!(
-                "node \"{node}\" got rows of node \"{of}\" late, by a recovery: it may have what node \"{}\" did to them without a \
-                 transaction of it, and node \"{}\" may lack that",
+                "node \"{node}\" received rows of node \"{of}\" late, by a recovery: it may have changes of node \
+                 \"{}\" to these rows without a transaction of that node, and node \"{}\" may lack these changes",
                 plan.failed, plan.target
             )
         })
