@@ -64,7 +64,7 @@ pub struct Keeper {
     samples: HashMap<u32, Samples>,
     /// The tables of each subscription, with their digest: they are looked up again when the digest has changed.
     tables: HashMap<u32, (i64, Vec<SubscribedTable>)>,
-    /// Of the subscriptions for whose origin this node cannot vouch yet.
+    /// Of the subscriptions for which this node cannot prove yet what it has.
     watches: HashMap<u32, Watch>,
     /// When a transaction of a replication origin was last seen to commit here.
     committed_at: HashMap<u16, Timestamp>,

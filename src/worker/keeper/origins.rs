@@ -1,5 +1,5 @@
 //! What a round of the manager sees of the slot and of this node's own origins: their positions, samples and tables, and
-//! from which position on this node can vouch for an origin that it does not yet know to hold without a gap.
+//! from which position on this node can prove what it has of an origin, as long as that is not known yet.
 
 use super::Keeper;
 use super::heard::readings;
@@ -92,8 +92,8 @@ impl Keeper {
         Ok((positions, is_settled.then_some(local)))
     }
 
-    /// Returns the next record of each origin. Begins and ends the watches of the origins that this node cannot vouch
-    /// for yet.
+    /// Returns the next record of each origin. Begins and ends the watches of the origins of which this node cannot prove
+    /// yet what it has.
     pub(super) fn next_origins(&mut self, seen: &Seen<'_>, covered: bool) -> Result<Vec<OriginRecord>, RegistryError> {
         let now = Timestamp::now().0;
         let mut origins = Vec::new();
@@ -149,7 +149,7 @@ impl Keeper {
         Ok(looked_up)
     }
 
-    /// Looks from which position on this node can vouch for a subscription that waits for that; None: not yet.
+    /// Looks from which position on this node can prove what it has by a watched subscription; None: not yet.
     fn watch(&mut self, own: &Own, reading: Option<Reading>) -> Result<Option<OriginLsn>, RegistryError> {
         let running = match self.watches.get(&own.subscription) {
             Some(watch) if !watch.waits_for_transactions() => Vec::new(),
