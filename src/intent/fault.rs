@@ -69,6 +69,7 @@ pub fn advice(failure: &Failure) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::lsn::OriginLsn;
+    use crate::pg::clock::Timestamp;
 
     fn failure(sqlstate: &str) -> Failure {
         Failure {

@@ -128,6 +128,13 @@ pub fn standby() -> Check {
     check("standby", Status::Healthy, "this server is a standby: ask its primary; once promoted, it is the node")
 }
 
+/// This database is no node.
+pub fn no_node() -> Check {
+    let details =
+        "this database is not a node: SELECT spock.node_create('n1', 'host=… port=5432 dbname=…') makes it one";
+    check("node", Status::Missing, details)
+}
+
 /// A copy of a node that is elsewhere, or that was here before pg_upgrade: nothing is protected. `unadoptable` is an
 /// unreadable document that node_create() would have to adopt; `unreadable` is one of this database's own.
 pub fn copy(node: &str, unadoptable: Option<&str>, unreadable: Option<&str>) -> Check {

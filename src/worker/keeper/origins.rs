@@ -5,6 +5,7 @@ use super::Keeper;
 use super::heard::readings;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::error::RegistryError;
+use crate::node::provider::Peer;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::slot::Slot;
 use crate::pg::{origin, wal};
@@ -60,10 +61,15 @@ impl Seen<'_> {
 
 impl Keeper {
     /// Looks at this node's origins, and takes a sample of each.
-    pub(super) fn see<'a>(&mut self, found: &'a Slot, before: RetentionRecord) -> Result<Seen<'a>, RegistryError> {
+    pub(super) fn see<'a>(
+        &mut self,
+        found: &'a Slot,
+        before: RetentionRecord,
+        peers: &[Peer],
+    ) -> Result<Seen<'a>, RegistryError> {
         let (positions, sampled_at) = self.sample()?;
-        let readings = readings(self.index);
-        let own = positions.iter().filter_map(own_of).collect();
+        let own: Vec<Own> = positions.iter().filter_map(own_of).collect();
+        let readings = readings(self.index, peers, &own);
         Ok(Seen { found, before, positions, own, sampled_at, readings })
     }
 
