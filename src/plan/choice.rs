@@ -102,7 +102,12 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
     note_written_late(&mut plan, survivors);
     for survivor in others {
         if let SurvivorAnswer::Silent { finding, .. } = &survivor.answer {
-            plan.notes.push(format!("node \"{}\" may have more: {finding}", survivor.node));
+            let own = format!("node \"{}\": ", survivor.node);
+            let finding = finding.strip_prefix(&own).unwrap_or(finding);
+            plan.notes.push(format!(
+                "node \"{}\" may have more transactions, but gives no usable answer: {finding}",
+                survivor.node
+            ));
         }
     }
     plan

@@ -99,7 +99,7 @@ fn knows_its_origins(node: &NodeFacts) -> Finding {
     match node.unknown_origins.as_slice() {
         [] => Ok("every subscription's node is known".to_owned()),
         unknown => Err(format!(
-            "nobody knows from which node subscription {} of node \"{}\" comes: it may be the failed one",
+            "the provider node of subscription {} of node \"{}\" is not known: it may be the failed node",
             named(unknown),
             node.node
         )),

@@ -42,7 +42,7 @@ fn a_node_that_only_subscribes_is_told_of_on_both_sides_and_named_by_a_recovery(
         wait_row(n4, &format!("peer {name}"), &format!("on node \"{name}\": SELECT spock.peer_create('n4', 'host=…')"));
         wait_row(known, "asker n4", "SELECT spock.peer_create('n4', 'host=…')");
         assert!(
-            row(known, "asker n4").starts_with("WARNING connects here as role \"postgres\""),
+            row(known, "asker n4").starts_with("WARNING node \"n4\" polls this node as role \"postgres\""),
             "{}",
             row(known, "asker n4")
         );

@@ -61,10 +61,10 @@ impl Keeper {
             log_uncovered(found, record.position);
             record.position = Some(found.confirmed);
         }
-        record.origins = self.next_origins(&seen, covered)?;
+        let inputs = peer_inputs(self.index, peers);
+        record.origins = self.next_origins(&seen, &inputs, covered)?;
         round.tables = self.note_tables(&mut record.origins, &seen)?;
         record.origins.extend(seen.nameless().cloned());
-        let inputs = peer_inputs(self.index, peers);
         record.peers = inputs.iter().filter_map(|peer| decision::next_peer(peer, &seen.before)).collect();
         let now = Timestamp::now();
         let end = wal::flushed();

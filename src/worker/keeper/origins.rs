@@ -10,7 +10,7 @@ use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::slot::Slot;
 use crate::pg::{origin, wal};
 use crate::shmem;
-use crate::slot::decision;
+use crate::slot::decision::{self, PeerInput};
 use crate::slot::horizon::Sample;
 use crate::slot::positions::{self, Own, OwnPosition, SubscribedTable};
 use crate::slot::record::{OriginRecord, RetentionRecord};
@@ -83,14 +83,10 @@ impl Keeper {
             self.committed_at.insert(id, at);
         }
         if is_settled {
-            let taken_at = Timestamp::now().0;
+            let taken_at = Timestamp::now();
             for own in positions.iter().filter_map(own_of) {
                 let origin = own.applied.unwrap_or(OriginLsn::ZERO);
-                self.samples.entry(own.subscription).or_default().push(Sample {
-                    origin,
-                    local,
-                    taken_at: Timestamp(taken_at),
-                });
+                self.samples.entry(own.subscription).or_default().push(Sample { origin, local, taken_at });
             }
         }
         self.samples
@@ -100,8 +96,13 @@ impl Keeper {
 
     /// Returns the next record of each origin. Begins and ends the watches of the origins that this node cannot vouch
     /// for yet.
-    pub(super) fn next_origins(&mut self, seen: &Seen<'_>, covered: bool) -> Result<Vec<OriginRecord>, RegistryError> {
-        let now = Timestamp::now().0;
+    pub(super) fn next_origins(
+        &mut self,
+        seen: &Seen<'_>,
+        inputs: &[PeerInput],
+        covered: bool,
+    ) -> Result<Vec<OriginRecord>, RegistryError> {
+        let now = Timestamp::now();
         let mut origins = Vec::new();
         for own in &seen.own {
             let known = seen.before.origin(&own.node, own.subscription);
@@ -110,7 +111,7 @@ impl Keeper {
                 Some(known) if known.waits_beyond.is_some() && seen.sampled_at.is_some() => self.watch(own, reading)?,
                 _ => None,
             };
-            let (mut next, starts_anew) = decision::next_origin(own, known, covered, unbroken_from, Timestamp(now));
+            let (mut next, starts_anew) = decision::next_origin(own, known, covered, unbroken_from, now);
             if starts_anew {
                 self.samples_since = Instant::now();
                 self.samples.remove(&own.subscription);
@@ -119,6 +120,10 @@ impl Keeper {
             }
             if next.waits_beyond.is_none() {
                 self.watches.remove(&own.subscription);
+            }
+            let provider = inputs.iter().find(|peer| peer.name == own.node);
+            if provider.is_some_and(|provider| decision::has_another_history(provider, &seen.before)) {
+                (next.begins, next.passed) = (None, None);
             }
             if next.begins.is_none() {
                 decision::note_beginning(&mut next, own, reading);
