@@ -12,7 +12,7 @@ pub use peers::{
 pub use recovery::{RecoveryHealth, recovery};
 pub use server::{
     Capacity, ManagerFacts, ServerSettings, apply_workers, capacity, commit_timestamps, copy, invalidation, manager,
-    output_plugin, standby, wal_level,
+    no_node, output_plugin, standby, wal_level,
 };
 pub use slot::{CloneHealth, SlotHealth, WaitingFacts, clone, retention, slot, vouching};
 

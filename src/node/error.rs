@@ -143,7 +143,7 @@ impl SqlError for RegistryError {
             RegistryError::StillSubscribed { subscription, .. } => {
                 let name = pgrx::spi::quote_identifier(subscription);
                 Some(format!(
-                    "If that node is dead for good: ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET \
+                    "If that node is lost for good: ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET \
                      (slot_name = NONE); DROP SUBSCRIPTION {name};"
                 ))
             }
@@ -160,7 +160,7 @@ impl SqlError for RegistryError {
                 pgrx::spi::quote_literal(subscription)
             )),
             RegistryError::OriginIsLocal { .. } => {
-                Some("Name the node to which the subscription's connection leads.".to_owned())
+                Some("Name the node that the subscription's connection string leads to.".to_owned())
             }
             RegistryError::NodesExist { .. } => Some(
                 "Call spock.node_drop() for the local node first, or use DROP EXTENSION spock_recovery CASCADE."

@@ -100,12 +100,16 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         plan.advice = super::advice::of(&plan);
     }
     note_written_late(&mut plan, survivors);
-    for survivor in others {
-        if let SurvivorAnswer::Silent { finding, .. } = &survivor.answer {
-            plan.notes.push(format!("node \"{}\" may have more: {finding}", survivor.node));
-        }
-    }
+    plan.notes.extend(others.into_iter().filter_map(note_silent));
     plan
+}
+
+/// What a survivor that gives no usable answer may mean for a plan.
+fn note_silent(survivor: &Survivor) -> Option<String> {
+    let SurvivorAnswer::Silent { finding, .. } = &survivor.answer else { return None };
+    let own = format!("node \"{}\": ", survivor.node);
+    let finding = finding.strip_prefix(&own).unwrap_or(finding);
+    Some(format!("node \"{}\" may have more transactions, but gives no usable answer: {finding}", survivor.node))
 }
 
 /// The nodes, other than the failed one, of which the source has less than another survivor and from which it receives

@@ -99,7 +99,7 @@ fn knows_its_origins(node: &NodeFacts) -> Finding {
     match node.unknown_origins.as_slice() {
         [] => Ok("the provider of every subscription is known".to_owned()),
         unknown => Err(format!(
-            "the provider of subscription {} of node \"{}\" is not known: it may be the failed node",
+            "the provider node of subscription {} of node \"{}\" is not known: it may be the failed node",
             named(unknown),
             node.node
         )),

@@ -192,7 +192,7 @@ impl SqlError for RecoverError {
                 .to_owned(),
             E::OtherServer { known, found, .. } => format!("It was known with {known}, and answers with {found}."),
             E::SkipBelowApplied { .. } => "A transaction that was applied is never applied again.".to_owned(),
-            E::NotProved { finding, .. } => format!("{}.", sentence(finding)),
+            E::NotProved { finding, .. } if !finding.is_empty() => format!("{}.", sentence(finding)),
             E::StillApplying { .. } => "They first complete the transaction that they are applying.".to_owned(),
             E::Remote { error, .. } | E::NoNodeBehind { error, .. } => return detail_of_peer(error),
             E::Intent(error) => return error.detail(),

@@ -84,8 +84,8 @@ impl SqlError for CloneError {
             ),
             CloneError::UnknownNode { argument, .. } => Some(format!("It was given as {argument}.")),
             CloneError::IsLocal { argument, .. } => Some(format!(
-                "It was given as {argument}. A clone on this node is for recovering a second node's transactions on a \
-                 third node."
+                "It was given as {argument}. A clone on this node is for recovering one other node on another one; name \
+                 two nodes other than this one."
             )),
             CloneError::SameNode { .. } => {
                 Some("The target is the survivor that lacks transactions of the failed node.".to_owned())

@@ -41,8 +41,8 @@ impl SqlError for SlotError {
                 Some("It is for superusers, roles with REPLICATION and members of pg_monitor.".to_owned())
             }
             SlotError::HasWritten { .. } => Some(
-                "Creating the slot would wait for this transaction, and changes of a slot are not rolled back with a \
-                 transaction."
+                "Creating a slot waits for all transactions that have written, this one included, and ROLLBACK does not \
+                 undo what was done to a slot."
                     .to_owned(),
             ),
             _ => None,

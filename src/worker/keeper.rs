@@ -72,6 +72,8 @@ pub struct Keeper {
     rate: Rate,
     /// When the last move was begun, and restart_lsn before it.
     last_move: Option<(Instant, LocalLsn)>,
+    /// When it was last recorded that this node is past what a peer may have released.
+    noted_at: Option<Instant>,
     is_moving: bool,
     /// Whether the last move has left restart_lsn where it was.
     is_stuck: bool,
@@ -96,6 +98,7 @@ impl Keeper {
             pace: Pace::default(),
             rate: Rate::default(),
             last_move: None,
+            noted_at: None,
             is_moving: false,
             is_stuck: false,
             budget: crate::slot::budget::Budget::default(),

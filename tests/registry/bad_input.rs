@@ -50,7 +50,7 @@ fn bad_input_gets_its_sqlstate_and_a_hint() {
         ("sub_set_origin('nobody', 'n2')", "42704", "pg_subscription"),
         ("sub_set_origin('nobody', NULL)", "42704", "pg_subscription"),
         ("sub_set_origin('Sub 1', 'nobody')", "42704", "FROM spock.node"),
-        ("sub_set_origin('Sub 1', 'n1')", "22023", "connection leads"),
+        ("sub_set_origin('Sub 1', 'n1')", "22023", "connection string leads to"),
         ("sub_set_origin('Sub 1', 'taken')", "42704", "FROM spock.node"),
     ] {
         refused(db, &format!("SELECT spock.{call}"), sqlstate, hint);

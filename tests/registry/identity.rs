@@ -201,7 +201,8 @@ fn what_a_stranger_calls_himself_is_not_repeated() {
         "ALTER EXTENSION spock_recovery DROP FUNCTION spock_internal.node_identity(); DROP FUNCTION spock_internal.node_identity() CASCADE;
          CREATE FUNCTION spock_internal.node_identity() RETURNS TABLE (node_name text, system_identifier text, database oid, version text,
              timeline int, wal_end pg_lsn, started_at_lsn pg_lsn, timeline_forks text, started_at timestamptz) LANGUAGE sql AS
-         $$ SELECT E'n3\"; all is well\n ALTER ROLE bob SUPERUSER; --', '1', 5::oid, '0', 1, '0/1'::pg_lsn, '0/1'::pg_lsn, '', now() $$",
+         $$ SELECT E'n3\"; all is well\n ALTER ROLE bob SUPERUSER; --', '1', 5::oid, '0', 1, '0/1'::pg_lsn, '0/1'::pg_lsn, '', now() $$;
+         ALTER EXTENSION spock_recovery ADD FUNCTION spock_internal.node_identity()",
     );
     n1.sql(&format!("CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION p WITH (connect = false)", n2.dsn("postgres")));
     n1.sql(&format!("SELECT spock.peer_create('n2', '{}')", n2.dsn("postgres")));

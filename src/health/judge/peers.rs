@@ -45,8 +45,8 @@ pub fn peer(facts: &PeerHealth) -> Check {
                 &name,
                 Status::Warning,
                 format!(
-                    "answers, but does not know node \"{0}\": it keeps no WAL for that node, and leaves it out of \
-                     recoveries that are called there; on node \"{1}\": SELECT spock.peer_create('{2}', 'host=…')",
+                    "node \"{1}\" answers, but node \"{0}\" is not its peer: \"{1}\" keeps no WAL for \"{0}\", and leaves it out \
+                     of a recovery that is called there. To change that, on node \"{1}\": SELECT spock.peer_create('{2}', 'host=…')",
                     facts.local,
                     facts.name,
                     facts.local.replace('\'', "''")
@@ -118,8 +118,8 @@ pub fn asker(facts: &AskerHealth) -> Check {
     let quoted = name.replace('\'', "''");
     let details = match conflict {
         None => format!(
-            "connects here as role \"{role}\", but is not a peer of this node: no WAL is kept for it here, and a \
-             recovery that is called here leaves it out: SELECT spock.peer_create('{quoted}', 'host=…')"
+            "node \"{name}\" polls this node as role \"{role}\", but is not its peer: this node keeps no WAL for it, and \
+             leaves it out of a recovery that is called here. To change that: SELECT spock.peer_create('{quoted}', 'host=…')"
         ),
         Some((known, found)) => format!(
             "a node connects here as role \"{role}\" under the name of a peer that is known with {known}, but reports \
@@ -155,7 +155,7 @@ pub struct UnknownOriginFacts {
     pub local: String,
     /// If the node of that name is known and is another server: the known identity and the reported one, in words.
     pub conflict: Option<(String, String)>,
-    /// Whether the subscription counts, so that the slot keeps everything.
+    /// Whether the subscription counts, so that the slot cannot advance.
     pub holds: bool,
     pub is_trusted: bool,
 }
@@ -190,12 +190,12 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
              rebuilt: SELECT spock.peer_create('{}', 'host=…')",
             quoted(says)
         ),
-        None if says.is_empty() => "it is not known which node it comes from".to_owned(),
+        None if says.is_empty() => "its provider node is not known".to_owned(),
         None if *says == facts.local => format!("{says_so}, which is the name of this node"),
         None => says_so,
     };
     let effect = match facts.holds {
-        true => "so the slot keeps everything",
+        true => "so the recovery slot cannot advance",
         false => "but it is disabled and has no table, so the slot does not wait for it",
     };
     let node = if says.is_empty() || *says == facts.local || facts.conflict.is_some() { "…" } else { says };
@@ -332,7 +332,9 @@ mod tests {
         let none = "SELECT spock.sub_set_origin('s''1', NULL)";
         let verdict = unknown_origin(&facts);
         assert_eq!(verdict.status, Status::Warning);
-        for part in ["it is not known", "the slot keeps everything", "sub_set_origin('s''1', '…')", none] {
+        for part in
+            ["its provider node is not known", "the recovery slot cannot advance", "sub_set_origin('s''1', '…')", none]
+        {
             assert!(verdict.details.contains(part), "{}", verdict.details);
         }
         let strangers = UnknownOriginFacts {

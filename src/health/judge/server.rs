@@ -53,7 +53,7 @@ pub fn commit_timestamps(settings: &ServerSettings) -> Check {
         check(
             "track_commit_timestamp",
             Status::Warning,
-            "off: a rescue cannot tell which of two versions of a row is the later one; ALTER SYSTEM SET \
+            "off: a recovery cannot tell which of two versions of a row is the later one; ALTER SYSTEM SET \
              track_commit_timestamp = on, and restart",
         )
     }
@@ -79,7 +79,7 @@ pub struct Capacity {
     pub limit: i64,
 }
 
-/// A rescue needs one slot and one walsender on its source, and one background worker and one replication origin on its
+/// A recovery needs one slot and one walsender on its source, and one background worker and one replication origin on its
 /// target.
 pub fn capacity(capacities: &[Capacity]) -> Check {
     let full: Vec<String> = capacities
@@ -100,7 +100,7 @@ pub fn capacity(capacities: &[Capacity]) -> Check {
         check(
             "rescue_capacity",
             Status::Critical,
-            format!("{}; a rescue needs one: raise it and restart", full.join("; ")),
+            format!("{}; a recovery needs one: raise it and restart", full.join("; ")),
         )
     }
 }
@@ -130,6 +130,13 @@ pub fn standby() -> Check {
         Status::Healthy,
         "this server is a standby: ask its primary; after a promotion, this server is the node",
     )
+}
+
+/// This database is no node.
+pub fn no_node() -> Check {
+    let details =
+        "this database is not a node: SELECT spock.node_create('n1', 'host=… port=5432 dbname=…') makes it one";
+    check("node", Status::Missing, details)
 }
 
 /// A copy of a node that is elsewhere, or that was here before pg_upgrade: nothing is protected. `unadoptable` is an

@@ -74,11 +74,14 @@ pub fn retention(facts: &SlotHealth) -> Check {
     };
     let drop = match (facts.blocked_reason, &facts.blocked_by) {
         (Some("peer_unreachable"), Some(peer)) => {
-            format!("; if it is lost for good and was recovered: {}", dropping(peer, facts.unreadable.as_deref()))
+            format!(
+                "; if node \"{peer}\" is lost for good, and no survivor lacks any of its transactions: {}",
+                dropping(peer, facts.unreadable.as_deref())
+            )
         }
         (Some("peer_unknown"), Some(peer)) => {
             format!(
-                "; how far that node has applied is not known: see the check of peer {peer} here, and SELECT * FROM \
+                "; what node \"{peer}\" has applied is not known: see the check \"peer {peer}\" here, and SELECT * FROM \
                  spock.quick_health_check() there"
             )
         }
@@ -126,8 +129,8 @@ pub fn clone(facts: &CloneHealth) -> Option<Check> {
             format!("was invalidated: no node can be recovered from it; make another one, and then {drop}")
         }
         Some((target, intent)) if facts.target_is_silent => format!(
-            "keeps {} MB until node \"{target}\" reports that intent {intent} has ended, but that node does not \
-             answer; if it is lost for good: {drop}",
+            "keeps {} MB for recovery {intent} of node \"{target}\", which does not answer; if node \"{target}\" is lost for \
+             good: {drop}",
             facts.retained_bytes >> 20
         ),
         _ => return None,
@@ -147,17 +150,17 @@ pub struct WaitingFacts {
 pub fn vouching(waiting: &[WaitingFacts]) -> Check {
     let name = "vouching";
     if waiting.is_empty() {
-        return check(name, Status::Healthy, "this node can prove what it has of each node");
+        return check(name, Status::Healthy, "this node can supply what it has received from each node");
     }
     let named: Vec<String> = waiting.iter().map(|one| format!("node \"{}\" (since {})", one.node, one.since)).collect();
     check(
         name,
         Status::Warning,
         format!(
-            "this node cannot prove yet what it has of {}: the subscription, or a table that was added to it without \
-             its rows, is new. That ends when the node has reported how far its slot is confirmed, or when its next \
-             transaction has arrived: the subscription must be enabled and the node reachable (SELECT * FROM \
-             spock.peer_status())",
+            "this node cannot supply the transactions of {} yet, because the subscription, or a table that was added \
+             to it with copy_data = false, is new. It can once that node has reported the confirmed position of the \
+             subscription's slot, or has sent a transaction: the subscription must be enabled and the node reachable \
+             (SELECT * FROM spock.peer_status())",
             named.join(", ")
         ),
     )
@@ -221,7 +224,7 @@ mod tests {
         assert_eq!(clone(&CloneHealth { claimed_by: None, target_is_silent: true, ..fine.clone() }), None);
         let silent = clone(&CloneHealth { target_is_silent: true, ..fine.clone() }).expect("a row");
         assert_eq!((silent.name.as_str(), silent.status), ("clone c", Status::Warning));
-        for part in ["keeps 7 MB", "node \"n2\"", "intent i", "SELECT pg_drop_replication_slot('c')"] {
+        for part in ["keeps 7 MB", "node \"n2\"", "recovery i", "SELECT pg_drop_replication_slot('c')"] {
             assert!(silent.details.contains(part), "{}", silent.details);
         }
         for claimed_by in [None, fine.claimed_by.clone()] {

@@ -90,12 +90,12 @@ impl<'a> Case<'a> {
         let is_attached = node.subscriptions.iter().any(|subscription| subscription.is_attached);
         let answers = self.wishes.failed_answers || node.failed_answers;
         let finding = match (is_attached, answers) {
-            (true, true) => "is connected and answers: it has not failed",
-            (true, false) => "is connected, but does not answer",
-            (false, true) => "answers, but is not connected",
-            (false, false) => "is not connected, and does not answer",
+            (true, true) => "is connected to it, and it answers: it has not failed",
+            (true, false) => "is still connected to it, but it does not answer",
+            (false, true) => "receives nothing from it, but it answers",
+            (false, false) => "receives nothing from it, and it does not answer",
         };
-        found(!(is_attached && answers), format!("seen from node \"{}\", it {finding}", node.node))
+        found(!(is_attached && answers), format!("node \"{}\" {finding}", node.node))
     }
 
     pub(super) fn has_applied_all(&self) -> Finding {
@@ -125,11 +125,11 @@ impl<'a> Case<'a> {
             return Ok(format!("node \"{target}\" has a connection string"));
         }
         match self.target.peers.iter().find(|peer| peer.node == *source) {
-            None => Err(format!("node \"{target}\" does not know node \"{source}\"")),
-            Some(peer) if peer.is_unreachable => {
-                Err(format!("on node \"{target}\", the state of peer \"{source}\" is: {}", peer.state))
-            }
-            Some(peer) => Ok(format!("on node \"{target}\", the state of peer \"{source}\" is: {}", peer.state)),
+            None => Err(format!("node \"{source}\" is not a peer of node \"{target}\"")),
+            Some(peer) => found(
+                !peer.is_unreachable,
+                format!("node \"{target}\" has node \"{source}\" as a peer in state \"{}\"", peer.state),
+            ),
         }
     }
 

@@ -43,8 +43,8 @@ impl<'a> Case<'a> {
 
     pub(super) fn slot_is_in_use(&self) -> Finding {
         match self.source.slot.state {
-            SlotState::Usable => Ok("what it has released is recorded".to_owned()),
-            SlotState::NotInUse => Err("it was just created, and what it has released is not recorded yet".to_owned()),
+            SlotState::Usable => Ok("its retention record exists".to_owned()),
+            SlotState::NotInUse => Err("it was just created, and has no retention record yet".to_owned()),
             _ => Err("cannot be judged: there is no usable slot".to_owned()),
         }
     }
@@ -95,8 +95,8 @@ impl<'a> Case<'a> {
             ""
         };
         let finding = format!(
-            "released up to {released}; node \"{}\" needs what is beyond {needed_from}{given_up}",
-            self.target.node
+            "node \"{}\" keeps everything after {released}; node \"{}\" needs everything after {needed_from}{given_up}",
+            self.source.node, self.target.node
         );
         // If the range is empty, the slot needs to have kept nothing.
         found(released <= needed_from || needed_from >= stop, finding)

@@ -3,6 +3,7 @@
 
 use super::super::facts::{NodeFacts, TableFacts};
 use super::{Case, Finding, named};
+use crate::counted::counted;
 
 impl<'a> Case<'a> {
     pub(super) fn target_tables_are_ready(&self) -> Finding {
@@ -130,8 +131,8 @@ impl<'a> Case<'a> {
                 Err(format!("subscription \"{name}\" of node \"{}\" has skipped a transaction", self.source.node))
             }
             None => Ok(format!(
-                "nothing shows that subscription \"{name}\" has skipped a transaction; {} errors were counted",
-                subscription.apply_errors
+                "no sign that subscription \"{name}\" skipped a transaction; {} counted",
+                counted(subscription.apply_errors, "apply error")
             )),
         }
     }
