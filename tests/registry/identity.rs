@@ -65,7 +65,7 @@ fn another_server_in_a_peers_place_counts_for_nothing_until_a_superuser_says_so(
     n1.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n2'", "connected");
     n1.wait_until(bound, &system_identifier(stranger));
     // It answers; that it does not know n1 is another matter.
-    assert!(health(n1, "peer n2").contains("|answers"), "{}", health(n1, "peer n2"));
+    assert!(health(n1, "peer n2").contains("|node \"n2\" answers"), "{}", health(n1, "peer n2"));
 }
 
 #[test]
