@@ -35,7 +35,8 @@ use std::time::{Duration, Instant};
 /// manager.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(90);
 
-/// Number of polls between two questions of how ready a peer is to be the source of a recovery.
+/// Number of polls between two questions of how ready a peer is to be the source of a recovery, and of what its slot may
+/// have released.
 const READINESS_POLLS: u32 = 5;
 
 /// A peer that was to be asked at once and has not answered is asked again after this time at the latest.
@@ -69,8 +70,8 @@ struct PollAnswer {
     started_at: Timestamp,
     protocol: u32,
     positions: Vec<Position>,
-    /// Up to which position of each origin the peer's slot may have released its transactions; empty if not asked.
-    released: Vec<(String, OriginLsn)>,
+    /// Up to which position of each origin the peer's slot may have released its transactions; None: it was not asked.
+    released: Option<Vec<(String, OriginLsn)>>,
     /// The subscriptions here that come from the peer, and how far the slot of each is confirmed at the peer.
     own: OwnConfirmed,
     /// How ready the peer is to be the source of a recovery; None: it was not asked, or cannot tell.
@@ -243,7 +244,8 @@ impl Poller {
         // or from an earlier one.
         let lives = shmem::lock().lives();
         let mut positions = if expected.is_some() { positions::own_positions()? } else { Vec::new() };
-        let asks_released = positions.iter().any(|position| position.applied().is_none() && position.origin_id != 0);
+        let is_young = |position: &positions::OwnPosition| position.applied().is_none() && position.origin_id != 0;
+        let asks_released = positions.iter().any(is_young) && self.is_readiness_due();
         positions.retain(|position| position.origin.as_ref().map(NodeName::as_str) == expected.as_deref());
         let applied = positions.iter().filter_map(positions::OwnPosition::applied).max();
         let mut origins = positions.iter().map(|position| position.origin_id);
@@ -347,7 +349,7 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
     let wal_end: OriginLsn = row.optional(4)?.unwrap_or_default();
     let own = ask_own_confirmed(connection, question, wal_end)?;
     let positions = ask_positions(connection)?;
-    let released = if question.asks_released { ask_released(connection)? } else { Vec::new() };
+    let released = question.asks_released.then(|| ask_released(connection)).transpose()?;
     let clones = ask_clones(connection, question)?;
     Ok(PollAnswer {
         readiness: ask_readiness(connection, question)?,

@@ -87,7 +87,7 @@ fn what_each_pair_will_lack_is_told_with_the_command_that_mends_it() {
     n3.sql("CREATE ROLE weak LOGIN IN ROLE pg_monitor; REVOKE SELECT ON t FROM PUBLIC");
     let dsn = n3.dsn("postgres").replace("user=postgres", "user=weak");
     n2.sql(&format!("SELECT spock.peer_create('n3', '{dsn}')"));
-    wait_row(n2, "source n3", "role \"weak\" on node \"n3\" has not REPLICATION");
+    wait_row(n2, "source n3", "role \"weak\" on node \"n3\" does not have REPLICATION");
     wait_row(n2, "source n3", "has no SELECT on");
     wait_row(n2, "source n3", "ALTER ROLE \"weak\" REPLICATION; GRANT pg_read_all_data TO \"weak\";");
     // What is refused then is what was told before.

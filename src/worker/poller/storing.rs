@@ -185,8 +185,10 @@ fn keep_positions(places: &mut [PositionEntry], question: &PollQuestion, answer:
             place.is_ready = position.is_ready;
             place.applied = position.applied;
             place.passed = position.passed;
-            let released = answer.released.iter().find(|(origin, _)| Some(origin) == position.origin.as_ref());
-            place.released = released.map_or(OriginLsn::ZERO, |(_, released)| *released);
+            if let Some(released) = &answer.released {
+                let of_origin = released.iter().find(|(origin, _)| Some(origin) == position.origin.as_ref());
+                place.released = of_origin.map_or(OriginLsn::ZERO, |(_, released)| *released);
+            }
             place.committed_at = position.committed_at;
         }
     }
