@@ -100,8 +100,15 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         plan.advice = super::advice::of(&plan);
     }
     note_written_late(&mut plan, survivors);
+    note_silent(&mut plan, &others);
+    plan
+}
+
+/// Adds notes about survivors that could not be asked, or whose answer cannot be trusted.
+fn note_silent(plan: &mut Plan, others: &[&Survivor]) {
     for survivor in others {
         if let SurvivorAnswer::Silent { finding, .. } = &survivor.answer {
+            // The finding may begin with the name, which the note has given already.
             let own = format!("node \"{}\": ", survivor.node);
             let finding = finding.strip_prefix(&own).unwrap_or(finding);
             plan.notes.push(format!(
@@ -110,7 +117,6 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
             ));
         }
     }
-    plan
 }
 
 /// The nodes, other than the failed one, of which the source has less than another survivor and from which it receives
