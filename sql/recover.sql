@@ -397,8 +397,10 @@ DECLARE
     failures int := 0;
     intent uuid;
     plans jsonb;
+    note text;
+    is_a_warning boolean;
     unknown text[];
-    silent text[] := '{}';
+    left_out text[] := '{}';
 BEGIN
     PERFORM spock_internal.require_caller('recover_failed_node', failed_node_name);
     PERFORM spock_internal.begin_step();
@@ -438,6 +440,27 @@ BEGIN
         RAISE WARNING 'node "%" is not known here, and is left out: it may subscribe to node "%" as well', unknown[i], failed_node_name
             USING HINT = format('SELECT spock.peer_create(%L, ''host=… port=5432 dbname=…''); and call again.', unknown[i]);
     END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(plans) p
+                    WHERE p ->> 'outcome' IS NOT NULL OR p ->> 'reason' = 'target_not_subscribed') THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('nothing can be planned for the survivors of node "%s"', failed_node_name),
+            DETAIL = (SELECT pg_catalog.string_agg(format('Node "%s": %s.', p ->> 'target_node', p ->> 'reason'), ' ')
+                        FROM pg_catalog.jsonb_array_elements(plans) p),
+            HINT = format('SELECT target_node, reason, plan ->> ''advice'' FROM spock.recover_plan(%L); says what each of them needs.', failed_node_name);
+    END IF;
+    -- What a plan has to tell besides is told, once where several say the same.
+    FOR note, is_a_warning IN
+        SELECT n, pg_catalog.bool_or(p ->> 'outcome' = 'catch_up')
+          FROM pg_catalog.jsonb_array_elements(plans) p, pg_catalog.jsonb_array_elements_text(p -> 'plan' -> 'notes') n
+         WHERE p ->> 'outcome' IS NOT NULL
+         GROUP BY n ORDER BY n
+    LOOP
+        IF is_a_warning THEN
+            RAISE WARNING '%', note;
+        ELSE
+            RAISE NOTICE '%', note;
+        END IF;
+    END LOOP;
     -- All are begun first: they run side by side, each carried by its own node.
     FOR survivor IN
         SELECT * FROM jsonb_to_recordset(plans) p(target_node name, source_node name, outcome text, reason text)
@@ -447,7 +470,7 @@ BEGIN
         IF survivor.outcome IS NULL THEN
             RAISE WARNING 'node "%" is left out: %', survivor.target_node, survivor.reason;
             IF survivor.reason <> 'target_not_subscribed' THEN
-                silent := silent || survivor.target_node::text;
+                left_out := left_out || survivor.target_node::text;
             END IF;
         ELSIF survivor.outcome = 'needs_rebuild' THEN
             failures := failures + 1;
@@ -531,8 +554,8 @@ BEGIN
             HINT = format('SELECT * FROM spock.recover_plan(%L); says why, and what each still lacks.', failed_node_name);
     END IF;
     RAISE NOTICE 'node "%" is recovered on every survivor that is known here%, in % s', failed_node_name,
-        CASE WHEN silent || unknown <> '{}'
-             THEN format(' and answers; nothing was done for: %s', pg_catalog.array_to_string(silent || unknown, ', ')) ELSE '' END,
+        CASE WHEN left_out || unknown <> '{}'
+             THEN format(' and has a plan; nothing was done for: %s', pg_catalog.array_to_string(left_out || unknown, ', ')) ELSE '' END,
         report ->> 'seconds';
 END
 $$;
@@ -597,7 +620,8 @@ BEGIN
     IF chosen.outcome = 'needs_rebuild' THEN
         PERFORM spock_internal.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
     ELSIF chosen.outcome = 'zero_gap' THEN
-        RAISE NOTICE 'nothing of node "%" is missing on node "%"', failed_node_name, chosen.target_node;
+        RAISE NOTICE 'nothing of node "%" is missing%', failed_node_name,
+            coalesce(' on node "' || chosen.target_node || '"', ' on any survivor');
         RETURN;
     END IF;
     intent := spock_internal.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
@@ -695,6 +719,7 @@ AS $$
                 WHEN (s.now ->> 'waiting')::boolean THEN 'waiting' ELSE 'running' END,
            CASE WHEN p.step <> c.step THEN NULL
                 WHEN (s.now ->> 'waiting')::boolean THEN s.now ->> 'error'
+                WHEN s.now ->> 'blocked_by' IS NOT NULL THEN 'waits for a lock: ' || (s.now ->> 'blocked_by')
                 WHEN p.phase = 'replaying' THEN format('%s, %s, at %s of %s',
                     spock_internal.counted((s.now ->> 'transactions')::bigint, 'transaction'),
                     spock_internal.counted((s.now ->> 'rows')::bigint, 'row'), s.now ->> 'current_lsn', s.now ->> 'stop_lsn')

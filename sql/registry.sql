@@ -1,59 +1,67 @@
 -- The node registry: nodes are foreign servers of the wrapper spock_node, connection strings options of user mappings.
 -- Names that the extension spock also has stand in names_shared_with_spock.sql.
 
--- Before anything else: whoever may create objects in the schema, or owns it, could have functions and operators there that
--- superusers and other nodes then call in place of ours. So the schema is new, or it is a superuser's, closed to others, and
--- holds nothing but what belongs to the extension spock. Everything here names its schema and has the very types that it is declared with: the search
--- path begins with the schema that is not trusted yet.
+-- Before anything else: whoever may create objects in one of the two schemas, or owns it, could have functions and operators there
+-- that superusers and other nodes then call in place of ours. So each is new, or it is a superuser's, closed to others, and holds
+-- nothing but what belongs to the extension spock. Everything here names its schema and has the very types that it is declared with:
+-- the search path begins with the schema that is not trusted yet. What an administrator's default privileges give away in a new
+-- schema counts as well.
 DO LANGUAGE plpgsql $guard$
 DECLARE
-    of_schema pg_catalog.oid := '@extschema@'::pg_catalog.regnamespace::pg_catalog.oid;
+    name_of pg_catalog.text;
+    of_schema pg_catalog.oid;
     found pg_catalog.text;
     path pg_catalog.text := pg_catalog.current_setting('search_path'::pg_catalog.text);
 BEGIN
     PERFORM pg_catalog.set_config('search_path'::pg_catalog.text, 'pg_catalog, pg_temp'::pg_catalog.text, true);
-    SELECT CASE
-             WHEN NOT o.rolsuper THEN format('it belongs to the role "%s", which is no superuser', o.rolname)
-             WHEN EXISTS (SELECT FROM aclexplode(n.nspacl) a LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
-                           WHERE a.privilege_type = 'CREATE' AND g.rolsuper IS NOT TRUE)
-               THEN 'others may create objects in it'
-             WHEN EXISTS (SELECT FROM pg_catalog.pg_depend d
-                           WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = of_schema
-                             AND d.classid <> 'pg_catalog.pg_extension'::regclass
-                             AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend m JOIN pg_catalog.pg_extension e ON e.oid = m.refobjid
-                                              WHERE m.classid = d.classid AND m.objid = d.objid AND m.deptype = 'e'
-                                                AND m.refclassid = 'pg_catalog.pg_extension'::regclass AND e.extname = 'spock'))
-               THEN 'there are objects in it'
-           END
-      INTO found
-      FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles o ON o.oid = n.nspowner
-     WHERE n.oid = of_schema;
-    IF found IS NOT NULL THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'object_not_in_prerequisite_state',
-            MESSAGE = 'schema "@extschema@" is there already and cannot be trusted',
-            DETAIL = 'The extension needs the schema for itself, and ' || found || '.',
-            HINT = 'Look at what is in it, then drop or rename it: CREATE EXTENSION spock_recovery makes the schema by itself.';
+    IF to_regnamespace('spock_internal') IS NULL THEN
+        CREATE SCHEMA spock_internal;
     END IF;
-    IF EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'spock_internal') THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'object_not_in_prerequisite_state',
-            MESSAGE = 'schema "spock_internal" is there already and cannot be trusted',
-            DETAIL = 'The extension makes the schema for the functions that only its own code calls.',
-            HINT = 'Look at what is in it, then drop or rename it: CREATE EXTENSION spock_recovery makes the schema by itself.';
-    END IF;
+    FOREACH name_of IN ARRAY ARRAY['@extschema@', 'spock_internal'] LOOP
+        of_schema := name_of::regnamespace;
+        SELECT CASE
+                 WHEN NOT o.rolsuper THEN format('it belongs to the role "%s", which is no superuser', o.rolname)
+                 WHEN EXISTS (SELECT FROM aclexplode(n.nspacl) a LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
+                               WHERE a.privilege_type = 'CREATE' AND g.rolsuper IS NOT TRUE)
+                   THEN 'others may create objects in it'
+                 WHEN EXISTS (SELECT FROM pg_catalog.pg_depend d
+                               WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = of_schema
+                                 AND d.classid <> 'pg_catalog.pg_extension'::regclass
+                                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend m JOIN pg_catalog.pg_extension e ON e.oid = m.refobjid
+                                                  WHERE m.classid = d.classid AND m.objid = d.objid AND m.deptype = 'e'
+                                                    AND m.refclassid = 'pg_catalog.pg_extension'::regclass AND e.extname = 'spock'))
+                   THEN 'there are objects in it'
+               END
+          INTO found
+          FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles o ON o.oid = n.nspowner
+         WHERE n.oid = of_schema;
+        IF found IS NOT NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'object_not_in_prerequisite_state',
+                MESSAGE = format('schema "%s" cannot be trusted', name_of),
+                DETAIL = 'The extension needs the schema for itself, and ' || found || '.',
+                HINT = 'Look at what is in it and who was given CREATE in it, by ALTER DEFAULT PRIVILEGES too; then drop or rename it: CREATE EXTENSION spock_recovery makes the schema by itself.';
+        END IF;
+    END LOOP;
     PERFORM pg_catalog.set_config('search_path'::pg_catalog.text, path, true);
 END
 $guard$;
 
--- The functions that only the extension's own code calls, here or from a peer.
-CREATE SCHEMA spock_internal;
-COMMENT ON SCHEMA spock_internal IS
-    'functions that only the extension spock_recovery calls, here or from a peer; what a person calls is in the schema spock';
-GRANT USAGE ON SCHEMA spock_internal TO PUBLIC;
+-- It outlives the extension, as the schema of the extension itself does. If it went, anybody who may create schemas could have
+-- one of this name while a peer still asks in it.
+DO LANGUAGE plpgsql $member$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_depend d
+                WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+                  AND d.objid = 'spock_internal'::pg_catalog.regnamespace AND d.deptype = 'e') THEN
+        ALTER EXTENSION spock_recovery DROP SCHEMA spock_internal;
+    END IF;
+END
+$member$;
 
--- Views are read by everybody; what is secret in them is hidden inside.
-GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC;
+-- Views are read by everybody; what is secret in them is hidden inside. What only the extension's own code calls, here or from a
+-- peer, is in spock_internal.
+GRANT USAGE ON SCHEMA @extschema@, spock_internal TO PUBLIC;
 
 CREATE FUNCTION spock_internal.node_options_validator(options text[], catalog oid) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'node_options_validator_wrapper';

@@ -3,10 +3,53 @@
 -- A function with other arguments or more columns has another C symbol: SQL of one version never calls a function of the library
 -- that reads or writes more than it declares.
 
-CREATE SCHEMA spock_internal;
+DO LANGUAGE plpgsql $guard$
+DECLARE
+    name_of pg_catalog.text;
+    of_schema pg_catalog.oid;
+    found pg_catalog.text;
+    path pg_catalog.text := pg_catalog.current_setting('search_path'::pg_catalog.text);
+BEGIN
+    PERFORM pg_catalog.set_config('search_path'::pg_catalog.text, 'pg_catalog, pg_temp'::pg_catalog.text, true);
+    IF to_regnamespace('spock_internal') IS NULL THEN
+        CREATE SCHEMA spock_internal;
+    END IF;
+    FOREACH name_of IN ARRAY ARRAY['@extschema@', 'spock_internal'] LOOP
+        of_schema := name_of::regnamespace;
+        SELECT CASE
+                 WHEN NOT o.rolsuper THEN format('it belongs to the role "%s", which is no superuser', o.rolname)
+                 WHEN EXISTS (SELECT FROM aclexplode(n.nspacl) a LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
+                               WHERE a.privilege_type = 'CREATE' AND g.rolsuper IS NOT TRUE)
+                   THEN 'others may create objects in it'
+                 WHEN name_of = 'spock_internal' AND EXISTS (SELECT FROM pg_catalog.pg_depend d
+                               WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = of_schema
+                                 AND d.classid <> 'pg_catalog.pg_extension'::regclass)
+                   THEN 'there are objects in it'
+               END
+          INTO found
+          FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles o ON o.oid = n.nspowner
+         WHERE n.oid = of_schema;
+        IF found IS NOT NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'object_not_in_prerequisite_state',
+                MESSAGE = format('schema "%s" cannot be trusted', name_of),
+                DETAIL = 'The extension needs the schema for itself, and ' || found || '.',
+                HINT = 'Look at what is in it and who was given CREATE in it, by ALTER DEFAULT PRIVILEGES too; then revoke that, drop the schema or rename it: ALTER EXTENSION spock_recovery UPDATE makes spock_internal by itself.';
+        END IF;
+    END LOOP;
+    PERFORM pg_catalog.set_config('search_path'::pg_catalog.text, path, true);
+END
+$guard$;
 
-COMMENT ON SCHEMA spock_internal IS
-    'functions that only the extension spock_recovery calls, here or from a peer; what a person calls is in the schema spock';
+DO LANGUAGE plpgsql $member$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_depend d
+                WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+                  AND d.objid = 'spock_internal'::pg_catalog.regnamespace AND d.deptype = 'e') THEN
+        ALTER EXTENSION spock_recovery DROP SCHEMA spock_internal;
+    END IF;
+END
+$member$;
 
 GRANT USAGE ON SCHEMA spock_internal TO PUBLIC;
 
@@ -394,8 +437,10 @@ DECLARE
     failures int := 0;
     intent uuid;
     plans jsonb;
+    note text;
+    is_a_warning boolean;
     unknown text[];
-    silent text[] := '{}';
+    left_out text[] := '{}';
 BEGIN
     PERFORM spock_internal.require_caller('recover_failed_node', failed_node_name);
     PERFORM spock_internal.begin_step();
@@ -435,6 +480,27 @@ BEGIN
         RAISE WARNING 'node "%" is not known here, and is left out: it may subscribe to node "%" as well', unknown[i], failed_node_name
             USING HINT = format('SELECT spock.peer_create(%L, ''host=… port=5432 dbname=…''); and call again.', unknown[i]);
     END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(plans) p
+                    WHERE p ->> 'outcome' IS NOT NULL OR p ->> 'reason' = 'target_not_subscribed') THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('nothing can be planned for the survivors of node "%s"', failed_node_name),
+            DETAIL = (SELECT pg_catalog.string_agg(format('Node "%s": %s.', p ->> 'target_node', p ->> 'reason'), ' ')
+                        FROM pg_catalog.jsonb_array_elements(plans) p),
+            HINT = format('SELECT target_node, reason, plan ->> ''advice'' FROM spock.recover_plan(%L); says what each of them needs.', failed_node_name);
+    END IF;
+    -- What a plan has to tell besides is told, once where several say the same.
+    FOR note, is_a_warning IN
+        SELECT n, pg_catalog.bool_or(p ->> 'outcome' = 'catch_up')
+          FROM pg_catalog.jsonb_array_elements(plans) p, pg_catalog.jsonb_array_elements_text(p -> 'plan' -> 'notes') n
+         WHERE p ->> 'outcome' IS NOT NULL
+         GROUP BY n ORDER BY n
+    LOOP
+        IF is_a_warning THEN
+            RAISE WARNING '%', note;
+        ELSE
+            RAISE NOTICE '%', note;
+        END IF;
+    END LOOP;
     -- All are begun first: they run side by side, each carried by its own node.
     FOR survivor IN
         SELECT * FROM jsonb_to_recordset(plans) p(target_node name, source_node name, outcome text, reason text)
@@ -444,7 +510,7 @@ BEGIN
         IF survivor.outcome IS NULL THEN
             RAISE WARNING 'node "%" is left out: %', survivor.target_node, survivor.reason;
             IF survivor.reason <> 'target_not_subscribed' THEN
-                silent := silent || survivor.target_node::text;
+                left_out := left_out || survivor.target_node::text;
             END IF;
         ELSIF survivor.outcome = 'needs_rebuild' THEN
             failures := failures + 1;
@@ -528,8 +594,8 @@ BEGIN
             HINT = format('SELECT * FROM spock.recover_plan(%L); says why, and what each still lacks.', failed_node_name);
     END IF;
     RAISE NOTICE 'node "%" is recovered on every survivor that is known here%, in % s', failed_node_name,
-        CASE WHEN silent || unknown <> '{}'
-             THEN format(' and answers; nothing was done for: %s', pg_catalog.array_to_string(silent || unknown, ', ')) ELSE '' END,
+        CASE WHEN left_out || unknown <> '{}'
+             THEN format(' and has a plan; nothing was done for: %s', pg_catalog.array_to_string(left_out || unknown, ', ')) ELSE '' END,
         report ->> 'seconds';
 END
 $$;
@@ -552,7 +618,8 @@ BEGIN
     IF chosen.outcome = 'needs_rebuild' THEN
         PERFORM spock_internal.refuse_recovery(failed_node_name, chosen.target_node, chosen.reason, chosen.finding, chosen.advice);
     ELSIF chosen.outcome = 'zero_gap' THEN
-        RAISE NOTICE 'nothing of node "%" is missing on node "%"', failed_node_name, chosen.target_node;
+        RAISE NOTICE 'nothing of node "%" is missing%', failed_node_name,
+            coalesce(' on node "' || chosen.target_node || '"', ' on any survivor');
         RETURN;
     END IF;
     intent := spock_internal.begin_recovery_at(target_dsn, failed_node_name::name, chosen.source_node, chosen.target_node,
@@ -674,6 +741,7 @@ AS $$
                 WHEN (s.now ->> 'waiting')::boolean THEN 'waiting' ELSE 'running' END,
            CASE WHEN p.step <> c.step THEN NULL
                 WHEN (s.now ->> 'waiting')::boolean THEN s.now ->> 'error'
+                WHEN s.now ->> 'blocked_by' IS NOT NULL THEN 'waits for a lock: ' || (s.now ->> 'blocked_by')
                 WHEN p.phase = 'replaying' THEN format('%s, %s, at %s of %s',
                     spock_internal.counted((s.now ->> 'transactions')::bigint, 'transaction'),
                     spock_internal.counted((s.now ->> 'rows')::bigint, 'row'), s.now ->> 'current_lsn', s.now ->> 'stop_lsn')
@@ -794,3 +862,29 @@ COMMENT ON FUNCTION @extschema@.recovery_horizon() IS
     'how far each peer has passed each origin, and how far the recovery slot may therefore advance; released_lsn FFFFFFFF/FFFFFFFF: this node can prove nothing of that origin';
 COMMENT ON FUNCTION @extschema@.quick_health_check() IS
     'whether everything that a recovery will need is in order: HEALTHY, WARNING, MISSING, DISABLED or CRITICAL, and what to do';
+
+-- Whoever was given, or was denied, by hand what peers ask for has, or lacks, the functions in spock_internal as well.
+DO LANGUAGE plpgsql $acl$
+DECLARE
+    pair record;
+    grantee pg_catalog.oid;
+BEGIN
+    FOR pair IN
+        SELECT old.proacl, old.proowner, new.oid::pg_catalog.regprocedure AS function
+          FROM pg_catalog.pg_proc old
+          JOIN pg_catalog.pg_proc new ON new.proname OPERATOR(pg_catalog.=) old.proname
+               AND new.pronamespace OPERATOR(pg_catalog.=) 'spock_internal'::pg_catalog.regnamespace
+         WHERE old.pronamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace AND old.proacl IS NOT NULL
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.aclexplode(pair.proacl) a WHERE a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid) THEN
+            EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', pair.function);
+        END IF;
+        FOR grantee IN
+            SELECT a.grantee FROM pg_catalog.aclexplode(pair.proacl) a
+             WHERE a.grantee OPERATOR(pg_catalog.<>) 0::pg_catalog.oid AND a.grantee OPERATOR(pg_catalog.<>) pair.proowner
+        LOOP
+            EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s', pair.function, grantee::pg_catalog.regrole);
+        END LOOP;
+    END LOOP;
+END
+$acl$;

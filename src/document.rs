@@ -263,7 +263,7 @@ impl Unreadable {
             DocumentKind::Journal => format!("the journal of recoveries in the label of {object}"),
             DocumentKind::RetentionRecord => format!("the retention record in the label of {object}"),
             DocumentKind::SubscriptionLabel => format!("the label of {object}"),
-            DocumentKind::KeptRows => format!("large object {object} with the rows that a recovery could not judge"),
+            DocumentKind::KeptRows => format!("large object {object} with rows that a recovery could not compare"),
         }
     }
 
@@ -292,7 +292,7 @@ impl Unreadable {
                 "The origin of the subscription counts as unknown, the recovery slot does not advance, no recovery \
                  begins on this node, and no node can be dropped."
             }
-            DocumentKind::KeptRows => "They stay kept, and are not compared; the local node is not dropped.",
+            DocumentKind::KeptRows => "They stay stored and are not compared, and the local node cannot be dropped.",
         }
     }
 
@@ -309,8 +309,8 @@ impl Unreadable {
     pub fn loss(&self) -> &'static str {
         match self.kind {
             DocumentKind::Journal => {
-                "unfinished recoveries, the rows that they could not judge, and which subscriptions they have disabled are \
-                 forgotten (enable those by hand), and clones made for other nodes are dropped"
+                "unfinished recoveries, the rows that they could not compare, and which subscriptions they have \
+                 suspended are forgotten (enable these by hand), and clones made for other nodes are dropped"
             }
             DocumentKind::RetentionRecord => {
                 "the WAL that the recovery slot has kept until then counts as lost: nodes that failed earlier cannot \
@@ -320,7 +320,7 @@ impl Unreadable {
                 "the node that the subscription comes from is asked for its name again; if it does not answer, set it \
                  with spock.sub_set_origin()"
             }
-            DocumentKind::KeptRows => "these rows are not compared any more",
+            DocumentKind::KeptRows => "these rows are never compared",
         }
     }
 }

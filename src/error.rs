@@ -83,7 +83,7 @@ impl SqlError for NotPreloaded {
     }
 
     fn detail(&self) -> Option<String> {
-        Some("It needs shared memory and background workers, which only the start of the server can give.".to_owned())
+        Some("It needs shared memory and background workers, which are reserved when the server starts.".to_owned())
     }
 
     fn hint(&self) -> Option<String> {

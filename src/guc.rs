@@ -191,7 +191,7 @@ pub fn register() {
     GucRegistry::define_bool_guc(
         c"spock.enable_recovery_slots",
         c"Keeps a recovery slot in each database that is a node.",
-        c"Switched off, the slots are dropped, and nobody can be recovered from this server.",
+        c"If it is off, the slots are dropped, and this server cannot be the source of a recovery.",
         &ENABLE_RECOVERY_SLOTS,
         GucContext::Sighup,
         GucFlags::default(),
@@ -237,7 +237,7 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"spock.rescue_lock_timeout",
         c"Longest time that an attempt of a recovery waits for a lock.",
-        c"Then the subscriptions to living peers run, and it is tried again later. Zero means no limit.",
+        c"After that the subscriptions to the other survivors run, until the next attempt. Zero means no limit.",
         &RESCUE_LOCK_TIMEOUT,
         0,
         HOUR_MS,
@@ -246,7 +246,7 @@ pub fn register() {
     );
     GucRegistry::define_enum_guc(
         c"spock.rescue_conflict_resolution",
-        c"What a rescue does where a change meets a row that another node has written.",
+        c"What a rescue does if a change conflicts with a row that another node has written.",
         c"With \"error\" the rescue waits at the first conflict.",
         &RESCUE_CONFLICT_RESOLUTION,
         GucContext::Sighup,
@@ -264,7 +264,7 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"spock.recovery_poll_interval",
-        c"Time between two questions to a peer.",
+        c"Time between two polls of a peer.",
         c"",
         &RECOVERY_POLL_INTERVAL,
         100,
@@ -317,27 +317,28 @@ fn register_plugin_settings() {
         (c"spock.rescue_tables", c"Tables that the output plugin sends, by their oids.", &RESCUE_TABLES),
         (
             c"spock.rescue_key_changes",
-            c"Has the output plugin send the updates that change a key, of all origins but the one.",
+            c"Makes the output plugin send the updates that change a key, of all origins except spock.rescue_origin.",
             &RESCUE_KEY_CHANGES,
         ),
         (
             c"spock.rescue_reconciled_by",
-            c"Replication origin of which the output plugin sends all changes beside those of keys, by its id.",
+            c"Replication origin of which the output plugin sends all changes, not only those of keys, by its id.",
             &RESCUE_RECONCILED_BY,
         ),
         (
             c"spock.rescue_packed",
-            c"Has the output plugin send many of its messages as one, each transaction's by themselves.",
+            c"Makes the output plugin pack many messages of a transaction into one.",
             &RESCUE_PACKED,
         ),
         (
             c"spock.rescue_given_up",
-            c"Positions at the origin of transactions that the output plugin sends without what they hold.",
+            c"Positions at the origin of transactions that the output plugin sends without their changes.",
             &RESCUE_GIVEN_UP,
         ),
         (
             c"spock.rescue_announced",
-            c"Has the output plugin send the position of each transaction before it reads what the transaction holds.",
+            c"Makes the output plugin send the position of each transaction before it reads the transaction's \
+              changes.",
             &RESCUE_ANNOUNCED,
         ),
     ];

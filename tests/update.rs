@@ -109,6 +109,46 @@ fn an_updated_extension_is_what_a_fresh_one_is_and_nothing_in_it_is_lost() {
 }
 
 #[test]
+fn an_update_is_refused_where_others_may_create_objects_and_keeps_what_was_granted_by_hand() {
+    let cluster = Cluster::new("update_rights").start();
+    let [server] = cluster.all();
+    server.sql("CREATE ROLE mallory LOGIN");
+    server.sql("CREATE ROLE poller LOGIN REPLICATION");
+    server.sql("CREATE DATABASE app");
+    let app = server.db("app");
+    create_released(app);
+    let refused = |why: &str| {
+        let error = app.try_sql(UPDATE).expect_err(why);
+        assert_eq!(error.sqlstate, "55000", "{error}");
+        assert!(error.detail.as_ref().is_some_and(|detail| detail.contains(why)), "{error}");
+        assert_eq!(app.value(VERSION), RELEASED);
+    };
+    app.sql("ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO mallory");
+    refused("others may create objects in it");
+    app.sql("ALTER DEFAULT PRIVILEGES REVOKE ALL ON SCHEMAS FROM mallory; GRANT CREATE ON DATABASE app TO mallory");
+    app.role("mallory").sql("CREATE SCHEMA spock_internal");
+    refused("it belongs to the role \"mallory\"");
+    app.sql("DROP SCHEMA spock_internal; CREATE SCHEMA spock_internal");
+    app.sql("CREATE FUNCTION spock_internal.node_identity() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    refused("there are objects in it");
+    app.sql("DROP FUNCTION spock_internal.node_identity()");
+    // Peers' pollers connect as a role of their own, and nobody else is let in.
+    app.sql(
+        "REVOKE ALL ON FUNCTION spock.node_identity(), spock.recovery_facts(name) FROM PUBLIC;
+         GRANT EXECUTE ON FUNCTION spock.node_identity(), spock.recovery_facts(name) TO poller",
+    );
+    app.sql(UPDATE);
+    for function in ["node_identity()", "recovery_facts(name)"] {
+        for schema in ["spock", "spock_internal"] {
+            let may = |role: &str| {
+                app.value(&format!("SELECT has_function_privilege('{role}', '{schema}.{function}', 'EXECUTE')"))
+            };
+            assert_eq!((may("poller").as_str(), may("mallory").as_str()), ("t", "f"), "{schema}.{function}");
+        }
+    }
+}
+
+#[test]
 fn a_mesh_of_two_neighbouring_versions_is_polled_planned_and_recovered_and_updated_node_by_node() {
     let cluster = quick("update_mesh", 3).start();
     for node in cluster.nodes().iter().skip(1) {

@@ -65,7 +65,7 @@ pub fn publish(server: &Server, database: &str, with_extension: bool) -> Result<
     Ok(mesh::publish(server, database)?)
 }
 
-/// Returns when n3 can vouch for what it keeps of n1 for each of its peers.
+/// Returns when n3 can prove what it keeps of n1 for each of its peers.
 pub fn wait_vouched(cluster: &Cluster) -> Result<()> {
     let (failed, source) = (cluster.node("n1")?, cluster.node("n3")?);
     let vouches = extension::vouches_for(failed.name());

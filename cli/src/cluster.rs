@@ -61,7 +61,7 @@ pub fn keep(mut cluster: Cluster, screen: &Screen) -> Result<()> {
         screen.line(format!("  {}: {psql} -h {folder} -p {} -U postgres {DATABASE}", node.name(), node.port()));
     }
     let program = env::args().next().unwrap_or_else(|| "spockctl".into());
-    screen.line(format!("  {program} cluster status   shows who has how much of whom"));
+    screen.line(format!("  {program} cluster status   shows how far each node has applied the others"));
     screen.line(format!("  {program} cluster up       starts those again that have been killed"));
     screen.line(format!("  {program} cluster down {folder}   stops and removes them"));
     cluster.servers().iter().for_each(|server| server.release());

@@ -61,7 +61,7 @@ struct DemoArguments {
 enum ClusterCommand {
     /// Starts a mesh, or the stopped nodes of those that are there
     Up(ServerArguments),
-    /// Shows who has how much of whom
+    /// Shows how far each node has applied the others
     Status,
     /// Stops and removes one
     Down {

@@ -11,7 +11,7 @@ pub fn create_node(server: &Server, database: &str) -> Result<()> {
     server.query(database, &format!("SELECT spock.node_create({name}, {dsn})")).map(drop)
 }
 
-/// The question whether a node can vouch for what it keeps of another one: its slot is there, every peer has reported, and what
+/// The question whether a node can prove what it keeps of another one: its slot is there, every peer has reported, and what
 /// the slot may have let go is known, which the first transaction that arrives settles.
 pub fn vouches_for(origin: &str) -> String {
     format!(

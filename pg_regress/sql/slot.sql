@@ -5,7 +5,7 @@ CREATE EXTENSION spock_recovery;
 SELECT count(*) FROM spock.get_recovery_slot_status();
 SELECT count(*) FROM spock.recovery_horizon();
 SELECT count(*) FROM spock.node_positions();
-SELECT count(*) FROM spock.quick_health_check();
+SELECT * FROM spock.quick_health_check();
 SELECT count(*) FROM spock.lag_tracker;
 SELECT spock.create_recovery_slot();
 SELECT spock.drop_recovery_slot();

@@ -12,7 +12,7 @@ pub use peers::{
 pub use recovery::{RecoveryHealth, recovery};
 pub use server::{
     Capacity, ManagerFacts, ServerSettings, apply_workers, capacity, commit_timestamps, copy, invalidation, manager,
-    output_plugin, standby, wal_level,
+    no_node, output_plugin, standby, wal_level,
 };
 pub use slot::{CloneHealth, SlotHealth, WaitingFacts, clone, retention, slot, vouching};
 
@@ -54,7 +54,9 @@ fn dropping(node: &str, unreadable: Option<&str>) -> String {
     match unreadable {
         None => format!("SELECT spock.node_drop({})", literal(node)),
         Some(document) => {
-            format!("it can be dropped once document {document} can be read: that one's row here says what to repair")
+            format!(
+                "it can be dropped once document {document} can be read: the row of that document says how to repair it"
+            )
         }
     }
 }

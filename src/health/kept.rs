@@ -22,7 +22,7 @@ pub fn check_kept(recoveries: &[KeptFacts]) -> Option<Check> {
         let KeptFacts { failed, source, .. } = facts;
         let (rows, how) = match facts.removed {
             Some((object, rows)) => (facts.lost + rows, format!("large object {object}, which kept them, was removed")),
-            None => (facts.lost, "nobody knows any more which they are".to_owned()),
+            None => (facts.lost, "they are not known any more".to_owned()),
         };
         format!(
             "{} that the recovery of node \"{failed}\" has touched can never be compared: {how}; compare the tables by \

@@ -11,12 +11,13 @@ pub fn sql(installed: &str, library: &str) -> Option<Check> {
     let details = match of(installed).cmp(&of(library)) {
         Ordering::Equal => return None,
         Ordering::Less => format!(
-            "the server has loaded version {library}, and the SQL in this database is of version {installed}, which lacks what is \
-             new: ALTER EXTENSION spock_recovery UPDATE;"
+            "the server has loaded version {library}, but the SQL objects in this database are of version \
+             {installed}, and functions that are new are missing: ALTER EXTENSION spock_recovery UPDATE;"
         ),
         Ordering::Greater => format!(
-            "the SQL in this database is of version {installed}, and the server has loaded the older version {library}: what is new \
-             fails; install the package of version {installed} and restart the server"
+            "the SQL objects in this database are of version {installed}, but the server has loaded the older version \
+             {library}: functions that are new fail; install the package of version {installed} and restart the \
+             server"
         ),
     };
     Some(Check { name: "extension".to_owned(), status: Status::Warning, details })
@@ -36,8 +37,8 @@ pub fn peer(name: &str, theirs: u32) -> Option<Check> {
     };
     let ours = protocol::OURS;
     let details = format!(
-        "it speaks protocol {theirs}, this node {ours}: neither is recovered from the other; upgrade {node}: install the package \
-         there, restart the server, and ALTER EXTENSION spock_recovery UPDATE;"
+        "its protocol version is {theirs}, that of this node is {ours}: neither can be recovered from the other; \
+         upgrade {node}: install the package there, restart the server, and ALTER EXTENSION spock_recovery UPDATE;"
     );
     Some(Check { name: format!("version of peer {name}"), status: Status::Critical, details })
 }

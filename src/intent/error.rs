@@ -54,7 +54,7 @@ impl SqlError for IntentError {
                 Some(format!("The transaction that it cannot apply ended at {failing}."))
             }
             IntentError::NotFailing { failing: None, .. } => {
-                Some("No transaction has failed: it is applying, or waits for something else.".to_owned())
+                Some("No transaction has failed: the recovery is applying, or waits for something else.".to_owned())
             }
             IntentError::Registry(error) => error.detail(),
             _ => None,

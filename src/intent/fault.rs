@@ -5,13 +5,12 @@
 //! applied later.
 
 use super::document::Failure;
-use crate::pg::clock::Timestamp;
 
 /// Classes of SQLSTATEs (errcodes.txt) for which the transaction is not at fault, each with the remedy.
 const NOT_ITS_FAULT: [(&str, &str); 10] = [
     ("08", "See SELECT * FROM spock.peer_status(); and the log of that node."),
     ("25", "Look for triggers or jobs on the target that end transactions, for example by setting timeouts."),
-    ("40", "It is tried again by itself."),
+    ("40", "It is retried automatically."),
     ("53", "Give the target the resource that it lacks (disk space, memory or connections); its log says which."),
     (
         "55",
@@ -70,6 +69,7 @@ pub fn advice(failure: &Failure) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::lsn::OriginLsn;
+    use crate::pg::clock::Timestamp;
 
     fn failure(sqlstate: &str) -> Failure {
         Failure {

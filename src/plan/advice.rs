@@ -25,7 +25,7 @@ pub fn of(plan: &Plan) -> String {
              is none, no survivor has more than node \"{target}\"."
         ),
         Reason::NodeUnreachable => {
-            "Start it, or correct its connection string (SELECT * FROM spock.peer_status();), and ask again.".to_owned()
+            "Start the node, or correct its connection string (SELECT * FROM spock.peer_status();), and ask again.".to_owned()
         }
         Reason::NotANode => format!(
             "On that node: if it is a node already, SELECT * FROM spock.quick_health_check(); shows what it cannot \
@@ -33,7 +33,8 @@ pub fn of(plan: &Plan) -> String {
              dbname=…');"
         ),
         Reason::OtherNode => format!(
-            "Its connection string leads elsewhere: SELECT spock.peer_create({silent}, 'host=… port=5432 dbname=…'); with the right one."
+            "Correct its connection string, or accept the node if it was rebuilt, with SELECT \
+             spock.peer_create({silent}, 'host=… port=5432 dbname=…');"
         ),
         Reason::PermissionDenied => {
             "The role of its connection string needs REPLICATION, pg_monitor or SUPERUSER there.".to_owned()
@@ -42,16 +43,16 @@ pub fn of(plan: &Plan) -> String {
             "Upgrade the older of the two: install the package there, restart the server, and ALTER EXTENSION spock_recovery UPDATE;".to_owned()
         }
         Reason::RecoveryRunning => format!(
-            "Wait for it: SELECT * FROM spock.recovery_progress; on node \"{target}\"; or end it there with CALL \
-             spock.recover_abort('…');"
+            "Wait for the end of that recovery (SELECT * FROM spock.recovery_progress; on node \"{target}\"), or end \
+             it there with CALL spock.recover_abort('…');"
         ),
         Reason::TargetOriginUnknown => {
             format!("On node \"{target}\": SELECT spock.sub_set_origin('…', '…'); for each of these, with the node \
                      that it comes from, or NULL if that is no node of the mesh.")
         }
         Reason::TargetNotSubscribed => format!(
-            "If node \"{target}\" never subscribed to it, nothing is to be done; if its subscription was dropped, rebuild the \
-             tables from another survivor."
+            "If node \"{target}\" never subscribed to the failed node, no action is needed. If its subscription was \
+             dropped, rebuild the tables from another survivor."
         ),
         Reason::TargetSubscribesTwice | Reason::SourceSubscribesTwice => {
             "The WAL does not show which of the two subscriptions has applied a transaction: use another source, or \
@@ -68,7 +69,8 @@ pub fn of(plan: &Plan) -> String {
              recovery applies those that the source has committed."
         ),
         Reason::FailedStreamsToTarget | Reason::FailedStreamsToSource => {
-            "It has not failed: let replication catch up. If it is to be given up, stop it first, and ask again."
+            "The node has not failed: let replication catch up. If it is to be given up, stop it first, and ask \
+             again."
                 .to_owned()
         }
         Reason::SourceOriginUnknown => {

@@ -100,23 +100,16 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
         plan.advice = super::advice::of(&plan);
     }
     note_written_late(&mut plan, survivors);
-    note_silent(&mut plan, &others);
+    plan.notes.extend(others.into_iter().filter_map(note_silent));
     plan
 }
 
-/// Adds notes about survivors that could not be asked, or whose answer cannot be trusted.
-fn note_silent(plan: &mut Plan, others: &[&Survivor]) {
-    for survivor in others {
-        if let SurvivorAnswer::Silent { finding, .. } = &survivor.answer {
-            // The finding may begin with the name, which the note has given already.
-            let own = format!("node \"{}\": ", survivor.node);
-            let finding = finding.strip_prefix(&own).unwrap_or(finding);
-            plan.notes.push(format!(
-                "node \"{}\" may have more transactions, but gives no usable answer: {finding}",
-                survivor.node
-            ));
-        }
-    }
+/// What a survivor that gives no usable answer may mean for a plan.
+fn note_silent(survivor: &Survivor) -> Option<String> {
+    let SurvivorAnswer::Silent { finding, .. } = &survivor.answer else { return None };
+    let own = format!("node \"{}\": ", survivor.node);
+    let finding = finding.strip_prefix(&own).unwrap_or(finding);
+    Some(format!("node \"{}\" may have more transactions, but gives no usable answer: {finding}", survivor.node))
 }
 
 /// The nodes, other than the failed one, of which the source has less than another survivor and from which it receives
@@ -149,15 +142,15 @@ pub fn note_lacked(plan: &mut Plan, survivors: &[Survivor]) {
     let Some(source) = plan.source.as_ref().filter(|_| plan.outcome == Some(Outcome::CatchUp)) else { return };
     let notes = lacked(source, survivors).into_iter().map(|node| {
         format!(
-            "node \"{source}\" lacks transactions of node \"{node}\", and gets none: what node \"{}\" did to their rows \
-             cannot be had from it",
+            "node \"{source}\" lacks transactions of node \"{node}\" and receives no more of them: changes of node \
+             \"{}\" to their rows are not in its WAL",
             plan.failed
         )
     });
     let late = recovered(source, survivors).filter(|node| *node != plan.failed).map(|node| {
         format!(
-            "node \"{source}\" got rows of node \"{node}\" late, by a recovery: what node \"{}\" deleted of them before cannot be had \
-             from it",
+            "node \"{source}\" received rows of node \"{node}\" late, by a recovery: earlier deletes of these rows by \
+             node \"{}\" are not in its WAL",
             plan.failed
         )
     });
@@ -179,8 +172,8 @@ pub fn note_written_late(plan: &mut Plan, survivors: &[Survivor]) {
         .filter(|(_, of)| *of != plan.failed)
         .map(|(node, of)| {
             format!(
-                "node \"{node}\" got rows of node \"{of}\" late, by a recovery: it may have what node \"{}\" did to them without a \
-                 transaction of it, and node \"{}\" may lack that",
+                "node \"{node}\" received rows of node \"{of}\" late, by a recovery: it may have changes of node \
+                 \"{}\" to these rows without a transaction of that node, and node \"{}\" may lack these changes",
                 plan.failed, plan.target
             )
         })

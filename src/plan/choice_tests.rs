@@ -129,13 +129,13 @@ fn of_equals_one_that_was_not_recovered_itself_is_asked_and_else_that_is_said() 
     let survivors = [survivor("n2", 20), recovered("n3", "n5", 91), survivor("n4", 90)];
     assert_eq!(outcome(&survivors).2.as_deref(), Some("n3"), "to have more weighs more");
     let notes = plan(&survivors).notes;
-    assert!(notes.iter().any(|note| note.contains("got rows of node \"n5\" late")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("received rows of node \"n5\" late")), "{notes:?}");
     // At the target's position a survivor may still have something from its own recovery.
     let survivors = [survivor("n2", 90), recovered("n3", "n5", 90), recovered("n4", "n1", 90)];
     assert_eq!(outcome(&survivors).0, Some("zero_gap"));
     let notes = plan(&survivors).notes;
     assert_eq!(notes.len(), 1, "{notes:?}");
-    assert!(notes[0].starts_with("node \"n3\" got rows of node \"n5\" late"), "{notes:?}");
+    assert!(notes[0].starts_with("node \"n3\" received rows of node \"n5\" late"), "{notes:?}");
     // A survivor that was recovered from the loss of the failed node itself has all that it wrote.
     let survivors = [survivor("n2", 20), recovered("n3", "n1", 90), recovered("n4", "n1", 80)];
     assert_eq!((outcome(&survivors).2.as_deref(), plan(&survivors).notes), (Some("n3"), Vec::new()));

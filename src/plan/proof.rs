@@ -97,7 +97,7 @@ pub fn prove(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes: &Wish
 
 fn knows_its_origins(node: &NodeFacts) -> Finding {
     match node.unknown_origins.as_slice() {
-        [] => Ok("every subscription's node is known".to_owned()),
+        [] => Ok("the provider of every subscription is known".to_owned()),
         unknown => Err(format!(
             "the provider node of subscription {} of node \"{}\" is not known: it may be the failed node",
             named(unknown),
@@ -121,7 +121,10 @@ impl<'a> Case<'a> {
     /// The subscription of a node to the failed node. Err if there is not exactly one.
     fn subscription(&self, node: &'a NodeFacts) -> Result<&'a SubscriptionFacts, String> {
         let several = || {
-            format!("cannot be judged: node \"{}\" has not one subscription from node \"{}\"", node.node, self.failed)
+            format!(
+                "cannot be judged: node \"{}\" does not have exactly one subscription from node \"{}\"",
+                node.node, self.failed
+            )
         };
         node.only_subscription().ok_or_else(several)
     }

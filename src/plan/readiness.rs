@@ -123,7 +123,7 @@ pub(super) fn plugin_is_listed(node: &str, settings: &SettingsFacts) -> Finding 
 }
 
 pub(super) fn role_may_replicate(node: &str, asker: &AskerFacts) -> Finding {
-    let has = if asker.may_replicate { "has" } else { "has not" };
+    let has = if asker.may_replicate { "has" } else { "does not have" };
     found(asker.may_replicate, format!("role \"{}\" on node \"{node}\" {has} REPLICATION", asker.role))
 }
 
@@ -199,7 +199,7 @@ mod tests {
             ),
             (
                 &|source| source.asked_by.may_replicate = false,
-                "has not REPLICATION",
+                "does not have REPLICATION",
                 "ALTER ROLE \"postgres\" REPLICATION;",
             ),
             (

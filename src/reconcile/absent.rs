@@ -51,7 +51,7 @@ impl Pair<'_> {
                     found
                         .extend(piece.iter().zip(places).filter(|(_, is_there)| !is_there).map(|(key, _)| key.clone()));
                 }
-                Ok(_) => return Err(self.source.unexpected("something else than places of rows")),
+                Ok(_) => return Err(self.source.unexpected("no places of rows")),
                 // A node of version 0.1.0 does not know the question.
                 Err(refused) if refused.sqlstate == "22023" && self.source.protocol() == protocol::UNTOLD => (),
                 Err(refused) => {

@@ -65,7 +65,7 @@ impl Pair<'_> {
                 // Otherwise the question would be repeated for ever.
                 Ok(Answer::TooMuch { .. }) if question.is_single() => Err(self.source.unexpected("too many rows")),
                 Ok(answer) => Ok(Ok(answer)),
-                Err(_) => Err(self.source.unexpected("rows that are no rows")),
+                Err(_) => Err(self.source.unexpected("rows in an unknown form")),
             },
             Err(RecoverError::Remote { error: RemoteError::Peer { sqlstate, message, .. }, .. }) => {
                 Ok(Err(Refused::new(&self.source_name, sqlstate, &message)))
@@ -91,7 +91,7 @@ impl Pair<'_> {
             Answer::ExactRows(versions) => versions,
             Answer::TooMuch { fit } => return Ok(Ok(Told::TooMuch { fit })),
             Answer::Rows(_) | Answer::Sums(_) | Answer::Places(_) => {
-                return Err(self.source.unexpected("sums in the place of rows"));
+                return Err(self.source.unexpected("sums instead of rows"));
             }
         };
         let (mut rows, answered) = (Rows::new(), versions.len());

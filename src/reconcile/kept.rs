@@ -203,7 +203,7 @@ pub fn unreadable_head(object: u32) -> Option<Unreadable> {
 /// The tables that the first line lists.
 fn tables_of(line: &[u8]) -> Result<Vec<Table>, DocumentError> {
     // Keys are data of the tables, and a message of serde's might quote one.
-    let malformed = |_| DocumentError::Malformed("its first line does not tell the tables".to_owned());
+    let malformed = |_| DocumentError::Malformed("its first line does not list the tables".to_owned());
     if line.first() == Some(&b'[') {
         return serde_json::from_slice(line).map_err(|_| malformed(()));
     }

@@ -112,7 +112,7 @@ impl Ledger {
             let question = format!("SELECT pg_catalog.to_regclass({}) IS NULL", quote_literal(&table));
             if transaction::run(|| spi_text::rows(&question)) == [[Some("f".to_owned())]] {
                 self.counts.leave(Why::NotComparable, rows);
-                let told = format!("on node \"{local}\" it is not what it was");
+                let told = format!("it was changed on node \"{local}\" meanwhile");
                 self.counts.refuse(format!("{}.{}", relation.schema, relation.name), told);
             }
         }

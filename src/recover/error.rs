@@ -65,7 +65,7 @@ pub enum RecoverError {
     SourceHasNothing { source_node: String, failed: String },
     #[error("there is no replication slot \"{clone}\" on source node \"{source_node}\"")]
     NoClone { source_node: String, clone: String },
-    #[error("replication slot \"{clone}\" on source node \"{source_node}\" is no clone of a recovery slot")]
+    #[error("replication slot \"{clone}\" on source node \"{source_node}\" is not a clone of a recovery slot")]
     NotAClone { source_node: String, clone: String },
     #[error("clone \"{clone}\" on source node \"{source_node}\" is not usable: it was invalidated")]
     CloneInvalid { source_node: String, clone: String },
@@ -177,7 +177,7 @@ impl SqlError for RecoverError {
                     .to_owned()
             }
             E::TargetElsewhere { local, .. } => {
-                format!("This node is \"{local}\"; the target applies, so it is called there.")
+                format!("This node is \"{local}\". A recovery is called on its target, which applies the transactions.")
             }
             E::SameNode { .. } => "A source supplies what another node lacks.".to_owned(),
             E::FailedNodeUnknown { .. } => "The clone was made without failed_node_name.".to_owned(),
@@ -192,7 +192,7 @@ impl SqlError for RecoverError {
                 .to_owned(),
             E::OtherServer { known, found, .. } => format!("It was known with {known}, and answers with {found}."),
             E::SkipBelowApplied { .. } => "A transaction that was applied is never applied again.".to_owned(),
-            E::NotProved { finding, .. } => format!("{}.", sentence(finding)),
+            E::NotProved { finding, .. } if !finding.is_empty() => format!("{}.", sentence(finding)),
             E::StillApplying { .. } => "They first complete the transaction that they are applying.".to_owned(),
             E::Remote { error, .. } | E::NoNodeBehind { error, .. } => return detail_of_peer(error),
             E::Intent(error) => return error.detail(),
@@ -206,15 +206,17 @@ impl SqlError for RecoverError {
         Some(match self {
             E::NotSuperuser { .. } => "Call it as a superuser.".to_owned(),
             E::NullArgument { hint, .. } => (*hint).to_owned(),
-            E::NoLocalNode => "Make it one with SELECT spock.node_create('n2', 'host=… port=5432 dbname=…');".to_owned(),
-            E::Standby => "Ask its primary, or SELECT pg_promote();".to_owned(),
+            E::NoLocalNode => {
+                "Make it one with SELECT spock.node_create('n2', 'host=… port=5432 dbname=…');".to_owned()
+            }
+            E::Standby => "Call it on the primary, or promote this server with SELECT pg_promote();".to_owned(),
             E::TargetElsewhere { target, .. } => format!("Call it on node \"{target}\"."),
             E::UnknownNode { .. } => "SELECT node_name FROM spock.node; lists the nodes.".to_owned(),
             E::SameNode { .. } | E::TargetIsFailed { .. } => "Name another node.".to_owned(),
             E::FailedNodeUnknown { .. } => "Add failed_node := 'n1'.".to_owned(),
             E::NoSubscription { .. } => {
-                "SELECT sub_name, sub_origin FROM spock.subscription; where sub_origin is null, say which node it is: SELECT \
-                 spock.sub_set_origin('sub', 'n1');"
+                "SELECT sub_name, sub_origin FROM spock.subscription; shows the subscriptions. Where sub_origin is \
+                 null, name the provider: SELECT spock.sub_set_origin('sub', 'n1');"
                     .to_owned()
             }
             E::SeveralSubscriptions { .. } | E::ProgressUnknown { .. } => {
@@ -231,16 +233,21 @@ impl SqlError for RecoverError {
             E::Remote { error: RemoteError::Peer { sqlstate, .. }, .. } if sqlstate == "42501" => {
                 "The role of its connection string needs REPLICATION and SELECT on the tables, or SUPERUSER.".to_owned()
             }
-            E::Remote { error: RemoteError::Unexpected(_), .. } | E::NoNodeBehind { error: RemoteError::Unexpected(_), .. } => {
+            E::Remote { error: RemoteError::Unexpected(_), .. }
+            | E::NoNodeBehind { error: RemoteError::Unexpected(_), .. } => {
                 "Correct its connection string; or make that database a node: CREATE EXTENSION spock_recovery; SELECT \
                  spock.node_create('n3', 'host=… port=5432 dbname=…');"
                     .to_owned()
             }
-            E::NoNodeBehind { .. } => "Correct it, or start that node.".to_owned(),
+            E::NoNodeBehind { .. } => "Correct the connection string, or start that node.".to_owned(),
             E::Remote { .. } | E::SourceHasNothing { .. } | E::CloneRefused { .. } => {
-                "See SELECT * FROM spock.peer_status(); if it is the source, another survivor may be one too.".to_owned()
+                "See SELECT * FROM spock.peer_status(); if that node is the source, another survivor may serve \
+                 instead."
+                    .to_owned()
             }
-            E::OtherNode { .. } => "Its connection string leads elsewhere: correct it with spock.peer_create().".to_owned(),
+            E::OtherNode { .. } => {
+                "Its connection string leads to another node: correct it with spock.peer_create().".to_owned()
+            }
             E::OtherServer { source_node, .. } => format!(
                 "If it was rebuilt: SELECT spock.peer_create({}, 'host=… port=5432 dbname=…'); otherwise another \
                  server is answering in its place.",
@@ -248,7 +255,9 @@ impl SqlError for RecoverError {
             ),
             E::OtherVersion { must_be_upgraded, .. } => {
                 let node = must_be_upgraded.as_ref().map_or("this node".to_owned(), |node| format!("node \"{node}\""));
-                format!("Upgrade {node}: install the package there, restart the server, and ALTER EXTENSION spock_recovery UPDATE;")
+                format!(
+                    "Upgrade {node}: install the package there, restart the server, and ALTER EXTENSION spock_recovery UPDATE;"
+                )
             }
             E::NoClone { .. } | E::NotAClone { .. } | E::CloneInvalid { .. } => {
                 format!("Make one there: {CREATE_CLONE}")
@@ -258,11 +267,13 @@ impl SqlError for RecoverError {
             E::StopBeforeSkip { .. } => "Give a stop_lsn that is not before skip_lsn.".to_owned(),
             E::NotProved { advice, .. } => advice.clone(),
             E::StillApplying { .. } | E::NotCompared { .. } | E::Locked { .. } | E::JournalBusy => {
-                "It is tried again by itself.".to_owned()
+                "It is retried automatically.".to_owned()
             }
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
-            E::NotRunningThere { .. } => "SELECT * FROM spock.recovery_intents(); on that node.".to_owned(),
+            E::NotRunningThere { .. } => {
+                "SELECT * FROM spock.recovery_intents(); on that node shows its recoveries.".to_owned()
+            }
             E::Spi(_) => return None,
         })
     }

@@ -69,8 +69,9 @@ impl WatchedState {
             None => format!("Fix the cause and CALL again to watch; {abort} on the target ends the recovery."),
         };
         let advice = self.advice.as_ref().map_or(String::new(), |advice| format!("{advice} "));
-        let retry_hint =
-            format!("{advice}CALL again to watch, or with another source_node_name; {abort} on the target ends it.");
+        let retry_hint = format!(
+            "{advice}CALL again to watch, or with another source_node_name. On the target, {abort} ends the recovery."
+        );
         let is_lost = self.error_sqlstate.as_ref().is_some_and(|code| code.starts_with(CONNECTION_EXCEPTION));
         WatchAdvice {
             waits_for_a_person: self.waiting && self.must_be_mended,
@@ -135,8 +136,8 @@ mod tests {
         let state = WatchedState { advice: Some("Make room.".to_owned()), ..waiting("53100") };
         assert_eq!(
             state.advice().retry_hint,
-            "Make room. CALL again to watch, or with another source_node_name; CALL spock.recover_abort('n1'); on the target \
-             ends it."
+            "Make room. CALL again to watch, or with another source_node_name. On the target, CALL \
+             spock.recover_abort('n1'); ends the recovery."
         );
         assert!(waiting("53100").advice().retry_hint.starts_with("CALL again"));
     }

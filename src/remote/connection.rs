@@ -10,11 +10,13 @@ use crate::pg::walreceiver::{self, ConnectionAnswer, WalReceiverConnection};
 use std::ffi::CString;
 use std::time::Duration;
 
-/// Returns one row if the extension is installed: whether it has a schema for what only its own code calls.
-const HAS_EXTENSION: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_namespace n ON n.oid = d.objid \
-                                             WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+/// Returns one row if the extension is installed: whether what only its own code calls is in a schema of its own. A
+/// function of that name there counts only if it is the extension's.
+const HAS_EXTENSION: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_proc p ON p.oid = d.objid \
+                                             WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass \
                                                AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
-                                               AND d.refobjid = e.oid AND n.nspname = 'spock_internal') \
+                                               AND d.refobjid = e.oid AND d.deptype = 'e' AND p.proname = 'node_identity' \
+                                               AND p.pronamespace = pg_catalog.to_regnamespace('spock_internal')) \
                                FROM pg_catalog.pg_extension e WHERE e.extname = 'spock_recovery'";
 
 /// The settings that every session of this library relies on; a role or database may have other defaults for each of

@@ -78,8 +78,8 @@ impl SqlError for CloneError {
             ),
             CloneError::NullArgument { .. } => None,
             CloneError::NoSuchClone { .. } => Some(
-                "No slot has that name, or it is still being made; one that nobody has claimed is dropped after \
-                      spock.rescue_clone_ttl."
+                "No slot has that name, or it is still being created. A clone that no recovery has claimed is dropped \
+                 after spock.rescue_clone_ttl."
                     .to_owned(),
             ),
             CloneError::UnknownNode { argument, .. } => Some(format!("It was given as {argument}.")),
@@ -90,11 +90,11 @@ impl SqlError for CloneError {
             CloneError::SameNode { .. } => {
                 Some("The target is the survivor that lacks transactions of the failed node.".to_owned())
             }
-            CloneError::NotAClone { .. } => {
-                Some("A clone is a copy with plugin spock_recovery that this database has made.".to_owned())
-            }
+            CloneError::NotAClone { .. } => Some(
+                "A clone is a copy of this database's recovery slot with the output plugin spock_recovery.".to_owned(),
+            ),
             CloneError::Invalid { .. } => {
-                Some("WAL that it needs is gone: nothing can be streamed from it.".to_owned())
+                Some("WAL that it needs was removed, so nothing can be streamed from it.".to_owned())
             }
             CloneError::Taken { intent, .. } => Some(format!("It belongs to intent {intent}.")),
             CloneError::ForOthers { failed, target, .. } => Some(format!(

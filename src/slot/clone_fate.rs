@@ -1,7 +1,6 @@
 //! What the manager does with a clone in one of its rounds (pure).
 
 use crate::intent::document::CloneRecord;
-use crate::pg::clock::Timestamp;
 use crate::shmem::TargetSays;
 use std::time::Duration;
 
@@ -70,6 +69,7 @@ pub fn fate(clone: &CloneRecord, slot: Option<SlotSeen>, says: TargetSays, age: 
 mod tests {
     use super::*;
     use crate::intent_id::IntentId;
+    use crate::pg::clock::Timestamp;
 
     const S: Duration = Duration::from_secs(1);
     const RULES: Rules = Rules { is_node: true, ttl: Duration::from_secs(100), touch_after: None };

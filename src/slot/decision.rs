@@ -182,6 +182,15 @@ pub fn note_beginning(record: &mut OriginRecord, own: &Own, reading: Option<Read
     }
 }
 
+/// Whether a provider reports another server or timeline than the record knows: it was restored from a backup, or a
+/// standby was promoted. Positions of its WAL that were read before may hold other transactions now, so what this node
+/// has recorded of where it began and how far it had passed holds no longer.
+pub fn has_another_history(provider: &PeerInput, before: &RetentionRecord) -> bool {
+    let known = before.peer(&provider.name).map(|known| (known.system_identifier, known.timeline));
+    let now = provider.report.as_ref().map(|report| (report.system_identifier, report.timeline));
+    known.zip(now).is_some_and(|(known, now)| known != now)
+}
+
 /// Whether a subscription that has applied nothing has passed what a peer's recovery slot may have released of its
 /// origin (`released`, one position for each peer), and has not recorded that yet. It must be recorded then: if both
 /// the origin and this server are lost, nothing else proves that the peer holds all that is missing here. Most readings

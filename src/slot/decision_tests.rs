@@ -241,6 +241,20 @@ fn what_is_past_a_source_is_recorded_once() {
 }
 
 #[test]
+fn a_provider_that_was_restored_or_promoted_has_another_history() {
+    let reports = |system_identifier, timeline| {
+        let mut peer = reporting(Vec::new());
+        peer.report = peer.report.map(|report| Report { system_identifier, timeline, ..report });
+        peer
+    };
+    assert!(!has_another_history(&reports(SERVER.0, SERVER.1), &record()));
+    assert!(has_another_history(&reports(SERVER.0, SERVER.1 + 1), &record()), "promoted");
+    assert!(has_another_history(&reports(SERVER.0 + 1, SERVER.1), &record()), "another server");
+    assert!(!has_another_history(&silent(), &record()), "nothing was heard");
+    assert!(!has_another_history(&reports(SERVER.0, 5), &empty()), "nothing was known");
+}
+
+#[test]
 fn a_peer_counts_by_what_it_reports_or_once_reported() {
     assert_eq!(progress(&silent(), "n1", &record()), Progress::Passed(OriginLsn(100)));
     assert_eq!(progress(&silent(), "n1", &empty()), Progress::Unknown);

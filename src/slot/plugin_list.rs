@@ -13,7 +13,7 @@ pub fn check(list: Option<&str>) -> Result<(), String> {
     }
     let listed: Vec<&str> = items.into_iter().filter(|item| !item.is_empty()).collect();
     Err(format!(
-        "does not list spock_recovery, without which nobody can be recovered from this node: ALTER SYSTEM SET \
+        "does not list spock_recovery, so this node cannot be the source of a recovery: ALTER SYSTEM SET \
          output_plugin_libraries = {}, spock_recovery; SELECT pg_reload_conf()",
         listed.join(", ")
     ))

@@ -276,7 +276,7 @@ impl SqlError for NotTopLevel {
     }
 
     fn detail(&self) -> Option<String> {
-        Some("It commits what it begins, so that it goes on whatever becomes of this session.".to_owned())
+        Some("It commits, so that the recovery continues even if this session ends.".to_owned())
     }
 
     fn hint(&self) -> Option<String> {

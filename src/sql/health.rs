@@ -28,8 +28,8 @@ use pgrx::datum::ToIsoString;
 use pgrx::prelude::*;
 use std::time::Duration;
 
-/// Returns one row for each check, within milliseconds, because no peer is asked. There is no row if this database is
-/// not a node, and one row if it is a copy of a node or this server is a standby.
+/// Returns one row for each check, within milliseconds, because no peer is asked. There is one row if this
+/// database is no node, or a copy of one, or if this server is a standby.
 #[pg_extern(sql = false)]
 fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name!(status, String), name!(details, Text))>
 {
@@ -68,7 +68,7 @@ fn gather() -> Vec<Check> {
     }
     let Some(local) = servers.iter().find(|server| server.role == servers::Role::Local) else {
         let copy = servers.iter().find(|server| server.role == servers::Role::LocalElsewhere);
-        return copy.map(checks_of_copy).unwrap_or_default();
+        return copy.map_or_else(|| vec![judge::no_node()], checks_of_copy);
     };
     let settings = settings();
     let snapshot = snapshot::snapshot();

@@ -186,7 +186,7 @@ impl Clones {
                 Ok(None) => (),
                 Err(message) => {
                     if self.complained_of.as_ref() != Some(&name) {
-                        pgrx::warning!("could not tend clone \"{name}\" of the recovery slot: {message}");
+                        pgrx::warning!("could not maintain clone \"{name}\" of the recovery slot: {message}");
                         self.complained_of = Some(name);
                     }
                 }
@@ -295,7 +295,7 @@ fn drop_clone(clone: &CloneRecord, reason: FateReason) -> Dealt {
 fn why(clone: &CloneRecord, reason: FateReason) -> String {
     match (reason, clone.intent, &clone.target) {
         (FateReason::RecoveryEnded, Some(intent), Some(target)) => {
-            format!("node \"{target}\" says that intent {intent} has ended, or knows of none")
+            format!("node \"{target}\" reports that intent {intent} has ended or does not exist")
         }
         (FateReason::RecoveryEnded, ..) => "its recovery has ended".to_owned(),
         (FateReason::Unclaimed, ..) => "no recovery has claimed it within spock.rescue_clone_ttl".to_owned(),
@@ -309,7 +309,7 @@ fn forget(clone: &CloneRecord) -> Dealt {
         Ok(())
     })?;
     if forgotten.is_some() {
-        pgrx::log!("clone \"{}\" of the recovery slot is gone", clone.slot);
+        pgrx::log!("clone \"{}\" of the recovery slot does not exist any more", clone.slot);
     }
     Ok(forgotten)
 }

@@ -72,12 +72,12 @@ pub fn verdict(known: KnownAttempt) -> AttemptVerdict {
 fn failure(verdict: AttemptVerdict, at: Timestamp) -> Option<Failure> {
     let (sqlstate, reason) = match verdict {
         AttemptVerdict::Nothing | AttemptVerdict::Later => return None,
-        AttemptVerdict::Crashed => (CRASH.to_owned(), "the server, or the process that carried it, crashed"),
+        AttemptVerdict::Crashed => (CRASH.to_owned(), "the server, or the process of the recovery, crashed"),
         AttemptVerdict::Ended(packed) => {
             let sqlstate = if packed == 0 { CRASH.to_owned() } else { sqlstate_text(packed) };
             let reason = match sqlstate.as_str() {
-                ADMIN_SHUTDOWN => "the process that carried it was ended by a signal (SIGTERM)",
-                _ => "the process that carried it has ended; the server's log says why",
+                ADMIN_SHUTDOWN => "the process of the recovery was ended by a signal (SIGTERM)",
+                _ => "the process of the recovery has ended; the server's log says why",
             };
             (sqlstate, reason)
         }

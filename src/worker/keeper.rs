@@ -64,7 +64,7 @@ pub struct Keeper {
     samples: HashMap<u32, Samples>,
     /// The tables of each subscription, with their digest: they are looked up again when the digest has changed.
     tables: HashMap<u32, (i64, Vec<SubscribedTable>)>,
-    /// Of the subscriptions for whose origin this node cannot vouch yet.
+    /// Of the subscriptions for which this node cannot prove yet what it has.
     watches: HashMap<u32, Watch>,
     /// When a transaction of a replication origin was last seen to commit here.
     committed_at: HashMap<u16, Timestamp>,
@@ -72,6 +72,8 @@ pub struct Keeper {
     rate: Rate,
     /// When the last move was begun, and restart_lsn before it.
     last_move: Option<(Instant, LocalLsn)>,
+    /// When it was last recorded that this node is past what a peer may have released.
+    noted_at: Option<Instant>,
     is_moving: bool,
     /// Whether the last move has left restart_lsn where it was.
     is_stuck: bool,
@@ -96,6 +98,7 @@ impl Keeper {
             pace: Pace::default(),
             rate: Rate::default(),
             last_move: None,
+            noted_at: None,
             is_moving: false,
             is_stuck: false,
             budget: crate::slot::budget::Budget::default(),

@@ -257,7 +257,7 @@ impl Manager {
     /// Publishes and logs why a round could not run at all. Returns how long to sleep.
     fn note_failed_round(&mut self, why: String) -> Duration {
         if !self.said.contains(&why) {
-            pgrx::warning!("spock_recovery cannot look at its catalogs: {why}");
+            pgrx::warning!("spock_recovery could not read the catalogs: {why}");
         }
         {
             let mut shared = shmem::lock();

@@ -344,7 +344,8 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
     let Some(row) = rows.first() else {
         return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));
     };
-    let own = ask_own_confirmed(connection, question)?;
+    let wal_end: OriginLsn = row.optional(4)?.unwrap_or_default();
+    let own = ask_own_confirmed(connection, question, wal_end)?;
     let positions = ask_positions(connection)?;
     let released = if question.asks_released { ask_released(connection)? } else { Vec::new() };
     let clones = ask_clones(connection, question)?;
@@ -353,7 +354,7 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
         node_name: row.value(0)?,
         identity: DatabaseIdentity { system_identifier: row.value(1)?, database: row.value(2)? },
         timeline: row.value(3)?,
-        wal_end: row.optional(4)?.unwrap_or_default(),
+        wal_end,
         start: row.optional(5)?.unwrap_or_default(),
         forks: forks_from_text(&row.value::<String>(6)?)
             .ok_or_else(|| RemoteError::Unexpected("timelines in another form".to_owned()))?,
@@ -368,9 +369,14 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
     })
 }
 
-/// Returns how far this node's slots are confirmed at the peer. What that covers was applied here before, and is durable
+/// Returns how far this node's slots are confirmed at the peer, but no further than `wal_end`, the end of WAL that it has
+/// reported before. What that covers was applied here before, and is durable
 /// by the time the reading is used, because this node's WAL is flushed in between.
-fn ask_own_confirmed(connection: &mut Connection, question: &PollQuestion) -> Result<OwnConfirmed, RemoteError> {
+fn ask_own_confirmed(
+    connection: &mut Connection,
+    question: &PollQuestion,
+    wal_end: OriginLsn,
+) -> Result<OwnConfirmed, RemoteError> {
     let mut own = NONE_CONFIRMED;
     for (place, (subscription, slot)) in own.iter_mut().zip(&question.own) {
         let slot = pgrx::spi::quote_literal(slot);
@@ -382,7 +388,7 @@ fn ask_own_confirmed(connection: &mut Connection, question: &PollQuestion) -> Re
             1,
         )?;
         if let Some(row) = confirmed.first() {
-            *place = (*subscription, row.value(0)?);
+            *place = (*subscription, row.value::<OriginLsn>(0)?.min(wal_end));
         }
     }
     Ok(own)
@@ -405,11 +411,14 @@ fn ask_positions(connection: &mut Connection) -> Result<Vec<Position>, RemoteErr
 }
 
 fn ask_released(connection: &mut Connection) -> Result<Vec<(String, OriginLsn)>, RemoteError> {
-    let mut released = Vec::new();
-    for row in connection.query(RELEASED, 2)? {
-        released.extend(row.optional::<String>(0)?.zip(row.optional(1)?));
-    }
-    Ok(released)
+    let rows = match connection.query(RELEASED, 2) {
+        Ok(rows) => rows,
+        // The peer does not tell; the rest of its answer counts all the same.
+        Err(RemoteError::Peer { .. }) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let released = rows.iter().filter_map(|row| row.optional::<String>(0).ok()?.zip(row.optional(1).ok()?));
+    Ok(released.collect())
 }
 
 /// Asks of each clone that was made for the peer whether its recovery is unfinished. A clone of which the peer cannot

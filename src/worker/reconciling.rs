@@ -304,7 +304,7 @@ pub(super) fn compare_moved(
             Err(FollowError::Read(error @ RecoverError::Remote { .. })) if needed == Some(node.as_str()) => {
                 return Err(error);
             }
-            Err(FollowError::Read(error)) => pgrx::log!("changes of keys by node \"{node}\" are not followed: {error}"),
+            Err(FollowError::Read(error)) => pgrx::log!("could not read changes of keys by node \"{node}\": {error}"),
         }
     }
     Ok(true)
@@ -358,7 +358,7 @@ fn follow(
             return Ok(true);
         }
     }
-    pgrx::log!("rows are given other keys again and again: changes of keys are not followed any further");
+    pgrx::log!("keys of rows keep changing: no more changes of keys are read");
     Ok(true)
 }
 

@@ -67,7 +67,7 @@ fn an_unreadable_journal_is_not_written_over_and_what_it_says_holds_until_it_can
                 the journal of recoveries in the label of SCHEMA spock cannot be read";
     assert_eq!(error, told);
     let check = health(n3.db("postgres"), "peer n2");
-    assert!(check.starts_with(&format!("CRITICAL|{told}; last heard ")), "{check}");
+    assert!(check.starts_with(&format!("CRITICAL|{told}; last answer ")), "{check}");
     n3.sql("INSERT INTO t VALUES (100, 'of n3')");
     drain(n3, n2);
 

@@ -127,7 +127,7 @@ fn what_a_failed_node_did_to_rows_that_a_source_lacks_is_had_from_another_that_d
     assert_eq!(n2.value(sources), "n4|n3|f");
     // Who names the other one is told.
     let notes = n2.value("SELECT plan->>'notes' FROM spock_internal.choose_recovery('n1', 'n3', NULL, 'n2', NULL)");
-    assert!(notes.contains("lacks transactions of node \\\"n5\\\", and gets none"), "{notes}");
+    assert!(notes.contains("lacks transactions of node \\\"n5\\\" and receives no more of them"), "{notes}");
     assert_eq!(n2.value("SELECT source_node_name FROM spock.find_rescue_source('n1')"), "n4");
     n2.sql("CALL spock.recover_run('n1')");
     assert_eq!(n2.value("SELECT id, v FROM t ORDER BY id"), "3|n1\n4|n5\n5|n1\n12|n5");

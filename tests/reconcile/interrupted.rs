@@ -57,7 +57,7 @@ fn a_table_that_is_changed_before_its_rows_are_known_again_keeps_no_others_from_
     assert_eq!(n2.value(VERSIONS), n3.value(VERSIONS));
     assert_eq!((counted(n2, "updated"), counted(n2, "deleted")), ("2".to_owned(), "1".to_owned()));
     assert_eq!(counted(n2, "unjudged"), "{\"not_comparable\": 1}");
-    assert_eq!(counted(n2, "refused"), "{\"public.u\": \"on node \\\"n2\\\" it is not what it was\"}");
+    assert_eq!(counted(n2, "refused"), "{\"public.u\": \"it was changed on node \\\"n2\\\" meanwhile\"}");
 }
 
 /// What was touched is compared by itself, and counted with the recovery that was aborted.

@@ -2,7 +2,8 @@
 
 use super::{mesh_of, write};
 use crate::cluster::Node;
-use crate::rescue::{hold_back, wait_arrived};
+use crate::rescue::{drain, hold_back, wait_arrived};
+use crate::slot_keeps::{quick, start_mesh};
 
 /// What a row of the health check says; empty: there is none.
 fn row(node: &Node, check: &str) -> String {
@@ -118,4 +119,19 @@ fn what_each_pair_will_lack_is_told_with_the_command_that_mends_it() {
     for node in [n1, n2] {
         wait_row(node, "source n3", "track_commit_timestamp is off on node \"n3\"");
     }
+}
+
+#[test]
+fn where_nobody_can_be_recovered_a_call_for_all_survivors_does_not_speak_of_a_recovery() {
+    let cluster = start_mesh(quick("recover_nobody", 2), "CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let [n1, n2] = cluster.all();
+    write(n1, 1, 5);
+    drain(n1, n2);
+    n1.kill9();
+    n2.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "unreachable");
+    let error = n2.try_sql("CALL spock.recover_failed_node('n1')").expect_err("there is nobody else");
+    assert_eq!(error.sqlstate, "55000", "{error}");
+    assert!(error.message.contains("nothing can be planned for the survivors of node \"n1\""), "{error}");
+    assert!(error.detail.as_ref().is_some_and(|detail| detail.contains("Node \"n2\": no_source.")), "{error}");
+    assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("spock.recover_plan('n1')")), "{error}");
 }

@@ -252,13 +252,23 @@ fn the_extension_is_not_made_in_a_schema_that_another_role_has_prepared() {
     refused("others may create objects in it");
     app.sql("REVOKE CREATE ON SCHEMA spock FROM mallory");
     app.role("mallory").sql("CREATE SCHEMA spock_internal");
-    refused("The extension makes the schema");
+    refused("it belongs to the role \"mallory\", which is no superuser");
     app.sql("DROP SCHEMA spock_internal");
-    // Closed and empty, the schema spock is as good as a new one.
+    // Closed and empty, the schema spock is as good as a new one; but what every new schema gives away, the other one does too.
+    app.sql("ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO mallory");
+    refused("others may create objects in it");
+    app.sql("ALTER DEFAULT PRIVILEGES REVOKE ALL ON SCHEMAS FROM mallory");
     app.sql("CREATE EXTENSION spock_recovery");
     assert_eq!(app.value("SELECT count(*) FROM spock.node"), "0");
-    // What is left when it is dropped is that as well.
+    // What is left when it is dropped is that as well: nobody else can have functions where a peer may still ask.
     app.sql("DROP EXTENSION spock_recovery");
+    app.sql("GRANT CREATE ON DATABASE app TO mallory");
+    for schema in ["spock", "spock_internal"] {
+        let error = app.role("mallory").try_sql(&format!(
+            "CREATE FUNCTION {schema}.release_clone(text, uuid) RETURNS bool LANGUAGE sql AS 'SELECT true'"
+        ));
+        assert_eq!(error.expect_err("closed").sqlstate, "42501", "{schema}");
+    }
     app.sql("CREATE EXTENSION spock_recovery");
 }
 

@@ -39,7 +39,7 @@ fn a_recovery_needs_more_than_temp_file_limit_and_proposes_a_loss_only_where_the
     begin(n2, n3, &format!(", stop_lsn => '{}'", ends[1]));
     wait_error(n2, "53100");
     let told = advice(n2);
-    assert!(told.starts_with("false|") && told.contains("disks"), "{told}");
+    assert!(told.starts_with("false|") && told.contains("disk space"), "{told}");
     let refused = n2.try_sql("SELECT spock.recover_skip('n1', '0/1')").expect_err("it is another position");
     assert!(refused.hint.as_ref().is_some_and(|hint| !hint.contains("recover_skip")), "{refused}");
     n2.sql("DROP TRIGGER full_disk ON u; SELECT spock_internal.retry_recovery()");

@@ -80,7 +80,7 @@ fn a_promoted_standby_has_the_registration_without_the_slot_and_forgets_it() {
     n3.kill9();
     standby.promote();
     standby.wait_until(REGISTERED, "0");
-    assert_logged_once(standby, &format!("clone \"{clone}\" of the recovery slot is gone"));
+    assert_logged_once(standby, &format!("clone \"{clone}\" of the recovery slot does not exist any more"));
     // Its recovery slot was not synchronised either: it makes its own.
     wait_slot(standby.db("postgres"), 2);
     made(standby.db("postgres"), "");

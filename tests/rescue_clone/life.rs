@@ -78,7 +78,7 @@ fn a_claimed_clone_outlives_its_time_a_silent_target_and_restarts_and_goes_when_
     source.wait_until(REGISTERED, "0");
     source.wait_until(IN_RECOVERY, "f|");
     let line =
-        format!("dropped clone \"{clone}\" of the recovery slot: node \"n2\" says that intent {INTENT} has ended");
+        format!("dropped clone \"{clone}\" of the recovery slot: node \"n2\" reports that intent {INTENT} has ended");
     assert_logged_once(source, &line);
     assert_logged_once(source, "dropped clone");
 }
@@ -123,7 +123,7 @@ fn only_the_target_itself_can_say_that_a_recovery_has_ended() {
     server.sql(&format!("SELECT pg_drop_replication_slot('{clone}')"));
     server.wait_until(REGISTERED, "0");
     server.wait_until("SELECT in_recovery FROM spock.get_recovery_slot_status()", "f");
-    assert_logged_once(server, &format!("clone \"{clone}\" of the recovery slot is gone"));
+    assert_logged_once(server, &format!("clone \"{clone}\" of the recovery slot does not exist any more"));
 }
 
 /// A client that has a slot.
@@ -174,7 +174,7 @@ fn an_unclaimed_clone_goes_when_its_time_is_over_and_nobody_uses_it() {
     for clone in [used, idle] {
         assert_logged_once(n3, &format!("dropped clone \"{clone}\" of the recovery slot: no recovery has claimed it"));
     }
-    assert_eq!(log_count(n3, "could not tend"), 0);
+    assert_eq!(log_count(n3, "could not maintain"), 0);
     wait_slot(n3.db("postgres"), 1);
 }
 

@@ -61,7 +61,7 @@ fn assert_loss_is_told(n3: &Node, generation: u32, own_before: &str) {
     assert_eq!(n3.value(&format!("SELECT ({record}) >= '{own_before}'")), "t");
     assert_eq!(log_count(n3, &format!("is missing; creating generation {generation}")), 1);
     let verdict = health(n3.db("postgres"), "recovery_slot");
-    assert!(verdict.contains(&format!("generation {generation}: what earlier ones kept is lost")), "{verdict}");
+    assert!(verdict.contains(&format!("generation {generation}: what earlier slots kept is lost")), "{verdict}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn a_name_that_is_taken_costs_the_other_peers_nothing() {
     }
     wait_health(server, "a", "WARNING");
     let verdict = health(server, "a");
-    for part in ["subscription \"from_c\"", "server \"n3\" already exists", "last good round"] {
+    for part in ["subscription \"from_c\"", "server \"n3\" already exists", "last successful round"] {
         assert!(verdict.contains(part), "no {part} in {verdict}");
     }
     // The rest is as ever: the other peer, the slot, and the same process.

@@ -55,8 +55,9 @@ pub fn peer(facts: &PeerHealth) -> Check {
             _ => check(&name, Status::Healthy, "answers"),
         };
     }
-    let since =
-        facts.silent_for_s.map_or_else(|| "never heard".to_owned(), |seconds| format!("last heard {seconds} s ago"));
+    let since = facts
+        .silent_for_s
+        .map_or_else(|| "it has never answered".to_owned(), |seconds| format!("last answer {seconds} s ago"));
     let why = if facts.error.is_empty() { facts.state } else { &facts.error };
     let status =
         if facts.silent_for_s.is_none() && facts.state == "unknown" { Status::Warning } else { Status::Critical };
@@ -68,8 +69,8 @@ pub fn peer(facts: &PeerHealth) -> Check {
             facts.name
         ),
         "other node" => format!(
-            "; if it has another name now, its subscription follows within a minute; if the connection string is wrong: ALTER USER \
-             MAPPING FOR PUBLIC SERVER {} OPTIONS (SET dsn 'host=…')",
+            "; if the node has another name now, its subscription is assigned to that name within a minute; if the \
+             connection string is wrong: ALTER USER MAPPING FOR PUBLIC SERVER {} OPTIONS (SET dsn 'host=…')",
             identifier(&facts.name)
         ),
         _ if facts.error == NO_ROUTE => format!(
@@ -90,10 +91,14 @@ pub fn peer(facts: &PeerHealth) -> Check {
 pub fn source(peer: &str, lacks: Option<(u32, &str)>) -> Option<Check> {
     let name = format!("source {peer}");
     Some(match lacks? {
-        (0, _) => check(&name, Status::Healthy, "settings, free places, and rights of the role are in order"),
+        (0, _) => check(
+            &name,
+            Status::Healthy,
+            "its settings and free slots, and the privileges of the role, suffice for a recovery",
+        ),
         (count, told) => {
-            let several = if count > 1 { format!("{count} things: ") } else { String::new() };
-            check(&name, Status::Warning, format!("a recovery from it would lack {several}{told}"))
+            let problems = counted(count, "problem");
+            check(&name, Status::Warning, format!("a recovery from it would meet {problems}: {told}"))
         }
     })
 }
@@ -163,11 +168,9 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
     let says_so = if says.is_empty() { String::new() } else { format!("its provider says that it is node \"{says}\"") };
     if !facts.is_trusted {
         // What an untrusted provider says leads to no advice, and neither does the name that it gives.
-        let mut why = format!("its owner \"{}\" is no superuser", facts.owner);
+        let mut why = format!("its owner \"{}\" is not a superuser", facts.owner);
         if let Some(was) = &facts.was {
-            why.push_str(&format!(
-                ", and it has another connection since it was said that it comes from node \"{was}\""
-            ));
+            why.push_str(&format!(", and its connection was changed since node \"{was}\" was named as its provider"));
         }
         if !says_so.is_empty() {
             why.push_str(&format!("; {says_so}, which is ignored"));
@@ -183,25 +186,25 @@ pub fn unknown_origin(facts: &UnknownOriginFacts) -> Check {
     }
     let why = match &facts.conflict {
         Some((known, found)) => format!(
-            "{says_so}, but that one is known with {known}, and this one answers with {found}; if the node was rebuilt: SELECT \
-             spock.peer_create('{}', 'host=…')",
+            "{says_so}, but that node is known with {known}, and the provider reports {found}; if the node was \
+             rebuilt: SELECT spock.peer_create('{}', 'host=…')",
             quoted(says)
         ),
         None if says.is_empty() => "its provider node is not known".to_owned(),
-        None if *says == facts.local => format!("{says_so}, as this one does"),
+        None if *says == facts.local => format!("{says_so}, which is the name of this node"),
         None => says_so,
     };
     let effect = match facts.holds {
         true => "so the recovery slot cannot advance",
-        false => "and it is disabled and knows no table, so it holds nothing back",
+        false => "but it is disabled and has no table, so the slot does not wait for it",
     };
     let node = if says.is_empty() || *says == facts.local || facts.conflict.is_some() { "…" } else { says };
     check(
         &format!("subscription {name}"),
         if facts.conflict.is_some() { Status::Critical } else { Status::Warning },
         format!(
-            "{why}, {effect}: SELECT spock.sub_set_origin('{sub}', '{}'); or, if it comes from no node of the mesh, SELECT \
-             spock.sub_set_origin('{sub}', NULL)",
+            "{why}, {effect}: SELECT spock.sub_set_origin('{sub}', '{}'); or, if its provider is not a node of this \
+             mesh, SELECT spock.sub_set_origin('{sub}', NULL)",
             quoted(node)
         ),
     )
@@ -239,7 +242,7 @@ mod tests {
         };
         let verdict = peer(&facts);
         assert_eq!(verdict.status, Status::Critical);
-        assert_eq!(verdict.details, "unreachable: no answer within 5000 ms; last heard 9 s ago");
+        assert_eq!(verdict.details, "unreachable: no answer within 5000 ms; last answer 9 s ago");
         let answers = PeerHealth { answers: true, ..facts };
         assert_eq!(peer(&answers).status, Status::Healthy);
         // The peer keeps nothing for this node.
@@ -271,9 +274,9 @@ mod tests {
         };
         let verdict = peer(&facts);
         assert_eq!(verdict.status, Status::Critical);
-        assert_eq!(verdict.details, format!("{}; last heard 9 s ago", facts.error));
+        assert_eq!(verdict.details, format!("{}; last answer 9 s ago", facts.error));
         let verdict = peer(&PeerHealth { error: "it is not a node".to_owned(), ..facts });
-        assert_eq!(verdict.details, "not a node: it is not a node; last heard 9 s ago");
+        assert_eq!(verdict.details, "not a node: it is not a node; last answer 9 s ago");
     }
 
     #[test]
@@ -314,7 +317,7 @@ mod tests {
         assert_eq!(source("n3", Some((0, ""))).map(|row| row.status), Some(Status::Healthy));
         let row = source("n3", Some((2, "one; other"))).expect("a row");
         assert_eq!((row.name.as_str(), row.status), ("source n3", Status::Warning));
-        assert_eq!(row.details, "a recovery from it would lack 2 things: one; other");
+        assert_eq!(row.details, "a recovery from it would meet 2 problems: one; other");
     }
 
     #[test]
@@ -342,20 +345,18 @@ mod tests {
             ..facts.clone()
         };
         let verdict = unknown_origin(&strangers);
-        for part in ["\"bob\" is no superuser", "no node keeps WAL for it", "sub_set_origin('s''1', '…')", none] {
+        for part in ["\"bob\" is not a superuser", "no node keeps WAL for it", "sub_set_origin('s''1', '…')", none] {
             assert!(verdict.details.contains(part), "{}", verdict.details);
         }
         let moved = UnknownOriginFacts { was: Some("n2".to_owned()), ..strangers };
         assert!(
-            unknown_origin(&moved).details.contains("another connection since"),
+            unknown_origin(&moved).details.contains("its connection was changed since"),
             "{}",
             unknown_origin(&moved).details
         );
         let of_ours = UnknownOriginFacts { says: "n1".to_owned(), ..facts.clone() };
-        assert!(unknown_origin(&of_ours).details.contains("as this one does"));
-        assert!(
-            unknown_origin(&UnknownOriginFacts { holds: false, ..facts.clone() }).details.contains("knows no table")
-        );
+        assert!(unknown_origin(&of_ours).details.contains("which is the name of this node"));
+        assert!(unknown_origin(&UnknownOriginFacts { holds: false, ..facts.clone() }).details.contains("has no table"));
         let conflict = Some(("one".to_owned(), "another".to_owned()));
         let facts = UnknownOriginFacts { says: "n3".to_owned(), conflict, ..facts };
         let verdict = unknown_origin(&facts);

@@ -125,7 +125,18 @@ pub fn apply_workers(enabled: i64, limit: i64) -> Check {
 
 /// A standby of a node. The node is its primary, and no worker of this extension runs here.
 pub fn standby() -> Check {
-    check("standby", Status::Healthy, "this server is a standby: ask its primary; once promoted, it is the node")
+    check(
+        "standby",
+        Status::Healthy,
+        "this server is a standby: ask its primary; after a promotion, this server is the node",
+    )
+}
+
+/// This database is no node.
+pub fn no_node() -> Check {
+    let details =
+        "this database is not a node: SELECT spock.node_create('n1', 'host=… port=5432 dbname=…') makes it one";
+    check("node", Status::Missing, details)
 }
 
 /// A copy of a node that is elsewhere, or that was here before pg_upgrade: nothing is protected. `unadoptable` is an
@@ -136,15 +147,16 @@ pub fn copy(node: &str, unadoptable: Option<&str>, unreadable: Option<&str>) -> 
             format!("SELECT spock.node_create({}, 'host=…') if it takes that node's place", literal(node))
         }
         Some(document) => format!(
-            "it can take that node's place once document {document} can be read: that one's row here says what to \
-             repair"
+            "it can take that node's place once document {document} can be read: the row of that document says how to \
+             repair it"
         ),
     };
     check(
         "copy",
         Status::Critical,
         format!(
-            "this database is a copy of node \"{node}\" and acts on nothing: {adoption}; if it is to be no node: {}",
+            "this database is a copy of node \"{node}\", and spock_recovery does nothing in it: {adoption}; if it is \
+             not to be a node: {}",
             dropping(node, unreadable)
         ),
     )
@@ -181,14 +193,14 @@ pub fn manager(facts: &ManagerFacts) -> Check {
             name,
             Status::Critical,
             format!(
-                "no process runs for this database: the launcher starts one, and see the server's log for the \
+                "no manager is running for this database: the launcher starts one; see the server's log for the \
                  cause{skips}"
             ),
         );
     }
     let round = facts.good_round_s.map_or_else(
-        || "which has not ended a round yet".to_owned(),
-        |seconds| format!("last good round {seconds} s ago"),
+        || "which has not finished a round yet".to_owned(),
+        |seconds| format!("last successful round {seconds} s ago"),
     );
     let is_silent = facts.good_round_s.is_some_and(|s| s > (facts.interval_s * MISSED_ROUNDS).max(LEAST_SILENCE_S));
     let status = match facts.good_round_s {

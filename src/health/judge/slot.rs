@@ -54,7 +54,7 @@ pub fn slot(facts: &SlotHealth) -> Check {
         return check(name, Status::Warning, format!("slot \"{}\" cannot be moved: {}", facts.name, facts.error));
     }
     let later = if facts.generation > 1 {
-        format!(" (generation {}: what earlier ones kept is lost)", facts.generation)
+        format!(" (generation {}: what earlier slots kept is lost)", facts.generation)
     } else {
         String::new()
     };
@@ -92,7 +92,7 @@ pub fn retention(facts: &SlotHealth) -> Check {
             name,
             Status::Critical,
             format!(
-                "{kept}{held}; given up for the budget, and not recoverable from this node: {}",
+                "{kept}{held}; given up to stay within the budget, so not recoverable from this node: {}",
                 facts.unprotected.join(", ")
             ),
         );

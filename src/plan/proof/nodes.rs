@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 fn none_runs(node: &NodeFacts, is_meant: impl Fn(&RecoveryFacts) -> bool) -> Finding {
     match node.recoveries.iter().find(|recovery| is_meant(recovery)) {
-        None => Ok(format!("none stands in the way on node \"{}\"", node.node)),
+        None => Ok(format!("no such recovery is running on node \"{}\"", node.node)),
         Some(recovery) => Err(format!(
             "node \"{}\" is being recovered from the loss of node \"{}\" by node \"{}\" (intent {}, at phase {})",
             node.node, recovery.failed, recovery.source, recovery.intent, recovery.phase
@@ -44,7 +44,7 @@ impl<'a> Case<'a> {
         if names.is_empty() {
             return Err(format!("node \"{}\" has no subscription from node \"{}\"", node.node, self.failed));
         }
-        Ok(format!("node \"{}\" by subscription {}", node.node, named(&names)))
+        Ok(format!("node \"{}\" has subscription {}", node.node, named(&names)))
     }
 
     pub(super) fn subscribes_once(&self, node: &NodeFacts) -> Finding {
@@ -64,7 +64,7 @@ impl<'a> Case<'a> {
             )),
             (Some(applied), _) => Ok(format!("node \"{}\" has applied up to {applied}", node.node)),
             (None, Some(begins)) => {
-                Ok(format!("node \"{}\" has applied nothing yet; up to {begins} nothing was for it", node.node))
+                Ok(format!("node \"{}\" has applied nothing yet; it lacks nothing up to {begins}", node.node))
             }
             (None, None) => Err(format!(
                 "subscription \"{}\" of node \"{}\" has applied nothing since it was created, and it is not known where it \
@@ -78,7 +78,10 @@ impl<'a> Case<'a> {
         let (ours, theirs) = (self.lacks_from()?, self.has_up_to()?);
         found(
             theirs >= ours,
-            format!("node \"{}\" up to {theirs}, node \"{}\" up to {ours}", self.source.node, self.target.node),
+            format!(
+                "node \"{}\" has applied up to {theirs}, node \"{}\" up to {ours}",
+                self.source.node, self.target.node
+            ),
         )
     }
 
@@ -102,7 +105,7 @@ impl<'a> Case<'a> {
             format!(
                 "node \"{}\" {} node \"{}\"",
                 self.source.node,
-                if subscription.is_applying { "is just applying a change of" } else { "is applying nothing of" },
+                if subscription.is_applying { "is still applying a change of" } else { "is applying nothing of" },
                 self.failed
             ),
         )
@@ -132,14 +135,14 @@ impl<'a> Case<'a> {
 
     pub(super) fn role_may_replicate(&self) -> Finding {
         if !self.wishes.asked_by_target {
-            return Ok("the role is known when the target asks".to_owned());
+            return Ok("the role is checked when the target asks".to_owned());
         }
         readiness::role_may_replicate(&self.source.node, &self.source.asked_by)
     }
 
     pub(super) fn role_may_read(&self) -> Finding {
         if !self.wishes.asked_by_target {
-            return Ok("the role is known when the target asks".to_owned());
+            return Ok("the role is checked when the target asks".to_owned());
         }
         let hidden: Vec<String> = self
             .pairs()?

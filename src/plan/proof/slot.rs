@@ -33,8 +33,10 @@ impl<'a> Case<'a> {
 
     pub(super) fn slot_is_valid(&self) -> Finding {
         match self.source.slot.state {
-            SlotState::Usable | SlotState::NotInUse => Ok("all its WAL is there".to_owned()),
-            SlotState::Invalid => Err(format!("slot \"{}\" was invalidated: its WAL is gone", self.slot_name())),
+            SlotState::Usable | SlotState::NotInUse => Ok("all WAL that it needs is available".to_owned()),
+            SlotState::Invalid => {
+                Err(format!("slot \"{}\" was invalidated: WAL that it needs was removed", self.slot_name()))
+            }
             SlotState::Missing | SlotState::BeingCreated => Err("cannot be judged: there is no slot".to_owned()),
         }
     }
@@ -52,9 +54,9 @@ impl<'a> Case<'a> {
             return Err("cannot be judged: there is no usable slot".to_owned());
         }
         if self.source.slot.is_covered {
-            return Ok("it is where the retention record says, or before".to_owned());
+            return Ok("it is at or before the position that the retention record covers".to_owned());
         }
-        Err("it is beyond the position that the retention record covers: somebody else has moved it".to_owned())
+        Err("it is beyond the position that the retention record covers: it was moved by other means".to_owned())
     }
 
     pub(super) fn released_is_of_this_pair(&self) -> Finding {
@@ -63,8 +65,8 @@ impl<'a> Case<'a> {
         match self.source.slot.record_for(subscription) {
             Some(_) => Ok(format!("recorded for {pair}")),
             None => Err(format!(
-                "nothing is recorded for {pair} with its present tables: it was created or changed just now, or before the \
-                 slot was"
+                "nothing is recorded for {pair} with its present tables: it was created or changed just now, or was \
+                 created before the slot"
             )),
         }
     }
@@ -88,7 +90,7 @@ impl<'a> Case<'a> {
         let released = self.source.slot.released_for(subscription).ok_or_else(unknown)?;
         let stop = self.wishes.stop.or(subscription.has_up_to()).unwrap_or(OriginLsn::INFINITY);
         let given_up = if self.source.slot.unprotected.contains(&self.target.node) {
-            "; it was given up for the retention budget"
+            "; the slot has given it up to stay within its budget"
         } else {
             ""
         };

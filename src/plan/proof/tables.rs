@@ -31,7 +31,10 @@ impl<'a> Case<'a> {
         if lacking.is_empty() {
             let gone = match gone.as_slice() {
                 [] => String::new(),
-                gone => format!("; {} has gone from it since, and its changes are still in the WAL", named(gone)),
+                gone => format!(
+                    "; {} was removed from its subscription since, and the changes are still in its WAL",
+                    named(gone)
+                ),
             };
             return Ok(format!(
                 "tables that node \"{}\" replicates too: {}{gone}{}",
@@ -67,7 +70,7 @@ impl<'a> Case<'a> {
             .map(TableFacts::full_name)
             .collect();
         if copying.is_empty() {
-            return Ok(format!("they are on node \"{}\"", self.source.node));
+            return Ok(format!("their initial copies on node \"{}\" are finished", self.source.node));
         }
         Err(format!("the initial copy of {} on node \"{}\" is not finished", named(&copying), self.source.node))
     }
@@ -86,10 +89,13 @@ impl<'a> Case<'a> {
             .map(|(ours, _)| ours.full_name())
             .collect();
         if later.is_empty() {
-            return Ok(format!("what node \"{}\" lacks came by changes, not by a copy", self.target.node));
+            return Ok(format!(
+                "what node \"{}\" lacks was replicated as changes, not by an initial copy",
+                self.target.node
+            ));
         }
         Err(format!(
-            "node \"{}\" has got rows of {} that node \"{}\" lacks by an initial copy",
+            "node \"{}\" has received by an initial copy rows of {} that node \"{}\" lacks",
             self.source.node,
             named(&later),
             self.target.node
@@ -133,7 +139,7 @@ impl<'a> Case<'a> {
 
     pub(super) fn nothing_is_prepared(&self, node: &'a NodeFacts) -> Finding {
         match self.subscription(node)?.prepared.as_slice() {
-            [] => Ok(format!("nothing of it on node \"{}\"", node.node)),
+            [] => Ok(format!("node \"{}\" has no prepared transaction of it", node.node)),
             prepared => Err(format!("on node \"{}\": {}", node.node, named(prepared))),
         }
     }

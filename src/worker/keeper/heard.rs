@@ -4,19 +4,24 @@ use crate::lsn::OriginLsn;
 use crate::node::provider::Peer;
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::decision::{Contact, PeerInput, Report};
+use crate::slot::positions::Own;
 use crate::slot::record::PassedRecord;
 use crate::slot::vouching::Reading;
 use std::collections::HashMap;
 
-/// Returns, by subscription, what the pollers have read of the subscriptions' slots at their providers.
-pub(super) fn readings(index: usize) -> HashMap<u32, Reading> {
+/// Returns, by subscription, what the pollers have read of the subscriptions' slots at their providers. A reading counts
+/// only if it is of the node that the subscription comes from now: another node's positions mean something else.
+pub(super) fn readings(index: usize, peers: &[Peer], own: &[Own]) -> HashMap<u32, Reading> {
     let mut shared = shmem::lock();
-    let of_peer = |entry: &PeerEntry| {
-        let (asked_at, wal_end) = (entry.own_asked_at, entry.wal_end);
-        let read = entry.own_confirmed.into_iter().filter(|(_, confirmed)| *confirmed != OriginLsn::ZERO);
-        read.map(move |(subscription, confirmed)| (subscription.to_u32(), Reading { asked_at, wal_end, confirmed }))
+    let entries = shared.peers(index);
+    let of_own = |own: &Own| {
+        let node = peers.iter().find(|peer| peer.name.as_str() == own.node)?.id;
+        let entry = entries.iter().find(|entry| entry.key == PeerKey::Node(node))?;
+        let read = entry.own_confirmed.iter().find(|(subscription, _)| subscription.to_u32() == own.subscription)?;
+        let confirmed = read.1.known()?;
+        Some((own.subscription, Reading { asked_at: entry.own_asked_at, wal_end: entry.wal_end, confirmed }))
     };
-    shared.peers(index).iter().flat_map(of_peer).collect()
+    own.iter().filter_map(of_own).collect()
 }
 
 /// Returns what the recovery slots of peers may have released of an origin, as far as the pollers have asked.

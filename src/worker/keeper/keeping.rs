@@ -17,7 +17,7 @@ use crate::slot::horizon::Samples;
 use crate::slot::positions::Own;
 use crate::slot::record::{OriginRecord, RetentionRecord};
 use crate::slot::record_storage::write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Number of polls after which every healthy peer has passed the first sample and has reported that.
 const POLLS_TO_TELL: u32 = 5;
@@ -31,6 +31,10 @@ struct Move {
     /// A transaction that was open before the last move keeps restart_lsn where it is.
     is_pinned: bool,
 }
+
+/// A young node records at most this often that it is past what a peer may have released: the peer's word causes it, and
+/// each time is a write.
+const NOTE_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Keeps a slot that exists: takes samples, decides, and writes the record.
@@ -46,7 +50,7 @@ impl Keeper {
         };
         self.note_finished_move(found, may_act);
         let mut record = before.clone();
-        let seen = self.see(found, before)?;
+        let seen = self.see(found, before, peers)?;
         let covered = record.position.is_some_and(|position| found.confirmed <= position);
         if !covered && seen.sampled_at.is_none() {
             // A commit hangs between its WAL record and its origin's progress, and that progress is what would be
@@ -57,10 +61,10 @@ impl Keeper {
             log_uncovered(found, record.position);
             record.position = Some(found.confirmed);
         }
-        record.origins = self.next_origins(&seen, covered)?;
+        let inputs = peer_inputs(self.index, peers);
+        record.origins = self.next_origins(&seen, &inputs, covered)?;
         round.tables = self.note_tables(&mut record.origins, &seen)?;
         record.origins.extend(seen.nameless().cloned());
-        let inputs = peer_inputs(self.index, peers);
         record.peers = inputs.iter().filter_map(|peer| decision::next_peer(peer, &seen.before)).collect();
         let now = Timestamp::now();
         let end = wal::flushed();
@@ -154,13 +158,14 @@ impl Keeper {
     /// moves, because it proves nothing before. What they subscribe to is written at once: after a restart of this
     /// server, a peer that has not reported yet would otherwise count as one that needs nothing.
     fn write_if_due(
-        &self,
+        &mut self,
         round: &mut KeeperRound,
         mut record: RetentionRecord,
         seen: &Seen<'_>,
         peers: &[Peer],
     ) -> Result<(), RegistryError> {
         let before = &seen.before;
+        let is_note_due = self.noted_at.is_none_or(|noted_at| noted_at.elapsed() >= NOTE_INTERVAL);
         let is_past_a_source = |(origin, own): (&OriginRecord, &Own)| {
             let released = released_by_peers(self.index, peers, &own.node);
             decision::is_past_a_source(origin, own, seen.reading(own), &released)
@@ -169,14 +174,17 @@ impl Keeper {
             || record.position != before.position
             || record.origins != before.origins
             || record.unprotected != before.unprotected
-            || record.origins.iter().zip(&seen.own).any(is_past_a_source)
             || decision::histories(&record.peers) != decision::histories(&before.peers);
-        if must_write {
+        let is_noted = is_note_due && record.origins.iter().zip(&seen.own).any(is_past_a_source);
+        if is_noted {
+            self.noted_at = Some(Instant::now());
+        }
+        if must_write || is_noted {
             for (origin, own) in record.origins.iter_mut().zip(&seen.own) {
                 decision::note_beginning(origin, own, seen.reading(own));
             }
         }
-        if must_write && record != *before {
+        if (must_write || is_noted) && record != *before {
             write(&record)?;
             round.record = Some(record);
         }

@@ -1,15 +1,16 @@
 //! What a round of the manager sees of the slot and of this node's own origins: their positions, samples and tables, and
-//! from which position on this node can vouch for an origin that it does not yet know to hold without a gap.
+//! from which position on this node can prove what it has of an origin, as long as that is not known yet.
 
 use super::Keeper;
 use super::heard::readings;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::error::RegistryError;
+use crate::node::provider::Peer;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::slot::Slot;
 use crate::pg::{origin, wal};
 use crate::shmem;
-use crate::slot::decision;
+use crate::slot::decision::{self, PeerInput};
 use crate::slot::horizon::Sample;
 use crate::slot::positions::{self, Own, OwnPosition, SubscribedTable};
 use crate::slot::record::{OriginRecord, RetentionRecord};
@@ -60,10 +61,15 @@ impl Seen<'_> {
 
 impl Keeper {
     /// Looks at this node's origins, and takes a sample of each.
-    pub(super) fn see<'a>(&mut self, found: &'a Slot, before: RetentionRecord) -> Result<Seen<'a>, RegistryError> {
+    pub(super) fn see<'a>(
+        &mut self,
+        found: &'a Slot,
+        before: RetentionRecord,
+        peers: &[Peer],
+    ) -> Result<Seen<'a>, RegistryError> {
         let (positions, sampled_at) = self.sample()?;
-        let readings = readings(self.index);
-        let own = positions.iter().filter_map(own_of).collect();
+        let own: Vec<Own> = positions.iter().filter_map(own_of).collect();
+        let readings = readings(self.index, peers, &own);
         Ok(Seen { found, before, positions, own, sampled_at, readings })
     }
 
@@ -77,14 +83,10 @@ impl Keeper {
             self.committed_at.insert(id, at);
         }
         if is_settled {
-            let taken_at = Timestamp::now().0;
+            let taken_at = Timestamp::now();
             for own in positions.iter().filter_map(own_of) {
                 let origin = own.applied.unwrap_or(OriginLsn::ZERO);
-                self.samples.entry(own.subscription).or_default().push(Sample {
-                    origin,
-                    local,
-                    taken_at: Timestamp(taken_at),
-                });
+                self.samples.entry(own.subscription).or_default().push(Sample { origin, local, taken_at });
             }
         }
         self.samples
@@ -94,8 +96,13 @@ impl Keeper {
 
     /// Returns the next record of each origin. Begins and ends the watches of the origins that this node cannot vouch
     /// for yet.
-    pub(super) fn next_origins(&mut self, seen: &Seen<'_>, covered: bool) -> Result<Vec<OriginRecord>, RegistryError> {
-        let now = Timestamp::now().0;
+    pub(super) fn next_origins(
+        &mut self,
+        seen: &Seen<'_>,
+        inputs: &[PeerInput],
+        covered: bool,
+    ) -> Result<Vec<OriginRecord>, RegistryError> {
+        let now = Timestamp::now();
         let mut origins = Vec::new();
         for own in &seen.own {
             let known = seen.before.origin(&own.node, own.subscription);
@@ -104,7 +111,7 @@ impl Keeper {
                 Some(known) if known.waits_beyond.is_some() && seen.sampled_at.is_some() => self.watch(own, reading)?,
                 _ => None,
             };
-            let (mut next, starts_anew) = decision::next_origin(own, known, covered, unbroken_from, Timestamp(now));
+            let (mut next, starts_anew) = decision::next_origin(own, known, covered, unbroken_from, now);
             if starts_anew {
                 self.samples_since = Instant::now();
                 self.samples.remove(&own.subscription);
@@ -113,6 +120,10 @@ impl Keeper {
             }
             if next.waits_beyond.is_none() {
                 self.watches.remove(&own.subscription);
+            }
+            let provider = inputs.iter().find(|peer| peer.name == own.node);
+            if provider.is_some_and(|provider| decision::has_another_history(provider, &seen.before)) {
+                (next.begins, next.passed) = (None, None);
             }
             if next.begins.is_none() {
                 decision::note_beginning(&mut next, own, reading);
@@ -149,7 +160,7 @@ impl Keeper {
         Ok(looked_up)
     }
 
-    /// Looks from which position on this node can vouch for a subscription that waits for that; None: not yet.
+    /// Looks from which position on this node can prove what it has by a watched subscription; None: not yet.
     fn watch(&mut self, own: &Own, reading: Option<Reading>) -> Result<Option<OriginLsn>, RegistryError> {
         let running = match self.watches.get(&own.subscription) {
             Some(watch) if !watch.waits_for_transactions() => Vec::new(),
