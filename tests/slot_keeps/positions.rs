@@ -16,8 +16,14 @@ fn positions_are_for_those_who_may_replicate_or_monitor() {
             "{role}"
         );
     }
-    for function in ["node_positions", "get_recovery_slot_status", "recovery_horizon", "lag_positions"] {
-        let error = match database.role("alice").try_sql(&format!("SELECT * FROM spock.{function}()")) {
+    for name in [
+        "spock.node_positions",
+        "spock.get_recovery_slot_status",
+        "spock.recovery_horizon",
+        "spock_internal.lag_positions",
+    ] {
+        let (_, function) = name.split_once('.').expect("a schema");
+        let error = match database.role("alice").try_sql(&format!("SELECT * FROM {name}()")) {
             Ok(rows) => panic!("{function} was answered: {rows:?}"),
             Err(error) => error,
         };

@@ -140,6 +140,7 @@ fn labels_are_gone_after(name: &str, drop_extension: &str) {
     // A poller's questions that the DROP overtakes, whichever of them and however far it has come.
     server.expect_log("cache lookup failed for function");
     server.expect_log("function spock.");
+    server.expect_log("function spock_internal.");
     server.db("a").sql(&format!("BEGIN; DROP SUBSCRIPTION dropped; {drop_extension}; COMMIT"));
     wait_managers(server, "b");
     assert_eq!(server.value(labels), "0");
