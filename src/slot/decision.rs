@@ -197,8 +197,7 @@ pub fn has_another_history(provider: &PeerInput, before: &RetentionRecord) -> bo
 /// are further on than the record and change nothing, so that an idle mesh writes nothing.
 pub fn is_past_a_source(record: &OriginRecord, own: &Own, reading: Option<Reading>, released: &[OriginLsn]) -> bool {
     let (None, Some(reading)) = (own.applied, reading) else { return false };
-    let recorded = record.passed.max(record.begins).unwrap_or(OriginLsn::ZERO);
-    released.iter().any(|released| recorded < *released && *released <= reading.confirmed)
+    released.iter().any(|released| record.recorded_passed() < *released && *released <= reading.confirmed)
 }
 
 /// How far a peer counts as having passed an origin: as far as its report says, or further if it reported more before

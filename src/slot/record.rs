@@ -106,6 +106,13 @@ pub struct RetentionRecord {
     pub unprotected: Vec<String>,
 }
 
+impl OriginRecord {
+    /// How far this node has recorded that it is past its provider's WAL while it had applied nothing of it.
+    pub fn recorded_passed(&self) -> OriginLsn {
+        self.passed.max(self.begins).unwrap_or(OriginLsn::ZERO)
+    }
+}
+
 impl RetentionRecord {
     /// The record of a slot that is about to be created.
     pub fn before_creation(here: DatabaseIdentity, generation: u64, slot: String) -> RetentionRecord {

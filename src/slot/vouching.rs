@@ -91,7 +91,7 @@ impl Watch {
 /// held nothing for it up to there. That stays true whatever it applies later, and also if a recovery has set its
 /// origin to an earlier position.
 pub fn written_passed(record: Option<&RetentionRecord>, position: &OwnPosition) -> OriginLsn {
-    written(record, position).and_then(|origin| origin.passed.max(origin.begins)).unwrap_or(OriginLsn::ZERO)
+    written(record, position).map_or(OriginLsn::ZERO, OriginRecord::recorded_passed)
 }
 
 fn written<'a>(record: Option<&'a RetentionRecord>, position: &OwnPosition) -> Option<&'a OriginRecord> {

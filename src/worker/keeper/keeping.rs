@@ -175,7 +175,9 @@ impl Keeper {
             || record.origins != before.origins
             || record.unprotected != before.unprotected
             || decision::histories(&record.peers) != decision::histories(&before.peers);
-        let is_noted = is_note_due && record.origins.iter().zip(&seen.own).any(is_past_a_source);
+        // What peers may have released is looked up only for an origin of which nothing was applied.
+        let mut young = record.origins.iter().zip(&seen.own).filter(|(_, own)| own.applied.is_none());
+        let is_noted = is_note_due && young.any(is_past_a_source);
         if is_noted {
             self.noted_at = Some(Instant::now());
         }
