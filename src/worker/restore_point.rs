@@ -276,7 +276,11 @@ impl Making<'_> {
             drained: known.marked.as_ref().is_some_and(|marked| marked.drained),
         };
         let parts: Vec<Part> = self.progress.values().map(part).collect();
-        let quality = if self.must_be_loose || opened.is_err() { Quality::Loose } else { quality(&parts) };
+        let quality = if self.must_be_loose || opened.is_err() {
+            Quality::Loose
+        } else {
+            quality(&parts, self.peers.absent.is_empty())
+        };
         let nodes = self.progress.iter().map(|(node, known)| PointNode {
             node: node.clone(),
             lsn: known.marked.as_ref().map(|marked| marked.lsn),
