@@ -46,7 +46,7 @@ impl SqlError for BarrierError {
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
             BarrierError::IsClosed { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            BarrierError::NoPlace => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            BarrierError::NoPlace => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             BarrierError::NotQuiet { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
         }
     }

@@ -68,12 +68,12 @@ impl SqlError for RestorePointError {
             E::NameUsed { .. } => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
             E::Unknown { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             E::PeerSilent { .. } => PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
-            E::TooManyNodes => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            E::NoWorker => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+            E::TooManyNodes => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            E::NoWorker => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             E::WorkerEnded => PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION,
             E::Busy => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             E::PeerFailed { sqlstate, .. } | E::Reported { sqlstate, .. } => {
-                known_sqlstate(sqlstate).unwrap_or(PgSqlErrorCode::ERRCODE_CONNECTION_EXCEPTION)
+                known_sqlstate(sqlstate).unwrap_or(PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE)
             }
             E::Barrier(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
