@@ -12,7 +12,7 @@ pub enum RestorePointError {
     NoNode,
     #[error("the schema spock_internal does not exist")]
     NoSchema,
-    #[error("{0}")]
+    #[error("name of a restore point {0}")]
     BadName(&'static str),
     #[error("{argument} must not be null")]
     NullArgument { argument: &'static str },

@@ -83,13 +83,13 @@ fn row(point: &Point, node: &PointNode) -> Row {
 fn checked_name(name: Option<Name>) -> Result<String, RestorePointError> {
     let Name(name) = name.ok_or(RestorePointError::NullArgument { argument: "restore_point" })?;
     let wrong = if name.trim().is_empty() {
-        Some("name of a restore point must not be empty")
+        Some("must not be empty")
     } else if name.len() > MAX_NAME {
-        Some("name of a restore point is too long")
+        Some("is too long")
     } else if name.chars().any(char::is_control) {
-        Some("name of a restore point must not contain control characters")
+        Some("must not contain control characters")
     } else if name.contains(char::REPLACEMENT_CHARACTER) {
-        Some("name of a restore point is not valid in UTF-8")
+        Some("is not valid in UTF-8")
     } else {
         None
     };
