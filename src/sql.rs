@@ -16,3 +16,4 @@ mod reconcile;
 mod recover;
 mod slot;
 mod slot_by_hand;
+mod slot_files;

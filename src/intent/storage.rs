@@ -10,7 +10,7 @@ use crate::intent_id::IntentId;
 use crate::node::error::RegistryError;
 use crate::node::servers;
 use crate::pg::seclabel::{self, LabelTarget};
-use crate::pg::{catalog, random, references};
+use crate::pg::{catalog, large_object, random, references};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_identifier;
@@ -93,8 +93,8 @@ pub fn update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> Resu
         let written =
             written.map_err(|error| IntentError::from(RegistryError::from(unreadable(Some(schema), error))))?;
         seclabel::set_label(LabelTarget::Schema(schema), Some(&written));
-        let objects = journal.kept_objects();
-        if objects != before.kept_objects() {
+        let objects = journal.objects();
+        if objects != before.objects() {
             // Without the reference vacuumlo would remove the large objects.
             references::refer_to(schema, &objects);
         }
@@ -120,7 +120,8 @@ pub fn exists() -> Result<bool, RegistryError> {
     Ok(found.map_err(|error| unreadable(schema, error))?.is_some())
 }
 
-/// Removes the journal of a database that is not a node any more, if it is this database's journal. Returns false if
+/// Removes the journal of a database that is not a node any more, if it is this database's journal, and the saved files
+/// of its recovery slot. Returns false if
 /// another session holds the journal's lock.
 ///
 /// # Errors
@@ -129,6 +130,9 @@ pub fn forget() -> Result<bool, RegistryError> {
     match schema() {
         Some(schema) if !seclabel::try_lock_schema(schema) => Ok(false),
         Some(schema) if exists()? => {
+            if let Some(object) = read()?.slot_files {
+                large_object::remove(object)?;
+            }
             seclabel::set_label(LabelTarget::Schema(schema), None);
             references::refer_to(schema, &BTreeSet::new());
             Ok(true)
