@@ -22,6 +22,7 @@ mod registry;
 mod regress;
 mod rescue;
 mod rescue_clone;
+mod slot_carried;
 mod slot_keeps;
 mod slot_life;
 mod update;

@@ -61,7 +61,7 @@ fn what_another_dead_node_bears_on_is_judged_after_its_recovery() {
 }
 
 /// Removes each large object that nothing refers to, as administrators do at night.
-fn vacuumlo(cluster: &Cluster, node: &Node) {
+pub fn vacuumlo(cluster: &Cluster, node: &Node) {
     node.sql("SELECT lo_create(123)");
     let program = cluster.installation().bindir.join("vacuumlo");
     let output = cluster.user().command(&program).arg(node.dsn("postgres")).output();
