@@ -20,6 +20,7 @@ const TRIES: u32 = 3;
 /// Returns what is saved. `saved` is false, and the positions are null, if there is no slot, or only an invalidated one:
 /// then there is nothing to save. Whatever else prevents it is an error.
 #[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
 fn save_recovery_slot() -> TableIterator<
     'static,
     (
