@@ -243,13 +243,10 @@ pub enum DocumentKind {
     SubscriptionLabel,
     /// In a large object that the journal names.
     KeptRows,
-<<<<<<< HEAD
+    /// In a large object that the journal names.
+    SlotFiles,
     /// In the label of the schema spock_internal.
     RestorePoints,
-=======
-    /// The same.
-    SlotFiles,
->>>>>>> sl
 }
 
 /// A document that cannot be read. It is left unchanged, and whatever depends on it stays as it is.
@@ -271,11 +268,8 @@ impl Unreadable {
             DocumentKind::RetentionRecord => format!("the retention record in the label of {object}"),
             DocumentKind::SubscriptionLabel => format!("the label of {object}"),
             DocumentKind::KeptRows => format!("large object {object} with rows that a recovery could not compare"),
-<<<<<<< HEAD
             DocumentKind::RestorePoints => format!("the list of restore points in the label of {object}"),
-=======
             DocumentKind::SlotFiles => format!("large object {object} with the files of the recovery slot"),
->>>>>>> sl
         }
     }
 
@@ -285,12 +279,8 @@ impl Unreadable {
             DocumentKind::Journal => "journal".to_owned(),
             DocumentKind::RetentionRecord => "retention record".to_owned(),
             DocumentKind::SubscriptionLabel => format!("label of {}", self.object),
-<<<<<<< HEAD
-            DocumentKind::KeptRows => format!("large object {}", self.object),
             DocumentKind::RestorePoints => "restore points".to_owned(),
-=======
             DocumentKind::KeptRows | DocumentKind::SlotFiles => format!("large object {}", self.object),
->>>>>>> sl
         }
     }
 
@@ -310,14 +300,11 @@ impl Unreadable {
                  begins on this node, and no node can be dropped."
             }
             DocumentKind::KeptRows => "They stay stored and are not compared, and the local node cannot be dropped.",
-<<<<<<< HEAD
             DocumentKind::RestorePoints => "No restore point is made or dropped in which this node takes part.",
-=======
             DocumentKind::SlotFiles => {
                 "The files of the recovery slot are not saved any more: after a restore of this node from a backup, its \
                  subscribers cannot go on where they stood."
             }
->>>>>>> sl
         }
     }
 
@@ -346,14 +333,12 @@ impl Unreadable {
                  with spock.sub_set_origin()"
             }
             DocumentKind::KeptRows => "these rows are never compared",
-<<<<<<< HEAD
             DocumentKind::RestorePoints => {
                 "this node lists no restore points any more, and does not know which names were used; other nodes still do, \
                  and the points can still be restored to"
-=======
+            }
             DocumentKind::SlotFiles => {
                 "the files are saved anew within a minute, and backups made until then cannot put the slot back"
->>>>>>> sl
             }
         }
     }

@@ -4,6 +4,7 @@ use crate::barrier::BarrierError;
 use crate::error::{SqlError, known_sqlstate};
 use crate::node::error::RegistryError;
 use crate::quoted::literal;
+use crate::slot::saved_storage::SaveError;
 use pgrx::PgSqlErrorCode;
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,8 @@ pub enum RestorePointError {
     #[error(transparent)]
     Barrier(#[from] BarrierError),
     #[error(transparent)]
+    Save(#[from] SaveError),
+    #[error(transparent)]
     Registry(#[from] RegistryError),
 }
 
@@ -76,6 +79,7 @@ impl SqlError for RestorePointError {
                 known_sqlstate(sqlstate).unwrap_or(PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE)
             }
             E::Barrier(error) => error.sqlstate(),
+            E::Save(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
         }
     }
@@ -99,6 +103,7 @@ impl SqlError for RestorePointError {
             }
             E::Reported { detail, .. } if !detail.is_empty() => detail.clone(),
             E::Barrier(error) => return error.detail(),
+            E::Save(error) => return error.detail(),
             E::Registry(error) => return error.detail(),
             _ => return None,
         })
@@ -144,6 +149,7 @@ impl SqlError for RestorePointError {
             E::Reported { hint, .. } if !hint.is_empty() => hint.clone(),
             E::Reported { .. } => return None,
             E::Barrier(error) => return error.hint(),
+            E::Save(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
         })
     }

@@ -14,7 +14,7 @@ use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::{interrupts, origin, prepared, process, wal};
 use crate::shmem::gate::Holds;
-use crate::slot::positions;
+use crate::slot::{positions, saved_storage};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use serde::{Deserialize, Serialize};
@@ -144,6 +144,8 @@ pub fn prepare(asked: &Prepare) -> Result<Prepared, RestorePointError> {
     let peers = NativeProvider.peers()?;
     let stranger = peers.iter().map(|peer| peer.name.as_str()).find(|name| !is_known(name)).map(str::to_owned);
     if stranger.is_none() {
+        // Here nobody waits for it, and when commits are held back there is little left to save.
+        save()?;
         list_storage::update(|list| {
             if list.has_used(&asked.name) {
                 let by_dropped = list.point(&asked.name).is_none();
@@ -176,8 +178,10 @@ pub fn close(asked: &Close) -> Result<ClosedAt, RestorePointError> {
     Ok(ClosedAt { end: barrier::close(asked.number, holds, lease)? })
 }
 
-/// Saves what a restore needs and WAL does not have. It is committed before the restore point's record is written.
+/// Saves the recovery slot's files, which a restore needs and WAL does not have. It is committed before the restore point's
+/// record is written. Where they have not changed since they were saved, nothing is written.
 pub fn save() -> Result<(), RestorePointError> {
+    saved_storage::save_now()?;
     Ok(())
 }
 
