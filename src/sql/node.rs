@@ -22,6 +22,7 @@ use crate::pg::text::Text;
 use crate::pg::{catalog, process, wal};
 use crate::reconcile::kept;
 use crate::restore_point::list::RestorePoints;
+use crate::restore_point::list_storage;
 use crate::shmem::{self, PeerEntry, PeerKey};
 use crate::slot::documents;
 use crate::slot::record::RetentionRecord;
@@ -70,6 +71,7 @@ fn node_drop(node_name: Option<Name>, ifexists: Option<bool>) -> bool {
     // The local node goes with its peers. The manager removes a journal of this database.
     if is_dropped && servers::servers().or_raise().is_empty() {
         storage::forget_foreign();
+        list_storage::forget().or_raise();
     }
     is_dropped
 }
