@@ -138,8 +138,8 @@ fn make(name: &str, lease_ms: u32, drain: bool) -> Result<Point, RestorePointErr
         ereport!(
             PgLogLevel::NOTICE,
             PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            format!("restore point \"{name}\" is {quality}, not drained"),
-            format!("It can be restored to. The reason is that {note}.")
+            format!("restore point \"{name}\" is {quality}, not drained: {note}"),
+            "It can be restored to; what is on its way then arrives afterwards."
         );
     }
     Ok(point)
