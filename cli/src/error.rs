@@ -8,6 +8,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error(transparent)]
     Cluster(#[from] spock_recovery_cluster::Error),
+    #[error(transparent)]
+    Backup(#[from] crate::backup::Error),
     #[error("{nodes} nodes are too few: {reason}")]
     TooFewNodes { nodes: usize, reason: &'static str },
     #[error("\"{path}\" is no record of a cluster: {reason}")]
