@@ -22,6 +22,13 @@ pub enum Error {
     Verification(String),
 }
 
+impl Error {
+    /// What was typed cannot be right, whatever the state of the servers: exit status 2.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::Backup(error) if error.is_usage())
+    }
+}
+
 fn listed(folders: &[PathBuf]) -> String {
     folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -8,6 +8,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);
 
+impl Lsn {
+    /// The last byte before it: what ends here ends in that byte's segment.
+    pub fn before(self) -> Lsn {
+        Lsn(self.0.saturating_sub(1))
+    }
+}
+
 impl fmt::Display for Lsn {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)

@@ -1,17 +1,26 @@
 //! The driver `dir`: core's own programs, and a folder.
 
 use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use spock_recovery_cluster::ServerUser;
+use spock_recovery_cluster::{ServerUser, deadline};
 
-use super::base::{self, BaseBackup};
-use super::driver::{Driver, Progress};
+use super::archiving::{self, Archiving};
+use super::base::{self, BaseBackup, Kind};
+use super::driver::{Driver, Order, Progress};
 use super::error::{Error, Result};
 use super::program;
 use super::repository::{self, MeshNode, Repository};
+use super::segment_file;
+use super::setup;
 use super::shell;
 use super::wal::{Archive, History, Segment};
+use crate::lsn::Lsn;
+
+/// How long what was killed may go on writing.
+const REMOVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub struct Dir {
@@ -82,7 +91,7 @@ impl Driver for Dir {
         }
         repository::make_folder(data, user)?;
         let folders: Vec<PathBuf> = chain.iter().map(|backup| self.base(node, &backup.label)).collect();
-        let mut command = match folders.as_slice() {
+        let command = match folders.as_slice() {
             [full] => {
                 let mut command = user.command(Path::new("/bin/cp"));
                 command.args(["-a", "--reflink=auto", "--"]).arg(full.join(".")).arg(data);
@@ -94,7 +103,6 @@ impl Driver for Dir {
                 command
             }
         };
-        command.env("LC_ALL", "C");
         program::run(command, || progress(folder_bytes(data)))?;
         let mut command = user.command(&node.bin_folder.join("initdb"));
         command.arg("--sync-only").arg("--pgdata").arg(data);
@@ -120,6 +128,197 @@ impl Driver for Dir {
         let folder = self.repository.wal_folder(&node.name);
         Ok(format!("cp -- {}/%f \"%p\"", shell::setting_word(&folder)))
     }
+
+    fn archiving(&self, node: &MeshNode, has_module: bool) -> Result<Archiving> {
+        let folder = self.repository.wal_folder(&node.name);
+        Ok(if has_module { Archiving::Module(folder) } else { Archiving::Command(archiving::command(&folder)) })
+    }
+
+    fn prepare(&self, node: &MeshNode, user: &ServerUser) -> Result<()> {
+        let (wal, base) = (self.repository.wal_folder(&node.name), self.repository.base_folder(&node.name));
+        for folder in [&wal, &base] {
+            repository::make_folder(folder, user)?;
+            setup::require_writable(&node.name, folder, user)?;
+        }
+        Ok(())
+    }
+
+    fn sweep(&self, node: &MeshNode) -> Result<()> {
+        let found = entries(&self.repository.base_folder(&node.name))?;
+        let complete = |label: &str| found.iter().any(|(name, _)| name.strip_suffix(".json") == Some(label));
+        for (name, path) in &found {
+            if path.is_dir() && !complete(name) {
+                remove_folder(path)?;
+            } else if name.ends_with(".partial") {
+                fs::remove_file(path).map_err(Error::io("remove", path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn takes_incremental(&self) -> Option<bool> {
+        Some(true)
+    }
+
+    fn take(
+        &self,
+        order: &Order<'_>,
+        ended_at: &mut dyn FnMut() -> Result<String>,
+        progress: Progress<'_>,
+    ) -> Result<BaseBackup> {
+        let folder = self.base(order.node, order.label);
+        let taken = self.take_into(&folder, order, ended_at, progress);
+        if taken.is_err() {
+            // The first error is the one to be told; the next take removes what stays.
+            let _ = remove_folder(&folder);
+        }
+        taken
+    }
+
+    fn verify(&self, node: &MeshNode, chain: &[&BaseBackup], user: &ServerUser) -> Result<()> {
+        let folders: Vec<PathBuf> = chain.iter().map(|backup| self.base(node, &backup.label)).collect();
+        let Some(last) = folders.last() else { return Ok(()) };
+        let mut command = user.command(&node.bin_folder.join("pg_verifybackup"));
+        command.args(["--quiet", "--exit-on-error"]).arg(last);
+        program::run(command, || ())?;
+        if folders.len() > 1 {
+            let mut command = user.command(&node.bin_folder.join("pg_combinebackup"));
+            command.args(["--dry-run", "--output"]).arg(last.with_extension("combined")).args(&folders);
+            program::run(command, || ())?;
+        }
+        Ok(())
+    }
+
+    fn verify_segment(&self, node: &MeshNode, file: &str, closely: bool, user: &ServerUser) -> Result<()> {
+        let path = self.repository.wal_folder(&node.name).join(file);
+        let mut header = [0; segment_file::HEADER_BYTES];
+        File::open(&path).and_then(|mut file| file.read_exact(&mut header)).map_err(Error::io("read", &path))?;
+        let size = node.wal_segment_bytes;
+        let segment = Segment::parse(file, size);
+        let complaint =
+            segment.and_then(|segment| segment_file::complaint(&header, segment, size, &node.system_identifier));
+        if let Some(reason) = complaint {
+            return Err(Error::Segment { path, reason });
+        }
+        if !closely {
+            return Ok(());
+        }
+        // Its last record may go on in the next segment: the first one is enough to tell a file that can be read.
+        let mut command = user.command(&node.bin_folder.join("pg_waldump"));
+        command.args(["--limit=1", "--quiet"]).arg(&path);
+        match program::run(command, || ()) {
+            // It is the middle of one long record.
+            Err(error) if error.to_string().contains("could not find a valid record") => Ok(()),
+            ended => ended.map(drop),
+        }
+    }
+
+    fn remove_backup(&self, node: &MeshNode, label: &str, _: &ServerUser) -> Result<()> {
+        let (folder, base) = (self.base(node, label), self.repository.base_folder(&node.name));
+        let document = base.join(format!("{label}.json"));
+        // First, so that what is half removed is no backup any more.
+        fs::remove_file(&document).map_err(Error::io("remove", &document))?;
+        repository::sync_folder(&base)?;
+        remove_folder(&folder)
+    }
+
+    fn remove_wal_before(&self, node: &MeshNode, number: u64, _: &ServerUser, dry_run: bool) -> Result<(u64, u64)> {
+        let (mut files, mut bytes) = (0, 0);
+        for (name, path) in entries(&self.repository.wal_folder(&node.name))? {
+            // `<segment>`, `<segment>.partial`, `<segment>.<offset>.backup`
+            let segment = name.get(..24).and_then(|name| Segment::parse(name, node.wal_segment_bytes));
+            if segment.is_some_and(|segment| segment.number < number) {
+                bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                files += 1;
+                if !dry_run {
+                    fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+                }
+            }
+        }
+        Ok((files, bytes))
+    }
+}
+
+impl Dir {
+    fn take_into(
+        &self,
+        folder: &Path,
+        order: &Order<'_>,
+        ended_at: &mut dyn FnMut() -> Result<String>,
+        progress: Progress<'_>,
+    ) -> Result<BaseBackup> {
+        let Order { node, user, label, .. } = *order;
+        let parent = order.chain.last();
+        let mut command = user.command(&node.bin_folder.join("pg_basebackup"));
+        command.arg("--pgdata").arg(folder).arg("--dbname").arg(order.conninfo.without_password().to_string());
+        command
+            .args(["--checkpoint=fast", "--wal-method=stream", "--no-password", "--label"])
+            .arg(format!("spockctl {label}"));
+        if let Some(parent) = parent {
+            command.arg("--incremental").arg(self.base(node, &parent.label).join(MANIFEST));
+        }
+        program::with_password(&mut command, order.conninfo);
+        program::run(command, || progress(folder_bytes(folder)))?;
+        let manifest: Manifest = repository::read_document(&folder.join(MANIFEST))?;
+        let ended_at = ended_at()?;
+        let range = manifest
+            .ranges
+            .last()
+            .ok_or_else(|| Error::Document { path: folder.join(MANIFEST), reason: "it names no WAL".into() })?;
+        let backup = BaseBackup {
+            version: base::VERSION,
+            label: label.into(),
+            kind: if parent.is_some() { Kind::Incremental } else { Kind::Full },
+            parent: parent.map(|parent| parent.label.clone()),
+            timeline: range.timeline,
+            start_lsn: range.start,
+            stop_lsn: range.end,
+            begun_at: order.begun_at.into(),
+            verified_at: Some(ended_at.clone()),
+            ended_at,
+            bytes: folder_bytes(folder),
+        };
+        let chain: Vec<&BaseBackup> = order.chain.iter().copied().chain([&backup]).collect();
+        self.verify(node, &chain, user)?;
+        repository::write_document(
+            &self.repository.base_folder(&node.name).join(format!("{label}.json")),
+            &backup,
+            user,
+        )?;
+        Ok(backup)
+    }
+}
+
+const MANIFEST: &str = "backup_manifest";
+
+/// What is needed of it; protocol and file list are pg_verifybackup's business.
+#[derive(serde::Deserialize)]
+struct Manifest {
+    #[serde(rename = "WAL-Ranges")]
+    ranges: Vec<ManifestRange>,
+}
+
+#[derive(serde::Deserialize)]
+struct ManifestRange {
+    #[serde(rename = "Timeline")]
+    timeline: u32,
+    #[serde(rename = "Start-LSN")]
+    start: Lsn,
+    #[serde(rename = "End-LSN")]
+    end: Lsn,
+}
+
+/// A program that was killed with its starter may be writing its last file.
+fn remove_folder(path: &Path) -> Result<()> {
+    let mut last = Ok(());
+    let removed = deadline::poll(REMOVAL, || {
+        last = match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        last.is_ok().then_some(())
+    });
+    removed.map_or_else(|| last.map_err(Error::io("remove the folder", path)), Ok)
 }
 
 /// Names and paths; none where the folder is not there. A name that is no UTF-8 is nothing of ours.

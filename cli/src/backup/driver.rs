@@ -4,7 +4,9 @@ use std::path::Path;
 
 use spock_recovery_cluster::ServerUser;
 
+use super::archiving::Archiving;
 use super::base::BaseBackup;
+use super::conninfo::Conninfo;
 use super::dir::Dir;
 use super::error::Result;
 use super::repository::{DriverName, MeshNode, Repository};
@@ -12,6 +14,17 @@ use super::wal::Archive;
 
 /// Told of the bytes that are there so far.
 pub type Progress<'a> = &'a dyn Fn(u64);
+
+/// A backup that is to be taken.
+pub struct Order<'a> {
+    pub node: &'a MeshNode,
+    pub conninfo: &'a Conninfo,
+    pub user: &'a ServerUser,
+    pub label: &'a str,
+    /// With its parents, the full one first. Empty: a full backup is to be taken.
+    pub chain: &'a [&'a BaseBackup],
+    pub begun_at: &'a str,
+}
 
 /// The programs run as `user`, who owns the data directory.
 pub trait Driver: Send + Sync {
@@ -38,6 +51,39 @@ pub trait Driver: Send + Sync {
 
     /// The setting's value, not quoted for a configuration file.
     fn restore_command(&self, node: &MeshNode) -> Result<String>;
+
+    /// How the server is to archive; `has_module`: it may load basic_archive.
+    fn archiving(&self, node: &MeshNode, has_module: bool) -> Result<Archiving>;
+
+    /// What must be there before the server archives.
+    fn prepare(&self, node: &MeshNode, user: &ServerUser) -> Result<()>;
+
+    /// Removes what killed backups have left; the caller holds the node's lock.
+    fn sweep(&self, node: &MeshNode) -> Result<()>;
+
+    /// Whether an incremental backup needs the server's WAL summaries. None: this driver decides itself what it takes.
+    fn takes_incremental(&self) -> Option<bool>;
+
+    /// Takes a backup, verifies it, and only then makes it one that `backups` shows. What failed leaves nothing behind.
+    fn take(
+        &self,
+        order: &Order<'_>,
+        ended_at: &mut dyn FnMut() -> Result<String>,
+        progress: Progress<'_>,
+    ) -> Result<BaseBackup>;
+
+    /// Reads a whole backup; its chain begins with the full one and ends with itself. What is wrong is the error.
+    fn verify(&self, node: &MeshNode, chain: &[&BaseBackup], user: &ServerUser) -> Result<()>;
+
+    /// What is wrong with one segment of the archive, which is there; `closely`: its records are looked at as well.
+    fn verify_segment(&self, node: &MeshNode, file: &str, closely: bool, user: &ServerUser) -> Result<()>;
+
+    /// Removes a backup that no other one refers to.
+    fn remove_backup(&self, node: &MeshNode, label: &str, user: &ServerUser) -> Result<()>;
+
+    /// Removes the archived files of segments before this number, of every timeline; histories stay. Returns files and bytes; with
+    /// `dry_run` those that it would remove.
+    fn remove_wal_before(&self, node: &MeshNode, number: u64, user: &ServerUser, dry_run: bool) -> Result<(u64, u64)>;
 }
 
 /// The driver that the repository was set up for.

@@ -34,6 +34,16 @@ pub enum DriverName {
     Command,
 }
 
+impl DriverName {
+    pub fn name(self) -> &'static str {
+        match self {
+            DriverName::Dir => "dir",
+            DriverName::Barman => "barman",
+            DriverName::Command => "command",
+        }
+    }
+}
+
 /// One node as it was when setup or take last spoke to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshNode {
@@ -80,6 +90,52 @@ impl Repository {
         Ok(Repository { path, mesh })
     }
 
+    /// A new one, or the one that is there, which must have the same driver. Nothing is written yet.
+    pub fn open_or_new(path: &Path, driver: Option<DriverName>, database: &str) -> Result<Repository> {
+        if !path.join(MESH).exists() {
+            let path = std::path::absolute(path).map_err(Error::io("look at", path))?;
+            let driver = driver.unwrap_or(DriverName::Dir);
+            let mesh = Mesh { version: VERSION, driver, database: database.into(), nodes: Vec::new() };
+            return Ok(Repository { path, mesh });
+        }
+        let there = Repository::open(path)?;
+        if driver.is_some_and(|driver| there.mesh.driver != driver) {
+            return Err(Error::OtherDriver { path: there.path, driver: there.mesh.driver });
+        }
+        Ok(there)
+    }
+
+    /// Takes over what a node says of itself. A node of the same name that is another system is another node.
+    pub fn note(&mut self, node: &MeshNode) -> Result<()> {
+        if node.name.contains('/') || node.name.starts_with('.') || node.name == MESH {
+            return Err(Error::NodeName(node.name.clone()));
+        }
+        match self.mesh.nodes.iter_mut().find(|known| known.name == node.name) {
+            Some(known) if known.system_identifier != node.system_identifier && self.path.join(&node.name).exists() => {
+                Err(Error::OtherSystem {
+                    node: node.name.clone(),
+                    now: node.system_identifier.clone(),
+                    then: known.system_identifier.clone(),
+                    folder: self.path.join(&node.name),
+                })
+            }
+            Some(known) => {
+                known.clone_from(node);
+                Ok(())
+            }
+            None => {
+                self.mesh.nodes.push(node.clone());
+                self.mesh.nodes.sort_by(|a, b| a.name.cmp(&b.name));
+                Ok(())
+            }
+        }
+    }
+
+    /// `owner`: of the nodes' data directories.
+    pub fn write(&self, owner: &ServerUser) -> Result<()> {
+        write_document(&self.path.join(MESH), &self.mesh, owner)
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -108,13 +164,14 @@ impl Repository {
     }
 
     /// Held until the file is dropped: one take, expire or setup at a time changes a node's part.
-    pub fn try_lock(&self, node: &str, owner: &ServerUser) -> Result<Option<File>> {
+    pub fn lock(&self, node: &str, owner: &ServerUser) -> Result<File> {
         let path = self.node_folder(node).join("lock");
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(Error::io("open", &path))?;
         owner.own(&path)?;
-        Ok(file.try_lock().is_ok().then_some(file))
+        file.try_lock().map_err(|_| Error::Locked(node.into()))?;
+        Ok(file)
     }
 }
 

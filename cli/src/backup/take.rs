@@ -1,0 +1,224 @@
+//! `spockctl backup take`: a verified base backup of every node that is on this machine.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::statvfs::statvfs;
+use spock_recovery_cluster::deadline;
+
+use super::base::{BaseBackup, Kind};
+use super::driver::{self, Driver, Order};
+use super::error::{Error, Result};
+use super::kind::{self, Facts};
+use super::nodes::{self, Found, Live, Place};
+use super::repository::Repository;
+use super::setup;
+use super::wal::Segment;
+use crate::screen::Screen;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub repository: PathBuf,
+    /// Any node; without it those that the repository knows are tried.
+    pub dsn: Option<String>,
+    pub node: Option<String>,
+    pub kind: Option<Kind>,
+}
+
+/// How long the segment in which a backup ends may take into the archive. The server has just closed it.
+const ARCHIVED: Duration = Duration::from_secs(60);
+
+pub fn run(options: &Options, screen: &Screen) -> Result<()> {
+    let mut repository = Repository::open(&options.repository)?;
+    let Found { nodes, .. } = find(&repository, options.dsn.as_deref())?;
+    let chosen = setup::choose(nodes, options.node.as_deref())?;
+    let driver = driver::open(&repository)?;
+    let (mut findings, mut label) = (Vec::new(), None);
+    for registered in &chosen {
+        if repository.node(&registered.name).is_err() {
+            findings.push(Error::NotSetUp(registered.name.clone()).to_string());
+            continue;
+        }
+        let mut live = match Live::meet(registered) {
+            Ok(live) => live,
+            Err(error) => {
+                findings.push(error.to_string());
+                continue;
+            }
+        };
+        if matches!(live.place, Place::Elsewhere) && options.node.is_none() {
+            screen.line(format!("{}: left out; spockctl backup take is run on its own host", live.name()));
+            continue;
+        }
+        let taken = live.user().cloned().and_then(|user| {
+            repository.note(&live.node)?;
+            repository.write(&user)?;
+            if label.is_none() {
+                label = Some(label_of(&live.now()?));
+            }
+            one(&mut live, &*driver, &repository, options.kind, label.as_deref().unwrap_or_default(), screen)
+        });
+        if let Err(error) = taken {
+            findings.push(format!("{}: {error}", registered.name));
+        }
+    }
+    super::judge(&findings, screen)
+}
+
+/// By --dsn, else by the first node of the repository that answers.
+pub fn find(repository: &Repository, dsn: Option<&str>) -> Result<Found> {
+    if let Some(dsn) = dsn {
+        return nodes::find_all(dsn);
+    }
+    let mut reasons = Vec::new();
+    for node in repository.nodes() {
+        match nodes::find_all(&node.dsn) {
+            Ok(found) => return Ok(found),
+            Err(error) => reasons.push(format!("{}: {error}", node.name)),
+        }
+    }
+    Err(Error::NobodyAnswers(reasons.join("; ")))
+}
+
+/// `20261126T233412`
+fn label_of(now: &str) -> String {
+    now.split('.').next().unwrap_or(now).chars().filter(char::is_ascii_alphanumeric).collect()
+}
+
+fn one(
+    live: &mut Live,
+    driver: &dyn Driver,
+    repository: &Repository,
+    asked: Option<Kind>,
+    label: &str,
+    screen: &Screen,
+) -> Result<()> {
+    let user = live.user()?.clone();
+    let name = live.name().to_owned();
+    if live.value("SHOW archive_mode")? == "off" {
+        return Err(Error::NotArchiving { node: name });
+    }
+    let _lock = repository.lock(&name, &user)?;
+    driver.sweep(&live.node)?;
+    let backups = driver.backups(&live.node)?;
+    let facts = facts(live)?;
+    let choice = match driver.takes_incremental() {
+        Some(true) => kind::choose(asked, &backups, &facts),
+        _ => kind::choose(Some(Kind::Full), &backups, &facts),
+    };
+    let choice = choice.map_err(|reason| Error::NoIncremental { node: name.clone(), reason })?;
+    let attempt = |live: &mut Live, chain: &[&BaseBackup], reason: Option<&str>| {
+        take(live, driver, repository, (label, chain), reason, screen)
+    };
+    let taken = match attempt(live, &choice.chain, choice.reason.as_deref()) {
+        // The server knows best which summaries it has.
+        Err(error) if asked.is_none() && !choice.chain.is_empty() && error.to_string().contains("WAL summar") => {
+            let reason = super::program::last_line(&error.to_string());
+            attempt(live, &[], Some(&reason))
+        }
+        taken => taken,
+    }?;
+    await_archived(live, driver, &taken)
+}
+
+fn facts(live: &mut Live) -> Result<Facts> {
+    let timeline = live.value("SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)")?;
+    let timeline = u32::from_str_radix(&timeline, 16).unwrap_or(1);
+    let (mut summarizes, mut summarized_from) = (false, None);
+    if live.major >= 17 {
+        summarizes = live.value("SHOW summarize_wal")? == "on";
+        let oldest = format!("SELECT min(start_lsn) FROM pg_available_wal_summaries() WHERE tli = {timeline}");
+        summarized_from = live.value(&oldest)?.parse().ok();
+    }
+    Ok(Facts { major: live.major, summarizes, timeline, summarized_from })
+}
+
+fn take(
+    live: &mut Live,
+    driver: &dyn Driver,
+    repository: &Repository,
+    (label, chain): (&str, &[&BaseBackup]),
+    reason: Option<&str>,
+    screen: &Screen,
+) -> Result<BaseBackup> {
+    let (node, conninfo, user) = (live.node.clone(), live.conninfo.clone(), live.user()?.clone());
+    let kind = if chain.is_empty() { Kind::Full } else { Kind::Incremental };
+    let because = reason.map_or(String::new(), |reason| format!(" ({reason})"));
+    let expected: u64 = live.value("SELECT sum(pg_database_size(oid)) FROM pg_database")?.parse().unwrap_or(0);
+    if kind == Kind::Full {
+        require_room(&node.name, repository, expected)?;
+    }
+    let label = format!("{label}{}", if kind == Kind::Full { 'F' } else { 'I' });
+    let begun_at = live.now()?;
+    let text = format!("{}: {} backup {label}{because}", node.name, kind.name());
+    let step = match kind {
+        Kind::Full => screen.bar(format!("MB {text}"), expected >> 20),
+        Kind::Incremental => screen.spinner(text.clone()),
+    };
+    let order = Order { node: &node, conninfo: &conninfo, user: &user, label: &label, chain, begun_at: &begun_at };
+    let live = RefCell::new(live);
+    let taken = driver.take(&order, &mut || live.borrow_mut().now(), &|bytes| step.set(bytes >> 20));
+    drop(step);
+    let taken = taken.map_err(|error| match error.to_string().contains("No space left on device") {
+        true => {
+            Error::DiskFull { folder: repository.path().into(), reason: super::program::last_line(&error.to_string()) }
+        }
+        false => error,
+    })?;
+    screen.line(format!("{text}: {}, {} to {}, verified", size(taken.bytes), taken.start_lsn, taken.stop_lsn));
+    Ok(taken)
+}
+
+fn require_room(node: &str, repository: &Repository, needed: u64) -> Result<()> {
+    let folder = repository.node_folder(node);
+    // What cannot be asked is found out by the backup itself.
+    let Ok(file_system) = statvfs(&folder) else { return Ok(()) };
+    let free = file_system.blocks_available() * file_system.fragment_size();
+    match free < needed {
+        true => Err(Error::NoRoom { node: node.into(), folder, free: size(free), needed: size(needed) }),
+        false => Ok(()),
+    }
+}
+
+/// Without the WAL after it a backup restores to its own end alone.
+fn await_archived(live: &mut Live, driver: &dyn Driver, backup: &BaseBackup) -> Result<()> {
+    let archive = driver.archive(&live.node)?;
+    let last = Segment::holding(backup.timeline, backup.stop_lsn.before(), archive.segment_size);
+    if archive.has(last) {
+        return Ok(());
+    }
+    let file = last.file_name(archive.segment_size);
+    let archived = format!("SELECT left(last_archived_wal, 24) >= '{file}' FROM pg_stat_archiver");
+    deadline::poll(ARCHIVED, || live.value(&archived).is_ok_and(|archived| archived == "t").then_some(()));
+    if driver.archive(&live.node)?.has(last) {
+        return Ok(());
+    }
+    Err(Error::NotArchived { node: live.name().into(), file, label: backup.label.clone() })
+}
+
+/// `12 MB`
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_240 => format!("{bytes} B"),
+        10_240..10_485_760 => format!("{} kB", bytes >> 10),
+        10_485_760..10_737_418_240 => format!("{} MB", bytes >> 20),
+        _ => format!("{} GB", bytes >> 30),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{label_of, size};
+
+    #[test]
+    fn a_label_is_the_time_to_the_second() {
+        assert_eq!(label_of("2026-11-26T23:34:12.123456Z"), "20261126T233412");
+    }
+
+    #[test]
+    fn sizes_have_two_digits_at_least() {
+        let sizes = [5, 10_240, 25 << 20, 11 << 30].map(size);
+        assert_eq!(sizes, ["5 B", "10 kB", "25 MB", "11 GB"]);
+    }
+}
