@@ -176,14 +176,16 @@ impl Driver for Dir {
     }
 
     fn verify(&self, node: &MeshNode, chain: &[&BaseBackup], user: &ServerUser) -> Result<()> {
-        let folders: Vec<PathBuf> = chain.iter().map(|backup| self.base(node, &backup.label)).collect();
-        let Some(last) = folders.last() else { return Ok(()) };
+        let Some(last) = chain.last() else { return Ok(()) };
+        let base = self.repository.base_folder(&node.name);
+        // By names that begin in the folder: pg_verifybackup hands its path to pg_waldump through a shell, with " and $ as they are.
         let mut command = user.command(&node.bin_folder.join("pg_verifybackup"));
-        command.args(["--quiet", "--exit-on-error"]).arg(last);
+        command.args(["--quiet", "--exit-on-error"]).arg(&last.label).current_dir(&base);
         program::run(command, || ())?;
-        if folders.len() > 1 {
+        if chain.len() > 1 {
             let mut command = user.command(&node.bin_folder.join("pg_combinebackup"));
-            command.args(["--dry-run", "--output"]).arg(last.with_extension("combined")).args(&folders);
+            command.args(["--dry-run", "--output"]).arg(format!("{}.combined", last.label)).current_dir(&base);
+            command.args(chain.iter().map(|backup| &backup.label));
             program::run(command, || ())?;
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use spock_recovery_cluster::Error as ServerError;
 
 use super::repository::DriverName;
+use super::shell;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -13,7 +14,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error(transparent)]
     Server(#[from] ServerError),
-    #[error("there is no repository in \"{0}\": spockctl backup setup --repo {0} --dsn … makes one")]
+    #[error("there is no repository in \"{0}\": spockctl backup setup --repo {typed} --dsn … makes one", typed = shell::typed(.0))]
     NoRepository(PathBuf),
     #[error("\"{path}\" is damaged, or of another version of spockctl: {reason}")]
     Document { path: PathBuf, reason: String },
@@ -21,7 +22,8 @@ pub enum Error {
     OtherDriver { path: PathBuf, driver: DriverName },
     #[error(
         "node \"{node}\" has the system identifier {now}, and the repository's node of that name {then}: name the repository of this mesh with --repo; \
-         or, if the node was made anew, move its old backups away (mv {folder} {folder}.old) and run spockctl backup setup again"
+         or, if the node was made anew, move its old backups away (mv {typed} {typed}.old) and run spockctl backup setup again",
+        typed = shell::typed(.folder)
     )]
     OtherSystem { node: String, now: String, then: String, folder: PathBuf },
     #[error("there is no node \"{name}\", but {known}: --node takes one of these")]

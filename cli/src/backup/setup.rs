@@ -13,6 +13,7 @@ use super::error::{Error, Result};
 use super::nodes::{self, Found, Live, Place, Registered};
 use super::program;
 use super::repository::{self, DriverName, Repository};
+use super::shell;
 use crate::screen::Screen;
 
 #[derive(Debug, Clone)]
@@ -72,7 +73,7 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
 }
 
 fn conclude(restarts: &[String], repository: &Repository, screen: &Screen) {
-    let path = repository.path().display();
+    let path = shell::typed(repository.path());
     match restarts {
         [] => screen.line(format!("No server must be restarted. Now: spockctl backup take --repo {path}")),
         restarts => {
