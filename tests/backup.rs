@@ -66,6 +66,7 @@ impl Backups {
             node: None,
             by_command,
             archive_timeout: None,
+            command: None,
         };
         ended(|screen| setup::run(&options, screen))
     }
@@ -306,6 +307,7 @@ fn a_command_archives_and_one_of_the_users_own_is_kept() {
         node: None,
         by_command: false,
         archive_timeout: None,
+        command: None,
     };
     assert!(matches!(ended(|screen| setup::run(&wrong, screen)).1, Err(Error::OtherDriver { .. })));
     n1.stop_fast();

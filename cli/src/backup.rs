@@ -6,8 +6,10 @@
 
 pub mod archiving;
 pub mod arguments;
+pub mod barman;
 pub mod base;
 pub mod check;
+pub mod command;
 pub mod conninfo;
 pub mod dir;
 pub mod driver;
@@ -18,6 +20,7 @@ pub mod list;
 pub mod nodes;
 pub mod program;
 pub mod repository;
+mod say;
 mod segment_file;
 pub mod setup;
 mod shell;
