@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use spock_recovery_cluster::ServerUser;
 use spockctl::Screen;
+use spockctl::backup::command::Templates;
 use spockctl::backup::list::Format;
 use spockctl::backup::{BaseBackup, DriverName, Error, Kind, Repository, check, driver, expire, list, setup, take};
 
@@ -58,17 +59,20 @@ impl Backups {
         Backups { path: cluster.folder().join(NAME), dsn: cluster.nodes()[0].dsn("postgres") }
     }
 
-    fn setup(&self, by_command: bool) -> Ended {
-        let options = setup::Options {
+    fn options(&self) -> setup::Options {
+        setup::Options {
             dsn: self.dsn.clone(),
             repository: self.path.clone(),
             driver: None,
             node: None,
-            by_command,
+            by_command: false,
             archive_timeout: None,
             command: None,
-        };
-        ended(|screen| setup::run(&options, screen))
+        }
+    }
+
+    fn setup(&self, by_command: bool) -> Ended {
+        ended(|screen| setup::run(&setup::Options { by_command, ..self.options() }, screen))
     }
 
     fn take(&self, node: Option<&str>, kind: Option<Kind>) -> Ended {
@@ -300,19 +304,122 @@ fn a_command_archives_and_one_of_the_users_own_is_kept() {
     fs::write(&mesh, sound).expect("it can be written");
 
     assert!(matches!(backups.take(Some("n9"), None).1, Err(Error::UnknownNode { .. })));
-    let wrong = setup::Options {
-        dsn: backups.dsn.clone(),
-        repository: backups.path.clone(),
-        driver: Some(DriverName::Barman),
-        node: None,
-        by_command: false,
-        archive_timeout: None,
-        command: None,
-    };
+    let wrong = setup::Options { driver: Some(DriverName::Barman), ..backups.options() };
     assert!(matches!(ended(|screen| setup::run(&wrong, screen)).1, Err(Error::OtherDriver { .. })));
     n1.stop_fast();
     assert!(matches!(backups.take(None, None).1, Err(Error::NobodyAnswers(_))));
     assert!(backups.findings().contains("the servers could not be asked"));
+}
+
+/// A backup program of a few lines: `sh program take|list|wal|base|get …`, with a folder of its own beside it.
+const PROGRAM: &str = r#"
+set -e
+d=$(dirname "$0")/store
+mkdir -p "$d/wal" "$d/base"
+case $1 in
+push) cp "$2" "$d/wal/$3" ;;
+take)
+    label=$2-$(ls "$d/base" | wc -l)
+    "$4/pg_basebackup" --pgdata "$d/base/$label" --dbname "$3" --checkpoint=fast
+    now=$(date -u +%Y-%m-%dT%H:%M:%S.%6NZ)
+    sed -n 's|.*"Timeline": \([0-9]*\), "Start-LSN": "\([^"]*\)", "End-LSN": "\([^"]*\)".*|"timeline":\1,"start_lsn":"\2","stop_lsn":"\3"|p' \
+        "$d/base/$label/backup_manifest" |
+        sed "s|.*|{\"label\":\"$label\",\"kind\":\"full\",&,\"begun_at\":\"$now\",\"ended_at\":\"$now\",\"bytes\":1}|" >"$d/$label.entry"
+    ;;
+list) printf '['; cat "$d"/*.entry 2>/dev/null | paste -sd, -; printf ']' ;;
+wal) ls "$d/wal" ;;
+base) cp -a "$d/base/$2/." "$3" ;;
+get) cp "$d/wal/$2" "$3" ;;
+remove) rm -r "$d/base/$2" "$d/$2.entry" ;;
+esac
+"#;
+
+#[test]
+fn a_program_of_the_users_own_takes_lists_and_gives_back() {
+    let cluster = mesh("a_program_of_the_users_own", 1);
+    let [n1] = cluster.all();
+    let backups = Backups::of(&cluster);
+    let program = cluster.folder().join("program");
+    fs::write(&program, PROGRAM).expect("it can be written");
+    let command = |rest: &str| format!("sh {} {rest}", program.display());
+    let templates = Templates {
+        archive: command("push {path} {file}"),
+        take: command("take {node} {dsn} {bin_folder}"),
+        list: command("list"),
+        list_wal: command("wal"),
+        fetch_base: command("base {label} {target}"),
+        fetch_wal: command("get {file} {target}"),
+        verify: None,
+        remove: Some(command("remove {label}")),
+    };
+    let with =
+        |command: Option<Templates>| setup::Options { driver: Some(DriverName::Command), command, ..backups.options() };
+    let setup = |options: &setup::Options| ended(|screen| setup::run(options, screen));
+    assert!(matches!(setup(&with(None)).1, Err(Error::NoTemplates)));
+    let wrong = Templates { take: command("take {nodes}"), ..templates.clone() };
+    assert!(matches!(setup(&with(Some(wrong))).1, Err(Error::Template { option: "--take-command", .. })));
+    done(setup(&with(Some(templates))));
+    n1.restart();
+    done(backups.take(None, None));
+    archive_one(n1, 1);
+    done(backups.check());
+    comes_back(&cluster, &backups);
+    done(backups.take(None, None));
+    assert!(backups.expire(1, false).contains("n1: removed full backup n1-0"));
+    assert_eq!(backups.of_node("n1").len(), 1);
+}
+
+#[test]
+fn barman_takes_lists_and_gives_back() {
+    let cluster = mesh("barman", 1);
+    let [n1] = cluster.all();
+    // Barman's configuration holds no %.
+    let backups = Backups { path: cluster.folder().join("it's barman"), ..Backups::of(&cluster) };
+    done(ended(|screen| setup::run(&setup::Options { driver: Some(DriverName::Barman), ..backups.options() }, screen)));
+    n1.restart();
+    assert!(done(backups.take(None, None)).contains("n1: full backup"));
+    archive_one(n1, 1);
+    assert!(done(backups.take(None, None)).contains("n1: incremental backup"));
+    done(backups.check());
+    comes_back(&cluster, &backups);
+    done(backups.take(None, Some(Kind::Full)));
+    assert!(backups.expire(1, false).contains("n1: removed incremental backup"));
+    assert_eq!(backups.of_node("n1").len(), 1);
+}
+
+/// The newest backup starts as a server that replays the archive to its end.
+fn comes_back(cluster: &Cluster, backups: &Backups) {
+    let repository = backups.open();
+    let (node, driver) =
+        (repository.node("n1").expect("it is set up"), driver::open(&repository).expect("it was opened before"));
+    let label = backups.of_node("n1").last().expect("one was taken").label.clone();
+    let data = cluster.folder().join("back");
+    let (user, archive) = (cluster.user(), driver.archive(node).unwrap_or_else(|error| panic!("{error}")));
+    driver.fetch_base(node, &label, &data, user, &|_| ()).unwrap_or_else(|error| panic!("{error}"));
+    assert!(!data.join("recovery.signal").exists());
+    let (segment, _) = archive.segments.last_key_value().expect("something is archived");
+    driver
+        .fetch_wal(node, &segment.file_name(archive.segment_size), &data, user)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let restore_command = driver.restore_command(node).unwrap_or_else(|error| panic!("{error}"));
+    let settings = [
+        ("restore_command", restore_command.as_str()),
+        ("recovery_target_action", "shutdown"),
+        ("recovery_target_lsn", &segment.start(archive.segment_size).to_string()),
+        ("archive_mode", "off"),
+        ("port", "1"),
+        ("logging_collector", "off"),
+    ];
+    let mut conf = fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf")).expect("it is there");
+    for (name, value) in settings {
+        writeln!(conf, "{name} = '{}'", value.replace('\'', "''")).expect("it can be written");
+    }
+    fs::write(data.join("recovery.signal"), "").expect("it can be written");
+    user.own(&data.join("recovery.signal")).expect("it is there");
+    let output = user.command(&node.bin_folder.join("postgres")).arg("-D").arg(&data).output().expect("it starts");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.contains("recovery stopping") && log.contains("restored log file"), "{log}");
+    fs::remove_dir_all(&data).expect("it can be removed");
 }
 
 const REPOSITORY: &str = "SPOCK_RECOVERY_TEST_REPOSITORY";

@@ -36,7 +36,7 @@ use crate::screen::Screen;
 
 /// Shows a line for each finding; any is a failure.
 fn judge(findings: &[String], screen: &Screen) -> Result<()> {
-    findings.iter().for_each(|finding| screen.line(finding));
+    findings.iter().for_each(|finding| screen.line(say::one_line(finding)));
     match findings.len() {
         0 => Ok(()),
         count => Err(Error::Findings(count)),

@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use spock_recovery_cluster::ServerUser;
+use spock_recovery_cluster::{Error as ServerError, ServerUser};
 
 use super::archiving::{self, Archiving};
 use super::base::{self, BaseBackup, Kind};
@@ -62,7 +62,7 @@ impl Barman {
         let mut command = user.command(&find_barman()?);
         // Its times are those of its time zone.
         command.arg("-c").arg(self.configuration()).args(["-f", "json"]).args(arguments).env("TZ", "UTC");
-        program::run(command, look)
+        program::run(command, look).map_err(complaint)
     }
 
     /// What a command prints for one node.
@@ -248,7 +248,7 @@ impl Driver for Barman {
             ("configuration_files_directory", &format!("{folder}/conf.d")),
             ("log_file", &format!("{folder}/barman.log")),
         ];
-        repository::write_file(&self.configuration(), &section("barman", &general), user)?;
+        repository::write_file(&self.configuration(), &section("barman", &general)?, user)?;
         let bin_folder = node.bin_folder.display().to_string();
         let own = [
             ("conninfo", node.dsn.as_str()),
@@ -259,7 +259,7 @@ impl Driver for Barman {
             ("immediate_checkpoint", "true"),
             ("path_prefix", &bin_folder),
         ];
-        repository::write_file(&servers.join(format!("{}.conf", node.name)), &section(&node.name, &own), user)?;
+        repository::write_file(&servers.join(format!("{}.conf", node.name)), &section(&node.name, &own)?, user)?;
         // It makes its folders, into which the server archives, and finds fault with a server that does not archive yet.
         let _ = self.run(&["check", &node.name], user, || ());
         let incoming = self.server(node).join("incoming");
@@ -364,6 +364,14 @@ fn find_barman() -> Result<PathBuf> {
     found.ok_or(Error::NoBarman)
 }
 
+/// Of a program's many lines those that say what is wrong.
+fn complaint(error: Error) -> Error {
+    let Error::Server(ServerError::Command { output, .. }) = &error else { return error };
+    let wrong = ["ERROR", "EXCEPTION", "rror:", "No space left", "WAL summar"];
+    let lines: Vec<&str> = output.lines().filter(|line| wrong.iter().any(|word| line.contains(word))).collect();
+    Error::Barman(if lines.is_empty() { program::last_line(output) } else { lines.join("; ") })
+}
+
 fn parse<T: for<'de> Deserialize<'de>>(printed: &str, node: &MeshNode) -> Result<T> {
     let broken = |error: serde_json::Error| Error::Barman(format!("its answer is not understood ({error})"));
     // Log lines of its commands are a key of their own.
@@ -373,10 +381,15 @@ fn parse<T: for<'de> Deserialize<'de>>(printed: &str, node: &MeshNode) -> Result
     serde_json::from_value(own).map_err(broken)
 }
 
-/// Its values can refer to each other by %(name)s.
-fn section(name: &str, values: &[(&str, &str)]) -> String {
-    let lines: String = values.iter().map(|(name, value)| format!("{name} = {}\n", value.replace('%', "%%"))).collect();
-    format!("; written by spockctl backup setup\n[{name}]\n{lines}")
+/// A % would begin a reference to another value, and cannot be written otherwise (3.19.1 reads it twice).
+fn section(name: &str, values: &[(&str, &str)]) -> Result<String> {
+    if let Some((_, value)) = values.iter().find(|(_, value)| value.contains('%')) {
+        return Err(Error::Barman(format!(
+            "its configuration cannot hold \"{value}\", which has a %: choose another name"
+        )));
+    }
+    let lines: String = values.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+    Ok(format!("; written by spockctl backup setup\n[{name}]\n{lines}"))
 }
 
 /// Barman prepares a data directory for a recovery of its own. The caller has its own settings to make, upon those of the server.

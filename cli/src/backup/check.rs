@@ -90,11 +90,7 @@ fn stored(
             )),
             Some(chain) => {
                 if let Err(error) = driver.verify(node, &chain, &user) {
-                    find(format!(
-                        "backup {} does not verify: {}; take a new one",
-                        backup.label,
-                        one_line(&error.to_string())
-                    ));
+                    find(format!("backup {} does not verify: {error}; take a new one", backup.label));
                 }
             }
         }
@@ -112,7 +108,7 @@ fn stored(
     for &segment in archive.segments.keys().filter(|&&segment| archive.has(segment)) {
         let file = segment.file_name(archive.segment_size);
         if let Err(error) = driver.verify_segment(node, &file, Some(segment) == newest, &user) {
-            find(format!("segment {file} cannot be read: {}", one_line(&error.to_string())));
+            find(format!("segment {file} cannot be read: {error}"));
         }
     }
     let end = newest.map_or("nothing".into(), |segment| segment.end(archive.segment_size).to_string());
@@ -214,11 +210,6 @@ fn server(live: &mut Live, driver: &dyn Driver) -> Result<Vec<String>> {
               FROM pg_stat_archiver WHERE last_failed_time > coalesce(last_archived_time, '-infinity')";
     findings.extend(live.query(failing)?.into_iter().flatten().flatten());
     Ok(findings)
-}
-
-/// A program's output in one line of a table.
-fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The driver `command`: the user's own backup program, by commands that setup is given.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use spock_recovery_cluster::ServerUser;
@@ -336,6 +336,8 @@ fn archived(line: &str, segment_size: u64) -> Option<Archived> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn node() -> MeshNode {

@@ -9,3 +9,8 @@ pub fn counted(count: u64, noun: &str) -> String {
 pub fn are(count: u64, noun: &str) -> String {
     format!("{} {}", counted(count, noun), if count == 1 { "is" } else { "are" })
 }
+
+/// What a program has printed, in one line.
+pub fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}

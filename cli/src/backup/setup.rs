@@ -62,20 +62,22 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     };
     repository::make_folder(repository.path(), &owner)?;
     repository.write(&owner)?;
-    let mut restarts = Vec::new();
+    let (mut restarts, mut ready) = (Vec::new(), false);
     for live in &mut here {
         match (&live.place, &options.node) {
             (Place::Elsewhere, None) => {
                 screen.line(format!("{}: left out; spockctl backup setup is run on its own host", live.name()));
             }
             _ => match one(live, &*driver, options, screen) {
-                Ok(restart) if restart.is_empty() => {}
+                Ok(restart) if restart.is_empty() => ready = true,
                 Ok(restart) => restarts.push(format!("  {}: {}", live.name(), restart.join(", "))),
                 Err(error) => findings.push(error.to_string()),
             },
         }
     }
-    conclude(&restarts, &repository, screen);
+    if ready || !restarts.is_empty() {
+        conclude(&restarts, &repository, screen);
+    }
     super::judge(&findings, screen)
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
+use spock_recovery_cluster::client::literal;
 use spock_recovery_cluster::{ServerUser, deadline};
 
 use super::base::{BaseBackup, Kind};
@@ -33,9 +34,10 @@ const ARCHIVED: Duration = Duration::from_secs(60);
 pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     let mut repository = Repository::open(&options.repository)?;
     let Found { nodes, .. } = find(&repository, options.dsn.as_deref())?;
-    let chosen = setup::choose(nodes, options.node.as_deref())?;
+    let chosen = setup::choose(nodes.clone(), options.node.as_deref())?;
     let driver = driver::open(&repository)?;
     let (mut findings, mut label) = (Vec::new(), None);
+    let (mut taken, mut answering) = (Vec::new(), Vec::new());
     for registered in &chosen {
         if repository.node(&registered.name).is_err() {
             findings.push(Error::NotSetUp(registered.name.clone()).to_string());
@@ -50,9 +52,10 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
         };
         if matches!(live.place, Place::Elsewhere) && options.node.is_none() {
             screen.line(format!("{}: left out; spockctl backup take is run on its own host", live.name()));
+            answering.push(live);
             continue;
         }
-        let taken = live.user().cloned().and_then(|user| {
+        let ended = live.user().cloned().and_then(|user| {
             repository.note(&live.node)?;
             repository.write(&user)?;
             if label.is_none() {
@@ -62,11 +65,36 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
             let (driver, repository, live) = (&*driver, &repository, &mut live);
             Job { live, driver, repository, user, asked: options.kind, label, screen }.run()
         });
-        if let Err(error) = taken {
-            findings.push(format!("{}: {error}", registered.name));
+        match ended {
+            Ok(backup) => taken.push((registered.name.clone(), backup)),
+            Err(error) => findings.push(format!("{}: {error}", registered.name)),
+        }
+        answering.push(live);
+    }
+    let others = nodes.iter().filter(|node| !chosen.iter().any(|chosen| chosen.name == node.name));
+    // A node that does not answer learns of the next backup.
+    answering.extend(others.filter_map(|registered| Live::meet(registered).ok()));
+    note(&taken, &mut answering, screen);
+    super::judge(&findings, screen)
+}
+
+/// Every node knows the backups of all, for spock.restore_points().
+fn note(taken: &[(String, BaseBackup)], answering: &mut [Live], screen: &Screen) {
+    const KNOWN: &str =
+        "SELECT to_regprocedure('spock_internal.note_base_backup(name, timestamptz, pg_lsn)') IS NOT NULL";
+    for live in answering {
+        // A node of an earlier version of the extension has no such list.
+        if !live.value(KNOWN).is_ok_and(|known| known == "t") {
+            continue;
+        }
+        for (node, backup) in taken {
+            let (node, begun_at) = (literal(node), literal(&backup.begun_at));
+            let note = format!("SELECT spock_internal.note_base_backup({node}, {begun_at}, '{}')", backup.stop_lsn);
+            if let Err(error) = live.query(&note) {
+                screen.line(format!("{}: spock.restore_points() does not learn of the backup: {error}", live.name()));
+            }
         }
     }
-    super::judge(&findings, screen)
 }
 
 /// By --dsn, else by the first node of the repository that answers.
@@ -101,7 +129,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&mut self) -> Result<()> {
+    fn run(&mut self) -> Result<BaseBackup> {
         let node = self.live.node.clone();
         if let Some(reason) = setup::unsettled(self.live, self.driver)? {
             return Err(Error::NotArchiving { node: node.name, reason });
@@ -109,7 +137,8 @@ impl Job<'_> {
         let _lock = self.repository.lock(&node.name, &self.user)?;
         self.driver.sweep(&node)?;
         let taken = if self.driver.decides_kind() { self.take(&[], None) } else { self.choose_and_take() }?;
-        await_archived(self.live, self.driver, &taken)
+        await_archived(self.live, self.driver, &taken)?;
+        Ok(taken)
     }
 
     fn choose_and_take(&mut self) -> Result<BaseBackup> {
