@@ -12,7 +12,9 @@ use spock_recovery_cluster::ServerUser;
 use spockctl::Screen;
 use spockctl::backup::command::Templates;
 use spockctl::backup::list::Format;
-use spockctl::backup::{BaseBackup, DriverName, Error, Kind, Repository, check, driver, expire, list, setup, take};
+use spockctl::backup::{
+    BaseBackup, DriverName, Error, Kind, Repository, check, driver, expire, list, setup, shell, take,
+};
 
 use crate::cluster::{Cluster, Node, wait_for};
 
@@ -412,7 +414,7 @@ fn comes_back(cluster: &Cluster, backups: &Backups) {
     ];
     let mut conf = fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf")).expect("it is there");
     for (name, value) in settings {
-        writeln!(conf, "{name} = '{}'", value.replace('\'', "''")).expect("it can be written");
+        conf.write_all(shell::configuration_line(name, value).as_bytes()).expect("it can be written");
     }
     fs::write(data.join("recovery.signal"), "").expect("it can be written");
     user.own(&data.join("recovery.signal")).expect("it is there");

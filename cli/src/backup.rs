@@ -23,7 +23,7 @@ pub mod repository;
 mod say;
 mod segment_file;
 pub mod setup;
-mod shell;
+pub mod shell;
 pub mod take;
 pub mod wal;
 

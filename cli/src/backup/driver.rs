@@ -53,7 +53,7 @@ pub trait Driver: Send + Sync {
     /// there already is replaced.
     fn fetch_wal(&self, node: &MeshNode, file: &str, folder: &Path, user: &ServerUser) -> Result<()>;
 
-    /// The setting's value, not quoted for a configuration file.
+    /// The setting's value; `shell::configuration_line` writes it, for it may hold quotes and backslashes.
     fn restore_command(&self, node: &MeshNode) -> Result<String>;
 
     /// How the server is to archive; `has_module`: it may load basic_archive.
