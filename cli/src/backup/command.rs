@@ -9,7 +9,7 @@ use spock_recovery_cluster::ServerUser;
 use super::archiving::Archiving;
 use super::base::{self, BaseBackup, Kind};
 use super::dir;
-use super::driver::{Driver, Order, Progress};
+use super::driver::{self, Driver, Order, Progress};
 use super::error::{Error, Result};
 use super::program;
 use super::repository::{self, MeshNode, Repository};
@@ -214,12 +214,12 @@ impl Driver for Commands {
         progress: Progress<'_>,
     ) -> Result<()> {
         let backups = self.backups(node)?;
-        if !backups.iter().any(|backup| backup.label == label) {
-            return Err(Error::UnknownBackup { node: node.name.clone(), label: label.into() });
-        }
+        let unknown = || Error::UnknownBackup { node: node.name.clone(), label: label.into() };
+        let backup = backups.iter().find(|backup| backup.label == label).ok_or_else(unknown)?;
         dir::prepare_target(data, user)?;
         let own = [("label", shell::word(Path::new(label))), ("target", shell::word(data))];
         self.run(&self.templates.fetch_base, node, &own, user, || progress(dir::folder_bytes(data)))?;
+        driver::complete(self, node, backup, data, user)?;
         dir::sync_data(node, data, user)?;
         progress(dir::folder_bytes(data));
         Ok(())
