@@ -21,6 +21,7 @@ use crate::pg::seclabel::LabelTarget;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, wal};
 use crate::reconcile::kept;
+use crate::restore_point::list::RestorePoints;
 use crate::shmem::{self, PeerEntry, PeerKey};
 use crate::slot::documents;
 use crate::slot::record::RetentionRecord;
@@ -65,7 +66,12 @@ fn node_create(node_name: Option<Name>, dsn: Option<Text>) -> Oid {
 #[pg_extern(sql = false)]
 fn node_drop(node_name: Option<Name>, ifexists: Option<bool>) -> bool {
     let name = required(node_name, "node_name", NODE_DROP);
-    registry::drop_node(&name.0, required(ifexists, "ifexists", NODE_DROP), LEAVE).or_raise()
+    let is_dropped = registry::drop_node(&name.0, required(ifexists, "ifexists", NODE_DROP), LEAVE).or_raise();
+    // The local node goes with its peers. The manager removes a journal of this database.
+    if is_dropped && servers::servers().or_raise().is_empty() {
+        storage::forget_foreign();
+    }
+    is_dropped
 }
 
 #[pg_extern(sql = false)]
@@ -264,6 +270,9 @@ pub fn check_label(target: LabelTarget, text: Option<&str>) {
         }
         (LabelTarget::Database(_), Some(text)) => {
             refuse_unreadable(RetentionRecord::read(Some(text), home(text)));
+        }
+        (LabelTarget::Schema(schema), Some(text)) if catalog::internal_schema() == Some(schema) => {
+            refuse_unreadable(RestorePoints::read(Some(text), home(text)));
         }
         (LabelTarget::Schema(schema), Some(text)) if catalog::extension_schema().is_none_or(|own| own == schema) => {
             refuse_unreadable(Journal::read(Some(text), home(text)));

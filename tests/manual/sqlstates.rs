@@ -7,7 +7,7 @@ use crate::pages::{files_below, quoted, read, root, rows, section};
 use crate::sources::sql;
 
 /// PostgreSQL's names of the conditions that the extension raises (src/backend/utils/errcodes.txt).
-const CONDITIONS: [(&str, &str); 26] = [
+const CONDITIONS: [(&str, &str); 27] = [
     ("ACTIVE_SQL_TRANSACTION", "25001"),
     ("CONFIGURATION_LIMIT_EXCEEDED", "53400"),
     ("CONNECTION_FAILURE", "08006"),
@@ -30,6 +30,7 @@ const CONDITIONS: [(&str, &str); 26] = [
     ("QUERY_CANCELED", "57014"),
     ("SYNTAX_ERROR", "42601"),
     ("UNDEFINED_COLUMN", "42703"),
+    ("UNDEFINED_FILE", "58P01"),
     ("UNDEFINED_FUNCTION", "42883"),
     ("UNDEFINED_OBJECT", "42704"),
     ("UNDEFINED_TABLE", "42P01"),
@@ -190,6 +191,7 @@ fn the_sqlstates_of_the_reference_are_those_of_the_sources() {
     let page = read("docs/reference/errors.md");
     let mut table = rows(section(&page, "## Errors of a recovery"));
     table.extend(rows(section(&page, "## Errors of nodes and slots")));
+    table.extend(rows(section(&page, "## Errors of restore points")));
     let is_sqlstate =
         |word: &&str| word.len() == 5 && word.chars().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase());
     let (mut compared, mut faults) = (0, Vec::new());
