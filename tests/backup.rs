@@ -158,6 +158,8 @@ fn backups_of_a_mesh_are_taken_checked_and_expired_with_all_that_a_restore_needs
     }
 
     assert!(done(backups.take(None, None)).contains("n2: full backup"));
+    n1.sql("SELECT spock.create_restore_point('after the backups')");
+    n2.wait_until("SELECT base_backup_before IS NOT NULL FROM spock.restore_points()", "t");
     archive_one(n1, 1);
     let told = done(backups.take(None, None));
     assert!(told.contains("n1: incremental backup") && told.contains("n2: incremental backup"), "{told}");
@@ -230,9 +232,10 @@ fn what_is_missing_or_damaged_is_found(backups: &Backups, gap: &str) {
     let ranges: Vec<String> = backups.list(Format::Table).lines().map(str::to_owned).collect();
     assert_ne!(ranges[1].rsplit(' ').next(), ranges[3].rsplit(' ').next());
 
-    fs::write(&segment, fs::read(&aside).expect("it is there")[..8192].to_vec()).expect("it can be written");
+    let sound = fs::read(&aside).expect("it is there");
+    fs::write(&segment, &sound[..8192]).expect("it can be written");
     assert!(backups.findings().contains(&format!("n1: segment {gap} has 8192 bytes")));
-    let mut other = fs::read(&aside).expect("it is there");
+    let mut other = sound;
     other[24] ^= 1;
     fs::write(&segment, other).expect("it can be written");
     assert!(backups.findings().contains(&format!("n1: segment {gap} cannot be read")));
@@ -360,13 +363,16 @@ fn a_program_of_the_users_own_takes_lists_and_gives_back() {
     assert!(matches!(setup(&with(None)).1, Err(Error::NoTemplates)));
     let wrong = Templates { take: command("take {nodes}"), ..templates.clone() };
     assert!(matches!(setup(&with(Some(wrong))).1, Err(Error::Template { option: "--take-command", .. })));
-    done(setup(&with(Some(templates))));
+    done(setup(&with(Some(templates.clone()))));
     n1.restart();
     done(backups.take(None, None));
     archive_one(n1, 1);
     done(backups.check());
     comes_back(&cluster, &backups);
     done(backups.take(None, None));
+    let templates = Templates { archive: command("push {path} {file} ''"), ..templates };
+    let told = done(setup(&with(Some(templates))));
+    assert!(told.contains("n1: archive_command = ") && told.contains("No server must be restarted"), "{told}");
     assert!(backups.expire(1, false).contains("n1: removed full backup n1-0"));
     assert_eq!(backups.of_node("n1").len(), 1);
 }

@@ -163,6 +163,10 @@ impl Driver for Dir {
         progress: Progress<'_>,
     ) -> Result<BaseBackup> {
         let folder = self.base(order.node, order.label);
+        // What is there is another backup, and must outlive the failure of this one.
+        if folder.exists() {
+            return Err(Error::LabelTaken(order.label.into()));
+        }
         let taken = self.take_into(&folder, order, ended_at, progress);
         if taken.is_err() {
             // The first error is the one to be told; the next take removes what stays.

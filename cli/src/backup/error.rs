@@ -16,6 +16,12 @@ pub enum Error {
     Server(#[from] ServerError),
     #[error("there is no repository in \"{0}\": spockctl backup setup --repo {typed} --dsn … makes one", typed = shell::typed(.0))]
     NoRepository(PathBuf),
+    #[error(
+        "this account may not look into \"{0}\": run spockctl as the account that owns the data directories, or as root"
+    )]
+    Forbidden(PathBuf),
+    #[error("there is a backup \"{0}\" of this second already: try again")]
+    LabelTaken(String),
     #[error("\"{path}\" is damaged, or of another version of spockctl: {reason}")]
     Document { path: PathBuf, reason: String },
     #[error("the repository \"{path}\" is one of the driver {driver}: leave --driver out, or name another folder with --repo", driver = .driver.name())]

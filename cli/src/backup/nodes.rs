@@ -81,7 +81,8 @@ pub fn find_all(dsn: &str) -> Result<Found> {
             return Err(Error::NotSuperuser);
         }
         let conninfo = match dsn {
-            Some(dsn) => Conninfo::parse(dsn)?,
+            // Without a user it means another one for each account that connects.
+            Some(dsn) => Conninfo::parse(dsn)?.or("user", &conninfo),
             None if is_local.as_deref() == Some("t") => conninfo.clone(),
             None => return Err(Error::NoDsn { node: name.clone() }),
         };

@@ -56,8 +56,10 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
             continue;
         }
         let ended = live.user().cloned().and_then(|user| {
-            repository.note(&live.node)?;
-            repository.write(&user)?;
+            // Rarely: other hosts may write the same file.
+            if repository.note(&live.node)? {
+                repository.write(&user)?;
+            }
             if label.is_none() {
                 label = Some(label_of(&live.now()?));
             }
