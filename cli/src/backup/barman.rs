@@ -282,7 +282,7 @@ impl Driver for Barman {
     fn take(
         &self,
         order: &Order<'_>,
-        _: &mut dyn FnMut() -> Result<String>,
+        now: &mut dyn FnMut() -> Result<String>,
         progress: Progress<'_>,
     ) -> Result<BaseBackup> {
         let node = order.node;
@@ -299,7 +299,7 @@ impl Driver for Barman {
         let taken = after.iter().find(|backup| !before.iter().any(|known| known.label == backup.label));
         let taken = taken.ok_or_else(|| Error::Barman("it shows no new backup".into()))?;
         self.verify(node, &[taken], order.user)?;
-        Ok(taken.clone())
+        Ok(BaseBackup { verified_at: Some(now()?), ..taken.clone() })
     }
 
     fn verify(&self, node: &MeshNode, chain: &[&BaseBackup], user: &ServerUser) -> Result<()> {

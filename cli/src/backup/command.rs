@@ -269,7 +269,7 @@ impl Driver for Commands {
     }
 
     /// The one that the list has afterwards, and had not before.
-    fn take(&self, order: &Order<'_>, _: &mut dyn FnMut() -> Result<String>, _: Progress<'_>) -> Result<BaseBackup> {
+    fn take(&self, order: &Order<'_>, now: &mut dyn FnMut() -> Result<String>, _: Progress<'_>) -> Result<BaseBackup> {
         let before = self.backups(order.node)?;
         let kind = order.asked.unwrap_or(if before.is_empty() { Kind::Full } else { Kind::Incremental });
         self.run(&self.templates.take, order.node, &[("kind", kind.name().into())], order.user, || ())?;
@@ -284,7 +284,8 @@ impl Driver for Commands {
         let chain =
             chain.ok_or_else(|| Error::BrokenChain { node: order.node.name.clone(), label: taken.label.clone() })?;
         self.verify(order.node, &chain, order.user)?;
-        Ok(taken.clone())
+        let verified_at = self.templates.verify.as_ref().map(|_| now()).transpose()?;
+        Ok(BaseBackup { verified_at, ..taken.clone() })
     }
 
     fn verify(&self, node: &MeshNode, chain: &[&BaseBackup], user: &ServerUser) -> Result<()> {

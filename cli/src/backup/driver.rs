@@ -72,11 +72,12 @@ pub trait Driver: Send + Sync {
     /// Whether what lies outside the data directory comes back.
     fn restores_tablespaces(&self) -> bool;
 
-    /// Takes a backup, verifies it, and only then makes it one that `backups` shows. What failed leaves nothing behind.
+    /// Takes a backup, verifies it as far as the program can, and only then makes it one that `backups` shows. What failed leaves
+    /// nothing behind.
     fn take(
         &self,
         order: &Order<'_>,
-        ended_at: &mut dyn FnMut() -> Result<String>,
+        now: &mut dyn FnMut() -> Result<String>,
         progress: Progress<'_>,
     ) -> Result<BaseBackup>;
 

@@ -55,7 +55,7 @@ pub enum Error {
     #[error("the folder \"{0}\" is not empty: a backup goes into an empty one; move it away first")]
     NotEmpty(PathBuf),
     #[error(
-        "no connection to node {server} ({conninfo}): {reason}; start the server, or name a node that answers with --dsn"
+        "no connection to {server} ({conninfo}): {reason}; start the server, or name a node that answers with --dsn"
     )]
     Connection { server: String, conninfo: String, reason: String },
     #[error("no node answers: {0}; name one that does with --dsn")]

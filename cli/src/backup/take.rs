@@ -188,9 +188,10 @@ impl Job<'_> {
             false => error,
         })?;
         let because = reason.map_or(String::new(), |reason| format!(" ({reason})"));
+        let verified = if taken.verified_at.is_some() { ", verified" } else { ", which nothing has verified" };
         let BaseBackup { label, bytes, start_lsn, stop_lsn, .. } = &taken;
         self.screen.line(format!(
-            "{}: {} backup {label}{because}: {}, {start_lsn} to {stop_lsn}, verified",
+            "{}: {} backup {label}{because}: {}, {start_lsn} to {stop_lsn}{verified}",
             node.name,
             taken.kind.name(),
             size(*bytes)
