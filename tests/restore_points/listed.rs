@@ -55,6 +55,7 @@ fn the_list_is_the_same_everywhere_and_bad_input_changes_nothing() {
     who_may(n1);
     by_the_clock(&cluster);
     a_base_backup_is_told(&cluster);
+    with_a_subscriber_behind(&cluster);
     with_a_peer_down(&cluster);
 }
 
@@ -123,6 +124,33 @@ fn a_base_backup_is_told(cluster: &Cluster) {
         n1.sql(&format!("SELECT spock_internal.note_base_backup('{node}', '{at} 00:00:00+00', '0/1')"));
     }
     n1.wait_until(&format!("SELECT ({told})::timestamptz = '2026-01-01 00:00:00+00'"), "t");
+}
+
+/// It is a cut, and why it is not more is told.
+fn with_a_subscriber_behind(cluster: &Cluster) {
+    let [n1, n2, n3] = cluster.all();
+    let make = |name: &str| {
+        let mut session = n3.session();
+        let made = session.value(&format!("SELECT string_agg(quality, ' ') FROM spock.create_restore_point('{name}')"));
+        (made, session.notices().join("\n"))
+    };
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
+    n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "0");
+    n1.sql("INSERT INTO t (node, v) VALUES ('n1', 1)");
+    let (made, told) = make("disabled");
+    assert_eq!(made, "cut cut cut");
+    assert!(told.contains("not drained") && told.contains("node \"n2\" is too far behind node \"n1\""), "{told}");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+    n2.wait_until("SELECT count(*) FROM t WHERE node = 'n1'", "1");
+    let mut session = n2.session();
+    session.sql("BEGIN; LOCK TABLE t");
+    n1.sql("INSERT INTO t (node, v) VALUES ('n1', 2)");
+    let (made, told) = make("locked");
+    assert_eq!(made, "cut cut cut");
+    assert!(told.contains("node \"n2\" had not received everything in time"), "{told}");
+    session.sql("ROLLBACK");
+    n2.wait_until("SELECT count(*) FROM t WHERE node = 'n1'", "2");
+    assert_eq!(make("again").0, "drained drained drained");
 }
 
 fn with_a_peer_down(cluster: &Cluster) {
