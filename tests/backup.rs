@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use spock_recovery_cluster::ServerUser;
 use spockctl::Screen;
@@ -469,7 +470,13 @@ fn a_killed_take_leaves_nothing_that_looks_complete() {
     assert_eq!(backups.of_node("n1"), []);
     assert!(backups.list(Format::Table).contains("there is no complete backup"));
     assert!(backups.findings().contains("n1: it has no complete backup"));
+    let wal = backups.open().wal_folder("n1");
+    let (old, new) = (wal.join("archtemp.old"), wal.join("archtemp.new"));
+    fs::write(&new, "").expect("it can be written");
+    let two_hours_ago = SystemTime::now() - Duration::from_secs(7200);
+    fs::File::create(&old).and_then(|file| file.set_modified(two_hours_ago)).expect("it can be written");
     done(backups.take(None, None));
+    assert!(!old.exists() && new.exists());
     let names: Vec<String> = fs::read_dir(&base)
         .expect("it is there")
         .flatten()

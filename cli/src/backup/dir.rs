@@ -19,6 +19,9 @@ use super::shell;
 use super::wal::{Archive, History, Segment};
 use crate::lsn::Lsn;
 
+/// No server is busy with one segment for so long.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
 /// How long what was killed may go on writing.
 const REMOVAL: Duration = Duration::from_secs(5);
 
@@ -145,7 +148,7 @@ impl Driver for Dir {
                 fs::remove_file(path).map_err(Error::io("remove", path))?;
             }
         }
-        Ok(())
+        self.sweep_archive(node)
     }
 
     fn decides_kind(&self) -> bool {
@@ -229,6 +232,18 @@ impl Driver for Dir {
 }
 
 impl Dir {
+    /// What archiving has begun and not finished: basic_archive leaves a file of another name with each try.
+    fn sweep_archive(&self, node: &MeshNode) -> Result<()> {
+        for (name, path) in entries(&self.repository.wal_folder(&node.name))? {
+            let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
+            let is_old = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED));
+            if is_old && (name.starts_with("archtemp.") || name.ends_with(".tmp")) {
+                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     fn take_into(
         &self,
         folder: &Path,
