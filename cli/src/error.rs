@@ -8,6 +8,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error(transparent)]
     Cluster(#[from] spock_recovery_cluster::Error),
+    #[error(transparent)]
+    Backup(#[from] crate::backup::Error),
     #[error("{nodes} nodes are too few: {reason}")]
     TooFewNodes { nodes: usize, reason: &'static str },
     #[error("\"{path}\" is no record of a cluster: {reason}")]
@@ -18,6 +20,13 @@ pub enum Error {
     SeveralClusters(Vec<PathBuf>),
     #[error("verification failed: {0}")]
     Verification(String),
+}
+
+impl Error {
+    /// What was typed cannot be right, whatever the state of the servers: exit status 2.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::Backup(error) if error.is_usage())
+    }
 }
 
 fn listed(folders: &[PathBuf]) -> String {

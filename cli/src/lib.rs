@@ -2,9 +2,11 @@
 //!
 //! The library is what the binary `spockctl` does, for the tests of it, and what it shows on the screen, for the benchmark.
 
+pub mod backup;
 pub mod cluster;
 pub mod demo;
 pub mod error;
+pub mod lsn;
 pub mod record;
 pub mod screen;
 pub mod status;

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use spock_recovery_cluster::{ServerUser, interrupt};
+use spockctl::backup::arguments::{self as backup, BackupCommand};
 use spockctl::demo::{self, Scenario};
-use spockctl::error::Result;
+use spockctl::error::{Error, Result};
 use spockctl::record::Kept;
 use spockctl::{Screen, cluster, status};
 
@@ -24,6 +25,9 @@ enum Command {
     /// Servers that stay: a mesh of nodes to try things with
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Backups of every node, from which all of them can be restored to one moment
+    #[command(subcommand)]
+    Backup(BackupCommand),
 }
 
 #[derive(Args)]
@@ -72,7 +76,11 @@ enum ClusterCommand {
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    interrupt::conclude(interrupt::watch().map_err(Into::into).and_then(|()| run(command)))
+    let ended = interrupt::watch().map_err(Into::into).and_then(|()| run(command));
+    let usage = ended.as_ref().is_err_and(Error::is_usage);
+    let status = interrupt::conclude(ended);
+    // As clap ends for what it refuses itself.
+    if usage { ExitCode::from(2) } else { status }
 }
 
 fn run(command: Command) -> Result<()> {
@@ -99,6 +107,7 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Cluster(ClusterCommand::Down { folder }) => down(folder.as_deref(), &screen),
+        Command::Backup(command) => Ok(backup::run(command, &screen)?),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -38,6 +38,19 @@ impl ServerUser {
             }
         }
         Err(Error::NoUser(named.unwrap_or_else(|| "spock_recovery".into())))
+    }
+
+    /// Whom a path belongs to: run as root, that account; otherwise the current one, and None if the path is another's.
+    pub fn owner_of(path: &Path) -> Result<Option<ServerUser>> {
+        let metadata = fs::metadata(path).map_err(Error::io("look at", path))?;
+        let (uid, gid) = (Uid::from_raw(metadata.uid()), metadata.gid());
+        let name = by_uid(uid)?.unwrap_or_else(|| uid.to_string());
+        let current = Uid::effective();
+        Ok(match (current == uid, current.is_root()) {
+            (true, _) => Some(ServerUser { name, ids: None }),
+            (false, true) => Some(ServerUser { name, ids: Some((uid.as_raw(), gid)) }),
+            (false, false) => None,
+        })
     }
 
     pub fn name(&self) -> &str {
