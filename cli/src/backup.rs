@@ -20,7 +20,7 @@ pub mod program;
 pub mod repository;
 mod segment_file;
 pub mod setup;
-mod shell;
+pub mod shell;
 pub mod take;
 pub mod wal;
 

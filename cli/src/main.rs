@@ -9,6 +9,7 @@ use spockctl::backup::arguments::{self as backup, BackupCommand};
 use spockctl::demo::{self, Scenario};
 use spockctl::error::{Error, Result};
 use spockctl::record::Kept;
+use spockctl::restore::arguments::{self as restore, RestoreCommand};
 use spockctl::{Screen, cluster, status};
 
 #[derive(Parser)]
@@ -28,6 +29,9 @@ enum Command {
     /// Backups of every node, from which all of them can be restored to one moment
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// All nodes back to one moment
+    #[command(subcommand)]
+    Restore(RestoreCommand),
 }
 
 #[derive(Args)]
@@ -108,6 +112,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Cluster(ClusterCommand::Down { folder }) => down(folder.as_deref(), &screen),
         Command::Backup(command) => Ok(backup::run(command, &screen)?),
+        Command::Restore(command) => Ok(restore::run(command, &screen)?),
     }
 }
 
