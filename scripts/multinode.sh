@@ -27,6 +27,7 @@ fi
 configured=$("$pg_config" --configure)
 case $configured in *--with-libxml*) ;; *) leave_out '^parity::(types|encodings)::' "needs a server with libxml" ;; esac
 [ -x "$("$pg_config" --bindir)/vacuumlo" ] || leave_out outlives_vacuumlo "needs a server with vacuumlo"
+{ command -v barman && command -v rsync; } >/dev/null || leave_out '^backup::barman' "needs barman 3.19 and rsync in PATH"
 case $configured in *--with-lz4*) ;; *) leave_out '^parity::columns::' "needs a server with lz4" ;; esac
 
 # Data directories come and go by the hundred, and a file system on a disk spends more time on that than the servers on their work:

@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "not every failpoint has its test here")]
 mod failpoint_names;
 
+mod backup;
 mod cluster;
 mod convergence;
 mod demo;

@@ -6,8 +6,10 @@
 
 pub mod archiving;
 pub mod arguments;
+pub mod barman;
 pub mod base;
 pub mod check;
+pub mod command;
 pub mod conninfo;
 pub mod dir;
 pub mod driver;
@@ -18,6 +20,7 @@ pub mod list;
 pub mod nodes;
 pub mod program;
 pub mod repository;
+mod say;
 mod segment_file;
 pub mod setup;
 pub mod shell;
@@ -33,7 +36,7 @@ use crate::screen::Screen;
 
 /// Shows a line for each finding; any is a failure.
 fn judge(findings: &[String], screen: &Screen) -> Result<()> {
-    findings.iter().for_each(|finding| screen.line(finding));
+    findings.iter().for_each(|finding| screen.line(say::one_line(finding)));
     match findings.len() {
         0 => Ok(()),
         count => Err(Error::Findings(count)),

@@ -31,13 +31,13 @@ impl Archiving {
     }
 }
 
-/// Copies into a folder: a file that is there already is left alone, and is a failure unless it is the same; a new one gets its name
+/// Copies into a folder (.tmp, for a promoted server archives a segment of its own that ends in .partial): a file that is there already is left alone, and is a failure unless it is the same; a new one gets its name
 /// when it is on the disk.
 pub fn command(folder: &Path) -> String {
     let folder = shell::setting_word(folder);
     format!(
         "umask 077; d={folder}; if test -e \"$d/%f\"; then cmp -s -- \"%p\" \"$d/%f\"; \
-         else cp -- \"%p\" \"$d/%f.partial\" && sync \"$d/%f.partial\" && mv -- \"$d/%f.partial\" \"$d/%f\" && sync \"$d\"; fi"
+         else cp -- \"%p\" \"$d/%f.tmp\" && sync \"$d/%f.tmp\" && mv -- \"$d/%f.tmp\" \"$d/%f\" && sync \"$d\"; fi"
     )
 }
 
@@ -70,13 +70,20 @@ pub struct Foreign {
     pub value: String,
 }
 
+/// The settings that say where the segments go.
+const WAY: [&str; 3] = ["archive_command", "archive_library", "basic_archive.archive_directory"];
+
+pub fn is_way(name: &str) -> bool {
+    WAY.contains(&name)
+}
+
 /// What is to be changed. `ours`: what an earlier setup may have set, which may be replaced.
 pub fn plan(current: &Current, wanted: &Archiving, ours: &[Archiving], timeout: Option<&str>) -> Result<Plan, Foreign> {
     let is_ours = |name: &str, value: &str| {
         let of = |archiving: &Archiving| archiving.settings().iter().any(|(ours, own)| *ours == name && own == value);
         value.is_empty() || of(wanted) || ours.iter().any(of)
     };
-    for name in ["archive_command", "archive_library", "basic_archive.archive_directory"] {
+    for name in WAY {
         let value = current.get(name);
         if !is_ours(name, value) {
             return Err(Foreign { name, value: value.into() });

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::base::Kind;
+use super::command::Templates;
 use super::error::Result;
 use super::repository::DriverName;
 use super::{check, expire, list, setup, take};
@@ -50,6 +51,54 @@ pub struct Setup {
     /// archive_timeout of the servers, for instance 30s; without it one that is set stays, and 0 becomes 60s
     #[arg(long, value_name = "TIME")]
     archive_timeout: Option<String>,
+    #[command(flatten)]
+    commands: Commands,
+}
+
+/// The driver command: docs/backup.md has what each must do, and an example
+#[derive(Args)]
+#[group(id = "commands", multiple = true)]
+pub struct Commands {
+    /// archive_command, of {path} and {file}
+    #[arg(long, value_name = "COMMAND", requires_all = ["take_command", "list_command", "list_wal_command", "fetch_base_command", "fetch_wal_command"])]
+    archive_command: Option<String>,
+    /// Takes a backup of {node}; {kind} is full or incremental
+    #[arg(long, value_name = "COMMAND", requires = "archive_command")]
+    take_command: Option<String>,
+    /// Prints the backups as JSON
+    #[arg(long, value_name = "COMMAND", requires = "archive_command")]
+    list_command: Option<String>,
+    /// Prints the names of the archived files
+    #[arg(long, value_name = "COMMAND", requires = "archive_command")]
+    list_wal_command: Option<String>,
+    /// Writes backup {label} into the folder {target}
+    #[arg(long, value_name = "COMMAND", requires = "archive_command")]
+    fetch_base_command: Option<String>,
+    /// Writes the archived {file} to {target}
+    #[arg(long, value_name = "COMMAND", requires = "archive_command")]
+    fetch_wal_command: Option<String>,
+    /// Fails if backup {label} is damaged
+    #[arg(long, value_name = "COMMAND", requires = "archive_command")]
+    verify_command: Option<String>,
+    /// Removes backup {label} and what only it needs
+    #[arg(long, value_name = "COMMAND", requires = "archive_command")]
+    remove_command: Option<String>,
+}
+
+impl Commands {
+    /// None without any: clap wants all or none of those that must be there.
+    fn templates(self) -> Option<Templates> {
+        Some(Templates {
+            archive: self.archive_command?,
+            take: self.take_command?,
+            list: self.list_command?,
+            list_wal: self.list_wal_command?,
+            fetch_base: self.fetch_base_command?,
+            fetch_wal: self.fetch_wal_command?,
+            verify: self.verify_command,
+            remove: self.remove_command,
+        })
+    }
 }
 
 #[derive(Args)]
@@ -125,6 +174,7 @@ pub fn run(command: BackupCommand, screen: &Screen) -> Result<()> {
                 node: arguments.place.node,
                 by_command: arguments.archive_by_command,
                 archive_timeout: arguments.archive_timeout,
+                command: arguments.commands.templates(),
             };
             setup::run(&options, screen)
         }

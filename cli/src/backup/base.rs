@@ -26,10 +26,12 @@ impl Kind {
 /// A base backup that is complete and was verified when it was taken. Its WAL from `start_lsn` to `stop_lsn` is part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseBackup {
+    #[serde(default = "version")]
     pub version: u32,
     pub label: String,
     pub kind: Kind,
     /// The label of the backup whose blocks an incremental one refers to.
+    #[serde(default)]
     pub parent: Option<String>,
     /// Of `start_lsn` and `stop_lsn`.
     pub timeline: u32,
@@ -40,7 +42,12 @@ pub struct BaseBackup {
     pub begun_at: String,
     pub ended_at: String,
     pub bytes: u64,
+    #[serde(default)]
     pub verified_at: Option<String>,
+}
+
+fn version() -> u32 {
+    VERSION
 }
 
 /// A backup with all that it refers to, the full one first, itself last. None where one is missing, or the chain is a circle.

@@ -10,6 +10,8 @@ use super::driver::{self, Driver};
 use super::error::Result;
 use super::nodes::{Live, Place};
 use super::repository::{MeshNode, Repository};
+use super::say::counted;
+use super::setup;
 use super::take;
 use super::wal::{Archive, History, Segment};
 use crate::lsn::Lsn;
@@ -44,14 +46,16 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
         let before = findings.len();
         match live {
             Some(Ok(mut live)) => {
-                findings.extend(server(&mut live)?.into_iter().map(|text| format!("{}: {text}", node.name)))
+                let said = server(&mut live, &*driver).unwrap_or_else(|error| vec![error.to_string()]);
+                findings.extend(said.into_iter().map(|text| format!("{}: {text}", node.name)));
             }
             Some(Err(error)) => findings.push(error.to_string()),
             None => {}
         }
-        let summary = stored(node, &*driver, &repository, &mut findings, screen)?;
-        if findings.len() == before {
-            screen.line(format!("{}: {summary}", node.name));
+        match stored(node, &*driver, &repository, &mut findings, screen) {
+            Ok(summary) if findings.len() == before => screen.line(format!("{}: {summary}", node.name)),
+            Ok(_) => {}
+            Err(error) => findings.push(format!("{}: {error}", node.name)),
         }
     }
     for registered in nodes.iter().filter(|registered| repository.node(&registered.name).is_err()) {
@@ -69,8 +73,13 @@ fn stored(
     screen: &Screen,
 ) -> Result<String> {
     let mut find = |text: String| findings.push(format!("{}: {text}", node.name));
+    if !repository.node_folder(&node.name).is_dir() {
+        find("its folder is not in the repository: where it is on another host, run spockctl backup check there; else spockctl backup setup".into());
+        return Ok(String::new());
+    }
     let user = ServerUser::owner_of(&repository.node_folder(&node.name))?
         .ok_or_else(|| super::Error::Closed { node: node.name.clone(), pgdata: repository.node_folder(&node.name) })?;
+    driver.complaints(node, &user)?.into_iter().for_each(&mut find);
     let backups = driver.backups(node)?;
     for backup in &backups {
         let _step = screen.spinner(format!("{}: verifying backup {}", node.name, backup.label));
@@ -81,11 +90,7 @@ fn stored(
             )),
             Some(chain) => {
                 if let Err(error) = driver.verify(node, &chain, &user) {
-                    find(format!(
-                        "backup {} does not verify: {}; take a new one",
-                        backup.label,
-                        one_line(&error.to_string())
-                    ));
+                    find(format!("backup {} does not verify: {error}; take a new one", backup.label));
                 }
             }
         }
@@ -103,11 +108,16 @@ fn stored(
     for &segment in archive.segments.keys().filter(|&&segment| archive.has(segment)) {
         let file = segment.file_name(archive.segment_size);
         if let Err(error) = driver.verify_segment(node, &file, Some(segment) == newest, &user) {
-            find(format!("segment {file} cannot be read: {}", one_line(&error.to_string())));
+            find(format!("segment {file} cannot be read: {error}"));
         }
     }
     let end = newest.map_or("nothing".into(), |segment| segment.end(archive.segment_size).to_string());
-    Ok(format!("{} backups verify, and the archive has everything from {} to {end}", backups.len(), oldest.start_lsn))
+    Ok(format!(
+        "{} {}, and the archive has everything from {} to {end}",
+        counted(backups.len() as u64, "backup"),
+        if backups.len() == 1 { "verifies" } else { "verify" },
+        oldest.start_lsn
+    ))
 }
 
 /// Something that a replay from the oldest backup on would lack.
@@ -189,10 +199,10 @@ fn gaps(archive: &Archive, oldest: &BaseBackup) -> Vec<Gap> {
 }
 
 /// What the server says of its archiving.
-fn server(live: &mut Live) -> Result<Vec<String>> {
+fn server(live: &mut Live, driver: &dyn Driver) -> Result<Vec<String>> {
     let mut findings = Vec::new();
-    if live.value("SHOW archive_mode")? == "off" {
-        findings.push("it does not archive (archive_mode = off): restart its server".into());
+    if let Some(reason) = setup::unsettled(live, driver)? {
+        findings.push(format!("it does not archive into the repository: {reason}"));
         return Ok(findings);
     }
     let failing = "SELECT format('archiving of %s fails since %s, after %s failures: the server''s log has the reason', last_failed_wal,
@@ -200,11 +210,6 @@ fn server(live: &mut Live) -> Result<Vec<String>> {
               FROM pg_stat_archiver WHERE last_failed_time > coalesce(last_archived_time, '-infinity')";
     findings.extend(live.query(failing)?.into_iter().flatten().flatten());
     Ok(findings)
-}
-
-/// A program's output in one line of a table.
-fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

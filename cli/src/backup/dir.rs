@@ -62,11 +62,8 @@ impl Driver for Dir {
                 if let Ok(metadata) = fs::metadata(&path) {
                     archive.segments.insert(segment, Some(metadata.len()));
                 }
-            } else if let Some(timeline) = History::timeline_of(&name) {
-                let text = fs::read(&path).map_err(Error::io("read", &path))?;
-                let history = History::parse(timeline, &String::from_utf8_lossy(&text));
-                let history = history.ok_or_else(|| Error::Document { path, reason: "it is no history".into() })?;
-                archive.histories.insert(timeline, history);
+            } else {
+                note_history(&name, &path, &mut archive)?;
             }
         }
         Ok(archive)
@@ -86,10 +83,7 @@ impl Driver for Dir {
         }
         let chain = base::chain(&backups, label)
             .ok_or_else(|| Error::BrokenChain { node: node.name.clone(), label: label.into() })?;
-        if !entries(data)?.is_empty() {
-            return Err(Error::NotEmpty(data.into()));
-        }
-        repository::make_folder(data, user)?;
+        prepare_target(data, user)?;
         let folders: Vec<PathBuf> = chain.iter().map(|backup| self.base(node, &backup.label)).collect();
         let command = match folders.as_slice() {
             [full] => {
@@ -104,9 +98,7 @@ impl Driver for Dir {
             }
         };
         program::run(command, || progress(folder_bytes(data)))?;
-        let mut command = user.command(&node.bin_folder.join("initdb"));
-        command.arg("--sync-only").arg("--pgdata").arg(data);
-        program::run(command, || ())?;
+        sync_data(node, data, user)?;
         progress(folder_bytes(data));
         Ok(())
     }
@@ -160,8 +152,12 @@ impl Driver for Dir {
         Ok(())
     }
 
-    fn takes_incremental(&self) -> Option<bool> {
-        Some(true)
+    fn decides_kind(&self) -> bool {
+        false
+    }
+
+    fn restores_tablespaces(&self) -> bool {
+        false
     }
 
     fn take(
@@ -180,14 +176,16 @@ impl Driver for Dir {
     }
 
     fn verify(&self, node: &MeshNode, chain: &[&BaseBackup], user: &ServerUser) -> Result<()> {
-        let folders: Vec<PathBuf> = chain.iter().map(|backup| self.base(node, &backup.label)).collect();
-        let Some(last) = folders.last() else { return Ok(()) };
+        let Some(last) = chain.last() else { return Ok(()) };
+        let base = self.repository.base_folder(&node.name);
+        // By names that begin in the folder: pg_verifybackup hands its path to pg_waldump through a shell, with " and $ as they are.
         let mut command = user.command(&node.bin_folder.join("pg_verifybackup"));
-        command.args(["--quiet", "--exit-on-error"]).arg(last);
+        command.args(["--quiet", "--exit-on-error"]).arg(&last.label).current_dir(&base);
         program::run(command, || ())?;
-        if folders.len() > 1 {
+        if chain.len() > 1 {
             let mut command = user.command(&node.bin_folder.join("pg_combinebackup"));
-            command.args(["--dry-run", "--output"]).arg(last.with_extension("combined")).args(&folders);
+            command.args(["--dry-run", "--output"]).arg(format!("{}.combined", last.label)).current_dir(&base);
+            command.args(chain.iter().map(|backup| &backup.label));
             program::run(command, || ())?;
         }
         Ok(())
@@ -195,26 +193,7 @@ impl Driver for Dir {
 
     fn verify_segment(&self, node: &MeshNode, file: &str, closely: bool, user: &ServerUser) -> Result<()> {
         let path = self.repository.wal_folder(&node.name).join(file);
-        let mut header = [0; segment_file::HEADER_BYTES];
-        File::open(&path).and_then(|mut file| file.read_exact(&mut header)).map_err(Error::io("read", &path))?;
-        let size = node.wal_segment_bytes;
-        let segment = Segment::parse(file, size);
-        let complaint =
-            segment.and_then(|segment| segment_file::complaint(&header, segment, size, &node.system_identifier));
-        if let Some(reason) = complaint {
-            return Err(Error::Segment { path, reason });
-        }
-        if !closely {
-            return Ok(());
-        }
-        // Its last record may go on in the next segment: the first one is enough to tell a file that can be read.
-        let mut command = user.command(&node.bin_folder.join("pg_waldump"));
-        command.args(["--limit=1", "--quiet"]).arg(&path);
-        match program::run(command, || ()) {
-            // It is the middle of one long record.
-            Err(error) if error.to_string().contains("could not find a valid record") => Ok(()),
-            ended => ended.map(drop),
-        }
+        verify_segment_file(node, &path, file, closely, user)
     }
 
     fn remove_backup(&self, node: &MeshNode, label: &str, _: &ServerUser) -> Result<()> {
@@ -226,7 +205,13 @@ impl Driver for Dir {
         remove_folder(&folder)
     }
 
-    fn remove_wal_before(&self, node: &MeshNode, number: u64, _: &ServerUser, dry_run: bool) -> Result<(u64, u64)> {
+    fn remove_wal_before(
+        &self,
+        node: &MeshNode,
+        number: u64,
+        _: &ServerUser,
+        dry_run: bool,
+    ) -> Result<Option<(u64, u64)>> {
         let (mut files, mut bytes) = (0, 0);
         for (name, path) in entries(&self.repository.wal_folder(&node.name))? {
             // `<segment>`, `<segment>.partial`, `<segment>.<offset>.backup`
@@ -239,7 +224,7 @@ impl Driver for Dir {
                 }
             }
         }
-        Ok((files, bytes))
+        Ok(Some((files, bytes)))
     }
 }
 
@@ -325,8 +310,62 @@ fn remove_folder(path: &Path) -> Result<()> {
     removed.map_or_else(|| last.map_err(Error::io("remove the folder", path)), Ok)
 }
 
+/// Where a backup is to go: an empty folder of the user's.
+pub fn prepare_target(data: &Path, user: &ServerUser) -> Result<()> {
+    if !entries(data)?.is_empty() {
+        return Err(Error::NotEmpty(data.into()));
+    }
+    repository::make_folder(data, user)
+}
+
+/// Flushes a whole data directory.
+pub fn sync_data(node: &MeshNode, data: &Path, user: &ServerUser) -> Result<()> {
+    let mut command = user.command(&node.bin_folder.join("initdb"));
+    command.arg("--sync-only").arg("--pgdata").arg(data);
+    program::run(command, || ()).map(drop)
+}
+
+/// What is wrong with an uncompressed file that has the name of a segment.
+pub fn verify_segment_file(node: &MeshNode, path: &Path, name: &str, closely: bool, user: &ServerUser) -> Result<()> {
+    let mut header = [0; segment_file::HEADER_BYTES];
+    File::open(path).and_then(|mut file| file.read_exact(&mut header)).map_err(Error::io("read", path))?;
+    let size = node.wal_segment_bytes;
+    let segment = Segment::parse(name, size);
+    let complaint =
+        segment.and_then(|segment| segment_file::complaint(&header, segment, size, &node.system_identifier));
+    if let Some(reason) = complaint {
+        return Err(Error::Segment { path: path.into(), reason });
+    }
+    if !closely {
+        return Ok(());
+    }
+    look_into_segment(node, path, user)
+}
+
+/// Takes over a history, if the file is one.
+pub fn note_history(name: &str, path: &Path, archive: &mut Archive) -> Result<()> {
+    if let Some(timeline) = History::timeline_of(name) {
+        let text = fs::read(path).map_err(Error::io("read", path))?;
+        let history = History::parse(timeline, &String::from_utf8_lossy(&text));
+        let broken = || Error::Document { path: path.into(), reason: "it is no history".into() };
+        archive.histories.insert(timeline, history.ok_or_else(broken)?);
+    }
+    Ok(())
+}
+
+/// Its first record is enough to tell a file that can be read: its last one may go on in the next segment.
+pub fn look_into_segment(node: &MeshNode, path: &Path, user: &ServerUser) -> Result<()> {
+    let mut command = user.command(&node.bin_folder.join("pg_waldump"));
+    command.args(["--limit=1", "--quiet"]).arg(path);
+    match program::run(command, || ()) {
+        // It is the middle of one long record.
+        Err(error) if error.to_string().contains("could not find a valid record") => Ok(()),
+        ended => ended.map(drop),
+    }
+}
+
 /// Names and paths; none where the folder is not there. A name that is no UTF-8 is nothing of ours.
-fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+pub fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     if !folder.exists() {
         return Ok(Vec::new());
     }

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use spock_recovery_cluster::ServerUser;
 
 use super::archiving::Archiving;
-use super::base::BaseBackup;
+use super::barman::Barman;
+use super::base::{BaseBackup, Kind};
+use super::command::Commands;
 use super::conninfo::Conninfo;
 use super::dir::Dir;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::repository::{DriverName, MeshNode, Repository};
 use super::wal::Archive;
 
@@ -24,6 +26,8 @@ pub struct Order<'a> {
     /// With its parents, the full one first. Empty: a full backup is to be taken.
     pub chain: &'a [&'a BaseBackup],
     pub begun_at: &'a str,
+    /// What the user has named, for a driver that decides itself.
+    pub asked: Option<Kind>,
 }
 
 /// The programs run as `user`, who owns the data directory.
@@ -66,8 +70,11 @@ pub trait Driver: Send + Sync {
     /// Removes what killed backups have left; the caller holds the node's lock.
     fn sweep(&self, node: &MeshNode) -> Result<()>;
 
-    /// Whether an incremental backup needs the server's WAL summaries. None: this driver decides itself what it takes.
-    fn takes_incremental(&self) -> Option<bool>;
+    /// The program decides itself what an incremental backup refers to, what it is called, and whether there is room.
+    fn decides_kind(&self) -> bool;
+
+    /// Whether what lies outside the data directory comes back.
+    fn restores_tablespaces(&self) -> bool;
 
     /// Takes a backup, verifies it, and only then makes it one that `backups` shows. What failed leaves nothing behind.
     fn take(
@@ -83,18 +90,33 @@ pub trait Driver: Send + Sync {
     /// What is wrong with one segment of the archive, which is there; `closely`: its records are looked at as well.
     fn verify_segment(&self, node: &MeshNode, file: &str, closely: bool, user: &ServerUser) -> Result<()>;
 
+    /// What the program itself finds wrong.
+    fn complaints(&self, _node: &MeshNode, _user: &ServerUser) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Removes a backup that no other one refers to.
     fn remove_backup(&self, node: &MeshNode, label: &str, user: &ServerUser) -> Result<()>;
 
     /// Removes the archived files of segments before this number, of every timeline; histories stay. Returns files and bytes; with
-    /// `dry_run` those that it would remove.
-    fn remove_wal_before(&self, node: &MeshNode, number: u64, user: &ServerUser, dry_run: bool) -> Result<(u64, u64)>;
+    /// `dry_run` those that it would remove. None: removing backups does that.
+    fn remove_wal_before(
+        &self,
+        node: &MeshNode,
+        number: u64,
+        user: &ServerUser,
+        dry_run: bool,
+    ) -> Result<Option<(u64, u64)>>;
 }
 
 /// The driver that the repository was set up for.
 pub fn open(repository: &Repository) -> Result<Box<dyn Driver>> {
     match repository.mesh.driver {
         DriverName::Dir => Ok(Box::new(Dir::new(repository.clone()))),
-        DriverName::Barman | DriverName::Command => unimplemented!(),
+        DriverName::Barman => Ok(Box::new(Barman::new(repository.clone()))),
+        DriverName::Command => {
+            let templates = repository.mesh.command.clone().ok_or(Error::NoTemplates)?;
+            Ok(Box::new(Commands::new(repository.clone(), templates)))
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use spock_recovery_cluster::Error as ServerError;
 
 use super::repository::DriverName;
+use super::shell;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -13,7 +14,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error(transparent)]
     Server(#[from] ServerError),
-    #[error("there is no repository in \"{0}\": spockctl backup setup --repo {0} --dsn … makes one")]
+    #[error("there is no repository in \"{0}\": spockctl backup setup --repo {typed} --dsn … makes one", typed = shell::typed(.0))]
     NoRepository(PathBuf),
     #[error("\"{path}\" is damaged, or of another version of spockctl: {reason}")]
     Document { path: PathBuf, reason: String },
@@ -21,7 +22,8 @@ pub enum Error {
     OtherDriver { path: PathBuf, driver: DriverName },
     #[error(
         "node \"{node}\" has the system identifier {now}, and the repository's node of that name {then}: name the repository of this mesh with --repo; \
-         or, if the node was made anew, move its old backups away (mv {folder} {folder}.old) and run spockctl backup setup again"
+         or, if the node was made anew, move its old backups away (mv {typed} {typed}.old) and run spockctl backup setup again",
+        typed = shell::typed(.folder)
     )]
     OtherSystem { node: String, now: String, then: String, folder: PathBuf },
     #[error("there is no node \"{name}\", but {known}: --node takes one of these")]
@@ -89,10 +91,8 @@ pub enum Error {
         "\"{user}\", who runs node \"{node}\", cannot write into \"{folder}\": give every folder above it the mode x for that user, or choose another --repo"
     )]
     Unwritable { node: String, user: String, folder: PathBuf },
-    #[error(
-        "node \"{node}\" does not archive yet (archive_mode = off): restart its server, which spockctl backup setup has asked for"
-    )]
-    NotArchiving { node: String },
+    #[error("node \"{node}\" does not archive into the repository: {reason}")]
+    NotArchiving { node: String, reason: String },
     #[error("another spockctl is at work on node \"{0}\" in this repository: wait for its end, and try again")]
     Locked(String),
     #[error(
@@ -117,6 +117,28 @@ pub enum Error {
          the database replication"
     )]
     NoReplication { node: String, reason: String },
+    #[error("{option}: {reason}; its placeholders are in the documentation, docs/backup.md")]
+    Template { option: &'static str, reason: String },
+    #[error(
+        "the driver command needs its commands: give spockctl backup setup --archive-command, --take-command, --list-command, --list-wal-command, --fetch-base-command and --fetch-wal-command"
+    )]
+    NoTemplates,
+    #[error(
+        "setup was given no --remove-command: have the backup program expire its backups itself, or run spockctl backup setup again with one"
+    )]
+    NoRemoveCommand,
+    #[error("{option} does not do what is asked of it: {reason}; run spockctl backup setup again with another one")]
+    Printed { option: &'static str, reason: String },
+    #[error("\"{file}\" was not fetched from the archive of node \"{node}\": {reason}")]
+    NotFetched { node: String, file: String, reason: String },
+    #[error(
+        "there is no barman in PATH: install Barman 3.19 (pip install barman==3.19.1) and rsync for the account that owns the data directory"
+    )]
+    NoBarman,
+    #[error("Barman: {0}; look into R/barman/barman.log, R being the repository")]
+    Barman(String),
+    #[error("the path \"{0}\" is no UTF-8 text: choose another one")]
+    NotText(PathBuf),
     #[error("\"{path}\" is no sound segment: {reason}")]
     Segment { path: PathBuf, reason: String },
     /// Each was shown.
@@ -129,7 +151,12 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Error::UnknownNode { .. } | Error::UnknownBackup { .. } | Error::Conninfo | Error::OtherDriver { .. }
+            Error::UnknownNode { .. }
+                | Error::UnknownBackup { .. }
+                | Error::Conninfo
+                | Error::OtherDriver { .. }
+                | Error::Template { .. }
+                | Error::NoTemplates
         )
     }
 

@@ -9,6 +9,7 @@ use super::base::{self, BaseBackup};
 use super::driver::{self, Driver};
 use super::error::{Error, Result};
 use super::repository::{MeshNode, Repository};
+use super::say::{are, counted};
 use super::take::size;
 use crate::screen::Screen;
 
@@ -64,12 +65,15 @@ fn one(
     }
     if let Some(oldest) = plan.oldest {
         let number = oldest.start_lsn.0 / node.wal_segment_bytes;
-        let (files, bytes) = driver.remove_wal_before(node, number, &user, options.dry_run)?;
-        let kept = backups.len() - plan.remove.len();
+        let removed = driver.remove_wal_before(node, number, &user, options.dry_run)?;
+        let wal = removed.map_or("the WAL that only they need".into(), |(files, bytes)| {
+            format!("{} of WAL, {}", counted(files, "file"), size(bytes))
+        });
+        let kept = (backups.len() - plan.remove.len()) as u64;
         screen.line(format!(
-            "{}: {would} {files} files of WAL, {}; {kept} backups are kept, the oldest is {}",
+            "{}: {would} {wal}; {} kept, the oldest is {}",
             node.name,
-            size(bytes),
+            are(kept, "backup"),
             oldest.label
         ));
     } else {

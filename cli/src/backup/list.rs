@@ -8,6 +8,7 @@ use super::base::BaseBackup;
 use super::driver;
 use super::error::Result;
 use super::repository::Repository;
+use super::shell;
 use super::take::size;
 use super::wal::{Archive, Range};
 use crate::screen::Screen;
@@ -73,7 +74,7 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
         Format::Table if entries.is_empty() => {
             screen.line(format!(
                 "there is no complete backup; spockctl backup take --repo {} takes one",
-                repository.path().display()
+                shell::typed(repository.path())
             ));
         }
         Format::Table => table::lines(&rows(&entries)).into_iter().for_each(|line| screen.line(line)),

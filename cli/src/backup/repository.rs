@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use spock_recovery_cluster::ServerUser;
 
+use super::command::Templates;
 use super::error::{Error, Result};
 
 const MESH: &str = "mesh.json";
@@ -68,6 +69,9 @@ pub struct Mesh {
     pub driver: DriverName,
     pub database: String,
     pub nodes: Vec<MeshNode>,
+    /// With the driver `command`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Templates>,
 }
 
 #[derive(Debug, Clone)]
@@ -94,8 +98,11 @@ impl Repository {
     pub fn open_or_new(path: &Path, driver: Option<DriverName>, database: &str) -> Result<Repository> {
         if !path.join(MESH).exists() {
             let path = std::path::absolute(path).map_err(Error::io("look at", path))?;
+            if path.to_str().is_none() {
+                return Err(Error::NotText(path));
+            }
             let driver = driver.unwrap_or(DriverName::Dir);
-            let mesh = Mesh { version: VERSION, driver, database: database.into(), nodes: Vec::new() };
+            let mesh = Mesh { version: VERSION, driver, database: database.into(), nodes: Vec::new(), command: None };
             return Ok(Repository { path, mesh });
         }
         let there = Repository::open(path)?;
@@ -190,13 +197,19 @@ pub fn make_folder(path: &Path, owner: &ServerUser) -> Result<()> {
 /// Whoever reads finds either the old text or the whole new one, also after a crash of the machine.
 pub fn write_document(path: &Path, document: &impl Serialize, owner: &ServerUser) -> Result<()> {
     let broken = |error: serde_json::Error| Error::Document { path: path.into(), reason: error.to_string() };
-    let mut text = serde_json::to_vec_pretty(document).map_err(broken)?;
-    text.push(b'\n');
-    let partial = path.with_extension("json.partial");
+    let text = serde_json::to_string_pretty(document).map_err(broken)?;
+    write_file(path, &format!("{text}\n"), owner)
+}
+
+/// The same for any text.
+pub fn write_file(path: &Path, text: &str, owner: &ServerUser) -> Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
     let failed = || Error::io("write", &partial);
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(failed())?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed())?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed())?;
     owner.own(&partial)?;
     fs::rename(&partial, path).map_err(Error::io("rename to", path))?;
     sync_folder(path.parent().unwrap_or(Path::new("/")))

@@ -8,11 +8,13 @@ use spock_recovery_cluster::client::{self, literal};
 use spock_recovery_cluster::{ServerUser, deadline};
 
 use super::archiving::{self, Current, Foreign};
+use super::command::Templates;
 use super::driver::{self, Driver};
 use super::error::{Error, Result};
 use super::nodes::{self, Found, Live, Place, Registered};
 use super::program;
 use super::repository::{self, DriverName, Repository};
+use super::shell;
 use crate::screen::Screen;
 
 #[derive(Debug, Clone)]
@@ -26,15 +28,22 @@ pub struct Options {
     /// Archive by a shell command where the module basic_archive could do it.
     pub by_command: bool,
     pub archive_timeout: Option<String>,
+    /// With the driver `command`, the first time or to replace those that are there.
+    pub command: Option<Templates>,
 }
 
 /// How long a server may take to read its configuration.
 const RELOAD: Duration = Duration::from_secs(10);
 
 pub fn run(options: &Options, screen: &Screen) -> Result<()> {
+    if let Some(templates) = &options.command {
+        templates.validate()?;
+    }
     let Found { database, nodes } = nodes::find_all(&options.dsn)?;
     let chosen = choose(nodes, options.node.as_deref())?;
     let mut repository = Repository::open_or_new(&options.repository, options.driver, &database)?;
+    repository.mesh.command = options.command.clone().or(repository.mesh.command);
+    let driver = driver::open(&repository)?;
     let (mut here, mut findings) = (Vec::new(), Vec::new());
     for registered in &chosen {
         match Live::meet(registered) {
@@ -53,26 +62,27 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     };
     repository::make_folder(repository.path(), &owner)?;
     repository.write(&owner)?;
-    let driver = driver::open(&repository)?;
-    let mut restarts = Vec::new();
+    let (mut restarts, mut ready) = (Vec::new(), false);
     for live in &mut here {
         match (&live.place, &options.node) {
             (Place::Elsewhere, None) => {
                 screen.line(format!("{}: left out; spockctl backup setup is run on its own host", live.name()));
             }
             _ => match one(live, &*driver, options, screen) {
-                Ok(restart) if restart.is_empty() => {}
+                Ok(restart) if restart.is_empty() => ready = true,
                 Ok(restart) => restarts.push(format!("  {}: {}", live.name(), restart.join(", "))),
                 Err(error) => findings.push(error.to_string()),
             },
         }
     }
-    conclude(&restarts, &repository, screen);
+    if ready || !restarts.is_empty() {
+        conclude(&restarts, &repository, screen);
+    }
     super::judge(&findings, screen)
 }
 
 fn conclude(restarts: &[String], repository: &Repository, screen: &Screen) {
-    let path = repository.path().display();
+    let path = shell::typed(repository.path());
     match restarts {
         [] => screen.line(format!("No server must be restarted. Now: spockctl backup take --repo {path}")),
         restarts => {
@@ -123,6 +133,24 @@ fn one(live: &mut Live, driver: &dyn Driver, options: &Options, screen: &Screen)
     screen.line(format!("{}: {set}", live.name()));
     replication(live, &user)?;
     Ok(plan.restart)
+}
+
+/// Why the server does not archive into this repository; None: it does.
+pub fn unsettled(live: &mut Live, driver: &dyn Driver) -> Result<Option<String>> {
+    if live.value("SHOW archive_mode")? == "off" {
+        return Ok(Some("archive_mode is off: restart its server".into()));
+    }
+    let current = current(live)?;
+    let wanted = [driver.archiving(&live.node, true)?, driver.archiving(&live.node, false)?];
+    let settled = wanted.iter().any(|archiving| {
+        let plan = archiving::plan(&current, archiving, &[], None);
+        plan.is_ok_and(|plan| plan.changes.iter().all(|(name, _)| !archiving::is_way(name)))
+    });
+    Ok((!settled).then(|| {
+        let now = ["archive_command", "archive_library"]
+            .map(|name| format!("{name} = {}", literal(current.settings.get(name).map_or("", String::as_str))));
+        format!("its settings lead elsewhere ({}): run spockctl backup setup again", now.join(", "))
+    }))
 }
 
 fn current(live: &mut Live) -> Result<Current> {

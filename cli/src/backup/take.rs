@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
-use spock_recovery_cluster::deadline;
+use spock_recovery_cluster::client::literal;
+use spock_recovery_cluster::{ServerUser, deadline};
 
 use super::base::{BaseBackup, Kind};
 use super::driver::{self, Driver, Order};
 use super::error::{Error, Result};
-use super::kind::{self, Facts};
+use super::kind::{self, Choice, Facts};
 use super::nodes::{self, Found, Live, Place};
+use super::program;
 use super::repository::Repository;
 use super::setup;
 use super::wal::Segment;
@@ -32,9 +34,10 @@ const ARCHIVED: Duration = Duration::from_secs(60);
 pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     let mut repository = Repository::open(&options.repository)?;
     let Found { nodes, .. } = find(&repository, options.dsn.as_deref())?;
-    let chosen = setup::choose(nodes, options.node.as_deref())?;
+    let chosen = setup::choose(nodes.clone(), options.node.as_deref())?;
     let driver = driver::open(&repository)?;
     let (mut findings, mut label) = (Vec::new(), None);
+    let (mut taken, mut answering) = (Vec::new(), Vec::new());
     for registered in &chosen {
         if repository.node(&registered.name).is_err() {
             findings.push(Error::NotSetUp(registered.name.clone()).to_string());
@@ -49,21 +52,49 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
         };
         if matches!(live.place, Place::Elsewhere) && options.node.is_none() {
             screen.line(format!("{}: left out; spockctl backup take is run on its own host", live.name()));
+            answering.push(live);
             continue;
         }
-        let taken = live.user().cloned().and_then(|user| {
+        let ended = live.user().cloned().and_then(|user| {
             repository.note(&live.node)?;
             repository.write(&user)?;
             if label.is_none() {
                 label = Some(label_of(&live.now()?));
             }
-            one(&mut live, &*driver, &repository, options.kind, label.as_deref().unwrap_or_default(), screen)
+            let label = label.as_deref().unwrap_or_default();
+            let (driver, repository, live) = (&*driver, &repository, &mut live);
+            Job { live, driver, repository, user, asked: options.kind, label, screen }.run()
         });
-        if let Err(error) = taken {
-            findings.push(format!("{}: {error}", registered.name));
+        match ended {
+            Ok(backup) => taken.push((registered.name.clone(), backup)),
+            Err(error) => findings.push(format!("{}: {error}", registered.name)),
+        }
+        answering.push(live);
+    }
+    let others = nodes.iter().filter(|node| !chosen.iter().any(|chosen| chosen.name == node.name));
+    // A node that does not answer learns of the next backup.
+    answering.extend(others.filter_map(|registered| Live::meet(registered).ok()));
+    note(&taken, &mut answering, screen);
+    super::judge(&findings, screen)
+}
+
+/// Every node knows the backups of all, for spock.restore_points().
+fn note(taken: &[(String, BaseBackup)], answering: &mut [Live], screen: &Screen) {
+    const KNOWN: &str =
+        "SELECT to_regprocedure('spock_internal.note_base_backup(name, timestamptz, pg_lsn)') IS NOT NULL";
+    for live in answering {
+        // A node of an earlier version of the extension has no such list.
+        if !live.value(KNOWN).is_ok_and(|known| known == "t") {
+            continue;
+        }
+        for (node, backup) in taken {
+            let (node, begun_at) = (literal(node), literal(&backup.begun_at));
+            let note = format!("SELECT spock_internal.note_base_backup({node}, {begun_at}, '{}')", backup.stop_lsn);
+            if let Err(error) = live.query(&note) {
+                screen.line(format!("{}: spock.restore_points() does not learn of the backup: {error}", live.name()));
+            }
         }
     }
-    super::judge(&findings, screen)
 }
 
 /// By --dsn, else by the first node of the repository that answers.
@@ -86,40 +117,84 @@ fn label_of(now: &str) -> String {
     now.split('.').next().unwrap_or(now).chars().filter(char::is_ascii_alphanumeric).collect()
 }
 
-fn one(
-    live: &mut Live,
-    driver: &dyn Driver,
-    repository: &Repository,
+/// The backup of one node, under its lock.
+struct Job<'a> {
+    live: &'a mut Live,
+    driver: &'a dyn Driver,
+    repository: &'a Repository,
+    user: ServerUser,
     asked: Option<Kind>,
-    label: &str,
-    screen: &Screen,
-) -> Result<()> {
-    let user = live.user()?.clone();
-    let name = live.name().to_owned();
-    if live.value("SHOW archive_mode")? == "off" {
-        return Err(Error::NotArchiving { node: name });
-    }
-    let _lock = repository.lock(&name, &user)?;
-    driver.sweep(&live.node)?;
-    let backups = driver.backups(&live.node)?;
-    let facts = facts(live)?;
-    let choice = match driver.takes_incremental() {
-        Some(true) => kind::choose(asked, &backups, &facts),
-        _ => kind::choose(Some(Kind::Full), &backups, &facts),
-    };
-    let choice = choice.map_err(|reason| Error::NoIncremental { node: name.clone(), reason })?;
-    let attempt = |live: &mut Live, chain: &[&BaseBackup], reason: Option<&str>| {
-        take(live, driver, repository, (label, chain), reason, screen)
-    };
-    let taken = match attempt(live, &choice.chain, choice.reason.as_deref()) {
-        // The server knows best which summaries it has.
-        Err(error) if asked.is_none() && !choice.chain.is_empty() && error.to_string().contains("WAL summar") => {
-            let reason = super::program::last_line(&error.to_string());
-            attempt(live, &[], Some(&reason))
+    label: &'a str,
+    screen: &'a Screen,
+}
+
+impl Job<'_> {
+    fn run(&mut self) -> Result<BaseBackup> {
+        let node = self.live.node.clone();
+        if let Some(reason) = setup::unsettled(self.live, self.driver)? {
+            return Err(Error::NotArchiving { node: node.name, reason });
         }
-        taken => taken,
-    }?;
-    await_archived(live, driver, &taken)
+        let _lock = self.repository.lock(&node.name, &self.user)?;
+        self.driver.sweep(&node)?;
+        let taken = if self.driver.decides_kind() { self.take(&[], None) } else { self.choose_and_take() }?;
+        await_archived(self.live, self.driver, &taken)?;
+        Ok(taken)
+    }
+
+    fn choose_and_take(&mut self) -> Result<BaseBackup> {
+        let backups = self.driver.backups(&self.live.node)?;
+        let choice = kind::choose(self.asked, &backups, &facts(self.live)?);
+        let node = self.live.name().to_owned();
+        let Choice { chain, reason } = choice.map_err(|reason| Error::NoIncremental { node, reason })?;
+        match self.take(&chain, reason.as_deref()) {
+            // The server knows best which summaries it has.
+            Err(error) if self.asked.is_none() && !chain.is_empty() && error.to_string().contains("WAL summar") => {
+                self.take(&[], Some(&program::last_line(&error.to_string())))
+            }
+            taken => taken,
+        }
+    }
+
+    /// `reason`: why it is full.
+    fn take(&mut self, chain: &[&BaseBackup], reason: Option<&str>) -> Result<BaseBackup> {
+        let (node, conninfo) = (self.live.node.clone(), self.live.conninfo.clone());
+        let kind = if chain.is_empty() { Kind::Full } else { Kind::Incremental };
+        if !self.driver.restores_tablespaces() {
+            refuse_tablespaces(self.live)?;
+        }
+        let label = format!("{}{}", self.label, if kind == Kind::Full { 'F' } else { 'I' });
+        let expected = self.live.value("SELECT sum(pg_database_size(oid)) FROM pg_database")?.parse().unwrap_or(0);
+        let begun_at = self.live.now()?;
+        let step = if self.driver.decides_kind() {
+            self.screen.spinner(format!("{}: a backup is taken", node.name))
+        } else if kind == Kind::Full {
+            require_room(&node.name, self.repository, expected)?;
+            self.screen.bar(format!("MB {}: full backup {label}", node.name), expected >> 20)
+        } else {
+            self.screen.spinner(format!("{}: incremental backup {label}", node.name))
+        };
+        let (user, asked) = (&self.user, self.asked);
+        let order = Order { node: &node, conninfo: &conninfo, user, label: &label, chain, begun_at: &begun_at, asked };
+        let live = RefCell::new(&mut *self.live);
+        let taken = self.driver.take(&order, &mut || live.borrow_mut().now(), &|bytes| step.set(bytes >> 20));
+        drop(step);
+        let taken = taken.map_err(|error| match error.to_string().contains("No space left on device") {
+            true => Error::DiskFull {
+                folder: self.repository.path().into(),
+                reason: program::last_line(&error.to_string()),
+            },
+            false => error,
+        })?;
+        let because = reason.map_or(String::new(), |reason| format!(" ({reason})"));
+        let BaseBackup { label, bytes, start_lsn, stop_lsn, .. } = &taken;
+        self.screen.line(format!(
+            "{}: {} backup {label}{because}: {}, {start_lsn} to {stop_lsn}, verified",
+            node.name,
+            taken.kind.name(),
+            size(*bytes)
+        ));
+        Ok(taken)
+    }
 }
 
 fn facts(live: &mut Live) -> Result<Facts> {
@@ -134,40 +209,15 @@ fn facts(live: &mut Live) -> Result<Facts> {
     Ok(Facts { major: live.major, summarizes, timeline, summarized_from })
 }
 
-fn take(
-    live: &mut Live,
-    driver: &dyn Driver,
-    repository: &Repository,
-    (label, chain): (&str, &[&BaseBackup]),
-    reason: Option<&str>,
-    screen: &Screen,
-) -> Result<BaseBackup> {
-    let (node, conninfo, user) = (live.node.clone(), live.conninfo.clone(), live.user()?.clone());
-    let kind = if chain.is_empty() { Kind::Full } else { Kind::Incremental };
-    let because = reason.map_or(String::new(), |reason| format!(" ({reason})"));
-    let expected: u64 = live.value("SELECT sum(pg_database_size(oid)) FROM pg_database")?.parse().unwrap_or(0);
-    if kind == Kind::Full {
-        require_room(&node.name, repository, expected)?;
+/// pg_basebackup would write them to where they are.
+fn refuse_tablespaces(live: &mut Live) -> Result<()> {
+    let outside = "SELECT string_agg(quote_literal(pg_tablespace_location(oid)), ', ') FROM pg_tablespace
+                    WHERE pg_tablespace_location(oid) LIKE '/%'";
+    let locations = live.value(outside)?;
+    match locations.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Tablespaces { node: live.name().into(), locations }),
     }
-    let label = format!("{label}{}", if kind == Kind::Full { 'F' } else { 'I' });
-    let begun_at = live.now()?;
-    let text = format!("{}: {} backup {label}{because}", node.name, kind.name());
-    let step = match kind {
-        Kind::Full => screen.bar(format!("MB {text}"), expected >> 20),
-        Kind::Incremental => screen.spinner(text.clone()),
-    };
-    let order = Order { node: &node, conninfo: &conninfo, user: &user, label: &label, chain, begun_at: &begun_at };
-    let live = RefCell::new(live);
-    let taken = driver.take(&order, &mut || live.borrow_mut().now(), &|bytes| step.set(bytes >> 20));
-    drop(step);
-    let taken = taken.map_err(|error| match error.to_string().contains("No space left on device") {
-        true => {
-            Error::DiskFull { folder: repository.path().into(), reason: super::program::last_line(&error.to_string()) }
-        }
-        false => error,
-    })?;
-    screen.line(format!("{text}: {}, {} to {}, verified", size(taken.bytes), taken.start_lsn, taken.stop_lsn));
-    Ok(taken)
 }
 
 fn require_room(node: &str, repository: &Repository, needed: u64) -> Result<()> {
