@@ -243,6 +243,8 @@ pub enum DocumentKind {
     SubscriptionLabel,
     /// In a large object that the journal names.
     KeptRows,
+    /// In the label of the schema spock_internal.
+    RestorePoints,
 }
 
 /// A document that cannot be read. It is left unchanged, and whatever depends on it stays as it is.
@@ -264,6 +266,7 @@ impl Unreadable {
             DocumentKind::RetentionRecord => format!("the retention record in the label of {object}"),
             DocumentKind::SubscriptionLabel => format!("the label of {object}"),
             DocumentKind::KeptRows => format!("large object {object} with rows that a recovery could not compare"),
+            DocumentKind::RestorePoints => format!("the list of restore points in the label of {object}"),
         }
     }
 
@@ -274,6 +277,7 @@ impl Unreadable {
             DocumentKind::RetentionRecord => "retention record".to_owned(),
             DocumentKind::SubscriptionLabel => format!("label of {}", self.object),
             DocumentKind::KeptRows => format!("large object {}", self.object),
+            DocumentKind::RestorePoints => "restore points".to_owned(),
         }
     }
 
@@ -293,6 +297,7 @@ impl Unreadable {
                  begins on this node, and no node can be dropped."
             }
             DocumentKind::KeptRows => "They stay stored and are not compared, and the local node cannot be dropped.",
+            DocumentKind::RestorePoints => "No restore point is made or dropped in which this node takes part.",
         }
     }
 
@@ -321,6 +326,10 @@ impl Unreadable {
                  with spock.sub_set_origin()"
             }
             DocumentKind::KeptRows => "these rows are never compared",
+            DocumentKind::RestorePoints => {
+                "this node lists no restore points any more, and does not know which names were used; other nodes still do, \
+                 and the points can still be restored to"
+            }
         }
     }
 }

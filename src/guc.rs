@@ -71,6 +71,14 @@ static RESCUE_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
 /// independently.
 static RESCUE_CONFLICT_RESOLUTION: GucSetting<Policy> = GucSetting::<Policy>::new(Policy::LastUpdateWins);
 
+/// `spock.restore_point_interval`: off, because a restore point holds back commits for some milliseconds, on every node:
+/// the administrator decides how often.
+static RESTORE_POINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// `spock.restore_points_kept`: at one point a minute, a hundred reach back further than it takes to notice a mistake.
+/// Each takes some hundred bytes in a catalog row that is written with every point.
+static RESTORE_POINTS_KEPT: GucSetting<i32> = GucSetting::<i32>::new(100);
+
 /// The session settings of the output plugin. They have no defaults: the plugin refuses to stream without those it
 /// needs.
 static RESCUE_ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -135,6 +143,15 @@ pub fn rescue_lock_timeout() -> Option<Duration> {
 
 pub fn rescue_conflict_resolution() -> Policy {
     RESCUE_CONFLICT_RESOLUTION.get()
+}
+
+/// None: no restore points are made automatically.
+pub fn restore_point_interval() -> Option<Duration> {
+    u64::try_from(RESTORE_POINT_INTERVAL.get()).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+}
+
+pub fn restore_points_kept() -> u32 {
+    RESTORE_POINTS_KEPT.get().unsigned_abs()
 }
 
 /// The value of a setting of the output plugin in this session; empty if it is not set.
@@ -243,6 +260,26 @@ pub fn register() {
         HOUR_MS,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"spock.restore_point_interval",
+        c"Time between two restore points that the node with the lowest name makes.",
+        c"Zero makes none.",
+        &RESTORE_POINT_INTERVAL,
+        0,
+        i32::MAX / 1000,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"spock.restore_points_kept",
+        c"How many of these restore points are listed.",
+        c"The oldest are dropped. Those that a person has made stay until they are dropped.",
+        &RESTORE_POINTS_KEPT,
+        1,
+        10_000,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_enum_guc(
         c"spock.rescue_conflict_resolution",

@@ -8,6 +8,7 @@
 
 mod apply;
 mod backoff;
+mod barrier;
 mod counted;
 mod document;
 #[cfg(test)]
@@ -33,6 +34,7 @@ mod quoted;
 mod reconcile;
 mod recover;
 mod remote;
+mod restore_point;
 mod shmem;
 mod slot;
 mod sql;
@@ -51,10 +53,11 @@ pgrx::extension_sql_file!("../sql/slot.sql", name = "slot", requires = ["registr
 pgrx::extension_sql_file!("../sql/recovery.sql", name = "recovery", requires = ["slot"]);
 pgrx::extension_sql_file!("../sql/plan.sql", name = "plan", requires = ["recovery"]);
 pgrx::extension_sql_file!("../sql/recover.sql", name = "recover", requires = ["plan"]);
+pgrx::extension_sql_file!("../sql/restore_point.sql", name = "restore_point", requires = ["recover"]);
 pgrx::extension_sql_file!(
     "../sql/names_shared_with_spock.sql",
     name = "names_shared_with_spock",
-    requires = ["registry", "slot", "recovery", "plan", "recover"]
+    requires = ["registry", "slot", "recovery", "plan", "recover", "restore_point"]
 );
 
 pgrx::extension_sql_file!("../sql/asked_by_0_1_0.sql", name = "asked_by_0_1_0", requires = ["names_shared_with_spock"]);
@@ -74,6 +77,8 @@ pub extern "C-unwind" fn _PG_init() {
         on_transaction_end: wake::on_transaction_end,
         on_subtransaction_end: stand_aside::end_of_subtransaction,
         on_utility: worker::utility::before,
+        before_commit: barrier::before_commit,
+        after_commit: barrier::after_commit,
     });
     // The servers that pg_upgrade starts must be left unchanged.
     if !pg::process::in_binary_upgrade() {

@@ -9,8 +9,10 @@
 
 mod apply_life;
 mod asker;
+mod broadcast;
 mod clone_entry;
 mod database;
+pub mod gate;
 mod peer;
 mod readiness;
 mod rescue;
@@ -19,6 +21,7 @@ mod text;
 
 pub use apply_life::*;
 pub use asker::*;
+pub use broadcast::*;
 pub use clone_entry::*;
 pub use database::*;
 pub use peer::*;
@@ -115,8 +118,24 @@ fn applied_offset() -> usize {
         .next_multiple_of(align_of::<AppliedEntry>())
 }
 
+fn answers_offset() -> usize {
+    (applied_offset() + peer_count() * size_of::<AppliedEntry>()).next_multiple_of(align_of::<BroadcastAnswer>())
+}
+
+fn broadcasts_offset() -> usize {
+    (answers_offset() + peer_count() * size_of::<BroadcastAnswer>()).next_multiple_of(align_of::<BroadcastEntry>())
+}
+
+fn jobs_offset() -> usize {
+    (broadcasts_offset() + entry_count() * size_of::<BroadcastEntry>()).next_multiple_of(align_of::<PointJob>())
+}
+
+fn texts_offset() -> usize {
+    jobs_offset() + entry_count() * size_of::<PointJob>()
+}
+
 fn total_size() -> usize {
-    applied_offset() + peer_count() * size_of::<AppliedEntry>()
+    texts_offset() + entry_count() * broadcast::capacity()
 }
 
 /// The number of places for peers, over all databases. There are as many for origins, because origins are peers too.
@@ -146,6 +165,7 @@ unsafe extern "C-unwind" fn request() {
         pg_sys::RequestAddinShmemSpace(total_size());
         pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), 1);
     }
+    gate::request();
 }
 
 #[pgrx::pg_guard]
@@ -177,8 +197,13 @@ unsafe extern "C-unwind" fn startup() {
             fill(base.add(origins_offset()), peer_count(), OriginEntry::FREE);
             fill(base.add(positions_offset()), peer_count() * guc::max_peers(), PositionEntry::FREE);
             fill(base.add(applied_offset()), peer_count(), AppliedEntry::FREE);
+            fill(base.add(answers_offset()), peer_count(), BroadcastAnswer::FREE);
+            fill(base.add(broadcasts_offset()), entry_count(), BroadcastEntry::FREE);
+            fill(base.add(jobs_offset()), entry_count(), PointJob::FREE);
+            fill(base.add(texts_offset()), entry_count() * broadcast::capacity(), 0_u8);
         }
     }
+    gate::startup();
 }
 
 /// # Safety
@@ -264,6 +289,38 @@ impl Shared {
         }
     }
 
+    /// What the peers of the database at `index` have answered to the last command.
+    pub fn answers(&mut self, index: usize) -> &mut [BroadcastAnswer] {
+        assert!(index < entry_count());
+        // SAFETY: as laid out in `startup`; exclusive while the lock is held.
+        unsafe {
+            let first = self.base.cast::<u8>().add(answers_offset()).cast::<BroadcastAnswer>();
+            std::slice::from_raw_parts_mut(first.add(index * guc::max_peers()), guc::max_peers())
+        }
+    }
+
+    fn broadcast_entry(&mut self, index: usize) -> &mut BroadcastEntry {
+        assert!(index < entry_count());
+        // SAFETY: as laid out in `startup`; exclusive while the lock is held.
+        unsafe { &mut *self.base.cast::<u8>().add(broadcasts_offset()).cast::<BroadcastEntry>().add(index) }
+    }
+
+    fn broadcast_text(&mut self, index: usize) -> &mut [u8] {
+        assert!(index < entry_count());
+        // SAFETY: as laid out in `startup`; exclusive while the lock is held.
+        unsafe {
+            let first = self.base.cast::<u8>().add(texts_offset() + index * broadcast::capacity());
+            std::slice::from_raw_parts_mut(first, broadcast::capacity())
+        }
+    }
+
+    /// The restore point that the database at `index` makes, or has made last.
+    pub fn point_job(&mut self, index: usize) -> &mut PointJob {
+        assert!(index < entry_count());
+        // SAFETY: as laid out in `startup`; exclusive while the lock is held.
+        unsafe { &mut *self.base.cast::<u8>().add(jobs_offset()).cast::<PointJob>().add(index) }
+    }
+
     /// Gives the next apply worker its number.
     fn next_life(&mut self) -> u64 {
         let header = self.header();
@@ -305,6 +362,8 @@ impl Shared {
         self.databases()[index] = DatabaseEntry::FREE;
         self.peers(index).fill(PeerEntry::FREE);
         self.origins(index).fill(OriginEntry::FREE);
+        self.end_broadcasts(index);
+        self.point_job(index).state = JobState::None;
         for peer in 0..guc::max_peers() {
             self.positions(index, peer).fill(PositionEntry::FREE);
         }
@@ -417,6 +476,7 @@ impl Shared {
             pids.push(entry.manager_pid);
             pids.push(entry.slot.worker_pid);
             pids.push(entry.rescue.worker_pid);
+            pids.push(self.point_job(index).worker_pid);
             pids.extend(self.peers(index).iter().map(|peer| peer.poller_pid));
         }
         pids.retain(|pid| *pid != 0);

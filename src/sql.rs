@@ -14,5 +14,6 @@ mod plan;
 mod progress;
 mod reconcile;
 mod recover;
+mod restore_point;
 mod slot;
 mod slot_by_hand;

@@ -54,3 +54,15 @@ pub const RESCUE_COMPLETED: &str = "rescue_completed";
 pub const PLUGIN_CHANGE: &str = "plugin_change";
 /// In clone_recovery_slot(), after the slot was copied and before the copy is registered.
 pub const CLONE_COPIED: &str = "clone_copied";
+/// In the process that has closed the gate of the commit barrier, before it waits for the commits under way.
+pub const BARRIER_CLOSED: &str = "barrier_closed";
+/// In a worker that makes a restore point: it is in the lists, and no gate is closed yet.
+pub const RESTORE_POINT_PREPARED: &str = "restore_point_prepared";
+/// The same: all gates are closed, and no record is written.
+pub const RESTORE_POINT_CLOSED: &str = "restore_point_closed";
+/// The same: all records are written, and all gates are closed.
+pub const RESTORE_POINT_MARKED: &str = "restore_point_marked";
+/// The same: all gates are open, and the lists do not say what has come of the point.
+pub const RESTORE_POINT_OPENED: &str = "restore_point_opened";
+/// In the process that does a step of a restore point on a node, before it does it.
+pub const RESTORE_POINT_STEP: &str = "restore_point_step";

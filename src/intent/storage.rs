@@ -24,9 +24,11 @@ pub fn schema() -> Option<Oid> {
 
 fn left_behind() -> Result<Option<Oid>, pgrx::spi::Error> {
     Spi::connect(|client| {
+        // The label of spock_internal is the list of restore points.
         let question =
             "SELECT objoid, label FROM pg_catalog.pg_seclabel WHERE objsubid = 0 AND provider = 'spock_recovery'
-                           AND classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass";
+                           AND classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+                           AND objoid IS DISTINCT FROM pg_catalog.to_regnamespace('spock_internal')";
         for row in client.select(question, None, &[])? {
             let text = row.get::<String>(2)?;
             if matches!(Journal::read(text.as_deref(), servers::here()), Stored::Own(_) | Stored::Unreadable(_)) {

@@ -102,6 +102,13 @@ pub fn extension_schema() -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
+/// The schema of the functions that only this extension's own code calls; None in an older version of its SQL.
+pub fn internal_schema() -> Option<pg_sys::Oid> {
+    // SAFETY: looks up the catalog; true: no error if there is no such schema.
+    let oid = unsafe { pg_sys::get_namespace_oid(c"spock_internal".as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
 /// The name of a schema, if it exists. Needs a transaction.
 pub fn schema_name(schema: pg_sys::Oid) -> Option<String> {
     // SAFETY: a palloc'd C string, or null for a schema that is gone.

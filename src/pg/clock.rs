@@ -61,6 +61,22 @@ impl Timestamp {
     pub fn is_never(self) -> bool {
         self == Timestamp::NEVER
     }
+
+    /// The second in UTC, such as `20261126T235501Z`, for a name.
+    pub fn in_a_name(self) -> String {
+        /// From 1970-01-01 to 2000-01-01, in seconds.
+        const EPOCH: i64 = 946_684_800;
+        let seconds: libc::time_t = self.0.div_euclid(1_000_000) + EPOCH;
+        // SAFETY: writes a struct of integers, for which zeros are valid, and reads a local.
+        let time = unsafe {
+            let mut time = std::mem::zeroed();
+            libc::gmtime_r(&seconds, &mut time);
+            time
+        };
+        let [year, month] = [time.tm_year + 1900, time.tm_mon + 1];
+        let [day, hour, minute, second] = [time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec];
+        format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+    }
 }
 
 impl From<Timestamp> for pgrx::datum::TimestampWithTimeZone {
@@ -73,5 +89,22 @@ impl From<Timestamp> for pgrx::datum::TimestampWithTimeZone {
 impl From<pgrx::datum::TimestampWithTimeZone> for Timestamp {
     fn from(value: pgrx::datum::TimestampWithTimeZone) -> Self {
         Timestamp(pg_sys::TimestampTz::from(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_in_a_name_is_in_utc() {
+        for (at, name) in [
+            (0, "20000101T000000Z"),
+            (849_052_501_999_999, "20261126T235501Z"),
+            (-1, "19991231T235959Z"),
+            (5_097_599_000_000, "20000228T235959Z"),
+        ] {
+            assert_eq!(Timestamp(at).in_a_name(), name);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Core's hooks that this library uses: object access, utility commands, the end of a transaction. src/worker decides
+//! Core's hooks that this library uses: object access, utility commands, a transaction's commit and its end. src/worker decides
 //! what they mean; this file only installs them, and each calls the previous hook.
 //!
 //! An ERROR that is raised inside a hook is not this library's. A Rust frame that guards the call would catch core's
@@ -6,6 +6,7 @@
 //! file that call on are bare functions without anything to drop, over which an ERROR jumps as over a C frame. The code
 //! of this library is in a guarded function of its own, which has returned before.
 
+use crate::lsn::LocalLsn;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::sync::OnceLock;
@@ -44,6 +45,12 @@ pub struct Callbacks {
     /// Called before the command runs. If it raises an ERROR, the command does not run. The second argument is true if
     /// the command is the only one in its transaction.
     pub on_utility: fn(Utility<'_>, bool),
+    /// Called before a transaction that has an id commits or prepares, and before COMMIT PREPARED or ROLLBACK PREPARED
+    /// runs. May wait. If it raises an ERROR, the transaction is aborted.
+    pub before_commit: fn(),
+    /// Called when that is over, with the end of the record that was written, and at the abort of any transaction. Must
+    /// not raise an ERROR.
+    pub after_commit: fn(Option<LocalLsn>),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -63,6 +70,7 @@ pub fn install(callbacks: Callbacks) {
         pg_sys::ProcessUtility_hook = Some(process_utility);
         pg_sys::RegisterResourceReleaseCallback(Some(resources_released), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), std::ptr::null_mut());
+        pg_sys::RegisterXactCallback(Some(transaction_event), std::ptr::null_mut());
     }
 }
 
@@ -120,6 +128,30 @@ unsafe extern "C-unwind" fn resources_released(
     }
 }
 
+/// Called at the points of a transaction's end (access/xact.c, CommitTransaction and PrepareTransaction). At COMMIT
+/// core has noted the end of the commit record; at PREPARE it has not, and the end of WAL, which may be further, stands
+/// for it. A transaction without an id passes by.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+    };
+    let Some(callbacks) = CALLBACKS.get() else { return };
+    match event {
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
+            // SAFETY: reads this process's transaction state.
+            if unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId {
+                (callbacks.before_commit)();
+            }
+        }
+        // SAFETY: a variable of this process.
+        XACT_EVENT_COMMIT => (callbacks.after_commit)(Some(LocalLsn(unsafe { pg_sys::XactLastCommitEnd }))),
+        XACT_EVENT_PREPARE => (callbacks.after_commit)(Some(super::wal::inserted())),
+        XACT_EVENT_ABORT => (callbacks.after_commit)(None),
+        _ => (),
+    }
+}
+
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn subtransaction_ended(
     event: pg_sys::SubXactEvent::Type,
@@ -166,7 +198,7 @@ unsafe extern "C-unwind" fn process_utility(
     // SAFETY: note_utility guards itself; core passes a planned utility statement, and the arguments are passed on
     // unchanged.
     unsafe {
-        note_utility(statement, context);
+        let ends_prepared = note_utility(statement, context);
         match PREVIOUS_UTILITY.get() {
             Some(Some(previous)) => {
                 previous(statement, query, read_only_tree, context, params, environment, destination, completion)
@@ -182,14 +214,26 @@ unsafe extern "C-unwind" fn process_utility(
                 completion,
             ),
         }
+        if ends_prepared {
+            note_prepared_ended();
+        }
     }
 }
 
+/// After an ERROR in the command this is not called: the abort of its transaction says that it is over.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn note_prepared_ended() {
+    if let Some(callbacks) = CALLBACKS.get() {
+        (callbacks.after_commit)(Some(super::wal::inserted()));
+    }
+}
+
+/// Returns whether the command ends a prepared transaction: that passes XACT_EVENT_PRE_COMMIT without an id.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn note_utility(
     statement: *mut pg_sys::PlannedStmt,
     context: pg_sys::ProcessUtilityContext::Type,
-) {
+) -> bool {
     // SAFETY: the caller guarantees a planned utility statement.
     let utility = unsafe { classify((*statement).utilityStmt) };
     if let (Some(utility), Some(callbacks)) = (utility, CALLBACKS.get()) {
@@ -198,6 +242,24 @@ unsafe extern "C-unwind" fn note_utility(
         let is_within = unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() };
         let is_alone = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL && !is_within;
         (callbacks.on_utility)(utility, is_alone);
+    }
+    // SAFETY: as above.
+    let ends_prepared = unsafe { ends_prepared((*statement).utilityStmt) };
+    if let (true, Some(callbacks)) = (ends_prepared, CALLBACKS.get()) {
+        (callbacks.before_commit)();
+    }
+    ends_prepared
+}
+
+unsafe fn ends_prepared(node: *mut pg_sys::Node) -> bool {
+    use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
+    // SAFETY: a node's tag says which struct it is.
+    unsafe {
+        (*node).type_ == pg_sys::NodeTag::T_TransactionStmt
+            && matches!(
+                (*node.cast::<pg_sys::TransactionStmt>()).kind,
+                TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED
+            )
     }
 }
 

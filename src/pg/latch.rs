@@ -16,12 +16,14 @@ pub enum WaitEvent {
     RescueSuspend,
     RescueReconcile,
     RescueReceive,
+    CommitBarrier,
+    RestorePoint,
     #[cfg(feature = "failpoints")]
     Failpoint,
 }
 
 impl WaitEvent {
-    const COUNT: usize = 9;
+    const COUNT: usize = 11;
 
     fn name(self) -> &'static CStr {
         match self {
@@ -33,13 +35,15 @@ impl WaitEvent {
             WaitEvent::RescueSuspend => c"SpockRecoveryRescueSuspend",
             WaitEvent::RescueReconcile => c"SpockRecoveryRescueReconcile",
             WaitEvent::RescueReceive => c"SpockRecoveryRescueReceive",
+            WaitEvent::CommitBarrier => c"SpockRecoveryCommitBarrier",
+            WaitEvent::RestorePoint => c"SpockRecoveryRestorePoint",
             #[cfg(feature = "failpoints")]
             WaitEvent::Failpoint => c"SpockRecoveryFailpoint",
         }
     }
 
     /// The event's number. It is registered on first use, once per process, because WaitEventExtensionNew takes a lock.
-    fn id(self) -> u32 {
+    pub fn id(self) -> u32 {
         thread_local! {
             static IDS: [Cell<u32>; WaitEvent::COUNT] = const { [const { Cell::new(0) }; WaitEvent::COUNT] };
         }

@@ -59,6 +59,13 @@ pub fn committed_stamp() -> Option<(u16, OriginLsn, Timestamp)> {
     ))
 }
 
+/// Whether the present transaction is applied here for another node: core's logical replication workers do nothing else,
+/// and others have set up an origin. With `origin = none` no node passes such a transaction on.
+pub fn is_applying() -> bool {
+    // SAFETY: variables of this process.
+    unsafe { pg_sys::replorigin_session_origin != LOCAL || pg_sys::IsLogicalWorker() }
+}
+
 thread_local! {
     /// Whether the exit callback is registered; there is little room for such callbacks.
     static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };

@@ -1,8 +1,19 @@
 //! This process: its identity, its title, its database (miscadmin.h, utils/ps_status.h, pgstat.h).
 
+use crate::lsn::LocalLsn;
 use pgrx::pg_sys;
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::time::Duration;
+
+thread_local! {
+    static IS_OURS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this process is a worker of this library, which writes catalogs alone or applies for another node.
+pub fn is_ours() -> bool {
+    IS_OURS.get()
+}
 
 pub fn my_pid() -> i32 {
     // SAFETY: set before any of our code runs.
@@ -24,6 +35,7 @@ pub fn system_identifier() -> u64 {
 /// Connects a worker to a database as the bootstrap superuser, with a search_path into which no user can create objects
 /// and a limit for lock waits: a worker that waits for a user's open transaction would do nothing else.
 pub fn connect_worker(database: pg_sys::Oid) {
+    IS_OURS.set(true);
     outlive_limits();
     // SAFETY: called once at a worker's start, after its signals were unblocked.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
@@ -192,6 +204,20 @@ pub fn in_binary_upgrade() -> bool {
 pub fn is_preloading() -> bool {
     // SAFETY: a flag of the postmaster.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Up to which position of WAL the process with this number (MyProcNumber) waits for a synchronous standby; None: it
+/// does not. Its commit record is on disk then (syncrep.c, SyncRepWaitForLSN).
+pub fn waits_for_standby(number: usize) -> Option<LocalLsn> {
+    const SYNC_REP_WAITING: i32 = 1;
+    // SAFETY: every process that can commit has an entry, which is never freed; the two fields are read without a lock,
+    // and only a process that waits has a position.
+    unsafe {
+        let process = (*pg_sys::ProcGlobal).allProcs.add(number);
+        let state = (&raw const (*process).syncRepState).read_volatile();
+        let position = (&raw const (*process).waitLSN).read_volatile();
+        (state == SYNC_REP_WAITING && position != 0).then_some(LocalLsn(position))
+    }
 }
 
 /// Whether this pid belongs to a process of this server.

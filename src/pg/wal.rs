@@ -17,7 +17,7 @@ pub fn flushed() -> LocalLsn {
 }
 
 /// The end of the last record that was written into WAL buffers.
-fn inserted() -> LocalLsn {
+pub fn inserted() -> LocalLsn {
     // SAFETY: reads shared memory; the segment size is fixed at start-up.
     let (position, segment) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64) };
     LocalLsn(end_of_last_record(position, u64::from(pg_sys::XLOG_BLCKSZ), segment))
@@ -33,11 +33,22 @@ fn end_of_last_record(next_record: u64, page: u64, segment: u64) -> u64 {
 /// Flushes all WAL that was inserted before the call, including that of asynchronous commits. Does nothing if it is on
 /// disk already.
 pub fn flush() {
-    let end = inserted();
+    flush_to(inserted());
+}
+
+/// Flushes WAL up to `end`, the end of a record that was inserted.
+pub fn flush_to(end: LocalLsn) {
     if flushed() < end {
         // SAFETY: `end` is the end of a record that was inserted.
         unsafe { pg_sys::XLogFlush(end.0) };
     }
+}
+
+/// Writes the record of a restore point and returns its end, which is not on disk yet. The name has at most 63 bytes.
+pub fn write_restore_point(name: &str) -> LocalLsn {
+    let name = super::text::to_server(name).unwrap_or_default();
+    // SAFETY: a NUL-terminated string, of which at most MAXFNAMELEN bytes are copied.
+    LocalLsn(unsafe { pg_sys::XLogRestorePoint(name.as_ptr()) })
 }
 
 pub fn timeline() -> u32 {

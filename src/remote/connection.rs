@@ -102,6 +102,11 @@ impl Connection {
         rows_of(self.ask(&question, columns, limit + self.limit)?)
     }
 
+    /// Like `query`, for statements that set their own limit on the peer: this side stops waiting after `limit`.
+    pub fn query_for(&mut self, limit: Duration, question: &str, columns: usize) -> Result<Vec<PeerRow>, RemoteError> {
+        rows_of(self.ask(question, columns, limit)?)
+    }
+
     /// Runs a command without a result. Needs a transaction.
     pub fn command(&mut self, command: &str) -> Result<(), RemoteError> {
         self.ask(command, 0, self.limit).map(|_| ())

@@ -20,6 +20,7 @@ use crate::pg::text::Text;
 use crate::pg::{catalog, process, role, setting, slot, wal};
 use crate::recover::state::RecoveryState;
 use crate::recover::strangers;
+use crate::restore_point::list_storage;
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::snapshot::{self, Snapshot};
 use crate::worker::clone_upkeep::{self, Hears};
@@ -81,6 +82,7 @@ fn gather() -> Vec<Check> {
         checks.extend(checks_of_recoveries(&journal));
     }
     checks.extend(unreadable.iter().map(documents::unreadable));
+    checks.extend(list_storage::unreadable().iter().map(documents::unreadable));
     checks.extend(catalog::extension_version().and_then(|sql| version::sql(&sql, env!("CARGO_PKG_VERSION"))));
     checks.extend(strangers(&servers));
     checks.extend(checks_of_peers(&facts));

@@ -21,6 +21,7 @@ use crate::pg::seclabel::LabelTarget;
 use crate::pg::text::Text;
 use crate::pg::{catalog, process, wal};
 use crate::reconcile::kept;
+use crate::restore_point::list::RestorePoints;
 use crate::shmem::{self, PeerEntry, PeerKey};
 use crate::slot::documents;
 use crate::slot::record::RetentionRecord;
@@ -264,6 +265,9 @@ pub fn check_label(target: LabelTarget, text: Option<&str>) {
         }
         (LabelTarget::Database(_), Some(text)) => {
             refuse_unreadable(RetentionRecord::read(Some(text), home(text)));
+        }
+        (LabelTarget::Schema(schema), Some(text)) if catalog::internal_schema() == Some(schema) => {
+            refuse_unreadable(RestorePoints::read(Some(text), home(text)));
         }
         (LabelTarget::Schema(schema), Some(text)) if catalog::extension_schema().is_none_or(|own| own == schema) => {
             refuse_unreadable(Journal::read(Some(text), home(text)));

@@ -9,6 +9,7 @@ use super::discovery::{self, Discovery};
 use super::keeper::{Keeper, KeeperRound};
 use super::polling::{self, WantedPoller};
 use super::recoveries::{Recoveries, WantedRecovery};
+use super::schedule::Schedule;
 use super::skips::{self, Skips};
 use crate::failpoint::{self, names};
 use crate::guc;
@@ -51,6 +52,7 @@ enum Situation {
     /// The local node was created on another server or in another database: this database is a copy of it.
     Copy(NodeName),
     Node {
+        local: NodeName,
         wanted: Vec<WantedPoller>,
         peers: Vec<Peer>,
     },
@@ -83,6 +85,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         clones: Clones::new(index),
         keeper: Keeper::new(index),
         recoveries: Recoveries::new(index),
+        schedule: Schedule::new(index),
     };
     loop {
         if interrupts::shutdown_requested() {
@@ -154,6 +157,7 @@ struct Manager {
     clones: Clones,
     keeper: Keeper,
     recoveries: Recoveries,
+    schedule: Schedule,
 }
 
 impl Manager {
@@ -234,7 +238,10 @@ impl Manager {
                 }
                 self.pollers.keep(&[])
             }
-            Situation::Node { wanted, .. } => self.pollers.keep(&wanted),
+            Situation::Node { local, wanted, peers } => {
+                let nap = self.schedule.keep(&local, &peers);
+                self.pollers.keep(&wanted).min(nap)
+            }
         }
     }
 
@@ -332,5 +339,5 @@ fn look(peers: &[PeerEntry], discovery: &mut Discovery, skips: &mut Skips) -> Re
         key: PeerKey::Subscription(subscription.id),
         name: format!("of subscription {}", subscription.name),
     }));
-    Ok(Situation::Node { wanted, peers: peers_known })
+    Ok(Situation::Node { local: local.name.clone(), wanted, peers: peers_known })
 }

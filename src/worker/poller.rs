@@ -3,6 +3,7 @@
 //!
 //! It survives a restart of its manager, and exits when its entry is taken from it or when no manager has come back.
 
+mod commands;
 mod storing;
 
 use crate::failpoint::{self, names};
@@ -142,7 +143,10 @@ pub fn run(index: usize, peer: usize, database: Oid) -> ! {
         if poller.is_called() {
             wait = wait.min(CALLED_RETRY);
         }
+        // Both before and after: a command that was given during the round has set the latch in vain.
+        poller.serve();
         latch::wait(Some(wait), WaitEvent::PollerMain);
+        poller.serve();
     }
 }
 
@@ -372,8 +376,8 @@ fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollA
 }
 
 /// Returns how far this node's slots are confirmed at the peer, but no further than `wal_end`, the end of WAL that it has
-/// reported before. What that covers was applied here before, and is durable
-/// by the time the reading is used, because this node's WAL is flushed in between.
+/// reported before. What that covers was applied here before, and is durable by the time the reading is used, because
+/// this node's WAL is flushed in between.
 fn ask_own_confirmed(
     connection: &mut Connection,
     question: &PollQuestion,

@@ -1,0 +1,59 @@
+//! Reads and writes the list of restore points, in the label of the schema spock_internal. All of this needs a
+//! transaction, whose commit makes a change durable.
+//!
+//! A list that cannot be read is never taken for empty: whoever needs it gets an error, and it is not written over.
+
+use super::error::RestorePointError;
+use super::list::RestorePoints;
+use crate::document::{self, DocumentError, DocumentKind, Unreadable};
+use crate::node::error::RegistryError;
+use crate::node::servers;
+use crate::pg::catalog;
+use crate::pg::seclabel::{self, LabelTarget};
+
+fn target() -> Option<LabelTarget> {
+    catalog::internal_schema().map(LabelTarget::Schema)
+}
+
+fn is_unreadable(error: DocumentError) -> RegistryError {
+    Unreadable { kind: DocumentKind::RestorePoints, object: "SCHEMA spock_internal".to_owned(), error }.into()
+}
+
+/// The list; an empty one if there is none, or if it was written elsewhere.
+///
+/// # Errors
+/// If the label cannot be read as a list.
+pub fn read() -> Result<RestorePoints, RegistryError> {
+    let here = servers::here();
+    let text = target().and_then(seclabel::label);
+    let found = RestorePoints::read(text.as_deref(), here).own().map_err(is_unreadable)?;
+    Ok(found.unwrap_or_else(|| RestorePoints::new(here)))
+}
+
+/// Changes the list under the lock of SECURITY LABEL, which serialises all writers. Nothing is written if `change` fails
+/// or changes nothing.
+///
+/// # Errors
+/// If there is no schema for the list, if the list cannot be read (it is not written over then), or if `change` fails.
+pub fn update<T>(
+    change: impl FnOnce(&mut RestorePoints) -> Result<T, RestorePointError>,
+) -> Result<T, RestorePointError> {
+    let target = target().ok_or(RestorePointError::NoSchema)?;
+    seclabel::lock(target);
+    let before = read()?;
+    let mut list = before.clone();
+    let value = change(&mut list)?;
+    if list != before {
+        let text = document::written_over(seclabel::label(target).as_deref(), &list, servers::here());
+        seclabel::set_label(target, Some(&text.map_err(is_unreadable)?));
+    }
+    Ok(value)
+}
+
+/// The list, if it cannot be read.
+pub fn unreadable() -> Option<Unreadable> {
+    match read() {
+        Err(RegistryError::Unreadable(unreadable)) => Some(unreadable),
+        _ => None,
+    }
+}

@@ -1,0 +1,114 @@
+use super::*;
+use proptest::prelude::*;
+
+const HERE: DatabaseIdentity = DatabaseIdentity { system_identifier: 7, database: 5 };
+
+fn point(name: &str, is_automatic: bool) -> Point {
+    let node = |node: &str, lsn| PointNode {
+        node: node.to_owned(),
+        lsn: Some(LocalLsn(lsn)),
+        timeline: Some(1),
+        held_us: None,
+    };
+    let nodes = vec![node("n1", 100), node("n2", 2000)];
+    Point { name: name.to_owned(), created_at: Timestamp(9), is_automatic, quality: Quality::Loose, nodes }
+}
+
+fn names(list: &RestorePoints) -> Vec<&str> {
+    list.points.iter().map(|point| point.name.as_str()).collect()
+}
+
+#[test]
+fn a_point_is_loose_unless_every_node_held_and_drained_only_if_every_node_is() {
+    let part = |held, drained| Part { held, drained };
+    for (parts, expected) in [
+        (vec![part(true, true), part(true, true)], Quality::Drained),
+        (vec![part(true, true), part(true, false)], Quality::Cut),
+        (vec![part(true, true), part(false, true)], Quality::Loose),
+        (vec![part(false, false), part(true, false)], Quality::Loose),
+        (vec![], Quality::Loose),
+    ] {
+        assert_eq!(quality(&parts), expected, "{parts:?}");
+    }
+}
+
+#[test]
+fn a_name_stays_used_when_its_point_is_dropped() {
+    let mut list = RestorePoints::new(HERE);
+    assert!(!list.has_used("a"));
+    list.enter(point("a", false));
+    assert!(list.has_used("a") && list.point("a").is_some());
+    assert!(list.remove("a", true) && list.has_used("a") && list.point("a").is_none());
+    assert!(!list.remove("a", true) && !list.remove("b", true));
+    list.enter(point("b", false));
+    assert!(list.remove("b", false) && !list.has_used("b"), "nothing was written under this name");
+}
+
+#[test]
+fn what_becomes_known_of_a_point_takes_the_place_of_what_was_known() {
+    let mut list = RestorePoints::new(HERE);
+    list.enter(point("a", false));
+    list.enter(point("b", false));
+    list.enter(Point { quality: Quality::Drained, ..point("a", false) });
+    assert_eq!(names(&list), ["a", "b"]);
+    assert_eq!(list.point("a").map(|point| point.quality), Some(Quality::Drained));
+}
+
+#[test]
+fn only_automatic_points_are_pruned_and_the_oldest_first() {
+    let mut list = RestorePoints::new(HERE);
+    for (name, is_automatic) in [("a", true), ("mine", false), ("b", true), ("c", true), ("d", true)] {
+        list.enter(point(name, is_automatic));
+    }
+    list.prune(2);
+    assert_eq!(names(&list), ["mine", "c", "d"]);
+    list.prune(0);
+    assert_eq!(names(&list), ["mine"]);
+}
+
+#[test]
+fn the_backup_before_a_point_is_the_last_one_of_each_node_and_of_these_the_first() {
+    let mut list = RestorePoints::new(HERE);
+    let mut note = |node: &str, at, stop| {
+        list.note_backup(Backup { node: node.to_owned(), begun_at: Timestamp(at), stop_lsn: LocalLsn(stop) });
+    };
+    note("n1", 10, 50);
+    note("n2", 20, 900);
+    note("n1", 30, 100);
+    note("n1", 40, 101);
+    let before = list.backup_before(&point("a", false));
+    assert_eq!(before, Some(Timestamp(20)));
+    list.note_backup(Backup { node: "n2".to_owned(), begun_at: Timestamp(35), stop_lsn: LocalLsn(2000) });
+    assert_eq!(list.backup_before(&point("a", false)), Some(Timestamp(30)));
+    let mut third = point("a", false);
+    third.nodes.push(PointNode { node: "n3".to_owned(), lsn: Some(LocalLsn(9)), timeline: None, held_us: None });
+    assert_eq!(list.backup_before(&third), None);
+}
+
+#[test]
+fn a_list_survives_being_written_and_read() {
+    let mut list = RestorePoints::new(HERE);
+    list.enter(point("größe \"1\"", true));
+    list.enter(Point { nodes: Vec::new(), ..point("b", false) });
+    list.remove("b", true);
+    list.note_backup(Backup { node: "n1".to_owned(), begun_at: Timestamp(3), stop_lsn: LocalLsn(4) });
+    let text = document::to_text(&list);
+    assert!(text.is_ascii());
+    assert_eq!(RestorePoints::read(Some(&text), HERE), Stored::Own(list));
+    let elsewhere = DatabaseIdentity { database: 6, ..HERE };
+    assert_eq!(RestorePoints::read(Some(&text), elsewhere), Stored::Foreign);
+}
+
+proptest! {
+    #[test]
+    fn pruning_leaves_as_many_automatic_points_as_are_kept(points: Vec<bool>, kept in 0_usize..20) {
+        let mut list = RestorePoints::new(HERE);
+        for (number, is_automatic) in points.iter().enumerate() {
+            list.enter(point(&number.to_string(), *is_automatic));
+        }
+        list.prune(kept);
+        let automatic = points.iter().filter(|is_automatic| **is_automatic).count();
+        prop_assert_eq!(list.points.iter().filter(|point| point.is_automatic).count(), automatic.min(kept));
+        prop_assert_eq!(list.points.iter().filter(|point| !point.is_automatic).count(), points.len() - automatic);
+    }
+}

@@ -1,0 +1,267 @@
+//! What one node does at each step of a restore point. The worker that makes the point calls this for its own node, and
+//! the pollers of its peers call it there, by the SQL function restore_point_step().
+//!
+//! Argument and answer are JSON, so that the function's signature stays when a step learns something new.
+
+use super::error::RestorePointError;
+use super::list::{Point, PointNode, Quality};
+use super::list_storage;
+use crate::barrier;
+use crate::failpoint::{self, names};
+use crate::lsn::{LocalLsn, OriginLsn};
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
+use crate::pg::clock::{Monotonic, Timestamp};
+use crate::pg::{interrupts, origin, prepared, process, wal};
+use crate::shmem::gate::Holds;
+use crate::slot::positions;
+use pgrx::Spi;
+use pgrx::pg_sys::Oid;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long to sleep between two looks at what was applied.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// The point is entered in the list, as loose.
+#[derive(Serialize, Deserialize)]
+pub struct Prepare {
+    pub name: String,
+    pub created_at: Timestamp,
+    pub is_automatic: bool,
+    /// The nodes that take part.
+    pub nodes: Vec<String>,
+    /// Nodes that are known and do not take part.
+    pub absent: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Prepared {
+    pub node: String,
+    /// A node that this one knows and the caller does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stranger: Option<String>,
+    /// Some subscription here asks for what its provider has received from others: what is applied there goes on to
+    /// here, so it must be held back too.
+    #[serde(default)]
+    pub is_forwarded_to: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Close {
+    pub number: u64,
+    pub holds_all: bool,
+    pub lease_ms: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct ClosedAt {
+    /// The end of the node's own last commit.
+    pub end: LocalLsn,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Mark {
+    pub name: String,
+    /// How long to wait until this node has passed the others; zero: not at all.
+    pub wait_ms: u32,
+    /// The end of each node's own last commit.
+    pub ends: BTreeMap<String, OriginLsn>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Marked {
+    pub lsn: LocalLsn,
+    pub timeline: u32,
+    pub drained: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Open {
+    pub number: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct OpenedAfter {
+    pub held: bool,
+    pub held_us: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Record {
+    pub point: Point,
+    /// How many automatic points are kept.
+    pub kept: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Forget {
+    pub name: String,
+    /// WAL may hold its record, so that its name stays used.
+    pub was_written: bool,
+}
+
+/// The names of the steps.
+pub const PREPARE: &str = "prepare";
+pub const CLOSE: &str = "close";
+pub const SAVE: &str = "save";
+pub const MARK: &str = "mark";
+pub const OPEN: &str = "open";
+pub const RECORD: &str = "record";
+pub const FORGET: &str = "forget";
+
+/// Does the step of this name and returns the answer. Runs as a superuser.
+pub fn run(step: &str, argument: &str) -> Result<String, RestorePointError> {
+    fn read<'a, T: Deserialize<'a>>(step: &str, argument: &'a str) -> Result<T, RestorePointError> {
+        serde_json::from_str(argument).map_err(|_| RestorePointError::BadStep { step: step.to_owned() })
+    }
+    failpoint::hit(names::RESTORE_POINT_STEP);
+    // Whatever a step writes is written while commits may be held back.
+    barrier::let_pass();
+    let answer = match step {
+        PREPARE => to_value(&prepare(&read(step, argument)?)?),
+        CLOSE => to_value(&close(&read(step, argument)?)?),
+        SAVE => to_value(&save()?),
+        MARK => to_value(&mark(&read(step, argument)?)?),
+        OPEN => to_value(&open(&read(step, argument)?)),
+        RECORD => to_value(&record(read(step, argument)?)?),
+        FORGET => to_value(&forget(&read(step, argument)?)?),
+        _ => return Err(RestorePointError::BadStep { step: step.to_owned() }),
+    };
+    Ok(crate::document::to_text(&answer))
+}
+
+fn to_value(answer: &impl Serialize) -> Value {
+    serde_json::to_value(answer).unwrap_or_default()
+}
+
+/// Checks the name and enters the point in the list.
+pub fn prepare(asked: &Prepare) -> Result<Prepared, RestorePointError> {
+    let local = NativeProvider.local_node()?.ok_or(RestorePointError::NoNode)?;
+    let is_known = |name: &str| asked.nodes.iter().chain(&asked.absent).any(|node| node == name);
+    let peers = NativeProvider.peers()?;
+    let stranger = peers.iter().map(|peer| peer.name.as_str()).find(|name| !is_known(name)).map(str::to_owned);
+    if stranger.is_none() {
+        list_storage::update(|list| {
+            if list.has_used(&asked.name) {
+                let by_dropped = list.point(&asked.name).is_none();
+                return Err(RestorePointError::NameUsed { name: asked.name.clone(), by_dropped });
+            }
+            let node = |node: &String| PointNode { node: node.clone(), lsn: None, timeline: None, held_us: None };
+            list.enter(Point {
+                name: asked.name.clone(),
+                created_at: asked.created_at,
+                is_automatic: asked.is_automatic,
+                quality: Quality::Loose,
+                nodes: asked.nodes.iter().map(node).collect(),
+            });
+            Ok(())
+        })?;
+    }
+    Ok(Prepared { node: local.name.to_string(), stranger, is_forwarded_to: is_forwarded_to()? })
+}
+
+fn is_forwarded_to() -> Result<bool, RestorePointError> {
+    let question = "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription
+                                    WHERE subdbid = $1 AND subenabled AND suborigin = 'any')";
+    Ok(Spi::get_one_with_args(question, &[process::my_database().into()])?.unwrap_or(false))
+}
+
+/// Closes the gate of the commit barrier.
+pub fn close(asked: &Close) -> Result<ClosedAt, RestorePointError> {
+    let holds = if asked.holds_all { Holds::All } else { Holds::Own };
+    let lease = Duration::from_millis(u64::from(asked.lease_ms));
+    Ok(ClosedAt { end: barrier::close(asked.number, holds, lease)? })
+}
+
+/// Saves what a restore needs and WAL does not have. It is committed before the restore point's record is written.
+pub fn save() -> Result<(), RestorePointError> {
+    Ok(())
+}
+
+/// Waits until this node has passed the others, and writes the restore point's record.
+pub fn mark(asked: &Mark) -> Result<Marked, RestorePointError> {
+    let drained = wait_until_passed(&asked.ends, Duration::from_millis(u64::from(asked.wait_ms)))?;
+    let lsn = wal::write_restore_point(&asked.name);
+    Ok(Marked { lsn, timeline: wal::timeline(), drained })
+}
+
+/// Opens the gate. It is no error if it is open already: then it has not held.
+pub fn open(asked: &Open) -> OpenedAfter {
+    match barrier::open(asked.number) {
+        Some(opened) => OpenedAfter { held: opened.held, held_us: opened.closed_for.as_micros() as u64 },
+        None => OpenedAfter { held: false, held_us: 0 },
+    }
+}
+
+/// Enters in the list what has come of the point.
+pub fn record(asked: Record) -> Result<(), RestorePointError> {
+    list_storage::update(|list| {
+        list.enter(asked.point);
+        list.prune(asked.kept as usize);
+        Ok(())
+    })
+}
+
+/// Removes the point from the list. Returns false if it is not there.
+pub fn forget(asked: &Forget) -> Result<bool, RestorePointError> {
+    list_storage::update(|list| Ok(list.remove(&asked.name, asked.was_written)))
+}
+
+/// A subscription, and how far it has to come.
+struct Wanted {
+    subscription: Oid,
+    origin_id: u16,
+    end: OriginLsn,
+}
+
+/// Waits until every subscription that comes from one of these nodes is past the end of that node's last commit. False:
+/// one is not within `limit`.
+fn wait_until_passed(ends: &BTreeMap<String, OriginLsn>, limit: Duration) -> Result<bool, RestorePointError> {
+    let began_at = Monotonic::now();
+    let positions = positions::own_positions()?.into_iter();
+    let mut wanted: Vec<Wanted> = positions
+        .filter_map(|position| {
+            let end = *ends.get(position.origin.as_ref()?.as_str())?;
+            Some(Wanted { subscription: position.subscription, origin_id: position.origin_id, end })
+        })
+        .collect();
+    loop {
+        let mut left = Vec::new();
+        for one in wanted {
+            if !has_passed(&one)? {
+                left.push(one);
+            }
+        }
+        if left.is_empty() {
+            return Ok(true);
+        }
+        wanted = left;
+        if Monotonic::now().since(began_at) >= limit {
+            return Ok(false);
+        }
+        interrupts::check();
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Whether the subscription has applied up to the end, or its worker has processed a keepalive from beyond it: what its
+/// provider had sent before that is applied then (worker.c, LogicalRepApplyLoop). What was merely received does not
+/// count, nor do commits that publish nothing move the origin.
+fn has_passed(wanted: &Wanted) -> Result<bool, RestorePointError> {
+    if origin::progress(wanted.origin_id) >= wanted.end {
+        return Ok(true);
+    }
+    let question = "SELECT latest_end_lsn FROM pg_catalog.pg_stat_subscription
+                     WHERE subid = $1 AND relid IS NULL AND leader_pid IS NULL AND latest_end_lsn IS NOT NULL";
+    let kept_alive = Spi::connect(|client| {
+        let rows = prepared::select(client, question, Some(1), &[wanted.subscription.into()])?;
+        match rows.into_iter().next() {
+            Some(row) => row.get::<OriginLsn>(1),
+            None => Ok(None),
+        }
+    })?;
+    Ok(kept_alive.is_some_and(|position| position >= wanted.end))
+}

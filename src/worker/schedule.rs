@@ -1,0 +1,104 @@
+//! Makes restore points by the clock (spock.restore_point_interval). Of all nodes the one with the lowest name does so,
+//! whether the others know the setting or not.
+
+use super::start;
+use crate::guc;
+use crate::node::provider::Peer;
+use crate::node_name::NodeName;
+use crate::pg::clock::{Monotonic, Timestamp};
+use crate::shmem::{self, JobState, PointJob};
+use std::time::Duration;
+
+/// The lease of these points: that of create_restore_point().
+const LEASE_MS: u32 = 1_000;
+
+pub struct Schedule {
+    index: usize,
+    /// When the last point was asked for, or this manager began.
+    last: Monotonic,
+    /// The number of the last job, while its outcome was not looked at.
+    asked: Option<u64>,
+}
+
+impl Schedule {
+    pub fn new(index: usize) -> Schedule {
+        Schedule { index, last: Monotonic::now(), asked: None }
+    }
+
+    /// Asks for a restore point if one is due. Returns how long to sleep at most.
+    pub fn keep(&mut self, local: &NodeName, peers: &[Peer]) -> Duration {
+        self.tell_outcome();
+        let now = Monotonic::now();
+        let is_lowest = peers.iter().all(|peer| *local < peer.name);
+        let Some(wait) = time_left(guc::restore_point_interval(), is_lowest, now.since(self.last)) else {
+            return Duration::MAX;
+        };
+        if !wait.is_zero() {
+            return wait;
+        }
+        self.last = now;
+        self.asked = self.ask();
+        guc::manager_naptime()
+    }
+
+    /// Puts the job into shared memory and starts its worker. None: another point is being made, or no worker is free.
+    fn ask(&self) -> Option<u64> {
+        let name = format!("auto-{}", Timestamp::now().in_a_name());
+        let number = {
+            let mut shared = shmem::lock();
+            let job = shared.point_job(self.index);
+            if matches!(job.state, JobState::Asked | JobState::Running) {
+                return None;
+            }
+            let number = job.number + 1;
+            *job =
+                PointJob { number, state: JobState::Asked, lease_ms: LEASE_MS, is_automatic: true, ..PointJob::FREE };
+            job.name.set(&name);
+            number
+        };
+        if start::start_restore_point_worker(self.index, &name).is_err() {
+            shmem::lock().point_job(self.index).state = JobState::None;
+            pgrx::warning!("restore point \"{name}\" was not made: no background worker is free");
+            return None;
+        }
+        Some(number)
+    }
+
+    fn tell_outcome(&mut self) {
+        let Some(asked) = self.asked else { return };
+        let job = *shmem::lock().point_job(self.index);
+        match job.state {
+            _ if job.number != asked => self.asked = None,
+            JobState::Asked | JobState::Running => (),
+            JobState::None | JobState::Done => self.asked = None,
+            JobState::Failed => {
+                self.asked = None;
+                pgrx::warning!("restore point \"{}\" was not made: {}", job.name.as_str(), job.error.message.as_str());
+            }
+        }
+    }
+}
+
+/// How long until the next point is due (pure); None: this node makes none.
+fn time_left(interval: Option<Duration>, is_lowest: bool, since_last: Duration) -> Option<Duration> {
+    interval.filter(|_| is_lowest).map(|interval| interval.saturating_sub(since_last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_lowest_node_makes_points_and_only_if_it_is_told_to() {
+        let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
+        for (interval, is_lowest, since, expected) in [
+            (None, true, minute, None),
+            (Some(minute), false, minute, None),
+            (Some(minute), true, second, Some(minute - second)),
+            (Some(minute), true, minute, Some(Duration::ZERO)),
+            (Some(minute), true, minute * 2, Some(Duration::ZERO)),
+        ] {
+            assert_eq!(time_left(interval, is_lowest, since), expected, "{interval:?} {is_lowest} {since:?}");
+        }
+    }
+}
