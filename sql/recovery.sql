@@ -25,15 +25,18 @@ REVOKE ALL ON FUNCTION recovery_unjudged(uuid) FROM PUBLIC;
 COMMENT ON FUNCTION recovery_unjudged(uuid) IS
     'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; detail: what a node that refused rows of the table has reported; they are compared again automatically; for superusers';
 
--- What is kept of those rows is in large objects, and vacuumlo removes each to which nothing refers that it looks at. No publication
--- takes a materialized view along. Its rows are kept up to date as the label changes; REFRESH finds the same.
+-- What is kept of those rows is in large objects, as are the saved files of the recovery slot, and vacuumlo removes each to which
+-- nothing refers that it looks at. No publication takes a materialized view along. Its rows are kept up to date as the label
+-- changes; REFRESH finds the same.
 CREATE MATERIALIZED VIEW recovery_kept_objects AS
-    SELECT DISTINCT (i.intent ->> 'kept_rows')::oid AS object
-      FROM pg_catalog.pg_seclabel l, LATERAL pg_catalog.jsonb_path_query(l.label::jsonb, '$.intents[*]') i(intent)
+    SELECT DISTINCT (o.object #>> '{}')::oid AS object
+      FROM pg_catalog.pg_seclabel l,
+           LATERAL (SELECT pg_catalog.jsonb_path_query(l.label::jsonb, '$.intents[*].kept_rows')
+                     UNION ALL SELECT l.label::jsonb -> 'slot_files') o(object)
      WHERE l.provider = 'spock_recovery' AND l.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND l.objsubid = 0
-       AND i.intent ->> 'kept_rows' IS NOT NULL;
+       AND o.object IS NOT NULL;
 COMMENT ON MATERIALIZED VIEW recovery_kept_objects IS
-    'the large objects with the rows that recovery_unjudged() shows: here for vacuumlo, which removes those that nothing refers to';
+    'the large objects with the rows that recovery_unjudged() shows, and with the saved files of the recovery slot: here for vacuumlo, which removes those that nothing refers to';
 REVOKE ALL ON recovery_kept_objects FROM PUBLIC;
 GRANT SELECT ON recovery_kept_objects TO PUBLIC;
 

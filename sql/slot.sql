@@ -49,6 +49,21 @@ REVOKE ALL ON FUNCTION advance_recovery_slot() FROM PUBLIC;
 COMMENT ON FUNCTION advance_recovery_slot() IS
     'advances the recovery slot as far as the peers allow now; returns its position, and says in a NOTICE what holds it';
 
+CREATE FUNCTION spock_internal.save_recovery_slot()
+    RETURNS TABLE (slot_name name, restart_lsn pg_lsn, confirmed_flush_lsn pg_lsn, saved boolean)
+    LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'save_recovery_slot_wrapper';
+REVOKE ALL ON FUNCTION spock_internal.save_recovery_slot() FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.save_recovery_slot() IS
+    'saves the files of the recovery slot in a large object, so that they are in every backup; saved is false if there is no usable slot; for superusers';
+
+CREATE FUNCTION spock_internal.saved_recovery_slot()
+    RETURNS TABLE (slot_name name, generation bigint, restart_lsn pg_lsn, confirmed_flush_lsn pg_lsn, state bytea, snap_name text,
+                   snap bytea)
+    LANGUAGE c STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'saved_recovery_slot_wrapper';
+REVOKE ALL ON FUNCTION spock_internal.saved_recovery_slot() FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.saved_recovery_slot() IS
+    'the saved files of the recovery slot, with which a restore puts it back; also on a server in recovery; for superusers';
+
 CREATE FUNCTION quick_health_check() RETURNS TABLE (check_name text, status text, details text)
     LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'quick_health_check_wrapper';
 COMMENT ON FUNCTION quick_health_check() IS

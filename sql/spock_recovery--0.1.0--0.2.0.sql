@@ -104,14 +104,35 @@ REVOKE ALL ON FUNCTION @extschema@.recovery_unjudged(uuid) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.recovery_unjudged(uuid) IS
     'the rows that a recovery has touched and that could not be compared with another node''s yet, by table and key, and why; detail: what a node that refused rows of the table has reported; they are compared again automatically; for superusers';
 
+CREATE FUNCTION spock_internal.save_recovery_slot()
+    RETURNS TABLE (slot_name name, restart_lsn pg_lsn, confirmed_flush_lsn pg_lsn, saved boolean)
+    LANGUAGE c VOLATILE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'save_recovery_slot_wrapper';
+
+REVOKE ALL ON FUNCTION spock_internal.save_recovery_slot() FROM PUBLIC;
+
+COMMENT ON FUNCTION spock_internal.save_recovery_slot() IS
+    'saves the files of the recovery slot in a large object, so that they are in every backup; saved is false if there is no usable slot; for superusers';
+
+CREATE FUNCTION spock_internal.saved_recovery_slot()
+    RETURNS TABLE (slot_name name, generation bigint, restart_lsn pg_lsn, confirmed_flush_lsn pg_lsn, state bytea, snap_name text,
+                   snap bytea)
+    LANGUAGE c STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'saved_recovery_slot_wrapper';
+
+REVOKE ALL ON FUNCTION spock_internal.saved_recovery_slot() FROM PUBLIC;
+
+COMMENT ON FUNCTION spock_internal.saved_recovery_slot() IS
+    'the saved files of the recovery slot, with which a restore puts it back; also on a server in recovery; for superusers';
+
 CREATE MATERIALIZED VIEW @extschema@.recovery_kept_objects AS
-    SELECT DISTINCT (i.intent ->> 'kept_rows')::oid AS object
-      FROM pg_catalog.pg_seclabel l, LATERAL pg_catalog.jsonb_path_query(l.label::jsonb, '$.intents[*]') i(intent)
+    SELECT DISTINCT (o.object #>> '{}')::oid AS object
+      FROM pg_catalog.pg_seclabel l,
+           LATERAL (SELECT pg_catalog.jsonb_path_query(l.label::jsonb, '$.intents[*].kept_rows')
+                     UNION ALL SELECT l.label::jsonb -> 'slot_files') o(object)
      WHERE l.provider = 'spock_recovery' AND l.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND l.objsubid = 0
-       AND i.intent ->> 'kept_rows' IS NOT NULL;
+       AND o.object IS NOT NULL;
 
 COMMENT ON MATERIALIZED VIEW @extschema@.recovery_kept_objects IS
-    'the large objects with the rows that recovery_unjudged() shows: here for vacuumlo, which removes those that nothing refers to';
+    'the large objects with the rows that recovery_unjudged() shows, and with the saved files of the recovery slot: here for vacuumlo, which removes those that nothing refers to';
 
 REVOKE ALL ON @extschema@.recovery_kept_objects FROM PUBLIC;
 

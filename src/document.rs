@@ -245,6 +245,8 @@ pub enum DocumentKind {
     KeptRows,
     /// In the label of the schema spock_internal.
     RestorePoints,
+    /// In a large object that the retention record names.
+    SlotFiles,
 }
 
 /// A document that cannot be read. It is left unchanged, and whatever depends on it stays as it is.
@@ -252,8 +254,8 @@ pub enum DocumentKind {
 #[error("{} cannot be read", self.what())]
 pub struct Unreadable {
     pub kind: DocumentKind,
-    /// The object that has the label, in the form that SECURITY LABEL uses (`SCHEMA spock`). For kept rows, the oid of
-    /// the large object.
+    /// The object that has the label, in the form that SECURITY LABEL uses (`SCHEMA spock`). For kept rows and the
+    /// slot's files, the oid of the large object.
     pub object: String,
     pub error: DocumentError,
 }
@@ -267,6 +269,7 @@ impl Unreadable {
             DocumentKind::SubscriptionLabel => format!("the label of {object}"),
             DocumentKind::KeptRows => format!("large object {object} with rows that a recovery could not compare"),
             DocumentKind::RestorePoints => format!("the list of restore points in the label of {object}"),
+            DocumentKind::SlotFiles => format!("large object {object} with the files of the recovery slot"),
         }
     }
 
@@ -276,8 +279,8 @@ impl Unreadable {
             DocumentKind::Journal => "journal".to_owned(),
             DocumentKind::RetentionRecord => "retention record".to_owned(),
             DocumentKind::SubscriptionLabel => format!("label of {}", self.object),
-            DocumentKind::KeptRows => format!("large object {}", self.object),
             DocumentKind::RestorePoints => "restore points".to_owned(),
+            DocumentKind::KeptRows | DocumentKind::SlotFiles => format!("large object {}", self.object),
         }
     }
 
@@ -298,6 +301,10 @@ impl Unreadable {
             }
             DocumentKind::KeptRows => "They stay stored and are not compared, and the local node cannot be dropped.",
             DocumentKind::RestorePoints => "No restore point is made or dropped in which this node takes part.",
+            DocumentKind::SlotFiles => {
+                "The files of the recovery slot are not saved any more: after a restore of this node from a backup, its \
+                 subscribers cannot go on where they stood."
+            }
         }
     }
 
@@ -305,7 +312,7 @@ impl Unreadable {
     pub fn removal(&self) -> String {
         let object = &self.object;
         match self.kind {
-            DocumentKind::KeptRows => format!("SELECT pg_catalog.lo_unlink({object});"),
+            DocumentKind::KeptRows | DocumentKind::SlotFiles => format!("SELECT pg_catalog.lo_unlink({object});"),
             _ => format!("SECURITY LABEL FOR spock_recovery ON {object} IS NULL;"),
         }
     }
@@ -329,6 +336,9 @@ impl Unreadable {
             DocumentKind::RestorePoints => {
                 "this node lists no restore points any more, and does not know which names were used; other nodes still do, \
                  and the points can still be restored to"
+            }
+            DocumentKind::SlotFiles => {
+                "the files are saved anew within a minute, and backups made until then cannot put the slot back"
             }
         }
     }

@@ -17,3 +17,4 @@ mod recover;
 mod restore_point;
 mod slot;
 mod slot_by_hand;
+mod slot_files;

@@ -103,6 +103,12 @@ impl Cluster {
         self.add(server)
     }
 
+    /// A server beside a node, of a base backup of it: not started, and not wired. `settings` say up to where it is restored.
+    pub fn add_restored(&mut self, name: &str, original: &str, settings: &[(&str, &str)]) -> &Node {
+        let server = done(self.servers.add_restored(name, original, settings)).clone();
+        self.add(server)
+    }
+
     fn add(&mut self, server: Arc<Server>) -> &Node {
         self.nodes.push(Node::new(server, self.disturbed.clone()));
         self.nodes.last().expect("it was pushed just now")

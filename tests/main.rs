@@ -24,6 +24,7 @@ mod regress;
 mod rescue;
 mod rescue_clone;
 mod restore_points;
+mod slot_carried;
 mod slot_keeps;
 mod slot_life;
 mod update;

@@ -2,7 +2,7 @@
 
 mod inheritance;
 mod interrupted;
-mod kept;
+pub mod kept;
 mod large;
 mod limits;
 mod races;

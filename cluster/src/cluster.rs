@@ -109,6 +109,16 @@ impl Cluster {
         self.add(server)
     }
 
+    /// A server beside a node, of a base backup of it: not started, and not wired. `settings` say up to where it is restored.
+    pub fn add_restored(&mut self, name: &str, original: &str, settings: &[(&str, &str)]) -> Result<&Arc<Server>> {
+        let original = self.node(original)?;
+        let mut configuration = self.options.configuration.clone();
+        configuration.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let server = Server::create_restored(original, self.path(), (name, self.free_port()?), configuration)?;
+        self.servers.push(Arc::new(server));
+        Ok(&self.servers[self.servers.len() - 1])
+    }
+
     fn add(&mut self, server: Server) -> Result<&Arc<Server>> {
         server.start()?;
         self.servers.push(Arc::new(server));

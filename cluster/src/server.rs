@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::command;
 use crate::configuration::Configuration;
 use crate::data_folder;
 use crate::deadline;
@@ -67,31 +68,38 @@ impl Server {
     pub fn create_standby(
         primary: &Server,
         folder: &Path,
-        (name, port): (&str, u16),
+        address: (&str, u16),
         configuration: Configuration,
     ) -> Result<Server> {
-        let server = Server::existing(&primary.installation, &primary.user, folder, (name, port), configuration);
-        let program = primary.installation.bindir.join("pg_basebackup");
-        let (source, slot) = (primary.dsn("postgres"), &server.name);
-        server.user.run(
-            &program,
-            [
-                &"--pgdata" as &dyn AsRef<OsStr>,
-                &server.data,
-                &"--dbname",
-                &source,
-                &"--checkpoint=fast",
-                &"--create-slot",
-                &"--slot",
-                slot,
-                &"--no-sync",
-            ],
-        )?;
-        server.configure()?;
-        let signal = server.data.join("standby.signal");
-        fs::write(&signal, "").map_err(Error::io("write", &signal))?;
-        server.user.own(&signal)?;
+        let server = Server::existing(&primary.installation, &primary.user, folder, address, configuration);
+        server.copy(primary, "standby.signal", [&"--create-slot", &"--slot", &server.name])?;
         Ok(server)
+    }
+
+    /// Like `create`, with a base backup of a running server, from which the server is restored at its first start. The
+    /// configuration says up to where.
+    pub fn create_restored(
+        original: &Server,
+        folder: &Path,
+        address: (&str, u16),
+        configuration: Configuration,
+    ) -> Result<Server> {
+        let server = Server::existing(&original.installation, &original.user, folder, address, configuration);
+        server.copy(original, "recovery.signal", [])?;
+        Ok(server)
+    }
+
+    /// Makes the data folder a base backup of a running server. `signal`: the file that tells the server how to begin.
+    fn copy<const N: usize>(&self, original: &Server, signal: &str, options: [&dyn AsRef<OsStr>; N]) -> Result<()> {
+        let program = self.installation.bindir.join("pg_basebackup");
+        let mut command = self.user.command(&program);
+        command.arg("--pgdata").arg(&self.data).arg("--dbname").arg(original.dsn("postgres"));
+        command.args(["--checkpoint=fast", "--no-sync"]).args(options.iter().map(AsRef::as_ref));
+        command::run(&mut command)?;
+        self.configure()?;
+        let signal = self.data.join(signal);
+        fs::write(&signal, "").map_err(Error::io("write", &signal))?;
+        self.user.own(&signal)
     }
 
     /// A server whose data folder and configuration are there already, made by another process.

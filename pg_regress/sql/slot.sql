@@ -65,7 +65,8 @@ SELECT spock.advance_recovery_slot();
 RESET ROLE;
 
 -- The record in the database's label is ours.
-SELECT label::jsonb->>'slot' AS slot, label::jsonb->>'generation' AS generation FROM pg_seclabels WHERE provider = 'spock_recovery';
+SELECT label::jsonb->>'slot' AS slot, label::jsonb->>'generation' AS generation FROM pg_seclabels
+ WHERE provider = 'spock_recovery' AND objtype = 'database';
 SECURITY LABEL FOR spock_recovery ON DATABASE regress IS 'mine';
 SECURITY LABEL FOR spock_recovery ON DATABASE regress IS '{"version": 1}';
 

@@ -36,6 +36,7 @@ mod tests {
                 "SECURITY LABEL FOR spock_recovery ON SUBSCRIPTION s IS NULL;",
             ),
             (DocumentKind::KeptRows, "16400", "SELECT pg_catalog.lo_unlink(16400);"),
+            (DocumentKind::SlotFiles, "16401", "SELECT pg_catalog.lo_unlink(16401);"),
         ] {
             let told = of(kind, object, &damaged);
             assert_eq!(told.status, Status::Critical);

@@ -288,6 +288,9 @@ pub struct Journal {
     pub intents: Vec<Intent>,
     pub suspensions: Vec<Suspension>,
     pub clones: Vec<CloneRecord>,
+    /// The large object in which the recovery slot's files are saved (src/slot/saved.rs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot_files: Option<u32>,
 }
 
 impl Journal {
@@ -299,6 +302,7 @@ impl Journal {
             intents: Vec::new(),
             suspensions: Vec::new(),
             clones: Vec::new(),
+            slot_files: None,
         }
     }
 

@@ -269,6 +269,11 @@ impl Journal {
         self.intents.iter().filter_map(|intent| intent.kept_rows).collect()
     }
 
+    /// All large objects that the journal names.
+    pub fn objects(&self) -> BTreeSet<u32> {
+        self.kept_objects().into_iter().chain(self.slot_files).collect()
+    }
+
     /// Adds what an attempt has done to the totals.
     pub fn count(&mut self, id: IntentId, done: Totals) -> Result<(), IntentError> {
         if let Some(checkpoint) = &mut self.running(id)?.checkpoint {

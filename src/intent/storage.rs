@@ -10,7 +10,7 @@ use crate::intent_id::IntentId;
 use crate::node::error::RegistryError;
 use crate::node::servers;
 use crate::pg::seclabel::{self, LabelTarget};
-use crate::pg::{catalog, random, references};
+use crate::pg::{catalog, large_object, random, references};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_identifier;
@@ -95,8 +95,8 @@ pub fn update<T, E: From<IntentError>>(change: impl FnOnce(&mut Journal) -> Resu
         let written =
             written.map_err(|error| IntentError::from(RegistryError::from(unreadable(Some(schema), error))))?;
         seclabel::set_label(LabelTarget::Schema(schema), Some(&written));
-        let objects = journal.kept_objects();
-        if objects != before.kept_objects() {
+        let objects = journal.objects();
+        if objects != before.objects() {
             // Without the reference vacuumlo would remove the large objects.
             references::refer_to(schema, &objects);
         }
@@ -122,7 +122,8 @@ pub fn exists() -> Result<bool, RegistryError> {
     Ok(found.map_err(|error| unreadable(schema, error))?.is_some())
 }
 
-/// Removes the journal of a database that is not a node any more, if it is this database's journal. Returns false if
+/// Removes the journal of a database that is not a node any more, if it is this database's journal, and the saved files
+/// of its recovery slot. Returns false if
 /// another session holds the journal's lock.
 ///
 /// # Errors
@@ -131,11 +132,24 @@ pub fn forget() -> Result<bool, RegistryError> {
     match schema() {
         Some(schema) if !seclabel::try_lock_schema(schema) => Ok(false),
         Some(schema) if exists()? => {
+            if let Some(object) = read()?.slot_files {
+                large_object::remove(object)?;
+            }
             seclabel::set_label(LabelTarget::Schema(schema), None);
             references::refer_to(schema, &BTreeSet::new());
             Ok(true)
         }
         _ => Ok(true),
+    }
+}
+
+/// Removes a journal that was written in another database or on another server, from a copy that is no node any more.
+/// The large objects that it names are then referred to by nothing, and vacuumlo removes them.
+pub fn forget_foreign() {
+    let Some(schema) = schema() else { return };
+    if matches!(Journal::read(text_in(Some(schema)).as_deref(), servers::here()), Stored::Foreign) {
+        seclabel::set_label(LabelTarget::Schema(schema), None);
+        references::refer_to(schema, &BTreeSet::new());
     }
 }
 

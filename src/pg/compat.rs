@@ -5,6 +5,9 @@ use pgrx::pg_sys;
 /// `SubscriptionRelationId` (catalog/pg_subscription.h): fixed since PostgreSQL 10.
 pub const SUBSCRIPTION_RELATION_ID: pg_sys::Oid = pg_sys::Oid::from_u32(6100);
 
+/// `LargeObjectRelationId` (catalog/pg_largeobject.h): the class of a large object in dependencies and locks.
+pub const LARGE_OBJECT_RELATION_ID: pg_sys::Oid = pg_sys::Oid::from_u32(2613);
+
 /// `USER_TIMEOUT` (utils/timeout.h), the first id that RegisterTimeout assigns; the same in 17 and 18.
 pub const USER_TIMEOUT: core::ffi::c_int = 13;
 

@@ -68,6 +68,11 @@ fn select(condition: &str, argument: pgrx::datum::DatumWithOid<'_>) -> Result<Ve
     })
 }
 
+/// The persistent logical slots of this database. Needs a snapshot.
+pub fn persistent_here() -> Result<Vec<Slot>, spi::Error> {
+    select("s.datoid = $1 AND NOT s.temporary", super::process::my_database().into())
+}
+
 /// The slot of that name, if it belongs to this database and its creation is finished. Needs a snapshot.
 pub fn find_here(name: &str) -> Result<Option<Slot>, spi::Error> {
     let here = super::process::my_database();

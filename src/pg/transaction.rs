@@ -81,6 +81,12 @@ pub fn step<T>(f: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Whether all statements of the transaction use one snapshot, and so do not see what others have committed since.
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: reads this process's transaction state.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as core::ffi::c_int }
+}
+
 /// Fires the deferred triggers before the commit is stamped. They may abort subtransactions, and each such abort would
 /// move the origin to the stamp (RecordTransactionAbort), so that the transaction would count as applied even if its
 /// commit fails.

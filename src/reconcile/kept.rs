@@ -1,6 +1,6 @@
-//! Rows that could not be judged yet, kept until they can be. They are stored in a large object. It becomes durable
-//! with the commit that names it in the journal, is readable by superusers alone, and is published by no publication. A
-//! materialized view refers to it (src/pg/references.rs), because vacuumlo removes large objects without a reference.
+//! Rows that could not be judged yet, kept until they can be. They are stored in a large object
+//! (src/pg/large_object.rs), which becomes durable with the commit that names it in the journal. A materialized view
+//! refers to it (src/pg/references.rs), because vacuumlo removes large objects without a reference.
 //! If it is removed all the same, this is noticed: the journal has the number of rows that were in it.
 //!
 //! The first line of the object is a document with the list of tables. Each further line is a row: the position of its
@@ -12,18 +12,13 @@ use crate::apply::touched::{Key, Relation, Touched};
 use crate::document::{self, Document, DocumentError, DocumentKind, Unreadable};
 use crate::node::error::RegistryError;
 use crate::pg::spill::Spill;
-use crate::pg::{logicalrep, role, spi_text, text};
+use crate::pg::{large_object, logicalrep, role, spi_text, text};
 use crate::recover::error::RecoverError;
 use crate::tally::compared::Why;
-use pgrx::Spi;
-use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::Oid;
 use pgrx::spi::quote_literal;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-/// The number of bytes that are written at once.
-const PIECE: usize = 1 << 20;
 /// The number of pages of a large object that are read at once.
 const PAGES: i32 = 512;
 
@@ -108,41 +103,21 @@ impl KeptRows {
         self.rows.rewind();
         let head = KeptHead { version: KeptHead::VERSION, tables: self.tables.clone() };
         let mut piece = (document::to_text(&head) + "\n").into_bytes();
-        let object = Spi::get_one::<Oid>("SELECT pg_catalog.lo_create(0)")?.unwrap_or(Oid::INVALID);
+        let object = large_object::create()?;
         let mut written = 0_i64;
         loop {
             let row = self.rows.next();
-            if piece.len() >= PIECE || row.is_none() {
-                let arguments: [DatumWithOid; 3] = [object.into(), written.into(), piece.as_slice().into()];
-                Spi::run_with_args("SELECT pg_catalog.lo_put($1, $2, $3)", &arguments)?;
+            if piece.len() >= large_object::PIECE || row.is_none() {
+                large_object::put(object, written, &piece)?;
                 written += piece.len() as i64;
                 piece.clear();
             }
             match row {
                 Some(row) => piece.extend_from_slice(&row),
-                None => return Ok(Some(object.to_u32())),
+                None => return Ok(Some(object)),
             }
         }
     }
-}
-
-/// Removes the large object; does nothing if it is gone already. Needs a transaction with a snapshot.
-pub fn forget(object: u32) -> Result<(), RecoverError> {
-    // An object that the bootstrap superuser does not own was created by somebody else under the same oid.
-    let question =
-        "SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata WHERE oid = $1 AND lomowner = 10";
-    Ok(Spi::run_with_args(question, &[Oid::from_u32(object).into()])?)
-}
-
-/// Which of these large objects exist, as the active snapshot sees them. Workers write as the bootstrap superuser: an
-/// object with another owner was created by somebody else under the same oid, and does not count.
-pub fn present(objects: &BTreeSet<u32>) -> Result<BTreeSet<u32>, pgrx::spi::Error> {
-    let list: Vec<Oid> = objects.iter().map(|object| Oid::from_u32(*object)).collect();
-    let question = "SELECT oid FROM pg_catalog.pg_largeobject_metadata WHERE oid = ANY ($1) AND lomowner = 10";
-    Spi::connect(|client| {
-        let rows = client.select(question, None, &[list.into()])?.map(|row| row.get::<Oid>(1));
-        rows.map(|oid| Ok(oid?.unwrap_or(Oid::INVALID).to_u32())).collect()
-    })
 }
 
 /// Reads the kept rows, as the active snapshot sees them, and passes the tables and each row to `see`. Returns the
@@ -154,18 +129,8 @@ pub fn present(objects: &BTreeSet<u32>) -> Result<BTreeSet<u32>, pgrx::spi::Erro
 pub fn read(object: u32, mut see: impl FnMut(&[Table], KeptRow)) -> Result<Option<u64>, RecoverError> {
     let (mut tables, mut rest, mut count): (Option<Vec<Table>>, Vec<u8>, u64) = (None, Vec::new(), 0);
     for first in (0_i32..).step_by(PAGES as usize) {
-        let arguments: [DatumWithOid; 3] = [Oid::from_u32(object).into(), first.into(), (first + PAGES).into()];
-        let pages = Spi::connect(|client| {
-            let question = "SELECT l.data FROM pg_catalog.pg_largeobject l
-                              JOIN pg_catalog.pg_largeobject_metadata m ON m.oid = l.loid AND m.lomowner = 10
-                             WHERE l.loid = $1 AND l.pageno >= $2 AND l.pageno < $3 ORDER BY l.pageno";
-            let pages = client.select(question, None, &arguments)?.map(|row| row.get::<Vec<u8>>(1));
-            pages.collect::<Result<Vec<_>, _>>()
-        })?;
-        if pages.is_empty() {
-            break;
-        }
-        rest.extend(pages.into_iter().flatten().flatten());
+        let Some(pages) = large_object::pages(object, first, PAGES)? else { break };
+        rest.extend(pages);
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         for line in rest[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let Some(tables) = &tables else {
@@ -183,16 +148,7 @@ pub fn read(object: u32, mut see: impl FnMut(&[Table], KeptRow)) -> Result<Optio
 /// The error to report for a large object whose first line cannot be read; None if it can be. Needs a transaction with
 /// a snapshot.
 pub fn unreadable_head(object: u32) -> Option<Unreadable> {
-    let question = "SELECT l.data FROM pg_catalog.pg_largeobject l
-                      JOIN pg_catalog.pg_largeobject_metadata m ON m.oid = l.loid AND m.lomowner = 10
-                     WHERE l.loid = $1 ORDER BY l.pageno LIMIT $2";
-    let pages = role::as_superuser(|| {
-        Spi::connect(|client| {
-            let pages = client.select(question, None, &[Oid::from_u32(object).into(), PAGES.into()])?;
-            pages.map(|row| row.get::<Vec<u8>>(1)).collect::<Result<Vec<_>, _>>()
-        })
-    });
-    let data: Vec<u8> = pages.ok()?.into_iter().flatten().flatten().collect();
+    let data = role::as_superuser(|| large_object::pages(object, 0, PAGES)).ok()??;
     // If the first line is longer than the pages that were read, nothing can be said about it.
     let end = data.iter().position(|byte| *byte == b'\n')?;
     let line = Some(&data[..end]).filter(|line| !line.is_empty())?;

@@ -34,6 +34,8 @@ pub enum BlockedReason {
     Disabled,
     /// The retention record cannot be read.
     RecordUnreadable,
+    /// The subscriber of an outgoing slot of this node has not confirmed more.
+    OutgoingSlot,
 }
 
 impl BlockedReason {
@@ -51,6 +53,7 @@ impl BlockedReason {
             BlockedReason::BudgetExceeded => Some("budget_exceeded"),
             BlockedReason::Disabled => Some("disabled"),
             BlockedReason::RecordUnreadable => Some("record_unreadable"),
+            BlockedReason::OutgoingSlot => Some("outgoing_slot"),
         }
     }
 }

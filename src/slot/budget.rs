@@ -1,4 +1,5 @@
-//! Log messages about the retention budget: one before it is used up, and one for each peer that is given up.
+//! Log messages about the retention budget: one before it is used up, and one for each peer or outgoing slot that is
+//! given up.
 
 use super::decision::{Block, Outcome, PeerInput};
 use super::record::RetentionRecord;
@@ -6,11 +7,20 @@ use super::retention::{ANNOUNCED_AT, Rate};
 use crate::guc;
 use crate::lsn::LocalLsn;
 use crate::pg::slot::Slot;
+use std::collections::BTreeSet;
 
 /// Remembers what the log has already been told.
 #[derive(Debug, Default)]
 pub struct Budget {
     is_announced: bool,
+    /// The outgoing slots that were passed.
+    given_up: BTreeSet<String>,
+}
+
+/// The position below which the slot may keep no WAL, whether it keeps any or not; None: there is no budget. `end`: the
+/// end of WAL.
+pub fn lowest(end: LocalLsn) -> Option<LocalLsn> {
+    guc::recovery_slot_max_wal().map(|most| LocalLsn(end.0.saturating_sub(most)))
 }
 
 impl Budget {
@@ -18,7 +28,20 @@ impl Budget {
     /// WAL.
     pub fn floor(&self, end: LocalLsn, found: &Slot) -> Option<LocalLsn> {
         let most = guc::recovery_slot_max_wal()?;
-        (end.bytes_since(found.restart) > most).then(|| LocalLsn(end.0.saturating_sub(most)))
+        lowest(end).filter(|_| end.bytes_since(found.restart) > most)
+    }
+
+    /// Warns once of each outgoing slot that the recovery slot has passed because of the budget.
+    pub fn tell_outgoing(&mut self, found: &Slot, given_up: BTreeSet<String>) {
+        for name in given_up.difference(&self.given_up) {
+            pgrx::warning!(
+                "recovery slot \"{}\" has passed the outgoing slot \"{name}\" to stay within \
+                 spock.recovery_slot_max_wal: if this node is restored from a backup, the subscriber of \"{name}\" cannot \
+                 go on where it stood",
+                found.name
+            );
+        }
+        self.given_up = given_up;
     }
 
     /// Warns once when the budget is nearly used up, and once for each peer that is given up. `before`, `after`: the
@@ -53,7 +76,7 @@ impl Budget {
                 Some(Block::PeerUnreachable(peer) | Block::PeerUnknown(peer) | Block::PeerLagging(peer)) => {
                     format!(", for node \"{}\"", peers[peer].name)
                 }
-                Some(Block::NoSample | Block::OriginUnknown) | None => String::new(),
+                Some(Block::NoSample | Block::OriginUnknown | Block::OutgoingSlot) | None => String::new(),
             };
             let left = rate.seconds_for(most - kept).map(|seconds| format!("; about {seconds:.0} s are left"));
             pgrx::warning!(

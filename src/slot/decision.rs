@@ -47,6 +47,8 @@ pub enum Block {
     PeerUnreachable(usize),
     PeerUnknown(usize),
     PeerLagging(usize),
+    /// The subscriber of one of this node's own outgoing slots has not confirmed more (outgoing).
+    OutgoingSlot,
 }
 
 /// An origin, and a peer that subscribes to it.
@@ -81,6 +83,18 @@ impl Outcome {
     pub fn hold(&mut self, block: Block, floor: Option<LocalLsn>) {
         self.target = self.target.zip(floor).map(|(target, floor)| target.min(floor));
         self.block = Some(block);
+    }
+
+    /// Keeps the slot from passing this node's slowest outgoing slot, which is at `slowest`. `found`: where the recovery
+    /// slot is. The reason remains the peers' if the slot could not move without the outgoing slot either; or if a peer
+    /// cannot be asked, because then the outgoing slot is usually that peer's, and it is the peer that needs attention.
+    pub fn stay_behind(&mut self, slowest: LocalLsn, found: LocalLsn) {
+        let Some(target) = self.target.filter(|target| *target > slowest) else { return };
+        self.target = Some(slowest);
+        let is_silent = matches!(self.block, Some(Block::PeerUnreachable(_) | Block::PeerUnknown(_)));
+        if target > found && !is_silent {
+            self.block = Some(Block::OutgoingSlot);
+        }
     }
 }
 

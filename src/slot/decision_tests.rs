@@ -376,3 +376,34 @@ fn the_oldest_transaction_that_somebody_lacks_has_its_time() {
     assert_eq!(since(499), Some(Timestamp(5)));
     assert_eq!(since(100), Some(Timestamp(2)));
 }
+
+#[test]
+fn the_slot_stays_behind_the_slowest_outgoing_slot() {
+    let outcome = |target: Option<u64>, block| Outcome {
+        target: target.map(LocalLsn),
+        block,
+        allowances: Vec::new(),
+        pairs: Vec::new(),
+        given_up: Vec::new(),
+        is_over_budget: false,
+        unacknowledged_since: None,
+    };
+    const FOUND: u64 = 100;
+    let (lagging, silent) = (Some(Block::PeerLagging(0)), Some(Block::PeerUnreachable(0)));
+    let outgoing = Some(Block::OutgoingSlot);
+    for (what, target, block, slowest, expected) in [
+        ("it is ahead", Some(200), None, 300, (Some(200), None)),
+        ("it is where the slot may advance to", Some(200), None, 200, (Some(200), None)),
+        ("it is behind that", Some(200), None, 150, (Some(150), outgoing)),
+        ("it is where the slot is", Some(200), None, FOUND, (Some(FOUND), outgoing)),
+        ("it is behind the slot", Some(200), None, 50, (Some(50), outgoing)),
+        ("it holds more than a lagging peer", Some(200), lagging, 150, (Some(150), outgoing)),
+        ("a lagging peer alone holds the slot", Some(FOUND), lagging, 50, (Some(50), lagging)),
+        ("a silent peer needs attention first", Some(200), silent, 150, (Some(150), silent)),
+        ("nothing may move", None, lagging, 50, (None, lagging)),
+    ] {
+        let mut outcome = outcome(target, block);
+        outcome.stay_behind(LocalLsn(slowest), LocalLsn(FOUND));
+        assert_eq!((outcome.target, outcome.block), (expected.0.map(LocalLsn), expected.1), "{what}");
+    }
+}

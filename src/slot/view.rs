@@ -119,6 +119,7 @@ fn told(block: Block, peers: &[PeerInput]) -> (BlockedReason, Option<String>) {
     match block {
         Block::NoSample => (BlockedReason::NoSample, None),
         Block::OriginUnknown => (BlockedReason::PeerUnknown, None),
+        Block::OutgoingSlot => (BlockedReason::OutgoingSlot, None),
         Block::PeerUnreachable(peer) => (BlockedReason::PeerUnreachable, by(peer)),
         Block::PeerUnknown(peer) => (BlockedReason::PeerUnknown, by(peer)),
         Block::PeerLagging(peer) => (BlockedReason::PeerLagging, by(peer)),

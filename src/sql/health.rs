@@ -17,12 +17,13 @@ use crate::node::{registry, servers};
 use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
-use crate::pg::{catalog, process, role, setting, slot, wal};
+use crate::pg::{catalog, large_object, process, role, setting, slot, wal};
 use crate::recover::state::RecoveryState;
 use crate::recover::strangers;
 use crate::restore_point::list_storage;
 use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::snapshot::{self, Snapshot};
+use crate::slot::{budget, outgoing, saved_storage};
 use crate::worker::clone_upkeep::{self, Hears};
 use crate::{guc, reconcile};
 use pgrx::datum::ToIsoString;
@@ -109,7 +110,7 @@ fn checks_of_server(settings: &ServerSettings, facts: &HealthFacts<'_>) -> Vec<C
     ]
 }
 
-/// The checks of recoveries, and of what they have left behind.
+/// The checks of recoveries, of what they have left behind, and of what else the journal names.
 fn checks_of_recoveries(journal: &Journal) -> Vec<Check> {
     let mut checks = vec![judge::recovery(&recoveries(journal))];
     checks.extend(clones().iter().filter_map(judge::clone));
@@ -117,6 +118,7 @@ fn checks_of_recoveries(journal: &Journal) -> Vec<Check> {
     checks.extend(kept_rows(journal));
     let kept = journal.intents.iter().filter_map(|intent| intent.kept_rows);
     checks.extend(kept.filter_map(reconcile::kept::unreadable_head).map(|found| documents::unreadable(&found)));
+    checks.extend(saved_storage::unreadable_object().iter().map(documents::unreadable));
     checks
 }
 
@@ -230,6 +232,12 @@ fn slot_facts(snapshot: Option<&Snapshot>, servers: &[servers::NodeServer]) -> S
     facts.blocked_reason = entry.blocked.as_str();
     facts.blocked_by = snapshot::blocking_peer(snapshot, servers);
     facts.unprotected = snapshot::unprotected_peers(snapshot, servers);
+    if let Some(found) = &found {
+        let outgoing = outgoing::beside(&found.name).or_raise();
+        facts.slowest_outgoing = outgoing::slowest(&outgoing, None).map(|slot| slot.name.clone());
+        let passed = outgoing::given_up(&outgoing, found.confirmed, budget::lowest(wal::flushed()));
+        facts.passed_outgoing = passed.into_iter().collect();
+    }
     facts
 }
 
@@ -277,7 +285,7 @@ fn returned(journal: &Journal) -> Vec<Check> {
 
 /// The rows that could not be compared yet and are lost.
 fn kept_rows(journal: &Journal) -> Option<Check> {
-    let there = reconcile::kept::present(&journal.kept_objects()).or_raise();
+    let there = large_object::present(&journal.kept_objects()).or_raise();
     let facts = journal.intents.iter().filter_map(|intent| {
         let counts = intent.reconciled.as_ref()?;
         Some(KeptFacts {

@@ -66,7 +66,12 @@ fn node_create(node_name: Option<Name>, dsn: Option<Text>) -> Oid {
 #[pg_extern(sql = false)]
 fn node_drop(node_name: Option<Name>, ifexists: Option<bool>) -> bool {
     let name = required(node_name, "node_name", NODE_DROP);
-    registry::drop_node(&name.0, required(ifexists, "ifexists", NODE_DROP), LEAVE).or_raise()
+    let is_dropped = registry::drop_node(&name.0, required(ifexists, "ifexists", NODE_DROP), LEAVE).or_raise();
+    // The local node goes with its peers. The manager removes a journal of this database.
+    if is_dropped && servers::servers().or_raise().is_empty() {
+        storage::forget_foreign();
+    }
+    is_dropped
 }
 
 #[pg_extern(sql = false)]

@@ -11,10 +11,10 @@ use crate::pg::latch::{self, WaitEvent};
 use crate::pg::name::Name;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{interrupts, process};
-use crate::shmem::{self, DatabaseEntry, SlotJob};
+use crate::shmem::{self, BlockedReason, DatabaseEntry, SlotJob};
 use crate::slot::error::SlotError;
-use crate::slot::record_storage;
 use crate::slot::snapshot::{blocking_peer, snapshot};
+use crate::slot::{outgoing, record_storage};
 use crate::{guc, wake};
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
@@ -65,9 +65,16 @@ fn advance_recovery_slot() -> LocalLsn {
     if let Some(reason) = slot.blocked.as_str() {
         let servers = servers::servers().or_raise();
         let peer = snapshot().and_then(|snapshot| blocking_peer(&snapshot, &servers));
-        let detail = match peer {
-            Some(peer) => format!("Node \"{peer}\" holds it. See spock.recovery_horizon()."),
-            None => "See spock.recovery_horizon().".to_owned(),
+        let outgoing = match slot.blocked {
+            BlockedReason::OutgoingSlot => outgoing::beside(slot.name.as_str()).or_raise(),
+            _ => Vec::new(),
+        };
+        let detail = match (peer, outgoing::slowest(&outgoing, None)) {
+            (Some(peer), _) => format!("Node \"{peer}\" holds it. See spock.recovery_horizon()."),
+            (None, Some(slowest)) => {
+                format!("The outgoing slot \"{}\" holds it, at {}.", slowest.name, slowest.confirmed)
+            }
+            (None, None) => "See spock.recovery_horizon().".to_owned(),
         };
         ereport!(
             NOTICE,

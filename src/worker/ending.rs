@@ -11,8 +11,8 @@ use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::node::registry;
 use crate::pg::clock::Timestamp;
-use crate::pg::{interrupts, process, transaction, wal};
-use crate::reconcile::kept::{self, KeptRows};
+use crate::pg::{interrupts, large_object, process, transaction, wal};
+use crate::reconcile::kept::KeptRows;
 use crate::recover::error::RecoverError;
 use crate::recover::source::{Source, route_to};
 use crate::recover::suspend;
@@ -129,7 +129,7 @@ impl Rescue {
             if let (Some(counts), Some(kept)) = (&counts, kept.borrow_mut().as_mut())
                 && let Some(before) = journal.note_reconciled(intent.id, counts.clone(), kept.store()?)?
             {
-                kept::forget(before)?;
+                large_object::remove(before)?;
             }
             Ok(journal.complete(intent.id, position, Timestamp::now())?)
         })?;

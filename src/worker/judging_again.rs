@@ -14,7 +14,7 @@ use crate::intent_id::IntentId;
 use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
-use crate::pg::{interrupts, logicalrep, process, transaction, wal};
+use crate::pg::{interrupts, large_object, logicalrep, process, transaction, wal};
 use crate::reconcile::kept;
 use crate::reconcile::moves::KnownKeys;
 use crate::reconcile::run::Reconciler;
@@ -133,7 +133,7 @@ impl Rescue {
         Ok(self.write(|journal, _| {
             let kept = kept.borrow_mut().as_mut().map_or(Ok(None), kept::KeptRows::store)?;
             match journal.note_judged_again(intent.id, counts.clone(), kept) {
-                Some(before) => kept::forget(before),
+                Some(before) => Ok(large_object::remove(before)?),
                 None => Ok(()),
             }
         })?)

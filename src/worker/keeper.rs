@@ -7,6 +7,7 @@
 mod heard;
 mod keeping;
 mod origins;
+mod saving;
 
 use super::start;
 use crate::lsn::LocalLsn;
@@ -50,6 +51,17 @@ pub struct KeeperRound {
     tables: HashMap<u32, (i64, Vec<SubscribedTable>)>,
     /// How many requests by hand this round has seen; None: the round could not act and answers none.
     requested: Option<u32>,
+    files: SlotFiles,
+}
+
+/// What is to be done with the slot's files in this round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum SlotFiles {
+    /// They stay as they are saved.
+    Leave,
+    Save,
+    /// There is no slot any more and none is wanted: the saved files are removed.
+    Forget,
 }
 
 #[derive(Debug)]
@@ -81,6 +93,7 @@ pub struct Keeper {
     /// Since when no origin's samples were discarded.
     samples_since: Instant,
     said_no_worker: bool,
+    saving: saving::Saving,
 }
 
 impl Keeper {
@@ -104,6 +117,7 @@ impl Keeper {
             budget: crate::slot::budget::Budget::default(),
             samples_since: Instant::now(),
             said_no_worker: false,
+            saving: saving::Saving::default(),
         }
     }
 
@@ -123,6 +137,7 @@ impl Keeper {
             nap: guc::manager_naptime(),
             tables: HashMap::new(),
             requested: None,
+            files: SlotFiles::Leave,
         };
         let found = match &self.record {
             Some(record) => slot::find_here(&record.slot)?,
@@ -147,6 +162,9 @@ impl Keeper {
             }
             (None, None) => {
                 round.view.blocked = BlockedReason::Disabled;
+                if is_idle {
+                    round.files = SlotFiles::Forget;
+                }
                 // While a slot is being created its record stays, so that the slot is found by it and dropped.
                 if peers.is_none() && is_idle {
                     record_storage::forget()?;
@@ -166,7 +184,12 @@ impl Keeper {
                     self.prepare_creation(&mut round)?;
                 }
             }
-            (Some(peers), Some(found)) => self.keep(&mut round, &found, peers, may_act)?,
+            (Some(peers), Some(found)) => {
+                if is_idle {
+                    round.files = SlotFiles::Save;
+                }
+                self.keep(&mut round, &found, peers, may_act)?;
+            }
         }
         Ok(round)
     }

@@ -212,6 +212,7 @@ impl Manager {
         if !is_spare {
             cloned = skips.each(|| "clones of the recovery slot".to_owned(), || clones.look(home));
             kept = skips.each(|| "the recovery slot".to_owned(), || keeper.look(nodes));
+            skips.each(|| "the files of the recovery slot".to_owned(), || keeper.save(kept.as_ref()));
         }
         let recovery = match nodes {
             Some(_) => recoveries.look(peers, skips),

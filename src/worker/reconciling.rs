@@ -16,9 +16,9 @@ use crate::node::provider::Route;
 use crate::pg::apply_as::ApplyAs;
 use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep;
-use crate::pg::{interrupts, origin, process, transaction};
+use crate::pg::{interrupts, large_object, origin, process, transaction};
 use crate::reconcile;
-use crate::reconcile::kept::{self, KeptRows};
+use crate::reconcile::kept::KeptRows;
 use crate::reconcile::moves::{KnownKeys, MoveReader, Moves};
 use crate::reconcile::run::Reconciler;
 use crate::recover::error::RecoverError;
@@ -249,7 +249,7 @@ impl Rescue {
         Ok(self.write(|journal, _| {
             let kept = kept.borrow_mut().store()?;
             match journal.note_reconciled(id, counts.clone(), kept)? {
-                Some(before) => kept::forget(before),
+                Some(before) => Ok(large_object::remove(before)?),
                 None => Ok(()),
             }
         })?)

@@ -1,6 +1,7 @@
 //! Rows that a recovery could not judge, in a large object.
 
 use super::*;
+use crate::reconcile::kept::OBJECTS;
 use crate::reconcile::recover;
 use crate::rescue::{disable, drain, hold_back, start};
 use crate::slot_keeps::wait_confirmed;
@@ -20,7 +21,7 @@ fn rows_that_a_later_version_has_kept_stay_kept_until_they_can_be_read() {
     n3.sql("CREATE TABLE beside (id int)");
     recover(&cluster);
     assert_eq!(n2.value(UNJUDGED), "(id)=(1)");
-    let object = n2.value("SELECT oid FROM pg_largeobject_metadata");
+    let object = n2.value(&format!("SELECT oid FROM {OBJECTS}"));
     let head = r#"{"version":"#;
     let begins = |version: &str| n2.sql(&format!("SELECT lo_put({object}, 0, '{head}{version}')"));
     assert_eq!(
@@ -36,10 +37,10 @@ fn rows_that_a_later_version_has_kept_stay_kept_until_they_can_be_read() {
     // They could be judged now.
     n2.sql("ALTER SUBSCRIPTION sub_n2_n3 ENABLE");
     n2.wait_log("are still not compared with those of node \"n3\"");
-    assert_eq!(n2.value("SELECT count(*) FROM pg_largeobject_metadata"), "1");
+    assert_eq!(n2.value(&format!("SELECT count(*) FROM {OBJECTS}")), "1");
     assert_eq!(n2.value("SELECT v FROM t"), "n1");
     begins("1");
-    n2.wait_until("SELECT count(*) FROM pg_largeobject_metadata", "0");
+    n2.wait_until(&format!("SELECT count(*) FROM {OBJECTS}"), "0");
     assert_eq!(n2.value("SELECT count(*) FROM t"), "0");
     assert_eq!(verdict(n2.db("postgres"), &document), "");
 }

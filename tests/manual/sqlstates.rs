@@ -7,7 +7,7 @@ use crate::pages::{files_below, quoted, read, root, rows, section};
 use crate::sources::sql;
 
 /// PostgreSQL's names of the conditions that the extension raises (src/backend/utils/errcodes.txt).
-const CONDITIONS: [(&str, &str); 26] = [
+const CONDITIONS: [(&str, &str); 27] = [
     ("ACTIVE_SQL_TRANSACTION", "25001"),
     ("CONFIGURATION_LIMIT_EXCEEDED", "53400"),
     ("CONNECTION_FAILURE", "08006"),
@@ -30,6 +30,7 @@ const CONDITIONS: [(&str, &str); 26] = [
     ("QUERY_CANCELED", "57014"),
     ("SYNTAX_ERROR", "42601"),
     ("UNDEFINED_COLUMN", "42703"),
+    ("UNDEFINED_FILE", "58P01"),
     ("UNDEFINED_FUNCTION", "42883"),
     ("UNDEFINED_OBJECT", "42704"),
     ("UNDEFINED_TABLE", "42P01"),

@@ -77,6 +77,11 @@ fn a_stopped_peer_holds_the_slot_until_it_is_back_or_was_dropped() {
     n3.sql("ALTER SUBSCRIPTION sub_n3_n2 DISABLE");
     n3.sql("ALTER SUBSCRIPTION sub_n3_n2 SET (slot_name = NONE)");
     n3.sql("DROP SUBSCRIPTION sub_n3_n2; SELECT spock.node_drop('n2')");
+    // The slot of n2's own subscription is left.
+    wait_blocked(n3.db("postgres"), "outgoing_slot");
+    let verdict = health(n3.db("postgres"), "retention");
+    assert!(verdict.contains("held by the outgoing slot \"sub_n2_n3\" (outgoing_slot)"), "{verdict}");
+    n3.sql("SELECT pg_drop_replication_slot('sub_n2_n3')");
     wait_blocked(n3.db("postgres"), "");
     wait_follows(n3.db("postgres"));
     assert!(health(n3.db("postgres"), "retention").starts_with("HEALTHY|"));

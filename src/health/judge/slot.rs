@@ -19,6 +19,10 @@ pub struct SlotHealth {
     pub blocked_reason: Option<&'static str>,
     pub blocked_by: Option<String>,
     pub unprotected: Vec<String>,
+    /// The outgoing slot that is furthest behind.
+    pub slowest_outgoing: Option<String>,
+    /// The outgoing slots that the recovery slot has passed because of the budget.
+    pub passed_outgoing: Vec<String>,
     /// The document that cannot be read, if there is one: no node can be dropped then.
     pub unreadable: Option<String>,
 }
@@ -69,6 +73,10 @@ pub fn retention(facts: &SlotHealth) -> Check {
     let kept = format!("keeps {} MB", facts.retained_bytes >> 20);
     let held = match (facts.blocked_reason, &facts.blocked_by) {
         (Some(reason), Some(peer)) => format!(", held by node \"{peer}\" ({reason})"),
+        (Some(reason @ "outgoing_slot"), None) => match &facts.slowest_outgoing {
+            Some(slot) => format!(", held by the outgoing slot \"{slot}\" ({reason})"),
+            None => format!(", held: {reason}"),
+        },
         (Some(reason), None) => format!(", held: {reason}"),
         (None, _) => String::new(),
     };
@@ -94,6 +102,17 @@ pub fn retention(facts: &SlotHealth) -> Check {
             format!(
                 "{kept}{held}; given up to stay within the budget, so not recoverable from this node: {}",
                 facts.unprotected.join(", ")
+            ),
+        );
+    }
+    if !facts.passed_outgoing.is_empty() {
+        return check(
+            name,
+            Status::Warning,
+            format!(
+                "{kept}{held}; has passed outgoing slots to stay within the budget, so that their subscribers cannot go on \
+                 where they stood if this node is restored from a backup: {}",
+                facts.passed_outgoing.join(", ")
             ),
         );
     }
@@ -207,6 +226,18 @@ mod tests {
             held.budget_bytes = Some(budget << 20);
             assert_eq!(retention(&held).status, expected, "{budget} MB");
         }
+        (held.blocked_reason, held.blocked_by) = (Some("outgoing_slot"), None);
+        held.slowest_outgoing = Some("sub_n2".to_owned());
+        let verdict = retention(&held);
+        assert!(
+            verdict.details.contains("held by the outgoing slot \"sub_n2\" (outgoing_slot)"),
+            "{}",
+            verdict.details
+        );
+        held.passed_outgoing = vec!["sub_n2".to_owned()];
+        let verdict = retention(&held);
+        assert_eq!(verdict.status, Status::Warning);
+        assert!(verdict.details.contains("restored from a backup: sub_n2"), "{}", verdict.details);
         held.unprotected = vec!["n2".to_owned()];
         assert_eq!(retention(&held).status, Status::Critical);
     }

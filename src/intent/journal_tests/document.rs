@@ -32,6 +32,7 @@ pub fn full() -> Journal {
     });
     journal.intents.push(ended);
     journal.suspensions.push(Suspension::new(u32::MAX, failed.clone(), Until::Returned));
+    journal.slot_files = Some(16386);
     journal.register_clone(CloneRecord {
         slot: "c".to_owned(),
         created_at: Timestamp(1),
@@ -91,7 +92,7 @@ fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
 }
 
 /// The names of all fields. Everybody can read labels, so a field that is added here must be fit for that.
-const FIELDS: [&str; 59] = [
+const FIELDS: [&str; 60] = [
     "version",
     "system_identifier",
     "database",
@@ -121,6 +122,7 @@ const FIELDS: [&str; 59] = [
     "unjudged",
     "source_lags",
     "kept_rows",
+    "slot_files",
     "tallies",
     "kind",
     "resolution",

@@ -12,8 +12,10 @@ use crate::pg::clock::Timestamp;
 use crate::pg::slot::{self, Slot};
 use crate::pg::{compat, wal};
 use crate::shmem::{self, BlockedReason, SlotJob};
+use crate::slot::budget;
 use crate::slot::decision::{self, Block, Outcome, PeerInput};
 use crate::slot::horizon::Samples;
+use crate::slot::outgoing::{self, Outgoing};
 use crate::slot::positions::Own;
 use crate::slot::record::{OriginRecord, RetentionRecord};
 use crate::slot::record_storage::write;
@@ -69,12 +71,14 @@ impl Keeper {
         let now = Timestamp::now();
         let end = wal::flushed();
         self.rate.observe(end, now);
-        let outcome = self.decide(round, &seen, &inputs, &record, end);
+        let outgoing = outgoing::beside(&found.name)?;
+        let outcome = self.decide(round, &seen, &inputs, &record, &outgoing, end);
         record.unprotected = decision::unprotected(&record, &outcome, &inputs);
         let wanted = self.wanted_move(found, &outcome)?;
         if may_act {
             self.choose_job(round, &mut record, &seen, &wanted, now);
         }
+        self.budget.tell_outgoing(found, outgoing::given_up(&outgoing, found.confirmed, budget::lowest(end)));
         self.budget.tell(&seen.before, &record, found, end, &self.rate, &outcome, &inputs);
         round.view.fill(found, &seen.own, &inputs, &outcome, &record, wanted.is_pinned, &self.committed_at);
         self.limit_nap(round, &wanted);
@@ -88,6 +92,7 @@ impl Keeper {
         seen: &Seen<'_>,
         inputs: &[PeerInput],
         record: &RetentionRecord,
+        outgoing: &[Outgoing],
         end: LocalLsn,
     ) -> Outcome {
         let floor = self.budget.floor(end, seen.found).filter(|_| self.can_tell_who_lags());
@@ -103,6 +108,9 @@ impl Keeper {
         } else if seen.has_unknown_origin() {
             // The subscription may come from any node: until that is known, nothing is released except for the budget.
             outcome.hold(Block::OriginUnknown, floor);
+        }
+        if let Some(slowest) = outgoing::slowest(outgoing, floor) {
+            outcome.stay_behind(slowest.confirmed, seen.found.confirmed);
         }
         outcome
     }
