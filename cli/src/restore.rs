@@ -26,6 +26,7 @@ pub mod sources;
 pub mod start;
 pub mod status;
 pub mod target;
+pub mod verify;
 pub mod waldump;
 
 pub use error::{Error, Result};

@@ -142,7 +142,10 @@ fn a_commit_that_waits_for_a_synchronous_standby_does_not_hold_up_the_closing(n1
         let mut session = n1.session();
         let pid = session.backend_pid();
         let waiting = scope.spawn(move || session.try_sql(INSERT));
-        n1.wait_until("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'INSERT%'", "1");
+        n1.wait_until(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'INSERT%'",
+            "1",
+        );
         let end = close(n1, 1, false, 30_000);
         // The end that is told covers it.
         assert_eq!(n1.value(&format!("SELECT '{end}'::pg_lsn <= pg_current_wal_flush_lsn()")), "t");

@@ -17,9 +17,8 @@ fn no_node_holds_more_of_another_than_that_one_has_at_any_point_under_load() {
     under_load(&cluster, || {
         for number in 0..count {
             let node = &cluster.nodes()[number % 3];
-            let statement = format!(
-                "SELECT max(quality), max(held_ms), count(lsn) FROM spock.create_restore_point('p{number}')"
-            );
+            let statement =
+                format!("SELECT max(quality), max(held_ms), count(lsn) FROM spock.create_restore_point('p{number}')");
             let row = node.rows(&statement).remove(0);
             let value = |at: usize| row[at].clone().unwrap_or_default();
             assert_eq!(value(2), "3", "p{number}: {row:?}");

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use spock_recovery_cluster::pid_file::PidFile;
 use spock_recovery_cluster::deadline;
+use spock_recovery_cluster::pid_file::PidFile;
 
 use super::check::{Ground, Options};
 use super::error::{Error, Result};
@@ -77,30 +77,17 @@ fn put_back(site: &mut Site<'_>) -> Result<()> {
 /// Starts a node as it was started before, and waits until it takes connections.
 pub fn open(site: &Site<'_>) -> Result<()> {
     let journal = &site.journal;
-    let log = journal.log.clone().unwrap_or_else(|| journal.paths().log());
-    let told_before = fs::metadata(&log).map_or(0, |file| file.len());
+    let log =
+        journal.log.clone().filter(|log| server::is_writable(log, &site.user)).unwrap_or_else(|| journal.paths().log());
     if server::running(&journal.pgdata).is_none() {
-        server::launch(&journal.bin_folder, &journal.pgdata, &site.user, &journal.options, &log)?;
+        server::launch(journal, &site.user, &journal.options, &log)?;
     }
     let ready = deadline::poll(server::ANSWERS * 10, || {
         let ready = PidFile::read(&journal.pgdata).is_some_and(|file| file.ready);
-        // pg_ctl returns before the postmaster has written its file.
-        match server::running(&journal.pgdata) {
-            Some(_) if ready => Some(true),
-            Some(_) => None,
-            None => has_failed(&log, told_before).then_some(false),
-        }
+        server::running(&journal.pgdata).map_or(Some(false), |_| ready.then_some(true))
     });
     match ready {
         Some(true) => Ok(()),
-        _ => Err(Error::Started { node: journal.node.clone(), reason: format!("it does not start\n{}", server::log_tail(&log)), log }),
+        _ => Err(server::failed_to_start(journal, &log)),
     }
-}
-
-/// Whether it has said since then that it ends.
-fn has_failed(log: &Path, told_before: u64) -> bool {
-    let said = fs::read(log).unwrap_or_default();
-    let said = said.get(usize::try_from(told_before).unwrap_or(0)..).unwrap_or_default();
-    let said = String::from_utf8_lossy(said);
-    said.contains("FATAL: ") || said.contains("database system is shut down")
 }

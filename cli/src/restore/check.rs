@@ -101,8 +101,12 @@ pub fn wal_folders(node: &MeshNode, into: Option<&Path>) -> Vec<PathBuf> {
         None => Journal::read(&node.pgdata).ok().flatten().filter(|journal| !journal.step.is_over()),
     };
     match journal {
-        Some(journal) if journal.step >= Step::Renamed => journal.before.iter().map(|before| scan::pg_wal(before)).collect(),
-        Some(journal) => [Some(node.pgdata.clone()), journal.before].into_iter().flatten().map(|data| scan::pg_wal(&data)).collect(),
+        Some(journal) if journal.step >= Step::Renamed => {
+            journal.before.iter().map(|before| scan::pg_wal(before)).collect()
+        }
+        Some(journal) => {
+            [Some(node.pgdata.clone()), journal.before].into_iter().flatten().map(|data| scan::pg_wal(&data)).collect()
+        }
         None => vec![scan::pg_wal(&node.pgdata)],
     }
 }
@@ -145,7 +149,10 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     }
     let prepared = prepare(&ground, options, &moment, screen)?;
     judge(&prepared.findings, screen)?;
-    screen.line(format!("everything is there; spockctl restore start --repo {} begins it", ground.repository.path().display()));
+    screen.line(format!(
+        "everything is there; spockctl restore start --repo {} begins it",
+        ground.repository.path().display()
+    ));
     Ok(())
 }
 
@@ -197,10 +204,17 @@ pub fn prepare(ground: &Ground, options: &Options, moment: &Moment, screen: &Scr
 /// What nobody in the mesh makes again.
 pub fn foreign_slots(node: &str, facts: &BTreeMap<String, Facts>) -> Vec<String> {
     let Some(own) = facts.get(node) else { return Vec::new() };
-    let ours: Vec<&String> =
-        facts.values().flat_map(|facts| &facts.slots).filter(|(provider, _)| provider == node).map(|(_, slot)| slot).collect();
+    let ours: Vec<&String> = facts
+        .values()
+        .flat_map(|facts| &facts.slots)
+        .filter(|(provider, _)| provider == node)
+        .map(|(_, slot)| slot)
+        .collect();
     let is_ours = |slot: &&String| {
-        ours.contains(slot) || own.recovery_slot.as_ref() == Some(*slot) || slot.starts_with("spk_") || slot.contains("_sync_")
+        ours.contains(slot)
+            || own.recovery_slot.as_ref() == Some(*slot)
+            || slot.starts_with("spk_")
+            || slot.contains("_sync_")
     };
     own.all_slots.iter().filter(|slot| !is_ours(slot)).cloned().collect()
 }
@@ -224,7 +238,11 @@ fn one(
     if let Some(history) = material.sources.history(target.timeline) {
         let missing = material.sources.missing(history, stop, Lsn(position.0.max(stop.0 + 1)));
         if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
-            let which = if missing.len() == 1 { first.clone() } else { format!("{} segments, {first} to {last}", missing.len()) };
+            let which = if missing.len() == 1 {
+                first.clone()
+            } else {
+                format!("{} segments, {first} to {last}", missing.len())
+            };
             findings.push(format!(
                 "{}: WAL is missing, neither in the archive nor in \"{}\": {which}; choose a moment before it, or after a later base backup",
                 node.name,
@@ -255,7 +273,9 @@ pub fn bytes_of(backups: &[BaseBackup], backup: &BaseBackup) -> u64 {
 /// Whether the files of the node can be changed from here.
 fn place(node: &MeshNode, options: &Options, answers: bool, findings: &mut Vec<String>) -> Result<()> {
     if let Some(into) = &options.into {
-        if let Some(there) = Some(into.join(&node.name)).filter(|there| there.exists() && Journal::read(there).ok().flatten().is_none()) {
+        if let Some(there) =
+            Some(into.join(&node.name)).filter(|there| there.exists() && Journal::read(there).ok().flatten().is_none())
+        {
             findings.push(format!("{}: {}", node.name, Error::InTheWay(there)));
         }
         return Ok(());
@@ -270,8 +290,11 @@ fn place(node: &MeshNode, options: &Options, answers: bool, findings: &mut Vec<S
                 ));
             }
         }
-        Place::Closed => findings
-            .push(format!("{}: {}", node.name, crate::backup::Error::Closed { node: node.name.clone(), pgdata: node.pgdata.clone() })),
+        Place::Closed => findings.push(format!(
+            "{}: {}",
+            node.name,
+            crate::backup::Error::Closed { node: node.name.clone(), pgdata: node.pgdata.clone() }
+        )),
         // Lost, or on another host; who names it says that it is to be here.
         Place::Elsewhere if options.node.is_some() || Journal::read(&node.pgdata)?.is_some() => {}
         Place::Elsewhere => {

@@ -89,7 +89,8 @@ mod tests {
         let wanted = [("n1", 100), ("n2", 200)];
         assert_eq!(settled(&wanted, &[]), (at(&wanted), 1));
         // Up to the other one's position, exactly: it will have it.
-        let all: [(&str, &[(u64, &str, u64)]); 2] = [("n1", &[(50, "n2", 200)]), ("n2", &[(150, "n1", 100), (200, "n1", 300)])];
+        let all: [(&str, &[(u64, &str, u64)]); 2] =
+            [("n1", &[(50, "n2", 200)]), ("n2", &[(150, "n1", 100), (200, "n1", 300)])];
         assert_eq!(settled(&wanted, &all), (at(&wanted), 1));
     }
 
@@ -113,7 +114,14 @@ mod tests {
         assert_eq!(positions, at(&[("n1", 40), ("n2", 160), ("n3", 280)]));
         assert!(rounds <= 4);
         // And in whatever order the nodes come.
-        let renamed = |name: &str| match name { "n1" => "z", "n2" => "b", _ => "m" }.to_owned();
+        let renamed = |name: &str| {
+            match name {
+                "n1" => "z",
+                "n2" => "b",
+                _ => "m",
+            }
+            .to_owned()
+        };
         let other: BTreeMap<String, Vec<Arrival>> = arrivals(&all)
             .into_iter()
             .map(|(node, found)| {
@@ -161,7 +169,8 @@ mod tests {
         };
         for _ in 0..500 {
             let names = ["n1", "n2", "n3", "n4"];
-            let wanted: BTreeMap<String, Lsn> = names.iter().map(|name| ((*name).into(), Lsn(100 + next(900)))).collect();
+            let wanted: BTreeMap<String, Lsn> =
+                names.iter().map(|name| ((*name).into(), Lsn(100 + next(900)))).collect();
             let mut all = BTreeMap::new();
             for node in names {
                 let (mut at, mut ends) = (0, BTreeMap::from(names.map(|name| (name, 0))));
@@ -187,7 +196,8 @@ mod tests {
             assert!(fits(&cut), "{wanted:?} {cut:?}");
             // The union of two cuts is a cut: what can be raised alone or together would be found by trying every node's next stop.
             for node in names {
-                let next_stop = all[node].iter().map(|arrival| arrival.at).chain([wanted[node]]).find(|&at| at > cut[node]);
+                let next_stop =
+                    all[node].iter().map(|arrival| arrival.at).chain([wanted[node]]).find(|&at| at > cut[node]);
                 if let Some(stop) = next_stop.filter(|&stop| stop <= wanted[node]) {
                     let mut raised = cut.clone();
                     raised.insert(node.into(), stop);

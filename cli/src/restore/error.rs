@@ -31,7 +31,9 @@ pub enum Error {
     NoBase { node: String, moment: String, reason: String },
     #[error("WAL of node \"{node}\" from {from} to {to} cannot be read: {reason}")]
     Scan { node: String, from: String, to: String, reason: String },
-    #[error("a restore to {under_way} is under way: finish it with spockctl restore finish, or take it back with spockctl restore cancel")]
+    #[error(
+        "a restore to {under_way} is under way: finish it with spockctl restore finish, or take it back with spockctl restore cancel"
+    )]
     Other { under_way: String },
     #[error("no restore is under way{0}: spockctl restore start begins one")]
     None(String),
@@ -67,7 +69,9 @@ pub enum Error {
          Go on with spockctl restore finish"
     )]
     Promoted(String),
-    #[error("this restore is beside the living nodes (--into): it is for looking only; spockctl restore cancel ends it")]
+    #[error(
+        "this restore is beside the living nodes (--into): it is for looking only; spockctl restore cancel ends it"
+    )]
     Beside,
     #[error("\"{}\" is there already, and no restore has made it: move it away first", .0.display())]
     InTheWay(PathBuf),

@@ -103,7 +103,9 @@ mod tests {
         assert_eq!(noon.to_string(), "2026-11-26 12:00:00.000000 UTC");
         assert_eq!(Instant::parse(&noon.to_string()), Some(noon));
         assert_eq!(Instant::parse("2026-11-26 12:00:00.5").map(|half| half.0 - noon.0), Some(500_000));
-        for broken in ["", "yesterday", "2026-11-26", "2026-13-01 00:00", "2026-11-26 1:00", "2026-11-26 12:00:00.1234567"] {
+        for broken in
+            ["", "yesterday", "2026-11-26", "2026-13-01 00:00", "2026-11-26 1:00", "2026-11-26 12:00:00.1234567"]
+        {
             assert_eq!(Instant::parse(broken), None, "{broken}");
         }
     }
@@ -111,7 +113,9 @@ mod tests {
     #[test]
     fn days_are_those_of_the_calendar() {
         assert_eq!(Instant::of_postgres(0).to_string(), "2000-01-01 00:00:00.000000 UTC");
-        for text in ["1970-01-01 00:00:00.000000 UTC", "2024-02-29 23:59:59.999999 UTC", "2100-03-01 00:00:00.000001 UTC"] {
+        for text in
+            ["1970-01-01 00:00:00.000000 UTC", "2024-02-29 23:59:59.999999 UTC", "2100-03-01 00:00:00.000001 UTC"]
+        {
             assert_eq!(Instant::parse(text).map(|instant| instant.to_string()).as_deref(), Some(text));
         }
         assert_eq!(Instant::parse("1970-01-01 00:00"), Some(Instant(0)));

@@ -149,6 +149,9 @@ pub struct Journal {
     /// Where every node of the restore stops.
     pub cut: BTreeMap<String, Lsn>,
     pub seen: Option<Seen>,
+    /// What is preloaded once the node may be promoted: all but our own library.
+    #[serde(default)]
+    pub libraries: String,
     /// Slots of the former node that nothing here makes again: their consumers are ahead.
     pub foreign_slots: Vec<String>,
     pub begun_at: u64,

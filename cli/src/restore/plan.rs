@@ -46,7 +46,10 @@ const SELF: &str = "SELECT (SELECT timeline_id FROM pg_control_checkpoint()),
 
 /// A server that answers, if it is the node of the repository.
 pub fn ask(node: &MeshNode) -> std::result::Result<Facts, String> {
-    let registered = nodes::Registered { name: node.name.clone(), conninfo: Conninfo::parse(&node.dsn).map_err(|error| error.to_string())? };
+    let registered = nodes::Registered {
+        name: node.name.clone(),
+        conninfo: Conninfo::parse(&node.dsn).map_err(|error| error.to_string())?,
+    };
     let mut live = nodes::Live::meet(&registered).map_err(|error| error.to_string())?;
     if live.node.system_identifier != node.system_identifier {
         return Err(format!("at its address answers the system {}", live.node.system_identifier));
@@ -139,9 +142,8 @@ impl<'a> Material<'a> {
 
     /// The last complete backup that had ended by a position of a timeline.
     fn base(&self, moment: &Moment, history: &History, position: Lsn) -> Result<&BaseBackup> {
-        let fits = |backup: &&BaseBackup| {
-            backup.stop_lsn <= position && history.contains(backup.timeline, backup.stop_lsn)
-        };
+        let fits =
+            |backup: &&BaseBackup| backup.stop_lsn <= position && history.contains(backup.timeline, backup.stop_lsn);
         self.backups.iter().filter(fits).max_by_key(|backup| backup.stop_lsn).ok_or_else(|| {
             let first = self.backups.iter().filter(|backup| history.contains(backup.timeline, backup.stop_lsn)).min_by_key(|backup| backup.stop_lsn);
             let reason = match (first, self.backups.is_empty()) {
@@ -221,7 +223,8 @@ pub fn compute(materials: &[Material<'_>], moment: &Moment) -> Result<Plan> {
         Moment::Latest => computed(materials, moment, &points, None, &mut |material, history, from| {
             let last = scan::last_commit(material.node, &material.sources, &material.user, history, from)?;
             let size = material.sources.segment_size();
-            let last = last.ok_or_else(|| material.no_base(moment, "its WAL has no transaction since its last backup".into()))?;
+            let last = last
+                .ok_or_else(|| material.no_base(moment, "its WAL has no transaction since its last backup".into()))?;
             Ok(Stop::After { lsn: last.lsn, end: last.end(size) })
         }),
     }
@@ -240,7 +243,8 @@ fn exact(materials: &[Material<'_>], moment: &Moment, point: &Point) -> Result<P
         targets.insert(material.node.name.clone(), Target { stop, timeline, base: base.label.clone() });
     }
     let drained = point.quality == Quality::Drained;
-    let words = if drained { "drained: nothing was in flight" } else { "a cut: what was in flight arrives after the restore" };
+    let words =
+        if drained { "drained: nothing was in flight" } else { "a cut: what was in flight arrives after the restore" };
     let remarks = vec![format!("restore point \"{}\" of {}, {words}", point.name, point.created_at())];
     Ok(Plan { version: VERSION, moment: moment.clone(), drained, targets, remarks })
 }
@@ -258,7 +262,10 @@ fn loose(
         let there = materials.iter().any(|material| seek(material, moment, name).ok().flatten().is_some());
         if !there {
             let nearest = points.nearest(name).iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-            return Err(Error::UnknownPoint { name: name.into(), nearest: format!("; the nearest names are {nearest}") });
+            return Err(Error::UnknownPoint {
+                name: name.into(),
+                nearest: format!("; the nearest names are {nearest}"),
+            });
         }
     }
     let created = found.map(Point::created_at);
@@ -271,7 +278,10 @@ fn loose(
         match (end, created) {
             (Some(end), _) => Ok(Stop::Point { name: name.into(), end }),
             (None, Some(created)) => at_time(material, history, from, created, moment),
-            (None, None) => Err(Error::UnknownPoint { name: name.into(), nearest: format!(", in the WAL of node \"{}\"", material.node.name) }),
+            (None, None) => Err(Error::UnknownPoint {
+                name: name.into(),
+                nearest: format!(", in the WAL of node \"{}\"", material.node.name),
+            }),
         }
     })
 }
@@ -283,13 +293,7 @@ fn seek(material: &Material<'_>, moment: &Moment, name: &str) -> Result<Option<L
 }
 
 /// Before the first commit that is later.
-fn at_time(
-    material: &Material<'_>,
-    history: &History,
-    from: Lsn,
-    instant: Instant,
-    moment: &Moment,
-) -> Result<Stop> {
+fn at_time(material: &Material<'_>, history: &History, from: Lsn, instant: Instant, moment: &Moment) -> Result<Stop> {
     let mut stop = None;
     let range = scan::Range { history, from, to: None, kinds: &scan::ARRIVALS[..1] };
     scan::scan(material.node, &material.sources, &material.user, &range, |record| {
@@ -318,8 +322,10 @@ fn computed(
         let history = material.history(moment, timeline)?;
         let base = match instant {
             Some(instant) => {
-                let ended = |backup: &&BaseBackup| Instant::parse(&backup.ended_at).is_some_and(|ended| ended <= instant);
-                let fitting = material.backups.iter().filter(|backup| history.contains(backup.timeline, backup.stop_lsn));
+                let ended =
+                    |backup: &&BaseBackup| Instant::parse(&backup.ended_at).is_some_and(|ended| ended <= instant);
+                let fitting =
+                    material.backups.iter().filter(|backup| history.contains(backup.timeline, backup.stop_lsn));
                 let last = fitting.filter(ended).max_by_key(|backup| backup.stop_lsn);
                 match last {
                     Some(last) => last,
@@ -363,7 +369,10 @@ fn computed(
         let stop = if position == stop.position() {
             stop
         } else {
-            remarks.push(format!("node \"{name}\" stops at {position}, not at {}: behind it is what a peer will not have", stop.position()));
+            remarks.push(format!(
+                "node \"{name}\" stops at {position}, not at {}: behind it is what a peer will not have",
+                stop.position()
+            ));
             Stop::Before { lsn: position }
         };
         targets.insert(name, Target { stop, timeline: history.timeline, base: base.label.clone() });

@@ -61,7 +61,9 @@ impl Points {
     pub fn merge(&mut self, other: Points) {
         for point in other.points {
             match self.points.iter_mut().find(|known| known.name == point.name) {
-                Some(known) if (known.quality, known.is_complete()) < (point.quality, point.is_complete()) => *known = point,
+                Some(known) if (known.quality, known.is_complete()) < (point.quality, point.is_complete()) => {
+                    *known = point
+                }
                 Some(_) => {}
                 None => self.points.push(point),
             }
@@ -121,7 +123,10 @@ mod tests {
         assert!(point.is_complete() && point.quality == Quality::Drained);
         assert_eq!(point.node("n2").and_then(|node| node.lsn), Some(Lsn(0xA0)));
         assert!(!list.find("nightly").expect("it is there").is_complete());
-        assert_eq!(list.cut_before(Instant::of_postgres(300)).map(|point| point.name.as_str()), Some("before-release-42"));
+        assert_eq!(
+            list.cut_before(Instant::of_postgres(300)).map(|point| point.name.as_str()),
+            Some("before-release-42")
+        );
         assert_eq!(list.cut_before(Instant::of_postgres(99)), None);
     }
 

@@ -32,7 +32,8 @@ pub fn running(data: &Path) -> Option<i32> {
 
 /// What a postmaster was started with, and where its stderr goes if that is a file.
 pub fn started_with(data: &Path, pid: Option<i32>) -> (Vec<String>, Option<PathBuf>) {
-    let options = fs::read_to_string(data.join("postmaster.opts")).map(|text| settings::options(&text)).unwrap_or_default();
+    let options =
+        fs::read_to_string(data.join("postmaster.opts")).map(|text| settings::options(&text)).unwrap_or_default();
     let log = pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/fd/2")).ok()).filter(|path| path.is_file());
     (options, log)
 }
@@ -53,15 +54,46 @@ pub fn stop(node: &str, bin_folder: &Path, data: &Path, user: &ServerUser) -> Re
     })
 }
 
-/// Starts it without waiting; `options` are for its command line.
-pub fn launch(bin_folder: &Path, data: &Path, user: &ServerUser, options: &[String], log: &Path) -> Result<()> {
+/// Starts it, and waits until its postmaster is there; `options` are for its command line.
+pub fn launch(journal: &Journal, user: &ServerUser, options: &[String], log: &Path) -> Result<()> {
+    let (bin_folder, data) = (&journal.bin_folder, &journal.pgdata);
+    let told_before = fs::metadata(log).map_or(0, |file| file.len());
     let mut command = user.command(&bin_folder.join("pg_ctl"));
     command.args(["start", "--no-wait", "--silent", "--pgdata"]).arg(data).arg("--log").arg(log);
     if !options.is_empty() {
         let words: Vec<String> = options.iter().map(|option| shell::word(Path::new(OsStr::new(option)))).collect();
         command.arg("--options").arg(words.join(" "));
     }
-    Ok(program::run(command, || ()).map(drop)?)
+    program::run(command, || ())?;
+    // pg_ctl returns before the postmaster has written its file.
+    let there = deadline::poll(ANSWERS, || match running(data) {
+        Some(_) => Some(true),
+        None => has_failed(log, told_before).then_some(false),
+    });
+    match there {
+        Some(true) => Ok(()),
+        _ => Err(failed_to_start(journal, log)),
+    }
+}
+
+/// Whether a file can be written by the server itself: whoever started it may have opened it as another account.
+pub fn is_writable(path: &Path, user: &ServerUser) -> bool {
+    let mut command = user.command(Path::new("/bin/sh"));
+    command.args(["-c", "test -w \"$0\""]).arg(path);
+    program::run(command, || ()).is_ok()
+}
+
+/// Whether a server has said since then that it ends.
+pub fn has_failed(log: &Path, told_before: u64) -> bool {
+    let said = fs::read(log).unwrap_or_default();
+    let said = said.get(usize::try_from(told_before).unwrap_or(0)..).unwrap_or_default();
+    let said = String::from_utf8_lossy(said);
+    said.contains("FATAL: ") || said.contains("database system is shut down")
+}
+
+pub fn failed_to_start(journal: &Journal, log: &Path) -> Error {
+    let reason = format!("it does not start\n{}", log_tail(log));
+    Error::Started { node: journal.node.clone(), reason, log: log.into() }
 }
 
 /// Settings as arguments of the server.
@@ -104,26 +136,6 @@ pub fn log_tail(log: &Path) -> String {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(8)..].join("\n")
-}
-
-/// Waits until it answers; it may end meanwhile.
-pub fn wait_for_answer(journal: &Journal, user: &ServerUser) -> Result<Client> {
-    let log = journal.paths().log();
-    let mut last = String::new();
-    let found = deadline::poll(ANSWERS, || match connect(journal, user) {
-        Ok(client) => Some(Ok(client)),
-        Err(error) => {
-            last = error.to_string();
-            running(&journal.pgdata).is_none().then(|| Err("it has ended".to_owned()))
-        }
-    });
-    match found {
-        Some(Ok(client)) => Ok(client),
-        ended => {
-            let reason = ended.and_then(std::result::Result::err).unwrap_or(last);
-            Err(Error::Started { node: journal.node.clone(), reason: format!("{reason}\n{}", log_tail(&log)), log })
-        }
-    }
 }
 
 /// Something that must not stand still.

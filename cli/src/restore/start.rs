@@ -47,7 +47,13 @@ pub struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    pub fn open(ground: &'a Ground, node: &'a MeshNode, journal: Journal, options: &Options, screen: &Screen) -> Result<Site<'a>> {
+    pub fn open(
+        ground: &'a Ground,
+        node: &'a MeshNode,
+        journal: Journal,
+        options: &Options,
+        screen: &Screen,
+    ) -> Result<Site<'a>> {
         let user = owner(ground, node, &journal.pgdata, journal.before.as_deref())?;
         let paths = journal.paths();
         if !paths.folder.is_dir() {
@@ -72,7 +78,8 @@ impl<'a> Site<'a> {
 
     /// The step is done, and lasting.
     pub fn done(&mut self, step: Step) -> Result<()> {
-        let name = serde_json::to_value(step).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+        let name =
+            serde_json::to_value(step).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
         self.journal.seconds.insert(name.clone(), self.begun.elapsed().as_secs_f64());
         self.begun = Instant::now();
         self.journal.step = step;
@@ -119,7 +126,11 @@ impl<'a> Site<'a> {
             sizes: &self.sizes()?,
             libraries,
         };
-        write_file(&paths.hba(), "# spockctl restore: the folder of the socket is its owner's alone\nlocal all all trust\n", &self.user)?;
+        write_file(
+            &paths.hba(),
+            "# spockctl restore: the folder of the socket is its owner's alone\nlocal all all trust\n",
+            &self.user,
+        )?;
         write_file(&journal.pgdata.join("postgresql.auto.conf"), &closed.text(&own), &self.user)?;
         let mut isolation = closed.isolation();
         isolation.push(("data_directory", journal.pgdata.display().to_string()));
@@ -133,7 +144,8 @@ impl<'a> Site<'a> {
         let mut sizes = Vec::new();
         for (name, label) in settings::AT_LEAST {
             let then = settings::control_value(&control, label);
-            let now = server::configured(bin, &journal.pgdata, &self.user, &journal.options, name).and_then(|text| text.parse().ok());
+            let now = server::configured(bin, &journal.pgdata, &self.user, &journal.options, name)
+                .and_then(|text| text.parse().ok());
             sizes.extend(then.max(now).map(|value| (name, value)));
         }
         Ok(sizes)
@@ -143,7 +155,7 @@ impl<'a> Site<'a> {
     pub fn pause(&self, options: &[String]) -> Result<Client> {
         let journal = &self.journal;
         if server::running(&journal.pgdata).is_none() {
-            server::launch(&journal.bin_folder, &journal.pgdata, &self.user, options, &journal.paths().log())?;
+            server::launch(journal, &self.user, options, &journal.paths().log())?;
         }
         self.await_pause()
     }
@@ -155,7 +167,8 @@ impl<'a> Site<'a> {
         loop {
             let mut seen = self.traces();
             client = client.or_else(|| server::connect(journal, &self.user).ok());
-            let question = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END,
+            let question =
+                "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END,
                                    pg_last_wal_replay_lsn()";
             match client.as_mut().map(|client| server::query(journal, client, question)) {
                 Some(Ok(rows)) => match rows.first().map(Vec::as_slice) {
@@ -190,7 +203,12 @@ impl<'a> Site<'a> {
     fn traces(&self) -> String {
         let stamp = |path: PathBuf| fs::metadata(path).map(|file| (file.len(), file.modified().ok())).ok();
         let data = &self.journal.pgdata;
-        format!("{:?}{:?}{:?}", stamp(self.journal.paths().log()), stamp(data.join("global/pg_control")), stamp(data.join("pg_wal")))
+        format!(
+            "{:?}{:?}{:?}",
+            stamp(self.journal.paths().log()),
+            stamp(data.join("global/pg_control")),
+            stamp(data.join("pg_wal"))
+        )
     }
 
     /// It may have paused for another reason: because hot standby needs larger settings.
@@ -220,12 +238,17 @@ fn owner(ground: &Ground, node: &MeshNode, pgdata: &Path, before: Option<&Path>)
     Ok(ServerUser::owner_of(place)?.ok_or_else(closed)?)
 }
 
-pub fn write_file(path: &Path, text: &str, user: &ServerUser) -> Result<()> {
+fn write_file(path: &Path, text: &str, user: &ServerUser) -> Result<()> {
+    write_bytes(path, text.as_bytes(), user)
+}
+
+/// Whoever reads finds the old file or the whole new one, also after a crash of the machine.
+pub fn write_bytes(path: &Path, bytes: &[u8], user: &ServerUser) -> Result<()> {
     let partial = paths::beside(path, ".partial");
     let failed = || Error::io("write", &partial);
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(failed())?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed())?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed())?;
     user.own(&partial)?;
     fs::rename(&partial, path).map_err(Error::io("rename to", path))?;
     Ok(repository::sync_folder(path.parent().unwrap_or(Path::new("/")))?)
@@ -284,7 +307,13 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     conclude(&ground, options, screen)
 }
 
-fn new_journal(ground: &Ground, node: &MeshNode, options: &Options, moment: &Moment, prepared: Option<&Prepared>) -> Result<Journal> {
+fn new_journal(
+    ground: &Ground,
+    node: &MeshNode,
+    options: &Options,
+    moment: &Moment,
+    prepared: Option<&Prepared>,
+) -> Result<Journal> {
     let pgdata = ground.data_of(node, options.into.as_deref());
     let beside = options.into.is_some();
     let facts = prepared.and_then(|prepared| prepared.facts.get(&node.name)).cloned().unwrap_or_default();
@@ -312,6 +341,7 @@ fn new_journal(ground: &Ground, node: &MeshNode, options: &Options, moment: &Mom
         drained: false,
         cut: BTreeMap::new(),
         seen: None,
+        libraries: String::new(),
         foreign_slots: check::foreign_slots(&node.name, &all),
         begun_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         seconds: BTreeMap::new(),
@@ -328,7 +358,13 @@ fn stop(site: &mut Site<'_>) -> Result<()> {
 }
 
 /// The targets, which are the same for every host: computed once all are stopped, for what is the latest is known only then.
-fn settle_plan(ground: &Ground, sites: &mut [Site<'_>], options: &Options, moment: &Moment, prepared: Option<Plan>) -> Result<()> {
+fn settle_plan(
+    ground: &Ground,
+    sites: &mut [Site<'_>],
+    options: &Options,
+    moment: &Moment,
+    prepared: Option<Plan>,
+) -> Result<()> {
     if sites.iter().all(|site| site.journal.target.is_some()) {
         return Ok(());
     }
@@ -358,7 +394,10 @@ pub fn for_each(sites: &mut [Site<'_>], act: impl Fn(&mut Site<'_>) -> Result<()
     let act = &act;
     let ended: Vec<Result<()>> = thread::scope(|scope| {
         let threads: Vec<_> = sites.iter_mut().map(|site| scope.spawn(move || act(site))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     });
     ended.into_iter().collect()
 }
@@ -446,7 +485,9 @@ fn configure(site: &Site<'_>) -> Result<()> {
     let own = match own {
         Some(own) => own,
         // Once only: the second time it is ours.
-        None if paths.settings().exists() => fs::read_to_string(paths.settings()).map_err(Error::io("read", &paths.settings()))?,
+        None if paths.settings().exists() => {
+            fs::read_to_string(paths.settings()).map_err(Error::io("read", &paths.settings()))?
+        }
         None => fs::read_to_string(data.join("postgresql.auto.conf")).unwrap_or_default(),
     };
     write_file(&paths.settings(), &own, &site.user)?;
@@ -477,20 +518,32 @@ fn copy_configuration(from: &Path, to: &Path, user: &ServerUser) -> Result<()> {
     Ok(())
 }
 
-const SUBSCRIPTIONS: &str = "SELECT s.subname, 'pg_' || s.oid, n.node_name, s.subslotname, s.subenabled, s.subtwophasestate <> 'd',
+const SUBSCRIPTIONS: &str =
+    "SELECT s.subname, 'pg_' || s.oid, n.node_name, s.subslotname, s.subenabled, s.subtwophasestate <> 'd',
        coalesce((to_jsonb(s) ->> 'subfailover')::boolean, false), coalesce(o.remote_lsn, '0/0')
   FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
   LEFT JOIN spock.subscription v ON v.sub_id = s.oid LEFT JOIN spock.node n ON n.node_id = v.sub_origin
   LEFT JOIN pg_replication_origin_status o ON o.external_id = 'pg_' || s.oid
  ORDER BY 1";
 
-const SLOT: &str = "SELECT slot_name, restart_lsn, confirmed_flush_lsn, snap_name FROM spock_internal.saved_recovery_slot()";
+const SLOT: &str =
+    "SELECT slot_name, restart_lsn, confirmed_flush_lsn, snap_name FROM spock_internal.saved_recovery_slot()";
 
 /// What the paused node says of itself.
 pub fn look(journal: &Journal, client: &mut Client) -> Result<Seen> {
     let mut seen = Seen::default();
     for row in server::query(journal, client, SUBSCRIPTIONS)? {
-        if let [Some(name), Some(origin), provider, slot, Some(enabled), Some(two_phase), Some(failover), Some(applied)] = row.as_slice() {
+        if let [
+            Some(name),
+            Some(origin),
+            provider,
+            slot,
+            Some(enabled),
+            Some(two_phase),
+            Some(failover),
+            Some(applied),
+        ] = row.as_slice()
+        {
             seen.subscriptions.push(Subscription {
                 name: name.clone(),
                 origin: origin.clone(),
@@ -587,7 +640,11 @@ fn conclude(ground: &Ground, options: &Options, screen: &Screen) -> Result<()> {
             journal.database
         ));
         if !journal.foreign_slots.is_empty() {
-            screen.line(format!("{}: slots of others are not restored: {}", journal.node, journal.foreign_slots.join(", ")));
+            screen.line(format!(
+                "{}: slots of others are not restored: {}",
+                journal.node,
+                journal.foreign_slots.join(", ")
+            ));
         }
     }
     if !verdict.findings.is_empty() {

@@ -97,6 +97,9 @@ mod tests {
         let after = Stop::After { lsn: Lsn(0x60), end: Lsn(0x80) };
         assert_eq!([point.position(), before.position(), after.position()], [Lsn(0x90), Lsn(0x80), Lsn(0x80)]);
         assert_eq!(before.settings()[0], ("recovery_target_lsn", "0/80".into()));
-        assert_eq!(after.settings(), [("recovery_target_lsn", "0/60".into()), ("recovery_target_inclusive", "on".into())]);
+        assert_eq!(
+            after.settings(),
+            [("recovery_target_lsn", "0/60".into()), ("recovery_target_inclusive", "on".into())]
+        );
     }
 }

@@ -104,13 +104,15 @@ mod tests {
             "COMMIT 2026-11-26 23:30:01.123456 UTC; inval msgs: relcache 5; origin: node 3, lsn 1/A0, at 2026-11-26 23:29:59.000000 UTC",
         );
         assert_eq!(applied.origin, Some((3, "1/A0".parse().expect("a position"))));
-        let prepared = parse("Transaction", "COMMIT_PREPARED 731: 2026-11-26 23:30:01.000000 UTC; origin: node 3, lsn 0/B0, at x");
+        let prepared =
+            parse("Transaction", "COMMIT_PREPARED 731: 2026-11-26 23:30:01.000000 UTC; origin: node 3, lsn 0/B0, at x");
         assert!(prepared.commit.is_some() && prepared.origin == Some((3, Lsn(0xB0))));
     }
 
     #[test]
     fn a_name_that_looks_like_an_origin_is_none() {
-        let desc = "PREPARE gid origin: node 9, lsn F/F: 2026-11-26 23:30:01.000000 UTC; origin: node 3, lsn 0/B0, at x";
+        let desc =
+            "PREPARE gid origin: node 9, lsn F/F: 2026-11-26 23:30:01.000000 UTC; origin: node 3, lsn 0/B0, at x";
         let prepared = parse("Transaction", desc);
         assert_eq!((prepared.origin, prepared.commit), (Some((3, Lsn(0xB0))), None));
     }
