@@ -1,6 +1,9 @@
 //! `spockctl restore` on real servers: a mesh under load comes back to one moment, with nothing lost and nothing twice.
 
 mod basic;
+mod in_flight;
+mod instants;
+mod kills;
 
 use std::fs;
 use std::io::{self, Write};

@@ -53,7 +53,7 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     }
     let journals = everybody(&ground, options)?;
     if journals.values().all(|journal| journal.step < Step::Promoting) {
-        judge(&journals, screen)?;
+        judge(&ground, &journals, screen)?;
     }
     for_each(&mut sites, |site| promote(site, &journals))?;
     for_each(&mut sites, |site| wire(site, &journals))?;
@@ -112,8 +112,9 @@ fn waiting(ground: &Ground, options: &Options, step: Step) -> Result<Option<Stri
     Ok((!names.is_empty()).then(|| names.join(", ")))
 }
 
-fn judge(journals: &BTreeMap<String, Journal>, screen: &Screen) -> Result<()> {
-    let verdict = verdict(journals).ok_or_else(|| Error::NotACut(": some node has not been looked at".into()))?;
+fn judge(ground: &Ground, journals: &BTreeMap<String, Journal>, screen: &Screen) -> Result<()> {
+    let verdict =
+        verdict(ground, journals)?.ok_or_else(|| Error::NotACut(": some node has not been looked at".into()))?;
     match verdict.findings.is_empty() {
         true => Ok(()),
         false => {
@@ -406,8 +407,9 @@ fn open(site: &mut Site<'_>) -> Result<()> {
         remove_signals(&site.journal.pgdata);
         site.done(Step::Settled)?;
     }
+    // Where it runs, nothing; it may have been killed since.
+    cancel::open(site)?;
     if site.journal.step < Step::Open {
-        cancel::open(site)?;
         site.say("open");
         site.done(Step::Open)?;
     }

@@ -99,6 +99,8 @@ pub struct Subscription {
     pub enabled: bool,
     pub two_phase: bool,
     pub failover: bool,
+    /// Only what the provider's own users write (origin = none).
+    pub own_only: bool,
     /// How far the provider's transactions were applied; 0/0: none yet.
     pub applied: Lsn,
 }

@@ -1,8 +1,9 @@
 //! Whether restored nodes fit together, and whether their slots begin early enough (pure).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::journal::{Seen, Subscription};
+use super::waldump::Record;
 use crate::lsn::Lsn;
 
 /// What is wrong, a line for each, and how much of each pair is in flight.
@@ -13,6 +14,51 @@ pub struct Verdict {
     pub behind: Vec<(String, String, u64)>,
     /// Of nothing applied yet: node, provider.
     pub fresh: Vec<(String, String)>,
+    pub windows: Vec<Window>,
+}
+
+/// Where a provider's saved slot begins behind what a node has applied. As a rule nothing lies between that the node wants: it has
+/// passed that WAL, and nothing there moved its origin. That must be seen in the WAL itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    pub node: String,
+    pub provider: String,
+    pub own_only: bool,
+    pub applied: Lsn,
+    pub begins: Lsn,
+}
+
+impl Window {
+    pub fn finding(&self) -> String {
+        format!(
+            "the saved recovery slot of node \"{}\" begins at {}, and node \"{}\" has applied that node up to {} only: what was committed between \
+             would be lost; choose an earlier moment",
+            self.provider, self.begins, self.node, self.applied
+        )
+    }
+}
+
+/// Finds, in a provider's WAL, a transaction that a window would lose.
+#[derive(Debug, Default)]
+pub struct Seeker {
+    /// Transactions under way that have changed rows of users' tables.
+    writing: HashSet<u32>,
+}
+
+impl Seeker {
+    /// Takes the next record, of `Heap`, `Heap2` or `Transaction`; whether it commits such a transaction within the window.
+    pub fn is_lost(&mut self, record: &Record, end: Lsn, window: &Window) -> bool {
+        if record.writes {
+            self.writing.insert(record.xid);
+        }
+        if record.commit.is_none() {
+            return false;
+        }
+        let ids = record.subxacts.iter().chain([&record.xid]);
+        let wrote = ids.fold(false, |wrote, xid| self.writing.remove(xid) || wrote);
+        let is_wanted = !(window.own_only && record.origin.is_some());
+        wrote && is_wanted && end > window.applied && end <= window.begins
+    }
 }
 
 /// `cut`: where each node stops. For every subscription to a node of the restore: what was applied must not be beyond that node's
@@ -66,11 +112,13 @@ fn one(
         return;
     }
     match nodes.get(provider).and_then(|provider| provider.slot.as_ref()) {
-        Some(slot) if slot.confirmed > applied => verdict.findings.push(format!(
-            "the saved recovery slot of node \"{provider}\" begins at {}, and node \"{node}\" has applied that node up to {applied} only: what lies between \
-             would be lost; choose an earlier moment",
-            slot.confirmed
-        )),
+        Some(slot) if slot.confirmed > applied => verdict.windows.push(Window {
+            node: node.into(),
+            provider: provider.clone(),
+            own_only: subscription.own_only,
+            applied,
+            begins: slot.confirmed,
+        }),
         _ => {}
     }
 }
@@ -78,6 +126,7 @@ fn one(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::restore::instant::Instant;
     use crate::restore::journal::SavedSlot;
 
     fn subscription(provider: &str, applied: u64) -> Subscription {
@@ -89,6 +138,7 @@ mod tests {
             enabled: true,
             two_phase: false,
             failover: false,
+            own_only: true,
             applied: Lsn(applied),
         }
     }
@@ -123,9 +173,45 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_begins_too_late_is_found_where_slots_count() {
-        assert!(judge(&mesh(150, 151), &cut(), false, true).findings[0].contains("would be lost"));
-        assert_eq!(judge(&mesh(150, 151), &cut(), false, false).findings.len(), 0);
+    fn a_slot_that_begins_late_is_to_be_looked_into_where_slots_count() {
+        let verdict = judge(&mesh(150, 151), &cut(), false, true);
+        assert_eq!((verdict.findings.len(), verdict.windows.len()), (0, 1));
+        assert_eq!((verdict.windows[0].applied, verdict.windows[0].begins), (Lsn(150), Lsn(151)));
+        assert_eq!(judge(&mesh(150, 151), &cut(), false, false).windows, []);
+    }
+
+    #[test]
+    fn what_a_window_would_lose_is_found_and_nothing_else() {
+        let window =
+            Window { node: "n1".into(), provider: "n2".into(), own_only: true, applied: Lsn(100), begins: Lsn(200) };
+        let change = |xid| Record { xid, writes: true, ..commit(xid, &[], None, false) };
+        let lost = |records: &[(Record, u64)]| {
+            let mut seeker = Seeker::default();
+            records.iter().any(|(record, end)| seeker.is_lost(record, Lsn(*end), &window))
+        };
+        // Begun long before, committed within.
+        assert!(lost(&[(change(7), 50), (commit(7, &[], None, true), 150)]));
+        assert!(lost(&[(change(8), 50), (commit(7, &[8], None, true), 200)]));
+        // Applied already, or sent by the slot.
+        assert!(!lost(&[(change(7), 50), (commit(7, &[], None, true), 100)]));
+        assert!(!lost(&[(change(7), 150), (commit(7, &[], None, true), 201)]));
+        // Catalogs only; another node's; an id that is used again.
+        assert!(!lost(&[(commit(7, &[], None, true), 150)]));
+        assert!(!lost(&[(change(7), 50), (commit(7, &[], Some((1, Lsn(9))), true), 150)]));
+        assert!(!lost(&[(change(7), 50), (commit(7, &[], None, true), 60), (commit(7, &[], None, true), 150)]));
+    }
+
+    fn commit(xid: u32, subxacts: &[u32], origin: Option<(u32, Lsn)>, commits: bool) -> Record {
+        Record {
+            lsn: Lsn(0),
+            xid,
+            subxacts: subxacts.to_vec(),
+            writes: false,
+            length: 1,
+            commit: commits.then_some(Instant(0)),
+            origin,
+            restore_point: None,
+        }
     }
 
     #[test]

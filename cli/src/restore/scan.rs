@@ -11,6 +11,7 @@ use std::thread;
 use spock_recovery_cluster::{ServerUser, run_folder, spawn};
 
 use super::error::{Error, Result};
+use super::pairs::{Seeker, Window};
 use super::sources::Sources;
 use super::waldump::Record;
 use crate::backup::repository::MeshNode;
@@ -19,6 +20,7 @@ use crate::lsn::Lsn;
 
 /// Kinds of records that pg_waldump is asked for.
 pub const ARRIVALS: [&str; 2] = ["Transaction", "ReplicationOrigin"];
+pub const CHANGES: [&str; 3] = ["Heap", "Heap2", "Transaction"];
 pub const RESTORE_POINTS: [&str; 1] = ["XLOG"];
 
 /// What is read.
@@ -125,6 +127,24 @@ impl Drop for Scratch {
         // Links, and copies in a folder for temporary files.
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Whether a node has committed something that a subscriber's window would lose.
+pub fn would_lose(
+    node: &MeshNode,
+    sources: &Sources<'_>,
+    user: &ServerUser,
+    (history, from): (&History, Lsn),
+    window: &Window,
+) -> Result<bool> {
+    let (mut seeker, mut lost) = (Seeker::default(), false);
+    let size = sources.segment_size();
+    let range = Range { history, from, to: Some(window.begins), kinds: &CHANGES };
+    scan(node, sources, user, &range, |record| {
+        lost = seeker.is_lost(&record, record.end(size), window);
+        !lost
+    })?;
+    Ok(lost)
 }
 
 /// The last record of a kind of commits, for a node that is restored to the end of what it has.

@@ -57,6 +57,10 @@ pub fn stop(node: &str, bin_folder: &Path, data: &Path, user: &ServerUser) -> Re
 /// Starts it, and waits until its postmaster is there; `options` are for its command line.
 pub fn launch(journal: &Journal, user: &ServerUser, options: &[String], log: &Path) -> Result<()> {
     let (bin_folder, data) = (&journal.bin_folder, &journal.pgdata);
+    if let Some(PidFile { pid, .. }) = PidFile::read(data) {
+        // A killed postmaster whose parent has not taken note of its end yet still holds the lock on its data directory.
+        deadline::poll(ANSWERS, || (process::is_alive(pid) || process::status(pid).is_none()).then_some(()));
+    }
     let told_before = fs::metadata(log).map_or(0, |file| file.len());
     let mut command = user.command(&bin_folder.join("pg_ctl"));
     command.args(["start", "--no-wait", "--silent", "--pgdata"]).arg(data).arg("--log").arg(log);

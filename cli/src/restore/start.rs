@@ -14,7 +14,7 @@ use spock_recovery_cluster::{ServerUser, deadline};
 use super::check::{self, Ground, Options, Prepared, Rates};
 use super::error::{Error, Result};
 use super::journal::{self, Journal, SavedSlot, Seen, Step, Subscription};
-use super::pairs::{self, Verdict};
+use super::pairs::{self, Verdict, Window};
 use super::paths;
 use super::plan::{Facts, Plan};
 use super::server::{self, Watch};
@@ -520,7 +520,7 @@ fn copy_configuration(from: &Path, to: &Path, user: &ServerUser) -> Result<()> {
 
 const SUBSCRIPTIONS: &str =
     "SELECT s.subname, 'pg_' || s.oid, n.node_name, s.subslotname, s.subenabled, s.subtwophasestate <> 'd',
-       coalesce((to_jsonb(s) ->> 'subfailover')::boolean, false), coalesce(o.remote_lsn, '0/0')
+       coalesce((to_jsonb(s) ->> 'subfailover')::boolean, false), coalesce(o.remote_lsn, '0/0'), to_jsonb(s) ->> 'suborigin'
   FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
   LEFT JOIN spock.subscription v ON v.sub_id = s.oid LEFT JOIN spock.node n ON n.node_id = v.sub_origin
   LEFT JOIN pg_replication_origin_status o ON o.external_id = 'pg_' || s.oid
@@ -542,6 +542,7 @@ pub fn look(journal: &Journal, client: &mut Client) -> Result<Seen> {
             Some(two_phase),
             Some(failover),
             Some(applied),
+            origins,
         ] = row.as_slice()
         {
             seen.subscriptions.push(Subscription {
@@ -552,6 +553,7 @@ pub fn look(journal: &Journal, client: &mut Client) -> Result<Seen> {
                 enabled: enabled == "t",
                 two_phase: two_phase == "t",
                 failover: failover == "t",
+                own_only: origins.as_deref() == Some("none"),
                 applied: applied.parse().unwrap_or_default(),
             });
         }
@@ -596,12 +598,13 @@ pub fn everybody(ground: &Ground, options: &Options) -> Result<BTreeMap<String, 
 }
 
 /// What is wrong with the nodes together, once all of them are paused. None: some are not yet.
-pub fn verdict(journals: &BTreeMap<String, Journal>) -> Option<Verdict> {
-    let first = journals.values().next()?;
+pub fn verdict(ground: &Ground, journals: &BTreeMap<String, Journal>) -> Result<Option<Verdict>> {
+    let Some(first) = journals.values().next() else { return Ok(None) };
     let mut seen = BTreeMap::new();
     for node in first.cut.keys() {
-        let journal = journals.get(node).filter(|journal| journal.step >= Step::Paused && !journal.step.is_over())?;
-        seen.insert(node.clone(), journal.seen.clone()?);
+        let journal = journals.get(node).filter(|journal| journal.step >= Step::Paused && !journal.step.is_over());
+        let Some(own) = journal.and_then(|journal| journal.seen.clone()) else { return Ok(None) };
+        seen.insert(node.clone(), own);
     }
     let mut verdict = pairs::judge(&seen, &first.cut, first.drained, true);
     if !first.drained {
@@ -610,12 +613,39 @@ pub fn verdict(journals: &BTreeMap<String, Journal>) -> Option<Verdict> {
             verdict.findings.push(Error::NoSlot { node: node.clone(), reason }.to_string());
         }
     }
-    Some(verdict)
+    for window in verdict.windows.clone() {
+        let lost = match journals.get(&window.provider) {
+            Some(journal) => is_lost(ground, journal, &window),
+            None => Ok(true),
+        };
+        match lost {
+            Ok(false) => {}
+            Ok(true) => verdict.findings.push(window.finding()),
+            Err(error) => {
+                verdict.findings.push(format!("{}; whether that is so cannot be seen: {error}", window.finding()))
+            }
+        }
+    }
+    Ok(Some(verdict))
+}
+
+/// Whether something lies in a window.
+fn is_lost(ground: &Ground, journal: &Journal, window: &Window) -> Result<bool> {
+    let node = ground.repository.node(&journal.node)?;
+    let folders = [Some(&journal.pgdata), journal.before.as_ref()].into_iter().flatten();
+    let sources = Sources::of(&*ground.driver, node, folders.map(|data| super::scan::pg_wal(data)).collect())?;
+    let user = owner(ground, node, &journal.pgdata, journal.before.as_deref())?;
+    let Some(target) = &journal.target else { return Ok(true) };
+    let Some(history) = sources.history(target.timeline) else { return Ok(true) };
+    let backups = ground.driver.backups(node)?;
+    let base = backups.iter().find(|backup| backup.label == target.base);
+    let from = base.map_or(window.applied, |backup| backup.start_lsn);
+    super::scan::would_lose(node, &sources, &user, (history, from), window)
 }
 
 fn conclude(ground: &Ground, options: &Options, screen: &Screen) -> Result<()> {
     let journals = everybody(ground, options)?;
-    let Some(verdict) = verdict(&journals) else {
+    let Some(verdict) = verdict(ground, &journals)? else {
         let waiting: Vec<&str> = journals
             .values()
             .flat_map(|journal| journal.cut.keys())

@@ -12,6 +12,12 @@ const LONG_HEADER: u64 = 40;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub lsn: Lsn,
+    /// 0: none.
+    pub xid: u32,
+    /// Subtransactions of a commit.
+    pub subxacts: Vec<u32>,
+    /// Changes rows of a table that is no catalog.
+    pub writes: bool,
     /// In bytes, without page headers.
     pub length: u64,
     /// The time of a commit, of COMMIT PREPARED too.
@@ -28,12 +34,31 @@ impl Record {
         let rest = line.strip_prefix("rmgr: ")?;
         let (rmgr, rest) = rest.split_once(' ')?;
         let (head, desc) = rest.split_once(", desc: ")?;
-        let length = head.split_once('/')?.1.split_once(',')?.0.trim().parse().ok()?;
+        let length = head.split_once("): ")?.1.split_once('/')?.1.split_once(',')?.0.trim().parse().ok()?;
         let lsn = head.split_once(", lsn: ")?.1.split_once(',')?.0.trim().parse().ok()?;
-        let mut record = Record { lsn, length, commit: None, origin: None, restore_point: None };
+        let xid = head.split_once(", tx:")?.1.split_once(',')?.0.trim().parse().ok()?;
+        let mut record = Record {
+            lsn,
+            xid,
+            subxacts: Vec::new(),
+            writes: false,
+            length,
+            commit: None,
+            origin: None,
+            restore_point: None,
+        };
         match rmgr {
+            "Heap" | "Heap2" => record.writes = writes(desc),
             "Transaction" => {
                 record.commit = commit_time(desc);
+                if let Some((prepared, _)) = desc.strip_prefix("COMMIT_PREPARED ").and_then(|rest| rest.split_once(':'))
+                {
+                    record.xid = prepared.parse().ok()?;
+                }
+                record.subxacts = desc.split_once("; subxacts: ").map_or(Vec::new(), |(_, rest)| {
+                    let ids = rest.split(';').next().unwrap_or_default().split_whitespace();
+                    ids.filter_map(|id| id.parse().ok()).collect()
+                });
                 // The last one: the name of a prepared transaction may say anything.
                 record.origin = desc.rsplit_once("origin: node ").and_then(|(_, rest)| {
                     let (node, rest) = rest.split_once(", lsn ")?;
@@ -55,6 +80,15 @@ impl Record {
     pub fn end(&self, segment_size: u64) -> Lsn {
         end(self.lsn, self.length, segment_size)
     }
+}
+
+/// The kinds of records that decoding makes changes of, on a relation whose file number is no catalog's (FirstNormalObjectId).
+fn writes(desc: &str) -> bool {
+    let kinds = ["INSERT", "UPDATE", "HOT_UPDATE", "DELETE", "MULTI_INSERT"];
+    let of_user =
+        desc.split("rel ").skip(1).filter_map(|rest| rest.split(' ').next()?.split('/').nth(2)?.parse::<u32>().ok());
+    desc.starts_with("TRUNCATE")
+        || kinds.iter().any(|kind| desc.starts_with(kind)) && of_user.into_iter().any(|file| file >= 16_384)
 }
 
 /// `COMMIT 2026-11-26 23:30:01.123456 UTC; …`, `COMMIT_PREPARED 731: 2026-…`
@@ -123,6 +157,19 @@ mod tests {
         assert_eq!(parse("ReplicationOrigin", "DROP drop 2").origin, None);
         assert_eq!(parse("XLOG", "RESTORE_POINT a b").restore_point.as_deref(), Some("a b"));
         assert_eq!(Record::parse("first record is after 0/1, at 0/28, skipping over 9 bytes"), None);
+    }
+
+    #[test]
+    fn changes_of_users_tables_are_told_from_those_of_catalogs() {
+        let change = |desc: &str| parse("Heap", desc).writes;
+        assert!(change("INSERT+INIT off: 1, flags: 0x08, blkref #0: rel 1663/5/16385 blk 0"));
+        assert!(change("HOT_UPDATE old_xmax: 7, blkref #0: rel 1663/5/16385 blk 0") && change("TRUNCATE nrelids: 1"));
+        assert!(!change("INSERT off: 1, flags: 0x08, blkref #0: rel 1663/5/2613 blk 0"));
+        assert!(!change("LOCK xmax: 7, blkref #0: rel 1663/5/16385 blk 0"));
+        let commit =
+            parse("Transaction", "COMMIT 2026-11-26 23:30:01.123456 UTC; subxacts: 732 733; inval msgs: catcache 5");
+        assert_eq!((commit.xid, commit.subxacts), (731, vec![732, 733]));
+        assert_eq!(parse("Transaction", "COMMIT_PREPARED 99: 2026-11-26 23:30:01.123456 UTC").xid, 99);
     }
 
     #[test]
