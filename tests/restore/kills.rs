@@ -5,7 +5,7 @@ use spockctl::restore::journal::Step;
 use spockctl::restore::{Error, Moment, cancel, finish, start};
 
 use super::{Restores, done, ended, running, settled, step_of};
-use crate::cluster::Node;
+use crate::cluster::{Node, wait_for};
 use crate::restore_points::mesh_of;
 
 const BEFORE_FINISH: [Step; 6] =
@@ -35,6 +35,8 @@ fn die(restores: &Restores<'_>, node: &Node, step: Step, moment: Option<&Moment>
     // Its own server is the harness's until it is stopped.
     if let Some(pid) = running(node.data()).filter(|pid| node.postmaster_pid() != Some(*pid)) {
         process::kill_all(pid).expect("it can be killed");
+        // Its parent is nobody of the test's.
+        wait_for("its end to be noticed", || process::status(pid).is_none());
     }
 }
 

@@ -17,7 +17,6 @@ use crate::backup::nodes::{self, Place};
 use crate::backup::repository::{self, MeshNode, Repository};
 use crate::backup::take::size;
 use crate::backup::{Driver, driver};
-use crate::lsn::Lsn;
 use crate::screen::Screen;
 use crate::table;
 
@@ -236,7 +235,7 @@ fn one(
     let copy = base.map_or(0, |backup| bytes_of(&material.backups, backup));
     let replay = position.0.saturating_sub(start.0);
     if let Some(history) = material.sources.history(target.timeline) {
-        let missing = material.sources.missing(history, stop, Lsn(position.0.max(stop.0 + 1)));
+        let missing = material.sources.missing(history, stop, target.stop.needed().max(stop));
         if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
             let which = if missing.len() == 1 {
                 first.clone()

@@ -375,7 +375,8 @@ fn computed(
             ));
             Stop::Before { lsn: position }
         };
-        targets.insert(name, Target { stop, timeline: history.timeline, base: base.label.clone() });
+        let timeline = history.timeline_at(stop.needed());
+        targets.insert(name, Target { stop, timeline, base: base.label.clone() });
     }
     Ok(Plan { version: VERSION, moment: moment.clone(), drained: false, targets, remarks })
 }

@@ -57,6 +57,14 @@ impl Stop {
         }
     }
 
+    /// What a replay must have read to stop there: the record before which it stops is on its timeline, too.
+    pub fn needed(&self) -> Lsn {
+        match *self {
+            Stop::Point { end, .. } | Stop::After { end, .. } => end,
+            Stop::Before { lsn } => Lsn(lsn.0 + 1),
+        }
+    }
+
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         match self {
             Stop::Point { name, .. } => vec![("recovery_target_name", name.clone())],
