@@ -46,7 +46,7 @@ impl SqlError for BarrierError {
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
             BarrierError::IsClosed { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            BarrierError::NoPlace => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            BarrierError::NoPlace => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             BarrierError::NotQuiet { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
         }
     }
@@ -80,10 +80,14 @@ impl SqlError for BarrierError {
 /// is closed for it. A cancel ends the wait by an ERROR, and the transaction is aborted.
 pub fn before_commit() {
     let database = process::my_database();
-    if PASSES.get() || database == pgrx::pg_sys::InvalidOid {
+    let is_applying = origin::is_applying();
+    // A worker of this library writes nothing that is published, except where it applies. If it waited, it would wait
+    // with locks that the steps of a restore point need.
+    let is_internal = process::is_ours() && !is_applying;
+    if PASSES.get() || is_internal || database == pgrx::pg_sys::InvalidOid {
         return;
     }
-    let author = if origin::is_applying() || process::is_ours() { Author::AnotherNode } else { Author::ThisNode };
+    let author = if is_applying { Author::AnotherNode } else { Author::ThisNode };
     while let Some(closed) = gate::set_mark(database, author) {
         gate::wait_at(closed);
     }

@@ -243,10 +243,10 @@ pub enum DocumentKind {
     SubscriptionLabel,
     /// In a large object that the journal names.
     KeptRows,
+    /// In a large object that the journal names.
+    SlotFiles,
     /// In the label of the schema spock_internal.
     RestorePoints,
-    /// In a large object that the retention record names.
-    SlotFiles,
 }
 
 /// A document that cannot be read. It is left unchanged, and whatever depends on it stays as it is.

@@ -2,6 +2,7 @@
 //!
 //! A figure counts only if the result is right: each scenario compares what the nodes hold afterwards, and fails otherwise.
 
+mod barrier;
 mod bench;
 mod call;
 mod catch_up;
@@ -62,7 +63,7 @@ struct Group {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 11] = [
     Group { scenarios: &["small", "decode_limit"], run: catch_up::small },
     Group { scenarios: &["bulk_insert"], run: catch_up::bulk_insert },
     Group { scenarios: &["bulk_mixed"], run: catch_up::bulk_mixed },
@@ -72,6 +73,7 @@ const GROUPS: [Group; 10] = [
     Group { scenarios: &["rebuild", "row_compare", "size", "rebuild_spread"], run: whole_call::of_a_large_table },
     Group { scenarios: &["reconcile"], run: whole_call::reconcile },
     Group { scenarios: &["overhead"], run: overhead::overhead },
+    Group { scenarios: &["barrier"], run: barrier::barrier },
     Group { scenarios: &["memory"], run: memory::memory },
 ];
 

@@ -17,7 +17,7 @@ const fn cost(name: &'static str, unit: &'static str, goal: f64) -> Scenario {
     Scenario { name, unit, higher_is_better: false, goal }
 }
 
-pub const SCENARIOS: [Scenario; 14] = [
+pub const SCENARIOS: [Scenario; 15] = [
     rate("small", "tx/s", 2.0),
     rate("bulk_insert", "rows/s", 3.0),
     rate("bulk_mixed", "rows/s", 2.0),
@@ -32,6 +32,7 @@ pub const SCENARIOS: [Scenario; 14] = [
     cost("plan", "ms", 2.0),
     cost("reconcile", "s", 2.0),
     rate("overhead", "tx/s", 0.98),
+    rate("barrier", "tx/s", 0.99),
     cost("memory", "MB", 1.0),
 ];
 

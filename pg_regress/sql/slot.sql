@@ -25,6 +25,18 @@ SELECT origin_node, peer_node FROM spock.recovery_horizon();
 SELECT origin_node FROM spock.node_positions();
 SELECT check_name, status FROM spock.quick_health_check() ORDER BY check_name COLLATE "C";
 
+-- Restore points: what is refused, and what the list shows.
+SELECT spock.create_restore_point('');
+SELECT spock.create_restore_point(NULL);
+SELECT spock.create_restore_point('p', lease := '2 min');
+SELECT spock.drop_restore_point('p');
+SELECT restore_point, node_name, lsn IS NOT NULL AS lsn, timeline, held_ms > 0 AS held, quality FROM spock.create_restore_point('p');
+SELECT spock.create_restore_point('p');
+SELECT restore_point, quality, nodes, base_backup_before FROM spock.restore_points();
+SELECT spock.drop_restore_point('p');
+SELECT spock.create_restore_point('p');
+SELECT count(*) FROM spock.restore_points();
+
 -- Not in a transaction that has written: the slot would wait for it.
 BEGIN;
 CREATE TABLE written (i int);

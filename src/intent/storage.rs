@@ -143,16 +143,6 @@ pub fn forget() -> Result<bool, RegistryError> {
     }
 }
 
-/// Removes a journal that was written in another database or on another server, from a copy that is no node any more.
-/// The large objects that it names are then referred to by nothing, and vacuumlo removes them.
-pub fn forget_foreign() {
-    let Some(schema) = schema() else { return };
-    if matches!(Journal::read(text_in(Some(schema)).as_deref(), servers::here()), Stored::Foreign) {
-        seclabel::set_label(LabelTarget::Schema(schema), None);
-        references::refer_to(schema, &BTreeSet::new());
-    }
-}
-
 /// Returns a new random id.
 pub fn new_id() -> IntentId {
     IntentId::from_random(random::bytes())

@@ -1,5 +1,5 @@
-//! Core's hooks that this library uses: object access, utility commands, a transaction's commit and its end. src/worker decides
-//! what they mean; this file only installs them, and each calls the previous hook.
+//! Core's hooks that this library uses: object access, utility commands, a transaction's commit and its end. src/worker
+//! and src/barrier.rs decide what they mean; this file only installs them, and each calls the previous hook.
 //!
 //! An ERROR that is raised inside a hook is not this library's. A Rust frame that guards the call would catch core's
 //! ERROR and raise it anew without its context, position, constraint, table and column. Therefore the hooks of this
@@ -137,13 +137,10 @@ unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _a
         XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
     };
     let Some(callbacks) = CALLBACKS.get() else { return };
+    // SAFETY: reads this process's transaction state.
+    let has_id = unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId;
     match event {
-        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
-            // SAFETY: reads this process's transaction state.
-            if unsafe { pg_sys::GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId {
-                (callbacks.before_commit)();
-            }
-        }
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE if has_id => (callbacks.before_commit)(),
         // SAFETY: a variable of this process.
         XACT_EVENT_COMMIT => (callbacks.after_commit)(Some(LocalLsn(unsafe { pg_sys::XactLastCommitEnd }))),
         XACT_EVENT_PREPARE => (callbacks.after_commit)(Some(super::wal::inserted())),

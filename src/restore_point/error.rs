@@ -4,6 +4,7 @@ use crate::barrier::BarrierError;
 use crate::error::{SqlError, known_sqlstate};
 use crate::node::error::RegistryError;
 use crate::quoted::literal;
+use crate::slot::saved_storage::SaveError;
 use pgrx::PgSqlErrorCode;
 
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +13,7 @@ pub enum RestorePointError {
     NoNode,
     #[error("the schema spock_internal does not exist")]
     NoSchema,
-    #[error("{0}")]
+    #[error("name of a restore point {0}")]
     BadName(&'static str),
     #[error("{argument} must not be null")]
     NullArgument { argument: &'static str },
@@ -46,6 +47,8 @@ pub enum RestorePointError {
     #[error(transparent)]
     Barrier(#[from] BarrierError),
     #[error(transparent)]
+    Save(#[from] SaveError),
+    #[error(transparent)]
     Registry(#[from] RegistryError),
 }
 
@@ -68,14 +71,15 @@ impl SqlError for RestorePointError {
             E::NameUsed { .. } => PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
             E::Unknown { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             E::PeerSilent { .. } => PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
-            E::TooManyNodes => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            E::NoWorker => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+            E::TooManyNodes => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            E::NoWorker => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             E::WorkerEnded => PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION,
             E::Busy => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             E::PeerFailed { sqlstate, .. } | E::Reported { sqlstate, .. } => {
-                known_sqlstate(sqlstate).unwrap_or(PgSqlErrorCode::ERRCODE_CONNECTION_EXCEPTION)
+                known_sqlstate(sqlstate).unwrap_or(PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE)
             }
             E::Barrier(error) => error.sqlstate(),
+            E::Save(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
         }
     }
@@ -99,6 +103,7 @@ impl SqlError for RestorePointError {
             }
             E::Reported { detail, .. } if !detail.is_empty() => detail.clone(),
             E::Barrier(error) => return error.detail(),
+            E::Save(error) => return error.detail(),
             E::Registry(error) => return error.detail(),
             _ => return None,
         })
@@ -144,6 +149,7 @@ impl SqlError for RestorePointError {
             E::Reported { hint, .. } if !hint.is_empty() => hint.clone(),
             E::Reported { .. } => return None,
             E::Barrier(error) => return error.hint(),
+            E::Save(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
         })
     }

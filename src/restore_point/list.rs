@@ -182,11 +182,12 @@ pub struct Part {
     pub drained: bool,
 }
 
-/// The quality of a point, of all nodes' parts.
-pub fn quality(parts: &[Part]) -> Quality {
+/// The quality of a point, of all nodes' parts. `is_whole`: every node of the mesh takes part. What a node that does not
+/// has sent to one of the others and not to another is on its way.
+pub fn quality(parts: &[Part], is_whole: bool) -> Quality {
     if parts.is_empty() || parts.iter().any(|part| !part.held) {
         Quality::Loose
-    } else if parts.iter().all(|part| part.drained) {
+    } else if is_whole && parts.iter().all(|part| part.drained) {
         Quality::Drained
     } else {
         Quality::Cut

@@ -57,3 +57,17 @@ pub fn unreadable() -> Option<Unreadable> {
         _ => None,
     }
 }
+
+/// Removes the list of a database that is not a node any more, if it was written here.
+///
+/// # Errors
+/// If the list cannot be read: it then stays.
+pub fn forget() -> Result<(), RegistryError> {
+    let Some(target) = target() else { return Ok(()) };
+    seclabel::lock(target);
+    if RestorePoints::read(seclabel::label(target).as_deref(), servers::here()).own().map_err(is_unreadable)?.is_some()
+    {
+        seclabel::set_label(target, None);
+    }
+    Ok(())
+}

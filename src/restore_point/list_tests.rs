@@ -28,7 +28,8 @@ fn a_point_is_loose_unless_every_node_held_and_drained_only_if_every_node_is() {
         (vec![part(false, false), part(true, false)], Quality::Loose),
         (vec![], Quality::Loose),
     ] {
-        assert_eq!(quality(&parts), expected, "{parts:?}");
+        assert_eq!(quality(&parts, true), expected, "{parts:?}");
+        assert_eq!(quality(&parts, false), expected.min(Quality::Cut), "{parts:?}");
     }
 }
 

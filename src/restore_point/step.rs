@@ -13,8 +13,9 @@ use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::{interrupts, origin, prepared, process, wal};
+use crate::shmem;
 use crate::shmem::gate::Holds;
-use crate::slot::positions;
+use crate::slot::{positions, saved_storage};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,10 @@ pub struct Prepared {
     /// here, so it must be held back too.
     #[serde(default)]
     pub is_forwarded_to: bool,
+    /// A subscription of this node that cannot have passed its provider soon, so that nobody need wait for it: the name of
+    /// the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_behind: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,6 +149,8 @@ pub fn prepare(asked: &Prepare) -> Result<Prepared, RestorePointError> {
     let peers = NativeProvider.peers()?;
     let stranger = peers.iter().map(|peer| peer.name.as_str()).find(|name| !is_known(name)).map(str::to_owned);
     if stranger.is_none() {
+        // Here nobody waits for it, and when commits are held back there is little left to save.
+        save()?;
         list_storage::update(|list| {
             if list.has_used(&asked.name) {
                 let by_dropped = list.point(&asked.name).is_none();
@@ -160,7 +167,37 @@ pub fn prepare(asked: &Prepare) -> Result<Prepared, RestorePointError> {
             Ok(())
         })?;
     }
-    Ok(Prepared { node: local.name.to_string(), stranger, is_forwarded_to: is_forwarded_to()? })
+    let is_behind = is_behind(&asked.nodes)?;
+    Ok(Prepared { node: local.name.to_string(), stranger, is_forwarded_to: is_forwarded_to()?, is_behind })
+}
+
+/// About as much as an apply worker applies in the time for which commits may be held back.
+const SOON_BYTES: u64 = 16 << 20;
+
+/// One of these nodes from which a subscription here receives that is not running, or is far behind what that node's WAL
+/// was when it was last asked.
+fn is_behind(nodes: &[String]) -> Result<Option<String>, RestorePointError> {
+    for position in positions::own_positions()? {
+        let Some(origin) = position.origin.as_ref().filter(|origin| nodes.iter().any(|node| node == origin.as_str()))
+        else {
+            continue;
+        };
+        let kept_alive = kept_alive(position.subscription)?;
+        let passed = origin::progress(position.origin_id).max(kept_alive.unwrap_or_default());
+        let end = end_of(origin.as_str());
+        if kept_alive.is_none() || end.0.saturating_sub(passed.0) > SOON_BYTES {
+            return Ok(Some(origin.to_string()));
+        }
+    }
+    Ok(None)
+}
+
+/// Where the WAL of a peer ended when it was last asked; 0/0: it was not.
+fn end_of(node: &str) -> OriginLsn {
+    let mut shared = shmem::lock();
+    let Some(index) = shared.index_of(process::my_database()) else { return OriginLsn::ZERO };
+    let ends = shared.peers(index).iter().filter(|peer| peer.node_name.as_str() == node).map(|peer| peer.wal_end);
+    ends.max().unwrap_or_default()
 }
 
 fn is_forwarded_to() -> Result<bool, RestorePointError> {
@@ -176,8 +213,10 @@ pub fn close(asked: &Close) -> Result<ClosedAt, RestorePointError> {
     Ok(ClosedAt { end: barrier::close(asked.number, holds, lease)? })
 }
 
-/// Saves what a restore needs and WAL does not have. It is committed before the restore point's record is written.
+/// Saves the recovery slot's files, which a restore needs and WAL does not have. It is committed before the restore point's
+/// record is written. Where they have not changed since they were saved, nothing is written.
 pub fn save() -> Result<(), RestorePointError> {
+    saved_storage::save_now()?;
     Ok(())
 }
 
@@ -254,14 +293,19 @@ fn has_passed(wanted: &Wanted) -> Result<bool, RestorePointError> {
     if origin::progress(wanted.origin_id) >= wanted.end {
         return Ok(true);
     }
-    let question = "SELECT latest_end_lsn FROM pg_catalog.pg_stat_subscription
-                     WHERE subid = $1 AND relid IS NULL AND leader_pid IS NULL AND latest_end_lsn IS NOT NULL";
-    let kept_alive = Spi::connect(|client| {
-        let rows = prepared::select(client, question, Some(1), &[wanted.subscription.into()])?;
+    Ok(kept_alive(wanted.subscription)?.is_some_and(|position| position >= wanted.end))
+}
+
+/// The position of the last keepalive that the subscription's apply worker has processed; 0/0: none yet. None: no worker
+/// runs.
+fn kept_alive(subscription: Oid) -> Result<Option<OriginLsn>, RestorePointError> {
+    let question = "SELECT coalesce(latest_end_lsn, '0/0') FROM pg_catalog.pg_stat_subscription
+                     WHERE subid = $1 AND relid IS NULL AND leader_pid IS NULL AND pid IS NOT NULL";
+    Ok(Spi::connect(|client| {
+        let rows = prepared::select(client, question, Some(1), &[subscription.into()])?;
         match rows.into_iter().next() {
             Some(row) => row.get::<OriginLsn>(1),
             None => Ok(None),
         }
-    })?;
-    Ok(kept_alive.is_some_and(|position| position >= wanted.end))
+    })?)
 }

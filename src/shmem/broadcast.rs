@@ -64,6 +64,8 @@ pub struct PointJob {
     /// The manager has asked for it, by spock.restore_point_interval.
     pub is_automatic: bool,
     pub error: JobError,
+    /// Why the point that was made is no better than it is.
+    pub note: ShortText,
 }
 
 #[repr(C)]
@@ -123,6 +125,7 @@ impl PointJob {
         drain: true,
         is_automatic: false,
         error: JobError::NONE,
+        note: ShortText::EMPTY,
     };
 }
 

@@ -5,6 +5,7 @@
 //! with the commit of the caller's transaction, so a backup never has a half of it.
 
 use super::on_disk::{self, State};
+use super::record_storage;
 use super::saved::Saved;
 use crate::document::{DocumentError, DocumentKind, Unreadable};
 use crate::error::SqlError;
@@ -149,8 +150,8 @@ pub enum Saver {
     Session,
 }
 
-/// Saves the files of the slot, and returns them as they were read. Nothing is written if these files are saved already. Needs a snapshot; what is written
-/// takes effect with the commit.
+/// Saves the files of the slot, and returns them as they were read. Nothing is written if these files are saved already.
+/// Needs a snapshot; what is written takes effect with the commit.
 ///
 /// # Errors
 /// If the files cannot be read; if what was saved before cannot be read, which is then not written over; or if the slot's
@@ -174,6 +175,30 @@ pub fn save(name: &str, generation: u64, saver: Saver) -> Result<(SaveOutcome, O
         let saved = Saved::new(servers::here(), generation, &state, state_file, snap_file);
         Ok((store(&saved, known, saver)?, Some(saved)))
     })
+}
+
+/// A session that has saved the files first at the same time wins once.
+const TRIES: u32 = 3;
+
+/// Saves the files of this database's recovery slot for a session. Returns the slot's name and what is saved. The latter
+/// is None if there is no slot, or only an invalidated one: then there is nothing to save. Needs a snapshot; what is
+/// written takes effect with the commit.
+///
+/// # Errors
+/// As [`save`]; or if the slot does not stand still.
+pub fn save_now() -> Result<(Option<String>, Option<Saved>), SaveError> {
+    let Some(record) = record_storage::read()? else { return Ok((None, None)) };
+    let name = record.slot;
+    if slot::find_here(&name)?.is_none_or(|found| found.is_invalid) {
+        return Ok((Some(name), None));
+    }
+    for _ in 0..TRIES {
+        let outcome = save(&name, record.generation, Saver::Session)?;
+        if let (SaveOutcome::Written | SaveOutcome::Unchanged, Some(saved)) = outcome {
+            return Ok((Some(name), Some(saved)));
+        }
+    }
+    Err(SaveError::Moves { slot: name })
 }
 
 /// Stores what is to be saved. `known`: the object that the journal names, which is locked.

@@ -22,6 +22,7 @@ use crate::pg::text::Text;
 use crate::pg::{catalog, process, wal};
 use crate::reconcile::kept;
 use crate::restore_point::list::RestorePoints;
+use crate::restore_point::list_storage;
 use crate::shmem::{self, PeerEntry, PeerKey};
 use crate::slot::documents;
 use crate::slot::record::RetentionRecord;
@@ -67,9 +68,9 @@ fn node_create(node_name: Option<Name>, dsn: Option<Text>) -> Oid {
 fn node_drop(node_name: Option<Name>, ifexists: Option<bool>) -> bool {
     let name = required(node_name, "node_name", NODE_DROP);
     let is_dropped = registry::drop_node(&name.0, required(ifexists, "ifexists", NODE_DROP), LEAVE).or_raise();
-    // The local node goes with its peers. The manager removes a journal of this database.
+    // The local node goes with its peers.
     if is_dropped && servers::servers().or_raise().is_empty() {
-        storage::forget_foreign();
+        list_storage::forget().or_raise();
     }
     is_dropped
 }

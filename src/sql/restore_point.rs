@@ -15,7 +15,7 @@ use crate::recover::error::RecoverError;
 use crate::recover::source::{self, Source};
 use crate::remote::argument;
 use crate::restore_point::error::RestorePointError;
-use crate::restore_point::list::{Backup, Point, PointNode, RestorePoints};
+use crate::restore_point::list::{Backup, Point, PointNode, Quality, RestorePoints};
 use crate::restore_point::list_storage;
 use crate::restore_point::step::{self, Forget};
 use crate::shmem::{self, JobState, PointJob};
@@ -83,13 +83,13 @@ fn row(point: &Point, node: &PointNode) -> Row {
 fn checked_name(name: Option<Name>) -> Result<String, RestorePointError> {
     let Name(name) = name.ok_or(RestorePointError::NullArgument { argument: "restore_point" })?;
     let wrong = if name.trim().is_empty() {
-        Some("name of a restore point must not be empty")
+        Some("must not be empty")
     } else if name.len() > MAX_NAME {
-        Some("name of a restore point is too long")
+        Some("is too long")
     } else if name.chars().any(char::is_control) {
-        Some("name of a restore point must not contain control characters")
+        Some("must not contain control characters")
     } else if name.contains(char::REPLACEMENT_CHARACTER) {
-        Some("name of a restore point is not valid in UTF-8")
+        Some("is not valid in UTF-8")
     } else {
         None
     };
@@ -131,8 +131,18 @@ fn make(name: &str, lease_ms: u32, drain: bool) -> Result<Point, RestorePointErr
         shmem::lock().point_job(index).state = JobState::None;
         return Err(RestorePointError::NoWorker);
     }
-    wait_for(index, number)?;
-    list_storage::read()?.point(name).cloned().ok_or(RestorePointError::WorkerEnded)
+    let note = wait_for(index, number)?;
+    let point = list_storage::read()?.point(name).cloned().ok_or(RestorePointError::WorkerEnded)?;
+    if drain && point.quality != Quality::Drained && !note.is_empty() {
+        let quality = point.quality.as_str();
+        ereport!(
+            PgLogLevel::NOTICE,
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!("restore point \"{name}\" is {quality}, not drained: {note}"),
+            "It can be restored to; what is on its way then arrives afterwards."
+        );
+    }
+    Ok(point)
 }
 
 /// The entry of this database, once a manager runs.
@@ -160,14 +170,14 @@ fn pause() {
 /// A worker that has not begun within this time never will: its start was refused after it was registered.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
-fn wait_for(index: usize, number: u64) -> Result<(), RestorePointError> {
+fn wait_for(index: usize, number: u64) -> Result<String, RestorePointError> {
     let begun = Instant::now();
     loop {
         let job = *shmem::lock().point_job(index);
         let error = job.error;
         match job.state {
             _ if job.number != number => return Err(RestorePointError::WorkerEnded),
-            JobState::Done => return Ok(()),
+            JobState::Done => return Ok(job.note.as_str().to_owned()),
             JobState::Asked if begun.elapsed() > START_PATIENCE => {
                 shmem::lock().point_job(index).state = JobState::None;
                 return Err(RestorePointError::NoWorker);

@@ -7,14 +7,11 @@ use crate::lsn::LocalLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::name::Name;
-use crate::pg::{process, slot};
+use crate::pg::process;
 use crate::slot::error::SlotError;
-use crate::slot::saved_storage::{self, SaveError, SaveOutcome, Saver};
-use crate::slot::{record_storage, saved::Saved};
+use crate::slot::saved::Saved;
+use crate::slot::saved_storage;
 use pgrx::prelude::*;
-
-/// A session that has saved the files first at the same time wins once.
-const TRIES: u32 = 3;
 
 /// Saves the files of the recovery slot, so that they are in WAL and in every backup with the commit of the caller.
 /// Returns what is saved. `saved` is false, and the positions are null, if there is no slot, or only an invalidated one:
@@ -35,31 +32,11 @@ fn save_recovery_slot() -> TableIterator<
     if NativeProvider.local_node().or_raise().is_none() {
         raise(&SlotError::NoNode);
     }
-    let record = record_storage::read().or_raise();
-    let name = record.as_ref().map(|record| record.slot.clone());
-    let usable = match &record {
-        Some(record) => slot::find_here(&record.slot).or_raise().filter(|found| !found.is_invalid),
-        None => None,
-    };
-    let row = match (record, usable) {
-        (Some(record), Some(_)) => {
-            let head = save(&record.slot, record.generation).or_raise().head;
-            (Some(Name(head.slot)), Some(head.restart), Some(head.confirmed), true)
-        }
-        _ => (name.map(Name), None, None, false),
+    let row = match saved_storage::save_now().or_raise() {
+        (name, Some(Saved { head, .. })) => (name.map(Name), Some(head.restart), Some(head.confirmed), true),
+        (name, None) => (name.map(Name), None, None, false),
     };
     TableIterator::once(row)
-}
-
-fn save(name: &str, generation: u64) -> Result<Saved, SaveError> {
-    for _ in 0..TRIES {
-        if let (SaveOutcome::Written | SaveOutcome::Unchanged, Some(saved)) =
-            saved_storage::save(name, generation, Saver::Session)?
-        {
-            return Ok(saved);
-        }
-    }
-    Err(SaveError::Moves { slot: name.to_owned() })
 }
 
 /// The saved files: one row, or none if nothing is saved. It works on a server that is in recovery, too.

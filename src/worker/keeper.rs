@@ -129,16 +129,7 @@ impl Keeper {
     pub fn look(&mut self, peers: Option<&[Peer]>) -> Result<KeeperRound, RegistryError> {
         self.read_record()?;
         let entry = shmem::lock().databases()[self.index].slot;
-        let mut round = KeeperRound {
-            record: self.record.clone(),
-            job: SlotJob::Nothing,
-            view: View::of(self.record.as_ref()),
-            nodes: peers.unwrap_or_default().iter().map(|peer| (peer.name.to_string(), peer.id)).collect(),
-            nap: guc::manager_naptime(),
-            tables: HashMap::new(),
-            requested: None,
-            files: SlotFiles::Leave,
-        };
+        let mut round = self.begin_round(peers.unwrap_or_default());
         let found = match &self.record {
             Some(record) => slot::find_here(&record.slot)?,
             None => None,
@@ -192,6 +183,20 @@ impl Keeper {
             }
         }
         Ok(round)
+    }
+
+    /// A round that has decided nothing yet.
+    fn begin_round(&self, peers: &[Peer]) -> KeeperRound {
+        KeeperRound {
+            record: self.record.clone(),
+            job: SlotJob::Nothing,
+            view: View::of(self.record.as_ref()),
+            nodes: peers.iter().map(|peer| (peer.name.to_string(), peer.id)).collect(),
+            nap: guc::manager_naptime(),
+            tables: HashMap::new(),
+            requested: None,
+            files: SlotFiles::Leave,
+        }
     }
 
     /// Runs after the commit: publishes what was decided and begins the job. Returns how long the manager may sleep.

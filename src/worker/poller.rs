@@ -3,10 +3,12 @@
 //!
 //! It survives a restart of its manager, and exits when its entry is taken from it or when no manager has come back.
 
+mod asking;
 mod commands;
 mod storing;
 
 use crate::failpoint::{self, names};
+use crate::guc;
 use crate::health::judge::{NO_ROUTE, OWN_ERROR};
 use crate::identity::DatabaseIdentity;
 use crate::lsn::OriginLsn;
@@ -15,18 +17,15 @@ use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Route};
 use crate::node::servers::{self, NodeServer, Role};
 use crate::node_name::NodeName;
-use crate::older_copy::{Former, first_of, forks_from_text};
+use crate::older_copy::{Former, first_of};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction};
 use crate::plan::readiness::Readiness;
-use crate::recover::source::{from_ascii, in_ascii};
-use crate::remote::argument;
 use crate::remote::connection::Connection;
 use crate::remote::error::RemoteError;
-use crate::shmem::{self, CloneEntry, NONE_CONFIRMED, OwnConfirmed, PeerEntry, PeerKey, PeerState, Shared, TargetSays};
+use crate::shmem::{self, CloneEntry, OwnConfirmed, PeerEntry, PeerKey, PeerState, Shared, TargetSays};
 use crate::slot::positions;
-use crate::{guc, protocol};
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::Oid;
 use std::cell::Cell;
@@ -42,18 +41,6 @@ const READINESS_POLLS: u32 = 5;
 
 /// A peer that was to be asked at once and has not answered is asked again after this time at the latest.
 const CALLED_RETRY: Duration = Duration::from_millis(500);
-
-const IDENTITY: &str = "SELECT node_name, system_identifier, database, timeline, wal_end, \
-                        started_at_lsn, timeline_forks, \
-                        (extract(epoch FROM started_at - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, \
-                        pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'protocol_version' FROM";
-
-/// What it costs the peer to list what its slot may have released is spent only where that matters (`asks_released`).
-const RELEASED: &str = "SELECT origin_node, max(released_lsn) FROM spock.recovery_horizon() GROUP BY origin_node";
-
-const POSITIONS: &str = "SELECT origin_node, applied_lsn, passed_lsn, \
-                         (extract(epoch FROM commit_timestamp - '2000-01-01 00:00:00+00') * 1000000)::pg_catalog.int8, ready, \
-                         subscription, origin_id FROM spock.node_positions(true::pg_catalog.bool)";
 
 thread_local! {
     /// The indexes of the database and of the peer whose entry this process has taken.
@@ -298,7 +285,7 @@ impl Poller {
         let Some((_, connection)) = &mut self.connection else {
             return Err(RemoteError::Lost("no connection".to_owned()));
         };
-        transaction::run_without_snapshot(|| ask_all(connection, question))
+        transaction::run_without_snapshot(|| asking::ask_all(connection, question))
     }
 
     fn note_question(&self) {
@@ -341,145 +328,6 @@ impl Poller {
             }
         }
     }
-}
-
-fn ask_all(connection: &mut Connection, question: &PollQuestion) -> Result<PollAnswer, RemoteError> {
-    let asked_at = Monotonic::now();
-    connection.require_extension()?;
-    let rows = connection.query(&format!("{IDENTITY} {}.node_identity() i", connection.internal_schema()), 9)?;
-    let Some(row) = rows.first() else {
-        return Err(RemoteError::Unexpected("it is not a node (spock.node_create was not called there)".to_owned()));
-    };
-    let wal_end: OriginLsn = row.optional(4)?.unwrap_or_default();
-    let own = ask_own_confirmed(connection, question, wal_end)?;
-    let positions = ask_positions(connection)?;
-    let released = question.asks_released.then(|| ask_released(connection)).transpose()?;
-    let clones = ask_clones(connection, question)?;
-    Ok(PollAnswer {
-        readiness: ask_readiness(connection, question)?,
-        node_name: row.value(0)?,
-        identity: DatabaseIdentity { system_identifier: row.value(1)?, database: row.value(2)? },
-        timeline: row.value(3)?,
-        wal_end,
-        start: row.optional(5)?.unwrap_or_default(),
-        forks: forks_from_text(&row.value::<String>(6)?)
-            .ok_or_else(|| RemoteError::Unexpected("timelines in another form".to_owned()))?,
-        started_at: Timestamp(row.value(7)?),
-        // Version 0.1.0 does not have this column.
-        protocol: row.optional(8)?.unwrap_or(protocol::UNTOLD),
-        positions,
-        released,
-        own,
-        clones,
-        asked_at,
-    })
-}
-
-/// Returns how far this node's slots are confirmed at the peer, but no further than `wal_end`, the end of WAL that it has
-/// reported before. What that covers was applied here before, and is durable by the time the reading is used, because
-/// this node's WAL is flushed in between.
-fn ask_own_confirmed(
-    connection: &mut Connection,
-    question: &PollQuestion,
-    wal_end: OriginLsn,
-) -> Result<OwnConfirmed, RemoteError> {
-    let mut own = NONE_CONFIRMED;
-    for (place, (subscription, slot)) in own.iter_mut().zip(&question.own) {
-        let slot = pgrx::spi::quote_literal(slot);
-        let confirmed = connection.query(
-            &format!(
-                "SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots \
-                 WHERE slot_name = {slot} AND confirmed_flush_lsn IS NOT NULL"
-            ),
-            1,
-        )?;
-        if let Some(row) = confirmed.first() {
-            *place = (*subscription, row.value::<OriginLsn>(0)?.min(wal_end));
-        }
-    }
-    Ok(own)
-}
-
-fn ask_positions(connection: &mut Connection) -> Result<Vec<Position>, RemoteError> {
-    let mut positions = Vec::new();
-    for row in connection.query(POSITIONS, 7)? {
-        positions.push(Position {
-            origin: row.optional(0)?,
-            applied: row.optional(1)?.unwrap_or_default(),
-            passed: row.optional(2)?.unwrap_or_default(),
-            committed_at: Timestamp(row.optional(3)?.unwrap_or(0)),
-            is_ready: row.value::<String>(4)? == "t",
-            subscription: row.value(5)?,
-            origin_id: row.value(6)?,
-        });
-    }
-    Ok(positions)
-}
-
-fn ask_released(connection: &mut Connection) -> Result<Vec<(String, OriginLsn)>, RemoteError> {
-    let rows = match connection.query(RELEASED, 2) {
-        Ok(rows) => rows,
-        // The peer does not tell; the rest of its answer counts all the same.
-        Err(RemoteError::Peer { .. }) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let released = rows.iter().filter_map(|row| row.optional::<String>(0).ok()?.zip(row.optional(1).ok()?));
-    Ok(released.collect())
-}
-
-/// Asks of each clone that was made for the peer whether its recovery is unfinished. A clone of which the peer cannot
-/// tell is left out.
-fn ask_clones(
-    connection: &mut Connection,
-    question: &PollQuestion,
-) -> Result<Vec<(CloneEntry, TargetSays)>, RemoteError> {
-    let mut clones = Vec::new();
-    for clone in &question.clones {
-        let schema = connection.internal_schema();
-        match connection.query(&format!("SELECT {schema}.recovery_is_open({})", argument::uuid(Some(clone.intent))), 1)
-        {
-            Ok(rows) => {
-                let is_open: Option<String> = rows.first().map(|row| row.value(0)).transpose()?;
-                match is_open.as_deref() {
-                    Some("t") => clones.push((*clone, TargetSays::Unfinished)),
-                    Some("f") => clones.push((*clone, TargetSays::Ended)),
-                    _ => (),
-                }
-            }
-            // The peer cannot tell whether that recovery is open. That is no verdict, and the rest of its answer counts
-            // all the same.
-            Err(RemoteError::Peer { .. }) => (),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(clones)
-}
-
-/// Returns None if the peer is not to be asked, or if its version of the extension cannot tell.
-fn ask_readiness(connection: &mut Connection, question: &PollQuestion) -> Result<Option<Readiness>, RemoteError> {
-    let Some((name, identity)) = &question.local else { return Ok(None) };
-    // The function is looked up first: a call of one that does not exist would be an ERROR in the peer's log.
-    let schema = connection.internal_schema();
-    let is_there = format!(
-        "SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
-         WHERE n.nspname = '{schema}' AND p.proname = 'peer_readiness'"
-    );
-    if connection.query(&is_there, 0)?.is_empty() {
-        return Ok(None);
-    }
-    let asked = format!(
-        "{schema}.peer_readiness({}, {}, {}::pg_catalog.oid)",
-        argument::name(name),
-        argument::text(Some(&identity.system_identifier.to_string())),
-        identity.database
-    );
-    let text: Option<String> = match connection.query(&in_ascii(&asked), 1) {
-        Ok(rows) => rows.first().map(|row| row.optional(0)).transpose()?.flatten(),
-        // The peer cannot tell; the rest of its answer counts all the same.
-        Err(RemoteError::Peer { .. }) => None,
-        Err(error) => return Err(error),
-    };
-    Ok(text.and_then(|text| serde_json::from_str(&from_ascii(&text)?).ok()))
 }
 
 /// Returns what is reported of a peer that could not be asked. A peer that answers with an ERROR may be a node all the

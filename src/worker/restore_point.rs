@@ -60,7 +60,7 @@ fn take_job(index: usize, database: Oid) -> Option<PointJob> {
 }
 
 /// Publishes what has come of the job.
-fn finish(index: usize, outcome: &Result<Quality, RestorePointError>) {
+fn finish(index: usize, outcome: &Result<String, RestorePointError>) {
     let mut error = JobError::NONE;
     if let Err(failure) = outcome {
         error.sqlstate = crate::error::unpack_sqlstate(failure.sqlstate() as i32);
@@ -73,6 +73,7 @@ fn finish(index: usize, outcome: &Result<Quality, RestorePointError>) {
         shared.end_broadcasts(index);
         let job = shared.point_job(index);
         job.error = error;
+        job.note.set(outcome.as_deref().unwrap_or_default());
         job.state = if outcome.is_ok() { JobState::Done } else { JobState::Failed };
         job.worker_pid = 0;
         job.asked_by
@@ -116,9 +117,13 @@ struct Making<'a> {
     /// By the names of the nodes.
     progress: BTreeMap<String, Progress>,
     must_be_loose: bool,
+    /// Some subscription is too far behind to be waited for.
+    is_behind: bool,
+    /// Why the point is no better than it is.
+    note: String,
 }
 
-fn make(index: usize, job: &PointJob) -> Result<Quality, RestorePointError> {
+fn make(index: usize, job: &PointJob) -> Result<String, RestorePointError> {
     let (local, peers) = transaction::run(|| {
         let local = NativeProvider.local_node()?.ok_or(RestorePointError::NoNode)?;
         Ok::<_, RestorePointError>((local, NativeProvider.peers()?))
@@ -133,6 +138,8 @@ fn make(index: usize, job: &PointJob) -> Result<Quality, RestorePointError> {
         number: number.max(1),
         progress: BTreeMap::new(),
         must_be_loose: false,
+        is_behind: false,
+        note: String::new(),
     };
     if job.drain
         && let Some((node, why)) = making.peers.absent.first()
@@ -145,7 +152,10 @@ fn make(index: usize, job: &PointJob) -> Result<Quality, RestorePointError> {
     let opened = making.open();
     failpoint::hit(names::RESTORE_POINT_OPENED);
     match made {
-        Ok(()) => making.record(opened),
+        Ok(()) => {
+            making.record(opened)?;
+            Ok(making.note)
+        }
         Err(error) => {
             making.forget();
             Err(error)
@@ -181,10 +191,12 @@ impl Making<'_> {
         let asked = Asked::writing(step::PREPARE, &argument, guc::peer_timeout());
         let answers = self.peers.ask(&asked)?;
         let mut holds_all = own.is_forwarded_to;
+        self.note_behind(&own);
         let mut refused = None;
         for (node, answer) in answers {
             let outcome = answer.and_then(|text| asking::answer::<Prepared>(&node, &text)).and_then(|answer| {
                 holds_all |= answer.is_forwarded_to;
+                self.note_behind(&answer);
                 match answer.stranger {
                     _ if answer.node != node => Err(RestorePointError::PeerSilent {
                         node: node.clone(),
@@ -211,6 +223,20 @@ impl Making<'_> {
         }
     }
 
+    fn note_behind(&mut self, prepared: &Prepared) {
+        if let Some(provider) = &prepared.is_behind {
+            self.is_behind = true;
+            self.note(format!("node \"{}\" is too far behind node \"{provider}\" to be waited for", prepared.node));
+        }
+    }
+
+    /// Keeps the first reason.
+    fn note(&mut self, why: String) {
+        if self.note.is_empty() {
+            self.note = why;
+        }
+    }
+
     /// Closes every gate, and writes the records while all are closed.
     fn close_and_mark(&mut self, holds_all: bool) -> Result<(), RestorePointError> {
         let closed_at = Monotonic::now();
@@ -224,7 +250,7 @@ impl Making<'_> {
                 Ok(closed) => self.of(&node).end = Some(OriginLsn(closed.end.0)),
                 Err(error) if error.sqlstate() == pgrx::PgSqlErrorCode::ERRCODE_OBJECT_IN_USE => return Err(error),
                 Err(error) => {
-                    pgrx::log!("restore point \"{}\" will be loose: node \"{node}\": {error}", self.name);
+                    self.note(format!("node \"{node}\": {error}"));
                     self.must_be_loose = true;
                 }
             }
@@ -232,7 +258,7 @@ impl Making<'_> {
         failpoint::hit(names::RESTORE_POINT_CLOSED);
         let drain_until = self.lease() * DRAIN_PART.0 / DRAIN_PART.1;
         let left = drain_until.saturating_sub(Monotonic::now().since(closed_at));
-        let may_drain = self.job.drain && !self.must_be_loose && !holds_all;
+        let may_drain = self.job.drain && !self.must_be_loose && !holds_all && !self.is_behind;
         let ends = self.progress.iter().filter_map(|(node, known)| Some((node.clone(), known.end?))).collect();
         let wait_ms = if may_drain { left.as_millis() as u32 } else { 0 };
         let argument = asking::json(&Mark { name: self.name.clone(), wait_ms, ends });
@@ -242,10 +268,15 @@ impl Making<'_> {
         let answers = self.peers.collect(command);
         for (node, answer) in answers.into_iter().chain([(self.local.clone(), own)]) {
             match answer.and_then(|text| asking::answer::<Marked>(&node, &text)) {
-                Ok(marked) => self.of(&node).marked = Some(marked),
+                Ok(marked) => {
+                    if !marked.drained {
+                        self.note(format!("node \"{node}\" had not received everything in time"));
+                    }
+                    self.of(&node).marked = Some(marked);
+                }
                 Err(error) if self.job.drain || node == self.local => return Err(error),
                 Err(error) => {
-                    pgrx::log!("restore point \"{}\" leaves out node \"{node}\": {error}", self.name);
+                    self.note(format!("node \"{node}\": {error}"));
                     self.must_be_loose = true;
                 }
             }
@@ -262,21 +293,30 @@ impl Making<'_> {
         let answers = self.peers.collect(command?);
         for (node, answer) in answers.into_iter().chain([(self.local.clone(), own)]) {
             match answer.and_then(|text| asking::answer::<OpenedAfter>(&node, &text)) {
-                Ok(opened) => self.of(&node).opened = Some(opened),
-                Err(error) => pgrx::log!("restore point \"{}\" is loose: node \"{node}\": {error}", self.name),
+                Ok(opened) => {
+                    if !opened.held {
+                        self.note = format!("the lease had run out on node \"{node}\" before all records were written");
+                    }
+                    self.of(&node).opened = Some(opened);
+                }
+                Err(error) => self.note(format!("node \"{node}\": {error}")),
             }
         }
         Ok(())
     }
 
     /// Enters in every list what has come of the point.
-    fn record(&mut self, opened: Result<(), RestorePointError>) -> Result<Quality, RestorePointError> {
+    fn record(&mut self, opened: Result<(), RestorePointError>) -> Result<(), RestorePointError> {
         let part = |known: &Progress| Part {
             held: known.opened.as_ref().is_some_and(|opened| opened.held) && known.end.is_some(),
             drained: known.marked.as_ref().is_some_and(|marked| marked.drained),
         };
         let parts: Vec<Part> = self.progress.values().map(part).collect();
-        let quality = if self.must_be_loose || opened.is_err() { Quality::Loose } else { quality(&parts) };
+        let quality = if self.must_be_loose || opened.is_err() {
+            Quality::Loose
+        } else {
+            quality(&parts, self.peers.absent.is_empty())
+        };
         let nodes = self.progress.iter().map(|(node, known)| PointNode {
             node: node.clone(),
             lsn: known.marked.as_ref().map(|marked| marked.lsn),
@@ -298,7 +338,7 @@ impl Making<'_> {
                 pgrx::warning!("node \"{node}\" lists restore point \"{}\" as loose: {error}", self.name);
             }
         }
-        Ok(quality)
+        Ok(())
     }
 
     fn of(&mut self, node: &str) -> &mut Progress {

@@ -191,6 +191,7 @@ fn the_sqlstates_of_the_reference_are_those_of_the_sources() {
     let page = read("docs/reference/errors.md");
     let mut table = rows(section(&page, "## Errors of a recovery"));
     table.extend(rows(section(&page, "## Errors of nodes and slots")));
+    table.extend(rows(section(&page, "## Errors of restore points")));
     let is_sqlstate =
         |word: &&str| word.len() == 5 && word.chars().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase());
     let (mut compared, mut faults) = (0, Vec::new());

@@ -22,19 +22,29 @@ fn no_node_holds_more_of_another_than_that_one_has_at_any_point_under_load() {
             let row = node.rows(&statement).remove(0);
             let value = |at: usize| row[at].clone().unwrap_or_default();
             assert_eq!(value(2), "3", "p{number}: {row:?}");
-            told.push((value(0), value(1).parse::<f64>().expect("milliseconds")));
+            told.push((format!("p{number}"), value(0), value(1).parse::<f64>().expect("milliseconds")));
         }
     });
-    let points = judge::points(&cluster, &begin);
+    let judged = judge::judge(&cluster, &begin);
+    let points = &judged.points;
     assert_eq!(points.len(), count);
     let bad: Vec<_> = points.iter().map(|(name, point)| (name, judge::inconsistent(point))).collect();
     let bad: Vec<_> = bad.into_iter().filter(|(_, found)| !found.is_empty()).collect();
     assert!(bad.is_empty(), "{bad:?}");
-    assert!(points.values().all(|point| point.len() == 3 && point.values().all(|seen| seen.applied.len() == 2)));
-    let mut held: Vec<f64> = told.iter().map(|(_, held)| *held).collect();
+    // Nobody may have applied anything of another yet at the first ones.
+    let last = &points[&format!("p{}", count - 1)];
+    assert!(points.values().all(|point| point.len() == 3) && last.values().all(|seen| seen.applied.len() == 2));
+    let is_drained = |name: &str| told.iter().any(|(told, quality, _)| told == name && quality == "drained");
+    let lies: Vec<_> = points
+        .iter()
+        .filter(|(name, _)| is_drained(name))
+        .flat_map(|(name, point)| judged.undrained(point).into_iter().map(move |found| format!("{name}: {found}")))
+        .collect();
+    assert!(lies.is_empty(), "{lies:?}");
+    let mut held: Vec<f64> = told.iter().map(|(_, _, held)| *held).collect();
     held.sort_by(f64::total_cmp);
-    let drained = told.iter().filter(|(quality, _)| quality == "drained").count();
-    let loose = told.iter().filter(|(quality, _)| quality == "loose").count();
+    let drained = told.iter().filter(|(_, quality, _)| quality == "drained").count();
+    let loose = told.iter().filter(|(_, quality, _)| quality == "loose").count();
     println!(
         "restore points: {count}, drained {drained}, loose {loose}, held p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
         held[count / 2],
@@ -62,6 +72,7 @@ fn positions_taken_without_the_barrier_are_found_to_be_no_cut() {
             }
         }
     });
-    let points = judge::points(&cluster, &begin);
-    assert!(points.values().any(|point| !judge::inconsistent(point).is_empty()));
+    let judged = judge::judge(&cluster, &begin);
+    assert!(judged.points.values().any(|point| !judge::inconsistent(point).is_empty()));
+    assert!(judged.points.values().any(|point| !judged.undrained(point).is_empty()));
 }

@@ -1,19 +1,26 @@
 //! Judges restore points by what pg_waldump reads in the WAL of every node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use crate::cluster::{Cluster, Node};
 
+/// What the WAL of all nodes says.
+#[derive(Default)]
+pub struct Judged {
+    /// By the point's name and the node's.
+    pub points: BTreeMap<String, BTreeMap<String, Seen>>,
+    /// By the node's name: the ends of its transactions that some other node has applied.
+    published: BTreeMap<String, BTreeSet<u64>>,
+}
+
 /// What the WAL of one node says of a restore point.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
-    /// Where the restore point's record ends: where the next record begins, or more exactly where it begins itself.
+    /// Where the restore point's record begins.
     pub at: u64,
-    /// Before the record: the last commit of each node's transactions, as that node's position.
+    /// The last transaction of each other node that was applied before it, as that node's position.
     pub applied: BTreeMap<String, u64>,
-    /// Before the record: the end of the node's own last commit, or a little less.
-    pub own: u64,
 }
 
 pub fn lsn(text: &str) -> u64 {
@@ -21,15 +28,13 @@ pub fn lsn(text: &str) -> u64 {
     u64::from_str_radix(high, 16).expect("hexadecimal") << 32 | u64::from_str_radix(low, 16).expect("hexadecimal")
 }
 
-/// The positions of all nodes at each restore point, by the point's name and the node's.
-pub fn points(cluster: &Cluster, begin: &BTreeMap<String, String>) -> BTreeMap<String, BTreeMap<String, Seen>> {
-    let mut points: BTreeMap<String, BTreeMap<String, Seen>> = BTreeMap::new();
+/// Reads the WAL of all nodes, each from its position in `begin` to its end.
+pub fn judge(cluster: &Cluster, begin: &BTreeMap<String, String>) -> Judged {
+    let mut judged = Judged::default();
     for node in cluster.nodes() {
-        for (name, seen) in of_node(cluster, node, &begin[node.name()]) {
-            points.entry(name).or_default().insert(node.name().to_owned(), seen);
-        }
+        read(cluster, node, &begin[node.name()], &mut judged);
     }
-    points
+    judged
 }
 
 /// Where each node's WAL ends now.
@@ -38,7 +43,7 @@ pub fn ends(cluster: &Cluster) -> BTreeMap<String, String> {
     cluster.nodes().iter().map(end).collect()
 }
 
-fn of_node(cluster: &Cluster, node: &Node, begin: &str) -> Vec<(String, Seen)> {
+fn read(cluster: &Cluster, node: &Node, begin: &str, judged: &mut Judged) {
     let origins: BTreeMap<String, String> = node
         .rows("SELECT o.roident, s.subname FROM pg_replication_origin o JOIN pg_subscription s ON o.roname = 'pg_' || s.oid")
         .into_iter()
@@ -51,24 +56,22 @@ fn of_node(cluster: &Cluster, node: &Node, begin: &str) -> Vec<(String, Seen)> {
     let mut dump = cluster.user().command(&cluster.installation().bindir.join("pg_waldump"));
     dump.arg("--path").arg(node.data().join("pg_wal")).args(["--start", begin]);
     dump.args(["--rmgr", "Transaction", "--rmgr", "XLOG"]);
-    let (mut found, mut seen) = (Vec::new(), Seen::default());
+    let mut seen = Seen::default();
     for line in output(dump).lines() {
         let at = lsn(between(line, "lsn: ", ",").unwrap_or_else(|| panic!("no position: {line}")));
         if let Some(name) = between(line, "RESTORE_POINT ", "\n") {
-            found.push((name.to_owned(), Seen { at, ..seen.clone() }));
-        } else if line.contains("desc: COMMIT") {
-            match between(line, "origin: node ", ",") {
-                Some(id) => {
-                    let position = lsn(between(line, ", lsn ", ",").expect("a position of the origin"));
-                    if let Some(origin) = origins.get(id).filter(|_| position != 0) {
-                        seen.applied.insert(origin.clone(), position);
-                    }
-                }
-                None => seen.own = at,
+            let point = judged.points.entry(name.to_owned()).or_default();
+            point.insert(node.name().to_owned(), Seen { at, ..seen.clone() });
+        } else if line.contains("desc: COMMIT")
+            && let Some(origin) = between(line, "origin: node ", ",").and_then(|id| origins.get(id))
+        {
+            let position = lsn(between(line, ", lsn ", ",").expect("a position of the origin"));
+            if position != 0 {
+                seen.applied.insert(origin.clone(), position);
+                judged.published.entry(origin.clone()).or_default().insert(position);
             }
         }
     }
-    found
 }
 
 fn output(mut command: Command) -> String {
@@ -96,16 +99,18 @@ pub fn inconsistent(point: &BTreeMap<String, Seen>) -> Vec<String> {
     found
 }
 
-/// Which nodes lack transactions of which others at this point.
-pub fn undrained(point: &BTreeMap<String, Seen>, published: impl Fn(&str) -> u64) -> Vec<String> {
-    let mut found = Vec::new();
-    for (node, seen) in point {
-        for origin in point.keys().filter(|origin| *origin != node) {
-            let applied = seen.applied.get(origin).copied().unwrap_or(0);
-            if applied < published(origin) {
-                found.push(format!("{node} lacks transactions of {origin}"));
+impl Judged {
+    /// Which nodes lack transactions of which others at this point.
+    pub fn undrained(&self, point: &BTreeMap<String, Seen>) -> Vec<String> {
+        let mut found = Vec::new();
+        for (node, seen) in point {
+            for (origin, at_origin) in point.iter().filter(|(origin, _)| *origin != node) {
+                let last = self.published.get(origin).and_then(|ends| ends.range(..=at_origin.at).next_back());
+                if seen.applied.get(origin) < last {
+                    found.push(format!("{node} lacks {last:X?} of {origin}"));
+                }
             }
         }
+        found
     }
-    found
 }

@@ -65,13 +65,9 @@ pub fn slot(facts: &SlotHealth) -> Check {
     check(name, Status::Healthy, format!("slot \"{}\"{later}", facts.name))
 }
 
-pub fn retention(facts: &SlotHealth) -> Check {
-    let name = "retention";
-    if !facts.exists || facts.is_invalid {
-        return check(name, Status::Missing, "no slot keeps WAL");
-    }
-    let kept = format!("keeps {} MB", facts.retained_bytes >> 20);
-    let held = match (facts.blocked_reason, &facts.blocked_by) {
+/// What holds the slot, as a part of a sentence; empty if nothing does.
+fn held_by(facts: &SlotHealth) -> String {
+    match (facts.blocked_reason, &facts.blocked_by) {
         (Some(reason), Some(peer)) => format!(", held by node \"{peer}\" ({reason})"),
         (Some(reason @ "outgoing_slot"), None) => match &facts.slowest_outgoing {
             Some(slot) => format!(", held by the outgoing slot \"{slot}\" ({reason})"),
@@ -79,7 +75,16 @@ pub fn retention(facts: &SlotHealth) -> Check {
         },
         (Some(reason), None) => format!(", held: {reason}"),
         (None, _) => String::new(),
-    };
+    }
+}
+
+pub fn retention(facts: &SlotHealth) -> Check {
+    let name = "retention";
+    if !facts.exists || facts.is_invalid {
+        return check(name, Status::Missing, "no slot keeps WAL");
+    }
+    let kept = format!("keeps {} MB", facts.retained_bytes >> 20);
+    let held = held_by(facts);
     let drop = match (facts.blocked_reason, &facts.blocked_by) {
         (Some("peer_unreachable"), Some(peer)) => {
             format!(
