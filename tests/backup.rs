@@ -7,12 +7,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use spock_recovery_cluster::ServerUser;
 use spockctl::Screen;
 use spockctl::backup::command::Templates;
 use spockctl::backup::list::Format;
-use spockctl::backup::{BaseBackup, DriverName, Error, Kind, Repository, check, driver, expire, list, setup, take};
+use spockctl::backup::{
+    BaseBackup, DriverName, Error, Kind, Repository, check, driver, expire, list, setup, shell, take,
+};
 
 use crate::cluster::{Cluster, Node, wait_for};
 
@@ -156,6 +159,10 @@ fn backups_of_a_mesh_are_taken_checked_and_expired_with_all_that_a_restore_needs
     }
 
     assert!(done(backups.take(None, None)).contains("n2: full backup"));
+    // Until its poller has tried again, n1 finds that n2 does not answer: n2 was restarted.
+    let point = "SELECT spock.create_restore_point('after the backups')";
+    wait_for("a restore point of both nodes", || n1.try_sql(point).is_ok());
+    n2.wait_until("SELECT base_backup_before IS NOT NULL FROM spock.restore_points()", "t");
     archive_one(n1, 1);
     let told = done(backups.take(None, None));
     assert!(told.contains("n1: incremental backup") && told.contains("n2: incremental backup"), "{told}");
@@ -228,9 +235,10 @@ fn what_is_missing_or_damaged_is_found(backups: &Backups, gap: &str) {
     let ranges: Vec<String> = backups.list(Format::Table).lines().map(str::to_owned).collect();
     assert_ne!(ranges[1].rsplit(' ').next(), ranges[3].rsplit(' ').next());
 
-    fs::write(&segment, fs::read(&aside).expect("it is there")[..8192].to_vec()).expect("it can be written");
+    let sound = fs::read(&aside).expect("it is there");
+    fs::write(&segment, &sound[..8192]).expect("it can be written");
     assert!(backups.findings().contains(&format!("n1: segment {gap} has 8192 bytes")));
-    let mut other = fs::read(&aside).expect("it is there");
+    let mut other = sound;
     other[24] ^= 1;
     fs::write(&segment, other).expect("it can be written");
     assert!(backups.findings().contains(&format!("n1: segment {gap} cannot be read")));
@@ -358,13 +366,16 @@ fn a_program_of_the_users_own_takes_lists_and_gives_back() {
     assert!(matches!(setup(&with(None)).1, Err(Error::NoTemplates)));
     let wrong = Templates { take: command("take {nodes}"), ..templates.clone() };
     assert!(matches!(setup(&with(Some(wrong))).1, Err(Error::Template { option: "--take-command", .. })));
-    done(setup(&with(Some(templates))));
+    done(setup(&with(Some(templates.clone()))));
     n1.restart();
     done(backups.take(None, None));
     archive_one(n1, 1);
     done(backups.check());
     comes_back(&cluster, &backups);
     done(backups.take(None, None));
+    let templates = Templates { archive: command("push {path} {file} ''"), ..templates };
+    let told = done(setup(&with(Some(templates))));
+    assert!(told.contains("n1: archive_command = ") && told.contains("No server must be restarted"), "{told}");
     assert!(backups.expire(1, false).contains("n1: removed full backup n1-0"));
     assert_eq!(backups.of_node("n1").len(), 1);
 }
@@ -412,7 +423,7 @@ fn comes_back(cluster: &Cluster, backups: &Backups) {
     ];
     let mut conf = fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf")).expect("it is there");
     for (name, value) in settings {
-        writeln!(conf, "{name} = '{}'", value.replace('\'', "''")).expect("it can be written");
+        conf.write_all(shell::configuration_line(name, value).as_bytes()).expect("it can be written");
     }
     fs::write(data.join("recovery.signal"), "").expect("it can be written");
     user.own(&data.join("recovery.signal")).expect("it is there");
@@ -459,7 +470,13 @@ fn a_killed_take_leaves_nothing_that_looks_complete() {
     assert_eq!(backups.of_node("n1"), []);
     assert!(backups.list(Format::Table).contains("there is no complete backup"));
     assert!(backups.findings().contains("n1: it has no complete backup"));
+    let wal = backups.open().wal_folder("n1");
+    let (old, new) = (wal.join("archtemp.old"), wal.join("archtemp.new"));
+    fs::write(&new, "").expect("it can be written");
+    let two_hours_ago = SystemTime::now() - Duration::from_secs(7200);
+    fs::File::create(&old).and_then(|file| file.set_modified(two_hours_ago)).expect("it can be written");
     done(backups.take(None, None));
+    assert!(!old.exists() && new.exists());
     let names: Vec<String> = fs::read_dir(&base)
         .expect("it is there")
         .flatten()

@@ -4,6 +4,7 @@ mod basic;
 mod in_flight;
 mod instants;
 mod kills;
+mod refused;
 
 use std::fs;
 use std::io::{self, Write};
@@ -19,6 +20,9 @@ use spockctl::restore::journal::{Journal, Step};
 use spockctl::restore::{Error, Moment, cancel, check, finish, start, status};
 
 use crate::cluster::{Cluster, Node, wait_for};
+
+/// A name that every command must quote.
+const NAME: &str = "it's a repo, 5% \"full\" $HOME";
 
 #[derive(Clone, Default)]
 struct Shown(Arc<Mutex<Vec<u8>>>);
@@ -60,7 +64,7 @@ struct Restores<'a> {
 impl<'a> Restores<'a> {
     /// Every node archives, and has a base backup.
     fn of(cluster: &'a Cluster) -> Restores<'a> {
-        let repository = cluster.folder().join("repo");
+        let repository = cluster.folder().join(NAME);
         let setup = |screen: &Screen| {
             setup::run(
                 &setup::Options {

@@ -207,4 +207,34 @@ mod tests {
         assert_eq!(plan(&there, &command, &[], None).map(names), Ok(vec!["archive_command"]));
         assert_eq!(plan(&there, &command, &[], Some("10s")).map(names), Ok(vec!["archive_command", "archive_timeout"]));
     }
+
+    /// As the server runs it: with %p and %f replaced, and %% for %.
+    #[test]
+    fn the_command_never_overwrites_and_takes_the_same_file_twice() {
+        use std::os::unix::fs::PermissionsExt;
+        use std::{env, fs, process};
+
+        let here = env::temp_dir().join(format!("spockctl it's 5% \"$HOME\" {}", process::id()));
+        let (folder, file) = (here.join("wal"), here.join("segment"));
+        fs::create_dir_all(&folder).expect("it can be made");
+        let archive = |bytes: &str| {
+            fs::write(&file, bytes).expect("it can be written");
+            // %% last, for what stands in for the others has a % of its own.
+            let command = command(&folder).replace("%%", "\0").replace("%f", "0A").replace("%p", "segment");
+            let mut shell = process::Command::new("/bin/sh");
+            shell
+                .arg("-c")
+                .arg(command.replace('\0', "%"))
+                .current_dir(&here)
+                .status()
+                .is_ok_and(|status| status.success())
+        };
+        let archived = || fs::read_to_string(folder.join("0A")).unwrap_or_default();
+        assert!(archive("one") && archived() == "one");
+        assert!(archive("one") && archived() == "one");
+        assert!(!archive("two") && archived() == "one");
+        assert_eq!(fs::metadata(folder.join("0A")).expect("it is there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&folder).expect("it is there").count(), 1);
+        fs::remove_dir_all(&here).expect("it can be removed");
+    }
 }

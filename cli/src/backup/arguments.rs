@@ -14,7 +14,7 @@ use crate::screen::Screen;
 #[derive(Subcommand)]
 pub enum BackupCommand {
     /// Makes the repository, and has every node of this machine archive into it; says which servers must be restarted
-    Setup(Setup),
+    Setup(Box<Setup>),
     /// Takes and verifies a base backup of every node of this machine, incremental where that is possible
     Take(Take),
     /// Shows the complete backups, and what each can restore to

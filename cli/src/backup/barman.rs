@@ -17,7 +17,7 @@ use spock_recovery_cluster::{Error as ServerError, ServerUser};
 use super::archiving::{self, Archiving};
 use super::base::{self, BaseBackup, Kind};
 use super::dir;
-use super::driver::{Driver, Order, Progress};
+use super::driver::{self, Driver, Order, Progress};
 use super::error::{Error, Result};
 use super::program;
 use super::repository::{self, MeshNode, Repository};
@@ -195,15 +195,7 @@ impl Driver for Barman {
         let look = || progress(dir::folder_bytes(data));
         self.run(&["restore", "--get-wal", &node.name, label, target], user, look)?;
         put_back(data)?;
-        let archive = self.archive(node)?;
-        let history = archive
-            .histories
-            .get(&backup.timeline)
-            .cloned()
-            .unwrap_or_else(|| super::wal::History { timeline: backup.timeline, ancestors: Vec::new() });
-        for segment in history.segments(backup.start_lsn, backup.stop_lsn, archive.segment_size) {
-            self.fetch_wal(node, &segment.file_name(archive.segment_size), &data.join("pg_wal"), user)?;
-        }
+        driver::complete(self, node, backup, data, user)?;
         dir::sync_data(node, data, user)?;
         progress(dir::folder_bytes(data));
         Ok(())
@@ -290,7 +282,7 @@ impl Driver for Barman {
     fn take(
         &self,
         order: &Order<'_>,
-        _: &mut dyn FnMut() -> Result<String>,
+        now: &mut dyn FnMut() -> Result<String>,
         progress: Progress<'_>,
     ) -> Result<BaseBackup> {
         let node = order.node;
@@ -307,7 +299,7 @@ impl Driver for Barman {
         let taken = after.iter().find(|backup| !before.iter().any(|known| known.label == backup.label));
         let taken = taken.ok_or_else(|| Error::Barman("it shows no new backup".into()))?;
         self.verify(node, &[taken], order.user)?;
-        Ok(taken.clone())
+        Ok(BaseBackup { verified_at: Some(now()?), ..taken.clone() })
     }
 
     fn verify(&self, node: &MeshNode, chain: &[&BaseBackup], user: &ServerUser) -> Result<()> {
@@ -392,13 +384,11 @@ fn section(name: &str, values: &[(&str, &str)]) -> Result<String> {
     Ok(format!("; written by spockctl backup setup\n[{name}]\n{lines}"))
 }
 
-/// Barman prepares a data directory for a recovery of its own. The caller has its own settings to make, upon those of the server.
+/// Barman changes settings for a recovery of its own. The caller makes its own, upon those of the server.
 fn put_back(data: &Path) -> Result<()> {
     for (name, path) in dir::entries(data)? {
         if let Some(original) = name.strip_suffix(".origin") {
             fs::rename(&path, data.join(original)).map_err(Error::io("rename", &path))?;
-        } else if name == "recovery.signal" {
-            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use spock_recovery_cluster::ServerUser;
 use super::archiving::Archiving;
 use super::base::{self, BaseBackup, Kind};
 use super::dir;
-use super::driver::{Driver, Order, Progress};
+use super::driver::{self, Driver, Order, Progress};
 use super::error::{Error, Result};
 use super::program;
 use super::repository::{self, MeshNode, Repository};
@@ -214,12 +214,12 @@ impl Driver for Commands {
         progress: Progress<'_>,
     ) -> Result<()> {
         let backups = self.backups(node)?;
-        if !backups.iter().any(|backup| backup.label == label) {
-            return Err(Error::UnknownBackup { node: node.name.clone(), label: label.into() });
-        }
+        let unknown = || Error::UnknownBackup { node: node.name.clone(), label: label.into() };
+        let backup = backups.iter().find(|backup| backup.label == label).ok_or_else(unknown)?;
         dir::prepare_target(data, user)?;
         let own = [("label", shell::word(Path::new(label))), ("target", shell::word(data))];
         self.run(&self.templates.fetch_base, node, &own, user, || progress(dir::folder_bytes(data)))?;
+        driver::complete(self, node, backup, data, user)?;
         dir::sync_data(node, data, user)?;
         progress(dir::folder_bytes(data));
         Ok(())
@@ -269,7 +269,7 @@ impl Driver for Commands {
     }
 
     /// The one that the list has afterwards, and had not before.
-    fn take(&self, order: &Order<'_>, _: &mut dyn FnMut() -> Result<String>, _: Progress<'_>) -> Result<BaseBackup> {
+    fn take(&self, order: &Order<'_>, now: &mut dyn FnMut() -> Result<String>, _: Progress<'_>) -> Result<BaseBackup> {
         let before = self.backups(order.node)?;
         let kind = order.asked.unwrap_or(if before.is_empty() { Kind::Full } else { Kind::Incremental });
         self.run(&self.templates.take, order.node, &[("kind", kind.name().into())], order.user, || ())?;
@@ -284,7 +284,8 @@ impl Driver for Commands {
         let chain =
             chain.ok_or_else(|| Error::BrokenChain { node: order.node.name.clone(), label: taken.label.clone() })?;
         self.verify(order.node, &chain, order.user)?;
-        Ok(taken.clone())
+        let verified_at = self.templates.verify.as_ref().map(|_| now()).transpose()?;
+        Ok(BaseBackup { verified_at, ..taken.clone() })
     }
 
     fn verify(&self, node: &MeshNode, chain: &[&BaseBackup], user: &ServerUser) -> Result<()> {

@@ -64,6 +64,14 @@ impl Conninfo {
         Conninfo(self.0.iter().filter(|(name, _)| name != "password").cloned().collect())
     }
 
+    /// With what another one has for a keyword that this one lacks.
+    pub fn or(mut self, keyword: &str, other: &Conninfo) -> Conninfo {
+        if let (None, Some(value)) = (self.get(keyword), other.get(keyword)) {
+            self.0.push((keyword.to_owned(), value.to_owned()));
+        }
+        self
+    }
+
     /// For the client library here. It speaks no TLS.
     pub fn config(&self) -> Result<Config> {
         if matches!(self.get("sslmode"), Some("require" | "verify-ca" | "verify-full")) {

@@ -19,6 +19,9 @@ use super::shell;
 use super::wal::{Archive, History, Segment};
 use crate::lsn::Lsn;
 
+/// No server is busy with one segment for so long.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
 /// How long what was killed may go on writing.
 const REMOVAL: Duration = Duration::from_secs(5);
 
@@ -149,7 +152,7 @@ impl Driver for Dir {
                 fs::remove_file(path).map_err(Error::io("remove", path))?;
             }
         }
-        Ok(())
+        self.sweep_archive(node)
     }
 
     fn decides_kind(&self) -> bool {
@@ -167,6 +170,10 @@ impl Driver for Dir {
         progress: Progress<'_>,
     ) -> Result<BaseBackup> {
         let folder = self.base(order.node, order.label);
+        // What is there is another backup, and must outlive the failure of this one.
+        if folder.exists() {
+            return Err(Error::LabelTaken(order.label.into()));
+        }
         let taken = self.take_into(&folder, order, ended_at, progress);
         if taken.is_err() {
             // The first error is the one to be told; the next take removes what stays.
@@ -229,6 +236,18 @@ impl Driver for Dir {
 }
 
 impl Dir {
+    /// What archiving has begun and not finished: basic_archive leaves a file of another name with each try.
+    fn sweep_archive(&self, node: &MeshNode) -> Result<()> {
+        for (name, path) in entries(&self.repository.wal_folder(&node.name))? {
+            let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
+            let is_old = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED));
+            if is_old && (name.starts_with("archtemp.") || name.ends_with(".tmp")) {
+                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     fn take_into(
         &self,
         folder: &Path,

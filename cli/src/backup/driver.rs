@@ -1,5 +1,6 @@
 //! What every backup program must be able to do.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use spock_recovery_cluster::ServerUser;
@@ -12,7 +13,7 @@ use super::conninfo::Conninfo;
 use super::dir::Dir;
 use super::error::{Error, Result};
 use super::repository::{DriverName, MeshNode, Repository};
-use super::wal::Archive;
+use super::wal::{Archive, History};
 
 /// Told of the bytes that are there so far.
 pub type Progress<'a> = &'a dyn Fn(u64);
@@ -58,7 +59,7 @@ pub trait Driver: Send + Sync {
         None
     }
 
-    /// The setting's value, not quoted for a configuration file.
+    /// The setting's value; `shell::configuration_line` writes it, for it may hold quotes and backslashes.
     fn restore_command(&self, node: &MeshNode) -> Result<String>;
 
     /// How the server is to archive; `has_module`: it may load basic_archive.
@@ -76,11 +77,12 @@ pub trait Driver: Send + Sync {
     /// Whether what lies outside the data directory comes back.
     fn restores_tablespaces(&self) -> bool;
 
-    /// Takes a backup, verifies it, and only then makes it one that `backups` shows. What failed leaves nothing behind.
+    /// Takes a backup, verifies it as far as the program can, and only then makes it one that `backups` shows. What failed leaves
+    /// nothing behind.
     fn take(
         &self,
         order: &Order<'_>,
-        ended_at: &mut dyn FnMut() -> Result<String>,
+        now: &mut dyn FnMut() -> Result<String>,
         progress: Progress<'_>,
     ) -> Result<BaseBackup>;
 
@@ -119,4 +121,29 @@ pub fn open(repository: &Repository) -> Result<Box<dyn Driver>> {
             Ok(Box::new(Commands::new(repository.clone(), templates)))
         }
     }
+}
+
+/// What a program leaves to its own recovery, and this one expects in the data directory: the WAL from the backup's start to its stop.
+/// A signal file for that other recovery goes.
+pub fn complete(
+    driver: &dyn Driver,
+    node: &MeshNode,
+    backup: &BaseBackup,
+    data: &Path,
+    user: &ServerUser,
+) -> Result<()> {
+    for signal in ["recovery.signal", "standby.signal"].map(|name| data.join(name)).iter().filter(|path| path.exists())
+    {
+        fs::remove_file(signal).map_err(Error::io("remove", signal))?;
+    }
+    // The backup lies on one timeline, as its own history begins.
+    let history = History { timeline: backup.timeline, ancestors: Vec::new() };
+    let size = node.wal_segment_bytes;
+    for segment in history.segments(backup.start_lsn, backup.stop_lsn, size) {
+        let (file, folder) = (segment.file_name(size), data.join("pg_wal"));
+        if !folder.join(&file).exists() {
+            driver.fetch_wal(node, &file, &folder, user)?;
+        }
+    }
+    Ok(())
 }

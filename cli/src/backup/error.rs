@@ -16,6 +16,12 @@ pub enum Error {
     Server(#[from] ServerError),
     #[error("there is no repository in \"{0}\": spockctl backup setup --repo {typed} --dsn … makes one", typed = shell::typed(.0))]
     NoRepository(PathBuf),
+    #[error(
+        "this account may not look into \"{0}\": run spockctl as the account that owns the data directories, or as root"
+    )]
+    Forbidden(PathBuf),
+    #[error("there is a backup \"{0}\" of this second already: try again")]
+    LabelTaken(String),
     #[error("\"{path}\" is damaged, or of another version of spockctl: {reason}")]
     Document { path: PathBuf, reason: String },
     #[error("the repository \"{path}\" is one of the driver {driver}: leave --driver out, or name another folder with --repo", driver = .driver.name())]
@@ -49,7 +55,7 @@ pub enum Error {
     #[error("the folder \"{0}\" is not empty: a backup goes into an empty one; move it away first")]
     NotEmpty(PathBuf),
     #[error(
-        "no connection to node {server} ({conninfo}): {reason}; start the server, or name a node that answers with --dsn"
+        "no connection to {server} ({conninfo}): {reason}; start the server, or name a node that answers with --dsn"
     )]
     Connection { server: String, conninfo: String, reason: String },
     #[error("no node answers: {0}; name one that does with --dsn")]

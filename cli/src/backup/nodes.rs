@@ -63,16 +63,19 @@ pub struct Live {
     client: Client,
 }
 
+/// The node that the user has named, until it has said its name.
+const GIVEN: &str = "the node of --dsn";
+
 /// Asks any node for all.
 pub fn find_all(dsn: &str) -> Result<Found> {
     let conninfo = Conninfo::parse(dsn)?;
-    let mut client = connect("given by --dsn", &conninfo)?;
-    let database = client::first(client::query("given by --dsn", &mut client, "SELECT current_database()")?);
+    let mut client = connect(GIVEN, &conninfo)?;
+    let database = client::first(client::query(GIVEN, &mut client, "SELECT current_database()")?);
     let rows = client::rows(&mut client, NODES).map_err(|source| match source.code() {
         Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME) => {
             Error::NotANode { database: database.clone() }
         }
-        _ => Error::Server(ServerError::Sql { server: "given by --dsn".into(), statement: NODES.into(), source }),
+        _ => Error::Server(ServerError::Sql { server: GIVEN.into(), statement: NODES.into(), source }),
     })?;
     let mut nodes = Vec::new();
     for row in rows {
@@ -81,7 +84,8 @@ pub fn find_all(dsn: &str) -> Result<Found> {
             return Err(Error::NotSuperuser);
         }
         let conninfo = match dsn {
-            Some(dsn) => Conninfo::parse(dsn)?,
+            // Without a user it means another one for each account that connects.
+            Some(dsn) => Conninfo::parse(dsn)?.or("user", &conninfo),
             None if is_local.as_deref() == Some("t") => conninfo.clone(),
             None => return Err(Error::NoDsn { node: name.clone() }),
         };
@@ -96,7 +100,7 @@ pub fn find_all(dsn: &str) -> Result<Found> {
 fn connect(server: &str, conninfo: &Conninfo) -> Result<Client> {
     let connected = client::connect(server, &conninfo.config()?);
     connected.map_err(|error| Error::Connection {
-        server: server.into(),
+        server: if server == GIVEN { server.into() } else { format!("node \"{server}\"") },
         conninfo: conninfo.to_string(),
         reason: said(&error),
     })

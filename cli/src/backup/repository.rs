@@ -11,7 +11,7 @@
 //! Files and folders belong to the owner of the data directory, who archives into them, and nobody else may read them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -83,8 +83,10 @@ pub struct Repository {
 impl Repository {
     pub fn open(path: &Path) -> Result<Repository> {
         let file = path.join(MESH);
-        if !file.is_file() {
-            return Err(Error::NoRepository(path.into()));
+        match fs::metadata(&file) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(Error::Forbidden(path.into())),
+            Err(_) => return Err(Error::NoRepository(path.into())),
         }
         let mesh: Mesh = read_document(&file)?;
         if mesh.version > VERSION {
@@ -97,7 +99,7 @@ impl Repository {
     /// A new one, or the one that is there, which must have the same driver. Nothing is written yet.
     pub fn open_or_new(path: &Path, driver: Option<DriverName>, database: &str) -> Result<Repository> {
         if !path.join(MESH).exists() {
-            let path = std::path::absolute(path).map_err(Error::io("look at", path))?;
+            let path = resolved(&std::path::absolute(path).map_err(Error::io("look at", path))?)?;
             if path.to_str().is_none() {
                 return Err(Error::NotText(path));
             }
@@ -113,7 +115,8 @@ impl Repository {
     }
 
     /// Takes over what a node says of itself. A node of the same name that is another system is another node.
-    pub fn note(&mut self, node: &MeshNode) -> Result<()> {
+    /// Returns whether anything of it is new.
+    pub fn note(&mut self, node: &MeshNode) -> Result<bool> {
         if node.name.contains('/') || node.name.starts_with('.') || node.name == MESH {
             return Err(Error::NodeName(node.name.clone()));
         }
@@ -127,13 +130,14 @@ impl Repository {
                 })
             }
             Some(known) => {
+                let is_new = known != node;
                 known.clone_from(node);
-                Ok(())
+                Ok(is_new)
             }
             None => {
                 self.mesh.nodes.push(node.clone());
                 self.mesh.nodes.sort_by(|a, b| a.name.cmp(&b.name));
-                Ok(())
+                Ok(true)
             }
         }
     }
@@ -179,6 +183,14 @@ impl Repository {
         owner.own(&path)?;
         file.try_lock().map_err(|_| Error::Locked(node.into()))?;
         Ok(file)
+    }
+}
+
+/// As it will be called once it is there: servers are told this path, and a later setup compares it.
+fn resolved(path: &Path) -> Result<PathBuf> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if !path.exists() => Ok(resolved(parent)?.join(name)),
+        _ => Ok(fs::canonicalize(path).map_err(Error::io("look at", path))?),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use spock_recovery_cluster::client::{self, literal};
 use spock_recovery_cluster::{ServerUser, deadline};
 
-use super::archiving::{self, Current, Foreign};
+use super::archiving::{self, Archiving, Current, Foreign};
 use super::command::Templates;
 use super::driver::{self, Driver};
 use super::error::{Error, Result};
@@ -42,6 +42,7 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     let Found { database, nodes } = nodes::find_all(&options.dsn)?;
     let chosen = choose(nodes, options.node.as_deref())?;
     let mut repository = Repository::open_or_new(&options.repository, options.driver, &database)?;
+    let former = driver::open(&repository).ok();
     repository.mesh.command = options.command.clone().or(repository.mesh.command);
     let driver = driver::open(&repository)?;
     let (mut here, mut findings) = (Vec::new(), Vec::new());
@@ -68,7 +69,7 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
             (Place::Elsewhere, None) => {
                 screen.line(format!("{}: left out; spockctl backup setup is run on its own host", live.name()));
             }
-            _ => match one(live, &*driver, options, screen) {
+            _ => match one(live, (&*driver, former.as_deref()), options, screen) {
                 Ok(restart) if restart.is_empty() => ready = true,
                 Ok(restart) => restarts.push(format!("  {}: {}", live.name(), restart.join(", "))),
                 Err(error) => findings.push(error.to_string()),
@@ -104,12 +105,20 @@ pub fn choose(nodes: Vec<Registered>, name: Option<&str>) -> Result<Vec<Register
 }
 
 /// For what the server must be restarted.
-fn one(live: &mut Live, driver: &dyn Driver, options: &Options, screen: &Screen) -> Result<Vec<String>> {
+fn one(
+    live: &mut Live,
+    (driver, former): (&dyn Driver, Option<&dyn Driver>),
+    options: &Options,
+    screen: &Screen,
+) -> Result<Vec<String>> {
     let user = live.user()?.clone();
     driver.prepare(&live.node, &user)?;
     let has_module = !options.by_command && live.library_folder.join("basic_archive.so").exists();
     let wanted = driver.archiving(&live.node, has_module)?;
-    let ours = [driver.archiving(&live.node, true)?, driver.archiving(&live.node, false)?];
+    // What an earlier setup has set may be replaced.
+    let drivers = [Some(driver), former].into_iter().flatten();
+    let ours = drivers.flat_map(|driver| [true, false].map(|module| driver.archiving(&live.node, module)));
+    let ours: Vec<Archiving> = ours.collect::<Result<_>>()?;
     let plan = archiving::plan(&current(live)?, &wanted, &ours, options.archive_timeout.as_deref());
     let plan = plan.map_err(|Foreign { name, value }| Error::ForeignArchiving {
         node: live.name().into(),

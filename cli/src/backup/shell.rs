@@ -19,9 +19,14 @@ pub fn setting_word(path: &Path) -> String {
     word(path).replace('%', "%%")
 }
 
+/// A line of postgresql.conf, in whose strings a backslash is an escape as well (guc-file.l, GUC_scanstr).
+pub fn configuration_line(name: &str, value: &str) -> String {
+    format!("{name} = '{}'\n", value.replace('\\', r"\\").replace('\'', "''"))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{setting_word, typed};
+    use super::{configuration_line, setting_word, typed};
     use std::path::Path;
 
     #[test]
@@ -29,5 +34,6 @@ mod tests {
         assert_eq!(setting_word(Path::new("/b a/it's 5%")), r"'/b a/it'\''s 5%%'");
         assert_eq!(typed(Path::new("/b/a-1.x")), "/b/a-1.x");
         assert_eq!(typed(Path::new("/b a")), "'/b a'");
+        assert_eq!(configuration_line("a", r"cp 'it'\''s'"), "a = 'cp ''it''\\\\''''s'''\n");
     }
 }

@@ -56,8 +56,10 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
             continue;
         }
         let ended = live.user().cloned().and_then(|user| {
-            repository.note(&live.node)?;
-            repository.write(&user)?;
+            // Rarely: other hosts may write the same file.
+            if repository.note(&live.node)? {
+                repository.write(&user)?;
+            }
             if label.is_none() {
                 label = Some(label_of(&live.now()?));
             }
@@ -186,9 +188,10 @@ impl Job<'_> {
             false => error,
         })?;
         let because = reason.map_or(String::new(), |reason| format!(" ({reason})"));
+        let verified = if taken.verified_at.is_some() { ", verified" } else { ", which nothing has verified" };
         let BaseBackup { label, bytes, start_lsn, stop_lsn, .. } = &taken;
         self.screen.line(format!(
-            "{}: {} backup {label}{because}: {}, {start_lsn} to {stop_lsn}, verified",
+            "{}: {} backup {label}{because}: {}, {start_lsn} to {stop_lsn}{verified}",
             node.name,
             taken.kind.name(),
             size(*bytes)

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use spock_recovery_cluster::client::literal;
-
 use super::target::Target;
+use crate::backup::shell;
 
 /// What hot standby needs at least as large as it was when the WAL was written, with the names that pg_controldata has for it.
 pub const AT_LEAST: [(&str, &str); 5] = [
@@ -40,7 +39,7 @@ impl Closed<'_> {
         lines.push_str(HEADING);
         lines.push('\n');
         for (name, value) in self.settings() {
-            lines.push_str(&format!("{name} = {}\n", literal(&value)));
+            lines.push_str(&shell::configuration_line(name, &value));
         }
         lines
     }
