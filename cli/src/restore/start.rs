@@ -56,6 +56,9 @@ impl<'a> Site<'a> {
     ) -> Result<Site<'a>> {
         let user = owner(ground, node, &journal.pgdata, journal.before.as_deref())?;
         let paths = journal.paths();
+        if let Some(parent) = paths.folder.parent().filter(|_| journal.beside) {
+            repository::make_folder(parent, &user)?;
+        }
         if !paths.folder.is_dir() {
             user.make_folder(&paths.folder)?;
         }
