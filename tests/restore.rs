@@ -1,5 +1,6 @@
 //! `spockctl restore` on real servers: a mesh under load comes back to one moment, with nothing lost and nothing twice.
 
+mod after;
 mod basic;
 mod in_flight;
 mod instants;

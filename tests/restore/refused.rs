@@ -62,11 +62,10 @@ fn what_lacks_is_named_and_nothing_is_touched() {
 fn a_restore_beside_the_living_nodes_leaves_them_alone() {
     let cluster = mesh_of("beside_the_living", 3);
     let restores = Restores::of(&cluster);
-    let before = under_load(&cluster, || {
+    under_load(&cluster, || {
         std::thread::sleep(std::time::Duration::from_millis(200));
         restores.point("look");
     });
-    let () = before;
     let far = settled(&cluster, "SELECT count(*) FROM t");
     let slots = "SELECT string_agg(slot_name || active_pid::text, ',' ORDER BY slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'sub%'";
     let pids: Vec<String> = cluster.nodes().iter().map(|node| node.value(slots)).collect();

@@ -16,7 +16,7 @@ use crate::backup::base::{self, BaseBackup};
 use crate::backup::nodes::{self, Place};
 use crate::backup::repository::{self, MeshNode, Repository};
 use crate::backup::take::size;
-use crate::backup::{Driver, driver};
+use crate::backup::{Driver, driver, shell};
 use crate::screen::Screen;
 use crate::table;
 
@@ -150,7 +150,7 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     judge(&prepared.findings, screen)?;
     screen.line(format!(
         "everything is there; spockctl restore start --repo {} begins it",
-        ground.repository.path().display()
+        shell::typed(ground.repository.path())
     ));
     Ok(())
 }

@@ -70,16 +70,19 @@ pub fn settle(
 mod tests {
     use super::*;
 
+    /// Where a record begins, whose transaction it is, where that ends there.
+    type Found<'a> = &'a [(u64, &'a str, u64)];
+
     fn at(positions: &[(&str, u64)]) -> BTreeMap<String, Lsn> {
         positions.iter().map(|&(node, lsn)| (node.to_owned(), Lsn(lsn))).collect()
     }
 
-    fn arrivals(all: &[(&str, &[(u64, &str, u64)])]) -> BTreeMap<String, Vec<Arrival>> {
+    fn arrivals(all: &[(&str, Found<'_>)]) -> BTreeMap<String, Vec<Arrival>> {
         let of = |&(at, of, end): &(u64, &str, u64)| Arrival { at: Lsn(at), of: of.into(), end: Lsn(end) };
         all.iter().map(|(node, found)| ((*node).to_owned(), found.iter().map(of).collect())).collect()
     }
 
-    fn settled(wanted: &[(&str, u64)], all: &[(&str, &[(u64, &str, u64)])]) -> (BTreeMap<String, Lsn>, u32) {
+    fn settled(wanted: &[(&str, u64)], all: &[(&str, Found<'_>)]) -> (BTreeMap<String, Lsn>, u32) {
         let settled = settle(&at(wanted), &arrivals(all), &BTreeMap::new()).expect("there is one");
         (settled.positions, settled.rounds)
     }
@@ -89,22 +92,21 @@ mod tests {
         let wanted = [("n1", 100), ("n2", 200)];
         assert_eq!(settled(&wanted, &[]), (at(&wanted), 1));
         // Up to the other one's position, exactly: it will have it.
-        let all: [(&str, &[(u64, &str, u64)]); 2] =
-            [("n1", &[(50, "n2", 200)]), ("n2", &[(150, "n1", 100), (200, "n1", 300)])];
+        let all: [(&str, Found<'_>); 2] = [("n1", &[(50, "n2", 200)]), ("n2", &[(150, "n1", 100), (200, "n1", 300)])];
         assert_eq!(settled(&wanted, &all), (at(&wanted), 1));
     }
 
     #[test]
     fn a_node_that_has_more_stops_just_before_it() {
         let wanted = [("n1", 100), ("n2", 200)];
-        let all: [(&str, &[(u64, &str, u64)]); 1] = [("n2", &[(150, "n1", 99), (160, "n1", 101), (170, "n1", 120)])];
+        let all: [(&str, Found<'_>); 1] = [("n2", &[(150, "n1", 99), (160, "n1", 101), (170, "n1", 120)])];
         assert_eq!(settled(&wanted, &all), (at(&[("n1", 100), ("n2", 160)]), 2));
     }
 
     #[test]
     fn one_that_falls_takes_others_with_it() {
         let wanted = [("n1", 100), ("n2", 200), ("n3", 300)];
-        let all: [(&str, &[(u64, &str, u64)]); 3] = [
+        let all: [(&str, Found<'_>); 3] = [
             ("n1", &[(40, "n3", 290), (60, "n3", 299)]),
             ("n2", &[(160, "n1", 101)]),
             ("n3", &[(250, "n2", 155), (280, "n2", 190)]),
@@ -135,19 +137,19 @@ mod tests {
 
     #[test]
     fn an_arrival_behind_its_own_target_does_not_count() {
-        let all: [(&str, &[(u64, &str, u64)]); 1] = [("n2", &[(200, "n1", 500), (201, "n1", 600)])];
+        let all: [(&str, Found<'_>); 1] = [("n2", &[(200, "n1", 500), (201, "n1", 600)])];
         assert_eq!(settled(&[("n1", 100), ("n2", 200)], &all), (at(&[("n1", 100), ("n2", 200)]), 1));
     }
 
     #[test]
     fn what_is_from_elsewhere_does_not_count() {
-        let all: [(&str, &[(u64, &str, u64)]); 2] = [("n2", &[(150, "other", 500)]), ("n9", &[(1, "n2", 500)])];
+        let all: [(&str, Found<'_>); 2] = [("n2", &[(150, "other", 500)]), ("n9", &[(1, "n2", 500)])];
         assert_eq!(settled(&[("n1", 100), ("n2", 200)], &all), (at(&[("n1", 100), ("n2", 200)]), 1));
     }
 
     #[test]
     fn a_bookkeeping_commit_without_position_does_not_count() {
-        let all: [(&str, &[(u64, &str, u64)]); 1] = [("n2", &[(150, "n1", 0)])];
+        let all: [(&str, Found<'_>); 1] = [("n2", &[(150, "n1", 0)])];
         assert_eq!(settled(&[("n1", 100), ("n2", 200)], &all).1, 1);
     }
 

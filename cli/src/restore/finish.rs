@@ -21,8 +21,8 @@ use super::server::{self, Watch};
 use super::settings;
 use super::start::{Site, active, everybody, for_each, verdict, write_bytes};
 use super::verify;
-use crate::backup::program;
 use crate::backup::repository::{make_folder, sync_folder};
+use crate::backup::{program, shell};
 use crate::lsn::Lsn;
 use crate::screen::Screen;
 
@@ -76,7 +76,7 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     screen.line(format!(
         "restored to {}. The nodes have new timelines: take new base backups now, spockctl backup take --repo {}",
         sites.first().map_or(String::new(), |site| site.journal.moment.to_string()),
-        ground.repository.path().display()
+        shell::typed(ground.repository.path())
     ));
     Ok(())
 }
@@ -327,6 +327,9 @@ fn wire(site: &mut Site<'_>, journals: &BTreeMap<String, Journal>) -> Result<()>
         }
     }
     for subscription in site.journal.seen.iter().flat_map(|seen| &seen.subscriptions) {
+        if subscription.two_phase {
+            roll_back_copies(site, &mut client, subscription)?;
+        }
         let position = subscription.provider.as_ref().and_then(|provider| site.journal.cut.get(provider));
         if let Some(position) = position.filter(|_| subscription.applied == Lsn(0) && site.journal.drained) {
             // Nothing was in flight: it begins where the provider ends.
@@ -357,14 +360,38 @@ fn make_slot(site: &Site<'_>, client: &mut Client, slot: &str, subscription: &Su
     };
     server::query(journal, client, &make)?;
     if subscription.two_phase {
-        let peek = format!(
-            "SELECT count(*) FROM pg_logical_slot_peek_binary_changes({name}, (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {name}), 1,
-                    'proto_version', '3', 'two_phase', 'on', 'publication_names', (SELECT quote_ident(pubname) FROM pg_publication LIMIT 1))"
-        );
-        server::query(journal, client, &peek)?;
+        make_two_phase(site, client, &name, subscription)?;
     }
     if subscription.failover {
         make_failover(site, slot);
+    }
+    Ok(())
+}
+
+/// Copies lose it. Decoding that is asked for it gives it back, from where the slot then stands: what was prepared before is sent whole
+/// when it is committed. The subscriber's copies of that are rolled back, see `wire`.
+fn make_two_phase(site: &Site<'_>, client: &mut Client, name: &str, subscription: &Subscription) -> Result<()> {
+    let position = format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {name}");
+    let at: Lsn = server::value(&site.journal, client, &position)?.parse().unwrap_or_default();
+    if at < subscription.applied {
+        let to = literal(&subscription.applied.to_string());
+        server::query(&site.journal, client, &format!("SELECT pg_replication_slot_advance({name}, {to})"))?;
+    }
+    let peek = format!(
+        "SELECT count(*) FROM pg_logical_slot_peek_binary_changes({name}, ({position}), 1, 'proto_version', '3', 'two_phase', 'on',
+                'publication_names', (SELECT quote_ident(pubname) FROM pg_publication LIMIT 1))"
+    );
+    server::query(&site.journal, client, &peek).map(drop)
+}
+
+/// Copies of what providers had prepared: they are sent again, whole.
+fn roll_back_copies(site: &Site<'_>, client: &mut Client, subscription: &Subscription) -> Result<()> {
+    let copies = format!(
+        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, {})",
+        literal(&format!("pg_gid_{}_", subscription.origin.trim_start_matches("pg_")))
+    );
+    for gid in server::query(&site.journal, client, &copies)?.into_iter().flatten().flatten() {
+        server::query(&site.journal, client, &format!("ROLLBACK PREPARED {}", literal(&gid)))?;
     }
     Ok(())
 }

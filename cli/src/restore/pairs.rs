@@ -55,7 +55,8 @@ impl Seeker {
             return false;
         }
         let ids = record.subxacts.iter().chain([&record.xid]);
-        let wrote = ids.fold(false, |wrote, xid| self.writing.remove(xid) || wrote);
+        // All of them end, not only the first that wrote.
+        let wrote = ids.filter(|xid| self.writing.remove(xid)).count() > 0;
         let is_wanted = !(window.own_only && record.origin.is_some());
         wrote && is_wanted && end > window.applied && end <= window.begins
     }

@@ -86,7 +86,7 @@ impl Points {
     /// The last moment before an instant of which it is proved that the nodes fit together.
     pub fn cut_before(&self, instant: Instant) -> Option<&Point> {
         let proved = |point: &&Point| point.quality > Quality::Loose && point.is_complete();
-        self.points.iter().filter(proved).filter(|point| point.created_at() <= instant).next_back()
+        self.points.iter().filter(proved).rfind(|point| point.created_at() <= instant)
     }
 }
 

@@ -666,8 +666,8 @@ fn conclude(ground: &Ground, options: &Options, screen: &Screen) -> Result<()> {
             "{}: look, as {}: {} -h {} -p {} -U {} {}",
             journal.node,
             user.name(),
-            journal.bin_folder.join("psql").display(),
-            shell::word(&folder),
+            shell::typed(&journal.bin_folder.join("psql")),
+            shell::typed(&folder),
             journal.port,
             journal.superuser,
             journal.database
@@ -684,7 +684,7 @@ fn conclude(ground: &Ground, options: &Options, screen: &Screen) -> Result<()> {
         verdict.findings.iter().for_each(|finding| screen.line(finding));
         return Err(Error::NotACut(String::new()));
     }
-    let repo = ground.repository.path().display();
+    let repo = shell::typed(ground.repository.path());
     screen.line(format!("all nodes are paused, and fit together; spockctl restore finish --repo {repo} goes on, spockctl restore cancel --repo {repo} puts everything back"));
     Ok(())
 }

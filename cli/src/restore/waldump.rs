@@ -111,7 +111,7 @@ pub fn end(start: Lsn, length: u64, segment_size: u64) -> Lsn {
         }
         left -= room;
         at += room;
-        at += if at % segment_size == 0 { LONG_HEADER } else { SHORT_HEADER };
+        at += if at.is_multiple_of(segment_size) { LONG_HEADER } else { SHORT_HEADER };
     }
 }
 
