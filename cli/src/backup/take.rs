@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
@@ -157,6 +158,17 @@ impl Job<'_> {
         }
     }
 
+    /// The label of this take, or if this node has a backup of that second already, one of a later second.
+    fn free_label(&mut self, kind: char) -> Result<String> {
+        let mut label = format!("{}{kind}", self.label);
+        let backups = self.driver.backups(&self.live.node)?;
+        while backups.iter().any(|backup| backup.label == label) {
+            thread::sleep(Duration::from_millis(200));
+            label = format!("{}{kind}", label_of(&self.live.now()?));
+        }
+        Ok(label)
+    }
+
     /// `reason`: why it is full.
     fn take(&mut self, chain: &[&BaseBackup], reason: Option<&str>) -> Result<BaseBackup> {
         let (node, conninfo) = (self.live.node.clone(), self.live.conninfo.clone());
@@ -164,7 +176,7 @@ impl Job<'_> {
         if !self.driver.restores_tablespaces() {
             refuse_tablespaces(self.live)?;
         }
-        let label = format!("{}{}", self.label, if kind == Kind::Full { 'F' } else { 'I' });
+        let label = self.free_label(if kind == Kind::Full { 'F' } else { 'I' })?;
         let expected = self.live.value("SELECT sum(pg_database_size(oid)) FROM pg_database")?.parse().unwrap_or(0);
         let begun_at = self.live.now()?;
         let step = if self.driver.decides_kind() {
