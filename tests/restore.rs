@@ -5,6 +5,7 @@ mod basic;
 mod in_flight;
 mod instants;
 mod kills;
+mod lost;
 mod refused;
 
 use std::fs;
@@ -99,6 +100,11 @@ impl<'a> Restores<'a> {
 
     fn options(&self, moment: Option<Moment>) -> Options {
         Options { repository: self.repository.clone(), node: None, moment, into: None, end_after: None }
+    }
+
+    /// The options of the host of one node.
+    fn on_host_of(&self, node: &Node, moment: Option<Moment>) -> Options {
+        Options { node: Some(node.name().to_owned()), ..self.options(moment) }
     }
 
     fn check(&self, moment: Moment) -> Ended {

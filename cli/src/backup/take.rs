@@ -18,6 +18,7 @@ use super::program;
 use super::repository::Repository;
 use super::setup;
 use super::wal::Segment;
+use crate::restore::plan;
 use crate::screen::Screen;
 
 #[derive(Debug, Clone)]
@@ -140,6 +141,10 @@ impl Job<'_> {
         let _lock = self.repository.lock(&node.name, &self.user)?;
         self.driver.sweep(&node)?;
         let taken = if self.driver.decides_kind() { self.take(&[], None) } else { self.choose_and_take() }?;
+        if let Ok(facts) = plan::ask(&node) {
+            // For the day on which no server answers.
+            plan::note(self.repository, &node.name, &facts);
+        }
         await_archived(self.live, self.driver, &taken)?;
         Ok(taken)
     }
