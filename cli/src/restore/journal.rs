@@ -161,6 +161,8 @@ pub struct Journal {
     pub seconds: BTreeMap<String, f64>,
     /// Bytes that were fetched.
     pub bytes: u64,
+    /// Where the replay begins.
+    pub replay_from: Option<Lsn>,
 }
 
 impl Journal {
@@ -205,6 +207,12 @@ impl Journal {
 
     pub fn position(&self) -> Option<Lsn> {
         self.target.as_ref().map(|target| target.stop.position())
+    }
+
+    /// Where the replay begins, and how many bytes it has.
+    pub fn replays(&self) -> Option<(Lsn, u64)> {
+        let from = self.replay_from?;
+        Some((from, self.position()?.0.saturating_sub(from.0)))
     }
 
     /// The same restore, which goes on; another one must not begin.

@@ -167,6 +167,8 @@ impl<'a> Site<'a> {
         let (journal, log) = (&self.journal, self.journal.paths().log());
         let failed = |reason: String| Error::NotPaused { node: journal.node.clone(), reason, log: log.clone() };
         let (mut client, mut watch) = (None::<Client>, Watch::new());
+        let (start, size) = self.journal.replays().unwrap_or_default();
+        let step = self.screen.bar(format!("MB of WAL replayed on {}", journal.node), size >> 20);
         loop {
             let mut seen = self.traces();
             client = client.or_else(|| server::connect(journal, &self.user).ok());
@@ -184,7 +186,9 @@ impl<'a> Site<'a> {
                             self.judge_pause(replayed).map_err(failed)?;
                             return client.ok_or_else(|| failed("its connection is gone".into()));
                         }
-                        seen.push_str(replayed.as_deref().unwrap_or_default());
+                        let replayed = replayed.as_deref().unwrap_or_default();
+                        step.set(replayed.parse::<Lsn>().unwrap_or_default().0.saturating_sub(start.0) >> 20);
+                        seen.push_str(replayed);
                     }
                     _ => client = None,
                 },
@@ -349,6 +353,7 @@ fn new_journal(
         begun_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         seconds: BTreeMap::new(),
         bytes: 0,
+        replay_from: None,
     })
 }
 
@@ -454,8 +459,17 @@ fn fetch(site: &mut Site<'_>) -> Result<()> {
         repository::make_folder(parent, &site.user)?;
     }
     let last = std::cell::Cell::new(0);
-    site.ground.driver.fetch_base(node, &target.base, &data, &site.user, &|bytes| last.set(bytes))?;
+    let backups = site.ground.driver.backups(node)?;
+    let expected =
+        backups.iter().find(|backup| backup.label == target.base).map_or(0, |base| check::bytes_of(&backups, base));
+    let step = site.screen.bar(format!("MB of {}'s base backup", node.name), expected >> 20);
+    site.ground.driver.fetch_base(node, &target.base, &data, &site.user, &|bytes| {
+        step.set(bytes >> 20);
+        last.set(bytes);
+    })?;
+    drop(step);
     site.journal.bytes = last.get();
+    site.journal.replay_from = backups.iter().find(|backup| backup.label == target.base).map(|base| base.start_lsn);
     let seconds = begun.elapsed().as_secs_f64();
     site.say(format!("base backup {} fetched, {} in {seconds:.1} s", target.base, size(last.get())));
     Ok(())
@@ -581,6 +595,10 @@ fn note_rates(ground: &Ground, sites: &[Site<'_>]) {
         // A copy of some MB says nothing of one of many GB.
         if let Some(fetched) = seconds("fetched").filter(|_| journal.bytes > 64 << 20) {
             (rates.copy, rates.measured) = (journal.bytes as f64 / fetched, true);
+        }
+        let replayed = journal.replays().map_or(0, |(_, bytes)| bytes);
+        if let Some(paused) = seconds("paused").filter(|_| replayed > 64 << 20) {
+            (rates.replay, rates.measured) = (replayed as f64 / paused, true);
         }
     }
     if rates.measured {
