@@ -49,6 +49,33 @@ fn judge(cluster: &Cluster) -> u64 {
     total
 }
 
+/// How many instants are tried; a soak tries more.
+fn count() -> u32 {
+    std::env::var("RESTORE_INSTANTS").ok().and_then(|count| count.parse().ok()).unwrap_or(2)
+}
+
+#[test]
+fn a_point_at_which_the_nodes_do_not_fit_together_is_moved_to_the_last_cut_before_it() {
+    let cluster = mesh_of("no_cut", 3);
+    let [n1, n2, n3] = cluster.all();
+    let restores = Restores::of(&cluster);
+    assert_eq!(restores.point("proved"), "drained");
+    numbered(&cluster, || {
+        thread::sleep(Duration::from_millis(400));
+        // One after the other, without the barrier: those that come later have more of those that came before.
+        for node in [n2, n1, n3] {
+            node.sql("SELECT pg_create_restore_point('ragged')");
+            thread::sleep(Duration::from_millis(150));
+        }
+    });
+    let all = judge(&cluster);
+    let shown = done(restores.start(Moment::Point("ragged".into())));
+    assert!(shown.contains("a cut computed from WAL in") && shown.contains("is what a peer will not have"), "{shown}");
+    done(restores.finish());
+    let there = judge(&cluster);
+    assert!(there > 0 && there < all, "{there} {all}");
+}
+
 #[test]
 fn any_instant_is_restored_exactly_or_refused_with_its_reason() {
     let cluster = mesh_of("any_instant", 3);
@@ -56,7 +83,7 @@ fn any_instant_is_restored_exactly_or_refused_with_its_reason() {
     let restores = Restores::of(&cluster);
     let mut instants = Vec::new();
     numbered(&cluster, || {
-        for _ in 0..3 {
+        for _ in 0..count() {
             thread::sleep(Duration::from_millis(400));
             instants.push(n1.value("SELECT clock_timestamp()"));
         }
