@@ -249,6 +249,14 @@ fn one(
             ));
         }
     }
+    let slot = plan::noted_slot(&ground.repository, &node.name, &target.base).unwrap_or(start);
+    let unread = material.sources.history(target.timeline).filter(|_| slot < start);
+    if let Some(first) = unread.and_then(|history| material.sources.missing(history, slot, start).into_iter().next()) {
+        findings.push(format!(
+            "{}: the recovery slot may read from {slot} on, and {first} is missing: choose a moment after a later base backup",
+            node.name
+        ));
+    }
     let data = ground.data_of(node, options.into.as_deref());
     place(node, options, asked.get(&node.name).is_some_and(std::result::Result::is_ok), findings)?;
     room(&node.name, &data, copy + replay.min(1 << 30), findings);

@@ -29,6 +29,9 @@ pub struct Facts {
     pub slots: Vec<(String, String)>,
     pub superuser: String,
     pub recovery_slot: Option<String>,
+    /// From where that slot reads.
+    #[serde(default)]
+    pub slot_restart: Option<Lsn>,
     /// Names of all its logical slots.
     pub all_slots: Vec<String>,
     /// Its list of restore points, as it is stored.
@@ -42,7 +45,8 @@ const ORIGINS: &str = "SELECT o.roident, n.node_name, s.subslotname
 
 const SELF: &str = "SELECT (SELECT timeline_id FROM pg_control_checkpoint()),
        (SELECT rolname FROM pg_roles WHERE oid = 10), spock_internal.restore_point_list(),
-       (SELECT slot_name FROM spock.get_recovery_slot_status() LIMIT 1)";
+       (SELECT slot_name FROM spock.get_recovery_slot_status() LIMIT 1),
+       (SELECT restart_lsn FROM spock.get_recovery_slot_status() LIMIT 1)";
 
 /// A server that answers, if it is the node of the repository.
 pub fn ask(node: &MeshNode) -> std::result::Result<Facts, String> {
@@ -62,6 +66,7 @@ pub fn ask(node: &MeshNode) -> std::result::Result<Facts, String> {
     facts.superuser = next().unwrap_or_else(|| "postgres".into());
     facts.points = next().unwrap_or_default();
     facts.recovery_slot = next();
+    facts.slot_restart = next().and_then(|lsn| lsn.parse().ok());
     for row in query(ORIGINS)? {
         if let [Some(id), Some(name), slot] = row.as_slice() {
             facts.origins.insert(id.parse().unwrap_or(0), name.clone());
@@ -92,6 +97,27 @@ pub fn note(repository: &Repository, node: &str, facts: &Facts) {
     if let Ok(Some(owner)) = ServerUser::owner_of(&folder) {
         let _ = repository::write_document(&facts_file(repository, node), facts, &owner);
     }
+}
+
+/// By labels of base backups: from where the recovery slot read when each was begun. No saved slot of a later moment reads from earlier.
+type SlotPositions = BTreeMap<String, Lsn>;
+
+fn slots_file(repository: &Repository, node: &str) -> PathBuf {
+    repository.node_folder(node).join("slot-positions.json")
+}
+
+pub fn note_slot(repository: &Repository, node: &str, label: &str, restart: Option<Lsn>) {
+    let file = slots_file(repository, node);
+    if let (Some(restart), Ok(Some(owner))) = (restart, ServerUser::owner_of(&repository.node_folder(node))) {
+        let mut positions: SlotPositions = repository::read_document(&file).unwrap_or_default();
+        positions.insert(label.to_owned(), restart);
+        let _ = repository::write_document(&file, &positions, &owner);
+    }
+}
+
+pub fn noted_slot(repository: &Repository, node: &str, label: &str) -> Option<Lsn> {
+    let positions: SlotPositions = repository::read_document(&slots_file(repository, node)).ok()?;
+    positions.get(label).copied()
 }
 
 /// A node with all that a restore is planned from.

@@ -34,6 +34,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long a program that was killed with its starter may go on writing.
 const REMOVAL: Duration = Duration::from_secs(5);
 
+/// How long a spockctl that was killed may take to be gone.
+const GONE: Duration = Duration::from_secs(5);
+
 /// One node of this machine, and its journal.
 pub struct Site<'a> {
     pub ground: &'a Ground,
@@ -65,7 +68,9 @@ impl<'a> Site<'a> {
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(paths.lock());
         let lock = lock.map_err(Error::io("open", &paths.lock()))?;
         user.own(&paths.lock())?;
-        lock.try_lock().map_err(|_| Error::Locked(node.name.clone()))?;
+        // One that was killed may not be gone yet.
+        let locked = deadline::poll(GONE, || lock.try_lock().is_ok().then_some(()));
+        locked.ok_or_else(|| Error::Locked(node.name.clone()))?;
         // What it was when nobody held it may be old.
         let journal = match Journal::read(&journal.pgdata)? {
             Some(there) if !there.step.is_over() => there,
