@@ -143,3 +143,17 @@ fn a_cluster_that_stays_is_found_shown_started_again_and_removed() {
     kept.0.remove().unwrap_or_else(|error| panic!("{error}"));
     assert!(!postmasters.iter().any(|&pid| process::is_alive(pid)) && !folder.exists());
 }
+
+#[test]
+fn the_demo_of_a_restore_ends_with_the_rows_of_the_point_on_every_node() {
+    let shown = Shown::default();
+    let ended = demo::restore::run(&demo::restore::Options::default(), &Screen::plain(shown.clone()));
+    let text = shown.take();
+    if let Err(error) = ended {
+        panic!("{error}, after\n{text}");
+    }
+    let counts: Vec<&str> = last_line(&text).split(' ').skip(1).filter_map(|part| part.split('=').nth(1)).collect();
+    assert!(counts.len() == 3 && counts.iter().all(|count| *count == counts[0] && *count != "0"), "{text}");
+    let folder = text.lines().next().and_then(|line| line.rsplit(' ').next()).expect("a folder");
+    assert!(!std::path::Path::new(folder).exists(), "{folder} was left behind");
+}

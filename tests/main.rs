@@ -23,6 +23,7 @@ mod registry;
 mod regress;
 mod rescue;
 mod rescue_clone;
+mod restore;
 mod restore_points;
 mod slot_carried;
 mod slot_keeps;

@@ -15,7 +15,7 @@ use crate::slot_keeps::{quick, start_mesh};
 
 const TABLE: &str = "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, node text, v int, PRIMARY KEY (id, node))";
 
-fn mesh_of(name: &str, nodes: usize) -> Cluster {
+pub fn mesh_of(name: &str, nodes: usize) -> Cluster {
     // Two-phase transactions and synchronous commits are what the barrier must know of.
     start_mesh(quick(name, nodes).setting("max_prepared_transactions", "10"), TABLE)
 }
@@ -47,7 +47,7 @@ fn open(node: &Node, number: u64) -> bool {
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SpockRecoveryCommitBarrier'";
 
 /// Runs `f` while sessions on every node, two each, insert rows of their own.
-fn under_load<T>(cluster: &Cluster, f: impl FnOnce() -> T) -> T {
+pub fn under_load<T>(cluster: &Cluster, f: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for node in cluster.nodes() {

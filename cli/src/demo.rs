@@ -5,6 +5,7 @@
 
 mod crash;
 mod recovery;
+pub mod restore;
 mod verify;
 
 use std::path::PathBuf;

@@ -10,6 +10,8 @@ pub enum Error {
     Cluster(#[from] spock_recovery_cluster::Error),
     #[error(transparent)]
     Backup(#[from] crate::backup::Error),
+    #[error(transparent)]
+    Restore(#[from] crate::restore::Error),
     #[error("{nodes} nodes are too few: {reason}")]
     TooFewNodes { nodes: usize, reason: &'static str },
     #[error("\"{path}\" is no record of a cluster: {reason}")]
@@ -25,7 +27,11 @@ pub enum Error {
 impl Error {
     /// What was typed cannot be right, whatever the state of the servers: exit status 2.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Backup(error) if error.is_usage())
+        match self {
+            Error::Backup(error) => error.is_usage(),
+            Error::Restore(error) => error.is_usage(),
+            _ => false,
+        }
     }
 }
 

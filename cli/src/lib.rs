@@ -8,6 +8,7 @@ pub mod demo;
 pub mod error;
 pub mod lsn;
 pub mod record;
+pub mod restore;
 pub mod screen;
 pub mod status;
 pub mod table;

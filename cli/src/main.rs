@@ -9,6 +9,7 @@ use spockctl::backup::arguments::{self as backup, BackupCommand};
 use spockctl::demo::{self, Scenario};
 use spockctl::error::{Error, Result};
 use spockctl::record::Kept;
+use spockctl::restore::arguments::{self as restore, RestoreCommand};
 use spockctl::{Screen, cluster, status};
 
 #[derive(Parser)]
@@ -28,6 +29,9 @@ enum Command {
     /// Backups of every node, from which all of them can be restored to one moment
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// All nodes back to one moment
+    #[command(subcommand)]
+    Restore(RestoreCommand),
 }
 
 #[derive(Args)]
@@ -53,6 +57,9 @@ struct DemoArguments {
     /// Every subscription but that of n3 to n2 is suspended once n1 is dead
     #[arg(long)]
     crash2: bool,
+    /// Another scene: a table is dropped by mistake under load, and all nodes come back to a restore point before that
+    #[arg(long, conflicts_with_all = ["crash", "crash2"])]
+    restore: bool,
     /// Transactions, of one row each, that n2 lacks when n1 dies
     #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u64).range(1..))]
     rows: u64,
@@ -86,6 +93,15 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     let screen = Screen::stdout();
     match command {
+        Command::Demo(arguments) if arguments.restore => demo::restore::run(
+            &demo::restore::Options {
+                pg_config: arguments.server.pg_config,
+                first_port: arguments.server.port,
+                nodes: usize::from(arguments.server.nodes),
+                keep: arguments.keep,
+            },
+            &screen,
+        ),
         Command::Demo(arguments) => demo::run(
             &demo::Options {
                 pg_config: arguments.server.pg_config,
@@ -108,6 +124,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Cluster(ClusterCommand::Down { folder }) => down(folder.as_deref(), &screen),
         Command::Backup(command) => Ok(backup::run(command, &screen)?),
+        Command::Restore(command) => Ok(restore::run(command, &screen)?),
     }
 }
 

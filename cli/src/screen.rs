@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// As often as an eye follows.
 const TICK: Duration = Duration::from_millis(100);
@@ -18,15 +18,15 @@ pub struct Screen {
 }
 
 enum Output {
-    /// With what moves at the moment.
-    Terminal(Option<ProgressBar>),
+    /// With what moves at the moment: a line for each.
+    Terminal(MultiProgress),
     Plain(Box<dyn Write + Send>),
 }
 
 impl Screen {
     pub fn stdout() -> Screen {
         Screen::new(if io::stdout().is_terminal() {
-            Output::Terminal(None)
+            Output::Terminal(MultiProgress::with_draw_target(ProgressDrawTarget::stdout()))
         } else {
             Output::Plain(Box::new(io::stdout()))
         })
@@ -44,8 +44,7 @@ impl Screen {
     pub fn line(&self, text: impl AsRef<str>) {
         let text = text.as_ref();
         self.with(|output| match output {
-            Output::Terminal(Some(bar)) => bar.suspend(|| println_quietly(text)),
-            Output::Terminal(None) => println_quietly(text),
+            Output::Terminal(bars) => bars.suspend(|| println_quietly(text)),
             Output::Plain(writer) => {
                 let _ = writeln!(writer, "{text}").and_then(|()| writer.flush());
             }
@@ -65,18 +64,17 @@ impl Screen {
     fn step(&self, text: impl Into<String>, parts: Option<u64>) -> Step {
         let text = text.into();
         let bar = self.with(|output| {
-            let Output::Terminal(current) = output else { return None };
+            let Output::Terminal(bars) = output else { return None };
             let (bar, template) = match parts {
-                Some(parts) => (ProgressBar::new(parts), "{bar:30} {pos}/{len} {msg}"),
+                Some(parts) => (ProgressBar::new(parts), "{bar:30} {pos}/{len} {msg}, {eta} left"),
                 None => (ProgressBar::new_spinner(), "{spinner} {msg}"),
             };
-            bar.set_draw_target(ProgressDrawTarget::stdout());
+            let bar = bars.add(bar);
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
             bar.set_message(text);
             bar.enable_steady_tick(TICK);
-            *current = Some(bar.clone());
             Some(bar)
         });
         Step { screen: self.clone(), bar }
@@ -107,8 +105,8 @@ impl Drop for Step {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
             self.screen.with(|output| {
-                if let Output::Terminal(current) = output {
-                    *current = None;
+                if let Output::Terminal(bars) = output {
+                    bars.remove(&bar);
                 }
             });
         }

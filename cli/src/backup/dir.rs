@@ -119,6 +119,10 @@ impl Driver for Dir {
         repository::sync_folder(folder)
     }
 
+    fn wal_path(&self, node: &MeshNode, file: &str) -> Option<PathBuf> {
+        Some(self.repository.wal_folder(&node.name).join(file)).filter(|path| path.is_file())
+    }
+
     fn restore_command(&self, node: &MeshNode) -> Result<String> {
         let folder = self.repository.wal_folder(&node.name);
         Ok(format!("cp -- {}/%f \"%p\"", shell::setting_word(&folder)))

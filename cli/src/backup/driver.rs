@@ -1,7 +1,7 @@
 //! What every backup program must be able to do.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use spock_recovery_cluster::ServerUser;
 
@@ -53,6 +53,11 @@ pub trait Driver: Send + Sync {
     /// Writes one file of the archive (a segment or a history) into a folder, under its own name; flushed when it returns. One that is
     /// there already is replaced.
     fn fetch_wal(&self, node: &MeshNode, file: &str, folder: &Path, user: &ServerUser) -> Result<()>;
+
+    /// Where a file of the archive can be read without being fetched. None: it must be fetched.
+    fn wal_path(&self, _node: &MeshNode, _file: &str) -> Option<PathBuf> {
+        None
+    }
 
     /// The setting's value; `shell::configuration_line` writes it, for it may hold quotes and backslashes.
     fn restore_command(&self, node: &MeshNode) -> Result<String>;

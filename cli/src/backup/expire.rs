@@ -11,6 +11,7 @@ use super::error::{Error, Result};
 use super::repository::{MeshNode, Repository};
 use super::say::{are, counted};
 use super::take::size;
+use crate::restore::plan;
 use crate::screen::Screen;
 
 #[derive(Debug, Clone)]
@@ -49,7 +50,7 @@ fn one(
     let user = ServerUser::owner_of(&folder)?.ok_or_else(closed)?;
     let _lock = repository.lock(&node.name, &user)?;
     let backups = driver.backups(node)?;
-    let plan = plan(&backups, options.keep);
+    let plan = chosen(&backups, options.keep);
     let would = if options.dry_run { "would remove" } else { "removed" };
     for backup in &plan.remove {
         if !options.dry_run {
@@ -64,7 +65,8 @@ fn one(
         ));
     }
     if let Some(oldest) = plan.oldest {
-        let number = oldest.start_lsn.0 / node.wal_segment_bytes;
+        let noted = plan::noted_slot(repository, &node.name, &oldest.label);
+        let number = noted.map_or(oldest.start_lsn, |slot| slot.min(oldest.start_lsn)).0 / node.wal_segment_bytes;
         let removed = driver.remove_wal_before(node, number, &user, options.dry_run)?;
         let wal = removed.map_or("the WAL that only they need".into(), |(files, bytes)| {
             format!("{} of WAL, {}", counted(files, "file"), size(bytes))
@@ -91,7 +93,7 @@ struct Plan<'a> {
 }
 
 /// Keeps the newest ones, and what they refer to. The oldest backup is the first.
-fn plan(backups: &[BaseBackup], keep: usize) -> Plan<'_> {
+fn chosen(backups: &[BaseBackup], keep: usize) -> Plan<'_> {
     let newest = &backups[backups.len().saturating_sub(keep.max(1))..];
     let mut kept = BTreeSet::new();
     for backup in newest {
@@ -112,7 +114,7 @@ mod tests {
     use super::*;
 
     fn labels(backups: &[BaseBackup], keep: usize) -> (String, Option<&str>) {
-        let plan = plan(backups, keep);
+        let plan = chosen(backups, keep);
         let removed = plan.remove.iter().map(|backup| backup.label.as_str()).collect();
         (removed, plan.oldest.map(|backup| backup.label.as_str()))
     }

@@ -181,7 +181,7 @@ impl Live {
 }
 
 /// The first field of pg_control is the system identifier: a folder of the same path on this machine may be another server's.
-fn place(pgdata: &Path, system_identifier: &str) -> Result<Place> {
+pub fn place(pgdata: &Path, system_identifier: &str) -> Result<Place> {
     let path = pgdata.join("global/pg_control");
     let control = match fs::read(&path) {
         Ok(control) => control,

@@ -18,6 +18,7 @@ use super::program;
 use super::repository::Repository;
 use super::setup;
 use super::wal::Segment;
+use crate::restore::plan;
 use crate::screen::Screen;
 
 #[derive(Debug, Clone)]
@@ -139,7 +140,13 @@ impl Job<'_> {
         }
         let _lock = self.repository.lock(&node.name, &self.user)?;
         self.driver.sweep(&node)?;
+        let facts = plan::ask(&node);
         let taken = if self.driver.decides_kind() { self.take(&[], None) } else { self.choose_and_take() }?;
+        if let Ok(facts) = facts {
+            // For the day on which no server answers; and so that WAL is kept from which the recovery slot reads.
+            plan::note(self.repository, &node.name, &facts);
+            plan::note_slot(self.repository, &node.name, &taken.label, facts.slot_restart);
+        }
         await_archived(self.live, self.driver, &taken)?;
         Ok(taken)
     }

@@ -93,6 +93,13 @@ impl History {
         timeline == self.timeline || self.left_at(timeline).is_some_and(|left| lsn <= left)
     }
 
+    /// The timeline on which a position was first reached. A recovery that ends there must be told this one: a later one would be
+    /// recorded as left before it began.
+    pub fn timeline_at(&self, lsn: Lsn) -> u32 {
+        let ancestor = self.ancestors.iter().find(|&&(_, left)| lsn <= left);
+        ancestor.map_or(self.timeline, |&(timeline, _)| timeline)
+    }
+
     /// The segments that a replay reads from `from` until it has read up to `to`: each of the newest timeline that had begun in it.
     pub fn segments(&self, from: Lsn, to: Lsn, segment_size: u64) -> Vec<Segment> {
         let last = to.0.saturating_sub(1).max(from.0) / segment_size;
@@ -226,6 +233,8 @@ mod tests {
         assert_eq!(history.ancestors, [(1, Lsn(0x500_0000)), (2, Lsn(0x900_00A0))]);
         assert!(history.contains(1, Lsn(0x500_0000)) && !history.contains(1, Lsn(0x500_0001)));
         assert!(history.contains(3, Lsn(u64::MAX)) && !history.contains(4, Lsn(1)));
+        let at = [0x500_0000, 0x500_0001, 0x900_00A0, 0x900_00A1].map(|lsn| history.timeline_at(Lsn(lsn)));
+        assert_eq!(at, [1, 2, 2, 3]);
         assert_eq!(History::parse(2, "x"), None);
     }
 

@@ -1,0 +1,176 @@
+//! `spockctl restore` on real servers: a mesh under load comes back to one moment, with nothing lost and nothing twice.
+
+mod after;
+mod basic;
+mod in_flight;
+mod instants;
+mod kills;
+mod lost;
+mod refused;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use spock_recovery_cluster::pid_file::PidFile;
+use spock_recovery_cluster::process;
+use spockctl::Screen;
+use spockctl::backup::{setup, take};
+use spockctl::restore::check::Options;
+use spockctl::restore::journal::{Journal, Step};
+use spockctl::restore::{Error, Moment, cancel, check, finish, start, status};
+
+use crate::cluster::{Cluster, Node, wait_for};
+
+/// A name that every command must quote.
+const NAME: &str = "it's a repo, 5% \"full\" $HOME";
+
+#[derive(Clone, Default)]
+struct Shown(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shown {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Seen where a test fails.
+        eprint!("{}", String::from_utf8_lossy(bytes));
+        self.0.lock().expect("nobody panics while writing").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a command showed, and how it ended.
+type Ended = (String, Result<(), Error>);
+
+fn ended(act: impl FnOnce(&Screen) -> Result<(), Error>) -> Ended {
+    let shown = Shown::default();
+    let result = act(&Screen::plain(shown.clone()));
+    let bytes = shown.0.lock().expect("nobody panics while writing").clone();
+    (String::from_utf8(bytes).expect("UTF-8"), result)
+}
+
+#[track_caller]
+fn done((text, result): Ended) -> String {
+    result.unwrap_or_else(|error| panic!("{error}, after\n{text}"));
+    text
+}
+
+/// The repository of a test's cluster, and the commands on it.
+struct Restores<'a> {
+    cluster: &'a Cluster,
+    repository: PathBuf,
+}
+
+impl<'a> Restores<'a> {
+    /// Every node archives, and has a base backup.
+    fn of(cluster: &'a Cluster) -> Restores<'a> {
+        let repository = cluster.folder().join(NAME);
+        let setup = |screen: &Screen| {
+            setup::run(
+                &setup::Options {
+                    dsn: cluster.nodes()[0].dsn("postgres"),
+                    repository: repository.clone(),
+                    driver: None,
+                    node: None,
+                    by_command: false,
+                    archive_timeout: None,
+                    command: None,
+                },
+                screen,
+            )
+        };
+        done(ended(|screen| Ok(setup(screen)?)));
+        cluster.nodes().iter().for_each(Node::restart);
+        for node in cluster.nodes() {
+            // So that those that a restore starts go on writing into it.
+            let log = cluster.folder().join(format!("{}.log", node.name()));
+            cluster.user().own(&log).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let restores = Restores { cluster, repository };
+        restores.take();
+        restores
+    }
+
+    fn take(&self) {
+        let options = take::Options { repository: self.repository.clone(), dsn: None, node: None, kind: None };
+        done(ended(|screen| Ok(take::run(&options, screen)?)));
+    }
+
+    fn options(&self, moment: Option<Moment>) -> Options {
+        Options { repository: self.repository.clone(), node: None, moment, into: None, end_after: None }
+    }
+
+    /// The options of the host of one node.
+    fn on_host_of(&self, node: &Node, moment: Option<Moment>) -> Options {
+        Options { node: Some(node.name().to_owned()), ..self.options(moment) }
+    }
+
+    fn check(&self, moment: Moment) -> Ended {
+        ended(|screen| check::run(&self.options(Some(moment)), screen))
+    }
+
+    fn start(&self, moment: Moment) -> Ended {
+        ended(|screen| start::run(&self.options(Some(moment)), screen))
+    }
+
+    fn finish(&self) -> Ended {
+        ended(|screen| finish::run(&self.options(None), screen))
+    }
+
+    fn cancel(&self) -> Ended {
+        ended(|screen| cancel::run(&self.options(None), screen))
+    }
+
+    fn status(&self) -> String {
+        let options = status::Options { repository: Some(self.repository.clone()), pgdata: Vec::new(), into: None };
+        done(ended(|screen| status::run(&options, screen)))
+    }
+
+    fn journal(&self, node: &Node) -> Journal {
+        Journal::read(node.data()).expect("it can be read").expect("it is there")
+    }
+
+    /// SQL on a paused node, over the socket that is its owner's alone.
+    fn paused(&self, node: &Node, question: &str) -> String {
+        let journal = self.journal(node);
+        let mut client = spockctl::restore::server::connect(&journal, self.cluster.user()).expect("it answers");
+        spockctl::restore::server::value(&journal, &mut client, question).expect("it can be asked")
+    }
+
+    fn point(&self, name: &str) -> String {
+        self.cluster.nodes()[0].value(&format!("SELECT min(quality) FROM spock.create_restore_point('{name}')"))
+    }
+}
+
+/// Servers that a restore has started are nobody's children: they end with the test, before its folder goes.
+impl Drop for Restores<'_> {
+    fn drop(&mut self) {
+        for node in self.cluster.nodes() {
+            let parent = node.data().parent().expect("it has one");
+            let folders = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
+            for pid in folders.filter_map(|folder| running(&folder)).filter(|pid| node.postmaster_pid() != Some(*pid)) {
+                let _ = process::kill_all(pid);
+            }
+        }
+    }
+}
+
+fn running(data: &Path) -> Option<i32> {
+    PidFile::read(data).and_then(|_| spockctl::restore::server::running(data))
+}
+
+/// The rows of every node, once they are the same everywhere.
+fn settled(cluster: &Cluster, question: &str) -> String {
+    let mut last = Vec::new();
+    wait_for("the same rows on every node", || {
+        last = cluster.nodes().iter().map(|node| node.value(question)).collect();
+        last.windows(2).all(|pair| pair[0] == pair[1])
+    });
+    last.swap_remove(0)
+}
+
+fn step_of(restores: &Restores<'_>, node: &Node) -> Step {
+    restores.journal(node).step
+}
