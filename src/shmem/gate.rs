@@ -177,7 +177,11 @@ pub fn rests(database: pg_sys::Oid) -> Option<Duration> {
 }
 
 fn rest(gate: &Gate, now: Monotonic) -> Option<Duration> {
-    let opened_at = Monotonic(gate.opened_at.load(Ordering::SeqCst));
+    rest_after(Monotonic(gate.opened_at.load(Ordering::SeqCst)), now)
+}
+
+/// How long a gate that was last opened at this time must still stay open (pure).
+fn rest_after(opened_at: Monotonic, now: Monotonic) -> Option<Duration> {
     let left = REST.saturating_sub(now.since(opened_at));
     (!opened_at.is_never() && !left.is_zero()).then_some(left)
 }
@@ -365,6 +369,18 @@ pub fn has_expired() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gate_rests_after_it_was_opened_and_not_before_it_ever_was() {
+        let now = Monotonic(1_000_000_000);
+        let ago = |time: Duration| Monotonic(now.0 - time.as_micros() as u64);
+        assert_eq!(rest_after(Monotonic::NEVER, now), None);
+        assert_eq!(rest_after(now, now), Some(REST));
+        assert_eq!(rest_after(ago(REST / 2), now), Some(REST / 2));
+        for long_ago in [REST, REST * 1000] {
+            assert_eq!(rest_after(ago(long_ago), now), None);
+        }
+    }
 
     #[test]
     fn a_mark_is_held_only_by_the_gate_of_its_database_and_only_if_that_holds_its_author() {
