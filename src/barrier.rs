@@ -12,7 +12,7 @@ use crate::error::SqlError;
 use crate::failpoint::{self, names};
 use crate::lsn::LocalLsn;
 use crate::pg::clock::Monotonic;
-use crate::pg::{interrupts, origin, process, wal};
+use crate::pg::{interrupts, origin, process, transaction, wal};
 use crate::shmem;
 use crate::shmem::gate::{self, Author, Holds, Opened, Refused};
 use pgrx::PgSqlErrorCode;
@@ -28,8 +28,8 @@ const LOOK_AGAIN: Duration = Duration::from_micros(100);
 thread_local! {
     /// This process has set its mark.
     static IS_MARKED: Cell<bool> = const { Cell::new(false) };
-    /// The present transaction passes every gate.
-    static PASSES: Cell<bool> = const { Cell::new(false) };
+    /// The command id up to which what the present transaction has written passes every gate; None: nothing does.
+    static PASSES: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +84,8 @@ pub fn before_commit() {
     // A worker of this library writes nothing that is published, except where it applies. If it waited, it would wait
     // with locks that the steps of a restore point need.
     let is_internal = process::is_ours() && !is_applying;
-    if PASSES.get() || is_internal || database == pgrx::pg_sys::InvalidOid {
+    let passes = PASSES.get().is_some_and(|command| transaction::command_id() == command);
+    if passes || is_internal || database == pgrx::pg_sys::InvalidOid {
         return;
     }
     let author = if is_applying { Author::AnotherNode } else { Author::ThisNode };
@@ -100,15 +101,25 @@ pub fn before_commit() {
 /// Called when that is over. `end`: the end of the record that was written; None: the transaction was aborted, or wrote
 /// none. Raises nothing.
 pub fn after_commit(end: Option<LocalLsn>) {
-    PASSES.set(false);
+    PASSES.set(None);
     if IS_MARKED.replace(false) {
         gate::clear_mark(end);
     }
 }
 
-/// Lets the present transaction pass every gate: it does what the gate was closed for.
+/// Lets what the present transaction has written until now pass every gate: it is what the gate was closed for. If the
+/// transaction writes anything else afterwards, it waits like any other.
 pub fn let_pass() {
-    PASSES.set(true);
+    transaction::end_command();
+    PASSES.set(Some(transaction::command_id()));
+}
+
+/// Waits until a gate of this database that was opened a moment ago may be closed again.
+pub fn wait_for_the_last() {
+    while let Some(left) = gate::rests(process::my_database()) {
+        interrupts::check();
+        std::thread::sleep(left);
+    }
 }
 
 /// Closes the gate of this database for `lease`, and waits until no commit that it holds back is under way. Returns the
@@ -139,7 +150,11 @@ pub fn close(number: u64, holds: Holds, lease: Duration) -> Result<LocalLsn, Bar
         interrupts::check();
         std::thread::sleep(LOOK_AGAIN);
     }
-    let end = gate::last_end().max(waiting).max(started_at);
+    let mut end = gate::last_end().max(waiting).max(started_at);
+    if end == LocalLsn::ZERO {
+        // No launcher has noted yet where this run began.
+        end = wal::flushed();
+    }
     wal::flush_to(end);
     Ok(end)
 }

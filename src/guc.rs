@@ -34,7 +34,7 @@ static RECOVERY_POLL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(2_000);
 /// healthy answer over a wide-area network and below what a person is willing to wait at a prompt.
 static PEER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 
-/// `spock.max_databases`: shared memory is laid out for this many databases with the extension. Sixteen take about 2 MB
+/// `spock.max_databases`: shared memory is laid out for this many databases with the extension. Sixteen take about 3 MB
 /// with the default of `spock.max_peers`; the size grows with the square of that setting, because it holds each peer's
 /// progress for each origin.
 static MAX_DATABASES: GucSetting<i32> = GucSetting::<i32>::new(16);

@@ -8,6 +8,7 @@ mod listed;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::cluster::{Cluster, Node, Session, SqlError};
 use crate::slot_keeps::{quick, start_mesh};
@@ -27,6 +28,8 @@ fn step(node: &Node, step: &str, argument: &str) -> Result<String, SqlError> {
 
 /// Closes a node's gate; returns the end of its last commit.
 fn close(node: &Node, number: u64, holds_all: bool, lease_ms: u32) -> String {
+    // A gate stays open for a moment before it is closed again.
+    thread::sleep(Duration::from_millis(100));
     let asked = format!(r#"{{"number":{number},"holds_all":{holds_all},"lease_ms":{lease_ms}}}"#);
     let answer = step(node, "close", &asked).unwrap_or_else(|error| panic!("{}: {error:?}", node.name()));
     let end = answer.strip_prefix(r#"{"end":""#).and_then(|rest| rest.strip_suffix(r#""}"#));

@@ -8,6 +8,7 @@
 
 use crate::lsn::LocalLsn;
 use pgrx::pg_sys;
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
@@ -51,6 +52,11 @@ pub struct Callbacks {
     /// Called when that is over, with the end of the record that was written, and at the abort of any transaction. Must
     /// not raise an ERROR.
     pub after_commit: fn(Option<LocalLsn>),
+}
+
+thread_local! {
+    /// COMMIT PREPARED or ROLLBACK PREPARED is running.
+    static ENDS_PREPARED: Cell<bool> = const { Cell::new(false) };
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -144,6 +150,8 @@ unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _a
         // SAFETY: a variable of this process.
         XACT_EVENT_COMMIT => (callbacks.after_commit)(Some(LocalLsn(unsafe { pg_sys::XactLastCommitEnd }))),
         XACT_EVENT_PREPARE => (callbacks.after_commit)(Some(super::wal::inserted())),
+        // COMMIT PREPARED may have written its record before something failed.
+        XACT_EVENT_ABORT if ENDS_PREPARED.take() => (callbacks.after_commit)(Some(super::wal::inserted())),
         XACT_EVENT_ABORT => (callbacks.after_commit)(None),
         _ => (),
     }
@@ -220,6 +228,7 @@ unsafe extern "C-unwind" fn process_utility(
 /// After an ERROR in the command this is not called: the abort of its transaction says that it is over.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn note_prepared_ended() {
+    ENDS_PREPARED.set(false);
     if let Some(callbacks) = CALLBACKS.get() {
         (callbacks.after_commit)(Some(super::wal::inserted()));
     }
@@ -243,6 +252,7 @@ unsafe extern "C-unwind" fn note_utility(
     // SAFETY: as above.
     let ends_prepared = unsafe { ends_prepared((*statement).utilityStmt) };
     if let (true, Some(callbacks)) = (ends_prepared, CALLBACKS.get()) {
+        ENDS_PREPARED.set(true);
         (callbacks.before_commit)();
     }
     ends_prepared

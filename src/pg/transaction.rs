@@ -104,6 +104,18 @@ pub fn commit_applied() {
     unsafe { pg_sys::pgstat_report_stat(false) };
 }
 
+/// The id of the present command. It grows when a command after one that has written begins.
+pub fn command_id() -> u32 {
+    // SAFETY: reads this process's state, within a transaction; false: the id is not taken for a write.
+    unsafe { pg_sys::GetCurrentCommandId(false) }
+}
+
+/// Ends the present command, so that whatever is written next has another id. Does nothing if it has written nothing.
+pub fn end_command() {
+    // SAFETY: within a transaction.
+    unsafe { pg_sys::CommandCounterIncrement() };
+}
+
 pub fn is_open() -> bool {
     // SAFETY: reads this process's state.
     unsafe { pg_sys::IsTransactionState() }

@@ -93,7 +93,7 @@ impl SqlError for RestorePointError {
                     .to_owned()
             }
             E::NameUsed { .. } => "Recovery stops at the first record of a name.".to_owned(),
-            E::PeerSilent { why, .. } => format!("{why}. Nothing was changed."),
+            E::PeerSilent { why, .. } => format!("{why}."),
             E::BadLease => "It may be from 10 ms to 60 s.".to_owned(),
             E::Stranger { .. } => "A restore point needs every node of the mesh.".to_owned(),
             E::NoWorker => "No worker slot is free (max_worker_processes).".to_owned(),

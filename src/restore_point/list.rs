@@ -51,6 +51,9 @@ pub struct PointNode {
 pub struct Point {
     pub name: String,
     pub created_at: Timestamp,
+    /// Names the attempt to make it, so that an attempt that fails takes back what it has entered itself and nothing else.
+    #[serde(default)]
+    pub attempt: u64,
     /// Made by spock.restore_point_interval, and dropped when there are more than spock.restore_points_kept of these.
     #[serde(default)]
     pub is_automatic: bool,
@@ -124,20 +127,34 @@ impl RestorePoints {
         }
     }
 
-    /// Removes a point; its name stays used if WAL may hold its record. False: there is none of that name.
-    pub fn remove(&mut self, name: &str, was_written: bool) -> bool {
-        let before = self.points.len();
+    /// Removes a point. Its name stays used, because WAL may hold its record. False: there is none of that name.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let Some(place) = self.points.iter().position(|point| point.name == name) else { return false };
+        let point = self.points.remove(place);
+        if !point.is_automatic {
+            self.note_used(name);
+        }
+        true
+    }
+
+    /// Removes what an attempt to make a point has entered, and nothing else. `was_written`: WAL may hold its record, so
+    /// that its name stays used.
+    pub fn take_back(&mut self, name: &str, attempt: u64, was_written: bool) -> bool {
+        let is_own = |point: &Point| point.attempt == attempt && point.nodes.iter().all(|node| node.lsn.is_none());
+        let Some(point) = self.point(name).filter(|point| is_own(point)) else { return false };
+        let must_note = was_written && !point.is_automatic;
         self.points.retain(|point| point.name != name);
-        if self.points.len() == before {
-            return false;
+        if must_note {
+            self.note_used(name);
         }
-        if !was_written {
-            return true;
-        }
+        true
+    }
+
+    /// The name of an automatic point holds a moment and does not come back, so it is not noted.
+    fn note_used(&mut self, name: &str) {
         self.used.push(name.to_owned());
         let surplus = self.used.len().saturating_sub(USED_NAMES);
         self.used.drain(..surplus);
-        true
     }
 
     /// Removes the oldest automatic points beyond `kept`. Points that a person has named stay until they are dropped.

@@ -11,7 +11,7 @@ fn point(name: &str, is_automatic: bool) -> Point {
         held_us: None,
     };
     let nodes = vec![node("n1", 100), node("n2", 2000)];
-    Point { name: name.to_owned(), created_at: Timestamp(9), is_automatic, quality: Quality::Loose, nodes }
+    Point { name: name.to_owned(), created_at: Timestamp(9), attempt: 7, is_automatic, quality: Quality::Loose, nodes }
 }
 
 fn names(list: &RestorePoints) -> Vec<&str> {
@@ -39,10 +39,25 @@ fn a_name_stays_used_when_its_point_is_dropped() {
     assert!(!list.has_used("a"));
     list.enter(point("a", false));
     assert!(list.has_used("a") && list.point("a").is_some());
-    assert!(list.remove("a", true) && list.has_used("a") && list.point("a").is_none());
-    assert!(!list.remove("a", true) && !list.remove("b", true));
-    list.enter(point("b", false));
-    assert!(list.remove("b", false) && !list.has_used("b"), "nothing was written under this name");
+    assert!(list.remove("a") && list.has_used("a") && list.point("a").is_none());
+    assert!(!list.remove("a") && !list.remove("b"));
+    list.enter(point("automatic", true));
+    assert!(list.remove("automatic") && list.used == ["a"], "names of automatic points do not come back");
+}
+
+#[test]
+fn an_attempt_takes_back_what_it_has_entered_and_nothing_else() {
+    let mut list = RestorePoints::new(HERE);
+    list.enter(point("made", false));
+    assert!(!list.take_back("made", 7, false), "it has positions");
+    let nodes = vec![PointNode { node: "n1".to_owned(), lsn: None, timeline: None, held_us: None }];
+    for (name, was_written) in [("a", false), ("b", true)] {
+        list.enter(Point { nodes: nodes.clone(), ..point(name, false) });
+        assert!(!list.take_back(name, 8, was_written), "another attempt has entered it");
+        assert!(list.take_back(name, 7, was_written) && list.point(name).is_none());
+        assert_eq!(list.has_used(name), was_written);
+    }
+    assert!(list.point("made").is_some() && !list.take_back("nothing", 7, true));
 }
 
 #[test]
@@ -91,7 +106,7 @@ fn a_list_survives_being_written_and_read() {
     let mut list = RestorePoints::new(HERE);
     list.enter(point("größe \"1\"", true));
     list.enter(Point { nodes: Vec::new(), ..point("b", false) });
-    list.remove("b", true);
+    list.remove("b");
     list.note_backup(Backup { node: "n1".to_owned(), begun_at: Timestamp(3), stop_lsn: LocalLsn(4) });
     let text = document::to_text(&list);
     assert!(text.is_ascii());

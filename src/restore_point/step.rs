@@ -10,7 +10,7 @@ use crate::barrier;
 use crate::failpoint::{self, names};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::native::NativeProvider;
-use crate::node::provider::ReplicationProvider;
+use crate::node::provider::{Origin, ReplicationProvider};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::{interrupts, origin, prepared, process, wal};
 use crate::shmem;
@@ -30,6 +30,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 #[derive(Serialize, Deserialize)]
 pub struct Prepare {
     pub name: String,
+    pub attempt: u64,
     pub created_at: Timestamp,
     pub is_automatic: bool,
     /// The nodes that take part.
@@ -48,6 +49,12 @@ pub struct Prepared {
     /// here, so it must be held back too.
     #[serde(default)]
     pub is_forwarded_to: bool,
+    /// Some subscription here is two-phase. Apply workers end prepared transactions without passing the gate.
+    #[serde(default)]
+    pub is_two_phase: bool,
+    /// A provider whose tables are still being copied to here: the point is no proved cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_unsettled: Option<String>,
     /// A subscription of this node that cannot have passed its provider soon, so that nobody need wait for it: the name of
     /// the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +88,9 @@ pub struct Marked {
     pub lsn: LocalLsn,
     pub timeline: u32,
     pub drained: bool,
+    /// As of [`Prepared`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_unsettled: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -104,6 +114,9 @@ pub struct Record {
 #[derive(Serialize, Deserialize)]
 pub struct Forget {
     pub name: String,
+    /// The attempt whose entry is removed; None: whatever there is of that name, because a person drops it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u64>,
     /// WAL may hold its record, so that its name stays used.
     pub was_written: bool,
 }
@@ -123,8 +136,7 @@ pub fn run(step: &str, argument: &str) -> Result<String, RestorePointError> {
         serde_json::from_str(argument).map_err(|_| RestorePointError::BadStep { step: step.to_owned() })
     }
     failpoint::hit(names::RESTORE_POINT_STEP);
-    // Whatever a step writes is written while commits may be held back.
-    barrier::let_pass();
+    let had_written = process::has_written();
     let answer = match step {
         PREPARE => to_value(&prepare(&read(step, argument)?)?),
         CLOSE => to_value(&close(&read(step, argument)?)?),
@@ -135,6 +147,10 @@ pub fn run(step: &str, argument: &str) -> Result<String, RestorePointError> {
         FORGET => to_value(&forget(&read(step, argument)?)?),
         _ => return Err(RestorePointError::BadStep { step: step.to_owned() }),
     };
+    if !had_written {
+        // Whatever a step writes is written while commits may be held back.
+        barrier::let_pass();
+    }
     Ok(crate::document::to_text(&answer))
 }
 
@@ -145,6 +161,7 @@ fn to_value(answer: &impl Serialize) -> Value {
 /// Checks the name and enters the point in the list.
 pub fn prepare(asked: &Prepare) -> Result<Prepared, RestorePointError> {
     let local = NativeProvider.local_node()?.ok_or(RestorePointError::NoNode)?;
+    barrier::wait_for_the_last();
     let is_known = |name: &str| asked.nodes.iter().chain(&asked.absent).any(|node| node == name);
     let peers = NativeProvider.peers()?;
     let stranger = peers.iter().map(|peer| peer.name.as_str()).find(|name| !is_known(name)).map(str::to_owned);
@@ -159,6 +176,7 @@ pub fn prepare(asked: &Prepare) -> Result<Prepared, RestorePointError> {
             let node = |node: &String| PointNode { node: node.clone(), lsn: None, timeline: None, held_us: None };
             list.enter(Point {
                 name: asked.name.clone(),
+                attempt: asked.attempt,
                 created_at: asked.created_at,
                 is_automatic: asked.is_automatic,
                 quality: Quality::Loose,
@@ -167,8 +185,17 @@ pub fn prepare(asked: &Prepare) -> Result<Prepared, RestorePointError> {
             Ok(())
         })?;
     }
-    let is_behind = is_behind(&asked.nodes)?;
-    Ok(Prepared { node: local.name.to_string(), stranger, is_forwarded_to: is_forwarded_to()?, is_behind })
+    let is_forwarded_to = is_forwarded_to()?;
+    let (is_behind, is_unsettled) =
+        (is_behind(&asked.nodes)?, is_unsettled(|node| asked.nodes.iter().any(|it| it == node))?);
+    let (node, is_two_phase) = (local.name.to_string(), is_two_phase()?);
+    Ok(Prepared { node, stranger, is_forwarded_to, is_two_phase, is_unsettled, is_behind })
+}
+
+fn is_two_phase() -> Result<bool, RestorePointError> {
+    let question = "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription
+                                    WHERE subdbid = $1 AND subenabled AND subtwophasestate <> 'd')";
+    Ok(Spi::get_one_with_args(question, &[process::my_database().into()])?.unwrap_or(false))
 }
 
 /// About as much as an apply worker applies in the time for which commits may be held back.
@@ -202,13 +229,17 @@ fn end_of(node: &str) -> OriginLsn {
 
 fn is_forwarded_to() -> Result<bool, RestorePointError> {
     let question = "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription
-                                    WHERE subdbid = $1 AND subenabled AND suborigin = 'any')";
+                                    WHERE subdbid = $1 AND subenabled
+                                      AND pg_catalog.lower(suborigin) OPERATOR(pg_catalog.<>) 'none')";
     Ok(Spi::get_one_with_args(question, &[process::my_database().into()])?.unwrap_or(false))
 }
 
 /// Closes the gate of the commit barrier.
 pub fn close(asked: &Close) -> Result<ClosedAt, RestorePointError> {
     let holds = if asked.holds_all { Holds::All } else { Holds::Own };
+    if asked.number == 0 {
+        return Err(RestorePointError::BadStep { step: CLOSE.to_owned() });
+    }
     let lease = Duration::from_millis(u64::from(asked.lease_ms));
     Ok(ClosedAt { end: barrier::close(asked.number, holds, lease)? })
 }
@@ -223,13 +254,18 @@ pub fn save() -> Result<(), RestorePointError> {
 /// Waits until this node has passed the others, and writes the restore point's record.
 pub fn mark(asked: &Mark) -> Result<Marked, RestorePointError> {
     let drained = wait_until_passed(&asked.ends, Duration::from_millis(u64::from(asked.wait_ms)))?;
+    let is_unsettled = is_unsettled(|node| asked.ends.contains_key(node))?;
     let lsn = wal::write_restore_point(&asked.name);
-    Ok(Marked { lsn, timeline: wal::timeline(), drained })
+    Ok(Marked { lsn, timeline: wal::timeline(), drained, is_unsettled })
 }
 
 /// Opens the gate. It is no error if it is open already: then it has not held.
+///
+/// The record is flushed afterwards, when nobody waits for it: what is answered must survive a crash of this node.
 pub fn open(asked: &Open) -> OpenedAfter {
-    match barrier::open(asked.number) {
+    let opened = barrier::open(asked.number);
+    wal::flush();
+    match opened {
         Some(opened) => OpenedAfter { held: opened.held, held_us: opened.closed_for.as_micros() as u64 },
         None => OpenedAfter { held: false, held_us: 0 },
     }
@@ -246,7 +282,12 @@ pub fn record(asked: Record) -> Result<(), RestorePointError> {
 
 /// Removes the point from the list. Returns false if it is not there.
 pub fn forget(asked: &Forget) -> Result<bool, RestorePointError> {
-    list_storage::update(|list| Ok(list.remove(&asked.name, asked.was_written)))
+    list_storage::update(|list| {
+        Ok(match asked.attempt {
+            Some(attempt) => list.take_back(&asked.name, attempt, asked.was_written),
+            None => list.remove(&asked.name),
+        })
+    })
 }
 
 /// A subscription, and how far it has to come.
@@ -260,6 +301,9 @@ struct Wanted {
 /// one is not within `limit`.
 fn wait_until_passed(ends: &BTreeMap<String, OriginLsn>, limit: Duration) -> Result<bool, RestorePointError> {
     let began_at = Monotonic::now();
+    if has_unknown_origin()? {
+        return Ok(false);
+    }
     let positions = positions::own_positions()?.into_iter();
     let mut wanted: Vec<Wanted> = positions
         .filter_map(|position| {
@@ -284,6 +328,25 @@ fn wait_until_passed(ends: &BTreeMap<String, OriginLsn>, limit: Duration) -> Res
         interrupts::check();
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// Whether some enabled subscription may come from any node: nothing can be said of what it still has to receive.
+fn has_unknown_origin() -> Result<bool, RestorePointError> {
+    let subscriptions = NativeProvider.subscriptions()?;
+    let is_known = |origin: &Origin| matches!(origin, Origin::Node(..) | Origin::Foreign);
+    Ok(subscriptions.iter().any(|subscription| subscription.is_enabled && !is_known(&subscription.origin)))
+}
+
+/// A node that takes part from which a table is still being copied. Its synchronisation worker commits at positions of
+/// its own, which the main apply worker's position says nothing of.
+fn is_unsettled(takes_part: impl Fn(&str) -> bool) -> Result<Option<String>, RestorePointError> {
+    for position in positions::own_positions()? {
+        let Some(origin) = position.origin.as_ref().filter(|origin| takes_part(origin.as_str())) else { continue };
+        if !position.is_ready {
+            return Ok(Some(origin.to_string()));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the subscription has applied up to the end, or its worker has processed a keepalive from beyond it: what its

@@ -2,10 +2,11 @@
 //! such commands. One process cannot ask several peers at once (libpqwalreceiver waits for each answer); pollers can,
 //! and each already has a connection.
 
-use super::{Shared, ShortName, ShortText};
+use super::{LongText, Shared, ShortName, ShortText};
 use crate::guc;
 use crate::pg::clock::Monotonic;
 use crate::pg::{latch, process};
+use std::time::Duration;
 
 /// The command that the pollers of one database are to run. Its text is kept apart, because its length depends on the
 /// number of peers.
@@ -16,6 +17,9 @@ pub struct BroadcastEntry {
     pub number: u64,
     /// The peers that are to run it, by their places: one bit each.
     pub to: [u64; 2],
+    /// The number of the sender's first command. A poller that did not run that one runs none of the others: the place
+    /// may belong to another peer by now.
+    pub first: u64,
     /// Whom to wake when an answer is there.
     pub sender_pid: i32,
     /// Until then a peer may answer.
@@ -43,7 +47,7 @@ pub struct BroadcastAnswer {
     /// The SQLSTATE of a failure; zeros: the peer has reported none.
     pub sqlstate: [u8; 5],
     /// The value that the command has returned, or the message of its failure.
-    pub text: ShortText,
+    pub text: LongText,
 }
 
 /// A restore point that is to be made, or was.
@@ -53,6 +57,7 @@ pub struct PointJob {
     /// Counts the jobs of this database.
     pub number: u64,
     pub state: JobState,
+    pub asked_at: Monotonic,
     /// The worker that makes it.
     pub worker_pid: i32,
     /// The session that has asked for it.
@@ -102,6 +107,7 @@ impl BroadcastEntry {
     pub const FREE: BroadcastEntry = BroadcastEntry {
         number: 0,
         to: [0; 2],
+        first: 0,
         sender_pid: 0,
         until: Monotonic::NEVER,
         attention_until: Monotonic::NEVER,
@@ -111,13 +117,14 @@ impl BroadcastEntry {
 
 impl BroadcastAnswer {
     pub const FREE: BroadcastAnswer =
-        BroadcastAnswer { number: 0, state: AnswerState::Pending, sqlstate: [0; 5], text: ShortText::EMPTY };
+        BroadcastAnswer { number: 0, state: AnswerState::Pending, sqlstate: [0; 5], text: LongText::EMPTY };
 }
 
 impl PointJob {
     pub const FREE: PointJob = PointJob {
         number: 0,
         state: JobState::None,
+        asked_at: Monotonic::NEVER,
         worker_pid: 0,
         asked_by: 0,
         name: ShortName::EMPTY,
@@ -129,10 +136,14 @@ impl PointJob {
     };
 }
 
-/// The longest command: what is said of each node takes less than 256 bytes, and its name at most 63 of them.
+/// The longest command: what is said of each node takes less than 512 bytes. Of these its name takes at most 413: 59
+/// characters of one byte, or fewer of which each takes six in JSON and a seventh as its backslash is doubled.
 pub(super) fn capacity() -> usize {
-    (guc::max_peers() + 4) * 256
+    (guc::max_peers() + 4) * 512
 }
+
+/// A worker that has not begun within this time after it was asked for never will.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 impl Shared {
     /// Gives the pollers of the peers at these places a command, and wakes them. Returns the command's number; None if its
@@ -142,6 +153,10 @@ impl Shared {
         bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
         let entry = self.broadcast_entry(index);
         entry.number += 1;
+        let is_first = entry.sender_pid != process::my_pid() || entry.attention_until.is_never();
+        if is_first {
+            entry.first = entry.number;
+        }
         entry.to = [0; 2];
         to.iter().for_each(|place| entry.to[place / 64] |= 1 << (place % 64));
         entry.sender_pid = process::my_pid();
@@ -153,6 +168,33 @@ impl Shared {
             latch::wake(self.peers(index)[*place].poller_pid);
         }
         Some(number)
+    }
+
+    /// Asks for a restore point. Returns the number of the job; None: another one is under way.
+    pub fn ask_for_point(&mut self, index: usize, name: &str, wanted: PointJob) -> Option<u64> {
+        let now = Monotonic::now();
+        let job = self.point_job(index);
+        let is_under_way = match job.state {
+            JobState::Asked => now.since(job.asked_at) < START_LIMIT,
+            JobState::Running => process::is_backend(job.worker_pid),
+            JobState::None | JobState::Done | JobState::Failed => false,
+        };
+        if is_under_way {
+            return None;
+        }
+        *job = PointJob { number: job.number + 1, state: JobState::Asked, asked_at: now, ..wanted };
+        job.name.set(name);
+        Some(job.number)
+    }
+
+    /// Takes back a job that no worker has begun. False: it has begun, or is another one.
+    pub fn give_up_point(&mut self, index: usize, number: u64) -> bool {
+        let job = self.point_job(index);
+        let is_waiting = job.number == number && job.state == JobState::Asked;
+        if is_waiting {
+            job.state = JobState::None;
+        }
+        is_waiting
     }
 
     /// Lets the pollers go back to their own questions.

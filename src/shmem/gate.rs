@@ -72,6 +72,8 @@ struct Gate {
     holds_all: AtomicU32,
     /// The number that its closer has given; zero: the gate is open.
     closed_by: AtomicU64,
+    /// When it was last opened, by the same clock.
+    opened_at: AtomicU64,
     /// When it was closed and until when, in microseconds of the monotonic clock.
     closed_at: AtomicU64,
     until: AtomicU64,
@@ -164,6 +166,22 @@ fn own_mark() -> Option<&'static Mark> {
     usize::try_from(number).ok().and_then(|number| marks().get(number))
 }
 
+/// A gate stays open for at least this long: a transaction that has waited passes, and does not meet the next closing
+/// before it ran. The time is far longer than it takes to wake all that wait.
+const REST: Duration = Duration::from_millis(50);
+
+/// How long the gate of a database must stay open; None: it may be closed, or is.
+pub fn rests(database: pg_sys::Oid) -> Option<Duration> {
+    let gate = gates().iter().find(|gate| gate.database.load(Ordering::SeqCst) == database.to_u32())?;
+    rest(gate, Monotonic::now()).filter(|_| gate.closed_by.load(Ordering::SeqCst) == 0)
+}
+
+fn rest(gate: &Gate, now: Monotonic) -> Option<Duration> {
+    let opened_at = Monotonic(gate.opened_at.load(Ordering::SeqCst));
+    let left = REST.saturating_sub(now.since(opened_at));
+    (!opened_at.is_never() && !left.is_zero()).then_some(left)
+}
+
 /// A gate that holds a transaction back.
 #[derive(Clone, Copy)]
 pub struct Closed {
@@ -191,7 +209,9 @@ fn closed_gate(database: pg_sys::Oid, author: Author) -> Option<Closed> {
         let closed_by = gate.closed_by.load(Ordering::SeqCst);
         let holds = if gate.holds_all.load(Ordering::SeqCst) == 1 { Holds::All } else { Holds::Own };
         let until = Monotonic(gate.until.load(Ordering::SeqCst));
-        if closed_by != 0 && holds.concerns(author) && Monotonic::now() < until {
+        // The place may have been given to another database meanwhile.
+        let is_still_ours = gate.database.load(Ordering::SeqCst) == database.to_u32();
+        if is_still_ours && closed_by != 0 && holds.concerns(author) && Monotonic::now() < until {
             return Some(Closed { place, closed_by, until });
         }
     }
@@ -281,10 +301,15 @@ impl Shared {
         self.forget_expired(now);
         let of = |gate: &Gate| gate.database.load(Ordering::SeqCst);
         let gate = gates().iter().find(|gate| of(gate) == database.to_u32());
-        let gate = gate.or_else(|| gates().iter().find(|gate| gate.closed_by.load(Ordering::SeqCst) == 0));
+        let is_free = |gate: &&Gate| gate.closed_by.load(Ordering::SeqCst) == 0 && rest(gate, now).is_none();
+        let gate = gate.or_else(|| gates().iter().find(is_free));
         let (Some(gate), Some(head)) = (gate, head()) else { return Err(Refused::NoPlace) };
         if gate.closed_by.load(Ordering::SeqCst) != 0 {
             return Err(Refused::IsClosed(Monotonic(gate.until.load(Ordering::SeqCst)).since(now)));
+        }
+        let is_own = of(gate) == database.to_u32();
+        if let Some(left) = rest(gate, now).filter(|_| is_own) {
+            return Err(Refused::IsClosed(left));
         }
         gate.database.store(database.to_u32(), Ordering::SeqCst);
         gate.holds_all.store(u32::from(holds == Holds::All), Ordering::SeqCst);
@@ -320,6 +345,7 @@ impl Shared {
 
 /// Under the lock of shared memory.
 fn open(gate: &Gate) {
+    gate.opened_at.store(Monotonic::now().0, Ordering::SeqCst);
     gate.closed_by.store(0, Ordering::SeqCst);
     if let Some(head) = head() {
         head.closed.fetch_sub(1, Ordering::SeqCst);

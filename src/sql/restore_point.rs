@@ -115,20 +115,10 @@ fn make(name: &str, lease_ms: u32, drain: bool) -> Result<Point, RestorePointErr
         return Err(RestorePointError::NameUsed { name: name.to_owned(), by_dropped });
     }
     let index = wait_for_manager()?;
-    let number = {
-        let mut shared = shmem::lock();
-        let job = shared.point_job(index);
-        if matches!(job.state, JobState::Asked | JobState::Running) {
-            return Err(RestorePointError::Busy);
-        }
-        let number = job.number + 1;
-        *job =
-            PointJob { number, state: JobState::Asked, asked_by: process::my_pid(), lease_ms, drain, ..PointJob::FREE };
-        job.name.set(name);
-        number
-    };
+    let wanted = PointJob { asked_by: process::my_pid(), lease_ms, drain, ..PointJob::FREE };
+    let number = shmem::lock().ask_for_point(index, name, wanted).ok_or(RestorePointError::Busy)?;
     if start::start_restore_point_worker(index, &catalog::my_database_name()).is_err() {
-        shmem::lock().point_job(index).state = JobState::None;
+        shmem::lock().give_up_point(index, number);
         return Err(RestorePointError::NoWorker);
     }
     let note = wait_for(index, number)?;
@@ -179,8 +169,9 @@ fn wait_for(index: usize, number: u64) -> Result<String, RestorePointError> {
             _ if job.number != number => return Err(RestorePointError::WorkerEnded),
             JobState::Done => return Ok(job.note.as_str().to_owned()),
             JobState::Asked if begun.elapsed() > START_PATIENCE => {
-                shmem::lock().point_job(index).state = JobState::None;
-                return Err(RestorePointError::NoWorker);
+                if shmem::lock().give_up_point(index, number) {
+                    return Err(RestorePointError::NoWorker);
+                }
             }
             JobState::Asked | JobState::Running => pause(),
             JobState::Failed if !error.message.as_str().is_empty() => {
@@ -238,7 +229,7 @@ fn restore_point_list() -> Text {
 fn drop_restore_point(restore_point: Option<Name>) {
     let name = checked_name(restore_point).or_raise();
     process::require_writable("drop_restore_point");
-    let forget = Forget { name: name.clone(), was_written: true };
+    let forget = Forget { name: name.clone(), attempt: None, was_written: true };
     let mut is_known = step::forget(&forget).or_raise();
     let argument = crate::document::to_text(&forget);
     for peer in NativeProvider.peers().or_raise() {

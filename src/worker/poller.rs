@@ -109,6 +109,8 @@ struct Poller {
     key: PeerKey,
     connection: Option<(Route, Connection)>,
     manager_seen: Instant,
+    /// The first command of the sender that this poller serves (commands.rs).
+    serves: u64,
 }
 
 /// Runs the poller of `database` whose peer has place `peer` in the shared memory entry at `index`.
@@ -116,7 +118,7 @@ pub fn run(index: usize, peer: usize, database: Oid) -> ! {
     let Some(key) = take_entry(index, peer, database) else { interrupts::exit(0) };
     interrupts::at_exit(on_exit);
     process::connect_worker(database);
-    let mut poller = Poller { index, peer, key, connection: None, manager_seen: Instant::now() };
+    let mut poller = Poller { index, peer, key, connection: None, manager_seen: Instant::now(), serves: 0 };
     loop {
         if interrupts::shutdown_requested() || !poller.is_wanted(database) {
             interrupts::exit(0);

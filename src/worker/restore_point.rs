@@ -42,7 +42,7 @@ pub fn run(index: usize, database: Oid) -> ! {
     process::connect_worker(database);
     process::report_activity(&format!("making restore point {}", job.name.as_str()));
     let outcome = make(index, &job);
-    finish(index, &outcome);
+    finish(index, &job, &outcome);
     interrupts::exit(0)
 }
 
@@ -60,7 +60,7 @@ fn take_job(index: usize, database: Oid) -> Option<PointJob> {
 }
 
 /// Publishes what has come of the job.
-fn finish(index: usize, outcome: &Result<String, RestorePointError>) {
+fn finish(index: usize, mine: &PointJob, outcome: &Result<String, RestorePointError>) {
     let mut error = JobError::NONE;
     if let Err(failure) = outcome {
         error.sqlstate = crate::error::unpack_sqlstate(failure.sqlstate() as i32);
@@ -72,10 +72,12 @@ fn finish(index: usize, outcome: &Result<String, RestorePointError>) {
         let mut shared = shmem::lock();
         shared.end_broadcasts(index);
         let job = shared.point_job(index);
-        job.error = error;
-        job.note.set(outcome.as_deref().unwrap_or_default());
-        job.state = if outcome.is_ok() { JobState::Done } else { JobState::Failed };
-        job.worker_pid = 0;
+        if job.number == mine.number {
+            job.error = error;
+            job.note.set(outcome.as_deref().unwrap_or_default());
+            job.state = if outcome.is_ok() { JobState::Done } else { JobState::Failed };
+            job.worker_pid = 0;
+        }
         job.asked_by
     };
     ENTRY.set(None);
@@ -89,9 +91,11 @@ fn on_exit() {
             let mut shared = shmem::lock();
             shared.end_broadcasts(index);
             let job = shared.point_job(index);
-            job.state = JobState::Failed;
-            job.error = JobError::NONE;
-            job.worker_pid = 0;
+            if job.worker_pid == process::my_pid() {
+                job.state = JobState::Failed;
+                job.error = JobError::NONE;
+                job.worker_pid = 0;
+            }
             job.asked_by
         };
         latch::wake(asked_by);
@@ -112,8 +116,11 @@ struct Making<'a> {
     local: String,
     peers: Peers,
     created_at: Timestamp,
-    /// Names the closings of the gates.
+    /// Names the closings of the gates, and the attempt.
     number: u64,
+    /// The nodes have been asked to write the record.
+    was_marked: bool,
+    is_two_phase: bool,
     /// By the names of the nodes.
     progress: BTreeMap<String, Progress>,
     must_be_loose: bool,
@@ -136,6 +143,8 @@ fn make(index: usize, job: &PointJob) -> Result<String, RestorePointError> {
         peers: Peers::find(index, &peers),
         created_at: Timestamp::now(),
         number: number.max(1),
+        was_marked: false,
+        is_two_phase: false,
         progress: BTreeMap::new(),
         must_be_loose: false,
         is_behind: false,
@@ -144,7 +153,8 @@ fn make(index: usize, job: &PointJob) -> Result<String, RestorePointError> {
     if job.drain
         && let Some((node, why)) = making.peers.absent.first()
     {
-        return Err(RestorePointError::PeerSilent { node: node.clone(), why: why.clone() });
+        let why = format!("{why}. Nothing was changed");
+        return Err(RestorePointError::PeerSilent { node: node.clone(), why });
     }
     let holds_all = making.prepare()?;
     failpoint::hit(names::RESTORE_POINT_PREPARED);
@@ -157,7 +167,7 @@ fn make(index: usize, job: &PointJob) -> Result<String, RestorePointError> {
             Ok(making.note)
         }
         Err(error) => {
-            making.forget();
+            making.take_back();
             Err(error)
         }
     }
@@ -181,6 +191,7 @@ impl Making<'_> {
         nodes.sort();
         let asked = Prepare {
             name: self.name.clone(),
+            attempt: self.number,
             created_at: self.created_at,
             is_automatic: self.job.is_automatic,
             nodes: nodes.clone(),
@@ -224,9 +235,18 @@ impl Making<'_> {
     }
 
     fn note_behind(&mut self, prepared: &Prepared) {
+        self.is_two_phase |= prepared.is_two_phase;
+        self.note_unsettled(&prepared.node, prepared.is_unsettled.as_deref());
         if let Some(provider) = &prepared.is_behind {
             self.is_behind = true;
             self.note(format!("node \"{}\" is too far behind node \"{provider}\" to be waited for", prepared.node));
+        }
+    }
+
+    fn note_unsettled(&mut self, node: &str, provider: Option<&str>) {
+        if let Some(provider) = provider {
+            self.must_be_loose = true;
+            self.note(format!("a table is being copied from node \"{provider}\" to node \"{node}\""));
         }
     }
 
@@ -240,6 +260,10 @@ impl Making<'_> {
     /// Closes every gate, and writes the records while all are closed.
     fn close_and_mark(&mut self, holds_all: bool) -> Result<(), RestorePointError> {
         let closed_at = Monotonic::now();
+        if holds_all && self.is_two_phase {
+            self.must_be_loose = true;
+            self.note("a subscription is two-phase where another one has origin = any".to_owned());
+        }
         let lease_ms = self.job.lease_ms;
         let argument = asking::json(&Close { number: self.number, holds_all, lease_ms });
         let command = self.peers.send(&Asked::reading(step::CLOSE, &argument, self.lease()))?;
@@ -263,12 +287,14 @@ impl Making<'_> {
         let wait_ms = if may_drain { left.as_millis() as u32 } else { 0 };
         let argument = asking::json(&Mark { name: self.name.clone(), wait_ms, ends });
         // If a peer answers later than its lease, the point is loose, but its record is there.
+        self.was_marked = true;
         let command = self.peers.send(&Asked::marking(&argument, left + guc::peer_timeout()))?;
         let own = self.here(step::SAVE, "{}").and_then(|_| self.here(step::MARK, &argument));
         let answers = self.peers.collect(command);
         for (node, answer) in answers.into_iter().chain([(self.local.clone(), own)]) {
             match answer.and_then(|text| asking::answer::<Marked>(&node, &text)) {
                 Ok(marked) => {
+                    self.note_unsettled(&node, marked.is_unsettled.as_deref());
                     if !marked.drained {
                         self.note(format!("node \"{node}\" had not received everything in time"));
                     }
@@ -326,6 +352,7 @@ impl Making<'_> {
         let point = Point {
             name: self.name.clone(),
             created_at: self.created_at,
+            attempt: self.number,
             is_automatic: self.job.is_automatic,
             quality,
             nodes: nodes.collect(),
@@ -345,18 +372,11 @@ impl Making<'_> {
         self.progress.entry(node.to_owned()).or_default()
     }
 
-    /// Removes a point of which some node has no record. Its name stays used.
-    fn forget(&mut self) {
-        self.remove(true);
-    }
-
-    /// Removes a point for which nothing was written yet.
+    /// Removes what this attempt has entered: some node has no record. If another one may have it, the name stays used.
     fn take_back(&mut self) {
-        self.remove(false);
-    }
-
-    fn remove(&mut self, was_written: bool) {
-        let argument = asking::json(&Forget { name: self.name.clone(), was_written });
+        let was_written = self.was_marked;
+        let attempt = Some(self.number);
+        let argument = asking::json(&Forget { name: self.name.clone(), attempt, was_written });
         let command = self.peers.send(&Asked::writing(step::FORGET, &argument, guc::peer_timeout()));
         let own = self.here(step::FORGET, &argument);
         let answers = command.map(|command| self.peers.collect(command)).unwrap_or_default();

@@ -1,12 +1,13 @@
-//! Makes restore points by the clock (spock.restore_point_interval). Of all nodes the one with the lowest name does so,
-//! whether the others know the setting or not.
+//! Makes restore points by the clock (spock.restore_point_interval). Of all nodes that answer, the one with the lowest
+//! name does so, whether the others know the setting or not. While a node is away, the points are those of the others.
 
 use super::start;
 use crate::guc;
 use crate::node::provider::Peer;
 use crate::node_name::NodeName;
 use crate::pg::clock::{Monotonic, Timestamp};
-use crate::shmem::{self, JobState, PointJob};
+use crate::pg::process;
+use crate::shmem::{self, JobState, PeerKey, PeerState, PointJob};
 use std::time::Duration;
 
 /// The lease of these points: that of create_restore_point().
@@ -29,7 +30,9 @@ impl Schedule {
     pub fn keep(&mut self, local: &NodeName, peers: &[Peer]) -> Duration {
         self.tell_outcome();
         let now = Monotonic::now();
-        let is_lowest = peers.iter().all(|peer| *local < peer.name);
+        let silent = self.silent();
+        let is_away = |peer: &Peer| silent.contains(&PeerKey::Node(peer.id));
+        let is_lowest = peers.iter().all(|peer| *local < peer.name || is_away(peer));
         let Some(wait) = time_left(guc::restore_point_interval(), is_lowest, now.since(self.last)) else {
             return Duration::MAX;
         };
@@ -37,27 +40,27 @@ impl Schedule {
             return wait;
         }
         self.last = now;
-        self.asked = self.ask();
+        self.asked = self.ask(!peers.iter().any(is_away));
         guc::manager_naptime()
     }
 
+    /// The peers that have been asked and do not answer.
+    fn silent(&self) -> Vec<PeerKey> {
+        let mut shared = shmem::lock();
+        let peers = shared.peers(self.index).iter();
+        peers.filter(|peer| peer.state == PeerState::Unreachable).map(|peer| peer.key).collect()
+    }
+
     /// Puts the job into shared memory and starts its worker. None: another point is being made, or no worker is free.
-    fn ask(&self) -> Option<u64> {
-        let name = format!("auto-{}", Timestamp::now().in_a_name());
-        let number = {
-            let mut shared = shmem::lock();
-            let job = shared.point_job(self.index);
-            if matches!(job.state, JobState::Asked | JobState::Running) {
-                return None;
-            }
-            let number = job.number + 1;
-            *job =
-                PointJob { number, state: JobState::Asked, lease_ms: LEASE_MS, is_automatic: true, ..PointJob::FREE };
-            job.name.set(&name);
-            number
-        };
+    ///
+    /// The name holds the moment and the database: WAL is that of the whole server, and recovery stops at the first record
+    /// of a name.
+    fn ask(&self, drain: bool) -> Option<u64> {
+        let name = format!("auto-{}-{}", Timestamp::now().in_a_name(), process::my_database().to_u32());
+        let wanted = PointJob { lease_ms: LEASE_MS, drain, is_automatic: true, ..PointJob::FREE };
+        let number = shmem::lock().ask_for_point(self.index, &name, wanted)?;
         if start::start_restore_point_worker(self.index, &name).is_err() {
-            shmem::lock().point_job(self.index).state = JobState::None;
+            shmem::lock().give_up_point(self.index, number);
             pgrx::warning!("restore point \"{name}\" was not made: no background worker is free");
             return None;
         }

@@ -81,12 +81,26 @@ fn who_may(n1: &Node) {
         }
     }
     // Whoever is let in by a superuser does the steps, and nothing else.
-    n1.sql("GRANT EXECUTE ON FUNCTION spock_internal.restore_point_step TO peer");
+    n1.sql("GRANT EXECUTE ON FUNCTION spock_internal.restore_point_step TO peer; GRANT INSERT ON t TO peer");
     let close =
         "SELECT spock_internal.restore_point_step('close', '{\"number\":1,\"holds_all\":false,\"lease_ms\":60000}')";
     as_role("peer", close).expect("it may");
+    // What else its transaction writes waits like that of anybody.
+    thread::scope(|scope| {
+        let mut session = n1.db("postgres").role("peer").session();
+        let sly = scope.spawn(move || {
+            session.sql("BEGIN; SELECT spock_internal.restore_point_step('save', '{}'); INSERT INTO t (node, v) VALUES ('sly', 0); COMMIT");
+        });
+        n1.wait_until(WAITING, "1");
+        assert!(super::open(n1, 1));
+        sly.join().expect("it goes on");
+    });
+    as_role("peer", close).expect_err("the gate stays open for a moment");
+    thread::sleep(std::time::Duration::from_millis(100));
+    as_role("peer", close).expect("it may");
     assert!(super::open(n1, 1));
-    for (step, argument) in [("close", "{}"), ("close", "x"), ("explode", "{}")] {
+    let zero = r#"{"number":0,"holds_all":false,"lease_ms":10}"#;
+    for (step, argument) in [("close", "{}"), ("close", "x"), ("close", zero), ("explode", "{}")] {
         let error = super::step(n1, step, argument).expect_err(step);
         assert_eq!(error.sqlstate, "22023", "{step} {argument}");
     }
@@ -99,7 +113,7 @@ fn by_the_clock(cluster: &Cluster) {
     for node in [n1, n2, n3] {
         node.set(&[("spock.restore_points_kept", "2"), ("spock.restore_point_interval", "1s")]);
     }
-    let automatic = "SELECT count(*) FROM spock.restore_points() WHERE restore_point ~ '^auto-\\d{8}T\\d{6}Z$'";
+    let automatic = "SELECT count(*) FROM spock.restore_points() WHERE restore_point ~ '^auto-\\d{8}T\\d{6}Z-\\d+$'";
     n3.wait_until(automatic, "2");
     let newest = "SELECT max(restore_point) FROM spock.restore_points() WHERE restore_point LIKE 'auto-%'";
     let seen = n3.value(newest);
@@ -151,6 +165,19 @@ fn with_a_subscriber_behind(cluster: &Cluster) {
     session.sql("ROLLBACK");
     n2.wait_until("SELECT count(*) FROM t WHERE node = 'n1'", "2");
     assert_eq!(make("again").0, "drained drained drained");
+    // A table that is being copied: its rows come at positions of their own.
+    for node in [n1, n2, n3] {
+        node.sql("CREATE TABLE late (id int PRIMARY KEY)");
+    }
+    let mut session = n2.session();
+    session.sql("BEGIN; LOCK TABLE late IN SHARE MODE");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 REFRESH PUBLICATION");
+    let (made, told) = make("copying");
+    assert_eq!(made, "loose loose loose");
+    assert!(told.contains("a table is being copied from node \"n1\" to node \"n2\""), "{told}");
+    session.sql("ROLLBACK");
+    n2.wait_until("SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'", "0");
+    assert_eq!(make("copied").0, "drained drained drained");
 }
 
 fn with_a_peer_down(cluster: &Cluster) {
@@ -171,6 +198,17 @@ fn with_a_peer_down(cluster: &Cluster) {
     assert_eq!(n1.value("SELECT nodes::text FROM spock.restore_points() WHERE restore_point = 'all'"), "{n1,n2}");
     n3.start();
     n1.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n3'", "connected");
+    for peer in ["n1", "n2"] {
+        n3.wait_until(&format!("SELECT state FROM spock.peer_status() WHERE node_name = '{peer}'"), "connected");
+    }
+    cluster.expect_log("name \"all\" is used already");
+    // n3 does not know the name. The others do, and keep their point.
+    let error = refused(n3, "SELECT spock.create_restore_point('all')");
+    assert!(error.sqlstate == "42710" && error.message.contains("is used already"), "{error}");
+    for node in [n1, cluster.node("n2")] {
+        assert_eq!(node.value("SELECT quality FROM spock.restore_points() WHERE restore_point = 'all'"), "cut");
+    }
+    assert!(!names_on(n3).contains("all"));
 }
 
 /// n1 passes on to n2 what it applies of n3: that is on its way to n2 too, so that it must not be committed either.

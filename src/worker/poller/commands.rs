@@ -5,7 +5,7 @@ use crate::pg::clock::Monotonic;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, transaction};
 use crate::remote::error::RemoteError;
-use crate::shmem::{self, AnswerState, BroadcastAnswer, ShortText};
+use crate::shmem::{self, AnswerState, BroadcastAnswer, LongText};
 use std::time::Duration;
 
 /// How long to wait at a time for the next command: the sender may have died.
@@ -44,10 +44,14 @@ impl Poller {
                 (entry, text, shared.answers(self.index)[self.peer].number)
             };
             let now = Monotonic::now();
+            if entry.number != entry.first && self.serves != entry.first {
+                return None;
+            }
             if !entry.is_to(self.peer) || now >= entry.attention_until {
                 return None;
             }
             if entry.number != answered {
+                self.serves = entry.first;
                 return Some(Command { number: entry.number, text, limit: entry.until.since(now) });
             }
             latch::wait(Some(entry.attention_until.since(now).min(LOOK_AGAIN)), WaitEvent::PollerMain);
@@ -63,7 +67,7 @@ impl Poller {
             Some(row) => row.value::<String>(0),
             None => Err(RemoteError::Unexpected("no row".to_owned())),
         });
-        let mut text = ShortText::EMPTY;
+        let mut text = LongText::EMPTY;
         let (state, sqlstate) = match &value {
             Ok(value) => {
                 text.set(value);
@@ -71,10 +75,11 @@ impl Poller {
             }
             Err(error) => {
                 let code = error.said().and_then(|(code, ..)| code.as_bytes().try_into().ok()).unwrap_or([0; 5]);
-                match error {
-                    RemoteError::Peer { message, .. } => text.set(message),
-                    other => text.set(&other.to_string()),
-                }
+                let message = match error {
+                    RemoteError::Peer { message, .. } => message.clone(),
+                    other => other.to_string(),
+                };
+                text.set(&message[..message.floor_char_boundary(LongText::CAPACITY)]);
                 (AnswerState::Failed, code)
             }
         };
