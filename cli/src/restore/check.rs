@@ -1,6 +1,6 @@
 //! `spockctl restore check`: would it work, from what, and how long. Changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
@@ -187,6 +187,13 @@ pub fn prepare(ground: &Ground, options: &Options, moment: &Moment, screen: &Scr
     }
     let facts: BTreeMap<String, Facts> =
         materials.into_iter().filter_map(|material| Some((material.node.name.clone(), material.facts?))).collect();
+    let names: BTreeSet<&String> = facts.values().flat_map(|facts| &facts.nodes).collect();
+    for name in names.into_iter().filter(|name| ground.repository.node(name).is_err()) {
+        findings.push(format!(
+            "{name}: it is a node of the mesh and has no backups: what the others lose by the restore it would keep; take it out of the mesh \
+             (spock.node_drop) and make it anew afterwards, or choose a moment after spockctl backup setup and take"
+        ));
+    }
     for node in ground.repository.nodes() {
         let foreign = foreign_slots(&node.name, &facts);
         if !foreign.is_empty() {
@@ -301,6 +308,12 @@ fn place(node: &MeshNode, options: &Options, answers: bool, findings: &mut Vec<S
             "{}: {}",
             node.name,
             crate::backup::Error::Closed { node: node.name.clone(), pgdata: node.pgdata.clone() }
+        )),
+        Place::Elsewhere if node.pgdata.join("global/pg_control").exists() => findings.push(format!(
+            "{}: \"{}\" holds another server (its system identifier is not {}): move it away, or run spockctl on the node's own host",
+            node.name,
+            node.pgdata.display(),
+            node.system_identifier
         )),
         // Lost, or on another host; who names it says that it is to be here.
         Place::Elsewhere if options.node.is_some() || Journal::read(&node.pgdata)?.is_some() => {}

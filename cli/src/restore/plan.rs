@@ -34,6 +34,9 @@ pub struct Facts {
     pub slot_restart: Option<Lsn>,
     /// Names of all its logical slots.
     pub all_slots: Vec<String>,
+    /// The names of all nodes that it knows, itself among them.
+    #[serde(default)]
+    pub nodes: Vec<String>,
     /// Its list of restore points, as it is stored.
     pub points: String,
 }
@@ -73,6 +76,7 @@ pub fn ask(node: &MeshNode) -> std::result::Result<Facts, String> {
             facts.slots.extend(slot.iter().map(|slot| (name.clone(), slot.clone())));
         }
     }
+    facts.nodes = query("SELECT node_name FROM spock.node ORDER BY 1")?.into_iter().flatten().flatten().collect();
     let slots = "SELECT slot_name FROM pg_replication_slots WHERE slot_type = 'logical' AND NOT temporary";
     facts.all_slots = query(slots)?.into_iter().flatten().flatten().collect();
     Ok(facts)

@@ -331,7 +331,8 @@ fn new_journal(
     let facts = prepared.and_then(|prepared| prepared.facts.get(&node.name)).cloned().unwrap_or_default();
     let pid = server::running(&node.pgdata);
     let (arguments, log) = server::started_with(&node.pgdata, pid);
-    let is_there = node.pgdata.join("global/pg_control").exists();
+    // Also what a broken disk has left of it.
+    let is_there = fs::read_dir(&node.pgdata).is_ok_and(|mut entries| entries.next().is_some());
     let all: BTreeMap<String, Facts> = prepared.map(|prepared| prepared.facts.clone()).unwrap_or_default();
     let superuser = if facts.superuser.is_empty() { "postgres".into() } else { facts.superuser };
     Ok(Journal {
@@ -482,6 +483,10 @@ fn fetch(site: &mut Site<'_>) -> Result<()> {
 
 /// What a fetch that was killed has left: the former data directory has another name by now.
 fn remove_partial(data: &Path) -> Result<()> {
+    if fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_none()) {
+        // Perhaps a file system of its own, which cannot be removed.
+        return Ok(());
+    }
     let mut last = Ok(());
     let removed = deadline::poll(REMOVAL, || {
         last = match fs::remove_dir_all(data) {
