@@ -89,7 +89,7 @@ fn a_node_or_a_worker_that_dies_meanwhile_is_named_and_holds_nobody_up() {
     // A poller: its peer's gate opens by itself.
     n1.arm(names::RESTORE_POINT_CLOSED, Action::Wait);
     thread::scope(|scope| {
-        let creating = create(scope, n1, "'poller', lease := '20 s'");
+        let creating = create(scope, n1, "'poller', lease := '4 s'");
         n1.wait_hit(names::RESTORE_POINT_CLOSED);
         n1.sigterm(n1.wait_process("spock_recovery poller n2").pid);
         n1.wait_process("spock_recovery poller n2");

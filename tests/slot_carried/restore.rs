@@ -73,6 +73,11 @@ fn put_back(cluster: &mut Cluster, name: &str, with_snapshot: bool) -> String {
         }
     }
 
+    // Our own workers would move the slot as soon as the server is open.
+    let settings = folder.join("postgresql.auto.conf");
+    let before = fs::read_to_string(&settings).expect("the settings");
+    fs::write(&settings, before + "\nshared_preload_libraries = ''\n").expect("the settings");
+
     let restored = cluster.node(name);
     restored.start();
     restored.wait_until("SELECT pg_get_wal_replay_pause_state()", "paused");
