@@ -142,6 +142,8 @@ pub fn wait_confirmed(provider: &Node, slot: &str) {
 /// copy of the slot.
 fn decoded(node: &Node, query: &str) -> String {
     let mut session = node.session();
+    // Decoding ends where WAL is on disk, and apply workers commit without waiting for that.
+    session.sql("SELECT pg_logical_emit_message(false, 'flush', '', true)");
     session.sql(
         "SELECT pg_copy_logical_replication_slot(slot_name, 'probe', true, 'test_decoding')
            FROM spock.get_recovery_slot_status()",
