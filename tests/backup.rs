@@ -2,15 +2,13 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use spock_recovery_cluster::ServerUser;
-use spockctl::Screen;
 use spockctl::backup::command::Templates;
 use spockctl::backup::list::Format;
 use spockctl::backup::{
@@ -18,38 +16,10 @@ use spockctl::backup::{
 };
 
 use crate::cluster::{Cluster, Node, wait_for};
-
-/// A name that every command must quote.
-const NAME: &str = "it's a repo, 5% \"full\" $HOME";
-
-#[derive(Clone, Default)]
-struct Shown(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shown {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("nobody panics while writing").write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use crate::shown::{NAME, done, ended};
 
 /// What a command showed, and how it ended.
-type Ended = (String, Result<(), Error>);
-
-fn ended(act: impl FnOnce(&Screen) -> Result<(), Error>) -> Ended {
-    let shown = Shown::default();
-    let result = act(&Screen::plain(shown.clone()));
-    let bytes = shown.0.lock().expect("nobody panics while writing").clone();
-    (String::from_utf8(bytes).expect("UTF-8"), result)
-}
-
-#[track_caller]
-fn done((text, result): Ended) -> String {
-    result.unwrap_or_else(|error| panic!("{error}, after\n{text}"));
-    text
-}
+type Ended = crate::shown::Ended<Error>;
 
 /// The repository of a test's cluster, and the commands on it.
 struct Backups {

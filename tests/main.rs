@@ -25,6 +25,7 @@ mod rescue;
 mod rescue_clone;
 mod restore;
 mod restore_points;
+mod shown;
 mod slot_carried;
 mod slot_keeps;
 mod slot_life;

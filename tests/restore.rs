@@ -9,9 +9,7 @@ mod lost;
 mod refused;
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use spock_recovery_cluster::pid_file::PidFile;
 use spock_recovery_cluster::process;
@@ -22,40 +20,10 @@ use spockctl::restore::journal::{Journal, Step};
 use spockctl::restore::{Error, Moment, cancel, check, finish, start, status};
 
 use crate::cluster::{Cluster, Node, wait_for};
-
-/// A name that every command must quote.
-const NAME: &str = "it's a repo, 5% \"full\" $HOME";
-
-#[derive(Clone, Default)]
-struct Shown(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shown {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Seen where a test fails.
-        eprint!("{}", String::from_utf8_lossy(bytes));
-        self.0.lock().expect("nobody panics while writing").write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use crate::shown::{NAME, done, ended};
 
 /// What a command showed, and how it ended.
-type Ended = (String, Result<(), Error>);
-
-fn ended(act: impl FnOnce(&Screen) -> Result<(), Error>) -> Ended {
-    let shown = Shown::default();
-    let result = act(&Screen::plain(shown.clone()));
-    let bytes = shown.0.lock().expect("nobody panics while writing").clone();
-    (String::from_utf8(bytes).expect("UTF-8"), result)
-}
-
-#[track_caller]
-fn done((text, result): Ended) -> String {
-    result.unwrap_or_else(|error| panic!("{error}, after\n{text}"));
-    text
-}
+type Ended = crate::shown::Ended<Error>;
 
 /// The repository of a test's cluster, and the commands on it.
 struct Restores<'a> {
@@ -81,7 +49,7 @@ impl<'a> Restores<'a> {
                 screen,
             )
         };
-        done(ended(|screen| Ok(setup(screen)?)));
+        done(ended(setup));
         cluster.nodes().iter().for_each(Node::restart);
         for node in cluster.nodes() {
             // So that those that a restore starts go on writing into it.
@@ -95,7 +63,7 @@ impl<'a> Restores<'a> {
 
     fn take(&self) {
         let options = take::Options { repository: self.repository.clone(), dsn: None, node: None, kind: None };
-        done(ended(|screen| Ok(take::run(&options, screen)?)));
+        done(ended(|screen| take::run(&options, screen)));
     }
 
     fn options(&self, moment: Option<Moment>) -> Options {

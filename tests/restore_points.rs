@@ -8,9 +8,8 @@ mod listed;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
-use crate::cluster::{Cluster, Node, Session, SqlError};
+use crate::cluster::{Cluster, Node, Session, SqlError, wait_for};
 use crate::slot_keeps::{quick, start_mesh};
 
 const TABLE: &str = "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, node text, v int, PRIMARY KEY (id, node))";
@@ -28,10 +27,17 @@ fn step(node: &Node, step: &str, argument: &str) -> Result<String, SqlError> {
 
 /// Closes a node's gate; returns the end of its last commit.
 fn close(node: &Node, number: u64, holds_all: bool, lease_ms: u32) -> String {
-    // A gate stays open for a moment before it is closed again.
-    thread::sleep(Duration::from_millis(100));
     let asked = format!(r#"{{"number":{number},"holds_all":{holds_all},"lease_ms":{lease_ms}}}"#);
-    let answer = step(node, "close", &asked).unwrap_or_else(|error| panic!("{}: {error:?}", node.name()));
+    let mut answer = String::new();
+    // A gate stays open for a moment before it may be closed again.
+    wait_for("the gate to be closed", || match step(node, "close", &asked) {
+        Ok(closed) => {
+            answer = closed;
+            true
+        }
+        Err(error) if error.sqlstate == "55006" => false,
+        Err(error) => panic!("{}: {error}", node.name()),
+    });
     let end = answer.strip_prefix(r#"{"end":""#).and_then(|rest| rest.strip_suffix(r#""}"#));
     end.unwrap_or_else(|| panic!("{}: {answer}", node.name())).to_owned()
 }

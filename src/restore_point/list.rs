@@ -1,5 +1,6 @@
 //! The list of restore points, which every node has, in the label of the schema spock_internal (pure).
 
+use super::error::RestorePointError;
 use crate::document::{self, Document, Stored};
 use crate::identity::DatabaseIdentity;
 use crate::lsn::LocalLsn;
@@ -117,6 +118,17 @@ impl RestorePoints {
     /// Whether WAL may hold a record of that name.
     pub fn has_used(&self, name: &str) -> bool {
         self.point(name).is_some() || self.used.iter().any(|used| used == name)
+    }
+
+    /// Refuses a name that WAL may hold a record of.
+    ///
+    /// # Errors
+    /// If it does.
+    pub fn require_unused(&self, name: &str) -> Result<(), RestorePointError> {
+        if !self.has_used(name) {
+            return Ok(());
+        }
+        Err(RestorePointError::NameUsed { name: name.to_owned(), by_dropped: self.point(name).is_none() })
     }
 
     /// Enters a point, in place of what is known of it.

@@ -24,10 +24,12 @@ fn is_unreadable(error: DocumentError) -> RegistryError {
 /// # Errors
 /// If the label cannot be read as a list.
 pub fn read() -> Result<RestorePoints, RegistryError> {
-    let here = servers::here();
-    let text = target().and_then(seclabel::label);
-    let found = RestorePoints::read(text.as_deref(), here).own().map_err(is_unreadable)?;
-    Ok(found.unwrap_or_else(|| RestorePoints::new(here)))
+    Ok(own(target().and_then(seclabel::label).as_deref())?.unwrap_or_else(|| RestorePoints::new(servers::here())))
+}
+
+/// The list of this database in the text of the label; None: there is none.
+fn own(text: Option<&str>) -> Result<Option<RestorePoints>, RegistryError> {
+    RestorePoints::read(text, servers::here()).own().map_err(is_unreadable)
 }
 
 /// Changes the list under the lock of SECURITY LABEL, which serialises all writers. Nothing is written if `change` fails
@@ -40,11 +42,12 @@ pub fn update<T>(
 ) -> Result<T, RestorePointError> {
     let target = target().ok_or(RestorePointError::NoSchema)?;
     seclabel::lock(target);
-    let before = read()?;
+    let text = seclabel::label(target);
+    let before = own(text.as_deref())?.unwrap_or_else(|| RestorePoints::new(servers::here()));
     let mut list = before.clone();
     let value = change(&mut list)?;
     if list != before {
-        let text = document::written_over(seclabel::label(target).as_deref(), &list, servers::here());
+        let text = document::written_over(text.as_deref(), &list, servers::here());
         seclabel::set_label(target, Some(&text.map_err(is_unreadable)?));
     }
     Ok(value)
@@ -65,8 +68,7 @@ pub fn unreadable() -> Option<Unreadable> {
 pub fn forget() -> Result<(), RegistryError> {
     let Some(target) = target() else { return Ok(()) };
     seclabel::lock(target);
-    if RestorePoints::read(seclabel::label(target).as_deref(), servers::here()).own().map_err(is_unreadable)?.is_some()
-    {
+    if own(seclabel::label(target).as_deref())?.is_some() {
         seclabel::set_label(target, None);
     }
     Ok(())

@@ -169,10 +169,7 @@ pub fn prepare(asked: &Prepare) -> Result<Prepared, RestorePointError> {
         // Here nobody waits for it, and when commits are held back there is little left to save.
         save()?;
         list_storage::update(|list| {
-            if list.has_used(&asked.name) {
-                let by_dropped = list.point(&asked.name).is_none();
-                return Err(RestorePointError::NameUsed { name: asked.name.clone(), by_dropped });
-            }
+            list.require_unused(&asked.name)?;
             let node = |node: &String| PointNode { node: node.clone(), lsn: None, timeline: None, held_us: None };
             list.enter(Point {
                 name: asked.name.clone(),

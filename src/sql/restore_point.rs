@@ -110,10 +110,7 @@ fn make(name: &str, lease_ms: u32, drain: bool) -> Result<Point, RestorePointErr
     if NativeProvider.local_node()?.is_none() {
         return Err(RestorePointError::NoNode);
     }
-    if list_storage::read()?.has_used(name) {
-        let by_dropped = list_storage::read()?.point(name).is_none();
-        return Err(RestorePointError::NameUsed { name: name.to_owned(), by_dropped });
-    }
+    list_storage::read()?.require_unused(name)?;
     let index = wait_for_manager()?;
     let wanted = PointJob { asked_by: process::my_pid(), lease_ms, drain, ..PointJob::FREE };
     let number = shmem::lock().ask_for_point(index, name, wanted).ok_or(RestorePointError::Busy)?;

@@ -187,15 +187,13 @@ impl Driver for Barman {
         user: &ServerUser,
         progress: Progress<'_>,
     ) -> Result<()> {
-        let backups = self.backups(node)?;
-        let unknown = || Error::UnknownBackup { node: node.name.clone(), label: label.into() };
-        let backup = backups.iter().find(|backup| backup.label == label).ok_or_else(unknown)?;
+        let backup = self.backup(node, label)?;
         dir::prepare_target(data, user)?;
         let target = data.to_str().ok_or_else(|| Error::NotText(data.into()))?;
         let look = || progress(dir::folder_bytes(data));
         self.run(&["restore", "--get-wal", &node.name, label, target], user, look)?;
         put_back(data)?;
-        driver::complete(self, node, backup, data, user)?;
+        driver::complete(self, node, &backup, data, user)?;
         dir::sync_data(node, data, user)?;
         progress(dir::folder_bytes(data));
         Ok(())

@@ -213,13 +213,11 @@ impl Driver for Commands {
         user: &ServerUser,
         progress: Progress<'_>,
     ) -> Result<()> {
-        let backups = self.backups(node)?;
-        let unknown = || Error::UnknownBackup { node: node.name.clone(), label: label.into() };
-        let backup = backups.iter().find(|backup| backup.label == label).ok_or_else(unknown)?;
+        let backup = self.backup(node, label)?;
         dir::prepare_target(data, user)?;
         let own = [("label", shell::word(Path::new(label))), ("target", shell::word(data))];
         self.run(&self.templates.fetch_base, node, &own, user, || progress(dir::folder_bytes(data)))?;
-        driver::complete(self, node, backup, data, user)?;
+        driver::complete(self, node, &backup, data, user)?;
         dir::sync_data(node, data, user)?;
         progress(dir::folder_bytes(data));
         Ok(())

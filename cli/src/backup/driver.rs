@@ -39,6 +39,12 @@ pub trait Driver: Send + Sync {
     /// Segments and timelines that can be fetched at this moment.
     fn archive(&self, node: &MeshNode) -> Result<Archive>;
 
+    /// The complete backup with this label.
+    fn backup(&self, node: &MeshNode, label: &str) -> Result<BaseBackup> {
+        let unknown = || Error::UnknownBackup { node: node.name.clone(), label: label.into() };
+        self.backups(node)?.into_iter().find(|backup| backup.label == label).ok_or_else(unknown)
+    }
+
     /// Writes a backup, with all that it refers to, into `data`, which must be empty or absent; flushed when it returns. Its
     /// pg_wal holds what the backup needs to become consistent.
     fn fetch_base(
