@@ -159,6 +159,8 @@ DECLARE
     -- What the server itself has said; the caller is a superuser, who may see rows.
     said jsonb;
     words text;
+    -- What is watched, in messages.
+    what text;
     known_error text;
     blocker text;
     -- The attempt after which it was told when the next one begins.
@@ -185,6 +187,9 @@ BEGIN
                     MESSAGE = format('node "%s" does not know the recovery any more', target_node),
                     HINT = 'SELECT * FROM spock.recovery_intents(); there.';
             END IF;
+            what := CASE WHEN state -> 'rebuild' IS NULL
+                         THEN format('recovery of node "%s" on node "%s"', state ->> 'failed_node', target_node)
+                         ELSE format('rebuild of node "%s" from node "%s"', target_node, state ->> 'source_node') END;
             IF is_first THEN
                 -- What has failed before this call is tried again, and is an error when it has failed again.
                 is_first := false;
@@ -196,10 +201,10 @@ BEGIN
                     told := told + 1;
                     phase := step ->> 'phase';
                     RAISE NOTICE '% s: %', to_char((step ->> 'seconds')::numeric, 'FM999990.000'),
-                        CASE phase WHEN 'suspending' THEN format('clone "%s" was created; suspending subscriptions', state ->> 'clone')
-                                   WHEN 'replaying' THEN format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn')
-                                   WHEN 'resuming' THEN 'all transactions are replayed; resuming subscriptions'
-                                   WHEN 'reconciling' THEN 'comparing the rows that were touched'
+                        CASE phase WHEN 'suspending' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN 'suspending subscriptions' ELSE format('clone "%s" was created; suspending subscriptions', state ->> 'clone') END
+                                   WHEN 'replaying' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN format('the source has pinned its snapshot; bringing %s to it', spock_internal.counted((state -> 'rebuild' ->> 'tables')::bigint, 'table')) ELSE format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn') END
+                                   WHEN 'resuming' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN 'all tables are ready' ELSE 'all transactions are replayed' END || '; resuming subscriptions'
+                                   WHEN 'reconciling' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN 'the source''s pin is released' ELSE 'comparing the rows that were touched' END
                                    ELSE phase END;
                 END LOOP;
             END IF;
@@ -221,7 +226,13 @@ BEGIN
                     round((state ->> 'rows_per_second')::numeric),
                     coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
             END IF;
-            IF verb AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
+            IF verb AND state -> 'rebuild' ->> 'table' IS NOT NULL AND clock_timestamp() - told_at >= interval '1 s' THEN
+                told_at := clock_timestamp();
+                RAISE NOTICE '% s: table %, % of % chunks, %, % different', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
+                    state -> 'rebuild' ->> 'table', state -> 'rebuild' ->> 'chunks_done', state -> 'rebuild' ->> 'chunks_total',
+                    spock_internal.counted((state -> 'rebuild' ->> 'rows')::bigint, 'row'), state -> 'rebuild' ->> 'differing';
+            END IF;
+            IF verb AND state -> 'rebuild' IS NULL AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
                 RAISE NOTICE '% s: % of % compared', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
                     state ->> 'compared', spock_internal.counted((state ->> 'touched')::bigint, 'row');
@@ -234,8 +245,7 @@ BEGIN
                                          said ->> 'detail', said ->> 'hint', said ->> 'context') END;
                 IF (state -> 'watch' ->> 'waits_for_a_person')::boolean THEN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                        MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
-                                                    state ->> 'failed_node', target_node, state ->> 'error'),
+                        MESSAGE = format('%s waits: %s', what, state ->> 'error'),
                         DETAIL = concat_ws(E'\n', words, 'Transactions that were applied are kept, the other subscriptions run again, and the recovery continues by itself once the cause is fixed. The log of the target has the server''s own message.'),
                         HINT = state -> 'watch' ->> 'mend_hint';
                 ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
@@ -256,8 +266,7 @@ BEGIN
             END IF;
             IF (state -> 'watch' ->> 'was_tried_often')::boolean THEN
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                    MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
-                                                state ->> 'failed_node', target_node, state ->> 'error'),
+                    MESSAGE = format('%s waits: %s', what, state ->> 'error'),
                     DETAIL = concat_ws(E'\n', words, 'The recovery was tried several times, and continues by itself once the cause is fixed.'),
                     HINT = state -> 'watch' ->> 'retry_hint';
             END IF;
@@ -274,9 +283,12 @@ BEGIN
         round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
-            MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
-            DETAIL = format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
-            HINT = 'CALL spock.recover_run() again goes on from there.';
+            MESSAGE = format('%s was aborted', what),
+            DETAIL = CASE WHEN state -> 'rebuild' IS NULL
+                THEN format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction'))
+                ELSE format('Tables that were ready before are kept: %s.', spock_internal.counted((state -> 'rebuild' ->> 'ready')::bigint, 'table')) END,
+            HINT = CASE WHEN state -> 'rebuild' IS NULL THEN 'CALL spock.recover_run() again goes on from there.'
+                        ELSE 'CALL spock.rebuild_run() again begins anew.' END;
     END IF;
     PERFORM spock_internal.tell_reconciled(report, verb);
 END

@@ -13,6 +13,7 @@ pub mod node;
 mod plan;
 mod progress;
 mod reconcile;
+mod rebuild_run;
 mod recover;
 mod restore_point;
 mod slot;

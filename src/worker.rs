@@ -19,6 +19,7 @@ pub mod poller;
 pub mod polling;
 pub mod reconciling;
 pub mod recoveries;
+mod rebuilding;
 mod replaying;
 pub mod rescue;
 pub mod restore_point;

@@ -66,3 +66,21 @@ pub const RESTORE_POINT_MARKED: &str = "restore_point_marked";
 pub const RESTORE_POINT_OPENED: &str = "restore_point_opened";
 /// In the process that does a step of a restore point on a node, before it does it.
 pub const RESTORE_POINT_STEP: &str = "restore_point_step";
+/// In a rescue worker that rebuilds: a slot that takes a lost one's place is recorded, and not made yet.
+pub const REBUILD_BEFORE_HOLDER: &str = "rebuild_before_holder";
+/// In a rescue worker that rebuilds: that slot is made, and where it begins is not recorded yet.
+pub const REBUILD_HOLDER_MADE: &str = "rebuild_holder_made";
+/// In a rescue worker that rebuilds: the cut is recorded, and the source has not pinned anything yet.
+pub const REBUILD_BEFORE_PIN: &str = "rebuild_before_pin";
+/// In a rescue worker that rebuilds: the source has pinned its snapshot, which is not recorded yet.
+pub const REBUILD_PINNED: &str = "rebuild_pinned";
+/// In a rescue worker that rebuilds, within the transaction that makes a table ready, before its commit.
+pub const REBUILD_BEFORE_READY: &str = "rebuild_before_ready";
+/// In a rescue worker that rebuilds, after a table was made ready.
+pub const REBUILD_TABLE_READY: &str = "rebuild_table_ready";
+/// In a rescue worker that rebuilds: all tables are ready, and no origin is moved yet.
+pub const REBUILD_FILLED: &str = "rebuild_filled";
+/// In a rescue worker that rebuilds: the origins are moved, and lost slots are not replaced yet.
+pub const REBUILD_ORIGINS_SET: &str = "rebuild_origins_set";
+/// In a rescue worker that rebuilds: lost slots are replaced, and the subscriptions are still suspended.
+pub const REBUILD_SLOTS_MADE: &str = "rebuild_slots_made";

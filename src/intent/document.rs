@@ -3,6 +3,7 @@
 //! Everybody can read labels, so the document holds no connection string and no row value. Of a failure it holds the
 //! SQLSTATE, the relation and the position; the server's message, which may quote a value, goes to the log.
 
+use super::rebuild::{Rebuild, Wanted};
 use crate::document::{self, Document, Stored};
 use crate::identity::DatabaseIdentity;
 use crate::intent_id::IntentId;
@@ -31,6 +32,10 @@ pub struct Request {
     /// since 2000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_timestamp: Option<Timestamp>,
+    /// The target's tables are to be rebuilt from the source, and nothing is replayed. `failed` is empty then if no
+    /// node has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<Wanted>,
 }
 
 /// The phase that a recovery has reached. The variants are in the order in which a recovery passes through them.
@@ -165,6 +170,9 @@ pub struct Intent {
     /// recover_abort() was called: the rescue worker ends the recovery.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub must_abort: bool,
+    /// How far a rebuild has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<Rebuild>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
 }
@@ -223,6 +231,7 @@ impl Intent {
             (Some(End { outcome: EndOutcome::Completed, .. }), _) => "completed",
             (Some(End { outcome: EndOutcome::Aborted, .. }), _) => "aborted",
             (None, None) => "begun",
+            (None, Some(checkpoint)) if self.is_rebuild() && checkpoint.phase == Phase::Replaying => "rebuilding",
             (None, Some(checkpoint)) => checkpoint.phase.name(),
         }
     }

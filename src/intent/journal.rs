@@ -88,6 +88,7 @@ impl Journal {
                     is_attempted: false,
                     cut_short: 0,
                     must_abort: false,
+                    rebuild: None,
                     end: None,
                 });
                 beginning.id
@@ -133,6 +134,13 @@ impl Journal {
             None => Err(IntentError::Unknown { id }),
             Some(intent) if !intent.is_unfinished() => Err(IntentError::Ended { id }),
             Some(intent) => Ok(intent),
+        }
+    }
+
+    pub(super) fn running_rebuild(&mut self, id: IntentId) -> Result<&mut Intent, IntentError> {
+        match self.running(id)? {
+            intent if intent.is_rebuild() => Ok(intent),
+            _ => Err(IntentError::OutOfOrder { id }),
         }
     }
 

@@ -351,6 +351,19 @@ impl Source {
         self.read_one(call)
     }
 
+    /// Like `write_one`, for a query that may take as long as `limit`.
+    pub fn write_one_within(&mut self, limit: Duration, question: &str) -> Result<Option<String>, RecoverError> {
+        self.begin_writing()?;
+        let rows = in_transaction(|| self.connection.query_within(limit, question, 1));
+        let rows = rows.map_err(|error| self.error(error))?;
+        rows.first().map_or(Ok(None), |row| self.read(row.optional(0)))
+    }
+
+    /// Runs a command without a result.
+    pub fn command(&mut self, command: &str) -> Result<(), RecoverError> {
+        in_transaction(|| self.connection.command(command)).map_err(|error| self.error(error))
+    }
+
     fn begin_writing(&mut self) -> Result<(), RecoverError> {
         let writable = "SET default_transaction_read_only = off";
         in_transaction(|| self.connection.command(writable)).map_err(|error| self.error(error))
