@@ -924,6 +924,11 @@ REVOKE ALL ON FUNCTION spock_internal.note_base_backup(name, timestamptz, pg_lsn
 COMMENT ON FUNCTION spock_internal.note_base_backup(name, timestamptz, pg_lsn) IS
     'notes a base backup of a node, for base_backup_before of restore_points()';
 
+CREATE FUNCTION spock_internal.range_hashes(question text) RETURNS text
+    LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'range_hashes_wrapper';
+COMMENT ON FUNCTION spock_internal.range_hashes(text) IS
+    'hashes over ranges of a table''s keys, as a comparison on another node asks for them; the caller needs SELECT on the table, which is read as its owner (superusers, REPLICATION)';
+
 -- Whoever was given, or was denied, by hand what peers ask for has, or lacks, the functions in spock_internal as well.
 DO LANGUAGE plpgsql $acl$
 DECLARE
