@@ -1083,6 +1083,10 @@ $$;
 REVOKE ALL ON PROCEDURE @extschema@.rebuild_abort(text) FROM PUBLIC;
 COMMENT ON PROCEDURE @extschema@.rebuild_abort(text) IS
     'ends the rebuild of this node, or of the one named: tables that are ready stay so, the others are as they were, subscriptions run again';
+CREATE FUNCTION spock_internal.range_hashes(question text) RETURNS text
+    LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'range_hashes_wrapper';
+COMMENT ON FUNCTION spock_internal.range_hashes(text) IS
+    'hashes over ranges of a table''s keys, as a comparison on another node asks for them; the caller needs SELECT on the table, which is read as its owner (superusers, REPLICATION)';
 
 -- Whoever was given, or was denied, by hand what peers ask for has, or lacks, the functions in spock_internal as well.
 DO LANGUAGE plpgsql $acl$

@@ -9,6 +9,7 @@
 mod apply;
 mod backoff;
 mod barrier;
+mod compare;
 mod counted;
 mod document;
 #[cfg(test)]
@@ -33,6 +34,7 @@ mod protocol;
 mod quoted;
 mod reconcile;
 mod recover;
+mod refused;
 mod remote;
 mod restore_point;
 mod shmem;
@@ -55,10 +57,11 @@ pgrx::extension_sql_file!("../sql/plan.sql", name = "plan", requires = ["recover
 pgrx::extension_sql_file!("../sql/recover.sql", name = "recover", requires = ["plan"]);
 pgrx::extension_sql_file!("../sql/rebuild_run.sql", name = "rebuild_run", requires = ["recover"]);
 pgrx::extension_sql_file!("../sql/restore_point.sql", name = "restore_point", requires = ["recover"]);
+pgrx::extension_sql_file!("../sql/compare.sql", name = "compare", requires = ["restore_point"]);
 pgrx::extension_sql_file!(
     "../sql/names_shared_with_spock.sql",
     name = "names_shared_with_spock",
-    requires = ["registry", "slot", "recovery", "plan", "recover", "restore_point"]
+    requires = ["registry", "slot", "recovery", "plan", "recover", "restore_point", "compare"]
 );
 
 pgrx::extension_sql_file!("../sql/asked_by_0_1_0.sql", name = "asked_by_0_1_0", requires = ["names_shared_with_spock"]);

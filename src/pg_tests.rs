@@ -2,6 +2,8 @@
 //! that is rolled back.
 #![allow(unsafe_code)] // pg_test generates the C entry points
 
+mod ranges;
+
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;

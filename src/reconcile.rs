@@ -10,7 +10,7 @@
 //! |---|---|
 //! | pure: what is to be done about a row, and which of these verdicts must wait | judge, standing |
 //! | pure: values, answers, and how many rows are asked for at once | value, answer, pieces |
-//! | the question about rows, rows that differ, and what a node refuses | rows, difference, refused |
+//! | the question about rows, rows that differ, and what a node refuses | rows, difference, src/refused.rs |
 //! | the two nodes, how they are asked, and how far each has got | pair, ask, absent, reach |
 //! | what each of the two nodes must pass before rows are judged | waits |
 //! | what has become of the rows, and those that are kept to be compared later | ledger, kept |
@@ -32,7 +32,6 @@ pub mod moves;
 mod pair;
 mod pieces;
 pub mod reach;
-mod refused;
 mod removed;
 pub mod rows;
 pub mod run;

@@ -6,6 +6,7 @@
 
 mod clone;
 mod clone_recovery;
+mod compare;
 mod coordinate;
 mod health;
 mod intent;
