@@ -31,6 +31,7 @@ mod plan;
 mod plugin;
 mod protocol;
 mod quoted;
+mod rebuild;
 mod reconcile;
 mod recover;
 mod remote;
@@ -54,10 +55,11 @@ pgrx::extension_sql_file!("../sql/recovery.sql", name = "recovery", requires = [
 pgrx::extension_sql_file!("../sql/plan.sql", name = "plan", requires = ["recovery"]);
 pgrx::extension_sql_file!("../sql/recover.sql", name = "recover", requires = ["plan"]);
 pgrx::extension_sql_file!("../sql/restore_point.sql", name = "restore_point", requires = ["recover"]);
+pgrx::extension_sql_file!("../sql/rebuild.sql", name = "rebuild", requires = ["restore_point"]);
 pgrx::extension_sql_file!(
     "../sql/names_shared_with_spock.sql",
     name = "names_shared_with_spock",
-    requires = ["registry", "slot", "recovery", "plan", "recover", "restore_point"]
+    requires = ["registry", "slot", "recovery", "plan", "recover", "restore_point", "rebuild"]
 );
 
 pgrx::extension_sql_file!("../sql/asked_by_0_1_0.sql", name = "asked_by_0_1_0", requires = ["names_shared_with_spock"]);

@@ -66,3 +66,7 @@ pub const RESTORE_POINT_MARKED: &str = "restore_point_marked";
 pub const RESTORE_POINT_OPENED: &str = "restore_point_opened";
 /// In the process that does a step of a restore point on a node, before it does it.
 pub const RESTORE_POINT_STEP: &str = "restore_point_step";
+/// In a worker that takes a snapshot for a rebuild: the tables are locked, and the gate is not closed yet.
+pub const PIN_LOCKED: &str = "pin_locked";
+/// The same: the gate is closed, and the snapshot is not taken yet.
+pub const PIN_CLOSED: &str = "pin_closed";

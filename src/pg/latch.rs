@@ -18,12 +18,13 @@ pub enum WaitEvent {
     RescueReceive,
     CommitBarrier,
     RestorePoint,
+    Pin,
     #[cfg(feature = "failpoints")]
     Failpoint,
 }
 
 impl WaitEvent {
-    const COUNT: usize = 11;
+    const COUNT: usize = 12;
 
     fn name(self) -> &'static CStr {
         match self {
@@ -37,6 +38,7 @@ impl WaitEvent {
             WaitEvent::RescueReceive => c"SpockRecoveryRescueReceive",
             WaitEvent::CommitBarrier => c"SpockRecoveryCommitBarrier",
             WaitEvent::RestorePoint => c"SpockRecoveryRestorePoint",
+            WaitEvent::Pin => c"SpockRecoveryPin",
             #[cfg(feature = "failpoints")]
             WaitEvent::Failpoint => c"SpockRecoveryFailpoint",
         }
