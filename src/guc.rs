@@ -67,6 +67,10 @@ static RESCUE_CLONE_TTL: GucSetting<i32> = GucSetting::<i32>::new(24 * HOUR_MS);
 /// walsender waits for a busy receiver (wal_sender_timeout, one minute).
 static RESCUE_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
 
+/// `spock.rebuild_pin_silence`: a snapshot that is held for another node keeps VACUUM from removing dead rows. Ten minutes
+/// are far longer than a node takes to restart, and short enough for a node that was lost in the middle of its rebuild.
+static REBUILD_PIN_SILENCE: GucSetting<i32> = GucSetting::<i32>::new(600_000);
+
 /// `spock.rescue_conflict_resolution`: the later commit wins, because all survivors then reach the same rows
 /// independently.
 static RESCUE_CONFLICT_RESOLUTION: GucSetting<Policy> = GucSetting::<Policy>::new(Policy::LastUpdateWins);
@@ -134,6 +138,10 @@ pub fn recovery_slot_failover() -> bool {
 
 pub fn rescue_clone_ttl() -> Duration {
     milliseconds(&RESCUE_CLONE_TTL)
+}
+
+pub fn rebuild_pin_silence() -> Duration {
+    milliseconds(&REBUILD_PIN_SILENCE)
 }
 
 /// None means no limit.
@@ -247,6 +255,16 @@ pub fn register() {
         c"",
         &RESCUE_CLONE_TTL,
         100,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"spock.rebuild_pin_silence",
+        c"Time after which a snapshot that is held for the rebuild of another node is released if that node is silent.",
+        c"",
+        &REBUILD_PIN_SILENCE,
+        1_000,
         i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_MS,

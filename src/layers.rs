@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["health"],
     &["plan"],
     &["apply", "plugin"],
-    &["recover", "restore_point"],
+    &["rebuild", "recover", "restore_point"],
     &["reconcile"],
     &["worker"],
     &["sql"],

@@ -32,6 +32,7 @@ mod plan;
 mod plugin;
 mod protocol;
 mod quoted;
+mod rebuild;
 mod reconcile;
 mod recover;
 mod refused;
@@ -58,10 +59,21 @@ pgrx::extension_sql_file!("../sql/recover.sql", name = "recover", requires = ["p
 pgrx::extension_sql_file!("../sql/rebuild_run.sql", name = "rebuild_run", requires = ["recover"]);
 pgrx::extension_sql_file!("../sql/restore_point.sql", name = "restore_point", requires = ["recover"]);
 pgrx::extension_sql_file!("../sql/compare.sql", name = "compare", requires = ["restore_point"]);
+pgrx::extension_sql_file!("../sql/rebuild.sql", name = "rebuild", requires = ["restore_point"]);
 pgrx::extension_sql_file!(
     "../sql/names_shared_with_spock.sql",
     name = "names_shared_with_spock",
-    requires = ["registry", "slot", "recovery", "plan", "recover", "restore_point", "compare"]
+    requires = [
+        "registry",
+        "slot",
+        "recovery",
+        "plan",
+        "recover",
+        "rebuild_run",
+        "restore_point",
+        "compare",
+        "rebuild"
+    ]
 );
 
 pgrx::extension_sql_file!("../sql/asked_by_0_1_0.sql", name = "asked_by_0_1_0", requires = ["names_shared_with_spock"]);

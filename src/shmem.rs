@@ -14,6 +14,7 @@ mod clone_entry;
 mod database;
 pub mod gate;
 mod peer;
+mod pin_entry;
 mod readiness;
 mod rescue;
 mod slot;
@@ -25,6 +26,7 @@ pub use broadcast::*;
 pub use clone_entry::*;
 pub use database::*;
 pub use peer::*;
+pub use pin_entry::*;
 pub use readiness::*;
 pub use rescue::*;
 pub use slot::*;
@@ -465,7 +467,7 @@ impl Shared {
         self.header().was_shut_down
     }
 
-    /// The pids of our workers in a database: manager, slot worker, rescue worker and pollers.
+    /// The pids of our workers in a database: manager, slot worker, rescue worker, pins and pollers.
     pub fn workers_of(&mut self, database: pg_sys::Oid) -> Vec<i32> {
         let mut pids = Vec::new();
         for index in 0..entry_count() {
@@ -477,6 +479,7 @@ impl Shared {
             pids.push(entry.slot.worker_pid);
             pids.push(entry.rescue.worker_pid);
             pids.push(self.point_job(index).worker_pid);
+            pids.extend(entry.pins.iter().map(|pin| pin.worker_pid));
             pids.extend(self.peers(index).iter().map(|peer| peer.poller_pid));
         }
         pids.retain(|pid| *pid != 0);

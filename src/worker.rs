@@ -15,6 +15,7 @@ mod judging_again;
 pub mod keeper;
 pub mod launcher;
 pub mod manager;
+pub mod pin;
 pub mod poller;
 pub mod polling;
 pub mod reconciling;

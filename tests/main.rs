@@ -16,6 +16,7 @@ mod parity;
 mod pg_tests;
 mod plan;
 mod plugin;
+mod rebuild;
 mod reconcile;
 mod recover;
 mod reference;

@@ -84,3 +84,7 @@ pub const REBUILD_FILLED: &str = "rebuild_filled";
 pub const REBUILD_ORIGINS_SET: &str = "rebuild_origins_set";
 /// In a rescue worker that rebuilds: lost slots are replaced, and the subscriptions are still suspended.
 pub const REBUILD_SLOTS_MADE: &str = "rebuild_slots_made";
+/// In a worker that takes a snapshot for a rebuild: the tables are locked, and the gate is not closed yet.
+pub const PIN_LOCKED: &str = "pin_locked";
+/// The same: the gate is closed, and the snapshot is not taken yet.
+pub const PIN_CLOSED: &str = "pin_closed";

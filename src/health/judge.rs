@@ -1,6 +1,7 @@
 //! The judgements of the health check (pure), one file for each subject.
 
 mod peers;
+mod pin;
 mod recovery;
 mod server;
 mod slot;
@@ -9,6 +10,7 @@ pub use peers::{
     AskerHealth, NO_ROUTE, OWN_ERROR, PeerHealth, UnknownOriginFacts, asker, failing, peer, returned, source,
     unknown_origin,
 };
+pub use pin::{PinHealth, pin};
 pub use recovery::{RecoveryHealth, recovery};
 pub use server::{
     Capacity, ManagerFacts, ServerSettings, apply_workers, capacity, commit_timestamps, copy, invalidation, manager,

@@ -168,6 +168,16 @@ pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Box<ErrorReportWithLevel>> 
         .execute()
 }
 
+/// Runs `f`, which begins a transaction of its own that stays open. An ERROR aborts it and is returned as Err.
+pub fn caught_open<T>(f: impl FnOnce() -> T) -> Result<T, CaughtError> {
+    PgTryBuilder::new(AssertUnwindSafe(|| Ok(f())))
+        .catch_others(|cause| {
+            abort_current();
+            Err(cause)
+        })
+        .execute()
+}
+
 /// Runs `f` in a subtransaction of the caller's transaction. An ERROR rolls back only the subtransaction, and releases
 /// a slot that `f` had acquired (a slot whose creation is not finished is dropped by that). The caller must examine the
 /// Err, and rethrow it if it does not know it: a cancel is one of them.

@@ -1,6 +1,6 @@
 //! The entry of a database, which the launcher and the manager share.
 
-use super::{AskerEntry, CloneEntry, MAX_ASKERS, MAX_CLONES, RescueEntry, ShortText, SlotEntry};
+use super::{AskerEntry, CloneEntry, MAX_ASKERS, MAX_CLONES, MAX_PINS, PinEntry, RescueEntry, ShortText, SlotEntry};
 use crate::pg::clock::Monotonic;
 use pgrx::pg_sys;
 
@@ -45,6 +45,7 @@ pub struct DatabaseEntry {
     pub slot: SlotEntry,
     pub rescue: RescueEntry,
     pub clones: [CloneEntry; MAX_CLONES],
+    pub pins: [PinEntry; MAX_PINS],
     pub askers: [AskerEntry; MAX_ASKERS],
 }
 
@@ -59,6 +60,7 @@ impl DatabaseEntry {
         slot: SlotEntry::FREE,
         rescue: RescueEntry::FREE,
         clones: [CloneEntry::FREE; MAX_CLONES],
+        pins: [PinEntry::FREE; MAX_PINS],
         askers: [AskerEntry::FREE; MAX_ASKERS],
     };
 }

@@ -1,10 +1,11 @@
 //! quick_health_check(), and the facts that it gathers for the judgement.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
+use super::pin::held_pins;
 use crate::document::Unreadable;
 use crate::error::OrRaise;
 use crate::health::judge::{
-    self, Check, CloneHealth, ManagerFacts, PeerHealth, RecoveryHealth, ServerSettings, SlotHealth, UnknownOriginFacts,
+    self, Check, CloneHealth, ManagerFacts, PeerHealth, PinHealth, RecoveryHealth, ServerSettings, SlotHealth, UnknownOriginFacts,
 };
 use crate::health::kept::{self, KeptFacts};
 use crate::health::{capacity, documents, version};
@@ -17,11 +18,11 @@ use crate::node::{registry, servers};
 use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
-use crate::pg::{catalog, large_object, process, role, setting, slot, wal};
+use crate::pg::{catalog, large_object, process, role, setting, slot, transaction, wal};
 use crate::recover::state::RecoveryState;
 use crate::recover::strangers;
 use crate::restore_point::list_storage;
-use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
+use crate::shmem::{self, PeerEntry, PeerKey, PeerState, PinEntry};
 use crate::slot::snapshot::{self, Snapshot};
 use crate::slot::{budget, outgoing, saved_storage};
 use crate::worker::clone_upkeep::{self, Hears};
@@ -47,6 +48,10 @@ fn quick_health_check() -> TableIterator<'static, (name!(check_name, Text), name
 /// A peer counts as silent after this many missed answers, but not before the least time.
 const MISSED_POLLS: u32 = 3;
 const LEAST_SILENCE: Duration = Duration::from_secs(60);
+
+fn longest_silence() -> Duration {
+    LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()))
+}
 
 /// What several checks look at.
 struct HealthFacts<'a> {
@@ -82,6 +87,7 @@ fn gather() -> Vec<Check> {
     if let Ok(journal) = storage::read() {
         checks.extend(checks_of_recoveries(&journal));
     }
+    checks.extend(pins());
     checks.extend(unreadable.iter().map(documents::unreadable));
     checks.extend(list_storage::unreadable().iter().map(documents::unreadable));
     checks.extend(catalog::extension_version().and_then(|sql| version::sql(&sql, env!("CARGO_PKG_VERSION"))));
@@ -125,7 +131,7 @@ fn checks_of_recoveries(journal: &Journal) -> Vec<Check> {
 /// The checks of each peer: whether it answers, in the same protocol, and whether it can be the source of a recovery.
 fn checks_of_peers(facts: &HealthFacts<'_>) -> Vec<Check> {
     let now = Monotonic::now();
-    let longest_silence = LEAST_SILENCE.max(MISSED_POLLS * (guc::recovery_poll_interval() + guc::peer_timeout()));
+    let longest_silence = longest_silence();
     let mut checks = Vec::new();
     for server in facts.servers.iter().filter(|server| server.role == servers::Role::Peer) {
         let entry = facts.entry_of(PeerKey::Node(server.id));
@@ -270,6 +276,20 @@ fn recoveries(journal: &Journal) -> Vec<RecoveryHealth> {
             }
         })
         .collect()
+}
+
+/// The snapshots that this node holds for rebuilds.
+fn pins() -> Vec<Check> {
+    let (now, next, limit) = (Monotonic::now(), transaction::next_id(), longest_silence());
+    let facts = |pin: &PinEntry| PinHealth {
+        target: pin.target_name.as_str().to_owned(),
+        intent: pin.intent.to_string(),
+        held_for_s: now.since(pin.held_at).as_secs(),
+        silent_for_s: Some(pin.silent_for(now)).filter(|silent| *silent > limit).map(|silent| silent.as_secs()),
+        age: next.wrapping_sub(pin.xmin),
+        limit_s: guc::rebuild_pin_silence().as_secs(),
+    };
+    held_pins().iter().map(|pin| judge::pin(&facts(pin))).collect()
 }
 
 /// The nodes that are back and whose subscription must not be resumed.

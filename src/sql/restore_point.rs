@@ -1,6 +1,7 @@
 //! The functions for restore points. Their CREATE FUNCTION, grants and comments are in sql/.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
+use super::manager::entry_with_manager;
 use crate::error::{OrRaise, raise};
 use crate::lsn::LocalLsn;
 use crate::node::native::NativeProvider;
@@ -26,9 +27,6 @@ use std::time::{Duration, Instant};
 
 /// The limits of a lease, in milliseconds. Below ten, commits under way would rarely end in time.
 const LEASE_MS: std::ops::RangeInclusive<f64> = 10.0..=60_000.0;
-
-/// How long a manager may take to start after node_create() or a crash.
-const MANAGER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest name, in bytes: as that of a node, so that a name that was cut to 63 bytes is not taken for a whole one.
 const MAX_NAME: usize = crate::node_name::MAX_BYTES;
@@ -111,7 +109,7 @@ fn make(name: &str, lease_ms: u32, drain: bool) -> Result<Point, RestorePointErr
         return Err(RestorePointError::NoNode);
     }
     list_storage::read()?.require_unused(name)?;
-    let index = wait_for_manager()?;
+    let index = entry_with_manager(WaitEvent::RestorePoint).ok_or(RestorePointError::NoManager)?;
     let wanted = PointJob { asked_by: process::my_pid(), lease_ms, drain, ..PointJob::FREE };
     let number = shmem::lock().ask_for_point(index, name, wanted).ok_or(RestorePointError::Busy)?;
     if start::start_restore_point_worker(index, &catalog::my_database_name()).is_err() {
@@ -130,23 +128,6 @@ fn make(name: &str, lease_ms: u32, drain: bool) -> Result<Point, RestorePointErr
         );
     }
     Ok(point)
-}
-
-/// The entry of this database, once a manager runs.
-fn wait_for_manager() -> Result<usize, RestorePointError> {
-    let deadline = Instant::now() + MANAGER_PATIENCE;
-    loop {
-        let found = {
-            let mut shared = shmem::lock();
-            let index = shared.index_of(process::my_database());
-            index.filter(|index| shared.databases()[*index].manager_pid != 0)
-        };
-        match found {
-            Some(index) => return Ok(index),
-            None if Instant::now() >= deadline => return Err(RestorePointError::NoManager),
-            None => pause(),
-        }
-    }
 }
 
 fn pause() {

@@ -11,6 +11,7 @@ use crate::failpoint::{self, names};
 use crate::guc;
 use crate::health::judge::{NO_ROUTE, OWN_ERROR};
 use crate::identity::DatabaseIdentity;
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::node::error::RegistryError;
 use crate::node::native::NativeProvider;
@@ -24,7 +25,7 @@ use crate::pg::{interrupts, process, transaction};
 use crate::plan::readiness::Readiness;
 use crate::remote::connection::Connection;
 use crate::remote::error::RemoteError;
-use crate::shmem::{self, CloneEntry, OwnConfirmed, PeerEntry, PeerKey, PeerState, Shared, TargetSays};
+use crate::shmem::{self, CloneEntry, OwnConfirmed, PeerEntry, PeerKey, PeerState, PinState, Shared, TargetSays};
 use crate::slot::positions;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::Oid;
@@ -66,6 +67,8 @@ struct PollAnswer {
     readiness: Option<Readiness>,
     /// Of each clone that was made for the peer: whether its recovery is unfinished.
     clones: Vec<(CloneEntry, TargetSays)>,
+    /// Of each intent for which a snapshot is held here: whether it is unfinished.
+    pins: Vec<(IntentId, TargetSays)>,
     asked_at: Monotonic,
 }
 
@@ -101,6 +104,8 @@ struct PollQuestion {
     /// The clones here that were made for the peer. They are read before it is asked, so that its answer is later than
     /// their claims.
     clones: Vec<CloneEntry>,
+    /// The intents of the peer for which snapshots are held here.
+    pins: Vec<IntentId>,
 }
 
 struct Poller {
@@ -249,10 +254,12 @@ impl Poller {
             lives,
         };
         let own = positions.into_iter().filter_map(|position| Some((position.subscription, position.slot?))).collect();
-        let clones = self.clones();
+        let (clones, pins) = (self.clones(), self.pins());
         let local = nodes.iter().find(|node| node.role == Role::Local && self.is_readiness_due());
         let local = local.map(|local| (local.name.to_string(), servers::here()));
-        Ok(route.map(|route| PollQuestion { route, expected, bound, own, asks_released, former, nodes, local, clones }))
+        let question =
+            |route| PollQuestion { route, expected, bound, own, asks_released, former, nodes, local, clones, pins };
+        Ok(route.map(question))
     }
 
     /// Whether it is time to ask the peer how ready it is: seldom, except for a peer that does not know this node yet.
@@ -272,6 +279,14 @@ impl Poller {
         let PeerKey::Node(node) = self.key else { return Vec::new() };
         let entries = shmem::lock().databases()[self.index].clones;
         entries.into_iter().filter(|clone| clone.target == node).collect()
+    }
+
+    /// Returns the intents whose target the peer is and for which a snapshot is held.
+    fn pins(&self) -> Vec<IntentId> {
+        let PeerKey::Node(node) = self.key else { return Vec::new() };
+        let pins = shmem::lock().databases()[self.index].pins;
+        let held = pins.into_iter().filter(|pin| pin.state == PinState::Held && pin.target == node);
+        held.map(|pin| pin.intent).collect()
     }
 
     fn ask(&mut self, question: &PollQuestion) -> Result<PollAnswer, RemoteError> {

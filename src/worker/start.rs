@@ -92,6 +92,20 @@ pub fn start_restore_point_worker(
         .load_dynamic()
 }
 
+/// Asks the postmaster to start a worker for the pin in `place` of the entry at `index`.
+pub fn start_pin_worker(
+    index: usize,
+    place: usize,
+    name: &str,
+) -> Result<DynamicBackgroundWorker, DynamicBackgroundWorkerLoadError> {
+    builder("pin", &format!("spock_recovery pin {name}"))
+        .set_function("spock_recovery_pin_main")
+        .set_argument((((index as i64) << 32) | place as i64).into_datum())
+        .set_extra(&process::my_database().to_u32().to_string())
+        .set_notify_pid(process::my_pid())
+        .load_dynamic()
+}
+
 fn builder(role: &str, name: &str) -> BackgroundWorkerBuilder {
     BackgroundWorkerBuilder::new(&name[..name.floor_char_boundary(MAX_NAME)])
         .set_type(&format!("spock_recovery {role}"))

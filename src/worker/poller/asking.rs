@@ -2,6 +2,7 @@
 
 use super::{PollAnswer, PollQuestion, Position};
 use crate::identity::DatabaseIdentity;
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::older_copy::forks_from_text;
 use crate::pg::clock::{Monotonic, Timestamp};
@@ -38,6 +39,7 @@ pub(super) fn ask_all(connection: &mut Connection, question: &PollQuestion) -> R
     let positions = ask_positions(connection)?;
     let released = question.asks_released.then(|| ask_released(connection)).transpose()?;
     let clones = ask_clones(connection, question)?;
+    let pins = ask_pins(connection, question)?;
     Ok(PollAnswer {
         readiness: ask_readiness(connection, question)?,
         node_name: row.value(0)?,
@@ -54,6 +56,7 @@ pub(super) fn ask_all(connection: &mut Connection, question: &PollQuestion) -> R
         released,
         own,
         clones,
+        pins,
         asked_at,
     })
 }
@@ -118,24 +121,36 @@ fn ask_clones(
 ) -> Result<Vec<(CloneEntry, TargetSays)>, RemoteError> {
     let mut clones = Vec::new();
     for clone in &question.clones {
-        let schema = connection.internal_schema();
-        match connection.query(&format!("SELECT {schema}.recovery_is_open({})", argument::uuid(Some(clone.intent))), 1)
-        {
-            Ok(rows) => {
-                let is_open: Option<String> = rows.first().map(|row| row.value(0)).transpose()?;
-                match is_open.as_deref() {
-                    Some("t") => clones.push((*clone, TargetSays::Unfinished)),
-                    Some("f") => clones.push((*clone, TargetSays::Ended)),
-                    _ => (),
-                }
-            }
-            // The peer cannot tell whether that recovery is open. That is no verdict, and the rest of its answer counts
-            // all the same.
-            Err(RemoteError::Peer { .. }) => (),
-            Err(error) => return Err(error),
-        }
+        clones.extend(ask_intent(connection, clone.intent)?.map(|says| (*clone, says)));
     }
     Ok(clones)
+}
+
+/// The same of each intent for which a snapshot is held here.
+fn ask_pins(connection: &mut Connection, question: &PollQuestion) -> Result<Vec<(IntentId, TargetSays)>, RemoteError> {
+    let mut pins = Vec::new();
+    for intent in &question.pins {
+        pins.extend(ask_intent(connection, *intent)?.map(|says| (*intent, says)));
+    }
+    Ok(pins)
+}
+
+fn ask_intent(connection: &mut Connection, intent: IntentId) -> Result<Option<TargetSays>, RemoteError> {
+    let schema = connection.internal_schema();
+    match connection.query(&format!("SELECT {schema}.recovery_is_open({})", argument::uuid(Some(intent))), 1) {
+        Ok(rows) => {
+            let is_open: Option<String> = rows.first().map(|row| row.value(0)).transpose()?;
+            Ok(match is_open.as_deref() {
+                Some("t") => Some(TargetSays::Unfinished),
+                Some("f") => Some(TargetSays::Ended),
+                _ => None,
+            })
+        }
+        // The peer cannot tell whether that recovery is open. That is no verdict, and the rest of its answer counts
+        // all the same.
+        Err(RemoteError::Peer { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns None if the peer is not to be asked, or if its version of the extension cannot tell.

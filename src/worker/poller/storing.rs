@@ -2,12 +2,13 @@
 //! answer in shared memory, and has the manager judge another run of the peer than the one that was watched.
 
 use super::{PollAnswer, PollQuestion, Poller, Position, own_entry};
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::older_copy::{Former, KnownRun, Life, MAX_FORKS, applied_of_former_runs};
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch;
 use crate::plan::readiness::{self, Lack, Readiness};
-use crate::shmem::{self, CloneEntry, PeerEntry, PeerState, PositionEntry, Shared, ShortName, TargetSays};
+use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PinState, PositionEntry, Shared, ShortName, TargetSays};
 use crate::slot::view;
 use pgrx::pg_sys::Oid;
 
@@ -22,6 +23,7 @@ impl Poller {
             Some((state, why)) => self.note(state, &why),
             None => {
                 self.keep_verdicts(&answer.clones);
+                self.tell_pins(&answer.pins);
                 self.note(PeerState::Connected, "");
             }
         }
@@ -85,6 +87,24 @@ impl Poller {
             if can_go { shared.call_manager(self.index) } else { 0 }
         };
         latch::wake(manager);
+    }
+}
+
+impl Poller {
+    /// Stores what the peer says of its intents, and wakes the workers whose snapshots are not needed any more.
+    fn tell_pins(&self, said: &[(IntentId, TargetSays)]) {
+        let PeerKey::Node(node) = self.key else { return };
+        let now = Monotonic::now();
+        let mut over = Vec::new();
+        for pin in &mut shmem::lock().databases()[self.index].pins {
+            let says = said.iter().find(|(intent, _)| pin.target == node && pin.intent == *intent);
+            let Some((_, says)) = says.filter(|_| pin.state == PinState::Held) else { continue };
+            (pin.says, pin.heard_at) = (*says, now);
+            if *says == TargetSays::Ended {
+                over.push(pin.worker_pid);
+            }
+        }
+        over.into_iter().for_each(latch::wake);
     }
 }
 
