@@ -13,6 +13,7 @@
 //! | the question about rows, rows that differ, and what a node refuses | rows, difference, src/refused.rs |
 //! | the two nodes, how they are asked, and how far each has got | pair, ask, absent, reach |
 //! | what each of the two nodes must pass before rows are judged | waits |
+//! | rows for the rebuild of a table | fetch |
 //! | what has become of the rows, and those that are kept to be compared later | ledger, kept |
 //! | writing a row, and rows that were deleted to make room and may have to be restored | bring, write, removed |
 //! | a first look at many rows, a closer look at those that differ, and the run over all | compare, closer, run |
@@ -25,6 +26,7 @@ mod bring;
 mod closer;
 mod compare;
 mod difference;
+pub mod fetch;
 pub mod judge;
 pub mod kept;
 mod ledger;

@@ -4,6 +4,7 @@
 
 mod pin;
 mod pin_life;
+mod run;
 
 use crate::cluster::{Node, Session, SqlError};
 

@@ -9,6 +9,7 @@ use super::document::{Intent, Journal};
 use super::error::IntentError;
 use crate::intent_id::IntentId;
 use crate::lsn::{LocalLsn, OriginLsn};
+use crate::pg::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -51,7 +52,7 @@ pub struct Wanted {
 pub struct Cut {
     /// The end of the target's last own commit before that.
     pub end: LocalLsn,
-    /// The target's snapshot then (`pg_snapshot`): what it does not see was changed since.
+    /// The name under which the target has exported its snapshot then: what that does not see was changed since.
     pub snapshot: String,
 }
 
@@ -62,6 +63,9 @@ pub struct Pinned {
     pub snapshot: String,
     /// How far it contains each node's transactions, the source's own included.
     pub vector: BTreeMap<String, OriginLsn>,
+    /// When it was taken, by the source's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// A slot that is made in the place of one that was lost, by which the target receives from a node.
@@ -200,7 +204,7 @@ mod tests {
     fn a_pin_serves_as_long_as_it_has_all_that_the_target_has_applied() {
         let mut rebuild = Rebuild {
             cut: Some(Cut { end: LocalLsn(5), snapshot: "3:3:".to_owned() }),
-            pinned: Some(Pinned { snapshot: "0-1-1".to_owned(), vector: vector(&[("n1", 10), ("n3", 20)]) }),
+            pinned: Some(Pinned { snapshot: "0-1-1".to_owned(), vector: vector(&[("n1", 10), ("n3", 20)]), at: None }),
             ..Rebuild::default()
         };
         assert!(rebuild.serves(&vector(&[])));

@@ -82,6 +82,11 @@ impl Question {
         Question::new(columns, std::slice::from_ref(key), Asked::WholeRows)
     }
 
+    /// Asks for the rows with these keys, as they are to be written.
+    pub fn whole_rows(columns: &Columns<'_>, keys: &[KeyText]) -> Question {
+        Question::new(columns, keys, Asked::WholeRows)
+    }
+
     pub fn sums(columns: &Columns<'_>, keys: &[KeyText], origin: Option<u16>) -> Question {
         Question::new(columns, keys, Asked::Sums { origin })
     }

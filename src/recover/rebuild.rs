@@ -10,11 +10,12 @@ use super::error::RecoverError;
 use super::rebuild_error::RebuildError;
 use super::source::{Source, from_ascii, in_ascii};
 use crate::intent::document::Request;
-use crate::intent::rebuild::{LostSlot, Pinned, Table, TablePhase, Wanted};
+use crate::intent::rebuild::{Cut, LostSlot, Pinned, Table, TablePhase, Wanted};
 use crate::intent_id::IntentId;
-use crate::lsn::OriginLsn;
+use crate::lsn::{LocalLsn, OriginLsn};
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
+use crate::pg::clock::Timestamp;
 use crate::remote::argument;
 use crate::slot::positions::{self, OwnPosition};
 use pgrx::Spi;
@@ -267,6 +268,7 @@ pub fn pin(source: &mut Source, id: IntentId, target: &str, tables: &[Table]) ->
         snapshot: String,
         vector: BTreeMap<String, OriginLsn>,
         end: OriginLsn,
+        since: Timestamp,
     }
     let names: Vec<String> =
         tables.iter().map(|table| quote_literal(quote_qualified_identifier(&table.schema, &table.name))).collect();
@@ -282,7 +284,44 @@ pub fn pin(source: &mut Source, id: IntentId, target: &str, tables: &[Table]) ->
     let answer = answer.and_then(|text| serde_json::from_str::<Answer>(&text).ok());
     let Some(mut answer) = answer else { return Err(source.unexpected("no pin")) };
     answer.vector.insert(source.name().to_owned(), answer.end);
-    Ok(Pinned { snapshot: answer.snapshot, vector: answer.vector })
+    Ok(Pinned { snapshot: answer.snapshot, vector: answer.vector, at: Some(answer.since) })
+}
+
+/// Has this node hold its own snapshot for the intent: what it does not see, this node has changed since.
+pub fn hold_here(id: IntentId, local: &str) -> Result<Cut, RecoverError> {
+    let question = format!(
+        "SELECT p.answer ->> 'snapshot', (p.answer ->> 'end')::pg_catalog.pg_lsn
+           FROM (SELECT spock_internal.pin_tables({}, {}, '{{}}'::pg_catalog.text[]) AS answer) p",
+        argument::uuid(Some(id)),
+        argument::name(local)
+    );
+    let (snapshot, end) = Spi::get_two::<String, LocalLsn>(&question)?;
+    Ok(Cut { snapshot: snapshot.unwrap_or_default(), end: end.unwrap_or_default() })
+}
+
+/// Whether this node still holds that snapshot.
+pub fn is_held_here(id: IntentId) -> Result<bool, RecoverError> {
+    let question =
+        format!("SELECT EXISTS (SELECT FROM spock_internal.pins() p WHERE p.intent_id = {})", argument::uuid(Some(id)));
+    Ok(Spi::get_one::<bool>(&question)?.unwrap_or(false))
+}
+
+/// Lets go of the snapshot that this node holds for the intent.
+pub fn let_go_here(id: IntentId) -> Result<(), RecoverError> {
+    Spi::run(&format!("SELECT spock_internal.release_pin({})", argument::uuid(Some(id))))?;
+    Ok(())
+}
+
+/// The publications by which this node receives from another one.
+pub fn publications_from(node: &str) -> Result<Vec<String>, RecoverError> {
+    let known = NativeProvider.subscriptions()?;
+    let from = known.into_iter().filter(|one| one.origin.node().is_some_and(|origin| origin.as_str() == node));
+    Ok(from.flat_map(|one| one.publications).collect())
+}
+
+/// The subscription by which this node receives a node's changes of a table, or any other from that node.
+pub fn subscription_from(node: &str) -> Result<Option<Oid>, RecoverError> {
+    Ok(streams()?.into_iter().find(|stream| stream.node == node).map(|stream| stream.position.subscription))
 }
 
 /// Whether the source still holds the intent's pin.
@@ -322,14 +361,6 @@ pub fn first_lag(
         (is_at < *must).then(|| (node.clone(), is_at, *must))
     })
 }
-
-/// The snapshot of this node now (`pg_snapshot`), as text. Needs a transaction with a snapshot.
-pub fn current_snapshot() -> Result<String, RecoverError> {
-    let text = Spi::get_one::<String>("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text")?;
-    Ok(text.unwrap_or_default())
-}
-
-
 
 #[cfg(test)]
 mod tests {

@@ -14,10 +14,6 @@ pub enum RebuildError {
     NotRunning,
     #[error("source node \"{source_node}\" has node \"{node}\" up to {is_at} and gets no further")]
     SourceLags { source_node: String, node: String, is_at: OriginLsn, must: OriginLsn },
-    #[error("commits of this node could not be held back for a moment")]
-    NoCut { reason: String },
-    #[error("source node \"{source_node}\" has pinned no snapshot that serves")]
-    NoPin { source_node: String },
     #[error("table \"{table}\" cannot be rebuilt: {reason}")]
     NotRebuilt { table: String, reason: String },
 }
@@ -28,8 +24,7 @@ impl SqlError for RebuildError {
             Self::NotReceived { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             Self::UnknownMethod { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NotRunning => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            Self::NoCut { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
-            Self::SourceLags { .. } | Self::NoPin { .. } | Self::NotRebuilt { .. } => {
+            Self::SourceLags { .. } | Self::NotRebuilt { .. } => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
         }
@@ -41,7 +36,6 @@ impl SqlError for RebuildError {
             Self::SourceLags { node, must, .. } => {
                 format!("This node has node \"{node}\" up to {must}. A snapshot without that would take it back.")
             }
-            Self::NoCut { reason } => format!("{reason}."),
             _ => return None,
         })
     }
@@ -58,7 +52,6 @@ impl SqlError for RebuildError {
                  spock.recover_run('{node}', target_node_name := '{source_node}'); else look at SELECT * FROM \
                  spock.peer_status(); there."
             ),
-            Self::NoCut { .. } | Self::NoPin { .. } => "It is tried again by itself.".to_owned(),
             Self::NotRebuilt { .. } => return None,
         })
     }

@@ -359,6 +359,11 @@ impl Source {
         rows.first().map_or(Ok(None), |row| self.read(row.optional(0)))
     }
 
+    /// The connection, for what asks other questions than this.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
     /// Runs a command without a result.
     pub fn command(&mut self, command: &str) -> Result<(), RecoverError> {
         in_transaction(|| self.connection.command(command)).map_err(|error| self.error(error))

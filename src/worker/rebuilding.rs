@@ -5,32 +5,28 @@
 //! with the tables that are not ready, under the same pin if that still serves. While the subscriptions are suspended
 //! their slots keep what is to be applied afterwards.
 
+mod bring;
+mod compare;
 mod tables;
 
 use super::rescue::{Rescue, goes_on};
 use super::trouble::Trouble;
-use crate::barrier;
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::intent::document::{Intent, Phase};
-use crate::intent::rebuild::{Cut, LostSlot, Rebuild};
-use crate::lsn::{LocalLsn, OriginLsn};
+use crate::intent::rebuild::{LostSlot, Rebuild};
+use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::{interrupts, process, random, transaction, wal};
+use crate::pg::{interrupts, process, transaction, wal};
 use crate::recover::error::RecoverError;
 use crate::recover::rebuild::{self, SlotState, Stream};
 use crate::recover::rebuild_error::RebuildError;
 use crate::recover::source::{Source, route_to};
 use crate::recover::suspend;
-use crate::shmem::gate::Holds;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// How long this node's own commits may be held back for the cut.
-const CUT_LEASE: Duration = Duration::from_secs(1);
-/// How often the cut is tried before the attempt fails.
-const CUT_TRIES: u32 = 20;
 /// A source that has made no progress for so long gets no further.
 const STANDSTILL: Duration = Duration::from_secs(60);
 /// The time between two looks at the source's progress.
@@ -73,7 +69,7 @@ impl Rescue {
         self.settle()
     }
 
-    fn open(&self, node: &str) -> Result<Source, RecoverError> {
+    pub(super) fn open(&self, node: &str) -> Result<Source, RecoverError> {
         let route = transaction::run(|| route_to(node))?;
         Source::open(node, &route)
     }
@@ -171,11 +167,13 @@ impl Rescue {
         }
         if let Some(pinned) = state.pinned.as_ref().filter(|_| state.serves(&needed))
             && rebuild::has_pin(source, id, &pinned.snapshot)?
+            && transaction::run(|| rebuild::is_held_here(id))?
         {
             return Ok(());
         }
         process::report_activity("waiting for the source");
-        let cut = cut()?;
+        transaction::run(|| rebuild::let_go_here(id))?;
+        let cut = transaction::run(|| rebuild::hold_here(id, &intent.request.target))?;
         needed.insert(intent.request.target.clone(), OriginLsn(cut.end.0));
         let passed = self.wait_for_source(intent, source, &needed)?;
         // From here on the old pin is not used any more.
@@ -273,32 +271,13 @@ impl Rescue {
             );
         }
         if state.pinned.is_some() || state.cut.is_some() {
+            if interrupts::catch(|| transaction::run(|| rebuild::let_go_here(intent.id))).is_err() {
+                transaction::abort_current();
+            }
             let released = interrupts::catch(|| rebuild::release_pin(&mut self.open(&intent.request.source)?, intent.id));
             if released.is_err() {
                 transaction::abort_current();
             }
         }
     }
-}
-
-/// The moment from which this node's own changes are newer than the snapshot: no commit of its own is under way.
-fn cut() -> Result<Cut, RecoverError> {
-    let mut reason = String::new();
-    for _ in 0..CUT_TRIES {
-        let number = (u128::from_ne_bytes(random::bytes()) as u64) | 1;
-        transaction::run(barrier::wait_for_the_last);
-        let closed = transaction::run(|| barrier::close(number, Holds::Own, CUT_LEASE));
-        let taken = closed.map(|end: LocalLsn| {
-            let snapshot = transaction::run(rebuild::current_snapshot);
-            (end, snapshot, transaction::run(|| barrier::open(number)))
-        });
-        match taken {
-            Ok((end, snapshot, Some(opened))) if opened.held => return Ok(Cut { end, snapshot: snapshot? }),
-            Ok(_) => reason = "the lease ran out".to_owned(),
-            Err(error) => reason = error.to_string(),
-        }
-        interrupts::check();
-        latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueSuspend);
-    }
-    Err(RebuildError::NoCut { reason }.into())
 }

@@ -17,13 +17,17 @@ use crate::compare::table::{Incomparable, Request, Table as Compared};
 use crate::intent::document::Intent;
 use crate::intent::rebuild::{Cut, Method, Pinned, Table};
 use crate::pg::spill::Spill;
-use crate::pg::{interrupts, random, transaction};
-use crate::reconcile::rows::{Columns, KeyText, Question, Rows};
+use crate::pg::{random, transaction};
+use crate::reconcile::fetch;
+use crate::reconcile::rows::KeyText;
 use crate::recover::error::RecoverError;
 use crate::recover::rebuild;
 use crate::recover::source::Source;
+use crate::remote::error::RemoteError;
 use serde::{Deserialize, Serialize};
 
+/// How many keys are asked for at once.
+pub(super) const BATCH: usize = 500;
 /// After so many rows it is decided whether comparing is worth while.
 const FIRST_ROWS: u64 = 20_000;
 
@@ -76,15 +80,15 @@ struct Seen<'r> {
 }
 
 impl Visitor for Seen<'_> {
-    fn found(&mut self, found: Found) {
-        self.keys.push(&found);
+    fn found(&mut self, found: &Found) {
+        self.keys.push(found);
     }
 
     fn goes_on(&mut self, progress: &Progress) -> bool {
         *self.progress = progress.clone();
         with_entry(self.index, |entry| {
             let filling = &mut entry.filling;
-            (filling.chunks_done, filling.chunks_total) = (progress.ranges, progress.ranges_total());
+            (filling.chunks_done, filling.chunks_total) = (progress.ranges_done, progress.ranges_total);
             (filling.rows, filling.differing, filling.bytes) = (progress.rows, progress.differing, progress.bytes);
         });
         self.is_mostly_different =
@@ -95,7 +99,7 @@ impl Visitor for Seen<'_> {
 
 impl Rescue {
     /// Brings a table to the snapshot by comparing. The inner Err: it is better, or only possible, to copy it.
-    pub(super) fn compare(
+    pub(super) fn rebuild_by_comparing(
         &mut self,
         intent: &Intent,
         table: &Table,
@@ -151,10 +155,10 @@ impl Rescue {
                 Err(Incomparable::Refused(refused)) => return Ok(Err(Unfit::Refused(refused.to_string()))),
                 Err(reason) => return Ok(Err(Unfit::Incomparable(reason.to_string()))),
             };
-            let seed = i64::from_ne_bytes((u128::from_ne_bytes(random::bytes()) as u64).to_ne_bytes());
+            let seed = u128::from_ne_bytes(random::bytes()) as i64;
             let mut seen =
                 Seen { keys: FoundKeys::default(), index, may_copy, is_mostly_different: false, progress };
-            let ran = Comparison::new(&compared, Pace::UNLIMITED, seed).run(
+            let ran = Comparison::new(&compared, Pace::default(), seed).run(
                 Progress::default(),
                 &mut here,
                 &mut there,
@@ -162,7 +166,7 @@ impl Rescue {
             );
             match ran {
                 Ok(_) => (),
-                Err(CompareFailure::Refused(refused)) => return Ok(Err(Unfit::Refused(refused.to_string()))),
+                Err(CompareFailure::Incomparable(reason)) => return Ok(Err(Unfit::Refused(reason.to_string()))),
                 Err(CompareFailure::Remote(error)) => return Err(lost(&node, error).into()),
             }
             if seen.is_mostly_different {
@@ -172,4 +176,31 @@ impl Rescue {
             Ok(Ok((compared, keys)))
         })
     }
+}
+
+/// Adds to each key which version this node's snapshot has. Runs in that snapshot.
+fn versions_here(table: &Compared, found: &mut FoundKeys) -> Result<DifferingKeys, RecoverError> {
+    let mut keys = DifferingKeys::default();
+    found.rewind();
+    loop {
+        let batch: Vec<Found> = std::iter::from_fn(|| found.next()).take(BATCH).collect();
+        if batch.is_empty() {
+            return Ok(keys);
+        }
+        let names: Vec<KeyText> = batch.iter().map(|found| found.key.clone()).collect();
+        let versions = fetch::versions_here(&relation_of(table), &table.key, &names)?;
+        for Found { key, kind } in batch {
+            let before = versions.get(&key).copied();
+            keys.push(&Differing { key, kind, before });
+        }
+    }
+}
+
+/// The table as questions about single rows name it.
+pub(super) fn relation_of(table: &Compared) -> Relation {
+    Relation { schema: table.schema.clone(), name: table.name.clone(), columns: table.columns.clone() }
+}
+
+fn lost(node: &str, error: RemoteError) -> RecoverError {
+    RecoverError::Remote { source_node: node.to_owned(), error }
 }
