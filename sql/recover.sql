@@ -395,7 +395,8 @@ COMMENT ON PROCEDURE recover_run(text, text, text, text, text, pg_lsn, pg_lsn, t
     'recovers on the target what it lacks of the failed node, out of the source''s WAL; without target: this node, or the only one that lags; without source: the best one; verb: tells each step; goes on if the session ends; calling again joins';
 
 -- Every survivor that lags, each from its best source. One that fails does not stop the others.
-CREATE PROCEDURE recover_failed_node(failed_node_name text, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL)
+CREATE PROCEDURE recover_failed_node(failed_node_name text, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL,
+                                     rebuild boolean DEFAULT false)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -484,7 +485,7 @@ BEGIN
             IF survivor.reason <> 'target_not_subscribed' THEN
                 left_out := left_out || survivor.target_node::text;
             END IF;
-        ELSIF survivor.outcome = 'needs_rebuild' THEN
+        ELSIF survivor.outcome = 'needs_rebuild' AND NOT coalesce(rebuild, false) THEN
             failures := failures + 1;
             RAISE WARNING 'node "%" cannot be recovered: %', survivor.target_node, survivor.reason;
         ELSE
@@ -500,9 +501,15 @@ BEGIN
                     intent := spock_internal.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node,
                                                             survivor.target_node, NULL, NULL, NULL, NULL);
                     one := one || jsonb_build_object('intent_id', intent);
+                ELSIF survivor.outcome = 'needs_rebuild' THEN
+                    survivor.source_node := coalesce(survivor.source_node,
+                        spock_internal.source_of_rebuild(survivor.target_node, failed_node_name::name));
+                    intent := spock_internal.begin_rebuild_at(survivor.source_node, survivor.target_node, failed_node_name::name, NULL, 'auto');
+                    one := one || jsonb_build_object('intent_id', intent, 'source_node', survivor.source_node);
                 END IF;
                 IF verb AND one ? 'intent_id' THEN
-                    RAISE NOTICE 'node "%" is recovered from node "%"', survivor.target_node, one ->> 'source_node';
+                    RAISE NOTICE 'node "%" is % from node "%"', survivor.target_node,
+                        CASE WHEN survivor.outcome = 'needs_rebuild' THEN 'rebuilt' ELSE 'recovered' END, one ->> 'source_node';
                 END IF;
             EXCEPTION WHEN OTHERS THEN
                 failures := failures + 1;
@@ -549,6 +556,11 @@ BEGIN
         ELSE
             entry := entry || (state - 'watch');
             PERFORM spock_internal.tell_reconciled(state, verb);
+        END IF;
+        IF state -> 'rebuild' IS NOT NULL AND state ->> 'phase' = 'completed' THEN
+            RAISE NOTICE 'node "%" is rebuilt: % from node "%"', entry ->> 'target_node',
+                spock_internal.counted((state -> 'rebuild' ->> 'tables')::bigint, 'table'), entry ->> 'source_node';
+        ELSIF state ->> 'phase' = 'completed' THEN
             RAISE NOTICE 'node "%" is recovered: % from node "%", up to %', entry ->> 'target_node',
                 spock_internal.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
         END IF;
@@ -571,9 +583,9 @@ BEGIN
         report ->> 'seconds';
 END
 $$;
-REVOKE ALL ON PROCEDURE recover_failed_node(text, boolean, jsonb) FROM PUBLIC;
-COMMENT ON PROCEDURE recover_failed_node(text, boolean, jsonb) IS
-    'recovers the failed node on every survivor that lags and answers, each from its best source; an error at the end if one of them failed';
+REVOKE ALL ON PROCEDURE recover_failed_node(text, boolean, jsonb, boolean) FROM PUBLIC;
+COMMENT ON PROCEDURE recover_failed_node(text, boolean, jsonb, boolean) IS
+    'recovers the failed node on every survivor that lags and answers, each from its best source; rebuild: rebuilds those that no WAL can recover; an error at the end if one of them failed';
 
 -- What recover_run would do, without doing it.
 CREATE PROCEDURE recover_precheck(failed_node_name text, source_node_name text DEFAULT NULL, source_dsn text DEFAULT NULL,

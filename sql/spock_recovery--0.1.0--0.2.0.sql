@@ -456,7 +456,9 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE PROCEDURE @extschema@.recover_failed_node(failed_node_name text, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL)
+DROP PROCEDURE @extschema@.recover_failed_node(text, boolean, jsonb);
+CREATE PROCEDURE @extschema@.recover_failed_node(failed_node_name text, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL,
+                                     rebuild boolean DEFAULT false)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -545,7 +547,7 @@ BEGIN
             IF survivor.reason <> 'target_not_subscribed' THEN
                 left_out := left_out || survivor.target_node::text;
             END IF;
-        ELSIF survivor.outcome = 'needs_rebuild' THEN
+        ELSIF survivor.outcome = 'needs_rebuild' AND NOT coalesce(rebuild, false) THEN
             failures := failures + 1;
             RAISE WARNING 'node "%" cannot be recovered: %', survivor.target_node, survivor.reason;
         ELSE
@@ -561,9 +563,15 @@ BEGIN
                     intent := spock_internal.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node,
                                                             survivor.target_node, NULL, NULL, NULL, NULL);
                     one := one || jsonb_build_object('intent_id', intent);
+                ELSIF survivor.outcome = 'needs_rebuild' THEN
+                    survivor.source_node := coalesce(survivor.source_node,
+                        spock_internal.source_of_rebuild(survivor.target_node, failed_node_name::name));
+                    intent := spock_internal.begin_rebuild_at(survivor.source_node, survivor.target_node, failed_node_name::name, NULL, 'auto');
+                    one := one || jsonb_build_object('intent_id', intent, 'source_node', survivor.source_node);
                 END IF;
                 IF verb AND one ? 'intent_id' THEN
-                    RAISE NOTICE 'node "%" is recovered from node "%"', survivor.target_node, one ->> 'source_node';
+                    RAISE NOTICE 'node "%" is % from node "%"', survivor.target_node,
+                        CASE WHEN survivor.outcome = 'needs_rebuild' THEN 'rebuilt' ELSE 'recovered' END, one ->> 'source_node';
                 END IF;
             EXCEPTION WHEN OTHERS THEN
                 failures := failures + 1;
@@ -610,6 +618,11 @@ BEGIN
         ELSE
             entry := entry || (state - 'watch');
             PERFORM spock_internal.tell_reconciled(state, verb);
+        END IF;
+        IF state -> 'rebuild' IS NOT NULL AND state ->> 'phase' = 'completed' THEN
+            RAISE NOTICE 'node "%" is rebuilt: % from node "%"', entry ->> 'target_node',
+                spock_internal.counted((state -> 'rebuild' ->> 'tables')::bigint, 'table'), entry ->> 'source_node';
+        ELSIF state ->> 'phase' = 'completed' THEN
             RAISE NOTICE 'node "%" is recovered: % from node "%", up to %', entry ->> 'target_node',
                 spock_internal.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
         END IF;
@@ -632,6 +645,9 @@ BEGIN
         report ->> 'seconds';
 END
 $$;
+REVOKE ALL ON PROCEDURE @extschema@.recover_failed_node(text, boolean, jsonb, boolean) FROM PUBLIC;
+COMMENT ON PROCEDURE @extschema@.recover_failed_node(text, boolean, jsonb, boolean) IS
+    'recovers the failed node on every survivor that lags and answers, each from its best source; rebuild: rebuilds those that no WAL can recover; an error at the end if one of them failed';
 
 CREATE OR REPLACE PROCEDURE @extschema@.recover_phase_clone(failed_node_name text, source_node_name text, source_dsn text, target_node_name text,
                                      target_dsn text, stop_lsn pg_lsn DEFAULT NULL, skip_lsn pg_lsn DEFAULT NULL,

@@ -2,6 +2,7 @@
 //!
 //! n3 is the source, n2 the target.
 
+mod kills;
 mod pin;
 mod pin_life;
 mod run;

@@ -325,12 +325,12 @@ pub fn subscription_from(node: &str) -> Result<Option<Oid>, RecoverError> {
 }
 
 /// Whether the source still holds the intent's pin.
-pub fn has_pin(source: &mut Source, id: IntentId, snapshot: &str) -> Result<bool, RecoverError> {
+pub fn has_pin(source: &mut Source, id: IntentId, pinned: &Pinned) -> Result<bool, RecoverError> {
     let question = format!(
-        "SELECT EXISTS (SELECT FROM {}.pins() p WHERE p.intent_id = {} AND p.snapshot = {})::pg_catalog.text",
+        "SELECT EXISTS (SELECT FROM {}.pins() p WHERE p.intent_id = {} AND p.since = {})::pg_catalog.text",
         source.internal_schema(),
         argument::uuid(Some(id)),
-        argument::text(Some(snapshot))
+        argument::timestamp(pinned.at)
     );
     Ok(source.read_one(&question)?.as_deref() == Some("true"))
 }

@@ -54,7 +54,7 @@ fn of_table(table: &Table, filling: Option<FillingEntry>) -> TableState {
         bytes: table.bytes,
         seconds_left: None,
     };
-    let Some(filling) = filling else { return known };
+    let Some(filling) = filling.filter(|_| table.phase != TablePhase::Ready) else { return known };
     let is_copy = table.phase == TablePhase::Copying;
     let seconds = Monotonic::now().since(filling.since).as_secs_f64();
     let left = filling.chunks_total.saturating_sub(filling.chunks_done) as f64;

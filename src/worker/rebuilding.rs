@@ -166,7 +166,7 @@ impl Rescue {
             *known = at.max(*known);
         }
         if let Some(pinned) = state.pinned.as_ref().filter(|_| state.serves(&needed))
-            && rebuild::has_pin(source, id, &pinned.snapshot)?
+            && rebuild::has_pin(source, id, pinned)?
             && transaction::run(|| rebuild::is_held_here(id))?
         {
             return Ok(());
@@ -182,8 +182,9 @@ impl Rescue {
         process::report_activity("having the source pin a snapshot");
         rebuild::release_pin(source, id)?;
         let mut pinned = rebuild::pin(source, id, &intent.request.target, &state.tables)?;
-        // The source has received what it has passed, even where it had nothing to apply.
-        for (node, at) in passed {
+        // The source has received what it has passed, even where it had nothing to apply. Of the failed node this one
+        // must not claim more than the source has applied.
+        for (node, at) in passed.into_iter().filter(|(node, _)| *node != intent.request.failed) {
             let known = pinned.vector.entry(node).or_insert(at);
             *known = at.max(*known);
         }
