@@ -11,6 +11,7 @@ mod apply_life;
 mod asker;
 mod broadcast;
 mod clone_entry;
+mod comparison;
 mod database;
 pub mod gate;
 mod peer;
@@ -23,6 +24,7 @@ pub use apply_life::*;
 pub use asker::*;
 pub use broadcast::*;
 pub use clone_entry::*;
+pub use comparison::*;
 pub use database::*;
 pub use peer::*;
 pub use readiness::*;
@@ -465,7 +467,8 @@ impl Shared {
         self.header().was_shut_down
     }
 
-    /// The pids of our workers in a database: manager, slot worker, rescue worker and pollers.
+    /// The pids of our workers in a database: manager, slot worker, rescue worker, pollers, and those of a
+    /// restore point and of a comparison.
     pub fn workers_of(&mut self, database: pg_sys::Oid) -> Vec<i32> {
         let mut pids = Vec::new();
         for index in 0..entry_count() {
@@ -476,6 +479,7 @@ impl Shared {
             pids.push(entry.manager_pid);
             pids.push(entry.slot.worker_pid);
             pids.push(entry.rescue.worker_pid);
+            pids.push(entry.comparison.worker_pid);
             pids.push(self.point_job(index).worker_pid);
             pids.extend(self.peers(index).iter().map(|peer| peer.poller_pid));
         }

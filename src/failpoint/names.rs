@@ -66,3 +66,5 @@ pub const RESTORE_POINT_MARKED: &str = "restore_point_marked";
 pub const RESTORE_POINT_OPENED: &str = "restore_point_opened";
 /// In the process that does a step of a restore point on a node, before it does it.
 pub const RESTORE_POINT_STEP: &str = "restore_point_step";
+/// In a worker that compares tables, after it has looked closer at keys that seemed to differ, before it commits that.
+pub const COMPARISON_NOTING: &str = "comparison_noting";

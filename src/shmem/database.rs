@@ -1,6 +1,6 @@
 //! The entry of a database, which the launcher and the manager share.
 
-use super::{AskerEntry, CloneEntry, MAX_ASKERS, MAX_CLONES, RescueEntry, ShortText, SlotEntry};
+use super::{AskerEntry, CloneEntry, ComparisonEntry, MAX_ASKERS, MAX_CLONES, RescueEntry, ShortText, SlotEntry};
 use crate::pg::clock::Monotonic;
 use pgrx::pg_sys;
 
@@ -44,6 +44,7 @@ pub struct DatabaseEntry {
     pub manager: ManagerEntry,
     pub slot: SlotEntry,
     pub rescue: RescueEntry,
+    pub comparison: ComparisonEntry,
     pub clones: [CloneEntry; MAX_CLONES],
     pub askers: [AskerEntry; MAX_ASKERS],
 }
@@ -58,6 +59,7 @@ impl DatabaseEntry {
         manager: ManagerEntry::FREE,
         slot: SlotEntry::FREE,
         rescue: RescueEntry::FREE,
+        comparison: ComparisonEntry::FREE,
         clones: [CloneEntry::FREE; MAX_CLONES],
         askers: [AskerEntry::FREE; MAX_ASKERS],
     };
