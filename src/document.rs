@@ -278,6 +278,8 @@ pub enum DocumentKind {
     KeptRows,
     /// In a large object that the journal names.
     SlotFiles,
+    /// In a large object that the journal names.
+    Comparison,
     /// In the label of the schema spock_internal.
     RestorePoints,
 }
@@ -303,6 +305,7 @@ impl Unreadable {
             DocumentKind::KeptRows => format!("large object {object} with rows that a recovery could not compare"),
             DocumentKind::RestorePoints => format!("the list of restore points in the label of {object}"),
             DocumentKind::SlotFiles => format!("large object {object} with the files of the recovery slot"),
+            DocumentKind::Comparison => format!("large object {object} with a comparison of tables"),
         }
     }
 
@@ -313,7 +316,9 @@ impl Unreadable {
             DocumentKind::RetentionRecord => "retention record".to_owned(),
             DocumentKind::SubscriptionLabel => format!("label of {}", self.object),
             DocumentKind::RestorePoints => "restore points".to_owned(),
-            DocumentKind::KeptRows | DocumentKind::SlotFiles => format!("large object {}", self.object),
+            DocumentKind::KeptRows | DocumentKind::SlotFiles | DocumentKind::Comparison => {
+                format!("large object {}", self.object)
+            }
         }
     }
 
@@ -333,6 +338,7 @@ impl Unreadable {
                  begins on this node, and no node can be dropped."
             }
             DocumentKind::KeptRows => "They stay stored and are not compared, and the local node cannot be dropped.",
+            DocumentKind::Comparison => "What the comparison has found is not shown, and it does not go on.",
             DocumentKind::RestorePoints => "No restore point is made or dropped in which this node takes part.",
             DocumentKind::SlotFiles => {
                 "The files of the recovery slot are not saved any more: after a restore of this node from a backup, its \
@@ -345,7 +351,9 @@ impl Unreadable {
     pub fn removal(&self) -> String {
         let object = &self.object;
         match self.kind {
-            DocumentKind::KeptRows | DocumentKind::SlotFiles => format!("SELECT pg_catalog.lo_unlink({object});"),
+            DocumentKind::KeptRows | DocumentKind::SlotFiles | DocumentKind::Comparison => {
+                format!("SELECT pg_catalog.lo_unlink({object});")
+            }
             _ => format!("SECURITY LABEL FOR spock_recovery ON {object} IS NULL;"),
         }
     }
@@ -366,6 +374,7 @@ impl Unreadable {
                  with spock.sub_set_origin()"
             }
             DocumentKind::KeptRows => "these rows are never compared",
+            DocumentKind::Comparison => "the next comparison begins anew",
             DocumentKind::RestorePoints => {
                 "this node lists no restore points any more, and does not know which names were used; other nodes still do, \
                  and the points can still be restored to"

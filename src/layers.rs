@@ -26,6 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["apply", "plugin"],
     &["rebuild", "recover", "restore_point"],
     &["reconcile"],
+    &["comparing"],
     &["worker"],
     &["sql"],
     &["document_tests", "layers", "lib", "pg_tests"],

@@ -10,6 +10,7 @@ mod apply;
 mod backoff;
 mod barrier;
 mod compare;
+mod comparing;
 mod counted;
 mod document;
 #[cfg(test)]

@@ -18,6 +18,7 @@
 //! | writing a row, and rows that were deleted to make room and may have to be restored | bring, write, removed |
 //! | a first look at many rows, a closer look at those that differ, and the run over all | compare, closer, run |
 //! | changes of keys that other nodes have made since | moves |
+//! | the closer look at keys that a comparison of tables has found to differ | comparing |
 
 mod absent;
 mod answer;
@@ -25,6 +26,7 @@ mod ask;
 mod bring;
 mod closer;
 mod compare;
+pub mod comparing;
 mod difference;
 pub mod fetch;
 pub mod judge;

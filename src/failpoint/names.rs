@@ -88,3 +88,5 @@ pub const REBUILD_SLOTS_MADE: &str = "rebuild_slots_made";
 pub const PIN_LOCKED: &str = "pin_locked";
 /// The same: the gate is closed, and the snapshot is not taken yet.
 pub const PIN_CLOSED: &str = "pin_closed";
+/// In a worker that compares tables, after it has looked closer at keys that seemed to differ, before it commits that.
+pub const COMPARISON_NOTING: &str = "comparison_noting";

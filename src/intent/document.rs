@@ -289,6 +289,29 @@ pub struct CloneRecord {
     pub intent: Option<IntentId>,
 }
 
+/// The last comparison of tables with another node: of those that sessions have called, or of those that the manager
+/// has begun.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ComparisonRecord {
+    pub id: IntentId,
+    pub other: String,
+    /// The manager has begun it, by spock.compare_interval.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_automatic: bool,
+    pub begun_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// The large object with the tables and how far each has got, and the one with the keys that differ
+    /// (src/comparing/storage.rs).
+    pub progress_object: u32,
+    pub keys_object: u32,
+    /// What was found so far: keys that differ and were not repaired, keys that could not be judged, and tables that
+    /// could not be compared.
+    pub differing: u64,
+    pub undecided: u64,
+    pub incomparable: u64,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Journal {
     version: u32,
@@ -300,6 +323,8 @@ pub struct Journal {
     /// The large object in which the recovery slot's files are saved (src/slot/saved.rs).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot_files: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comparisons: Vec<ComparisonRecord>,
 }
 
 impl Journal {
@@ -312,6 +337,7 @@ impl Journal {
             suspensions: Vec::new(),
             clones: Vec::new(),
             slot_files: None,
+            comparisons: Vec::new(),
         }
     }
 

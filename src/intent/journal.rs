@@ -279,7 +279,8 @@ impl Journal {
 
     /// All large objects that the journal names.
     pub fn objects(&self) -> BTreeSet<u32> {
-        self.kept_objects().into_iter().chain(self.slot_files).collect()
+        let of_comparisons = self.comparisons.iter().flat_map(|record| [record.progress_object, record.keys_object]);
+        self.kept_objects().into_iter().chain(self.slot_files).chain(of_comparisons).collect()
     }
 
     /// Adds what an attempt has done to the totals.

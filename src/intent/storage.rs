@@ -122,9 +122,8 @@ pub fn exists() -> Result<bool, RegistryError> {
     Ok(found.map_err(|error| unreadable(schema, error))?.is_some())
 }
 
-/// Removes the journal of a database that is not a node any more, if it is this database's journal, and the saved files
-/// of its recovery slot. Returns false if
-/// another session holds the journal's lock.
+/// Removes the journal of a database that is not a node any more, if it is this database's journal, the saved files of
+/// its recovery slot, and what comparisons have kept. Returns false if another session holds the journal's lock.
 ///
 /// # Errors
 /// If the label cannot be read as a journal: it then stays.
@@ -132,7 +131,10 @@ pub fn forget() -> Result<bool, RegistryError> {
     match schema() {
         Some(schema) if !seclabel::try_lock_schema(schema) => Ok(false),
         Some(schema) if exists()? => {
-            if let Some(object) = read()?.slot_files {
+            let journal = read()?;
+            let of_comparisons =
+                journal.comparisons.iter().flat_map(|record| [record.progress_object, record.keys_object]);
+            for object in of_comparisons.chain(journal.slot_files) {
                 large_object::remove(object)?;
             }
             seclabel::set_label(LabelTarget::Schema(schema), None);

@@ -125,7 +125,7 @@ mod tests {
              INSERT INTO t SELECT k, v FROM there.t WHERE k > 4990");
         let (found, rows, spans) = compare(&learn("t", &[]).expect("comparable"), true);
         assert_eq!((found.len(), rows), (4990, 5000));
-        assert!(spans > 3, "{spans}");
+        assert!(spans >= 3, "{spans}");
     }
 
     #[pg_test]
@@ -172,11 +172,11 @@ mod tests {
     fn rows_and_columns_are_those_that_are_published() {
         run("CREATE SCHEMA there; CREATE TABLE t (k int PRIMARY KEY, v text, secret text, region text);
              CREATE TABLE there.t (k int PRIMARY KEY, v text, region text, other int);
-             CREATE PUBLICATION some FOR TABLE t (k, v, region) WHERE (region = 'eu'), there.t (k, v, region) WHERE (region = 'eu');
+             CREATE PUBLICATION partly FOR TABLE t (k, v, region) WHERE (region = 'eu'), there.t (k, v, region) WHERE (region = 'eu');
              INSERT INTO t SELECT g, g, 'mine', CASE g % 2 WHEN 0 THEN 'eu' ELSE 'us' END FROM generate_series(1, 2000) g;
              INSERT INTO there.t SELECT k, v, region, 1 FROM t WHERE k % 4 = 0;
              UPDATE there.t SET v = 'x' WHERE k = 4; UPDATE there.t SET region = 'us', v = 'x' WHERE k = 8");
-        let table = learn("t", &["some", "no such publication"]).expect("comparable");
+        let table = learn("t", &["partly", "no such publication"]).expect("comparable");
         assert_eq!(table.columns, ["k", "v", "region"]);
         let (found, ..) = compare(&table, false);
         assert_eq!(found.len(), 502, "500 that are missing there, and two that differ");

@@ -2,6 +2,7 @@
 
 use super::error::RecoverError;
 use super::target::TargetTable;
+use crate::compare::side::There;
 use crate::identity::DatabaseIdentity;
 use crate::intent_id::IntentId;
 use crate::lsn::LocalLsn;
@@ -388,6 +389,11 @@ impl Source {
         let row = rows.map_err(|error| self.error(error))?.pop();
         let answer = row.and_then(|row| row.into_values().pop().flatten());
         answer.ok_or_else(|| self.unexpected("no rows"))
+    }
+
+    /// The source as one of the two nodes of a comparison of tables.
+    pub fn there(&mut self) -> There<'_> {
+        There::new(&self.name, &mut self.connection)
     }
 
     /// The error for an answer that makes no sense.

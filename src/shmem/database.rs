@@ -1,6 +1,8 @@
 //! The entry of a database, which the launcher and the manager share.
 
-use super::{AskerEntry, CloneEntry, MAX_ASKERS, MAX_CLONES, MAX_PINS, PinEntry, RescueEntry, ShortText, SlotEntry};
+use super::{
+    AskerEntry, CloneEntry, ComparisonEntry, MAX_ASKERS, MAX_CLONES, MAX_PINS, PinEntry, RescueEntry, ShortText, SlotEntry,
+};
 use crate::pg::clock::Monotonic;
 use pgrx::pg_sys;
 
@@ -44,6 +46,7 @@ pub struct DatabaseEntry {
     pub manager: ManagerEntry,
     pub slot: SlotEntry,
     pub rescue: RescueEntry,
+    pub comparison: ComparisonEntry,
     pub clones: [CloneEntry; MAX_CLONES],
     pub pins: [PinEntry; MAX_PINS],
     pub askers: [AskerEntry; MAX_ASKERS],
@@ -59,6 +62,7 @@ impl DatabaseEntry {
         manager: ManagerEntry::FREE,
         slot: SlotEntry::FREE,
         rescue: RescueEntry::FREE,
+        comparison: ComparisonEntry::FREE,
         clones: [CloneEntry::FREE; MAX_CLONES],
         pins: [PinEntry::FREE; MAX_PINS],
         askers: [AskerEntry::FREE; MAX_ASKERS],

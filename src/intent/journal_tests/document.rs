@@ -1,6 +1,7 @@
 //! The journal as a document: it gives back what was written, is inert elsewhere, and has no field for a secret.
 
 use super::*;
+use crate::intent::document::ComparisonRecord;
 use crate::document::{self, Stored};
 use crate::tally::compared::{Counts, Why};
 use crate::tally::conflict::{ConflictKind, Resolution, Tally};
@@ -33,6 +34,18 @@ pub fn full() -> Journal {
     journal.intents.push(ended);
     journal.suspensions.push(Suspension::new(u32::MAX, failed.clone(), Until::Returned));
     journal.slot_files = Some(16386);
+    journal.comparisons.push(ComparisonRecord {
+        id: id(9),
+        other: "n2".to_owned(),
+        is_automatic: true,
+        begun_at: Timestamp(1),
+        ended_at: Some(Timestamp(2)),
+        progress_object: 16387,
+        keys_object: 16388,
+        differing: 3,
+        undecided: 1,
+        incomparable: 0,
+    });
     journal.register_clone(CloneRecord {
         slot: "c".to_owned(),
         created_at: Timestamp(1),
@@ -92,7 +105,7 @@ fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
 }
 
 /// The names of all fields. Everybody can read labels, so a field that is added here must be fit for that.
-const FIELDS: [&str; 60] = [
+const FIELDS: [&str; 69] = [
     "version",
     "system_identifier",
     "database",
@@ -123,6 +136,15 @@ const FIELDS: [&str; 60] = [
     "source_lags",
     "kept_rows",
     "slot_files",
+    "comparisons",
+    "other",
+    "is_automatic",
+    "ended_at",
+    "progress_object",
+    "keys_object",
+    "differing",
+    "undecided",
+    "incomparable",
     "tallies",
     "kind",
     "resolution",
