@@ -17,6 +17,7 @@ use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
 use crate::pg::clock::Timestamp;
 use crate::remote::argument;
+use crate::remote::error::RemoteError;
 use crate::slot::positions::{self, OwnPosition};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
@@ -347,7 +348,12 @@ pub fn release_pin(source: &mut Source, id: IntentId) -> Result<(), RecoverError
 /// If the source does not hold that snapshot any more.
 pub fn take_snapshot(source: &mut Source, snapshot: &str) -> Result<(), RecoverError> {
     source.command("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-    source.command(&format!("SET TRANSACTION SNAPSHOT {}", quote_literal(snapshot)))
+    match source.command(&format!("SET TRANSACTION SNAPSHOT {}", quote_literal(snapshot))) {
+        Err(RecoverError::Remote { error: RemoteError::Peer { .. }, .. }) => {
+            Err(RebuildError::PinLost { source_node: source.name().to_owned() }.into())
+        }
+        outcome => outcome,
+    }
 }
 
 /// What the source has not passed yet of what it must have: the node, how far it is, and how far it must be.

@@ -14,6 +14,8 @@ pub enum RebuildError {
     NotRunning,
     #[error("source node \"{source_node}\" has node \"{node}\" up to {is_at} and gets no further")]
     SourceLags { source_node: String, node: String, is_at: OriginLsn, must: OriginLsn },
+    #[error("source node \"{source_node}\" does not hold its snapshot any more")]
+    PinLost { source_node: String },
     #[error("table \"{table}\" cannot be rebuilt: {reason}")]
     NotRebuilt { table: String, reason: String },
 }
@@ -24,7 +26,7 @@ impl SqlError for RebuildError {
             Self::NotReceived { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             Self::UnknownMethod { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NotRunning => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            Self::SourceLags { .. } | Self::NotRebuilt { .. } => {
+            Self::SourceLags { .. } | Self::PinLost { .. } | Self::NotRebuilt { .. } => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
         }
@@ -52,6 +54,7 @@ impl SqlError for RebuildError {
                  spock.recover_run('{node}', target_node_name := '{source_node}'); else look at SELECT * FROM \
                  spock.peer_status(); there."
             ),
+            Self::PinLost { .. } => "It is tried again by itself, with another snapshot.".to_owned(),
             Self::NotRebuilt { .. } => return None,
         })
     }

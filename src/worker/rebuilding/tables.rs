@@ -66,6 +66,10 @@ impl Rescue {
             match outcome {
                 Ok(()) => failpoint::hit(names::REBUILD_TABLE_READY),
                 Err(Trouble::MustStop) => return Err(Trouble::MustStop),
+                // Without the snapshot no other table can be rebuilt either.
+                Err(trouble @ Trouble::Recover(RecoverError::Rebuild(RebuildError::PinLost { .. }))) => {
+                    return Err(trouble);
+                }
                 Err(trouble) => first = first.or(Some(trouble)),
             }
         }
