@@ -103,6 +103,7 @@ pub fn create(list: &mut ComparisonList, is_automatic: bool, peers: &[String]) -
         id: list.id,
         other: list.other.clone(),
         is_automatic,
+        is_partial: list.is_selected,
         begun_at: list.begun_at,
         ended_at: None,
         progress_object: large_object::create()?,
