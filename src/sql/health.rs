@@ -25,7 +25,7 @@ use crate::shmem::{self, PeerEntry, PeerKey, PeerState};
 use crate::slot::snapshot::{self, Snapshot};
 use crate::slot::{budget, outgoing, saved_storage};
 use crate::worker::clone_upkeep::{self, Hears};
-use crate::{guc, reconcile};
+use crate::{comparing, guc, reconcile};
 use pgrx::datum::ToIsoString;
 use pgrx::prelude::*;
 use std::time::Duration;
@@ -120,6 +120,8 @@ fn checks_of_recoveries(journal: &Journal) -> Vec<Check> {
     let kept = journal.intents.iter().filter_map(|intent| intent.kept_rows);
     checks.extend(kept.filter_map(reconcile::kept::unreadable_head).map(|found| documents::unreadable(&found)));
     checks.extend(saved_storage::unreadable_object().iter().map(documents::unreadable));
+    let lists = journal.comparisons.iter().filter_map(comparing::storage::unreadable_list);
+    checks.extend(lists.map(|found| documents::unreadable(&found)));
     checks
 }
 

@@ -5,14 +5,18 @@ use crate::rescue::drain;
 
 #[test]
 fn tables_are_compared_by_the_clock_and_the_health_check_tells_what_differs() {
-    let cluster = start("compare_background", "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE nokey (v text)");
+    let cluster =
+        start("compare_background", "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE nokey (v text)");
     let [n1, n2] = cluster.all();
     n1.sql("INSERT INTO t SELECT g, g FROM generate_series(1, 2000) g");
     drain(n1, n2);
     let health = "SELECT status FROM spock.quick_health_check() WHERE check_name = 'comparison'";
     assert_eq!(n1.value(health), "", "nothing was ever compared");
     n1.set(&[("spock.compare_interval", "1s")]);
-    n1.wait_until("SELECT ended_at IS NOT NULL, is_automatic, differing, not_comparable FROM spock.comparisons", "t|t|0|1");
+    n1.wait_until(
+        "SELECT ended_at IS NOT NULL, is_automatic, differing, not_comparable FROM spock.comparisons",
+        "t|t|0|1",
+    );
     n1.wait_until(health, "HEALTHY");
     past_replication(n2, "UPDATE t SET v = 'x' WHERE id = 5");
     n1.wait_until(health, "WARNING");

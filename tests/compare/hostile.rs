@@ -11,23 +11,33 @@ fn code_of_a_tables_owner_runs_as_the_owner_and_one_bad_table_stops_no_other() {
         "compare_hostile",
         "CREATE ROLE mallory LOGIN; CREATE SCHEMA evil AUTHORIZATION mallory; CREATE TABLE good (id int PRIMARY KEY, v text);
          SET ROLE mallory;
+         CREATE FUNCTION evil.rise() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'ALTER ROLE mallory SUPERUSER'; END $$;
          CREATE FUNCTION evil.grab(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
-             IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN EXECUTE 'ALTER ROLE mallory SUPERUSER'; END IF;
+             IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN PERFORM evil.rise(); END IF;
              RETURN $1; END $$;
          CREATE FUNCTION evil.ok(text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT evil.grab($1) IS NOT NULL $$;
          CREATE DOMAIN evil.word AS text CHECK (evil.ok(VALUE));
          CREATE TABLE evil.t (id evil.word PRIMARY KEY, v evil.word); CREATE INDEX ON evil.t (evil.grab(v)) WHERE evil.grab('x') = 'x';
          CREATE TABLE evil.broken (id int PRIMARY KEY, v text);
-         CREATE TABLE evil.hidden (id int PRIMARY KEY, v text); ALTER TABLE evil.hidden ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+         CREATE TABLE evil.hidden (id int PRIMARY KEY, v text); ALTER TABLE evil.hidden ENABLE ROW LEVEL SECURITY;
          CREATE TABLE evil.open (id int PRIMARY KEY, v text); ALTER TABLE evil.open ENABLE ROW LEVEL SECURITY; RESET ROLE",
     );
     let [n1, n2] = cluster.all();
     for table in ["good", "evil.t", "evil.broken", "evil.hidden", "evil.open"] {
-        n1.sql(&format!("INSERT INTO {table} SELECT g, g FROM generate_series(1, 1000) g"));
+        let role = if table == "good" { "postgres" } else { "mallory" };
+        n1.sql(&format!(
+            "SET ROLE {role}; INSERT INTO {table} SELECT g::text{0}, g FROM generate_series(1, 1000) g",
+            if table == "evil.t" { "" } else { "::int" }
+        ));
     }
     drain(n1, n2);
-    past_replication(n2, "UPDATE evil.t SET v = 'x' WHERE id = '5'; UPDATE good SET v = 'x' WHERE id = 6; UPDATE evil.open SET v = 'x' WHERE id = 7");
+    past_replication(
+        n2,
+        "UPDATE good SET v = 'x' WHERE id = 6; SET ROLE mallory; UPDATE evil.t SET v = 'x' WHERE id = '5'; UPDATE evil.open SET v = 'x' WHERE id = 7; RESET ROLE",
+    );
+    assert_eq!(n1.value("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'"), "f", "before the comparison");
     n2.sql("REVOKE ALL ON evil.broken FROM mallory");
+    n1.sql("ALTER TABLE evil.hidden FORCE ROW LEVEL SECURITY");
     let report = compare(n1, "");
     for (table, outcome) in [
         ("public.good", "different"),

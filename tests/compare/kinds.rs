@@ -17,13 +17,22 @@ fn what_differs_is_found_judged_and_repaired_here() {
     drain(n2, n1);
     let report = compare(n1, "");
     assert_eq!(of_table(&report, "public.t")["outcome"], "equal", "{report}");
-    assert_eq!((&report["rows"], &report["differing"], &report["not_comparable"]), (&6002.into(), &0.into(), &1.into()));
+    assert_eq!(
+        (&report["rows"], &report["differing"], &report["not_comparable"]),
+        (&6002.into(), &0.into(), &1.into())
+    );
     let reason = of_table(&report, "public.nokey")["reason"].as_str().expect("a reason");
     assert!(reason.contains("no primary key"), "{reason}");
     assert_eq!(differences(n1, &report), "");
 
-    past_replication(n2, "DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5000, 'n2', 'w'); UPDATE t SET v = 'later' WHERE id = 7");
-    past_replication(n1, "DELETE FROM t WHERE id = 6; UPDATE t SET w = 'later' WHERE id = 8; DELETE FROM pair WHERE v = 100");
+    past_replication(
+        n2,
+        "DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5000, 'n2', 'w'); UPDATE t SET v = 'later' WHERE id = 7",
+    );
+    past_replication(
+        n1,
+        "DELETE FROM t WHERE id = 6; UPDATE t SET w = 'later' WHERE id = 8; DELETE FROM pair WHERE v = 100",
+    );
     let report = compare(n1, ", verb := true");
     assert_eq!(report["differing"], 6, "{report}");
     let one = of_table(&report, "public.t");

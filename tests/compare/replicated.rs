@@ -23,16 +23,21 @@ fn tables_are_equal_in_whatever_form_the_two_nodes_hold_them() {
         cluster.sql(TYPES);
         cluster.sql("ALTER DATABASE postgres SET search_path = public, own");
         // The servers write values differently.
-        n1.set(&[("datestyle", "SQL, DMY"), ("intervalstyle", "iso_8601"), ("extra_float_digits", "-3"), ("timezone", "Asia/Tokyo")]);
+        n1.set(&[
+            ("datestyle", "SQL, DMY"),
+            ("intervalstyle", "iso_8601"),
+            ("extra_float_digits", "-3"),
+            ("timezone", "Asia/Tokyo"),
+        ]);
         n2.set(&[("bytea_output", "escape"), ("timezone", "America/New_York")]);
         // Partitioned on one of the two; other columns in another order; a column that is only here; a computed one.
         n1.sql("CREATE TABLE parts (id int, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
             CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (1000); CREATE TABLE parts_2 PARTITION OF parts DEFAULT;
             CREATE TABLE columns (gone int, id int, v text, twice int GENERATED ALWAYS AS (2 * id) STORED, PRIMARY KEY (id)); ALTER TABLE columns DROP COLUMN gone;
-            CREATE TABLE listed (id int PRIMARY KEY, v text, secret text, region text); CREATE TABLE large (id int PRIMARY KEY, v text)");
+            CREATE TABLE listed (id int, v text, secret text, region text, PRIMARY KEY (id, region)); CREATE TABLE large (id int PRIMARY KEY, v text)");
         n2.sql("CREATE TABLE parts (v text, id int PRIMARY KEY);
             CREATE TABLE columns (v text, own text DEFAULT 'x', id int PRIMARY KEY, twice int GENERATED ALWAYS AS (2 * id) STORED);
-            CREATE TABLE listed (region text, v text, id int PRIMARY KEY, secret text); CREATE TABLE large (id int PRIMARY KEY, v text)");
+            CREATE TABLE listed (region text, v text, id int, secret text, PRIMARY KEY (region, id)); CREATE TABLE large (id int PRIMARY KEY, v text)");
         for node in [n1, n2] {
             node.sql("CREATE PUBLICATION some_rows FOR TABLE types, columns (id, v), listed (id, v, region) WHERE (region = 'eu'), large, parts, first
                 WITH (publish_via_partition_root = true)");
@@ -66,7 +71,7 @@ fn tables_are_equal_in_whatever_form_the_two_nodes_hold_them() {
         UPDATE large SET v = v || 'x' WHERE id = 9; DELETE FROM large WHERE id = 10");
     let report = compare(n1, "");
     let expected = "columns|{\"id\": \"3\"}|different|there\nlarge|{\"id\": \"10\"}|missing_there|here\nlarge|{\"id\": \"9\"}|different|there\n\
-         listed|{\"id\": \"2\"}|different|there\nparts|{\"id\": \"1500\"}|different|there\nparts|{\"id\": \"999\"}|different|there\n\
+         listed|{\"id\": \"2\", \"region\": \"eu\"}|different|there\nparts|{\"id\": \"1500\"}|different|there\nparts|{\"id\": \"999\"}|different|there\n\
          types|{\"id\": \"8f14e45f-ceea-167a-5a36-dedd4bea2543\"}|different|there";
     assert_eq!(differences(n1, &report), expected);
     let report = compare(n1, ", repair := true");

@@ -78,13 +78,15 @@ mod tests {
         assert_eq!(comparison(&[], false), None);
         assert_eq!(comparison(&[], true).map(|check| check.status), Some(Status::Healthy));
         let status = |ended: &[ComparisonHealth]| comparison(ended, false).map(|check| check.status);
-        let (first, partial, second) = (facts("n2", "1", false, 3), facts("n2", "2", true, 0), facts("n2", "3", false, 0));
+        let (first, partial, second) =
+            (facts("n2", "1", false, 3), facts("n2", "2", true, 0), facts("n2", "3", false, 0));
         assert_eq!(status(std::slice::from_ref(&first)), Some(Status::Warning));
         assert_eq!(status(&[partial.clone(), first.clone()]), Some(Status::Warning), "the other tables still differ");
         assert_eq!(status(&[first.clone(), partial, second]), Some(Status::Healthy));
         assert_eq!(status(&[first.clone(), facts("n3", "9", false, 0)]), Some(Status::Warning), "that is another node");
         let details = comparison(&[first], false).map(|check| check.details).unwrap_or_default();
-        for part in ["3 differences with node \"n2\"", "1 table could not", "CALL spock.compare('n2', repair := true)"] {
+        for part in ["3 differences with node \"n2\"", "1 table could not", "CALL spock.compare('n2', repair := true)"]
+        {
             assert!(details.contains(part), "{details}");
         }
     }

@@ -1,8 +1,8 @@
 //! The journal as a document: it gives back what was written, is inert elsewhere, and has no field for a secret.
 
 use super::*;
-use crate::intent::document::ComparisonRecord;
 use crate::document::{self, Stored};
+use crate::intent::document::ComparisonRecord;
 use crate::tally::compared::{Counts, Why};
 use crate::tally::conflict::{ConflictKind, Resolution, Tally};
 use std::collections::BTreeSet;
