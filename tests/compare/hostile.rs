@@ -37,6 +37,7 @@ fn code_of_a_tables_owner_runs_as_the_owner_and_one_bad_table_stops_no_other() {
     );
     assert_eq!(n1.value("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'"), "f", "before the comparison");
     n2.sql("REVOKE ALL ON evil.broken FROM mallory");
+    n2.expect_log("permission denied for table broken");
     n1.sql("ALTER TABLE evil.hidden FORCE ROW LEVEL SECURITY");
     let report = compare(n1, "");
     for (table, outcome) in [
