@@ -24,7 +24,7 @@ pub enum ComparisonError {
     ThisNode { node: String },
     #[error("this node does not subscribe to node \"{node}\"")]
     NoSubscription { node: String },
-    #[error("table {table} is not replicated from node \"{node}\"")]
+    #[error("table \"{table}\" is not replicated from node \"{node}\"")]
     NotReplicated { table: String, node: String },
     #[error("node \"{node}\" has an older version of spock_recovery, which cannot be asked for hashes")]
     PeerTooOld { node: String },
