@@ -6,6 +6,7 @@ mod failpoint_names;
 
 mod backup;
 mod cluster;
+mod compare;
 mod convergence;
 mod demo;
 mod documents;

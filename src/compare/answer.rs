@@ -1,7 +1,9 @@
 //! Answers questions about ranges from this node's table.
 
 use super::query;
-use super::question::{Answer, Asked, CutRange, FOLLOWED_BYTES, KEYS, KEY_BYTES, KeyText, Question, RANGE_BYTES, RANGES, ROWS, Shape, Sum};
+use super::question::{
+    Answer, Asked, CutRange, FOLLOWED_BYTES, KEY_BYTES, KEYS, KeyText, Question, RANGE_BYTES, RANGES, ROWS, Shape, Sum,
+};
 use crate::pg::owned_table::{self, OwnedTableError};
 use crate::pg::spi_text::{Cell, TextRow};
 
@@ -33,7 +35,8 @@ impl Question {
         let query = |table: &owned_table::OwnedTable| Ok(query::shape(table.oid(), &self.publications));
         owned_table::each_row(&self.schema, &self.name, query, |row| {
             if let Cell::Text(text) = row.cell(0) {
-                shape = serde_json::from_str(&text).unwrap_or_else(|error| pgrx::error!("the shape of a table: {error}"));
+                shape =
+                    serde_json::from_str(&text).unwrap_or_else(|error| pgrx::error!("the shape of a table: {error}"));
             }
             false
         })?;

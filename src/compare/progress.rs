@@ -32,7 +32,6 @@ impl Progress {
         self.bytes = self.bytes.saturating_add(bytes);
         self.is_over = end.is_none();
         self.after = end;
-        self.ranges_total =
-            if self.is_over { self.ranges_done } else { self.ranges_total.max(self.ranges_done + 1) };
+        self.ranges_total = if self.is_over { self.ranges_done } else { self.ranges_total.max(self.ranges_done + 1) };
     }
 }

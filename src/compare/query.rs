@@ -47,7 +47,9 @@ impl Parts {
             Asked::Cut { after, .. } => {
                 let condition = all([self.after(after.as_ref()), filter]);
                 let most = RANGES as u64 * ROWS;
-                format!("SELECT {row}, {key_columns} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {most}")
+                format!(
+                    "SELECT {row}, {key_columns} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {most}"
+                )
             }
             Asked::Sums { span, .. } => {
                 let condition = all([self.after(span.after.as_ref()), self.up_to_end(span), filter]);
@@ -60,7 +62,9 @@ impl Parts {
                 });
                 let after = self.after(from.as_ref().or(span.after.as_ref()));
                 let condition = all([after, self.up_to_end(span), is_wanted, filter]);
-                format!("SELECT {row}, {key_columns} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {KEYS}")
+                format!(
+                    "SELECT {row}, {key_columns} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {KEYS}"
+                )
             }
             Asked::Keys { keys } => {
                 let condition = if keys.is_empty() { "false".to_owned() } else { condition(key, keys) };

@@ -51,9 +51,7 @@ impl Here {
                 Err(Refused::new(&self.node, sqlstate, &error.to_string()))
             }
             Err(cause) => match *cause {
-                CaughtError::PostgresError(ref report) | CaughtError::ErrorReport(ref report)
-                    if !is_cancel(report) =>
-                {
+                CaughtError::PostgresError(ref report) | CaughtError::ErrorReport(ref report) if !is_cancel(report) => {
                     Err(Refused::by(&self.node, report))
                 }
                 cause => cause.rethrow(),
@@ -89,6 +87,7 @@ impl<'c> There<'c> {
         There { node: node.to_owned(), connection, is_in_transaction: false }
     }
 
+    #[cfg_attr(not(feature = "pg_test"), expect(dead_code, reason = "for a comparison at an imported snapshot"))]
     /// The same within the transaction that is open on the connection; it stays usable if the peer refuses.
     ///
     /// # Errors
@@ -105,7 +104,9 @@ impl Side for There<'_> {
     }
 
     fn ask(&mut self, question: &Question) -> Result<Result<Answer, Refused>, RemoteError> {
-        match in_transaction(|| self.connection.query_within(limit_of(question), &call(self.connection.internal_schema(), question), 1)) {
+        match in_transaction(|| {
+            self.connection.query_within(limit_of(question), &call(self.connection.internal_schema(), question), 1)
+        }) {
             Ok(rows) => answer_of(rows).map(Ok),
             Err(RemoteError::Peer { sqlstate, message, .. }) => {
                 if self.is_in_transaction {

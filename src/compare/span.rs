@@ -75,7 +75,12 @@ impl Comparison<'_> {
     }
 
     /// The sums of the next span. This node divides it, unless the other one has far more rows between its boundaries.
-    pub(super) fn sums(&self, both: &mut Both<'_>, after: Option<&KeyText>, bytes: u64) -> Result<Sums, CompareFailure> {
+    pub(super) fn sums(
+        &self,
+        both: &mut Both<'_>,
+        after: Option<&KeyText>,
+        bytes: u64,
+    ) -> Result<Sums, CompareFailure> {
         for leader in [Which::Here, Which::There] {
             let ranges = match self.ask(both, leader, Asked::Cut { after: after.cloned(), bytes })? {
                 Answer::Cut(ranges) if self.are_sound(&ranges, after) => ranges,

@@ -82,9 +82,8 @@ impl Table {
     fn of_shapes(request: &Request<'_>, nodes: [(&str, Shape); 2]) -> Result<Table, Incomparable> {
         let columns = columns_of(&nodes)?;
         let [(our_node, ours), (their_node, theirs)] = nodes;
-        let key_on = |node: &str, shape: &Shape| {
-            shape.key.clone().ok_or_else(|| Incomparable::NoKey { node: node.to_owned() })
-        };
+        let key_on =
+            |node: &str, shape: &Shape| shape.key.clone().ok_or_else(|| Incomparable::NoKey { node: node.to_owned() });
         let (mut our_key, mut their_key) = (key_on(our_node, &ours)?, key_on(their_node, &theirs)?);
         let place = |column: &String| {
             let place = columns.iter().position(|known| known == column);
@@ -98,7 +97,8 @@ impl Table {
             return Err(Incomparable::OtherKey { node: their_node.to_owned() });
         }
         let orders_alike = is_in_the_same_order && ours.order.is_some() && ours.order == theirs.order;
-        let publications = |shape: &Shape, names: &[String]| if shape.is_filtered { names.to_vec() } else { Vec::new() };
+        let publications =
+            |shape: &Shape, names: &[String]| if shape.is_filtered { names.to_vec() } else { Vec::new() };
         Ok(Table {
             schema: request.schema.to_owned(),
             name: request.name.to_owned(),
@@ -110,11 +110,6 @@ impl Table {
             published_here: publications(&ours, request.published_here),
             published_there: publications(&theirs, request.published_there),
         })
-    }
-
-    /// The table's name with its schema, for messages.
-    pub fn qualified_name(&self) -> String {
-        format!("{}.{}", self.schema, self.name)
     }
 
     pub(super) fn question(&self, node: Which, seed: i64, asked: Asked) -> Question {
@@ -164,7 +159,8 @@ fn shape_of(
 fn columns_of(nodes: &[(&str, Shape); 2]) -> Result<Vec<String>, Incomparable> {
     let [(_, ours), (_, theirs)] = nodes;
     let is_published = ours.is_published || theirs.is_published;
-    let mut columns = if ours.is_published || !is_published { ours.published.clone() } else { theirs.published.clone() };
+    let mut columns =
+        if ours.is_published || !is_published { ours.published.clone() } else { theirs.published.clone() };
     if theirs.is_published || !is_published {
         columns.retain(|column| theirs.published.contains(column));
     }

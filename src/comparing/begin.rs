@@ -113,10 +113,7 @@ fn name_of(table: u32) -> String {
 }
 
 /// The last comparison with that node, if it was broken off, and is of the same tables for the same purpose.
-fn unfinished(
-    wanted: Wanted<'_>,
-    selected: Option<&[(String, String)]>,
-) -> Result<Option<IntentId>, ComparisonError> {
+fn unfinished(wanted: Wanted<'_>, selected: Option<&[(String, String)]>) -> Result<Option<IntentId>, ComparisonError> {
     let journal = intent::storage::read_by_snapshot()?;
     let is_it = |record: &&intent::document::ComparisonRecord| {
         record.other == wanted.other && record.is_automatic == wanted.is_automatic && record.ended_at.is_none()

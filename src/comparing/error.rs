@@ -24,7 +24,7 @@ pub enum ComparisonError {
     ThisNode { node: String },
     #[error("this node does not subscribe to node \"{node}\"")]
     NoSubscription { node: String },
-    #[error("table {table} is not replicated from node \"{node}\"")]
+    #[error("table \"{table}\" is not replicated from node \"{node}\"")]
     NotReplicated { table: String, node: String },
     #[error("node \"{node}\" has an older version of spock_recovery, which cannot be asked for hashes")]
     PeerTooOld { node: String },
@@ -74,9 +74,7 @@ impl SqlError for ComparisonError {
             E::Running => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             E::NoWorker => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
             E::Failed { sqlstate } => *sqlstate,
-            E::Reported { sqlstate, .. } => {
-                known_sqlstate(sqlstate).unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR)
-            }
+            E::Reported { sqlstate, .. } => known_sqlstate(sqlstate).unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR),
             E::Recover(error) => error.sqlstate(),
             E::Intent(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
@@ -104,13 +102,19 @@ impl SqlError for ComparisonError {
             E::NullArgument { .. } => "CALL spock.compare('n2');".to_owned(),
             E::NegativePace => "Zero sets no limit.".to_owned(),
             E::NoNode => "SELECT spock.node_create('n1', 'host=… dbname=…'); makes it one.".to_owned(),
-            E::UnknownNode { .. } | E::ThisNode { .. } => "SELECT node_name FROM spock.node WHERE NOT is_local; shows the others.".to_owned(),
+            E::UnknownNode { .. } | E::ThisNode { .. } => {
+                "SELECT node_name FROM spock.node WHERE NOT is_local; shows the others.".to_owned()
+            }
             E::NoSubscription { node } => format!(
                 "A table is compared with that of a node from which it is replicated. If a subscription leads there: SELECT spock.sub_set_origin('…', {});",
                 quote_literal(node)
             ),
-            E::NotReplicated { .. } => "SELECT srrelid::regclass FROM pg_subscription_rel; shows the tables that are.".to_owned(),
-            E::PeerTooOld { node } => format!("Upgrade node \"{node}\", and ALTER EXTENSION spock_recovery UPDATE; there."),
+            E::NotReplicated { .. } => {
+                "SELECT srrelid::regclass FROM pg_subscription_rel; shows the tables that are.".to_owned()
+            }
+            E::PeerTooOld { node } => {
+                format!("Upgrade node \"{node}\", and ALTER EXTENSION spock_recovery UPDATE; there.")
+            }
             E::Unknown { .. } => "SELECT * FROM spock.comparisons; shows those that are known.".to_owned(),
             E::Running => "SELECT * FROM spock.comparisons; shows how far it is.".to_owned(),
             E::NoManager => "See the server's log, and CALL it again.".to_owned(),

@@ -11,7 +11,7 @@ use crate::intent::storage;
 use crate::intent_id::IntentId;
 use crate::node::error::RegistryError;
 use crate::pg::clock::Timestamp;
-use crate::pg::large_object;
+use crate::pg::{large_object, role};
 
 /// The number of pages of a large object that are read at once.
 const PAGES: i32 = 512;
@@ -36,16 +36,20 @@ pub fn list(record: &ComparisonRecord) -> Result<ComparisonList, ComparisonError
     document::parse(&text).map_err(|error| unreadable(object, error))
 }
 
+/// The error to report for a list that cannot be read; None if it can be, or is gone. Needs a transaction with a snapshot.
+pub fn unreadable_list(record: &ComparisonRecord) -> Option<Unreadable> {
+    match role::as_superuser(|| list(record)) {
+        Err(ComparisonError::Registry(RegistryError::Unreadable(unreadable))) => Some(unreadable),
+        _ => None,
+    }
+}
+
 fn unreadable(object: u32, error: DocumentError) -> ComparisonError {
     RegistryError::from(Unreadable { kind: DocumentKind::Comparison, object: object.to_string(), error }).into()
 }
 
 /// Writes the list into its large object, and the new keys after those that are there. Takes effect with the commit.
-pub fn write(
-    record: &ComparisonRecord,
-    list: &mut ComparisonList,
-    keys: &[Difference],
-) -> Result<(), ComparisonError> {
+pub fn write(record: &ComparisonRecord, list: &mut ComparisonList, keys: &[Difference]) -> Result<(), ComparisonError> {
     let mut lines = Vec::new();
     for difference in keys {
         // Serializing strings and numbers cannot fail.
@@ -103,6 +107,7 @@ pub fn create(list: &mut ComparisonList, is_automatic: bool, peers: &[String]) -
         id: list.id,
         other: list.other.clone(),
         is_automatic,
+        is_partial: list.is_selected,
         begun_at: list.begun_at,
         ended_at: None,
         progress_object: large_object::create()?,
@@ -116,7 +121,8 @@ pub fn create(list: &mut ComparisonList, is_automatic: bool, peers: &[String]) -
         let is_kept = |known: &ComparisonRecord| {
             peers.contains(&known.other) && (known.other != record.other || known.is_automatic != is_automatic)
         };
-        let (kept, replaced): (Vec<_>, Vec<_>) = std::mem::take(&mut journal.comparisons).into_iter().partition(is_kept);
+        let (kept, replaced): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut journal.comparisons).into_iter().partition(is_kept);
         for known in replaced {
             large_object::remove(known.progress_object)?;
             large_object::remove(known.keys_object)?;

@@ -1,11 +1,13 @@
 //! The judgements of the health check (pure), one file for each subject.
 
+mod comparison;
 mod peers;
 mod pin;
 mod recovery;
 mod server;
 mod slot;
 
+pub use comparison::{ComparisonHealth, comparison};
 pub use peers::{
     AskerHealth, NO_ROUTE, OWN_ERROR, PeerHealth, UnknownOriginFacts, asker, failing, peer, returned, source,
     unknown_origin,

@@ -298,6 +298,9 @@ pub struct ComparisonRecord {
     /// The manager has begun it, by spock.compare_interval.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_automatic: bool,
+    /// Whether only some of the tables are compared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_partial: bool,
     pub begun_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,

@@ -50,7 +50,8 @@ fn in_order(
     operator: impl Fn(&OrderOperators) -> &String,
     when_equal: &str,
 ) -> Option<String> {
-    let operators: Vec<&String> = key.iter().map(|column| column.order.as_ref().map(&operator)).collect::<Option<_>>()?;
+    let operators: Vec<&String> =
+        key.iter().map(|column| column.order.as_ref().map(&operator)).collect::<Option<_>>()?;
     let literals: Vec<String> = key.iter().zip(values).map(|(column, value)| column.literal(value)).collect();
     if literals.len() != key.len() {
         return None;
@@ -108,4 +109,3 @@ fn array_literal<'a>(values: impl Iterator<Item = &'a String>) -> String {
     list.push('}');
     list
 }
-

@@ -118,7 +118,8 @@ impl OwnedTable {
     /// Makes the planner find rows by an index if there is one, also for a part of the table for which it would choose
     /// to read and sort all of it. Only for `query` of [`each_row`].
     pub fn prefer_index(&self, is_sorted: bool) {
-        let mut settings = vec![(c"enable_seqscan", c"off"), (c"jit", c"off"), (c"max_parallel_workers_per_gather", c"0")];
+        let mut settings =
+            vec![(c"enable_seqscan", c"off"), (c"jit", c"off"), (c"max_parallel_workers_per_gather", c"0")];
         if is_sorted {
             settings.extend([(c"enable_sort", c"off"), (c"enable_bitmapscan", c"off")]);
         }

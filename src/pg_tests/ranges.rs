@@ -6,8 +6,8 @@ mod tests {
     use crate::compare::found::{Found, FoundKeys};
     use crate::compare::pace::Pace;
     use crate::compare::progress::Progress;
-    use crate::compare::question::{Answer, Question};
-    use crate::compare::side::{Here, Side};
+    use crate::compare::question::{Answer, Asked, Question};
+    use crate::compare::side::{Here, Side, There};
     use crate::compare::table::{Incomparable, Request, Table};
     use crate::refused::Refused;
     use crate::remote::error::RemoteError;
@@ -170,18 +170,23 @@ mod tests {
 
     #[pg_test]
     fn rows_and_columns_are_those_that_are_published() {
-        run("CREATE SCHEMA there; CREATE TABLE t (k int PRIMARY KEY, v text, secret text, region text);
-             CREATE TABLE there.t (k int PRIMARY KEY, v text, region text, other int);
+        run("CREATE SCHEMA there; CREATE TABLE t (k int, v text, secret text, region text, PRIMARY KEY (k, region));
+             CREATE TABLE there.t (k int, v text, region text, other int, PRIMARY KEY (k, region));
              CREATE PUBLICATION partly FOR TABLE t (k, v, region) WHERE (region = 'eu'), there.t (k, v, region) WHERE (region = 'eu');
              INSERT INTO t SELECT g, g, 'mine', CASE g % 2 WHEN 0 THEN 'eu' ELSE 'us' END FROM generate_series(1, 2000) g;
              INSERT INTO there.t SELECT k, v, region, 1 FROM t WHERE k % 4 = 0;
-             UPDATE there.t SET v = 'x' WHERE k = 4; UPDATE there.t SET region = 'us', v = 'x' WHERE k = 8");
+             UPDATE there.t SET v = 'x' WHERE k = 4; ALTER PUBLICATION partly SET TABLE t (k, v, region) WHERE (region = 'eu'), there.t (k, v, region) WHERE (region = 'eu' AND k <> 8);
+             UPDATE there.t SET v = 'x' WHERE k = 8; DELETE FROM t WHERE k = 12");
         let table = learn("t", &["partly", "no such publication"]).expect("comparable");
         assert_eq!(table.columns, ["k", "v", "region"]);
         let (found, ..) = compare(&table, false);
-        assert_eq!(found.len(), 502, "500 that are missing there, and two that differ");
-        assert_eq!([found.get("4"), found.get("8"), found.get("2")], [Some(&"different"), Some(&"different"), Some(&"missing_there")]);
-        assert_eq!(found.get("1"), None, "it is not published");
+        assert_eq!(found.len(), 503, "500 that are missing there, one that is missing here, and two that differ");
+        let kind = |key: &str| found.get(key).copied();
+        assert_eq!(
+            ["4,eu", "8,eu", "2,eu", "12,eu"].map(kind),
+            [Some("different"), Some("different"), Some("missing_there"), Some("missing_here")]
+        );
+        assert_eq!([kind("1,us"), kind("16,eu")], [None, None], "one is not published, the other is alike");
     }
 
     #[pg_test]
@@ -192,6 +197,33 @@ mod tests {
         let (found, rows, spans) = compare(&learn("t", &[]).expect("comparable"), true);
         assert_eq!((found.into_keys().collect::<Vec<_>>(), rows), (vec!["29".to_owned()], 30));
         assert!(spans >= 4, "{spans}");
+    }
+
+    #[pg_test]
+    fn a_refused_question_leaves_a_transaction_that_is_open_on_the_connection_usable() {
+        let mut connection = super::super::tests::connection_to_this_server();
+        connection.prepare().expect("prepared");
+        connection.require_extension().expect("it is there");
+        connection.command("BEGIN ISOLATION LEVEL REPEATABLE READ").expect("begun");
+        let mut there = There::in_transaction("there", &mut connection).expect("a savepoint");
+        let mut shape = |schema: &str, name: &str| {
+            let question = Question {
+                schema: schema.to_owned(),
+                name: name.to_owned(),
+                columns: Vec::new(),
+                key: Vec::new(),
+                publications: Vec::new(),
+                seed: 0,
+                asked: Asked::Shape,
+            };
+            there.ask(&question).expect("it answers")
+        };
+        for _ in 0..2 {
+            let refused = shape("public", "no such table").expect_err("refused");
+            assert_eq!(refused.sqlstate, "42P01");
+            let Ok(Answer::Shape(shape)) = shape("pg_catalog", "pg_am") else { panic!("no shape") };
+            assert_eq!((shape.key, shape.columns.len()), (Some(vec!["oid".to_owned()]), 4));
+        }
     }
 
     #[pg_test]

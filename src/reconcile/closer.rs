@@ -117,7 +117,11 @@ impl CloserLook<'_, '_> {
         Ok(Both { keys, source, target, theirs, source_lacks, target_lacks })
     }
 
-    pub(super) fn read(&mut self, side: Side, keys: &mut BTreeMap<u32, Vec<KeyText>>) -> Result<HashMap<u32, Rows>, RecoverError> {
+    pub(super) fn read(
+        &mut self,
+        side: Side,
+        keys: &mut BTreeMap<u32, Vec<KeyText>>,
+    ) -> Result<HashMap<u32, Rows>, RecoverError> {
         let mut rows = HashMap::new();
         for (relation, keys) in keys {
             rows.insert(*relation, self.pair.rows_of(side, self.touched, *relation, keys, self.ledger)?);

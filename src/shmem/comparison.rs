@@ -6,8 +6,8 @@ use crate::pg::clock::Monotonic;
 use crate::pg::process;
 use std::time::Duration;
 
-/// A session that watches a comparison renews its claim to it every time it looks. A worker whose session has not
-/// looked for this long ends.
+/// A session that watches a comparison renews its claim to it every time it looks. A worker whose session has ended, or
+/// has not looked for this long, ends.
 const CLAIM: Duration = Duration::from_secs(10);
 
 /// A worker that has not begun within this time after it was asked for never will.
@@ -23,7 +23,8 @@ pub struct ComparisonEntry {
     /// The manager has asked for it, by spock.compare_interval.
     pub is_automatic: bool,
     pub pace_mb_per_s: u32,
-    /// When the session that has called it has last looked.
+    /// The session that has called it, and when that has last looked.
+    pub claimed_by: i32,
     pub claimed_at: Monotonic,
     pub must_stop: bool,
     /// The table at hand, and how far it is.
@@ -48,6 +49,7 @@ impl ComparisonEntry {
         worker_pid: 0,
         is_automatic: false,
         pace_mb_per_s: 0,
+        claimed_by: 0,
         claimed_at: Monotonic::NEVER,
         must_stop: false,
         relation: ShortText::EMPTY,
@@ -73,7 +75,8 @@ impl ComparisonEntry {
 
     /// Whether the worker is to go on.
     pub fn goes_on(&self) -> bool {
-        !self.must_stop && (self.is_automatic || Monotonic::now().since(self.claimed_at) < CLAIM)
+        let is_claimed = || process::is_backend(self.claimed_by) && Monotonic::now().since(self.claimed_at) < CLAIM;
+        !self.must_stop && (self.is_automatic || is_claimed())
     }
 
     /// How long the table at hand will still take, at the speed of this worker.

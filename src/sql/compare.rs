@@ -70,8 +70,8 @@ fn begin_comparison(other_node: Option<Name>, tables: Option<Vec<Option<Oid>>>, 
     require_superuser("compare");
     let other = required(other_node, "other_node_name").0;
     let repair = required(repair, "repair");
-    let tables: Option<Vec<u32>> = tables
-        .map(|tables| tables.into_iter().map(|table| required(table, "each of tables").to_u32()).collect());
+    let tables: Option<Vec<u32>> =
+        tables.map(|tables| tables.into_iter().map(|table| required(table, "each of tables").to_u32()).collect());
     if entry().is_some_and(|entry| entry.is_under_way() && !entry.is_automatic && entry.goes_on()) {
         raise(&ComparisonError::Running);
     }
@@ -122,7 +122,7 @@ fn keep_going(
         let is_of_run = entry.run == record.id.0;
         if entry.is_under_way() {
             if is_of_run && !entry.must_stop {
-                entry.claimed_at = now;
+                (entry.claimed_by, entry.claimed_at) = (process::my_pid(), now);
             } else if entry.is_automatic {
                 entry.must_stop = true;
             }
@@ -140,6 +140,7 @@ fn keep_going(
             state: JobState::Asked,
             run: record.id.0,
             asked_at: now,
+            claimed_by: process::my_pid(),
             claimed_at: now,
             pace_mb_per_s: pace,
             ..ComparisonEntry::FREE
@@ -282,10 +283,7 @@ fn compare_differences(
 /// The oid of a table; None: it does not exist any more.
 fn relation_of(schema: &str, name: &str) -> Option<Oid> {
     let name = quote_qualified_identifier(schema, name);
-    let found = spi_text::rows(&format!(
-        "SELECT pg_catalog.to_regclass({})::pg_catalog.oid",
-        quote_literal(name)
-    ));
+    let found = spi_text::rows(&format!("SELECT pg_catalog.to_regclass({})::pg_catalog.oid", quote_literal(name)));
     found.into_iter().flatten().flatten().next()?.parse().ok().map(Oid::from_u32)
 }
 

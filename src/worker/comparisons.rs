@@ -52,7 +52,9 @@ impl Comparisons {
     fn begin(&mut self, peers: &[Peer]) -> Result<(), ComparisonError> {
         let subscriptions = NativeProvider.subscriptions()?;
         let leads_to = |peer: &&Peer| {
-            subscriptions.iter().any(|known| known.is_enabled && known.origin.node().is_some_and(|node| *node == peer.name))
+            subscriptions
+                .iter()
+                .any(|known| known.is_enabled && known.origin.node().is_some_and(|node| *node == peer.name))
         };
         let mut names: Vec<String> = peers.iter().filter(leads_to).map(|peer| peer.name.to_string()).collect();
         names.sort();

@@ -1,8 +1,8 @@
 //! The journal as a document: it gives back what was written, is inert elsewhere, and has no field for a secret.
 
 use super::*;
-use crate::intent::document::ComparisonRecord;
 use crate::document::{self, Stored};
+use crate::intent::document::ComparisonRecord;
 use crate::tally::compared::{Counts, Why};
 use crate::tally::conflict::{ConflictKind, Resolution, Tally};
 use std::collections::BTreeSet;
@@ -38,6 +38,7 @@ pub fn full() -> Journal {
         id: id(9),
         other: "n2".to_owned(),
         is_automatic: true,
+        is_partial: true,
         begun_at: Timestamp(1),
         ended_at: Some(Timestamp(2)),
         progress_object: 16387,
@@ -105,7 +106,7 @@ fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
 }
 
 /// The names of all fields. Everybody can read labels, so a field that is added here must be fit for that.
-const FIELDS: [&str; 69] = [
+const FIELDS: [&str; 70] = [
     "version",
     "system_identifier",
     "database",
@@ -139,6 +140,7 @@ const FIELDS: [&str; 69] = [
     "comparisons",
     "other",
     "is_automatic",
+    "is_partial",
     "ended_at",
     "progress_object",
     "keys_object",
