@@ -7,10 +7,10 @@ use spock_recovery_cluster::client::literal;
 
 use super::create::{Options, owner};
 use super::error::{Error, Result};
+use super::facts::Facts;
 use super::journal::{Journal, Step};
 use super::site::Site;
 use super::{clear, closed, fetch};
-use crate::backup::nodes;
 use crate::screen::Screen;
 
 /// `from`: a living node; without it the one that was given to create, which must then be reachable without a password.
@@ -26,6 +26,7 @@ pub fn run(pgdata: &Path, from: Option<&str>, end_after: Option<Step>, screen: &
         return Err(Error::Open(site.journal.name));
     }
     if site.journal.step != Step::Cancelling {
+        site.journal.cancelled_at = Some(site.journal.step);
         site.done(Step::Cancelling)?;
     }
     closed::stop(&site)?;
@@ -46,22 +47,24 @@ fn was_opened(site: &Site) -> bool {
     site.journal.step == Step::Settled && pid.is_some()
 }
 
-/// On every node that answers; what was removed of a replaced node stays removed.
+/// On every node; what was removed of a replaced node stays removed.
 fn take_back(site: &Site) -> Result<()> {
+    let journal = &site.journal;
+    let at = journal.cancelled_at.unwrap_or(Step::Planned);
+    if journal.replaces.is_some() && at < Step::Clearing {
+        return Ok(());
+    }
+    // Before that, what has the new node's name may be the replaced one's.
+    let is_ours = at >= Step::Cleared || journal.replaces.as_ref() != Some(&journal.name);
     let mut mesh = site.mesh()?;
-    let (name, old) = (literal(&site.journal.name), site.journal.replaces.as_ref());
-    for link in &site.journal.links {
+    for link in &journal.links {
         let live = mesh.node(&link.peer)?;
-        // Not yet removed, and not yet ours.
-        let is_old = site.journal.old_slots.get(&link.peer) == Some(&link.slot) && link.begins.is_none();
-        if !is_old {
+        if is_ours {
             clear::drop_slot(live, &link.slot)?;
         }
-        if old.is_none_or(|old| *old != site.journal.name) || link.begins.is_some() {
-            live.query(&format!("SELECT spock.node_drop({name}, true)"))?;
+        if Facts::ask(live)?.to(&journal.name).next().is_none() {
+            live.query(&format!("SELECT spock.node_drop({}, true)", literal(&journal.name)))?;
         }
     }
-    // Whoever does not know how it is reached would miss it.
-    drop(nodes::members(&site.from)?);
     Ok(())
 }

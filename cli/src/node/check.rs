@@ -91,7 +91,8 @@ impl Ground<'_> {
         if let Some(dsn) = &self.options.dsn {
             return Ok(Conninfo::parse(dsn)?);
         }
-        let old = self.options.replaces.as_ref().and_then(|old| self.mesh.members.iter().find(|member| member.name == *old));
+        let old =
+            self.options.replaces.as_ref().and_then(|old| self.mesh.members.iter().find(|member| member.name == *old));
         if let Some(conninfo) = old.and_then(|old| old.conninfo.clone()) {
             return Ok(conninfo);
         }
@@ -112,8 +113,10 @@ impl Ground<'_> {
             .collect();
         let subscriptions: Vec<Known<'_>> =
             of_mesh.iter().map(|(node, provider, known)| (*node, *provider, known.name.as_str())).collect();
-        let slots: Vec<Known<'_>> =
-            of_mesh.iter().filter_map(|(node, provider, known)| Some((*node, *provider, known.slot.as_deref()?))).collect();
+        let slots: Vec<Known<'_>> = of_mesh
+            .iter()
+            .filter_map(|(node, provider, known)| Some((*node, *provider, known.slot.as_deref()?)))
+            .collect();
         let chosen = |what, option, given: &Option<String>, known: &[Known<'_>]| match given {
             Some(text) => Pattern::parse(text).ok_or_else(|| Error::Pattern { option, text: text.clone() }),
             None => Pattern::derive(known).ok_or(Error::NoPattern { what, option }),
@@ -135,13 +138,18 @@ impl Ground<'_> {
         }
         let known: BTreeSet<String> = self.mesh.members.iter().map(|member| member.name.clone()).collect();
         if known.contains(&name) && old.as_ref() != Some(&name) {
-            self.find(format!("there is a node \"{name}\" already: choose another --name, or give it to --replaces if it is lost"));
+            self.find(format!(
+                "there is a node \"{name}\" already: choose another --name, or give it to --replaces if it is lost"
+            ));
         }
         if let Some(old) = &old {
             if *old == self.source {
                 self.find(format!("node \"{old}\" cannot replace itself: name another living node with --from"));
             } else if !known.contains(old) {
-                self.find(format!("node \"{}\" knows no node \"{old}\": --replaces takes the name of a lost node", self.source));
+                self.find(format!(
+                    "node \"{}\" knows no node \"{old}\": --replaces takes the name of a lost node",
+                    self.source
+                ));
             }
         }
         let mut findings = Vec::new();
@@ -160,7 +168,9 @@ impl Ground<'_> {
                 ));
             }
             if facts.setting("is_superuser") != "on" {
-                findings.push(format!("the connection to node \"{node}\" is not that of a superuser: correct it with spock.peer_create"));
+                findings.push(format!(
+                    "the connection to node \"{node}\" is not that of a superuser: correct it with spock.peer_create"
+                ));
             }
         }
         self.findings.extend(findings);
@@ -178,7 +188,9 @@ impl Ground<'_> {
                 },
             };
             let their_terms = self.terms_to(&peer, &source);
-            let (Some(terms), Some(their_terms)) = (Some(terms).filter(|terms| !terms.publications.is_empty()), Some(their_terms)) else {
+            let (Some(terms), Some(their_terms)) =
+                (Some(terms).filter(|terms| !terms.publications.is_empty()), Some(their_terms))
+            else {
                 continue;
             };
             links.push(Link {
@@ -215,7 +227,9 @@ impl Ground<'_> {
         let source = self.source.clone();
         let found: Vec<Subscription> = self.own().to(peer).cloned().collect();
         let problem = match found.as_slice() {
-            [one] if !one.enabled || one.slot.is_none() => format!("its subscription \"{}\" is disabled: enable it", one.name),
+            [one] if !one.enabled || one.slot.is_none() => {
+                format!("its subscription \"{}\" is disabled: enable it", one.name)
+            }
             [one] if !one.own_only => format!(
                 "its subscription \"{}\" forwards what others wrote (origin = any): a mesh that this command extends has origin = none",
                 one.name
@@ -225,7 +239,9 @@ impl Ground<'_> {
                 one.name
             ),
             [one] => return Some(one.clone()),
-            [] => "it has no subscription to it: subscribe it, or name a node that receives from all with --from".into(),
+            [] => {
+                "it has no subscription to it: subscribe it, or name a node that receives from all with --from".into()
+            }
             _ => "it has more than one subscription to it, of which no copy can be made".into(),
         };
         self.find(format!("node \"{source}\" cannot hand on what it has of node \"{peer}\": {problem}"));
@@ -237,7 +253,9 @@ impl Ground<'_> {
     fn terms_to(&self, target: &str, source: &str) -> Terms {
         let of_target = self.facts.get(target).and_then(|facts| facts.to(source).next());
         let of_anybody = || self.facts.values().find_map(|facts| facts.to(source).next());
-        let found = of_target.or_else(of_anybody).or_else(|| self.own().subscriptions.iter().find(|known| known.provider.is_some()));
+        let found = of_target
+            .or_else(of_anybody)
+            .or_else(|| self.own().subscriptions.iter().find(|known| known.provider.is_some()));
         found.map(|found| found.terms.clone()).unwrap_or_default()
     }
 
@@ -296,7 +314,8 @@ impl Ground<'_> {
             let facts = &self.facts[&link.peer];
             let is_replaced = old == Some(self.options.name.as_str());
             if facts.slots.contains_key(&link.slot) && !is_replaced {
-                findings.push(format!("node \"{}\" has a slot \"{}\" already: drop it, or {option}", link.peer, link.slot));
+                findings
+                    .push(format!("node \"{}\" has a slot \"{}\" already: drop it, or {option}", link.peer, link.slot));
             }
             let taken = facts.subscriptions.iter().find(|known| known.name == link.their_subscription);
             if taken.is_some_and(|known| known.provider.as_deref() != old || old.is_none()) {
@@ -312,7 +331,8 @@ impl Ground<'_> {
     /// The replaced node's loss is recovered everywhere. Returns the greatest position that anybody has of it.
     fn judge_loss(&mut self) -> Result<Lsn> {
         let Some(old) = self.options.replaces.clone() else { return Ok(Lsn(0)) };
-        let conninfo = self.mesh.members.iter().find(|member| member.name == old).and_then(|member| member.conninfo.clone());
+        let conninfo =
+            self.mesh.members.iter().find(|member| member.name == old).and_then(|member| member.conninfo.clone());
         let Some(conninfo) = conninfo else { return Ok(Lsn(0)) };
         if Live::meet(&Registered { name: old.clone(), conninfo }).is_ok() {
             return Err(Error::Alive { old });
@@ -334,7 +354,9 @@ impl Ground<'_> {
     fn judge_address(&mut self, dsn: &Conninfo) {
         let registered = Registered { name: self.options.name.clone(), conninfo: dsn.clone() };
         if Live::meet(&registered).is_ok() {
-            self.find(format!("a server answers where the new node is to be ({dsn}): stop it, or choose another address with --dsn"));
+            self.find(format!(
+                "a server answers where the new node is to be ({dsn}): stop it, or choose another address with --dsn"
+            ));
         }
     }
 
@@ -346,7 +368,10 @@ impl Ground<'_> {
             Some(user) if user.name() == "root" => ServerUser::find()?,
             Some(user) => user,
             None if pgdata.exists() => {
-                self.find(format!("this account does not own \"{}\": run spockctl as its owner, or as root", pgdata.display()));
+                self.find(format!(
+                    "this account does not own \"{}\": run spockctl as its owner, or as root",
+                    pgdata.display()
+                ));
                 ServerUser::find()?
             }
             None => ServerUser::find()?,
@@ -357,7 +382,11 @@ impl Ground<'_> {
         match pgdata.parent() {
             Some(parent) if parent.is_dir() => {
                 if setup::require_writable(&self.options.name, parent, &user).is_err() {
-                    self.find(format!("\"{}\" cannot write into \"{}\", beside the data directory: let it", user.name(), parent.display()));
+                    self.find(format!(
+                        "\"{}\" cannot write into \"{}\", beside the data directory: let it",
+                        user.name(),
+                        parent.display()
+                    ));
                 }
             }
             _ => self.find(format!("the folder above \"{}\" is not there: make it", pgdata.display())),
@@ -366,7 +395,12 @@ impl Ground<'_> {
         if let Ok(file_system) = statvfs(&nearest) {
             let free = file_system.blocks_available() * file_system.fragment_size();
             if free < bytes {
-                self.find(format!("\"{}\" has {} free, and about {} are needed: make room", nearest.display(), size(free), size(bytes)));
+                self.find(format!(
+                    "\"{}\" has {} free, and about {} are needed: make room",
+                    nearest.display(),
+                    size(free),
+                    size(bytes)
+                ));
             }
         }
         let bin_folder = self.judge_programs(&user)?;
@@ -428,8 +462,13 @@ impl Ground<'_> {
                 Some((_, folder)) => mapped.push((location.clone(), folder.clone())),
             }
         }
-        let unknown: Vec<String> =
-            self.options.tablespaces.iter().filter(|(from, _)| !there.contains(from)).map(|(from, _)| from.clone()).collect();
+        let unknown: Vec<String> = self
+            .options
+            .tablespaces
+            .iter()
+            .filter(|(from, _)| !there.contains(from))
+            .map(|(from, _)| from.clone())
+            .collect();
         unknown.iter().for_each(|from| self.find(format!("node \"{}\" has no tablespace in \"{from}\"", self.source)));
         Ok(mapped)
     }
@@ -472,6 +511,7 @@ impl Ground<'_> {
             end: None,
             timeline: 0,
             vector: BTreeMap::new(),
+            cancelled_at: None,
             begun_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
             seconds: BTreeMap::new(),
             bytes: 0,

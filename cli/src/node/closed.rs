@@ -58,7 +58,11 @@ pub fn start(site: &Site, libraries: &str) -> Result<Client> {
         if server::running(&journal.pgdata).is_none() {
             return Err(failed("has ended"));
         }
-        if !watch.moves(format!("{:?}{}", fs::metadata(journal.pgdata.join("global/pg_control")).map(|file| file.modified().ok()), server::log_tail(&log))) {
+        if !watch.moves(format!(
+            "{:?}{}",
+            fs::metadata(journal.pgdata.join("global/pg_control")).map(|file| file.modified().ok()),
+            server::log_tail(&log)
+        )) {
             return Err(failed("does not come to the end of its recovery"));
         }
         thread::sleep(LOOK);
@@ -114,7 +118,10 @@ pub fn identify(site: &Site) -> Result<()> {
     stop(site)?;
     let control = server::control(&journal.bin_folder, &journal.pgdata, &site.user)?;
     let is_clean = |text: &str| {
-        text.lines().any(|line| line.split_once(':').is_some_and(|(name, state)| name == "Database cluster state" && state.trim() == "shut down"))
+        text.lines().any(|line| {
+            line.split_once(':')
+                .is_some_and(|(name, state)| name == "Database cluster state" && state.trim() == "shut down")
+        })
     };
     if !is_clean(&control) {
         // It was killed: WAL that it still needs must not go.

@@ -97,7 +97,8 @@ pub fn run(options: &Options, screen: &Screen) -> Result<Journal> {
     let there = Journal::read(&options.pgdata)?.filter(|journal| !journal.step.is_over());
     let (mut site, dsn) = match there {
         Some(journal) => {
-            if journal.step == Step::Cancelling || journal.name != options.name || journal.replaces != options.replaces {
+            if journal.step == Step::Cancelling || journal.name != options.name || journal.replaces != options.replaces
+            {
                 return Err(under_way(&journal));
             }
             let dsn = address(options, &journal)?;

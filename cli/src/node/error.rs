@@ -24,7 +24,9 @@ pub enum Error {
         "the names of the mesh's {what} follow no rule that this command finds: say the rule with {option}, for instance {option} 'sub_{{target}}_{{source}}'"
     )]
     NoPattern { what: &'static str, option: &'static str },
-    #[error("{option} \"{text}\" has neither {{target}} nor {{source}} in it, the places of the receiving and the sending node's names")]
+    #[error(
+        "{option} \"{text}\" has neither {{target}} nor {{source}} in it, the places of the receiving and the sending node's names"
+    )]
     Pattern { option: &'static str, text: String },
     #[error("{option} \"{text}\" is not of the form {form}")]
     Pair { option: &'static str, text: String, form: &'static str },
@@ -37,7 +39,9 @@ pub enum Error {
     None(PathBuf),
     #[error("another spockctl is at work in \"{}\": wait for its end, and try again", .0.display())]
     Locked(PathBuf),
-    #[error("node \"{name}\" does not answer ({reason}): start it, or correct its connection string, and run the same command again")]
+    #[error(
+        "node \"{name}\" does not answer ({reason}): start it, or correct its connection string, and run the same command again"
+    )]
     Silent { name: String, reason: String },
     #[error(
         "node \"{old}\" answers, so it is not lost: stop it for good, or leave --replaces out and give the new node another name"
@@ -47,7 +51,9 @@ pub enum Error {
         "slot \"{slot}\" of the replaced node on node \"{node}\" is in use: stop what receives from it, and run the same command again"
     )]
     SlotInUse { slot: String, node: String },
-    #[error("node \"{node}\" does not come beyond {wanted} of node \"{provider}\", where the new node's slot begins; it is at {at}: see why its subscription \"{subscription}\" stands still, and run the same command again")]
+    #[error(
+        "node \"{node}\" does not come beyond {wanted} of node \"{provider}\", where the new node's slot begins; it is at {at}: see why its subscription \"{subscription}\" stands still, and run the same command again"
+    )]
     StandsStill { node: String, provider: String, subscription: String, wanted: String, at: String },
     #[error("the new node's server {what}; its log is \"{}\":\n{tail}", .log.display())]
     Closed { what: &'static str, log: PathBuf, tail: String },
@@ -56,9 +62,13 @@ pub enum Error {
          command again, which fetches another one"
     )]
     NoEnd,
-    #[error("the base backup holds no subscription \"{subscription}\" to node \"{provider}\": it was dropped or renamed meanwhile; take this back with spockctl node cancel, and begin anew")]
+    #[error(
+        "the base backup holds no subscription \"{subscription}\" to node \"{provider}\": it was dropped or renamed meanwhile; take this back with spockctl node cancel, and begin anew"
+    )]
     Subscription { subscription: String, provider: String },
-    #[error("node \"{0}\" is open: it is a node of the mesh now, and what was written on it would be lost. Run spockctl node create again to finish it")]
+    #[error(
+        "node \"{0}\" is open: it is a node of the mesh now, and what was written on it would be lost. Run spockctl node create again to finish it"
+    )]
     Open(String),
     /// Each was shown.
     #[error("{0} {noun}", noun = if *.0 == 1 { "finding" } else { "findings" })]

@@ -6,7 +6,8 @@ use super::error::Result;
 use super::journal::Terms;
 use crate::backup::nodes::Live;
 
-const SUBSCRIPTIONS: &str = "SELECT s.subname, n.node_name, s.subslotname, s.subenabled, s.suborigin, s.subtwophasestate,
+const SUBSCRIPTIONS: &str =
+    "SELECT s.subname, n.node_name, s.subslotname, s.subenabled, s.suborigin, s.subtwophasestate,
        (SELECT string_agg(quote_ident(p), ', ' ORDER BY o) FROM unnest(s.subpublications) WITH ORDINALITY u (p, o)),
        concat_ws(', ', 'origin = ' || quote_literal(s.suborigin), 'binary = ' || s.subbinary,
                  'streaming = ' || CASE s.substream WHEN 'f' THEN 'off' WHEN 't' THEN 'on' ELSE 'parallel' END,

@@ -10,8 +10,8 @@ use super::closed;
 use super::error::{Error, Result};
 use super::settings;
 use super::site::Site;
-use crate::backup::{dir, program};
 use crate::backup::take::size;
+use crate::backup::{dir, program};
 use crate::restore::start::write_bytes;
 
 /// How long a program that was killed with its starter may go on writing.

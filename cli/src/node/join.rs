@@ -37,7 +37,8 @@ pub fn join(site: &Site, dsn: &Conninfo) -> Result<()> {
     let mut mesh = site.mesh()?;
     for link in &site.journal.links {
         let live = mesh.node(&link.peer)?;
-        let there = format!("SELECT count(*) FROM pg_subscription WHERE subname = {}", literal(&link.their_subscription));
+        let there =
+            format!("SELECT count(*) FROM pg_subscription WHERE subname = {}", literal(&link.their_subscription));
         if live.value(&there)? == "0" {
             live.query(&wire::create_subscription(&link.their_subscription, dsn, &link.their_slot, &link.their_terms))?;
         }

@@ -185,6 +185,9 @@ pub struct Journal {
     pub timeline: u32,
     /// How far the base backup has what each provider wrote.
     pub vector: BTreeMap<String, Lsn>,
+    /// How far it had come when it was taken back.
+    #[serde(default)]
+    pub cancelled_at: Option<Step>,
     pub begun_at: u64,
     /// Seconds that steps took, by the step they led to.
     pub seconds: BTreeMap<String, f64>,

@@ -31,7 +31,9 @@ pub fn make_slots(site: &mut Site, dsn: &Conninfo) -> Result<()> {
         let link = site.journal.links[at].clone();
         let live = mesh.node(&link.peer)?;
         make_known(site, live, dsn)?;
-        let step = site.screen.spinner(format!("slot \"{}\" on {}, which waits for running transactions", link.slot, link.peer));
+        let step = site
+            .screen
+            .spinner(format!("slot \"{}\" on {}, which waits for running transactions", link.slot, link.peer));
         let begins = make_slot(live, &link)?;
         drop(step);
         site.say(format!("slot \"{}\" on node \"{}\" begins at {begins}", link.slot, link.peer));
@@ -70,7 +72,8 @@ pub fn pass(site: &Site) -> Result<()> {
         // What an idle node keeps to itself would move nobody.
         provider.query("SELECT pg_logical_emit_message(true, 'spockctl', '')")?;
         let step = site.screen.spinner(format!("{} passes {begins} of {}", site.journal.source, link.peer));
-        let confirmed = format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}", literal(&slot));
+        let confirmed =
+            format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}", literal(&slot));
         let mut watch = Watch::new();
         loop {
             let at: Lsn = provider.value(&confirmed)?.parse().unwrap_or_default();

@@ -44,7 +44,12 @@ impl Closed<'_> {
 }
 
 /// What holds for the living node alone, and what the user has said.
-pub fn own(port: u16, socket: Option<&Path>, listen: Option<&str>, further: &[(String, String)]) -> Vec<(String, String)> {
+pub fn own(
+    port: u16,
+    socket: Option<&Path>,
+    listen: Option<&str>,
+    further: &[(String, String)],
+) -> Vec<(String, String)> {
     // Standbys that are the living node's, its archive, and files that two servers cannot share.
     let mut settings: Vec<(String, String)> = [
         ("archive_mode", "off"),
@@ -81,8 +86,11 @@ mod tests {
 
     #[test]
     fn a_closed_server_recovers_to_the_end_of_its_backup_and_reaches_nobody() {
-        let closed =
-            Closed { socket_folder: Path::new("/d/n4.node"), hba: Path::new("/d/n4.node/hba"), libraries: "auto_explain" };
+        let closed = Closed {
+            socket_folder: Path::new("/d/n4.node"),
+            hba: Path::new("/d/n4.node/hba"),
+            libraries: "auto_explain",
+        };
         let text = closed.text("recovery_target_xid = '7'\nlisten_addresses = '*'\narchive_mode = 'on'");
         assert_eq!(last(&text, "recovery_target_xid"), Some("recovery_target_xid = ''"));
         assert_eq!(last(&text, "recovery_target"), Some("recovery_target = 'immediate'"));

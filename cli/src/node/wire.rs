@@ -63,7 +63,9 @@ impl Session<'_> {
     fn take_subscriptions_over(&mut self) -> Result<()> {
         let own = "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()";
         let links = &self.journal.links;
-        let is_kept = |name: &String| links.iter().any(|link| link.inherited.as_ref() == Some(name) || link.subscription == *name);
+        let is_kept = |name: &String| {
+            links.iter().any(|link| link.inherited.as_ref() == Some(name) || link.subscription == *name)
+        };
         for name in self.values(own)?.into_iter().filter(|name| !is_kept(name)) {
             let name = identifier(&name);
             self.run(&format!("ALTER SUBSCRIPTION {name} DISABLE"))?;
@@ -109,7 +111,10 @@ impl Session<'_> {
                 literal(&link.slot)
             );
             if self.value(&position)?.parse().ok() != wanted {
-                return Err(Error::Subscription { subscription: link.subscription.clone(), provider: link.peer.clone() });
+                return Err(Error::Subscription {
+                    subscription: link.subscription.clone(),
+                    provider: link.peer.clone(),
+                });
             }
         }
         Ok(())
@@ -124,7 +129,10 @@ impl Session<'_> {
         let mut statements = format!("SELECT spock.node_drop({}, true);", literal(&self.journal.source));
         statements.push_str(&format!("SELECT spock.node_create({}, {});", literal(name), literal(&dsn.secret())));
         for peer in &self.journal.known_peers {
-            let known = format!("SELECT if_dsn FROM spock.node_interface WHERE if_name = {0} AND if_nodeid = (SELECT node_id FROM spock.node WHERE node_name = {0})", literal(peer));
+            let known = format!(
+                "SELECT if_dsn FROM spock.node_interface WHERE if_name = {0} AND if_nodeid = (SELECT node_id FROM spock.node WHERE node_name = {0})",
+                literal(peer)
+            );
             let known = self.value(&known)?;
             if !known.is_empty() {
                 statements.push_str(&format!("SELECT spock.peer_create({}, {});", literal(peer), literal(&known)));
@@ -137,7 +145,9 @@ impl Session<'_> {
         for link in &self.journal.links {
             if !self.has("pg_replication_slots", "slot_name", &link.their_slot)? {
                 let (slot, failover) = (literal(&link.their_slot), link.their_terms.failover);
-                self.run(&format!("SELECT pg_create_logical_replication_slot({slot}, 'pgoutput', false, false, {failover})"))?;
+                self.run(&format!(
+                    "SELECT pg_create_logical_replication_slot({slot}, 'pgoutput', false, false, {failover})"
+                ))?;
             }
         }
         Ok(())
