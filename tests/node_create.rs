@@ -1,5 +1,6 @@
 //! `spockctl node create` on real servers: a mesh under load gets one more node, or a lost one's successor, and nothing is lost or twice.
 
+mod around;
 mod basic;
 mod kills;
 mod refused;
@@ -38,6 +39,20 @@ fn mesh(name: &str, nodes: usize) -> Cluster {
 
 /// Servers that spockctl has started are nobody's children: they end with the test, before its folder goes.
 struct Made(Cluster);
+
+impl Made {
+    fn of(cluster: Cluster) -> Made {
+        // They end before the logs are judged; and one that comes up is asked until it answers.
+        for said in [
+            "server closed the connection unexpectedly",
+            "could not connect to the publisher",
+            "the database system is starting up",
+        ] {
+            cluster.expect_log(said);
+        }
+        Made(cluster)
+    }
+}
 
 impl Drop for Made {
     fn drop(&mut self) {

@@ -11,7 +11,7 @@ use crate::rescue::{disable, wait_arrived};
 fn a_new_node_joins_a_mesh_under_load_with_nothing_lost_and_nothing_twice() {
     let mut cluster = mesh("node_create", 3);
     cluster.add_place();
-    let cluster = Made(cluster);
+    let cluster = Made::of(cluster);
     let [n1, n2, n3, n4] = cluster.all();
     let all = ["n1", "n2", "n3", "n4"];
     let given = options(&cluster, n3, n4);

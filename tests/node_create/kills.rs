@@ -21,7 +21,7 @@ fn die(given: &spockctl::node::Options, new: &Node, step: Step) {
 
 #[test]
 fn whatever_dies_the_same_command_goes_on_to_a_whole_node() {
-    let cluster = Made(mesh("node_kills", 3));
+    let cluster = Made::of(mesh("node_kills", 3));
     let [n1, n2, n3] = cluster.all();
     n1.kill9();
     move_away(n1);
@@ -34,10 +34,17 @@ fn whatever_dies_the_same_command_goes_on_to_a_whole_node() {
         for step in Step::ALL.into_iter().filter(|step| *step != Step::Done) {
             if step == Step::Fetched {
                 // What a backup that was killed has left.
-                fs::create_dir_all(n1.data().join("base/5")).expect("a folder");
-                fs::write(n1.data().join("base/5/1259"), "half").expect("a file");
+                let folder = n1.data().join("base");
+                cluster.user().make_folder(n1.data()).expect("a folder");
+                cluster.user().make_folder(&folder).expect("a folder");
+                fs::write(folder.join("1259"), "half").expect("a file");
             }
             die(&given, n1, step);
+            if step == Step::Joined {
+                // What the lost node has asked a moment before its end is no warning about its successor.
+                let asks = "SELECT count(*) FROM spock.quick_health_check() WHERE check_name LIKE 'asker%'";
+                assert_eq!([n2, n3].map(|node| node.value(asks)), ["0", "0"]);
+            }
             if step == Step::Open {
                 let refused = cancel_node(&given).1;
                 assert!(matches!(refused, Err(Error::Open(_))), "{refused:?}");
@@ -55,7 +62,7 @@ fn whatever_dies_the_same_command_goes_on_to_a_whole_node() {
 fn a_node_that_is_not_open_is_taken_back_from_each_step_and_leaves_nothing_behind() {
     let mut cluster = mesh("node_cancel", 2);
     cluster.add_place();
-    let cluster = Made(cluster);
+    let cluster = Made::of(cluster);
     let [n1, n2, n3] = cluster.all();
     let given = options(&cluster, n1, n3);
     for step in

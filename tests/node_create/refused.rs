@@ -30,7 +30,7 @@ const SLOTS: &str = "SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM p
 fn everything_that_does_not_fit_is_said_and_nothing_is_touched() {
     let mut cluster = mesh("node_refused", 2);
     cluster.add_place();
-    let cluster = Made(cluster);
+    let cluster = Made::of(cluster);
     let [n1, n2, n3] = cluster.all();
     let slots = [n1, n2].map(|node| node.value(SLOTS));
     let given = options(&cluster, n1, n3);
@@ -44,7 +44,7 @@ fn everything_that_does_not_fit_is_said_and_nothing_is_touched() {
     assert!(n3.data().join("precious").exists());
     fs::remove_dir_all(n3.data()).expect("it is there");
     let taken = Options { name: "n2".into(), ..given.clone() };
-    refused(&taken, 5, &["there is a node \"n2\" already", "has a slot \"sub_n2_n1\" already"]);
+    refused(&taken, 3, &["there is a node \"n2\" already", "has a slot \"sub_n2_n1\" already"]);
 
     // Where a server answers; a program of nobody; a tablespace that is not there.
     let wrong = Options {

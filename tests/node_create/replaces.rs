@@ -6,7 +6,7 @@ use spockctl::node::Error;
 
 #[test]
 fn a_lost_node_gets_a_successor_of_its_name_once_its_loss_is_recovered() {
-    let cluster = Made(mesh("node_replaces", 3));
+    let cluster = Made::of(mesh("node_replaces", 3));
     let [n1, n2, n3] = cluster.all();
     let all = ["n1", "n2", "n3"];
     hold_back(n2);
@@ -57,4 +57,31 @@ fn a_lost_node_gets_a_successor_of_its_name_once_its_loss_is_recovered() {
     n3.sql("CALL spock.recover_run('n2')");
     assert_equal(&cluster, &["n1", "n3"], &[&second]);
     assert_replicates(&cluster, &["n1", "n3"], "after");
+}
+
+#[test]
+fn the_last_survivor_gets_a_partner_of_another_name() {
+    let mut cluster = mesh("node_partner", 2);
+    cluster.add_place();
+    let cluster = Made::of(cluster);
+    let [n1, n2, n3] = cluster.all();
+    n1.kill9();
+    let mut given = options(&cluster, n2, n3);
+    given.replaces = Some("n1".into());
+    let ((), written) = Load::during(&cluster, &["n2"], "first", |begin| {
+        done(create_node(&given));
+        begin("n3");
+        n2.wait_until("SELECT count(*) > 20 FROM keyed WHERE writer = 'n3 first'", "t");
+    });
+    assert_equal(&cluster, &["n2", "n3"], &[&written]);
+    assert_healthy(&cluster, &["n2", "n3"]);
+    for node in [n2, n3] {
+        assert_eq!(node.value("SELECT count(*) FROM spock.node WHERE node_name = 'n1'"), "0");
+    }
+    assert_eq!(
+        n2.value(
+            "SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots WHERE slot_type = 'logical'"
+        ),
+        "spk_recovery_postgres,sub_n3_n2"
+    );
 }
