@@ -1,5 +1,6 @@
 //! One more node, under load, and a loss after that.
 
+use spockctl::node::Error;
 use spockctl::node::journal::Step;
 
 use super::{
@@ -16,6 +17,11 @@ fn a_new_node_joins_a_mesh_under_load_with_nothing_lost_and_nothing_twice() {
     let all = ["n1", "n2", "n3", "n4"];
     let given = options(&cluster, n3, n4);
     let ((), written) = Load::during(&cluster, &["n1", "n2", "n3"], "first", |begin| {
+        // Whoever writes as soon as it is open, before any peer receives from it, loses nothing.
+        let until_open = spockctl::node::Options { end_after: Some(Step::Open), ..given.clone() };
+        let result = create_node(&until_open).1;
+        assert!(matches!(result, Err(Error::Ended(_))), "{result:?}");
+        n4.sql("INSERT INTO keyed VALUES ('n4 early', 1); INSERT INTO plain VALUES ('n4 early', 1)");
         n4_is_made(&given);
         begin("n4");
         // What is written on the new node arrives under load as well.
@@ -23,7 +29,7 @@ fn a_new_node_joins_a_mesh_under_load_with_nothing_lost_and_nothing_twice() {
             node.wait_until("SELECT count(*) > 20 FROM keyed WHERE writer = 'n4 first'", "t");
         }
     });
-    assert_equal(&cluster, &all, &[&written]);
+    assert_equal(&cluster, &all, &[&written, &vec![("n4 early".to_owned(), 1)]]);
     assert_healthy(&cluster, &all);
     let made = journal(n4);
     assert_eq!((made.step, made.vector.len(), made.links.len()), (Step::Done, 2, 3));

@@ -9,6 +9,10 @@ fn a_lost_node_gets_a_successor_of_its_name_once_its_loss_is_recovered() {
     let cluster = Made::of(mesh("node_replaces", 3));
     let [n1, n2, n3] = cluster.all();
     let all = ["n1", "n2", "n3"];
+    // The lost node was far ahead of the others' WAL.
+    for _ in 0..5 {
+        n1.sql("SELECT pg_logical_emit_message(false, '', ''), pg_switch_wal()");
+    }
     hold_back(n2);
     let ((), lost) = Load::during(&cluster, &["n1"], "lost", |_| {
         n3.wait_until("SELECT count(*) > 20 FROM keyed WHERE writer = 'n1 lost'", "t");
@@ -38,6 +42,7 @@ fn a_lost_node_gets_a_successor_of_its_name_once_its_loss_is_recovered() {
     });
     assert_equal(&cluster, &all, &[&lost, &written]);
     assert_healthy(&cluster, &all);
+    assert_eq!(n3.value(&format!("SELECT pg_current_wal_lsn() < '{former}'")), "t");
     assert_eq!(
         n1.value(&format!("SELECT pg_current_wal_lsn() > '{former}'")),
         "t",
