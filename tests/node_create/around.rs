@@ -3,7 +3,7 @@
 use std::fs;
 use std::thread;
 
-use spockctl::node::journal::{Journal, Step};
+use spockctl::node::journal::Step;
 use spockctl::node::{Error, Options};
 
 use super::{Made, TABLES, assert_equal, assert_healthy, assert_replicates, builder, create_node, done, options};
@@ -27,10 +27,8 @@ fn what_the_living_node_has_not_applied_is_waited_for_and_what_it_has_prepared_c
     thread::scope(|scope| {
         // Another transaction's lock must not hold up a slot of n2: it has no xid.
         let command = scope.spawn(|| create_node(&until(Step::Passed)));
-        wait_for("the slots", || {
-            let step = Journal::read(n3.data()).ok().flatten().map(|journal| journal.step);
-            step == Some(Step::Slots) || command.is_finished()
-        });
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%confirmed_flush_lsn%sub_n2_n1%'";
+        wait_for("the command to wait for n2", || command.is_finished() || n1.value(waits) == "t");
         lock.sql("COMMIT");
         let (_, result) = command.join().expect("it does not panic");
         assert!(matches!(result, Err(Error::Ended(_))), "{result:?}");

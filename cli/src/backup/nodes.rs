@@ -177,6 +177,11 @@ impl Live {
         Ok(client::query(&self.node.name, &mut self.client, statement)?)
     }
 
+    /// A statement that holds a password; an error shows what stands for it.
+    pub fn query_secret(&mut self, statement: &str, shown: &str) -> Result<Rows> {
+        Ok(client::query_secret(&self.node.name, &mut self.client, statement, shown)?)
+    }
+
     /// The first value; empty for NULL and where there is no row.
     pub fn value(&mut self, question: &str) -> Result<String> {
         Ok(client::first(self.query(question)?))

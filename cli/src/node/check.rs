@@ -332,8 +332,7 @@ impl Ground<'_> {
         let Some(old) = self.options.replaces.clone() else { return Ok(Lsn(0)) };
         let conninfo =
             self.mesh.members.iter().find(|member| member.name == old).and_then(|member| member.conninfo.clone());
-        let Some(conninfo) = conninfo else { return Ok(Lsn(0)) };
-        if Live::meet(&Registered { name: old.clone(), conninfo }).is_ok() {
+        if conninfo.is_some_and(|conninfo| Live::meet(&Registered { name: old.clone(), conninfo }).is_ok()) {
             return Err(Error::Alive { old });
         }
         let findings = super::clear::unrecovered(&mut self.mesh, &old)?;

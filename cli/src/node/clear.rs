@@ -32,10 +32,14 @@ pub fn unrecovered(mesh: &mut Mesh, old: &str) -> Result<Vec<String>> {
                 literal(old),
                 source.name()
             )),
-            outcome => findings.push(format!(
-                "what node \"{target}\" lacks of node \"{old}\" cannot be replayed ({}, {reason}): SELECT * FROM spock.recover_plan({}) on node \"{}\" \
-                 says why, and docs/reference/reasons.md what to do",
-                outcome.unwrap_or("no answer"),
+            Some(outcome) => findings.push(format!(
+                "what node \"{target}\" lacks of node \"{old}\" cannot be replayed ({outcome}, {reason}): what to do about that is in the \
+                 reference, docs/reference/reasons.md; CALL spock.rebuild_run(target_node_name := {}, verb := true) rebuilds its tables",
+                literal(target)
+            )),
+            None => findings.push(format!(
+                "nobody knows what node \"{target}\" lacks of node \"{old}\" ({reason}): SELECT * FROM spock.recover_plan({}) on node \"{}\" \
+                 must have an outcome for it",
                 literal(old),
                 source.name()
             )),

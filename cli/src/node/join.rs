@@ -40,7 +40,9 @@ pub fn join(site: &Site, dsn: &Conninfo) -> Result<()> {
         let there =
             format!("SELECT count(*) FROM pg_subscription WHERE subname = {}", literal(&link.their_subscription));
         if live.value(&there)? == "0" {
-            live.query(&wire::create_subscription(&link.their_subscription, dsn, &link.their_slot, &link.their_terms))?;
+            let [statement, shown] =
+                wire::create_subscription(&link.their_subscription, dsn, &link.their_slot, &link.their_terms);
+            live.query_secret(&statement, &shown)?;
         }
     }
     Ok(())

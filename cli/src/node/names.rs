@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn names_that_are_parts_of_each_other_are_told_apart() {
-        assert_eq!(derived(&[("n1", "n11", "n11_n1")]), None, "both readings fit one name");
+        assert_eq!(derived(&[("n1", "n2", "n1_n1_n2")]), None, "both readings fit one name");
+        assert_eq!(derived(&[("n1", "n11", "n11_n1")]).as_deref(), Some("{source}_{target}"));
         let two = [("n1", "n11", "n11_n1"), ("n11", "n2", "n2_n11")];
         assert_eq!(derived(&two).as_deref(), Some("{source}_{target}"));
     }

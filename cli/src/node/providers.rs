@@ -19,7 +19,9 @@ const LOOK: Duration = Duration::from_millis(100);
 pub fn make_known(site: &Site, live: &mut Live, dsn: &Conninfo) -> Result<()> {
     let name = literal(&site.journal.name);
     if live.value(&format!("SELECT count(*) FROM spock.node WHERE node_name = {name}"))? == "0" {
-        live.query(&format!("SELECT spock.peer_create({name}, {})", literal(&dsn.secret())))?;
+        let [statement, shown] =
+            [dsn.secret(), dsn.to_string()].map(|dsn| format!("SELECT spock.peer_create({name}, {})", literal(&dsn)));
+        live.query_secret(&statement, &shown)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postgres::Client;
-use spock_recovery_cluster::client::{identifier, literal};
+use spock_recovery_cluster::client::{self, identifier, literal};
 use spock_recovery_cluster::deadline;
 
 use super::closed;
@@ -44,6 +44,10 @@ struct Session<'a> {
 impl Session<'_> {
     fn run(&mut self, statement: &str) -> Result<()> {
         Ok(server::query(self.journal, self.client, statement).map(drop)?)
+    }
+
+    fn run_secret(&mut self, statement: &str, shown: &str) -> Result<()> {
+        Ok(client::query_secret(&self.journal.name, self.client, statement, shown).map(drop)?)
     }
 
     fn value(&mut self, question: &str) -> Result<String> {
@@ -88,11 +92,12 @@ impl Session<'_> {
         let Some(link) = self.journal.links.iter().find(|link| link.inherited.is_none()) else { return Ok(()) };
         let end = self.journal.end.unwrap_or_default();
         if !self.has("pg_subscription", "subname", &link.subscription)? {
-            let create = create_subscription(&link.subscription, source, &link.slot, &link.terms);
-            self.run(&format!(
-                "{create}; SELECT pg_replication_origin_advance('pg_' || oid, '{end}') FROM pg_subscription WHERE subname = {}",
+            let [create, shown] = create_subscription(&link.subscription, source, &link.slot, &link.terms);
+            let advance = format!(
+                "SELECT pg_replication_origin_advance('pg_' || oid, '{end}') FROM pg_subscription WHERE subname = {}",
                 literal(&link.subscription)
-            ))?;
+            );
+            self.run_secret(&format!("{create}; {advance}"), &format!("{shown}; {advance}"))?;
         }
         Ok(())
     }
@@ -126,19 +131,25 @@ impl Session<'_> {
         if self.value("SELECT node_name FROM spock.node WHERE is_local")? == *name {
             return Ok(());
         }
-        let mut statements = format!("SELECT spock.node_drop({}, true);", literal(&self.journal.source));
-        statements.push_str(&format!("SELECT spock.node_create({}, {});", literal(name), literal(&dsn.secret())));
+        let mut told = vec![("node_create", name, dsn.clone())];
         for peer in &self.journal.known_peers {
             let known = format!(
-                "SELECT if_dsn FROM spock.node_interface WHERE if_name = {0} AND if_nodeid = (SELECT node_id FROM spock.node WHERE node_name = {0})",
+                "SELECT if_dsn FROM spock.node_interface
+                  WHERE if_name = {0} AND if_nodeid = (SELECT node_id FROM spock.node WHERE node_name = {0})",
                 literal(peer)
             );
-            let known = self.value(&known)?;
-            if !known.is_empty() {
-                statements.push_str(&format!("SELECT spock.peer_create({}, {});", literal(peer), literal(&known)));
+            if let Some(known) = self.values(&known)?.first() {
+                told.push(("peer_create", peer, Conninfo::parse(known)?));
             }
         }
-        self.run(&statements)
+        let statements = |dsn: fn(&Conninfo) -> String| {
+            let begin = format!("SELECT spock.node_drop({}, true)", literal(&self.journal.source));
+            told.iter().fold(begin, |text, (function, name, conninfo)| {
+                format!("{text}; SELECT spock.{function}({}, {})", literal(name), literal(&dsn(conninfo)))
+            })
+        };
+        let (statement, shown) = (statements(Conninfo::secret), statements(Conninfo::to_string));
+        self.run_secret(&statement, &shown)
     }
 
     fn make_slots(&mut self) -> Result<()> {
@@ -159,15 +170,31 @@ impl Session<'_> {
     }
 }
 
-/// One that uses a slot that is there; it gets the owner that the mesh's subscriptions have.
-pub fn create_subscription(name: &str, provider: &Conninfo, slot: &str, terms: &Terms) -> String {
-    let (name, slot) = (identifier(name), literal(slot));
-    format!(
-        "CREATE SUBSCRIPTION {name} CONNECTION {} PUBLICATION {} WITH (create_slot = false, copy_data = false, slot_name = {slot}, {}); \
-         ALTER SUBSCRIPTION {name} OWNER TO {}",
-        literal(&provider.secret()),
-        terms.publications,
-        terms.options,
-        identifier(&terms.owner)
-    )
+/// The statement for a subscription that uses a slot that is there, with the owner that the mesh's subscriptions have; and the same
+/// without the password.
+pub fn create_subscription(name: &str, provider: &Conninfo, slot: &str, terms: &Terms) -> [String; 2] {
+    let (name, slot, owner) = (identifier(name), literal(slot), identifier(&terms.owner));
+    let Terms { publications, options, .. } = terms;
+    [provider.secret(), provider.to_string()].map(|conninfo| {
+        format!(
+            "CREATE SUBSCRIPTION {name} CONNECTION {} PUBLICATION {publications}
+               WITH (create_slot = false, copy_data = false, slot_name = {slot}, {options}); ALTER SUBSCRIPTION {name} OWNER TO {owner}",
+            literal(&conninfo)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_in_the_statement_alone() {
+        let options = "origin = 'none'".to_owned();
+        let terms = Terms { publications: "mesh".into(), options, owner: "o\"r".into(), failover: false };
+        let provider = Conninfo::parse("host=h password=secret").expect("a connection string");
+        let [statement, shown] = create_subscription("s", &provider, "slot", &terms);
+        assert!(statement.contains("password=secret") && !shown.contains("secret"));
+        assert!(shown.contains("slot_name = 'slot', origin = 'none'") && shown.contains("OWNER TO \"o\"\"r\""));
+    }
 }
