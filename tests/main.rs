@@ -13,6 +13,7 @@ mod documents;
 mod harness;
 mod install;
 mod library;
+mod node_create;
 mod parity;
 mod pg_tests;
 mod plan;

@@ -317,7 +317,7 @@ struct ManifestRange {
 }
 
 /// A program that was killed with its starter may be writing its last file.
-fn remove_folder(path: &Path) -> Result<()> {
+pub fn remove_folder(path: &Path) -> Result<()> {
     let mut last = Ok(());
     let removed = deadline::poll(REMOVAL, || {
         last = match fs::remove_dir_all(path) {

@@ -60,7 +60,7 @@ pub fn all(ground: &Ground, journals: &BTreeMap<String, Journal>, screen: &Scree
 }
 
 /// Somebody may have to authenticate anew, and the server has just been started.
-fn meet(name: &str, conninfo: &Conninfo) -> Result<Live> {
+pub fn meet(name: &str, conninfo: &Conninfo) -> Result<Live> {
     let registered = Registered { name: name.to_owned(), conninfo: conninfo.clone() };
     let begun = Instant::now();
     loop {
@@ -86,7 +86,7 @@ fn close_intents(live: &mut Live, screen: &Screen) -> Result<()> {
 }
 
 /// What every provider has written until now has arrived at every enabled subscription.
-fn drain(nodes: &mut [Live]) -> Result<()> {
+pub fn drain(nodes: &mut [Live]) -> Result<()> {
     let mut ends = BTreeMap::new();
     for live in nodes.iter_mut() {
         live.query("SELECT pg_logical_emit_message(true, 'spockctl', '')")?;
@@ -208,7 +208,7 @@ fn same(nodes: &mut [Live], (schema, name, columns): &Table) -> Result<Verdict> 
     Ok(Verdict::Differs(last))
 }
 
-fn health(live: &mut Live, screen: &Screen, findings: &mut Vec<String>) -> Result<()> {
+pub fn health(live: &mut Live, screen: &Screen, findings: &mut Vec<String>) -> Result<()> {
     let question = "SELECT check_name || ': ' || status || ': ' || details FROM spock.quick_health_check() WHERE status <> 'HEALTHY'";
     let begun = Instant::now();
     loop {
