@@ -15,8 +15,8 @@ pub use peers::{
 pub use pin::{PinHealth, pin};
 pub use recovery::{RecoveryHealth, recovery};
 pub use server::{
-    Capacity, ManagerFacts, ServerSettings, apply_workers, capacity, commit_timestamps, copy, invalidation, manager,
-    no_node, output_plugin, standby, wal_level,
+    Capacity, ManagerFacts, ServerSettings, apply_workers, automatic_points, capacity, commit_timestamps, copy,
+    invalidation, manager, no_node, output_plugin, standby, wal_level,
 };
 pub use slot::{CloneHealth, SlotHealth, WaitingFacts, clone, retention, slot, vouching};
 

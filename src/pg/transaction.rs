@@ -151,6 +151,12 @@ pub fn is_block() -> bool {
     unsafe { pg_sys::IsTransactionBlock() }
 }
 
+/// Whether this is a subtransaction: within a savepoint, or a PL/pgSQL block with EXCEPTION.
+pub fn is_sub() -> bool {
+    // SAFETY: reads this process's state.
+    unsafe { pg_sys::IsSubTransaction() }
+}
+
 /// Aborts the transaction after an ERROR that was caught at the top level of a worker.
 pub fn abort_current() {
     // SAFETY: allowed in any transaction state, also without a transaction.

@@ -80,9 +80,18 @@ pub struct ManagerEntry {
     pub skips: u32,
     /// The first of these objects with the reason, or why the round failed.
     pub skipped: ShortText,
+    /// How many restore points by spock.restore_point_interval were not made since the last one that was.
+    pub points_failed: u32,
+    /// Why the last of these was not.
+    pub point_failure: ShortText,
 }
 
 impl ManagerEntry {
-    pub const FREE: ManagerEntry =
-        ManagerEntry { good_round_at: Monotonic::NEVER, skips: 0, skipped: ShortText::EMPTY };
+    pub const FREE: ManagerEntry = ManagerEntry {
+        good_round_at: Monotonic::NEVER,
+        skips: 0,
+        skipped: ShortText::EMPTY,
+        points_failed: 0,
+        point_failure: ShortText::EMPTY,
+    };
 }

@@ -88,6 +88,7 @@ fn gather() -> Vec<Check> {
         checks.extend(checks_of_recoveries(&journal));
     }
     checks.extend(pins());
+    checks.extend(automatic_points());
     checks.extend(unreadable.iter().map(documents::unreadable));
     checks.extend(list_storage::unreadable().iter().map(documents::unreadable));
     checks.extend(catalog::extension_version().and_then(|sql| version::sql(&sql, env!("CARGO_PKG_VERSION"))));
@@ -214,6 +215,16 @@ fn manager() -> ManagerFacts {
         skips: entry.manager.skips,
         skipped: entry.manager.skipped.as_str().to_owned(),
     }
+}
+
+/// The restore points by spock.restore_point_interval, if they fail.
+fn automatic_points() -> Option<Check> {
+    let entry = {
+        let mut shared = shmem::lock();
+        let index = shared.index_of(process::my_database())?;
+        shared.databases()[index].manager
+    };
+    judge::automatic_points(entry.points_failed, entry.point_failure.as_str())
 }
 
 fn settings() -> ServerSettings {

@@ -21,6 +21,9 @@ fn a_mesh_under_load_comes_back_to_a_drained_point_and_goes_on() {
     });
     assert_eq!(quality, "drained");
     let far = settled(&cluster, "SELECT count(*) FROM t");
+    let said =
+        "SELECT string_agg(restore_point || quality || nodes::text || lsns::text, ';') FROM spock.restore_points()";
+    let said_before = n1.value(said);
     cluster.sql("DROP TABLE t");
 
     done(restores.check(point.clone()));
@@ -33,6 +36,10 @@ fn a_mesh_under_load_comes_back_to_a_drained_point_and_goes_on() {
     assert!(restores.status().contains("paused at its target"));
     done(restores.finish());
     assert_eq!(step_of(&restores, n2), Step::Done);
+    // At that moment the lists did not say yet what had come of the point.
+    for node in [n1, n2, n3] {
+        assert_eq!(node.value(said), said_before, "{}", node.name());
+    }
 
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), there);
     for node in [n1, n2, n3] {

@@ -9,7 +9,8 @@ use super::journal::Step;
 use super::paths;
 use super::plan::Plan;
 use super::server;
-use super::start::{Site, active, everybody, for_each};
+use super::site::Site;
+use super::start::{active, everybody, for_each};
 use crate::backup::repository::sync_folder;
 use crate::screen::Screen;
 
@@ -61,6 +62,7 @@ fn put_back(site: &mut Site<'_>) -> Result<()> {
                 let aside = paths::free(&journal.pgdata, "cancelled", &label);
                 fs::rename(&journal.pgdata, &aside).map_err(Error::io("rename", &journal.pgdata))?;
                 sync_folder(parent)?;
+                site.say(format!("what was restored is kept as \"{}\"", aside.display()));
             }
         }
     }
