@@ -16,7 +16,7 @@ use crate::backup::wal::{History, Segment};
 use crate::lsn::Lsn;
 use crate::restore::server::{self, Watch};
 use crate::restore::settings::without;
-use crate::restore::start::write_bytes;
+use crate::restore::site::write_bytes;
 
 const LOOK: Duration = Duration::from_millis(50);
 

@@ -12,7 +12,7 @@ use super::settings;
 use super::site::Site;
 use crate::backup::take::size;
 use crate::backup::{dir, program};
-use crate::restore::start::write_bytes;
+use crate::restore::site::write_bytes;
 
 /// How long a program that was killed with its starter may go on writing.
 const REMOVAL: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use super::site::Site;
 use super::wire;
 use crate::backup::conninfo::Conninfo;
 use crate::backup::nodes::Live;
-use crate::restore::start::write_bytes;
+use crate::restore::site::write_bytes;
 use crate::restore::{server, verify};
 
 /// The settings of the open node.
