@@ -467,7 +467,7 @@ impl Shared {
         self.header().was_shut_down
     }
 
-    /// The pids of our workers in a database: manager, slot worker, rescue worker, pins and pollers.
+    /// The pids of our workers in a database: manager, slot worker, rescue worker, pins, copiers and pollers.
     pub fn workers_of(&mut self, database: pg_sys::Oid) -> Vec<i32> {
         let mut pids = Vec::new();
         for index in 0..entry_count() {
@@ -479,6 +479,7 @@ impl Shared {
             pids.push(entry.slot.worker_pid);
             pids.push(entry.rescue.worker_pid);
             pids.push(self.point_job(index).worker_pid);
+            pids.extend(entry.copiers);
             pids.extend(entry.pins.iter().map(|pin| pin.worker_pid));
             pids.extend(self.peers(index).iter().map(|peer| peer.poller_pid));
         }

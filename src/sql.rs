@@ -7,6 +7,7 @@
 mod clone;
 mod clone_recovery;
 mod coordinate;
+mod copy;
 mod health;
 mod intent;
 mod manager;

@@ -6,6 +6,7 @@
 
 mod blockers;
 pub mod clone_upkeep;
+pub mod copy;
 mod cut_short;
 mod discovery;
 mod ending;

@@ -70,3 +70,11 @@ pub const RESTORE_POINT_STEP: &str = "restore_point_step";
 pub const PIN_LOCKED: &str = "pin_locked";
 /// The same: the gate is closed, and the snapshot is not taken yet.
 pub const PIN_CLOSED: &str = "pin_closed";
+/// On the source of a copy: a byte that is sent differs from the one that was summed up.
+pub const COPY_CHANGED: &str = "copy_changed";
+/// In a worker that copies a table: a piece of a chunk has arrived, and is not written yet.
+pub const COPY_PIECE: &str = "copy_piece";
+/// The same: all rows of a chunk are written and verified, and nothing is committed.
+pub const COPY_BEFORE_COMMIT: &str = "copy_before_commit";
+/// The same: a chunk is committed.
+pub const COPY_AFTER_COMMIT: &str = "copy_after_commit";

@@ -280,6 +280,14 @@ pub struct CloneRecord {
     pub intent: Option<IntentId>,
 }
 
+/// The manifest of a rebuild's copies (src/rebuild/copy/manifest.rs).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ManifestRecord {
+    pub intent: IntentId,
+    /// The large object that contains it.
+    pub object: u32,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Journal {
     version: u32,
@@ -291,6 +299,8 @@ pub struct Journal {
     /// The large object in which the recovery slot's files are saved (src/slot/saved.rs).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot_files: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<ManifestRecord>,
 }
 
 impl Journal {
@@ -303,6 +313,7 @@ impl Journal {
             suspensions: Vec::new(),
             clones: Vec::new(),
             slot_files: None,
+            manifests: Vec::new(),
         }
     }
 

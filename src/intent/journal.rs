@@ -271,7 +271,8 @@ impl Journal {
 
     /// All large objects that the journal names.
     pub fn objects(&self) -> BTreeSet<u32> {
-        self.kept_objects().into_iter().chain(self.slot_files).collect()
+        let manifests = self.manifests.iter().map(|manifest| manifest.object);
+        self.kept_objects().into_iter().chain(self.slot_files).chain(manifests).collect()
     }
 
     /// Adds what an attempt has done to the totals.

@@ -122,8 +122,8 @@ pub fn exists() -> Result<bool, RegistryError> {
     Ok(found.map_err(|error| unreadable(schema, error))?.is_some())
 }
 
-/// Removes the journal of a database that is not a node any more, if it is this database's journal, and the saved files
-/// of its recovery slot. Returns false if
+/// Removes the journal of a database that is not a node any more, if it is this database's journal, the saved files of
+/// its recovery slot, and the manifests of its rebuilds. Returns false if
 /// another session holds the journal's lock.
 ///
 /// # Errors
@@ -132,7 +132,9 @@ pub fn forget() -> Result<bool, RegistryError> {
     match schema() {
         Some(schema) if !seclabel::try_lock_schema(schema) => Ok(false),
         Some(schema) if exists()? => {
-            if let Some(object) = read()?.slot_files {
+            let journal = read()?;
+            let manifests = journal.manifests.iter().map(|manifest| manifest.object);
+            for object in journal.slot_files.into_iter().chain(manifests) {
                 large_object::remove(object)?;
             }
             seclabel::set_label(LabelTarget::Schema(schema), None);

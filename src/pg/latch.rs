@@ -19,12 +19,13 @@ pub enum WaitEvent {
     CommitBarrier,
     RestorePoint,
     Pin,
+    Copy,
     #[cfg(feature = "failpoints")]
     Failpoint,
 }
 
 impl WaitEvent {
-    const COUNT: usize = 12;
+    const COUNT: usize = 13;
 
     fn name(self) -> &'static CStr {
         match self {
@@ -39,6 +40,7 @@ impl WaitEvent {
             WaitEvent::CommitBarrier => c"SpockRecoveryCommitBarrier",
             WaitEvent::RestorePoint => c"SpockRecoveryRestorePoint",
             WaitEvent::Pin => c"SpockRecoveryPin",
+            WaitEvent::Copy => c"SpockRecoveryCopy",
             #[cfg(feature = "failpoints")]
             WaitEvent::Failpoint => c"SpockRecoveryFailpoint",
         }

@@ -28,6 +28,9 @@ pub enum ManagerPhase {
     NoRoom,
 }
 
+/// How many workers may copy tables into one database at the same time.
+pub const MAX_COPIERS: usize = 16;
+
 /// One database. The last entry is a spare one, for a look at a database beyond spock.max_databases: the launcher then
 /// warns only of a database that has the extension.
 #[repr(C)]
@@ -46,6 +49,8 @@ pub struct DatabaseEntry {
     pub rescue: RescueEntry,
     pub clones: [CloneEntry; MAX_CLONES],
     pub pins: [PinEntry; MAX_PINS],
+    /// The pids of the workers that copy tables; zero: the place is free.
+    pub copiers: [i32; MAX_COPIERS],
     pub askers: [AskerEntry; MAX_ASKERS],
 }
 
@@ -61,6 +66,7 @@ impl DatabaseEntry {
         rescue: RescueEntry::FREE,
         clones: [CloneEntry::FREE; MAX_CLONES],
         pins: [PinEntry::FREE; MAX_PINS],
+        copiers: [0; MAX_COPIERS],
         askers: [AskerEntry::FREE; MAX_ASKERS],
     };
 }

@@ -113,7 +113,8 @@ impl Shared {
     pub fn ask_for_pin(&mut self, index: usize, wanted: &mut PinEntry) -> PinPlace {
         let now = Monotonic::now();
         let pins = &mut self.databases()[index].pins;
-        let is_known = |pin: &PinEntry| pin.intent == wanted.intent && pin.is_alive(now) && pin.state != PinState::Failed;
+        let is_known =
+            |pin: &PinEntry| pin.intent == wanted.intent && pin.is_alive(now) && pin.state != PinState::Failed;
         if let Some(place) = pins.iter().position(is_known) {
             return PinPlace::Known(place);
         }

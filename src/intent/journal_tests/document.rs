@@ -33,6 +33,7 @@ pub fn full() -> Journal {
     journal.intents.push(ended);
     journal.suspensions.push(Suspension::new(u32::MAX, failed.clone(), Until::Returned));
     journal.slot_files = Some(16386);
+    journal.manifests.push(ManifestRecord { intent: id(1), object: 16387 });
     journal.register_clone(CloneRecord {
         slot: "c".to_owned(),
         created_at: Timestamp(1),
@@ -92,7 +93,7 @@ fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
 }
 
 /// The names of all fields. Everybody can read labels, so a field that is added here must be fit for that.
-const FIELDS: [&str; 60] = [
+const FIELDS: [&str; 62] = [
     "version",
     "system_identifier",
     "database",
@@ -123,6 +124,8 @@ const FIELDS: [&str; 60] = [
     "source_lags",
     "kept_rows",
     "slot_files",
+    "manifests",
+    "object",
     "tallies",
     "kind",
     "resolution",
