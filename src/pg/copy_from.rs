@@ -1,11 +1,9 @@
 //! Writing rows into a table by COPY FROM, as core's initial copy does (commands/copy.h; tablesync.c, copy_table): text
 //! format, UTF-8, with indexes, constraints, triggers, generated columns and partitions.
 
-use super::apply_as::ApplyAs;
 use super::relation_name::name_of;
 use super::spi_text;
 use super::text::to_server;
-use super::untrusted_user::AppliesAs;
 use crate::error::SqlError;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::{self, Oid};
@@ -20,6 +18,8 @@ pub enum CopyIntoError {
     NoTable(String),
     #[error("the owner of table {0} may not insert into it")]
     NotWritable(String),
+    #[error("table {0} has got another owner meanwhile")]
+    OtherOwner(String),
     #[error("row security would apply to what is copied into table {0}")]
     RowSecurity(String),
 }
@@ -29,6 +29,7 @@ impl SqlError for CopyIntoError {
         match self {
             Self::Missing(_) => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             Self::NoTable(_) => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::OtherOwner(_) => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             Self::NotWritable(_) | Self::RowSecurity(_) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         }
     }
@@ -37,6 +38,7 @@ impl SqlError for CopyIntoError {
         match self {
             Self::NotWritable(_) => Some("Its owner grants INSERT on it to itself.".to_owned()),
             Self::RowSecurity(_) => Some("ALTER TABLE … NO FORCE ROW LEVEL SECURITY;".to_owned()),
+            Self::OtherOwner(_) => Some("Try again.".to_owned()),
             Self::Missing(_) | Self::NoTable(_) => None,
         }
     }
@@ -64,7 +66,7 @@ unsafe fn list_of(first: *mut core::ffi::c_void) -> *mut pg_sys::List {
     unsafe { pg_sys::lappend(std::ptr::null_mut(), first) }
 }
 
-/// Copies rows into these columns of a table, as the table's owner; triggers fire as the session's replication role says.
+/// Copies rows into these columns of a table, as the table's owner, whose session this must be; triggers fire as the session's replication role says.
 /// Needs a transaction with a snapshot. Returns the number of rows that were copied.
 ///
 /// # Errors
@@ -108,31 +110,57 @@ fn is_referred_to(table: Oid) -> bool {
     pgrx::Spi::get_one_with_args(question, &[table.into()]).ok().flatten().unwrap_or(true)
 }
 
-/// Locks a table, and runs `f` as its owner; what is deferred to the commit runs before this ends, because at the commit it
-/// would run as the user of this session.
-fn as_owner<T>(schema: &str, name: &str, lock: u32, f: impl FnOnce(Oid) -> T) -> Result<T, CopyIntoError> {
+/// The owner of a table. Needs a transaction; the table stays locked until that ends.
+///
+/// # Errors
+/// As [`rows`].
+pub fn owner_of(schema: &str, name: &str) -> Result<Oid, CopyIntoError> {
+    let table = lock(schema, name, pg_sys::AccessShareLock)?;
+    // SAFETY: a locked table, which is closed here or by the abort.
+    unsafe {
+        let relation = pg_sys::relation_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let (owner, fillable) = ((*(*relation).rd_rel).relowner, require_fillable(relation));
+        pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        fillable.map(|()| owner)
+    }
+}
+
+/// Locks a table by its name.
+fn lock(schema: &str, name: &str, mode: u32) -> Result<Oid, CopyIntoError> {
     let missing = || CopyIntoError::Missing(format!("{schema}.{name}"));
     let [schema_name, table_name] = [schema, name].map(to_server);
     let (schema_name, table_name) = (schema_name.ok_or_else(missing)?, table_name.ok_or_else(missing)?);
-    // SAFETY: within a transaction; what is not undone here is undone by the abort.
+    // SAFETY: within a transaction; names are copied.
     unsafe {
         let names = [schema_name, table_name].map(|name| pg_sys::pstrdup(name.as_ptr()));
         let range = pg_sys::makeRangeVar(names[0], names[1], -1);
-        let (flags, lock) = (pg_sys::RVROption::RVR_MISSING_OK, lock as pg_sys::LOCKMODE);
-        let table = pg_sys::RangeVarGetRelidExtended(range, lock, flags, None, std::ptr::null_mut());
-        if table == Oid::INVALID {
-            return Err(missing());
-        }
+        let (flags, mode) = (pg_sys::RVROption::RVR_MISSING_OK, mode as pg_sys::LOCKMODE);
+        let table = pg_sys::RangeVarGetRelidExtended(range, mode, flags, None, std::ptr::null_mut());
+        if table == Oid::INVALID { Err(missing()) } else { Ok(table) }
+    }
+}
+
+/// Locks a table, and runs `f` as its owner, whose session this must be (untrusted_user.rs). What is deferred to the commit
+/// runs before this ends, and settings that code of the owner has changed are restored: what follows is this library's
+/// own work.
+fn as_owner<T>(schema: &str, name: &str, mode: u32, f: impl FnOnce(Oid) -> T) -> Result<T, CopyIntoError> {
+    let table = lock(schema, name, mode)?;
+    // SAFETY: within a transaction; what is not undone here is undone by the abort.
+    unsafe {
         let relation = pg_sys::relation_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-        let (owner, fillable) = ((*(*relation).rd_rel).relowner, require_fillable(relation));
+        let fillable = require_fillable(relation);
+        let is_owner = (*(*relation).rd_rel).relowner == pg_sys::GetUserId();
+        let named = name_of(relation);
         // It must not be in use when a command empties it.
         pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         fillable?;
-        let apply_as = ApplyAs { owner: Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID), run_as_owner: false };
-        let user = AppliesAs::begin(apply_as, owner);
+        if !is_owner {
+            return Err(CopyIntoError::OtherOwner(named));
+        }
+        let nest_level = pg_sys::NewGUCNestLevel();
         let done = f(table);
         pg_sys::AfterTriggerFireDeferred();
-        user.end();
+        pg_sys::AtEOXact_GUC(false, nest_level);
         Ok(done)
     }
 }

@@ -4,9 +4,12 @@ use super::text::to_server;
 use pgrx::pg_sys;
 use std::cell::Cell;
 
+/// Gets each line.
+type Line = dyn FnMut(&[u8]);
+
 thread_local! {
     /// Who gets the lines; null while no COPY runs.
-    static LINE: Cell<Option<*mut dyn FnMut(&[u8])>> = const { Cell::new(None) };
+    static LINE: Cell<Option<*mut Line>> = const { Cell::new(None) };
 }
 
 /// Runs a query that only reads, and passes each row to `line`, without the newline after it. Needs a transaction with a
@@ -14,7 +17,7 @@ thread_local! {
 pub(super) fn each_line(query: &str, line: &mut dyn FnMut(&[u8])) {
     let Some(query) = to_server(query) else { pgrx::error!("a query with a null byte") };
     // SAFETY: the pointer is used until `each_line` ends; an ERROR leaves it behind, and the next COPY replaces it.
-    let line: *mut dyn FnMut(&[u8]) = unsafe { std::mem::transmute(line as *mut dyn FnMut(&[u8])) };
+    let line: *mut Line = unsafe { std::mem::transmute(line as *mut dyn FnMut(&[u8])) };
     let before = LINE.replace(Some(line));
     // SAFETY: one statement; the state is ended here, or by the abort.
     unsafe {

@@ -110,9 +110,11 @@ fn plus(one: Copied, other: Copied) -> Copied {
     Copied { chunks: one.chunks + other.chunks, rows: one.rows + other.rows, bytes: one.bytes + other.bytes }
 }
 
-/// A worker that was started.
+/// A worker that was started. It is told to end when this is dropped, also while an ERROR unwinds: a caller that was cancelled
+/// must not leave it behind.
 struct Running {
-    handle: DynamicBackgroundWorker,
+    /// None: it was told to end.
+    handle: Option<DynamicBackgroundWorker>,
     segment: Segment,
     since: Monotonic,
 }
@@ -123,12 +125,12 @@ impl Running {
         let segment = Segment::create(&serde_json::to_vec(&question).unwrap_or_default(), ROOM);
         let name = transaction::in_any(catalog::my_database_name);
         let handle = start::start_copy_worker(segment.handle(), &name).map_err(|_| CopyError::NoWorker)?;
-        Ok(Running { handle, segment, since: Monotonic::now() })
+        Ok(Running { handle: Some(handle), segment, since: Monotonic::now() })
     }
 
     /// What has come of it; None: it is running.
     fn answer(&self) -> Option<Result<Copied, CopyError>> {
-        match self.handle.pid() {
+        match self.handle.as_ref()?.pid() {
             Ok(_) => return None,
             Err(BackgroundWorkerStatus::NotYetStarted) => {
                 let is_late = Monotonic::now().since(self.since) > START_PATIENCE;
@@ -144,8 +146,18 @@ impl Running {
     }
 
     /// Ends it, and waits until it has ended: it may be committing.
-    fn end(self) {
-        let _ = self.handle.terminate().wait_for_shutdown();
+    fn end(mut self) {
+        if let Some(handle) = self.handle.take() {
+            let _ = handle.terminate().wait_for_shutdown();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(handle) = self.handle.take() {
+            handle.terminate();
+        }
     }
 }
 

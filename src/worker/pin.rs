@@ -107,7 +107,7 @@ fn take(question: &[u8], lease: Duration) -> Result<Taken, PinFailure> {
     process::wait_for_locks(guc::peer_timeout() / WAIT_FRACTION);
     let taken = transaction::caught_open(|| pin::take(&question, lease).map_err(|error| PinFailure::of(&error)));
     pin::open_gate();
-    let failed = |cause| match cause {
+    let failed = |cause: Box<CaughtError>| match *cause {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => PinFailure::of_report(&report),
         rust_panic @ CaughtError::RustPanic { .. } => rust_panic.rethrow(),
     };

@@ -46,10 +46,12 @@ pub fn layout(table: &TableName, publications: &[String]) -> Result<Layout, Copy
     for (leaf_oid, leaf) in leaves_of(oid)? {
         let published = published(oid, leaf_oid, table, publications)?;
         let of_leaf = column_names(published.of, published.said.columns.as_ref())?;
-        if columns.as_ref().is_some_and(|known| *known != of_leaf) {
+        // Partitions may have their columns in another order.
+        let as_set = |columns: &[String]| columns.iter().cloned().collect::<BTreeSet<_>>();
+        if columns.as_ref().is_some_and(|known| as_set(known) != as_set(&of_leaf)) {
             return Err(CopyError::DifferentColumns { table: table.shown() });
         }
-        columns = Some(of_leaf);
+        columns = columns.or(Some(of_leaf));
         leaves.push(leaf);
     }
     let columns = match columns {

@@ -14,7 +14,7 @@ use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::last_error;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::walreceiver::{self, Received};
-use crate::pg::{copy_from, interrupts, origin, transaction};
+use crate::pg::{copy_from, interrupts, origin, transaction, untrusted_user};
 use crate::remote::argument;
 use crate::remote::connection::Connection;
 use crate::remote::error::RemoteError;
@@ -76,7 +76,7 @@ impl CopyJob {
 
     /// The arguments by which the source's functions know the table.
     fn arguments(&self) -> String {
-        let publications: Vec<String> = self.publications.iter().map(|name| quote_literal(name)).collect();
+        let publications: Vec<String> = self.publications.iter().map(quote_literal).collect();
         format!(
             "{}, {}, ARRAY[{}]::pg_catalog.text[]",
             argument::name(&self.table.0),
@@ -154,7 +154,7 @@ impl<'a> Importer<'a> {
     /// Begins to receive a chunk. Needs a transaction.
     fn begin(&mut self, layout: &Layout, chunk: &Chunk<'_>) -> Result<(), CopyError> {
         let (remote, arguments) = (self.remote(), self.job.arguments());
-        let columns: Vec<String> = layout.columns.iter().map(|column| quote_literal(column)).collect();
+        let columns: Vec<String> = layout.columns.iter().map(quote_literal).collect();
         let connection = self.connection()?;
         let statement = format!(
             "COPY (SELECT {}.copy_rows({arguments}, {}, {}, ARRAY[{}]::pg_catalog.text[], {}, {})) TO STDOUT (FORMAT binary)",
@@ -179,7 +179,7 @@ pub fn begin(job: &CopyJob, importer: &mut Importer<'_>) -> Result<(), CopyError
         let manifest = manifest::read(job.intent)?;
         Ok::<_, CopyError>(manifest.tables.get(&job.table).is_some_and(|copy| copy.begun.pin == job.pin))
     };
-    let done = transaction::commit_if_ok(|| {
+    let done = as_owner(job, || {
         if has_begun()? {
             return Ok(());
         }
@@ -189,9 +189,27 @@ pub fn begin(job: &CopyJob, importer: &mut Importer<'_>) -> Result<(), CopyError
         manifest::begin(job.intent, job.table.clone(), begun)?;
         stamp(job);
         Ok(())
-    });
-    origin::take_up();
+    })?;
     done.map_err(|cause| not_written(job, 0, cause))?
+}
+
+/// Runs `f` in a transaction of its own in a session of the table's owner, and commits it if `f` returns Ok: whatever code of
+/// the owner leaves to be done at the commit, it is done as the owner. The outer Err is that of a table that cannot be filled,
+/// the inner one an ERROR of core.
+fn as_owner<T>(
+    job: &CopyJob,
+    f: impl FnOnce() -> Result<T, CopyError>,
+) -> Result<Result<Result<T, CopyError>, Box<CaughtError>>, CopyError> {
+    let owner = transaction::run(|| copy_from::owner_of(&job.table.0, &job.table.1))?;
+    transaction::run(|| untrusted_user::enter_session_of(owner));
+    let done = transaction::commit_if_ok(|| {
+        untrusted_user::confine_transaction();
+        f()
+    });
+    untrusted_user::release_session();
+    untrusted_user::leave_session();
+    origin::take_up();
+    Ok(done)
 }
 
 /// Gives the present transaction the commit time of the copied rows, and a position of no node.
@@ -259,17 +277,17 @@ fn one_chunk(
 ) -> Result<Sum, CopyError> {
     // What has failed while core was reading, which may then have failed because of that.
     let failed: Cell<Option<CopyError>> = Cell::new(None);
-    let done = transaction::commit_if_ok(|| {
+    let mut arriving = Arriving {
+        job,
+        chunk: chunk.number,
+        reader: Reader::default(),
+        lines: Vec::new(),
+        read_to: 0,
+        complete: None,
+        goes_on,
+    };
+    let done = as_owner(job, || {
         importer.begin(layout, chunk)?;
-        let mut arriving = Arriving {
-            job,
-            chunk: chunk.number,
-            reader: Reader::default(),
-            lines: Vec::new(),
-            read_to: 0,
-            complete: None,
-            goes_on,
-        };
         let written = {
             let mut source = |buffer: &mut [u8]| {
                 arriving.fill(importer, buffer).unwrap_or_else(|error| {
@@ -289,11 +307,18 @@ fn one_chunk(
         failpoint::hit(names::COPY_BEFORE_COMMIT);
         stamp(job);
         Ok(sum)
-    });
-    origin::take_up();
+    })?;
     let outcome = match done {
         Ok(outcome) => outcome,
-        Err(cause) => Err(failed.take().unwrap_or_else(|| not_written(job, chunk.number, cause))),
+        Err(cause) => {
+            // A byte that has changed may be what core cannot read: the rest of the chunk tells.
+            let damaged = || match arriving.finish(importer) {
+                Err(error @ CopyError::Damaged { .. }) => Some(error),
+                _ => None,
+            };
+            let known = failed.take().or_else(damaged);
+            Err(known.unwrap_or_else(|| not_written(job, chunk.number, cause)))
+        }
     };
     if outcome.is_err() {
         importer.connection = None;
@@ -319,8 +344,8 @@ fn enter(job: &CopyJob, chunk: &Chunk<'_>, sum: Sum) -> Result<(), CopyError> {
 }
 
 /// The error for an ERROR of core, without its message, which may contain a row's values.
-fn not_written(job: &CopyJob, chunk: u64, cause: CaughtError) -> CopyError {
-    let report = match cause {
+fn not_written(job: &CopyJob, chunk: u64, cause: Box<CaughtError>) -> CopyError {
+    let report = match *cause {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
         rust_panic @ CaughtError::RustPanic { .. } => rust_panic.rethrow(),
     };
