@@ -137,3 +137,13 @@ $$;
 REVOKE ALL ON PROCEDURE rebuild_abort(text) FROM PUBLIC;
 COMMENT ON PROCEDURE rebuild_abort(text) IS
     'ends the rebuild of this node, or of the one named: tables that are ready stay so, the others are as they were, subscriptions run again';
+
+CREATE FUNCTION rebuild_manifest(intent_id uuid)
+    RETURNS TABLE (relation regclass, chunk int, from_block bigint, to_block bigint, rows bigint, checksum text, applied_at timestamptz)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT to_regclass(format('%I.%I', m.table_schema, m.table_name)), m.chunk, m.from_block, m.to_block, m.rows, m.checksum, m.applied_at
+      FROM spock_internal.copy_manifest(intent_id) m ORDER BY 1, 2
+$$;
+COMMENT ON FUNCTION rebuild_manifest(uuid) IS
+    'the chunks that an unfinished rebuild has copied: the blocks of the source, how many rows, and their checksum (superusers, REPLICATION, pg_monitor)';

@@ -59,3 +59,23 @@ pub fn spin_while_armed(name: &str) {
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn spin_while_armed(_name: &str) {}
+
+/// Whether the failpoint is armed, for code that does something wrong then. If the file contains `error`, once only.
+#[cfg(feature = "failpoints")]
+pub fn is_armed(name: &str) -> bool {
+    let armed = std::path::Path::new("spock_failpoints").join(name);
+    let Ok(action) = std::fs::read_to_string(&armed) else { return false };
+    let mut hit = armed.clone().into_os_string();
+    hit.push(".hit");
+    let _ = std::fs::write(hit, "");
+    if action.trim() == "error" {
+        let _ = std::fs::remove_file(&armed);
+    }
+    true
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn is_armed(_name: &str) -> bool {
+    false
+}

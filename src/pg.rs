@@ -9,6 +9,8 @@ pub mod catalog;
 pub mod clock;
 pub mod commit_ts;
 pub mod compat;
+pub mod copy_from;
+mod copy_to;
 pub mod digest;
 pub mod dsm;
 pub mod error_context;

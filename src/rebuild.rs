@@ -9,6 +9,8 @@
 //! `pin` holds what is asked and answered and how the snapshot is taken, `pin_fate` decides how long it is held (pure);
 //! the worker is src/worker/pin.rs.
 
+pub mod copy;
 pub mod error;
+pub mod park;
 pub mod pin;
 pub mod pin_fate;

@@ -469,8 +469,8 @@ impl Shared {
         self.header().was_shut_down
     }
 
-    /// The pids of our workers in a database: manager, slot worker, rescue worker, pins, pollers, and those of a
-    /// restore point and of a comparison.
+    /// The pids of our workers in a database: manager, slot worker, rescue worker, pins, copiers, pollers, and those of
+    /// a restore point and of a comparison.
     pub fn workers_of(&mut self, database: pg_sys::Oid) -> Vec<i32> {
         let mut pids = Vec::new();
         for index in 0..entry_count() {
@@ -483,6 +483,7 @@ impl Shared {
             pids.push(entry.rescue.worker_pid);
             pids.push(entry.comparison.worker_pid);
             pids.push(self.point_job(index).worker_pid);
+            pids.extend(entry.copiers);
             pids.extend(entry.pins.iter().map(|pin| pin.worker_pid));
             pids.extend(self.peers(index).iter().map(|peer| peer.poller_pid));
         }

@@ -8,6 +8,7 @@ mod clone;
 mod clone_recovery;
 mod compare;
 mod coordinate;
+mod copy;
 mod health;
 mod intent;
 mod manager;

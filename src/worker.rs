@@ -8,6 +8,7 @@ mod blockers;
 pub mod clone_upkeep;
 mod comparing;
 mod comparisons;
+pub mod copy;
 mod cut_short;
 mod discovery;
 mod ending;

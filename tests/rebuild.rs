@@ -2,6 +2,7 @@
 //!
 //! n3 is the source, n2 the target.
 
+mod copy;
 mod kills;
 mod pin;
 mod pin_life;
@@ -58,4 +59,10 @@ const PINS: &str = "SELECT count(*) FROM spock_internal.pins()";
 /// Nobody asks the targets: pins are over only by themselves.
 fn no_polls(node: &Node) {
     node.set(&[("spock.recovery_poll_interval", "1h")]);
+    // The reload itself wakes them once more.
+    node.wait_until(
+        "SELECT bool_and(state = 'idle' AND state_change > pg_conf_load_time()) FROM pg_stat_activity
+          WHERE backend_type = 'spock_recovery poller'",
+        "t",
+    );
 }

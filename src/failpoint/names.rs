@@ -90,3 +90,15 @@ pub const PIN_LOCKED: &str = "pin_locked";
 pub const PIN_CLOSED: &str = "pin_closed";
 /// In a worker that compares tables, after it has looked closer at keys that seemed to differ, before it commits that.
 pub const COMPARISON_NOTING: &str = "comparison_noting";
+/// On the source of a copy: a byte that is sent differs from the one that was summed up.
+pub const COPY_CHANGED: &str = "copy_changed";
+/// In a worker that copies a table: a piece of a chunk has arrived, and is not written yet.
+pub const COPY_PIECE: &str = "copy_piece";
+/// The same: all rows of a chunk are written and verified, and nothing is committed.
+pub const COPY_BEFORE_COMMIT: &str = "copy_before_commit";
+/// The same: a chunk is committed.
+pub const COPY_AFTER_COMMIT: &str = "copy_after_commit";
+/// In a rescue worker that rebuilds: tables are set aside for a copy, and nothing of them is changed yet.
+pub const REBUILD_PARKED: &str = "rebuild_parked";
+/// In a rescue worker that rebuilds: all chunks of a table are there, and the table is not ready yet.
+pub const REBUILD_COPIED: &str = "rebuild_copied";

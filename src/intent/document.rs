@@ -315,6 +315,14 @@ pub struct ComparisonRecord {
     pub incomparable: u64,
 }
 
+/// The manifest of a rebuild's copies (src/rebuild/copy/manifest.rs).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ManifestRecord {
+    pub intent: IntentId,
+    /// The large object that contains it.
+    pub object: u32,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Journal {
     version: u32,
@@ -328,6 +336,7 @@ pub struct Journal {
     pub slot_files: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub comparisons: Vec<ComparisonRecord>,
+    pub manifests: Vec<ManifestRecord>,
 }
 
 impl Journal {
@@ -341,6 +350,7 @@ impl Journal {
             clones: Vec::new(),
             slot_files: None,
             comparisons: Vec::new(),
+            manifests: Vec::new(),
         }
     }
 

@@ -280,7 +280,8 @@ impl Journal {
     /// All large objects that the journal names.
     pub fn objects(&self) -> BTreeSet<u32> {
         let of_comparisons = self.comparisons.iter().flat_map(|record| [record.progress_object, record.keys_object]);
-        self.kept_objects().into_iter().chain(self.slot_files).chain(of_comparisons).collect()
+        let manifests = self.manifests.iter().map(|manifest| manifest.object);
+        self.kept_objects().into_iter().chain(self.slot_files).chain(of_comparisons).chain(manifests).collect()
     }
 
     /// Adds what an attempt has done to the totals.

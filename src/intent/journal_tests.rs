@@ -7,7 +7,8 @@ mod histories;
 mod records;
 
 use super::document::{
-    Checkpoint, CloneRecord, End, EndOutcome, Failure, Intent, Journal, Phase, Request, Suspension, Until,
+    Checkpoint, CloneRecord, End, EndOutcome, Failure, Intent, Journal, ManifestRecord, Phase, Request, Suspension,
+    Until,
 };
 use super::error::IntentError;
 use super::journal::{Beginning, Resumable};

@@ -63,6 +63,9 @@ pub struct Pinned {
     pub snapshot: String,
     /// How far it contains each node's transactions, the source's own included.
     pub vector: BTreeMap<String, OriginLsn>,
+    /// Tells this pin from a later one.
+    #[serde(default)]
+    pub pin: String,
     /// When it was taken, by the source's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
@@ -111,6 +114,10 @@ pub struct Table {
     /// How it was, or is being, brought to the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
+    /// The pin that was there when users' writes to the table began to be refused: a later one is copied, which has
+    /// everything that was written here before. None: there was none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked_under: Option<String>,
     #[serde(default)]
     pub rows: u64,
     #[serde(default)]
@@ -150,6 +157,12 @@ impl Rebuild {
     /// Whether the pin still serves: nothing that the target has applied by now is missing in it.
     pub fn serves(&self, applied: &BTreeMap<String, OriginLsn>) -> bool {
         let Some(pinned) = &self.pinned else { return false };
+        let is_too_old = |table: &Table| {
+            table.phase == TablePhase::Copying && table.parked_under.as_deref() == Some(pinned.pin.as_str())
+        };
+        if self.tables.iter().any(is_too_old) {
+            return false;
+        }
         self.cut.is_some() && applied.iter().all(|(node, at)| pinned.vector.get(node).is_some_and(|has| has >= at))
     }
 }
@@ -204,13 +217,30 @@ mod tests {
     fn a_pin_serves_as_long_as_it_has_all_that_the_target_has_applied() {
         let mut rebuild = Rebuild {
             cut: Some(Cut { end: LocalLsn(5), snapshot: "3:3:".to_owned() }),
-            pinned: Some(Pinned { snapshot: "0-1-1".to_owned(), vector: vector(&[("n1", 10), ("n3", 20)]), at: None }),
+            pinned: Some(Pinned { snapshot: "0-1-1".to_owned(), vector: vector(&[("n1", 10), ("n3", 20)]), pin: "p".to_owned(), at: None }),
             ..Rebuild::default()
         };
         assert!(rebuild.serves(&vector(&[])));
         assert!(rebuild.serves(&vector(&[("n1", 10), ("n3", 19)])));
         assert!(!rebuild.serves(&vector(&[("n1", 11)])));
         assert!(!rebuild.serves(&vector(&[("n4", 1)])));
+        // A table whose writes were refused only later must be copied from a later one.
+        let parked = |under: Option<&str>| Table {
+            oid: 1,
+            schema: "public".to_owned(),
+            name: "t".to_owned(),
+            phase: TablePhase::Copying,
+            method: Some(Method::Copy),
+            parked_under: under.map(str::to_owned),
+            rows: 0,
+            differing: 0,
+            bytes: 0,
+        };
+        for (under, expected) in [(None, true), (Some("o"), true), (Some("p"), false)] {
+            rebuild.tables = vec![parked(under)];
+            assert_eq!(rebuild.serves(&vector(&[])), expected, "{under:?}");
+        }
+        rebuild.tables.clear();
         rebuild.cut = None;
         assert!(!rebuild.serves(&vector(&[])));
     }

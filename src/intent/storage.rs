@@ -123,7 +123,8 @@ pub fn exists() -> Result<bool, RegistryError> {
 }
 
 /// Removes the journal of a database that is not a node any more, if it is this database's journal, the saved files of
-/// its recovery slot, and what comparisons have kept. Returns false if another session holds the journal's lock.
+/// its recovery slot, the manifests of its rebuilds, and what comparisons have kept. Returns false if another session
+/// holds the journal's lock.
 ///
 /// # Errors
 /// If the label cannot be read as a journal: it then stays.
@@ -134,7 +135,8 @@ pub fn forget() -> Result<bool, RegistryError> {
             let journal = read()?;
             let of_comparisons =
                 journal.comparisons.iter().flat_map(|record| [record.progress_object, record.keys_object]);
-            for object in of_comparisons.chain(journal.slot_files) {
+            let manifests = journal.manifests.iter().map(|manifest| manifest.object);
+            for object in of_comparisons.chain(journal.slot_files).chain(manifests) {
                 large_object::remove(object)?;
             }
             seclabel::set_label(LabelTarget::Schema(schema), None);

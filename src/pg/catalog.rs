@@ -123,3 +123,16 @@ pub fn new_object_id() -> pg_sys::Oid {
     // SAFETY: takes the next one from shared memory.
     unsafe { pg_sys::GetNewObjectId() }
 }
+
+/// The schema and the name of a relation; None: there is none. Needs a transaction.
+pub fn table_name(table: pg_sys::Oid) -> Option<(String, String)> {
+    let text = |name: *mut core::ffi::c_char| {
+        // SAFETY: null, or a NUL-terminated copy in the current memory context.
+        (!name.is_null()).then(|| super::text::to_utf8(unsafe { CStr::from_ptr(name) }))
+    };
+    // SAFETY: looks into the caches.
+    unsafe {
+        let name = text(pg_sys::get_rel_name(table))?;
+        Some((text(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(table)))?, name))
+    }
+}

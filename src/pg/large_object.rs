@@ -67,6 +67,18 @@ pub fn pages(object: u32, first: i32, count: i32) -> Result<Option<Vec<u8>>, spi
     Ok((!pages.is_empty()).then(|| pages.into_iter().flatten().flatten().collect()))
 }
 
+/// How long the object is, as the active snapshot sees it; zero: it is empty or does not exist.
+pub fn length(object: u32) -> Result<i64, spi::Error> {
+    // Pages have this many bytes, except for the last one (LOBLKSIZE).
+    let question = "SELECT l.pageno::pg_catalog.int8 * (pg_catalog.current_setting('block_size')::pg_catalog.int8 / 4)
+                           + pg_catalog.octet_length(l.data)
+                      FROM pg_catalog.pg_largeobject l WHERE l.loid = $1 ORDER BY l.pageno DESC LIMIT 1";
+    Spi::connect(|client| {
+        let rows = client.select(question, Some(1), &[Oid::from_u32(object).into()])?;
+        Ok(rows.into_iter().next().map(|row| row.get::<i64>(1)).transpose()?.flatten().unwrap_or(0))
+    })
+}
+
 /// Takes a lock on the object until the transaction ends, which serialises those who write it, and excludes its removal.
 /// Returns false if another session holds it and `may_wait` is false.
 pub fn lock(object: u32, may_wait: bool) -> bool {

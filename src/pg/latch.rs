@@ -20,6 +20,7 @@ pub enum WaitEvent {
     RestorePoint,
     Compare,
     Pin,
+    Copy,
     #[cfg(feature = "failpoints")]
     Failpoint,
 }
@@ -41,6 +42,7 @@ impl WaitEvent {
             WaitEvent::RestorePoint => c"SpockRecoveryRestorePoint",
             WaitEvent::Compare => c"SpockRecoveryCompare",
             WaitEvent::Pin => c"SpockRecoveryPin",
+            WaitEvent::Copy => c"SpockRecoveryCopy",
             #[cfg(feature = "failpoints")]
             WaitEvent::Failpoint => c"SpockRecoveryFailpoint",
         }

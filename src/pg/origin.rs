@@ -87,6 +87,20 @@ pub fn of_reconcile() -> u16 {
     }
 }
 
+/// The origin under which a stream of a copy writes rows that other nodes have already, so that no node forwards them. It is
+/// created on first use. Each stream has its own, because a process that applies under an origin has it to itself. Needs a
+/// transaction.
+pub fn of_copies(stream: u64) -> u16 {
+    let name = std::ffi::CString::new(format!("spock_rebuild_{stream}")).unwrap_or_default();
+    // SAFETY: a look into the catalog, or a new row of it.
+    unsafe {
+        match pg_sys::replorigin_by_name(name.as_ptr(), true) {
+            0 => pg_sys::replorigin_create(name.as_ptr()),
+            known => known,
+        }
+    }
+}
+
 /// Makes this process apply under the origin, and returns how far that has been applied. Raises an ERROR (55006) if
 /// another process applies under it. Needs a transaction.
 pub fn set_up(origin_id: u16) -> OriginLsn {

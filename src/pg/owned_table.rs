@@ -9,6 +9,7 @@
 //! Nothing is undone while an ERROR unwinds: the abort of the transaction restores user and settings.
 
 use super::compat;
+use super::copy_to;
 use super::key_condition::{Comparison, OrderOperators};
 use super::process;
 use super::relation_name::name_of;
@@ -206,6 +207,47 @@ pub fn each_row(
     query: impl FnOnce(&OwnedTable) -> Result<String, OwnedTableError>,
     see: impl FnMut(TextRow<'_>) -> bool,
 ) -> Result<(), OwnedTableError> {
+    let reading = |table: &OwnedTable| query(table).map(|query| spi_text::each_row(&query, see));
+    // SAFETY: the relation is open.
+    as_owner(schema, name, |relation| unsafe { require_readable(relation, pg_sys::GetUserId()) }, reading)
+}
+
+/// Runs the query that `query` makes for a table, and passes each row to `line` as COPY TO writes it (copy_to.rs). It
+/// runs as the table's owner, who must be able to read all rows. The caller's own rights are the caller's business.
+///
+/// # Errors
+/// As [`each_row`].
+pub fn copy_lines(
+    schema: &str,
+    name: &str,
+    query: impl FnOnce(&OwnedTable) -> Result<String, OwnedTableError>,
+    line: &mut dyn FnMut(&[u8]),
+) -> Result<(), OwnedTableError> {
+    let reading = |table: &OwnedTable| query(table).map(|query| copy_to::each_line(&query, line));
+    // SAFETY: the relation is open.
+    let allowed = |relation: pg_sys::Relation| unsafe { require_readable(relation, (*(*relation).rd_rel).relowner) };
+    as_owner(schema, name, allowed, reading)
+}
+
+/// Whether the caller may read all rows of a table. Returns its oid. Needs a transaction; the table stays locked until that
+/// ends.
+///
+/// # Errors
+/// If not.
+pub fn readable(schema: &str, name: &str) -> Result<Oid, OwnedTableError> {
+    // SAFETY: the relation is open.
+    let allowed = |relation: pg_sys::Relation| unsafe { require_readable(relation, pg_sys::GetUserId()) };
+    // SAFETY: as above.
+    as_owner(schema, name, allowed, |table| Ok(unsafe { (*table.relation).rd_id }))
+}
+
+/// Opens and locks a table, and runs `read` as its owner, restricted to reading.
+fn as_owner<T>(
+    schema: &str,
+    name: &str,
+    allowed: impl FnOnce(pg_sys::Relation) -> Result<(), OwnedTableError>,
+    read: impl FnOnce(&OwnedTable) -> Result<T, OwnedTableError>,
+) -> Result<T, OwnedTableError> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let missing = || OwnedTableError::Missing(format!("{schema}.{name}"));
     let [schema_name, table_name] = [schema, name].map(to_server);
@@ -222,13 +264,13 @@ pub fn each_row(
         }
         let relation = pg_sys::relation_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
         let table = OwnedTable { relation, schema: schema.to_owned(), name: name.to_owned() };
-        let answer = require_readable(relation).and_then(|()| {
+        let answer = allowed(relation).and_then(|()| {
             let owner = Owner::begin((*(*relation).rd_rel).relowner);
             // Code of the owner that runs here must only read. An abort, also that of a subtransaction, restores this
             // as well (access/xact.c).
             let was_read_only = pg_sys::XactReadOnly;
             pg_sys::XactReadOnly = true;
-            let answer = query(&table).map(|query| spi_text::each_row(&query, see));
+            let answer = read(&table);
             pg_sys::XactReadOnly = was_read_only;
             owner.end();
             answer
@@ -238,7 +280,7 @@ pub fn each_row(
     }
 }
 
-unsafe fn require_readable(relation: pg_sys::Relation) -> Result<(), OwnedTableError> {
+unsafe fn require_readable(relation: pg_sys::Relation, user: Oid) -> Result<(), OwnedTableError> {
     // SAFETY: the caller guarantees an open relation.
     unsafe {
         let name = || name_of(relation);
@@ -246,7 +288,7 @@ unsafe fn require_readable(relation: pg_sys::Relation) -> Result<(), OwnedTableE
         if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_PARTITIONED_TABLE {
             return Err(OwnedTableError::NoTable(name()));
         }
-        let (oid, user) = ((*relation).rd_id, pg_sys::GetUserId());
+        let oid = (*relation).rd_id;
         if pg_sys::pg_class_aclcheck(oid, user, pg_sys::ACL_SELECT.into()) != pg_sys::AclResult::ACLCHECK_OK {
             return Err(OwnedTableError::NotReadable(name()));
         }

@@ -9,11 +9,7 @@ use std::ffi::CStr;
 
 unsafe extern "C-unwind" {
     /// catalog/pg_inherits.h
-    fn find_all_inheritors(
-        parent: Oid,
-        mode: pg_sys::LOCKMODE,
-        counts: *mut *mut pg_sys::List,
-    ) -> *mut pg_sys::List;
+    fn find_all_inheritors(parent: Oid, mode: pg_sys::LOCKMODE, counts: *mut *mut pg_sys::List) -> *mut pg_sys::List;
 }
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;

@@ -17,6 +17,19 @@ pub fn rows(query: &str) -> Vec<Vec<Option<String>>> {
     rows
 }
 
+/// Runs a command that may write. Core's errors pass by. Needs a transaction with a snapshot.
+pub fn run(command: &str) {
+    let Some(command) = to_server(command) else { pgrx::error!("a command with a null byte") };
+    // SAFETY: connected and finished here; an ERROR frees everything.
+    unsafe {
+        pg_sys::SPI_connect();
+        if pg_sys::SPI_execute(command.as_ptr(), false, 0) < 0 {
+            pgrx::error!("a command was not run");
+        }
+        pg_sys::SPI_finish();
+    }
+}
+
 /// A value as its type's output function writes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Cell {

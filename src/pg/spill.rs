@@ -90,6 +90,11 @@ pub struct Place {
 }
 
 impl Shelf {
+    /// Forgets all records. Their room is used again.
+    pub fn clear(&mut self) {
+        self.end = (0, 0);
+    }
+
     pub fn put(&mut self, record: &[u8]) -> Place {
         let file = *self.file.get_or_insert_with(create);
         let begin = self.end;

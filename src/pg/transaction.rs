@@ -198,12 +198,44 @@ pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Box<ErrorReportWithLevel>> 
         .execute()
 }
 
+/// Runs `f` in a transaction with a snapshot, and commits it if `f` returns Ok. Otherwise, and after an ERROR, it is aborted; the
+/// ERROR is returned as the outer Err.
+pub fn commit_if_ok<T, E>(f: impl FnOnce() -> Result<T, E>) -> Result<Result<T, E>, Box<CaughtError>> {
+    PgTryBuilder::new(AssertUnwindSafe(|| {
+        begin();
+        // SAFETY: within a transaction; nothing of `f` outlives the snapshot.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        let done = f();
+        if done.is_ok() {
+            // SAFETY: pushed above.
+            unsafe { pg_sys::PopActiveSnapshot() };
+            commit();
+        } else {
+            super::origin::forget_stamp();
+            abort_current();
+        }
+        Ok(done)
+    }))
+    .catch_others(|cause| {
+        super::origin::forget_stamp();
+        abort_current();
+        super::slot::release_after_error();
+        Err(Box::new(cause))
+    })
+    .execute()
+}
+
+/// Runs `f` in the open transaction, or in one of its own if none is open.
+pub fn in_any<T>(f: impl FnOnce() -> T) -> T {
+    if is_open() { f() } else { run(f) }
+}
+
 /// Runs `f`, which begins a transaction of its own that stays open. An ERROR aborts it and is returned as Err.
-pub fn caught_open<T>(f: impl FnOnce() -> T) -> Result<T, CaughtError> {
+pub fn caught_open<T>(f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
     PgTryBuilder::new(AssertUnwindSafe(|| Ok(f())))
         .catch_others(|cause| {
             abort_current();
-            Err(cause)
+            Err(Box::new(cause))
         })
         .execute()
 }

@@ -24,6 +24,8 @@ pub enum ConnectionAnswer {
     Rows(Vec<Vec<Option<String>>>),
     /// A command without rows.
     Done,
+    /// Rows of a COPY, which are received like a stream.
+    CopyOut,
     /// An error, with libpq's message. If there is no SQLSTATE, the connection is lost.
     Error { sqlstate: Option<[u8; 5]>, message: String },
 }
@@ -117,6 +119,7 @@ impl WalReceiverConnection {
             match (*result).status {
                 pg_sys::WalRcvExecStatus::WALRCV_OK_TUPLES => ConnectionAnswer::Rows(read_rows(result, columns)),
                 pg_sys::WalRcvExecStatus::WALRCV_OK_COMMAND => ConnectionAnswer::Done,
+                pg_sys::WalRcvExecStatus::WALRCV_OK_COPY_OUT => ConnectionAnswer::CopyOut,
                 pg_sys::WalRcvExecStatus::WALRCV_ERROR => ConnectionAnswer::Error {
                     sqlstate: ((*result).sqlstate != 0).then(|| unpack_sqlstate((*result).sqlstate)),
                     message: copy_string((*result).err).unwrap_or_default(),

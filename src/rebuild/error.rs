@@ -108,7 +108,9 @@ impl SqlError for RebuildError {
             E::NoPeer { name } => {
                 format!("SELECT spock.peer_create({}, 'host=… port=5432 dbname=…');", literal(name))
             }
-            E::OtherTables { intent } => format!("SELECT spock_internal.release_pin({}); and try again.", literal(intent)),
+            E::OtherTables { intent } => {
+                format!("SELECT spock_internal.release_pin({}); and try again.", literal(intent))
+            }
             E::TooManyPins => "SELECT * FROM spock_internal.pins();".to_owned(),
             E::NoWorker => "Raise max_worker_processes and restart the server.".to_owned(),
             E::WorkerEnded => "See the server's log, and try again.".to_owned(),

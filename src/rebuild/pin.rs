@@ -11,6 +11,7 @@ use crate::error::{SqlError, unpack_sqlstate};
 use crate::failpoint::{self, names};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::{Monotonic, Timestamp};
+use crate::pg::text::Text;
 use crate::pg::{interrupts, pinned, process, random, transaction, wal};
 use crate::shmem::gate::Holds;
 use crate::slot::positions;
@@ -194,6 +195,7 @@ fn prepared() -> Result<Option<String>, RebuildError> {
                                         WHERE two_phase AND datoid = $1)) LIMIT 1";
     Ok(Spi::connect(|client| {
         let rows = client.select(question, Some(1), &[process::my_database().into()])?;
-        rows.into_iter().next().map(|row| row.get::<String>(1)).transpose().map(Option::flatten)
+        let gid = rows.into_iter().next().map(|row| row.get::<Text>(1)).transpose()?.flatten();
+        Ok::<_, pgrx::spi::Error>(gid.map(|gid| gid.to_utf8()))
     })?)
 }

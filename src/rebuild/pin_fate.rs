@@ -57,8 +57,12 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
     const LIMITS: PinLimits = PinLimits { lifetime: Duration::from_secs(100), silence: Duration::from_secs(10) };
-    const SEEN: PinSeen =
-        PinSeen { is_released: false, says: TargetSays::Unfinished, held_for: Duration::ZERO, silent_for: Duration::ZERO };
+    const SEEN: PinSeen = PinSeen {
+        is_released: false,
+        says: TargetSays::Unfinished,
+        held_for: Duration::ZERO,
+        silent_for: Duration::ZERO,
+    };
 
     #[test]
     fn a_pin_is_held_while_its_target_goes_on_and_its_time_is_not_over() {

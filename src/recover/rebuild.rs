@@ -77,7 +77,7 @@ pub fn tables(source: &str, wanted: &Wanted) -> Result<Vec<Table>, RecoverError>
         for table in positions::tables_of(stream.position.subscription.to_u32())? {
             let (oid, schema, name) = (table.oid, table.schema, table.name);
             let phase = TablePhase::Waiting;
-            let table = Table { oid, schema, name, phase, method: None, rows: 0, differing: 0, bytes: 0 };
+            let table = Table { oid, schema, name, phase, method: None, parked_under: None, rows: 0, differing: 0, bytes: 0 };
             tables.insert(oid, table);
         }
     }
@@ -121,6 +121,34 @@ pub fn set_done(table: u32, vector: &BTreeMap<String, OriginLsn>) -> Result<(), 
         set_state(&stream.position.subscription, Some(table), DONE_UP_TO, *at)?;
     }
     Ok(())
+}
+
+/// Has core's apply leave a table alone in every subscription, and go on with the others. Needs a transaction with a
+/// snapshot.
+pub fn set_aside(table: u32) -> Result<(), RecoverError> {
+    for stream in streams()? {
+        set_state(&stream.position.subscription, Some(table), DONE_UP_TO, OriginLsn::INFINITY)?;
+    }
+    Ok(())
+}
+
+/// Which of these tables have no rows, or no key by which rows could be compared.
+pub fn to_copy(tables: &[Table]) -> Result<BTreeSet<u32>, RecoverError> {
+    let mut found = BTreeSet::new();
+    for table in tables {
+        let oid = table.oid;
+        let question = format!(
+            "SELECT pg_catalog.pg_relation_size(c.oid) = 0 AND c.relkind = 'r'
+                    OR NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisvalid
+                                      AND (i.indisprimary AND c.relreplident <> 'f' OR i.indisreplident))
+                       AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+               FROM pg_catalog.pg_class c WHERE c.oid = {oid}"
+        );
+        if Spi::get_one::<bool>(&question)?.unwrap_or(false) {
+            found.insert(oid);
+        }
+    }
+    Ok(found)
 }
 
 fn set_state(subscription: &Oid, table: Option<u32>, state: &str, at: OriginLsn) -> Result<(), RecoverError> {
@@ -269,6 +297,7 @@ pub fn pin(source: &mut Source, id: IntentId, target: &str, tables: &[Table]) ->
         snapshot: String,
         vector: BTreeMap<String, OriginLsn>,
         end: OriginLsn,
+        pin: String,
         since: Timestamp,
     }
     let names: Vec<String> =
@@ -285,7 +314,7 @@ pub fn pin(source: &mut Source, id: IntentId, target: &str, tables: &[Table]) ->
     let answer = answer.and_then(|text| serde_json::from_str::<Answer>(&text).ok());
     let Some(mut answer) = answer else { return Err(source.unexpected("no pin")) };
     answer.vector.insert(source.name().to_owned(), answer.end);
-    Ok(Pinned { snapshot: answer.snapshot, vector: answer.vector, at: Some(answer.since) })
+    Ok(Pinned { snapshot: answer.snapshot, vector: answer.vector, pin: answer.pin, at: Some(answer.since) })
 }
 
 /// Has this node hold its own snapshot for the intent: what it does not see, this node has changed since.

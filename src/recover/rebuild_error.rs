@@ -16,6 +16,8 @@ pub enum RebuildError {
     SourceLags { source_node: String, node: String, is_at: OriginLsn, must: OriginLsn },
     #[error("source node \"{source_node}\" does not hold its snapshot any more")]
     PinLost { source_node: String },
+    #[error("table \"{table}\" could not be copied: {message}")]
+    NotCopied { table: String, sqlstate: PgSqlErrorCode, message: String, detail: Option<String>, hint: Option<String> },
     #[error("table \"{table}\" cannot be rebuilt: {reason}")]
     NotRebuilt { table: String, reason: String },
 }
@@ -26,6 +28,7 @@ impl SqlError for RebuildError {
             Self::NotReceived { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             Self::UnknownMethod { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NotRunning => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            Self::NotCopied { sqlstate, .. } => *sqlstate,
             Self::SourceLags { .. } | Self::PinLost { .. } | Self::NotRebuilt { .. } => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
@@ -38,6 +41,7 @@ impl SqlError for RebuildError {
             Self::SourceLags { node, must, .. } => {
                 format!("This node has node \"{node}\" up to {must}. A snapshot without that would take it back.")
             }
+            Self::NotCopied { detail, .. } => return detail.clone(),
             _ => return None,
         })
     }
@@ -55,6 +59,7 @@ impl SqlError for RebuildError {
                  spock.peer_status(); there."
             ),
             Self::PinLost { .. } => "It is tried again by itself, with another snapshot.".to_owned(),
+            Self::NotCopied { hint, .. } => return hint.clone(),
             Self::NotRebuilt { .. } => return None,
         })
     }

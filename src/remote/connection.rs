@@ -6,7 +6,7 @@ use super::row::PeerRow;
 use crate::node::provider::Route;
 use crate::pg::text::to_server;
 use crate::pg::timeout::{TimedOut, with_limit};
-use crate::pg::walreceiver::{self, ConnectionAnswer, WalReceiverConnection};
+use crate::pg::walreceiver::{self, ConnectionAnswer, Received, WalReceiverConnection};
 use std::ffi::CString;
 use std::time::Duration;
 
@@ -110,6 +110,24 @@ impl Connection {
     /// Runs a command without a result. Needs a transaction.
     pub fn command(&mut self, command: &str) -> Result<(), RemoteError> {
         self.ask(command, 0, self.limit).map(|_| ())
+    }
+
+    /// Begins a COPY … TO STDOUT, whose rows `receive` returns. Needs a transaction.
+    pub fn begin_copy(&mut self, statement: &str) -> Result<(), RemoteError> {
+        match self.ask(statement, 0, self.limit)? {
+            ConnectionAnswer::CopyOut => Ok(()),
+            _ => Err(RemoteError::Unexpected("no COPY".to_owned())),
+        }
+    }
+
+    /// What has arrived of a COPY, without waiting. After an Err the connection is closed.
+    pub fn receive(&mut self) -> Result<Received<'_>, RemoteError> {
+        let Some(inner) = &mut self.inner else { return Err(RemoteError::Lost(CLOSED.to_owned())) };
+        match inner.receive() {
+            Received::Failed(failure) if failure.is_lost => Err(RemoteError::Lost(one_line(&failure.message))),
+            Received::Failed(failure) => Err(RemoteError::of_peer(PeerReport::parse(&failure.message))),
+            received => Ok(received),
+        }
     }
 
     fn ask(&mut self, text: &str, columns: usize, limit: Duration) -> Result<ConnectionAnswer, RemoteError> {

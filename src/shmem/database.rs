@@ -30,6 +30,9 @@ pub enum ManagerPhase {
     NoRoom,
 }
 
+/// How many workers may copy tables into one database at the same time.
+pub const MAX_COPIERS: usize = 16;
+
 /// One database. The last entry is a spare one, for a look at a database beyond spock.max_databases: the launcher then
 /// warns only of a database that has the extension.
 #[repr(C)]
@@ -49,6 +52,8 @@ pub struct DatabaseEntry {
     pub comparison: ComparisonEntry,
     pub clones: [CloneEntry; MAX_CLONES],
     pub pins: [PinEntry; MAX_PINS],
+    /// The pids of the workers that copy tables; zero: the place is free.
+    pub copiers: [i32; MAX_COPIERS],
     pub askers: [AskerEntry; MAX_ASKERS],
 }
 
@@ -65,6 +70,7 @@ impl DatabaseEntry {
         comparison: ComparisonEntry::FREE,
         clones: [CloneEntry::FREE; MAX_CLONES],
         pins: [PinEntry::FREE; MAX_PINS],
+        copiers: [0; MAX_COPIERS],
         askers: [AskerEntry::FREE; MAX_ASKERS],
     };
 }

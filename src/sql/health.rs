@@ -5,7 +5,8 @@ use super::pin::held_pins;
 use crate::document::Unreadable;
 use crate::error::OrRaise;
 use crate::health::judge::{
-    self, Check, CloneHealth, ManagerFacts, PeerHealth, PinHealth, RecoveryHealth, ServerSettings, SlotHealth, UnknownOriginFacts,
+    self, Check, CloneHealth, ManagerFacts, PeerHealth, PinHealth, RecoveryHealth, ServerSettings, SlotHealth,
+    UnknownOriginFacts,
 };
 use crate::health::kept::{self, KeptFacts};
 use crate::health::{capacity, documents, version};

@@ -1,7 +1,7 @@
 //! The workers' entry points, as the postmaster calls them.
 #![allow(unsafe_code)] // symbols that the postmaster looks up by name
 
-use super::{comparing, launcher, manager, pin, poller, rescue, restore_point, slot_worker};
+use super::{comparing, copy, launcher, manager, pin, poller, rescue, restore_point, slot_worker};
 use crate::pg::interrupts::{self, Termination};
 use pgrx::FromDatum;
 use pgrx::bgworkers::BackgroundWorker;
@@ -80,4 +80,13 @@ pub extern "C-unwind" fn spock_recovery_comparison_main(argument: pg_sys::Datum)
     // SAFETY: `start_comparison_worker` passes an i64 by value.
     let index = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
     comparing::run(index as usize, database_of_extra())
+}
+
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn spock_recovery_copy_main(argument: pg_sys::Datum) {
+    interrupts::install_worker_signals(Termination::AtOnce);
+    // SAFETY: `start_copy_worker` passes an i64 by value.
+    let segment = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
+    copy::run(segment as u32, database_of_extra())
 }

@@ -59,7 +59,10 @@ pub fn run(index: usize, place: usize, database: Oid) -> ! {
     if let Some(taken) = taken {
         process::report_activity(&format!("holding a snapshot for the rebuild of node {target}"));
         let held_ms = taken.held_for.as_secs_f64() * 1000.0;
-        pgrx::log!("pinned snapshot {} for node \"{target}\"; commits were held back for {held_ms:.1} ms", taken.answer.snapshot);
+        pgrx::log!(
+            "pinned snapshot {} for node \"{target}\"; commits were held back for {held_ms:.1} ms",
+            taken.answer.snapshot
+        );
         let end = hold(at);
         pgrx::log!("released snapshot {} of node \"{target}\": {}", taken.answer.snapshot, why(end));
     }
@@ -104,7 +107,7 @@ fn take(question: &[u8], lease: Duration) -> Result<Taken, PinFailure> {
     process::wait_for_locks(guc::peer_timeout() / WAIT_FRACTION);
     let taken = transaction::caught_open(|| pin::take(&question, lease).map_err(|error| PinFailure::of(&error)));
     pin::open_gate();
-    let failed = |cause| match cause {
+    let failed = |cause: Box<CaughtError>| match *cause {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => PinFailure::of_report(&report),
         rust_panic @ CaughtError::RustPanic { .. } => rust_panic.rethrow(),
     };

@@ -7,6 +7,7 @@
 
 mod bring;
 mod compare;
+mod copy;
 mod tables;
 
 use super::rescue::{Rescue, goes_on};
@@ -19,6 +20,7 @@ use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, transaction, wal};
+use crate::rebuild::copy::manifest;
 use crate::recover::error::RecoverError;
 use crate::recover::rebuild::{self, SlotState, Stream};
 use crate::recover::rebuild_error::RebuildError;
@@ -61,11 +63,15 @@ impl Rescue {
         let mut source = self.open(&request.source)?;
         self.stand_still(intent)?;
         self.choose_tables(intent)?;
+        self.park_first(intent)?;
         self.hold_lost_slots(intent)?;
         self.pin(intent, &mut source)?;
-        drop(source);
         self.write(|journal, done| Ok(journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now())?))?;
-        self.fill_tables()?;
+        let failed = self.compare_tables()?;
+        // What was parked in the course of that is copied from a later snapshot.
+        self.pin(intent, &mut source)?;
+        drop(source);
+        failed.or(self.copy_tables()?).map_or(Ok(()), Err)?;
         self.settle()
     }
 
@@ -250,6 +256,13 @@ impl Rescue {
         Ok(())
     }
 
+    /// Forgets which chunks were copied, which nobody asks for when the rebuild is over.
+    fn forget_manifest(&self, id: crate::intent_id::IntentId) {
+        if interrupts::catch(|| transaction::run(|| manifest::forget(id))).is_err() {
+            transaction::abort_current();
+        }
+    }
+
     /// Drops what was made on other nodes for the rebuild, as far as they answer. The source asks by itself about a
     /// pin; a slot that cannot be dropped is told.
     pub(super) fn give_back(&mut self) {
@@ -271,6 +284,7 @@ impl Rescue {
                 lost.node
             );
         }
+        self.forget_manifest(intent.id);
         if state.pinned.is_some() || state.cut.is_some() {
             if interrupts::catch(|| transaction::run(|| rebuild::let_go_here(intent.id))).is_err() {
                 transaction::abort_current();

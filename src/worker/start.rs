@@ -119,6 +119,19 @@ pub fn start_comparison_worker(
         .load_dynamic()
 }
 
+/// Asks the postmaster to start a worker for the copy that the segment of dynamic shared memory describes.
+pub fn start_copy_worker(
+    segment: u32,
+    name: &str,
+) -> Result<DynamicBackgroundWorker, DynamicBackgroundWorkerLoadError> {
+    builder("copy", &format!("spock_recovery copy {name}"))
+        .set_function("spock_recovery_copy_main")
+        .set_argument(i64::from(segment).into_datum())
+        .set_extra(&process::my_database().to_u32().to_string())
+        .set_notify_pid(process::my_pid())
+        .load_dynamic()
+}
+
 fn builder(role: &str, name: &str) -> BackgroundWorkerBuilder {
     BackgroundWorkerBuilder::new(&name[..name.floor_char_boundary(MAX_NAME)])
         .set_type(&format!("spock_recovery {role}"))

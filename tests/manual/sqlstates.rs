@@ -194,6 +194,7 @@ fn the_sqlstates_of_the_reference_are_those_of_the_sources() {
     let mut table = rows(section(&page, "## Errors of a recovery"));
     table.extend(rows(section(&page, "## Errors of nodes and slots")));
     table.extend(rows(section(&page, "## Errors of restore points")));
+    table.extend(rows(section(&page, "## Errors of a rebuild")));
     let is_sqlstate =
         |word: &&str| word.len() == 5 && word.chars().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase());
     let (mut compared, mut faults) = (0, Vec::new());

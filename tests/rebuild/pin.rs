@@ -1,7 +1,7 @@
 //! A pin's snapshot and positions fit together under load.
 
 use super::{Pin, intent, no_polls, release};
-use crate::cluster::Node;
+use crate::cluster::{Node, wait_for};
 use crate::restore_points::{mesh_of, under_load};
 use std::collections::BTreeMap;
 
@@ -11,15 +11,18 @@ struct Seen {
     positions: BTreeMap<String, String>,
 }
 
-fn look(source: &Node, pin: &Pin) -> Seen {
-    let counted = pin.session(source).rows("SELECT node, count(*) FROM t GROUP BY node");
+/// None: the pin has ended meanwhile, because the target knows no such intent.
+fn look(source: &Node, pin: &Pin) -> Option<Seen> {
+    let mut session = source.session();
+    pin.import(source, &mut session).ok()?;
+    let counted = session.rows("SELECT node, count(*) FROM t GROUP BY node");
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let rows = counted.iter().map(|row| (text(&row[0]), text(&row[1]).parse().expect("a number"))).collect();
     let positions = ["n1", "n2", "n3"].map(|node| {
         let path = if node == source.name() { "end".to_owned() } else { format!("vector,{node}") };
         (node.to_owned(), pin.get(source, &path))
     });
-    Seen { rows, positions: positions.into_iter().collect() }
+    Some(Seen { rows, positions: positions.into_iter().collect() })
 }
 
 /// How many rows of its own a node had committed up to a position, by what its WAL says.
@@ -44,9 +47,13 @@ fn the_snapshot_has_of_every_node_exactly_what_the_positions_say_under_load() {
     under_load(&cluster, || {
         for number in 0..20 {
             let intent = intent(number);
-            let pin = Pin::take(n3, &intent, "'public.t'");
-            seen.push(look(n3, &pin));
-            assert!(release(n3, &intent));
+            wait_for("a pin that is held", || {
+                let found = look(n3, &Pin::take(n3, &intent, "'public.t'"));
+                let is_found = found.is_some();
+                seen.extend(found);
+                is_found
+            });
+            release(n3, &intent);
         }
     });
     let mut compared = 0;

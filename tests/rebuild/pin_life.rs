@@ -47,7 +47,9 @@ fn the_same_intent_gets_the_same_pin_until_it_is_released(n3: &Node) {
     let health = "SELECT status FROM spock.quick_health_check() WHERE check_name = 'rebuild_pin'";
     assert_eq!(n3.value(health), "HEALTHY\nHEALTHY");
     assert_eq!(
-        n3.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SpockRecoveryPin' AND query LIKE 'holding%'"),
+        n3.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SpockRecoveryPin' AND query LIKE 'holding%'"
+        ),
         "2"
     );
     let error = n3.try_sql(&pin_call(&intent(1), "'public.t', 'public.t'", "")).expect_err("it holds other tables");
@@ -67,7 +69,9 @@ fn the_same_intent_gets_the_same_pin_until_it_is_released(n3: &Node) {
 }
 
 fn the_tables_and_their_partitions_stay_as_they_are(n3: &Node) {
-    n3.sql("CREATE TABLE p (id int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)");
+    n3.sql(
+        "CREATE TABLE p (id int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
+    );
     Pin::take(n3, &intent(1), "'public.t', 'public.p'");
     for command in ["VACUUM FULL t", "TRUNCATE p1", "DROP TABLE p1", "ALTER TABLE t ADD COLUMN more int"] {
         let error = n3.session().try_sql(&format!("SET lock_timeout = '50ms'; {command}"));
@@ -103,7 +107,9 @@ fn it_ends_when_the_target_is_silent(n3: &Node) {
 }
 
 fn what_cannot_be_pinned_is_refused(n3: &Node) {
-    n3.sql("CREATE VIEW v AS SELECT 1; CREATE ROLE owner; CREATE TABLE hidden (id int); ALTER TABLE hidden OWNER TO owner");
+    n3.sql(
+        "CREATE VIEW v AS SELECT 1; CREATE ROLE owner; CREATE TABLE hidden (id int); ALTER TABLE hidden OWNER TO owner",
+    );
     n3.sql("ALTER TABLE hidden ENABLE ROW LEVEL SECURITY; ALTER TABLE hidden FORCE ROW LEVEL SECURITY");
     n3.sql("CREATE TABLE unreadable (id int); ALTER TABLE unreadable OWNER TO owner; REVOKE SELECT ON unreadable FROM owner");
     n3.sql("CREATE FOREIGN DATA WRAPPER f; CREATE SERVER s FOREIGN DATA WRAPPER f; CREATE TABLE q (id int) PARTITION BY RANGE (id)");

@@ -47,6 +47,7 @@ pub fn full() -> Journal {
         undecided: 1,
         incomparable: 0,
     });
+    journal.manifests.push(ManifestRecord { intent: id(1), object: 16387 });
     journal.register_clone(CloneRecord {
         slot: "c".to_owned(),
         created_at: Timestamp(1),
@@ -106,7 +107,7 @@ fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
 }
 
 /// The names of all fields. Everybody can read labels, so a field that is added here must be fit for that.
-const FIELDS: [&str; 70] = [
+const FIELDS: [&str; 72] = [
     "version",
     "system_identifier",
     "database",
@@ -147,6 +148,8 @@ const FIELDS: [&str; 70] = [
     "differing",
     "undecided",
     "incomparable",
+    "manifests",
+    "object",
     "tallies",
     "kind",
     "resolution",

@@ -8,7 +8,9 @@ use crate::older_copy::{Former, KnownRun, Life, MAX_FORKS, applied_of_former_run
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::latch;
 use crate::plan::readiness::{self, Lack, Readiness};
-use crate::shmem::{self, CloneEntry, PeerEntry, PeerKey, PeerState, PinState, PositionEntry, Shared, ShortName, TargetSays};
+use crate::shmem::{
+    self, CloneEntry, PeerEntry, PeerKey, PeerState, PinState, PositionEntry, Shared, ShortName, TargetSays,
+};
 use crate::slot::view;
 use pgrx::pg_sys::Oid;
 
