@@ -2,6 +2,7 @@
 //!
 //! n3 is the source, n2 the target.
 
+mod copied;
 mod copy;
 mod kills;
 mod pin;

@@ -26,7 +26,7 @@ pub enum WaitEvent {
 }
 
 impl WaitEvent {
-    const COUNT: usize = 13;
+    const COUNT: usize = 14;
 
     fn name(self) -> &'static CStr {
         match self {
