@@ -27,8 +27,9 @@ fn what_the_living_node_has_not_applied_is_waited_for_and_what_it_has_prepared_c
     thread::scope(|scope| {
         // Another transaction's lock must not hold up a slot of n2: it has no xid.
         let command = scope.spawn(|| create_node(&until(Step::Passed)));
-        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%confirmed_flush_lsn%sub_n2_n1%'";
-        wait_for("the command to wait for n2", || command.is_finished() || n1.value(waits) == "t");
+        let question = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = ''sub_n2_n1''";
+        let waits = format!("SELECT count(*) > 0 FROM pg_stat_activity WHERE query = '{question}'");
+        wait_for("the command to wait for n2", || command.is_finished() || n1.value(&waits) == "t");
         lock.sql("COMMIT");
         let (_, result) = command.join().expect("it does not panic");
         assert!(matches!(result, Err(Error::Ended(_))), "{result:?}");
