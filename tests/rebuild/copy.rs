@@ -228,7 +228,9 @@ fn the_rows_belong_to_no_node_and_have_the_time_that_was_given(n1: &Node, n2: &N
     assert_same(n1, n2, "id", "plain");
     let times = "SELECT DISTINCT pg_xact_commit_timestamp(xmin) = '2020-01-01 00:00+00' FROM plain";
     assert_eq!(n2.value(times), "t");
-    let changes = "SELECT count(*) FROM pg_logical_slot_peek_changes('judge', NULL, NULL, 'only-local', '1') WHERE data LIKE 'table%'";
+    // Copies do not wait for the disk, and what is not flushed is not decoded.
+    n2.sql("CREATE TABLE flushed ()");
+    let changes = "SELECT count(*) FROM pg_logical_slot_peek_changes('judge', NULL, NULL, 'only-local', '1') WHERE data LIKE 'table public.plain%'";
     assert_eq!(n2.value(changes), "0", "no node forwards them");
     assert_eq!(n2.value(&changes.replace("only-local', '1'", "only-local', '0'")), "1001");
     n2.sql("SELECT pg_drop_replication_slot('judge')");
@@ -324,20 +326,20 @@ fn a_killed_target_goes_on_with_the_next_chunk(n1: &Node, n2: &Node) {
     make_chunks(n1, n2, "big");
     let pin = pin(n1, 1, "public.big");
     let call = copy_call(&intent(1), "public.big", &pin, "");
-    let mut before: Vec<String> = Vec::new();
-    for (name, most) in [
-        (names::COPY_AFTER_COMMIT, 1),
-        (names::COPY_PIECE, 1),
-        (names::COPY_BEFORE_COMMIT, 1),
-        (names::COPY_AFTER_COMMIT, 2),
-    ] {
+    // A worker that ends leaves what it has committed.
+    n2.arm(names::COPY_AFTER_COMMIT, Action::Error);
+    refused(n2, &call);
+    n2.sql("CREATE TABLE flushed ()");
+    let mut before = chunks(n2, 1);
+    assert_eq!(before.len(), 1);
+    for name in [names::COPY_PIECE, names::COPY_BEFORE_COMMIT, names::COPY_AFTER_COMMIT] {
         n2.arm(name, Action::Crash);
         n2.try_sql(&call).expect_err("the server is killed");
         n2.wait_until("SELECT 1", "1");
         n2.wait_until("SELECT active FROM spock.get_recovery_slot_status()", "t");
-        let now = chunks(n2, 1);
         // A commit that does not wait for the disk may be lost with its entry, but nothing else.
-        assert!(now.len() <= most && now.iter().zip(&before).all(|(now, before)| now == before), "{name}: {now:?}");
+        let now = chunks(n2, 1);
+        assert!(now.starts_with(&before) && now.len() <= before.len() + 1, "{name}: {now:?}");
         let rows: u64 =
             now.iter().map(|line| line.split(' ').nth(2).expect("rows").parse::<u64>().expect("rows")).sum();
         assert_eq!(n2.value("SELECT count(*) FROM big"), rows.to_string(), "{name}: rows and manifest differ");
