@@ -146,6 +146,12 @@ fn settled(cluster: &Cluster, question: &str) -> String {
     last.swap_remove(0)
 }
 
+/// Waits until a node has so many rows more, which others write.
+fn written(node: &Node, rows: u32) {
+    let there: u32 = node.value("SELECT count(*) FROM t").parse().expect("a number");
+    node.wait_until(&format!("SELECT count(*) >= {} FROM t", there + rows), "t");
+}
+
 fn step_of(restores: &Restores<'_>, node: &Node) -> Step {
     restores.journal(node).step
 }

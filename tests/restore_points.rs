@@ -71,7 +71,7 @@ pub fn under_load<T>(cluster: &Cluster, f: impl FnOnce() -> T) -> T {
 }
 
 /// Stops the load also when `f` panics.
-struct StopAtEnd<'a>(&'a AtomicBool);
+pub struct StopAtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
     fn drop(&mut self) {

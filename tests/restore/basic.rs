@@ -3,7 +3,7 @@
 use spockctl::restore::Moment;
 use spockctl::restore::journal::Step;
 
-use super::{Restores, done, settled, step_of};
+use super::{Restores, done, settled, step_of, written};
 use crate::restore_points::{mesh_of, under_load};
 
 #[test]
@@ -14,9 +14,9 @@ fn a_mesh_under_load_comes_back_to_a_drained_point_and_goes_on() {
     let point = Moment::Point("before-the-mistake".into());
 
     let quality = under_load(&cluster, || {
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        written(n1, 300);
         let quality = restores.point("before-the-mistake");
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        written(n1, 100);
         quality
     });
     assert_eq!(quality, "drained");

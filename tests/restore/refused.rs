@@ -6,7 +6,7 @@ use spock_recovery_cluster::process;
 use spockctl::restore::journal::{Journal, Step};
 use spockctl::restore::{Error, Moment, cancel, finish, server, start};
 
-use super::{Options, Restores, done, ended, running, settled};
+use super::{Options, Restores, done, ended, running, settled, written};
 use crate::restore_points::{mesh_of, under_load};
 
 #[test]
@@ -68,7 +68,7 @@ fn a_restore_beside_the_living_nodes_leaves_them_alone() {
     let cluster = mesh_of("beside_the_living", 3);
     let restores = Restores::of(&cluster);
     under_load(&cluster, || {
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        written(&cluster.nodes()[0], 100);
         restores.point("look");
     });
     let far = settled(&cluster, "SELECT count(*) FROM t");

@@ -285,10 +285,9 @@ fn what_is_rolled_back_is_not_dropped_elsewhere(cluster: &Cluster) {
     let [n1, n2] = cluster.all();
     let drop = "SELECT spock.drop_restore_point('p')";
     let in_block = format!("BEGIN; {drop}; ROLLBACK");
-    let caught = format!(
-        "DO $$BEGIN BEGIN PERFORM spock.drop_restore_point('p'); EXCEPTION WHEN division_by_zero THEN NULL; END; END$$"
-    );
-    for statement in [&in_block, &caught] {
+    let caught =
+        "DO $$BEGIN BEGIN PERFORM spock.drop_restore_point('p'); EXCEPTION WHEN division_by_zero THEN NULL; END; END$$";
+    for statement in [in_block.as_str(), caught] {
         let error = refused(n1, statement);
         assert_eq!(error.sqlstate, "25001", "{statement}: {error}");
         assert!(names_on(n1).ends_with('p') && names_on(n2).ends_with('p'), "{statement}");

@@ -223,7 +223,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8], owner: &ServerUser) -> Result<()> 
     let partial = PathBuf::from(partial);
     let failed = || Error::io("write", &partial);
     match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed()(error).into()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed()(error)),
         _ => {}
     }
     let mut options = OpenOptions::new();
