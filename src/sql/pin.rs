@@ -95,7 +95,7 @@ fn milliseconds(
 fn take(mut wanted: PinEntry, target: &str, question: &PinQuestion) -> Result<PinAnswer, RebuildError> {
     let local = NativeProvider.local_node()?.ok_or(RebuildError::NoNode)?;
     // A target holds a snapshot of its own, too, and locks nothing for that.
-    if local.name.as_str() == target {
+    if local.name.as_str() == target && question.tables.is_empty() {
         wanted.target = local.id;
     } else if question.tables.is_empty() {
         return Err(RebuildError::NoTables);

@@ -82,7 +82,7 @@ fn tables_are_copied_where_that_is_the_only_way_or_the_better_one_while_everybod
         // What is copied is not written to meanwhile, and read as it is.
         let refused = n2.try_sql("INSERT INTO keyless VALUES (1, 'n2', 'lost')").expect_err("it would be lost");
         assert_eq!((refused.sqlstate.as_str(), refused.hint.is_some()), ("55006", true), "{refused}");
-        for statement in ["UPDATE t SET v = 'x'", "TRUNCATE u", "DELETE FROM t"] {
+        for statement in ["UPDATE t SET v = 'x'", "TRUNCATE keyless", "DELETE FROM t"] {
             assert_eq!(n2.try_sql(statement).expect_err(statement).sqlstate, "55006");
         }
         let first = n2.value("SELECT count(*) > 0 AND bool_and(rows > 0 AND checksum <> '') FROM spock.rebuild_manifest((SELECT DISTINCT intent_id FROM spock.rebuild_progress))");
