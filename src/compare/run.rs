@@ -45,10 +45,13 @@ impl Comparison<'_> {
 
     /// Waits as the pace demands. Returns false if the visitor has stopped the comparison meanwhile.
     fn rest(&self, bytes: u64, begun: Instant, progress: &Progress, visitor: &mut dyn Visitor) -> bool {
-        while !progress.is_over {
+        if progress.is_over {
+            return true;
+        }
+        loop {
             let rest = self.pace.rest(bytes, begun.elapsed());
             if rest.is_zero() {
-                break;
+                return true;
             }
             latch::wait(Some(rest.min(LONGEST_REST)), WaitEvent::Compare);
             interrupts::check();
@@ -56,6 +59,5 @@ impl Comparison<'_> {
                 return false;
             }
         }
-        true
     }
 }

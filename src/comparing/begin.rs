@@ -50,7 +50,8 @@ pub fn begin(wanted: Wanted<'_>) -> Result<Begun, ComparisonError> {
         let seed = bytes[..8].iter().fold(0_i64, |seed, byte| seed << 8 | i64::from(*byte));
         let id = intent::storage::new_id();
         let tables = selected.unwrap_or_else(all);
-        let mut list = ComparisonList::new(id, wanted.other, wanted.repair, is_selected, tables, seed);
+        let mut list =
+            ComparisonList::new((id, Timestamp::now()), wanted.other, wanted.repair, is_selected, tables, seed);
         let peers = NativeProvider.peers()?.into_iter().map(|peer| peer.name.to_string());
         storage::create(&mut list, wanted.is_automatic, &peers.collect::<Vec<_>>())?;
         Ok(Begun { id, goes_on: false })

@@ -114,14 +114,13 @@ impl Document for ComparisonList {
 
 impl ComparisonList {
     pub fn new(
-        id: IntentId,
+        (id, now): (IntentId, Timestamp),
         other: &str,
         repair: bool,
         is_selected: bool,
         tables: Vec<(String, String)>,
         seed: i64,
     ) -> ComparisonList {
-        let now = Timestamp::now();
         let waiting = |(schema, name)| ComparedTable {
             schema,
             name,
@@ -195,7 +194,7 @@ mod tests {
 
     fn list() -> ComparisonList {
         let names = |name: &str| ("public".to_owned(), name.to_owned());
-        ComparisonList::new(IntentId([7; 16]), "n2", false, false, vec![names("a"), names("b")], -3)
+        ComparisonList::new((IntentId([7; 16]), Timestamp(9)), "n2", false, false, vec![names("a"), names("b")], -3)
     }
 
     fn finding(kind: Kind, outcome: Outcome) -> Finding {

@@ -84,6 +84,12 @@ pub struct Judge<'a> {
     apply_as: ApplyAs,
 }
 
+/// What is left after a look at rows: those that must be looked at again, and those that could not be read.
+struct Looked {
+    again: Vec<KeyText>,
+    unread: Vec<(KeyText, Why)>,
+}
+
 /// What a look has told of a row.
 enum Seen {
     Alike,
@@ -163,7 +169,7 @@ impl Judge<'_> {
                 return Ok(());
             }
             interrupts::check();
-            let (again, unread) = self.look_once(number, open, repair, &mut see)?;
+            let Looked { again, unread } = self.look_once(number, open, repair, &mut see)?;
             unread.into_iter().for_each(|(key, why)| see(undecided(key, why)));
             open = again;
             untrusted_user::leave_session();
@@ -172,14 +178,14 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// Looks at rows once. Returns those that must be looked at again, and those that could not be read.
+    /// Looks at rows once.
     fn look_once(
         &mut self,
         number: u32,
         open: Vec<KeyText>,
         repair: bool,
         see: &mut impl FnMut(Finding),
-    ) -> Result<(Vec<KeyText>, Vec<(KeyText, Why)>), RecoverError> {
+    ) -> Result<Looked, RecoverError> {
         let differences = open.iter().map(|key| Difference { relation: number, key: key.clone(), rows_bytes: 0 });
         let mut closer = self.closer();
         let both = closer.read_both(differences.collect())?;
@@ -204,7 +210,7 @@ impl Judge<'_> {
                 Seen::Differs(outcome) => see(finding(&judged, outcome)),
             }
         }
-        Ok((again, unread.into_iter().collect()))
+        Ok(Looked { again, unread: unread.into_iter().collect() })
     }
 
     fn settle(&mut self, judged: &Judged, both: &Both, repair: bool) -> Result<Seen, RecoverError> {
