@@ -4,7 +4,7 @@
 //!
 //! # How to use it
 //!
-//! ```ignore
+//! ```text
 //! let mut here = Here::new("n2");                       // this node: in the caller's transaction, if one is open
 //! let mut there = There::new("n3", &mut connection);    // a peer, over src/remote/connection.rs
 //! let table = Table::learn(request, &mut here, &mut there)??;           // the inner Err: why it is not comparable
