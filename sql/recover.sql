@@ -159,8 +159,6 @@ DECLARE
     -- What the server itself has said; the caller is a superuser, who may see rows.
     said jsonb;
     words text;
-    -- What is watched, in messages.
-    what text;
     known_error text;
     blocker text;
     -- The attempt after which it was told when the next one begins.
@@ -187,9 +185,6 @@ BEGIN
                     MESSAGE = format('node "%s" does not know the recovery any more', target_node),
                     HINT = 'SELECT * FROM spock.recovery_intents(); there.';
             END IF;
-            what := CASE WHEN state -> 'rebuild' IS NULL
-                         THEN format('recovery of node "%s" on node "%s"', state ->> 'failed_node', target_node)
-                         ELSE format('rebuild of node "%s" from node "%s"', target_node, state ->> 'source_node') END;
             IF is_first THEN
                 -- What has failed before this call is tried again, and is an error when it has failed again.
                 is_first := false;
@@ -244,8 +239,15 @@ BEGIN
                                                ELSE format('Node "%s" says: %s', said ->> 'node', said ->> 'message') END,
                                          said ->> 'detail', said ->> 'hint', said ->> 'context') END;
                 IF (state -> 'watch' ->> 'waits_for_a_person')::boolean THEN
+                    IF state -> 'rebuild' IS NOT NULL THEN
+                        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                            MESSAGE = format('rebuild of node "%s" from node "%s" waits: %s', target_node, state ->> 'source_node', state ->> 'error'),
+                            DETAIL = concat_ws(E'\n', words, 'Tables that are ready are kept, and the subscriptions run again.'),
+                            HINT = 'Fix the cause and CALL again; CALL spock.rebuild_abort(); on the target ends the rebuild.';
+                    END IF;
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                        MESSAGE = format('%s waits: %s', what, state ->> 'error'),
+                        MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
+                                                    state ->> 'failed_node', target_node, state ->> 'error'),
                         DETAIL = concat_ws(E'\n', words, 'Transactions that were applied are kept, the other subscriptions run again, and the recovery continues by itself once the cause is fixed. The log of the target has the server''s own message.'),
                         HINT = state -> 'watch' ->> 'mend_hint';
                 ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
@@ -265,8 +267,15 @@ BEGIN
                     state ->> 'next_attempt_seconds', coalesce('; the lock was held by ' || (state ->> 'held_by'), '');
             END IF;
             IF (state -> 'watch' ->> 'was_tried_often')::boolean THEN
+                IF state -> 'rebuild' IS NOT NULL THEN
+                    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                        MESSAGE = format('rebuild of node "%s" from node "%s" waits: %s', target_node, state ->> 'source_node', state ->> 'error'),
+                        DETAIL = concat_ws(E'\n', words, 'It was tried several times, and continues by itself once the cause is fixed. Tables that are ready are kept, and the subscriptions run again.'),
+                        HINT = concat_ws(' ', state ->> 'advice', 'CALL again to watch; CALL spock.rebuild_abort(); on the target ends the rebuild.');
+                END IF;
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                    MESSAGE = format('%s waits: %s', what, state ->> 'error'),
+                    MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
+                                                state ->> 'failed_node', target_node, state ->> 'error'),
                     DETAIL = concat_ws(E'\n', words, 'The recovery was tried several times, and continues by itself once the cause is fixed.'),
                     HINT = state -> 'watch' ->> 'retry_hint';
             END IF;
@@ -282,13 +291,16 @@ BEGIN
     report := state - 'watch' || jsonb_build_object('seconds',
         round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF state ->> 'phase' = 'aborted' THEN
+        IF state -> 'rebuild' IS NOT NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
+                MESSAGE = format('rebuild of node "%s" from node "%s" was aborted', target_node, state ->> 'source_node'),
+                DETAIL = format('Tables that were ready before are kept: %s.', spock_internal.counted((state -> 'rebuild' ->> 'ready')::bigint, 'table')),
+                HINT = 'CALL spock.rebuild_run() again begins anew.';
+        END IF;
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
-            MESSAGE = format('%s was aborted', what),
-            DETAIL = CASE WHEN state -> 'rebuild' IS NULL
-                THEN format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction'))
-                ELSE format('Tables that were ready before are kept: %s.', spock_internal.counted((state -> 'rebuild' ->> 'ready')::bigint, 'table')) END,
-            HINT = CASE WHEN state -> 'rebuild' IS NULL THEN 'CALL spock.recover_run() again goes on from there.'
-                        ELSE 'CALL spock.rebuild_run() again begins anew.' END;
+            MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
+            DETAIL = format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
+            HINT = 'CALL spock.recover_run() again goes on from there.';
     END IF;
     PERFORM spock_internal.tell_reconciled(report, verb);
 END

@@ -232,8 +232,6 @@ DECLARE
     -- What the server itself has said; the caller is a superuser, who may see rows.
     said jsonb;
     words text;
-    -- What is watched, in messages.
-    what text;
     known_error text;
     blocker text;
     -- The attempt after which it was told when the next one begins.
@@ -260,9 +258,6 @@ BEGIN
                     MESSAGE = format('node "%s" does not know the recovery any more', target_node),
                     HINT = 'SELECT * FROM spock.recovery_intents(); there.';
             END IF;
-            what := CASE WHEN state -> 'rebuild' IS NULL
-                         THEN format('recovery of node "%s" on node "%s"', state ->> 'failed_node', target_node)
-                         ELSE format('rebuild of node "%s" from node "%s"', target_node, state ->> 'source_node') END;
             IF is_first THEN
                 -- What has failed before this call is tried again, and is an error when it has failed again.
                 is_first := false;
@@ -317,8 +312,15 @@ BEGIN
                                                ELSE format('Node "%s" says: %s', said ->> 'node', said ->> 'message') END,
                                          said ->> 'detail', said ->> 'hint', said ->> 'context') END;
                 IF (state -> 'watch' ->> 'waits_for_a_person')::boolean THEN
+                    IF state -> 'rebuild' IS NOT NULL THEN
+                        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                            MESSAGE = format('rebuild of node "%s" from node "%s" waits: %s', target_node, state ->> 'source_node', state ->> 'error'),
+                            DETAIL = concat_ws(E'\n', words, 'Tables that are ready are kept, and the subscriptions run again.'),
+                            HINT = 'Fix the cause and CALL again; CALL spock.rebuild_abort(); on the target ends the rebuild.';
+                    END IF;
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                        MESSAGE = format('%s waits: %s', what, state ->> 'error'),
+                        MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
+                                                    state ->> 'failed_node', target_node, state ->> 'error'),
                         DETAIL = concat_ws(E'\n', words, 'Transactions that were applied are kept, the other subscriptions run again, and the recovery continues by itself once the cause is fixed. The log of the target has the server''s own message.'),
                         HINT = state -> 'watch' ->> 'mend_hint';
                 ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
@@ -338,8 +340,15 @@ BEGIN
                     state ->> 'next_attempt_seconds', coalesce('; the lock was held by ' || (state ->> 'held_by'), '');
             END IF;
             IF (state -> 'watch' ->> 'was_tried_often')::boolean THEN
+                IF state -> 'rebuild' IS NOT NULL THEN
+                    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                        MESSAGE = format('rebuild of node "%s" from node "%s" waits: %s', target_node, state ->> 'source_node', state ->> 'error'),
+                        DETAIL = concat_ws(E'\n', words, 'It was tried several times, and continues by itself once the cause is fixed. Tables that are ready are kept, and the subscriptions run again.'),
+                        HINT = concat_ws(' ', state ->> 'advice', 'CALL again to watch; CALL spock.rebuild_abort(); on the target ends the rebuild.');
+                END IF;
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                    MESSAGE = format('%s waits: %s', what, state ->> 'error'),
+                    MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
+                                                state ->> 'failed_node', target_node, state ->> 'error'),
                     DETAIL = concat_ws(E'\n', words, 'The recovery was tried several times, and continues by itself once the cause is fixed.'),
                     HINT = state -> 'watch' ->> 'retry_hint';
             END IF;
@@ -355,13 +364,16 @@ BEGIN
     report := state - 'watch' || jsonb_build_object('seconds',
         round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF state ->> 'phase' = 'aborted' THEN
+        IF state -> 'rebuild' IS NOT NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
+                MESSAGE = format('rebuild of node "%s" from node "%s" was aborted', target_node, state ->> 'source_node'),
+                DETAIL = format('Tables that were ready before are kept: %s.', spock_internal.counted((state -> 'rebuild' ->> 'ready')::bigint, 'table')),
+                HINT = 'CALL spock.rebuild_run() again begins anew.';
+        END IF;
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
-            MESSAGE = format('%s was aborted', what),
-            DETAIL = CASE WHEN state -> 'rebuild' IS NULL
-                THEN format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction'))
-                ELSE format('Tables that were ready before are kept: %s.', spock_internal.counted((state -> 'rebuild' ->> 'ready')::bigint, 'table')) END,
-            HINT = CASE WHEN state -> 'rebuild' IS NULL THEN 'CALL spock.recover_run() again goes on from there.'
-                        ELSE 'CALL spock.rebuild_run() again begins anew.' END;
+            MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
+            DETAIL = format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
+            HINT = 'CALL spock.recover_run() again goes on from there.';
     END IF;
     PERFORM spock_internal.tell_reconciled(report, verb);
 END
@@ -962,167 +974,12 @@ CREATE FUNCTION @extschema@.recover_plan(failed_node_name name, target_node_name
 COMMENT ON FUNCTION @extschema@.recover_plan(name, name) IS
     'a plan for each survivor of a failed node: zero_gap, catch_up or needs_rebuild, from which source, and why; outcome null: nothing can be said of it; plan: the proof, condition by condition, and what it takes; rebuild: the ways to rebuild a target that needs it, with estimated seconds and why not; asks all nodes and changes nothing (superusers, REPLICATION, pg_monitor)';
 
--- Rebuilding the tables of a node from another one.
+-- Comparing tables with those of another node.
 
-CREATE FUNCTION spock_internal.rebuild_tables(OUT intent_id uuid, OUT target_node name, OUT source_node name, OUT relation regclass,
-                                              OUT method text, OUT phase text, OUT chunks_done bigint, OUT chunks_total bigint,
-                                              OUT rows_done bigint, OUT rows_differing bigint, OUT bytes bigint, OUT time_left interval)
-    RETURNS SETOF record
-    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rebuild_tables_wrapper';
-COMMENT ON FUNCTION spock_internal.rebuild_tables() IS 'what the view rebuild_progress shows';
-
-CREATE VIEW @extschema@.rebuild_progress AS SELECT * FROM spock_internal.rebuild_tables();
-COMMENT ON VIEW @extschema@.rebuild_progress IS
-    'the unfinished rebuild of which this node is the target, table by table: waiting, copying, comparing or ready; how far it is and how long the table will take';
-REVOKE ALL ON @extschema@.rebuild_progress FROM PUBLIC;
-GRANT SELECT ON @extschema@.rebuild_progress TO PUBLIC;
-
-CREATE FUNCTION spock_internal.begin_rebuild(source_node name, target_node name, failed_node name, tables text, method text) RETURNS uuid
-    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_rebuild_wrapper';
-REVOKE ALL ON @extschema@.FUNCTION spock_internal.begin_rebuild(name, name, name, text, text) FROM PUBLIC;
-COMMENT ON FUNCTION spock_internal.begin_rebuild(name, name, name, text, text) IS
-    'records a rebuild whose target is this node, which is carried out when the caller has committed; tables: schema and name of each, null: all that come from the source';
-
-CREATE FUNCTION spock_internal.begin_rebuild_at(source_node name, target_node name, failed_node name, tables text, method text) RETURNS uuid
-    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_rebuild_at_wrapper';
-REVOKE ALL ON @extschema@.FUNCTION spock_internal.begin_rebuild_at(name, name, name, text, text) FROM PUBLIC;
-COMMENT ON FUNCTION spock_internal.begin_rebuild_at(name, name, name, text, text) IS 'begin_rebuild() on the target, which may be another node';
-
-CREATE FUNCTION spock_internal.ask_to_abort_rebuild() RETURNS uuid
-    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'ask_to_abort_rebuild_wrapper';
-REVOKE ALL ON @extschema@.FUNCTION spock_internal.ask_to_abort_rebuild() FROM PUBLIC;
-COMMENT ON FUNCTION spock_internal.ask_to_abort_rebuild() IS 'asks the workers of this node to end its rebuild';
-
-CREATE FUNCTION spock_internal.abort_rebuild_at(target_node name) RETURNS uuid
-    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'abort_rebuild_at_wrapper';
-REVOKE ALL ON @extschema@.FUNCTION spock_internal.abort_rebuild_at(name) FROM PUBLIC;
-COMMENT ON FUNCTION spock_internal.abort_rebuild_at(name) IS 'ask_to_abort_rebuild() on the target, which may be another node';
-
--- The node from which a target is rebuilt, if the caller names none: with a failed node the survivor that has the most of it, else the
--- first node by name that answers.
-CREATE FUNCTION spock_internal.source_of_rebuild(target name, failed name) RETURNS name
-    LANGUAGE plpgsql
-AS $$
-DECLARE
-    local name := (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local);
-    source name;
-BEGIN
-    IF failed IS NOT NULL THEN
-        SELECT f.source_node_name INTO source FROM @extschema@.find_rescue_source(failed::text) f WHERE f.source_node_name <> target;
-        source := coalesce(source, (SELECT p.source_node FROM @extschema@.recover_plan(failed, target) p LIMIT 1));
-    END IF;
-    IF source IS NULL THEN
-        SELECT s.node_name INTO source
-          FROM (SELECT local AS node_name WHERE local <> target
-                UNION SELECT p.node_name FROM @extschema@.peer_status() p
-                       WHERE p.state = 'connected' AND p.node_name <> target AND p.node_name IS DISTINCT FROM failed) s
-         ORDER BY s.node_name LIMIT 1;
-    END IF;
-    IF source IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-            MESSAGE = format('there is no node from which node "%s" can be rebuilt', target),
-            DETAIL = 'No other node answers.',
-            HINT = 'SELECT * FROM spock.peer_status(); shows the nodes and why they do not answer.';
-    END IF;
-    RETURN source;
-END
-$$;
-REVOKE ALL ON @extschema@.FUNCTION spock_internal.source_of_rebuild(name, name) FROM PUBLIC;
-COMMENT ON FUNCTION spock_internal.source_of_rebuild(name, name) IS 'the node from which a target is rebuilt if the caller names none';
-
-CREATE PROCEDURE @extschema@.rebuild_run(target_node_name text DEFAULT NULL, source_node_name text DEFAULT NULL, failed_node_name text DEFAULT NULL,
-                             tables regclass[] DEFAULT NULL, method text DEFAULT 'auto', verb boolean DEFAULT false,
-                             INOUT report jsonb DEFAULT NULL)
-    LANGUAGE plpgsql
-AS $$
-DECLARE
-    begun timestamptz := pg_catalog.clock_timestamp();
-    target name;
-    source name;
-    named jsonb;
-    intent uuid;
-    running jsonb;
-BEGIN
-    PERFORM spock_internal.require_caller('rebuild_run', '');
-    PERFORM spock_internal.begin_step();
-    verb := coalesce(verb, false);
-    target := coalesce(target_node_name::name, (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local));
-    IF tables IS NOT NULL THEN
-        named := (SELECT jsonb_agg(jsonb_build_array(n.nspname, c.relname) ORDER BY n.nspname, c.relname)
-                    FROM unnest(tables) t(oid) JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace);
-        IF named IS NULL OR jsonb_array_length(named) <> (SELECT count(DISTINCT t) FROM unnest(tables) t) THEN
-            RAISE EXCEPTION USING ERRCODE = 'undefined_table', MESSAGE = 'tables names none, or one that does not exist',
-                HINT = 'CALL spock.rebuild_run(tables := ARRAY[''orders''::regclass]);';
-        END IF;
-    END IF;
-    running := spock_internal.recovery_state_at(NULL, target, NULL);
-    IF running -> 'rebuild' IS NOT NULL THEN
-        intent := (running ->> 'intent_id')::uuid;
-        source := running ->> 'source_node';
-        PERFORM spock_internal.retry_recovery_at(NULL, target);
-        RAISE NOTICE 'joining the rebuild of node "%" from node "%" that is running', target, source;
-    ELSE
-        source := coalesce(source_node_name::name, spock_internal.source_of_rebuild(target, failed_node_name::name));
-        intent := spock_internal.begin_rebuild_at(source, target, failed_node_name::name, named::text, method);
-        IF verb THEN
-            RAISE NOTICE 'node "%" is rebuilt from node "%"', target, source;
-        END IF;
-    END IF;
-    COMMIT;
-    PERFORM spock_internal.begin_step();
-    CALL spock_internal.watch_recovery(NULL, target::text, intent, verb, report);
-    PERFORM spock_internal.begin_step();
-    report := report || jsonb_build_object('seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
-    RAISE NOTICE 'node "%" is rebuilt from node "%": %, % compared or copied, % of them different, in % s', target, source,
-        spock_internal.counted((report -> 'rebuild' ->> 'tables')::bigint, 'table'),
-        spock_internal.counted((report -> 'rebuild' ->> 'rows')::bigint, 'row'), report -> 'rebuild' ->> 'differing',
-        report ->> 'seconds';
-END
-$$;
-REVOKE ALL ON PROCEDURE @extschema@.rebuild_run(text, text, text, regclass[], text, boolean, jsonb) FROM PUBLIC;
-COMMENT ON PROCEDURE @extschema@.rebuild_run(text, text, text, regclass[], text, boolean, jsonb) IS
-    'brings the target''s tables to what the source has, by comparing or copying, and replaces slots that were lost; without target: this node; without tables: all that it receives from the source; failed_node_name: a node that is gone, of which the target then has what the source has; goes on if the session ends; calling again joins';
-
-CREATE PROCEDURE @extschema@.rebuild_abort(target_node_name text DEFAULT NULL)
-    LANGUAGE plpgsql
-AS $$
-DECLARE
-    asked uuid;
-BEGIN
-    PERFORM spock_internal.require_caller('rebuild_abort', '');
-    PERFORM spock_internal.begin_step();
-    asked := spock_internal.abort_rebuild_at(target_node_name::name);
-    COMMIT;
-    PERFORM spock_internal.begin_step();
-    CALL spock_internal.await_end(NULL, target_node_name, '', asked);
-    PERFORM spock_internal.begin_step();
-END
-$$;
-REVOKE ALL ON PROCEDURE @extschema@.rebuild_abort(text) FROM PUBLIC;
-COMMENT ON PROCEDURE @extschema@.rebuild_abort(text) IS
-    'ends the rebuild of this node, or of the one named: tables that are ready stay so, the others are as they were, subscriptions run again';
 CREATE FUNCTION spock_internal.range_hashes(question text) RETURNS text
     LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'range_hashes_wrapper';
 COMMENT ON FUNCTION spock_internal.range_hashes(text) IS
     'hashes over ranges of a table''s keys, as a comparison on another node asks for them; the caller needs SELECT on the table, which is read as its owner (superusers, REPLICATION)';
-CREATE FUNCTION spock_internal.pin_tables(intent_id uuid, target_node name, tables text[], lease interval DEFAULT '1 s',
-                                          lifetime interval DEFAULT NULL)
-    RETURNS jsonb
-    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'pin_tables_wrapper';
-COMMENT ON FUNCTION spock_internal.pin_tables(uuid, name, text[], interval, interval) IS
-    'has a worker take a snapshot of these tables, with the positions of all nodes in it, and hold it for the rebuild of the target; a second call for the intent returns the same snapshot; commits are held back for some milliseconds, and never for longer than the lease (superusers, REPLICATION)';
-
-CREATE FUNCTION spock_internal.release_pin(intent_id uuid) RETURNS boolean
-    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'release_pin_wrapper';
-COMMENT ON FUNCTION spock_internal.release_pin(uuid) IS
-    'releases the snapshot that pin_tables() has taken for an intent; false: there is none (superusers, REPLICATION)';
-
-CREATE FUNCTION spock_internal.pins()
-    RETURNS TABLE (intent_id uuid, target_node name, since timestamptz, snapshot_age bigint, tables text[], worker_pid int,
-                   target_says text, silent_for interval)
-    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'pins_wrapper';
-COMMENT ON FUNCTION spock_internal.pins() IS
-    'the snapshots that this node holds for the rebuilds of other nodes; snapshot_age: in transactions (superusers, REPLICATION, pg_monitor)';
 
 CREATE FUNCTION spock_internal.require_comparer() RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'require_comparer_wrapper';
@@ -1267,6 +1124,28 @@ COMMENT ON VIEW @extschema@.comparisons IS
     'the last comparisons of tables with each other node: the one that a session has called, and the one that was begun by spock.compare_interval';
 REVOKE ALL ON @extschema@.comparisons FROM PUBLIC;
 GRANT SELECT ON @extschema@.comparisons TO PUBLIC;
+
+-- Rebuild: tables of a target are brought to the state of a source where WAL cannot.
+
+CREATE FUNCTION spock_internal.pin_tables(intent_id uuid, target_node name, tables text[], lease interval DEFAULT '1 s',
+                                          lifetime interval DEFAULT NULL)
+    RETURNS jsonb
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'pin_tables_wrapper';
+COMMENT ON FUNCTION spock_internal.pin_tables(uuid, name, text[], interval, interval) IS
+    'has a worker take a snapshot of these tables, with the positions of all nodes in it, and hold it for the rebuild of the target; a second call for the intent returns the same snapshot; commits are held back for some milliseconds, and never for longer than the lease (superusers, REPLICATION)';
+
+CREATE FUNCTION spock_internal.release_pin(intent_id uuid) RETURNS boolean
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'release_pin_wrapper';
+COMMENT ON FUNCTION spock_internal.release_pin(uuid) IS
+    'releases the snapshot that pin_tables() has taken for an intent; false: there is none (superusers, REPLICATION)';
+
+CREATE FUNCTION spock_internal.pins()
+    RETURNS TABLE (intent_id uuid, target_node name, since timestamptz, snapshot_age bigint, tables text[], worker_pid int,
+                   target_says text, silent_for interval)
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'pins_wrapper';
+COMMENT ON FUNCTION spock_internal.pins() IS
+    'the snapshots that this node holds for the rebuilds of other nodes; snapshot_age: in transactions (superusers, REPLICATION, pg_monitor)';
+
 CREATE FUNCTION spock_internal.copy_layout(table_schema name, table_name name, publications text[])
     RETURNS TABLE (kind text, name text, part text, blocks bigint, chunk_blocks bigint)
     LANGUAGE c STABLE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'copy_layout_wrapper';
@@ -1323,6 +1202,146 @@ CREATE FUNCTION spock_internal.unpark_tables(tables regclass[]) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'unpark_tables_wrapper';
 REVOKE ALL ON FUNCTION spock_internal.unpark_tables(regclass[]) FROM PUBLIC;
 COMMENT ON FUNCTION spock_internal.unpark_tables(regclass[]) IS 'lets users write to these tables again';
+
+-- Rebuilding the tables of a node from another one.
+
+CREATE FUNCTION spock_internal.rebuild_tables(OUT intent_id uuid, OUT target_node name, OUT source_node name, OUT relation regclass,
+                                              OUT method text, OUT phase text, OUT chunks_done bigint, OUT chunks_total bigint,
+                                              OUT rows_done bigint, OUT rows_differing bigint, OUT bytes bigint, OUT time_left interval)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rebuild_tables_wrapper';
+COMMENT ON FUNCTION spock_internal.rebuild_tables() IS 'what the view rebuild_progress shows';
+
+CREATE VIEW @extschema@.rebuild_progress AS SELECT * FROM spock_internal.rebuild_tables();
+COMMENT ON VIEW @extschema@.rebuild_progress IS
+    'the unfinished rebuild of which this node is the target, table by table: waiting, copying, comparing or ready; how far it is and how long the table will take';
+REVOKE ALL ON @extschema@.rebuild_progress FROM PUBLIC;
+GRANT SELECT ON @extschema@.rebuild_progress TO PUBLIC;
+
+CREATE FUNCTION spock_internal.begin_rebuild(source_node name, target_node name, failed_node name, tables text, method text) RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_rebuild_wrapper';
+REVOKE ALL ON FUNCTION spock_internal.begin_rebuild(name, name, name, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.begin_rebuild(name, name, name, text, text) IS
+    'records a rebuild whose target is this node, which is carried out when the caller has committed; tables: schema and name of each, null: all that come from the source';
+
+CREATE FUNCTION spock_internal.begin_rebuild_at(source_node name, target_node name, failed_node name, tables text, method text) RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_rebuild_at_wrapper';
+REVOKE ALL ON FUNCTION spock_internal.begin_rebuild_at(name, name, name, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.begin_rebuild_at(name, name, name, text, text) IS 'begin_rebuild() on the target, which may be another node';
+
+CREATE FUNCTION spock_internal.ask_to_abort_rebuild() RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'ask_to_abort_rebuild_wrapper';
+REVOKE ALL ON FUNCTION spock_internal.ask_to_abort_rebuild() FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.ask_to_abort_rebuild() IS 'asks the workers of this node to end its rebuild';
+
+CREATE FUNCTION spock_internal.abort_rebuild_at(target_node name) RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'abort_rebuild_at_wrapper';
+REVOKE ALL ON FUNCTION spock_internal.abort_rebuild_at(name) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.abort_rebuild_at(name) IS 'ask_to_abort_rebuild() on the target, which may be another node';
+
+-- The node from which a target is rebuilt, if the caller names none: with a failed node the survivor that has the most of it, else the
+-- first node by name that answers.
+CREATE FUNCTION spock_internal.source_of_rebuild(target name, failed name) RETURNS name
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    local name := (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local);
+    source name;
+BEGIN
+    IF failed IS NOT NULL THEN
+        SELECT f.source_node_name INTO source FROM @extschema@.find_rescue_source(failed::text) f WHERE f.source_node_name <> target;
+        source := coalesce(source, (SELECT p.source_node FROM @extschema@.recover_plan(failed, target) p LIMIT 1));
+    END IF;
+    IF source IS NULL THEN
+        SELECT s.node_name INTO source
+          FROM (SELECT local AS node_name WHERE local <> target
+                UNION SELECT p.node_name FROM @extschema@.peer_status() p
+                       WHERE p.state = 'connected' AND p.node_name <> target AND p.node_name IS DISTINCT FROM failed) s
+         ORDER BY s.node_name LIMIT 1;
+    END IF;
+    IF source IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('there is no node from which node "%s" can be rebuilt', target),
+            DETAIL = 'No other node answers.',
+            HINT = 'SELECT * FROM spock.peer_status(); shows the nodes and why they do not answer.';
+    END IF;
+    RETURN source;
+END
+$$;
+REVOKE ALL ON FUNCTION spock_internal.source_of_rebuild(name, name) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.source_of_rebuild(name, name) IS 'the node from which a target is rebuilt if the caller names none';
+
+CREATE PROCEDURE @extschema@.rebuild_run(target_node_name text DEFAULT NULL, source_node_name text DEFAULT NULL, failed_node_name text DEFAULT NULL,
+                             tables regclass[] DEFAULT NULL, method text DEFAULT 'auto', verb boolean DEFAULT false,
+                             INOUT report jsonb DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    begun timestamptz := pg_catalog.clock_timestamp();
+    target name;
+    source name;
+    named jsonb;
+    intent uuid;
+    running jsonb;
+BEGIN
+    PERFORM spock_internal.require_caller('rebuild_run', '');
+    PERFORM spock_internal.begin_step();
+    verb := coalesce(verb, false);
+    target := coalesce(target_node_name::name, (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local));
+    IF tables IS NOT NULL THEN
+        named := (SELECT jsonb_agg(jsonb_build_array(n.nspname, c.relname) ORDER BY n.nspname, c.relname)
+                    FROM unnest(tables) t(oid) JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace);
+        IF named IS NULL OR jsonb_array_length(named) <> (SELECT count(DISTINCT t) FROM unnest(tables) t) THEN
+            RAISE EXCEPTION USING ERRCODE = 'undefined_table', MESSAGE = 'tables names none, or one that does not exist',
+                HINT = 'CALL spock.rebuild_run(tables := ARRAY[''orders''::regclass]);';
+        END IF;
+    END IF;
+    running := spock_internal.recovery_state_at(NULL, target, NULL);
+    IF running -> 'rebuild' IS NOT NULL THEN
+        intent := (running ->> 'intent_id')::uuid;
+        source := running ->> 'source_node';
+        PERFORM spock_internal.retry_recovery_at(NULL, target);
+        RAISE NOTICE 'joining the rebuild of node "%" from node "%" that is running', target, source;
+    ELSE
+        source := coalesce(source_node_name::name, spock_internal.source_of_rebuild(target, failed_node_name::name));
+        intent := spock_internal.begin_rebuild_at(source, target, failed_node_name::name, named::text, method);
+        IF verb THEN
+            RAISE NOTICE 'node "%" is rebuilt from node "%"', target, source;
+        END IF;
+    END IF;
+    COMMIT;
+    PERFORM spock_internal.begin_step();
+    CALL spock_internal.watch_recovery(NULL, target::text, intent, verb, report);
+    PERFORM spock_internal.begin_step();
+    report := report || jsonb_build_object('seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
+    RAISE NOTICE 'node "%" is rebuilt from node "%": %, % compared or copied, % of them different, in % s', target, source,
+        spock_internal.counted((report -> 'rebuild' ->> 'tables')::bigint, 'table'),
+        spock_internal.counted((report -> 'rebuild' ->> 'rows')::bigint, 'row'), report -> 'rebuild' ->> 'differing',
+        report ->> 'seconds';
+END
+$$;
+REVOKE ALL ON PROCEDURE @extschema@.rebuild_run(text, text, text, regclass[], text, boolean, jsonb) FROM PUBLIC;
+COMMENT ON PROCEDURE @extschema@.rebuild_run(text, text, text, regclass[], text, boolean, jsonb) IS
+    'brings the target''s tables to what the source has, by comparing or copying, and replaces slots that were lost; without target: this node; without tables: all that it receives from the source; failed_node_name: a node that is gone, of which the target then has what the source has; goes on if the session ends; calling again joins';
+
+CREATE PROCEDURE @extschema@.rebuild_abort(target_node_name text DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    asked uuid;
+BEGIN
+    PERFORM spock_internal.require_caller('rebuild_abort', '');
+    PERFORM spock_internal.begin_step();
+    asked := spock_internal.abort_rebuild_at(target_node_name::name);
+    COMMIT;
+    PERFORM spock_internal.begin_step();
+    CALL spock_internal.await_end(NULL, target_node_name, '', asked);
+    PERFORM spock_internal.begin_step();
+END
+$$;
+REVOKE ALL ON PROCEDURE @extschema@.rebuild_abort(text) FROM PUBLIC;
+COMMENT ON PROCEDURE @extschema@.rebuild_abort(text) IS
+    'ends the rebuild of this node, or of the one named: tables that are ready stay so, the others are as they were, subscriptions run again';
 
 CREATE FUNCTION @extschema@.rebuild_manifest(intent_id uuid)
     RETURNS TABLE (relation regclass, chunk int, from_block bigint, to_block bigint, rows bigint, checksum text, applied_at timestamptz)
