@@ -12,10 +12,10 @@ COMMENT ON FUNCTION spock_internal.peer_readiness(name, text, oid) IS
 
 CREATE FUNCTION recover_plan(failed_node_name name, target_node_name name DEFAULT NULL)
     RETURNS TABLE (target_node name, source_node name, outcome text, reason text, target_lsn pg_lsn, source_lsn pg_lsn,
-                   released_lsn pg_lsn, gap_bytes bigint, plan jsonb)
-    LANGUAGE c VOLATILE ROWS 3 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recover_plan_wrapper';
+                   released_lsn pg_lsn, gap_bytes bigint, plan jsonb, rebuild jsonb)
+    LANGUAGE c VOLATILE ROWS 3 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recover_plan_2_wrapper';
 COMMENT ON FUNCTION recover_plan(name, name) IS
-    'a plan for each survivor of a failed node: zero_gap, catch_up or needs_rebuild, from which source, and why; outcome null: nothing can be said of it; plan: the proof, condition by condition, and what it takes; asks all nodes and changes nothing (superusers, REPLICATION, pg_monitor)';
+    'a plan for each survivor of a failed node: zero_gap, catch_up or needs_rebuild, from which source, and why; outcome null: nothing can be said of it; plan: the proof, condition by condition, and what it takes; rebuild: the ways to rebuild a target that needs it, with estimated seconds and why not; asks all nodes and changes nothing (superusers, REPLICATION, pg_monitor)';
 
 CREATE FUNCTION find_rescue_source(failed_node_name text)
     RETURNS TABLE (origin_node_id oid, source_node_id oid, last_lsn pg_lsn, last_commit_timestamp timestamptz,

@@ -159,6 +159,8 @@ DECLARE
     -- What the server itself has said; the caller is a superuser, who may see rows.
     said jsonb;
     words text;
+    -- What is watched, in messages.
+    what text;
     known_error text;
     blocker text;
     -- The attempt after which it was told when the next one begins.
@@ -185,6 +187,9 @@ BEGIN
                     MESSAGE = format('node "%s" does not know the recovery any more', target_node),
                     HINT = 'SELECT * FROM spock.recovery_intents(); there.';
             END IF;
+            what := CASE WHEN state -> 'rebuild' IS NULL
+                         THEN format('recovery of node "%s" on node "%s"', state ->> 'failed_node', target_node)
+                         ELSE format('rebuild of node "%s" from node "%s"', target_node, state ->> 'source_node') END;
             IF is_first THEN
                 -- What has failed before this call is tried again, and is an error when it has failed again.
                 is_first := false;
@@ -196,10 +201,10 @@ BEGIN
                     told := told + 1;
                     phase := step ->> 'phase';
                     RAISE NOTICE '% s: %', to_char((step ->> 'seconds')::numeric, 'FM999990.000'),
-                        CASE phase WHEN 'suspending' THEN format('clone "%s" was created; suspending subscriptions', state ->> 'clone')
-                                   WHEN 'replaying' THEN format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn')
-                                   WHEN 'resuming' THEN 'all transactions are replayed; resuming subscriptions'
-                                   WHEN 'reconciling' THEN 'comparing the rows that were touched'
+                        CASE phase WHEN 'suspending' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN 'suspending subscriptions' ELSE format('clone "%s" was created; suspending subscriptions', state ->> 'clone') END
+                                   WHEN 'replaying' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN format('the source has pinned its snapshot; bringing %s to it', spock_internal.counted((state -> 'rebuild' ->> 'tables')::bigint, 'table')) ELSE format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn') END
+                                   WHEN 'resuming' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN 'all tables are ready' ELSE 'all transactions are replayed' END || '; resuming subscriptions'
+                                   WHEN 'reconciling' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN 'the source''s pin is released' ELSE 'comparing the rows that were touched' END
                                    ELSE phase END;
                 END LOOP;
             END IF;
@@ -221,7 +226,13 @@ BEGIN
                     round((state ->> 'rows_per_second')::numeric),
                     coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
             END IF;
-            IF verb AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
+            IF verb AND state -> 'rebuild' ->> 'table' IS NOT NULL AND clock_timestamp() - told_at >= interval '1 s' THEN
+                told_at := clock_timestamp();
+                RAISE NOTICE '% s: table %, % of % chunks, %, % different', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
+                    state -> 'rebuild' ->> 'table', state -> 'rebuild' ->> 'chunks_done', state -> 'rebuild' ->> 'chunks_total',
+                    spock_internal.counted((state -> 'rebuild' ->> 'rows')::bigint, 'row'), state -> 'rebuild' ->> 'differing';
+            END IF;
+            IF verb AND state -> 'rebuild' IS NULL AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
                 RAISE NOTICE '% s: % of % compared', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
                     state ->> 'compared', spock_internal.counted((state ->> 'touched')::bigint, 'row');
@@ -234,8 +245,7 @@ BEGIN
                                          said ->> 'detail', said ->> 'hint', said ->> 'context') END;
                 IF (state -> 'watch' ->> 'waits_for_a_person')::boolean THEN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                        MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
-                                                    state ->> 'failed_node', target_node, state ->> 'error'),
+                        MESSAGE = format('%s waits: %s', what, state ->> 'error'),
                         DETAIL = concat_ws(E'\n', words, 'Transactions that were applied are kept, the other subscriptions run again, and the recovery continues by itself once the cause is fixed. The log of the target has the server''s own message.'),
                         HINT = state -> 'watch' ->> 'mend_hint';
                 ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
@@ -256,8 +266,7 @@ BEGIN
             END IF;
             IF (state -> 'watch' ->> 'was_tried_often')::boolean THEN
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                    MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
-                                                state ->> 'failed_node', target_node, state ->> 'error'),
+                    MESSAGE = format('%s waits: %s', what, state ->> 'error'),
                     DETAIL = concat_ws(E'\n', words, 'The recovery was tried several times, and continues by itself once the cause is fixed.'),
                     HINT = state -> 'watch' ->> 'retry_hint';
             END IF;
@@ -274,9 +283,12 @@ BEGIN
         round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
-            MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
-            DETAIL = format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
-            HINT = 'CALL spock.recover_run() again goes on from there.';
+            MESSAGE = format('%s was aborted', what),
+            DETAIL = CASE WHEN state -> 'rebuild' IS NULL
+                THEN format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction'))
+                ELSE format('Tables that were ready before are kept: %s.', spock_internal.counted((state -> 'rebuild' ->> 'ready')::bigint, 'table')) END,
+            HINT = CASE WHEN state -> 'rebuild' IS NULL THEN 'CALL spock.recover_run() again goes on from there.'
+                        ELSE 'CALL spock.rebuild_run() again begins anew.' END;
     END IF;
     PERFORM spock_internal.tell_reconciled(report, verb);
 END
@@ -383,7 +395,8 @@ COMMENT ON PROCEDURE recover_run(text, text, text, text, text, pg_lsn, pg_lsn, t
     'recovers on the target what it lacks of the failed node, out of the source''s WAL; without target: this node, or the only one that lags; without source: the best one; verb: tells each step; goes on if the session ends; calling again joins';
 
 -- Every survivor that lags, each from its best source. One that fails does not stop the others.
-CREATE PROCEDURE recover_failed_node(failed_node_name text, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL)
+CREATE PROCEDURE recover_failed_node(failed_node_name text, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL,
+                                     rebuild boolean DEFAULT false)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -472,7 +485,7 @@ BEGIN
             IF survivor.reason <> 'target_not_subscribed' THEN
                 left_out := left_out || survivor.target_node::text;
             END IF;
-        ELSIF survivor.outcome = 'needs_rebuild' THEN
+        ELSIF survivor.outcome = 'needs_rebuild' AND NOT coalesce(rebuild, false) THEN
             failures := failures + 1;
             RAISE WARNING 'node "%" cannot be recovered: %', survivor.target_node, survivor.reason;
         ELSE
@@ -488,9 +501,15 @@ BEGIN
                     intent := spock_internal.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node,
                                                             survivor.target_node, NULL, NULL, NULL, NULL);
                     one := one || jsonb_build_object('intent_id', intent);
+                ELSIF survivor.outcome = 'needs_rebuild' THEN
+                    survivor.source_node := coalesce(survivor.source_node,
+                        spock_internal.source_of_rebuild(survivor.target_node, failed_node_name::name));
+                    intent := spock_internal.begin_rebuild_at(survivor.source_node, survivor.target_node, failed_node_name::name, NULL, 'auto');
+                    one := one || jsonb_build_object('intent_id', intent, 'source_node', survivor.source_node);
                 END IF;
                 IF verb AND one ? 'intent_id' THEN
-                    RAISE NOTICE 'node "%" is recovered from node "%"', survivor.target_node, one ->> 'source_node';
+                    RAISE NOTICE 'node "%" is % from node "%"', survivor.target_node,
+                        CASE WHEN survivor.outcome = 'needs_rebuild' THEN 'rebuilt' ELSE 'recovered' END, one ->> 'source_node';
                 END IF;
             EXCEPTION WHEN OTHERS THEN
                 failures := failures + 1;
@@ -537,6 +556,11 @@ BEGIN
         ELSE
             entry := entry || (state - 'watch');
             PERFORM spock_internal.tell_reconciled(state, verb);
+        END IF;
+        IF state -> 'rebuild' IS NOT NULL AND state ->> 'phase' = 'completed' THEN
+            RAISE NOTICE 'node "%" is rebuilt: % from node "%"', entry ->> 'target_node',
+                spock_internal.counted((state -> 'rebuild' ->> 'tables')::bigint, 'table'), entry ->> 'source_node';
+        ELSIF state ->> 'phase' = 'completed' THEN
             RAISE NOTICE 'node "%" is recovered: % from node "%", up to %', entry ->> 'target_node',
                 spock_internal.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
         END IF;
@@ -559,9 +583,9 @@ BEGIN
         report ->> 'seconds';
 END
 $$;
-REVOKE ALL ON PROCEDURE recover_failed_node(text, boolean, jsonb) FROM PUBLIC;
-COMMENT ON PROCEDURE recover_failed_node(text, boolean, jsonb) IS
-    'recovers the failed node on every survivor that lags and answers, each from its best source; an error at the end if one of them failed';
+REVOKE ALL ON PROCEDURE recover_failed_node(text, boolean, jsonb, boolean) FROM PUBLIC;
+COMMENT ON PROCEDURE recover_failed_node(text, boolean, jsonb, boolean) IS
+    'recovers the failed node on every survivor that lags and answers, each from its best source; rebuild: rebuilds those that no WAL can recover; an error at the end if one of them failed';
 
 -- What recover_run would do, without doing it.
 CREATE PROCEDURE recover_precheck(failed_node_name text, source_node_name text DEFAULT NULL, source_dsn text DEFAULT NULL,

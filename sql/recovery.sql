@@ -32,11 +32,13 @@ CREATE MATERIALIZED VIEW recovery_kept_objects AS
     SELECT DISTINCT (o.object #>> '{}')::oid AS object
       FROM pg_catalog.pg_seclabel l,
            LATERAL (SELECT pg_catalog.jsonb_path_query(l.label::jsonb, '$.intents[*].kept_rows')
+                     UNION ALL SELECT pg_catalog.jsonb_path_query(l.label::jsonb, '$.comparisons[*].progress_object')
+                     UNION ALL SELECT pg_catalog.jsonb_path_query(l.label::jsonb, '$.comparisons[*].keys_object')
                      UNION ALL SELECT l.label::jsonb -> 'slot_files') o(object)
      WHERE l.provider = 'spock_recovery' AND l.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND l.objsubid = 0
        AND o.object IS NOT NULL;
 COMMENT ON MATERIALIZED VIEW recovery_kept_objects IS
-    'the large objects with the rows that recovery_unjudged() shows, and with the saved files of the recovery slot: here for vacuumlo, which removes those that nothing refers to';
+    'the large objects with the rows that recovery_unjudged() shows, with what comparisons have found, and with the saved files of the recovery slot: here for vacuumlo, which removes those that nothing refers to';
 REVOKE ALL ON recovery_kept_objects FROM PUBLIC;
 GRANT SELECT ON recovery_kept_objects TO PUBLIC;
 

@@ -127,12 +127,14 @@ CREATE MATERIALIZED VIEW @extschema@.recovery_kept_objects AS
     SELECT DISTINCT (o.object #>> '{}')::oid AS object
       FROM pg_catalog.pg_seclabel l,
            LATERAL (SELECT pg_catalog.jsonb_path_query(l.label::jsonb, '$.intents[*].kept_rows')
+                     UNION ALL SELECT pg_catalog.jsonb_path_query(l.label::jsonb, '$.comparisons[*].progress_object')
+                     UNION ALL SELECT pg_catalog.jsonb_path_query(l.label::jsonb, '$.comparisons[*].keys_object')
                      UNION ALL SELECT l.label::jsonb -> 'slot_files') o(object)
      WHERE l.provider = 'spock_recovery' AND l.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND l.objsubid = 0
        AND o.object IS NOT NULL;
 
 COMMENT ON MATERIALIZED VIEW @extschema@.recovery_kept_objects IS
-    'the large objects with the rows that recovery_unjudged() shows, and with the saved files of the recovery slot: here for vacuumlo, which removes those that nothing refers to';
+    'the large objects with the rows that recovery_unjudged() shows, with what comparisons have found, and with the saved files of the recovery slot: here for vacuumlo, which removes those that nothing refers to';
 
 REVOKE ALL ON @extschema@.recovery_kept_objects FROM PUBLIC;
 
@@ -230,6 +232,8 @@ DECLARE
     -- What the server itself has said; the caller is a superuser, who may see rows.
     said jsonb;
     words text;
+    -- What is watched, in messages.
+    what text;
     known_error text;
     blocker text;
     -- The attempt after which it was told when the next one begins.
@@ -256,6 +260,9 @@ BEGIN
                     MESSAGE = format('node "%s" does not know the recovery any more', target_node),
                     HINT = 'SELECT * FROM spock.recovery_intents(); there.';
             END IF;
+            what := CASE WHEN state -> 'rebuild' IS NULL
+                         THEN format('recovery of node "%s" on node "%s"', state ->> 'failed_node', target_node)
+                         ELSE format('rebuild of node "%s" from node "%s"', target_node, state ->> 'source_node') END;
             IF is_first THEN
                 -- What has failed before this call is tried again, and is an error when it has failed again.
                 is_first := false;
@@ -267,10 +274,10 @@ BEGIN
                     told := told + 1;
                     phase := step ->> 'phase';
                     RAISE NOTICE '% s: %', to_char((step ->> 'seconds')::numeric, 'FM999990.000'),
-                        CASE phase WHEN 'suspending' THEN format('clone "%s" was created; suspending subscriptions', state ->> 'clone')
-                                   WHEN 'replaying' THEN format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn')
-                                   WHEN 'resuming' THEN 'all transactions are replayed; resuming subscriptions'
-                                   WHEN 'reconciling' THEN 'comparing the rows that were touched'
+                        CASE phase WHEN 'suspending' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN 'suspending subscriptions' ELSE format('clone "%s" was created; suspending subscriptions', state ->> 'clone') END
+                                   WHEN 'replaying' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN format('the source has pinned its snapshot; bringing %s to it', spock_internal.counted((state -> 'rebuild' ->> 'tables')::bigint, 'table')) ELSE format('replaying from %s to %s', state ->> 'skip_lsn', state ->> 'stop_lsn') END
+                                   WHEN 'resuming' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN 'all tables are ready' ELSE 'all transactions are replayed' END || '; resuming subscriptions'
+                                   WHEN 'reconciling' THEN CASE WHEN state -> 'rebuild' IS NOT NULL THEN 'the source''s pin is released' ELSE 'comparing the rows that were touched' END
                                    ELSE phase END;
                 END LOOP;
             END IF;
@@ -292,7 +299,13 @@ BEGIN
                     round((state ->> 'rows_per_second')::numeric),
                     coalesce(round((state ->> 'seconds_left')::numeric, 1)::text || ' s', 'unknown time');
             END IF;
-            IF verb AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
+            IF verb AND state -> 'rebuild' ->> 'table' IS NOT NULL AND clock_timestamp() - told_at >= interval '1 s' THEN
+                told_at := clock_timestamp();
+                RAISE NOTICE '% s: table %, % of % chunks, %, % different', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
+                    state -> 'rebuild' ->> 'table', state -> 'rebuild' ->> 'chunks_done', state -> 'rebuild' ->> 'chunks_total',
+                    spock_internal.counted((state -> 'rebuild' ->> 'rows')::bigint, 'row'), state -> 'rebuild' ->> 'differing';
+            END IF;
+            IF verb AND state -> 'rebuild' IS NULL AND phase = 'reconciling' AND clock_timestamp() - told_at >= interval '1 s' THEN
                 told_at := clock_timestamp();
                 RAISE NOTICE '% s: % of % compared', to_char(extract(epoch FROM told_at - begun), 'FM999990.000'),
                     state ->> 'compared', spock_internal.counted((state ->> 'touched')::bigint, 'row');
@@ -305,8 +318,7 @@ BEGIN
                                          said ->> 'detail', said ->> 'hint', said ->> 'context') END;
                 IF (state -> 'watch' ->> 'waits_for_a_person')::boolean THEN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                        MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
-                                                    state ->> 'failed_node', target_node, state ->> 'error'),
+                        MESSAGE = format('%s waits: %s', what, state ->> 'error'),
                         DETAIL = concat_ws(E'\n', words, 'Transactions that were applied are kept, the other subscriptions run again, and the recovery continues by itself once the cause is fixed. The log of the target has the server''s own message.'),
                         HINT = state -> 'watch' ->> 'mend_hint';
                 ELSIF NOT (state ->> 'must_be_mended')::boolean THEN
@@ -327,8 +339,7 @@ BEGIN
             END IF;
             IF (state -> 'watch' ->> 'was_tried_often')::boolean THEN
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-                    MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
-                                                state ->> 'failed_node', target_node, state ->> 'error'),
+                    MESSAGE = format('%s waits: %s', what, state ->> 'error'),
                     DETAIL = concat_ws(E'\n', words, 'The recovery was tried several times, and continues by itself once the cause is fixed.'),
                     HINT = state -> 'watch' ->> 'retry_hint';
             END IF;
@@ -345,9 +356,12 @@ BEGIN
         round(extract(epoch FROM clock_timestamp() - begun), 3));
     IF state ->> 'phase' = 'aborted' THEN
         RAISE EXCEPTION USING ERRCODE = 'operator_intervention',
-            MESSAGE = format('recovery of node "%s" on node "%s" was aborted', state ->> 'failed_node', target_node),
-            DETAIL = format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction')),
-            HINT = 'CALL spock.recover_run() again goes on from there.';
+            MESSAGE = format('%s was aborted', what),
+            DETAIL = CASE WHEN state -> 'rebuild' IS NULL
+                THEN format('Transactions that were applied before are kept: %s.', spock_internal.counted((state ->> 'transactions')::bigint, 'transaction'))
+                ELSE format('Tables that were ready before are kept: %s.', spock_internal.counted((state -> 'rebuild' ->> 'ready')::bigint, 'table')) END,
+            HINT = CASE WHEN state -> 'rebuild' IS NULL THEN 'CALL spock.recover_run() again goes on from there.'
+                        ELSE 'CALL spock.rebuild_run() again begins anew.' END;
     END IF;
     PERFORM spock_internal.tell_reconciled(report, verb);
 END
@@ -444,7 +458,9 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE PROCEDURE @extschema@.recover_failed_node(failed_node_name text, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL)
+DROP PROCEDURE @extschema@.recover_failed_node(text, boolean, jsonb);
+CREATE PROCEDURE @extschema@.recover_failed_node(failed_node_name text, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL,
+                                     rebuild boolean DEFAULT false)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -533,7 +549,7 @@ BEGIN
             IF survivor.reason <> 'target_not_subscribed' THEN
                 left_out := left_out || survivor.target_node::text;
             END IF;
-        ELSIF survivor.outcome = 'needs_rebuild' THEN
+        ELSIF survivor.outcome = 'needs_rebuild' AND NOT coalesce(rebuild, false) THEN
             failures := failures + 1;
             RAISE WARNING 'node "%" cannot be recovered: %', survivor.target_node, survivor.reason;
         ELSE
@@ -549,9 +565,15 @@ BEGIN
                     intent := spock_internal.begin_recovery_at(NULL, failed_node_name::name, survivor.source_node,
                                                             survivor.target_node, NULL, NULL, NULL, NULL);
                     one := one || jsonb_build_object('intent_id', intent);
+                ELSIF survivor.outcome = 'needs_rebuild' THEN
+                    survivor.source_node := coalesce(survivor.source_node,
+                        spock_internal.source_of_rebuild(survivor.target_node, failed_node_name::name));
+                    intent := spock_internal.begin_rebuild_at(survivor.source_node, survivor.target_node, failed_node_name::name, NULL, 'auto');
+                    one := one || jsonb_build_object('intent_id', intent, 'source_node', survivor.source_node);
                 END IF;
                 IF verb AND one ? 'intent_id' THEN
-                    RAISE NOTICE 'node "%" is recovered from node "%"', survivor.target_node, one ->> 'source_node';
+                    RAISE NOTICE 'node "%" is % from node "%"', survivor.target_node,
+                        CASE WHEN survivor.outcome = 'needs_rebuild' THEN 'rebuilt' ELSE 'recovered' END, one ->> 'source_node';
                 END IF;
             EXCEPTION WHEN OTHERS THEN
                 failures := failures + 1;
@@ -598,6 +620,11 @@ BEGIN
         ELSE
             entry := entry || (state - 'watch');
             PERFORM spock_internal.tell_reconciled(state, verb);
+        END IF;
+        IF state -> 'rebuild' IS NOT NULL AND state ->> 'phase' = 'completed' THEN
+            RAISE NOTICE 'node "%" is rebuilt: % from node "%"', entry ->> 'target_node',
+                spock_internal.counted((state -> 'rebuild' ->> 'tables')::bigint, 'table'), entry ->> 'source_node';
+        ELSIF state ->> 'phase' = 'completed' THEN
             RAISE NOTICE 'node "%" is recovered: % from node "%", up to %', entry ->> 'target_node',
                 spock_internal.counted((entry ->> 'transactions')::bigint, 'transaction'), entry ->> 'source_node', entry ->> 'final_lsn';
         END IF;
@@ -620,6 +647,9 @@ BEGIN
         report ->> 'seconds';
 END
 $$;
+REVOKE ALL ON PROCEDURE @extschema@.recover_failed_node(text, boolean, jsonb, boolean) FROM PUBLIC;
+COMMENT ON PROCEDURE @extschema@.recover_failed_node(text, boolean, jsonb, boolean) IS
+    'recovers the failed node on every survivor that lags and answers, each from its best source; rebuild: rebuilds those that no WAL can recover; an error at the end if one of them failed';
 
 CREATE OR REPLACE PROCEDURE @extschema@.recover_phase_clone(failed_node_name text, source_node_name text, source_dsn text, target_node_name text,
                                      target_dsn text, stop_lsn pg_lsn DEFAULT NULL, skip_lsn pg_lsn DEFAULT NULL,
@@ -924,6 +954,157 @@ REVOKE ALL ON FUNCTION spock_internal.note_base_backup(name, timestamptz, pg_lsn
 COMMENT ON FUNCTION spock_internal.note_base_backup(name, timestamptz, pg_lsn) IS
     'notes a base backup of a node, for base_backup_before of restore_points()';
 
+DROP FUNCTION @extschema@.recover_plan(name, name);
+CREATE FUNCTION @extschema@.recover_plan(failed_node_name name, target_node_name name DEFAULT NULL)
+    RETURNS TABLE (target_node name, source_node name, outcome text, reason text, target_lsn pg_lsn, source_lsn pg_lsn,
+                   released_lsn pg_lsn, gap_bytes bigint, plan jsonb, rebuild jsonb)
+    LANGUAGE c VOLATILE ROWS 3 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'recover_plan_2_wrapper';
+COMMENT ON FUNCTION @extschema@.recover_plan(name, name) IS
+    'a plan for each survivor of a failed node: zero_gap, catch_up or needs_rebuild, from which source, and why; outcome null: nothing can be said of it; plan: the proof, condition by condition, and what it takes; rebuild: the ways to rebuild a target that needs it, with estimated seconds and why not; asks all nodes and changes nothing (superusers, REPLICATION, pg_monitor)';
+
+-- Rebuilding the tables of a node from another one.
+
+CREATE FUNCTION spock_internal.rebuild_tables(OUT intent_id uuid, OUT target_node name, OUT source_node name, OUT relation regclass,
+                                              OUT method text, OUT phase text, OUT chunks_done bigint, OUT chunks_total bigint,
+                                              OUT rows_done bigint, OUT rows_differing bigint, OUT bytes bigint, OUT time_left interval)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rebuild_tables_wrapper';
+COMMENT ON FUNCTION spock_internal.rebuild_tables() IS 'what the view rebuild_progress shows';
+
+CREATE VIEW @extschema@.rebuild_progress AS SELECT * FROM spock_internal.rebuild_tables();
+COMMENT ON VIEW @extschema@.rebuild_progress IS
+    'the unfinished rebuild of which this node is the target, table by table: waiting, copying, comparing or ready; how far it is and how long the table will take';
+REVOKE ALL ON @extschema@.rebuild_progress FROM PUBLIC;
+GRANT SELECT ON @extschema@.rebuild_progress TO PUBLIC;
+
+CREATE FUNCTION spock_internal.begin_rebuild(source_node name, target_node name, failed_node name, tables text, method text) RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_rebuild_wrapper';
+REVOKE ALL ON @extschema@.FUNCTION spock_internal.begin_rebuild(name, name, name, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.begin_rebuild(name, name, name, text, text) IS
+    'records a rebuild whose target is this node, which is carried out when the caller has committed; tables: schema and name of each, null: all that come from the source';
+
+CREATE FUNCTION spock_internal.begin_rebuild_at(source_node name, target_node name, failed_node name, tables text, method text) RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_rebuild_at_wrapper';
+REVOKE ALL ON @extschema@.FUNCTION spock_internal.begin_rebuild_at(name, name, name, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.begin_rebuild_at(name, name, name, text, text) IS 'begin_rebuild() on the target, which may be another node';
+
+CREATE FUNCTION spock_internal.ask_to_abort_rebuild() RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'ask_to_abort_rebuild_wrapper';
+REVOKE ALL ON @extschema@.FUNCTION spock_internal.ask_to_abort_rebuild() FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.ask_to_abort_rebuild() IS 'asks the workers of this node to end its rebuild';
+
+CREATE FUNCTION spock_internal.abort_rebuild_at(target_node name) RETURNS uuid
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'abort_rebuild_at_wrapper';
+REVOKE ALL ON @extschema@.FUNCTION spock_internal.abort_rebuild_at(name) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.abort_rebuild_at(name) IS 'ask_to_abort_rebuild() on the target, which may be another node';
+
+-- The node from which a target is rebuilt, if the caller names none: with a failed node the survivor that has the most of it, else the
+-- first node by name that answers.
+CREATE FUNCTION spock_internal.source_of_rebuild(target name, failed name) RETURNS name
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    local name := (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local);
+    source name;
+BEGIN
+    IF failed IS NOT NULL THEN
+        SELECT f.source_node_name INTO source FROM @extschema@.find_rescue_source(failed::text) f WHERE f.source_node_name <> target;
+        source := coalesce(source, (SELECT p.source_node FROM @extschema@.recover_plan(failed, target) p LIMIT 1));
+    END IF;
+    IF source IS NULL THEN
+        SELECT s.node_name INTO source
+          FROM (SELECT local AS node_name WHERE local <> target
+                UNION SELECT p.node_name FROM @extschema@.peer_status() p
+                       WHERE p.state = 'connected' AND p.node_name <> target AND p.node_name IS DISTINCT FROM failed) s
+         ORDER BY s.node_name LIMIT 1;
+    END IF;
+    IF source IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('there is no node from which node "%s" can be rebuilt', target),
+            DETAIL = 'No other node answers.',
+            HINT = 'SELECT * FROM spock.peer_status(); shows the nodes and why they do not answer.';
+    END IF;
+    RETURN source;
+END
+$$;
+REVOKE ALL ON @extschema@.FUNCTION spock_internal.source_of_rebuild(name, name) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.source_of_rebuild(name, name) IS 'the node from which a target is rebuilt if the caller names none';
+
+CREATE PROCEDURE @extschema@.rebuild_run(target_node_name text DEFAULT NULL, source_node_name text DEFAULT NULL, failed_node_name text DEFAULT NULL,
+                             tables regclass[] DEFAULT NULL, method text DEFAULT 'auto', verb boolean DEFAULT false,
+                             INOUT report jsonb DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    begun timestamptz := pg_catalog.clock_timestamp();
+    target name;
+    source name;
+    named jsonb;
+    intent uuid;
+    running jsonb;
+BEGIN
+    PERFORM spock_internal.require_caller('rebuild_run', '');
+    PERFORM spock_internal.begin_step();
+    verb := coalesce(verb, false);
+    target := coalesce(target_node_name::name, (SELECT n.node_name FROM @extschema@.node n WHERE n.is_local));
+    IF tables IS NOT NULL THEN
+        named := (SELECT jsonb_agg(jsonb_build_array(n.nspname, c.relname) ORDER BY n.nspname, c.relname)
+                    FROM unnest(tables) t(oid) JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace);
+        IF named IS NULL OR jsonb_array_length(named) <> (SELECT count(DISTINCT t) FROM unnest(tables) t) THEN
+            RAISE EXCEPTION USING ERRCODE = 'undefined_table', MESSAGE = 'tables names none, or one that does not exist',
+                HINT = 'CALL spock.rebuild_run(tables := ARRAY[''orders''::regclass]);';
+        END IF;
+    END IF;
+    running := spock_internal.recovery_state_at(NULL, target, NULL);
+    IF running -> 'rebuild' IS NOT NULL THEN
+        intent := (running ->> 'intent_id')::uuid;
+        source := running ->> 'source_node';
+        PERFORM spock_internal.retry_recovery_at(NULL, target);
+        RAISE NOTICE 'joining the rebuild of node "%" from node "%" that is running', target, source;
+    ELSE
+        source := coalesce(source_node_name::name, spock_internal.source_of_rebuild(target, failed_node_name::name));
+        intent := spock_internal.begin_rebuild_at(source, target, failed_node_name::name, named::text, method);
+        IF verb THEN
+            RAISE NOTICE 'node "%" is rebuilt from node "%"', target, source;
+        END IF;
+    END IF;
+    COMMIT;
+    PERFORM spock_internal.begin_step();
+    CALL spock_internal.watch_recovery(NULL, target::text, intent, verb, report);
+    PERFORM spock_internal.begin_step();
+    report := report || jsonb_build_object('seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
+    RAISE NOTICE 'node "%" is rebuilt from node "%": %, % compared or copied, % of them different, in % s', target, source,
+        spock_internal.counted((report -> 'rebuild' ->> 'tables')::bigint, 'table'),
+        spock_internal.counted((report -> 'rebuild' ->> 'rows')::bigint, 'row'), report -> 'rebuild' ->> 'differing',
+        report ->> 'seconds';
+END
+$$;
+REVOKE ALL ON PROCEDURE @extschema@.rebuild_run(text, text, text, regclass[], text, boolean, jsonb) FROM PUBLIC;
+COMMENT ON PROCEDURE @extschema@.rebuild_run(text, text, text, regclass[], text, boolean, jsonb) IS
+    'brings the target''s tables to what the source has, by comparing or copying, and replaces slots that were lost; without target: this node; without tables: all that it receives from the source; failed_node_name: a node that is gone, of which the target then has what the source has; goes on if the session ends; calling again joins';
+
+CREATE PROCEDURE @extschema@.rebuild_abort(target_node_name text DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    asked uuid;
+BEGIN
+    PERFORM spock_internal.require_caller('rebuild_abort', '');
+    PERFORM spock_internal.begin_step();
+    asked := spock_internal.abort_rebuild_at(target_node_name::name);
+    COMMIT;
+    PERFORM spock_internal.begin_step();
+    CALL spock_internal.await_end(NULL, target_node_name, '', asked);
+    PERFORM spock_internal.begin_step();
+END
+$$;
+REVOKE ALL ON PROCEDURE @extschema@.rebuild_abort(text) FROM PUBLIC;
+COMMENT ON PROCEDURE @extschema@.rebuild_abort(text) IS
+    'ends the rebuild of this node, or of the one named: tables that are ready stay so, the others are as they were, subscriptions run again';
+CREATE FUNCTION spock_internal.range_hashes(question text) RETURNS text
+    LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'range_hashes_wrapper';
+COMMENT ON FUNCTION spock_internal.range_hashes(text) IS
+    'hashes over ranges of a table''s keys, as a comparison on another node asks for them; the caller needs SELECT on the table, which is read as its owner (superusers, REPLICATION)';
 CREATE FUNCTION spock_internal.pin_tables(intent_id uuid, target_node name, tables text[], lease interval DEFAULT '1 s',
                                           lifetime interval DEFAULT NULL)
     RETURNS jsonb
@@ -943,6 +1124,149 @@ CREATE FUNCTION spock_internal.pins()
 COMMENT ON FUNCTION spock_internal.pins() IS
     'the snapshots that this node holds for the rebuilds of other nodes; snapshot_age: in transactions (superusers, REPLICATION, pg_monitor)';
 
+CREATE FUNCTION spock_internal.require_comparer() RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'require_comparer_wrapper';
+COMMENT ON FUNCTION spock_internal.require_comparer() IS
+    'raises an error if the caller of compare() is not a superuser, or has called it inside a transaction block';
+
+CREATE FUNCTION spock_internal.begin_comparison(other_node name, tables oid[], repair boolean) RETURNS jsonb
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'begin_comparison_wrapper';
+REVOKE ALL ON FUNCTION spock_internal.begin_comparison(name, oid[], boolean) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.begin_comparison(name, oid[], boolean) IS
+    'begins a comparison, or goes on with the last one if that was broken off; takes effect with the commit';
+
+CREATE FUNCTION spock_internal.comparison_state(run_id uuid, pace_mb_per_s int) RETURNS jsonb
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'comparison_state_wrapper';
+REVOKE ALL ON FUNCTION spock_internal.comparison_state(uuid, int) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.comparison_state(uuid, int) IS
+    'the state of a comparison, whose worker is thereby started and kept going';
+
+CREATE FUNCTION spock_internal.stop_comparison(run_id uuid) RETURNS void
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'stop_comparison_wrapper';
+REVOKE ALL ON FUNCTION spock_internal.stop_comparison(uuid) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.stop_comparison(uuid) IS 'asks the worker of a comparison to end';
+
+-- Waits for a while. A cancel ends the comparison, and says so.
+CREATE FUNCTION spock_internal.pause_comparing(seconds float8, run_id uuid) RETURNS void
+    LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_sleep(seconds);
+EXCEPTION WHEN query_canceled THEN
+    PERFORM spock_internal.stop_comparison(run_id);
+    RAISE EXCEPTION USING ERRCODE = 'query_canceled',
+        MESSAGE = 'canceled the comparison',
+        DETAIL = format('What it has found so far is kept: SELECT * FROM spock.compare_differences(%L);', run_id),
+        HINT = 'CALL it with the same arguments again: it goes on where it stopped.';
+END
+$$;
+REVOKE ALL ON FUNCTION spock_internal.pause_comparing(float8, uuid) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.pause_comparing(float8, uuid) IS 'waits between two looks at a comparison';
+
+CREATE FUNCTION spock_internal.tell_compared(one jsonb, verb boolean) RETURNS void
+    LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF one ->> 'outcome' = 'not_comparable' THEN
+        RAISE WARNING 'table %: not comparable: %', one ->> 'relation', one ->> 'reason';
+    ELSIF verb OR one ->> 'outcome' <> 'equal' THEN
+        RAISE NOTICE 'table %: %, % (%)', one ->> 'relation', one ->> 'outcome',
+            spock_internal.counted((one ->> 'rows')::bigint, 'row'),
+            format('%s missing here, %s missing there, %s different, %s repaired%s', one ->> 'missing_here', one ->> 'missing_there',
+                   one ->> 'different', one ->> 'repaired',
+                   coalesce((SELECT ', undecided: ' || string_agg(e.key || ' ' || e.value, ', ' ORDER BY e.key)
+                               FROM jsonb_each_text(one -> 'undecided') e), ''));
+    END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION spock_internal.tell_compared(jsonb, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.tell_compared(jsonb, boolean) IS 'reports what has become of one table of a comparison';
+
+-- Neither SECURITY DEFINER nor with SET clauses: it commits.
+CREATE PROCEDURE @extschema@.compare(other_node_name text, tables regclass[] DEFAULT NULL, repair boolean DEFAULT false,
+                         pace_mb_per_s int DEFAULT 0, verb boolean DEFAULT false, INOUT report jsonb DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    begun timestamptz := pg_catalog.clock_timestamp();
+    run jsonb;
+    state jsonb;
+    one jsonb;
+    told text[] := '{}';
+    told_at timestamptz := begun;
+    is_verbose boolean := coalesce(verb, false);
+    nap float8 := 0.01;
+BEGIN
+    PERFORM spock_internal.require_comparer();
+    PERFORM spock_internal.begin_step();
+    run := spock_internal.begin_comparison(other_node_name::name, tables::oid[], repair);
+    COMMIT;
+    PERFORM spock_internal.begin_step();
+    LOOP
+        PERFORM spock_internal.begin_step();
+        state := spock_internal.comparison_state((run ->> 'run_id')::uuid, pace_mb_per_s);
+        IF (run ->> 'goes_on')::boolean THEN
+            run := run || '{"goes_on": false, "went_on": true}';
+            RAISE NOTICE 'goes on with the comparison that was broken off: % of % are done',
+                (SELECT count(*) FROM jsonb_array_elements(state -> 'tables') e WHERE e ->> 'outcome' NOT IN ('waiting', 'running')),
+                spock_internal.counted(jsonb_array_length(state -> 'tables'), 'table');
+        END IF;
+        FOR one IN SELECT e FROM jsonb_array_elements(state -> 'tables') WITH ORDINALITY o(e, n)
+                    WHERE e ->> 'outcome' NOT IN ('waiting', 'running') AND e ->> 'relation' <> ALL (told) ORDER BY n LOOP
+            told := told || (one ->> 'relation');
+            PERFORM spock_internal.tell_compared(one, is_verbose);
+        END LOOP;
+        EXIT WHEN (state ->> 'ended')::boolean;
+        IF is_verbose AND state -> 'running' <> 'null' AND clock_timestamp() - told_at >= interval '1 s' THEN
+            told_at := clock_timestamp();
+            one := state -> 'running';
+            RAISE NOTICE '% s: table % (% of %): % of about % ranges, % MB, % left',
+                to_char(extract(epoch FROM told_at - begun), 'FM999990.000'), one ->> 'relation',
+                (one ->> 'tables_done')::int + 1, one ->> 'tables', one ->> 'ranges_done', one ->> 'ranges_total',
+                (one ->> 'bytes')::bigint / 1048576,
+                coalesce(((one ->> 'seconds_left') || ' s')::interval::text, 'unknown time');
+        END IF;
+        COMMIT;
+        PERFORM spock_internal.begin_step();
+        PERFORM spock_internal.pause_comparing(nap, (run ->> 'run_id')::uuid);
+        nap := least(2 * nap, 0.2);
+    END LOOP;
+    report := (state - 'running' - 'ended') || jsonb_build_object('went_on', run ? 'went_on',
+        'seconds', round(extract(epoch FROM clock_timestamp() - begun), 3));
+    IF (state ->> 'differing')::bigint > 0 THEN
+        RAISE WARNING '% with node "%"', spock_internal.counted((state ->> 'differing')::bigint, 'difference'), other_node_name
+            USING HINT = format('SELECT * FROM spock.compare_differences(%L);', state ->> 'run_id');
+    ELSIF (state ->> 'undecided')::bigint = 0 AND (state ->> 'not_comparable')::bigint = 0 THEN
+        RAISE NOTICE '% compared with node "%", of %: no difference%', spock_internal.counted((state ->> 'rows')::bigint, 'row'),
+            other_node_name, spock_internal.counted(jsonb_array_length(state -> 'tables'), 'table'),
+            CASE WHEN (state ->> 'repaired')::bigint > 0 THEN ' is left' ELSE '' END;
+    END IF;
+END
+$$;
+REVOKE ALL ON PROCEDURE @extschema@.compare(text, regclass[], boolean, int, boolean, jsonb) FROM PUBLIC;
+COMMENT ON PROCEDURE @extschema@.compare(text, regclass[], boolean, int, boolean, jsonb) IS
+    'compares tables of this node with those of another one while both are written to; repair: brings rows of this node to the other one''s later versions; goes on with the last comparison if that was broken off';
+
+CREATE FUNCTION @extschema@.compare_differences(run_id uuid)
+    RETURNS TABLE (relation regclass, key jsonb, kind text, here_author name, here_at timestamptz, there_author name,
+                   there_at timestamptz, verdict text)
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'compare_differences_wrapper';
+REVOKE ALL ON FUNCTION @extschema@.compare_differences(uuid) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.compare_differences(uuid) IS
+    'the keys in which two nodes differed when they were compared; kind: missing_here, missing_there, different; verdict: which node has the later version, repaired, or why that cannot be told (superusers)';
+
+CREATE FUNCTION spock_internal.comparisons()
+    RETURNS TABLE (run_id uuid, other_node name, is_automatic boolean, begun_at timestamptz, ended_at timestamptz,
+                   is_running boolean, tables bigint, tables_done bigint, rows_compared bigint, differing bigint,
+                   repaired bigint, undecided bigint, not_comparable bigint)
+    LANGUAGE c VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'comparisons_wrapper';
+COMMENT ON FUNCTION spock_internal.comparisons() IS 'serves the view comparisons (superusers, REPLICATION, pg_monitor)';
+
+CREATE VIEW @extschema@.comparisons AS SELECT * FROM spock_internal.comparisons();
+COMMENT ON VIEW @extschema@.comparisons IS
+    'the last comparisons of tables with each other node: the one that a session has called, and the one that was begun by spock.compare_interval';
+REVOKE ALL ON @extschema@.comparisons FROM PUBLIC;
+GRANT SELECT ON @extschema@.comparisons TO PUBLIC;
 CREATE FUNCTION spock_internal.copy_layout(table_schema name, table_name name, publications text[])
     RETURNS TABLE (kind text, name text, part text, blocks bigint, chunk_blocks bigint)
     LANGUAGE c STABLE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'copy_layout_wrapper';
@@ -999,6 +1323,16 @@ CREATE FUNCTION spock_internal.unpark_tables(tables regclass[]) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'unpark_tables_wrapper';
 REVOKE ALL ON FUNCTION spock_internal.unpark_tables(regclass[]) FROM PUBLIC;
 COMMENT ON FUNCTION spock_internal.unpark_tables(regclass[]) IS 'lets users write to these tables again';
+
+CREATE FUNCTION @extschema@.rebuild_manifest(intent_id uuid)
+    RETURNS TABLE (relation regclass, chunk int, from_block bigint, to_block bigint, rows bigint, checksum text, applied_at timestamptz)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT to_regclass(format('%I.%I', m.table_schema, m.table_name)), m.chunk, m.from_block, m.to_block, m.rows, m.checksum, m.applied_at
+      FROM spock_internal.copy_manifest(intent_id) m ORDER BY 1, 2
+$$;
+COMMENT ON FUNCTION @extschema@.rebuild_manifest(uuid) IS
+    'the chunks that an unfinished rebuild has copied: the blocks of the source, how many rows, and their checksum (superusers, REPLICATION, pg_monitor)';
 
 -- Whoever was given, or was denied, by hand what peers ask for has, or lacks, the functions in spock_internal as well.
 DO LANGUAGE plpgsql $acl$

@@ -80,6 +80,12 @@ struct Head {
     database: u32,
 }
 
+impl Head {
+    fn is_of_another(&self, here: DatabaseIdentity) -> bool {
+        (self.system_identifier, self.database) != (here.system_identifier, here.database)
+    }
+}
+
 /// Reads the document in a label. The owner is looked at before the version, because a later version of another
 /// database's document does not concern this database. A document without an owner, which a later version may permit,
 /// counts as this database's own.
@@ -90,9 +96,7 @@ pub fn read<T: Document>(text: Option<&str>, here: DatabaseIdentity) -> Stored<T
         Err(error) => return Stored::Unreadable(error),
     };
     match Head::deserialize(&value) {
-        Ok(head) if (head.system_identifier, head.database) != (here.system_identifier, here.database) => {
-            Stored::Foreign
-        }
+        Ok(head) if head.is_of_another(here) => Stored::Foreign,
         Ok(_) => understood(value).map_or_else(Stored::Unreadable, |(_, document)| Stored::Own(document)),
         Err(error) => Stored::Unreadable(version_of::<T>(&value).err().unwrap_or_else(|| malformed(error))),
     }
@@ -123,13 +127,18 @@ pub fn written_over<T: Document>(
     here: DatabaseIdentity,
 ) -> Result<String, DocumentError> {
     let plain = to_text(document);
-    let known: T = match read(before, here).own()? {
-        Some(known) => known,
-        None => return Ok(plain),
-    };
-    let (Some(before), Ok(mut new)) = (before, serde_json::from_str::<Value>(&plain)) else { return Ok(plain) };
-    let (raw, _) = understood::<T>(value_of::<T>(before)?)?;
+    let Some(before) = before else { return Ok(plain) };
+    let value = value_of::<T>(before)?;
+    if Head::deserialize(&value).is_ok_and(|head| head.is_of_another(here)) {
+        return Ok(plain);
+    }
+    let (raw, known) = understood::<T>(value)?;
     let known = serde_json::to_value(&known).unwrap_or_default();
+    // As a rule this library has written it. A long document then costs no more than to read it once.
+    if raw == known {
+        return Ok(plain);
+    }
+    let Ok(mut new) = serde_json::from_str::<Value>(&plain) else { return Ok(plain) };
     Ok(if keep_unknown(&raw, &known, &mut new) { to_text(&new) } else { plain })
 }
 
@@ -191,8 +200,20 @@ fn understood<T: Document>(mut value: Value) -> Result<(Value, T), DocumentError
 
 /// The fields that identify a member of a list. Two members are the same one if each has the same of these fields, with
 /// equal values.
-const TELLS_APART: [&str; 11] =
-    ["id", "slot", "peer", "node", "subscription", "origin", "origin_id", "phase", "relation", "kind", "resolution"];
+const TELLS_APART: [&str; 12] = [
+    "id",
+    "name",
+    "slot",
+    "peer",
+    "node",
+    "subscription",
+    "origin",
+    "origin_id",
+    "phase",
+    "relation",
+    "kind",
+    "resolution",
+];
 
 /// Copies into `new` the fields that `raw` has and that `known`, which was read from it, lacks. Returns whether there
 /// were any.
@@ -216,9 +237,11 @@ fn keep_unknown(raw: &Value, known: &Value, new: &mut Value) -> bool {
         }
         (Value::Array(raw), Value::Array(known), Value::Array(new)) if raw.len() == known.len() => {
             let mut has_kept = false;
+            let mut expected = 0;
             for new in new.iter_mut().filter(|new| new.is_object()) {
-                let same = known.iter().position(|known| is_same_member(known, new));
-                has_kept |= same.is_some_and(|place| keep_unknown(&raw[place], &known[place], new));
+                let Some(place) = place_of(new, known, expected) else { continue };
+                has_kept |= keep_unknown(&raw[place], &known[place], new);
+                expected = place + 1;
             }
             has_kept
         }
@@ -226,10 +249,20 @@ fn keep_unknown(raw: &Value, known: &Value, new: &mut Value) -> bool {
     }
 }
 
+/// Where a member stood in a list, or the one that has become it. The search begins where it is expected: members that
+/// stay are in the same order as before, so that a long list is gone through once.
+fn place_of(new: &Value, known: &[Value], expected: usize) -> Option<usize> {
+    let (before, after) = known.split_at(expected.min(known.len()));
+    let equal = |members: &[Value]| members.iter().position(|member| member == new);
+    equal(after)
+        .map(|place| place + before.len())
+        .or_else(|| equal(before))
+        .or_else(|| known.iter().position(|member| is_same_member(member, new)))
+}
+
 fn is_same_member(one: &Value, other: &Value) -> bool {
-    one == other
-        || TELLS_APART.iter().any(|name| one.get(name).is_some())
-            && TELLS_APART.iter().all(|name| one.get(name) == other.get(name))
+    TELLS_APART.iter().any(|name| one.get(name).is_some())
+        && TELLS_APART.iter().all(|name| one.get(name) == other.get(name))
 }
 
 /// The kinds of documents.
@@ -245,6 +278,8 @@ pub enum DocumentKind {
     KeptRows,
     /// In a large object that the journal names.
     SlotFiles,
+    /// In a large object that the journal names.
+    Comparison,
     /// In the label of the schema spock_internal.
     RestorePoints,
 }
@@ -270,6 +305,7 @@ impl Unreadable {
             DocumentKind::KeptRows => format!("large object {object} with rows that a recovery could not compare"),
             DocumentKind::RestorePoints => format!("the list of restore points in the label of {object}"),
             DocumentKind::SlotFiles => format!("large object {object} with the files of the recovery slot"),
+            DocumentKind::Comparison => format!("large object {object} with a comparison of tables"),
         }
     }
 
@@ -280,7 +316,9 @@ impl Unreadable {
             DocumentKind::RetentionRecord => "retention record".to_owned(),
             DocumentKind::SubscriptionLabel => format!("label of {}", self.object),
             DocumentKind::RestorePoints => "restore points".to_owned(),
-            DocumentKind::KeptRows | DocumentKind::SlotFiles => format!("large object {}", self.object),
+            DocumentKind::KeptRows | DocumentKind::SlotFiles | DocumentKind::Comparison => {
+                format!("large object {}", self.object)
+            }
         }
     }
 
@@ -300,6 +338,7 @@ impl Unreadable {
                  begins on this node, and no node can be dropped."
             }
             DocumentKind::KeptRows => "They stay stored and are not compared, and the local node cannot be dropped.",
+            DocumentKind::Comparison => "What the comparison has found is not shown, and it does not go on.",
             DocumentKind::RestorePoints => "No restore point is made or dropped in which this node takes part.",
             DocumentKind::SlotFiles => {
                 "The files of the recovery slot are not saved any more: after a restore of this node from a backup, its \
@@ -312,7 +351,9 @@ impl Unreadable {
     pub fn removal(&self) -> String {
         let object = &self.object;
         match self.kind {
-            DocumentKind::KeptRows | DocumentKind::SlotFiles => format!("SELECT pg_catalog.lo_unlink({object});"),
+            DocumentKind::KeptRows | DocumentKind::SlotFiles | DocumentKind::Comparison => {
+                format!("SELECT pg_catalog.lo_unlink({object});")
+            }
             _ => format!("SECURITY LABEL FOR spock_recovery ON {object} IS NULL;"),
         }
     }
@@ -333,6 +374,7 @@ impl Unreadable {
                  with spock.sub_set_origin()"
             }
             DocumentKind::KeptRows => "these rows are never compared",
+            DocumentKind::Comparison => "the next comparison begins anew",
             DocumentKind::RestorePoints => {
                 "this node lists no restore points any more, and does not know which names were used; other nodes still do, \
                  and the points can still be restored to"

@@ -83,6 +83,12 @@ static RESTORE_POINT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Each takes some hundred bytes in a catalog row that is written with every point.
 static RESTORE_POINTS_KEPT: GucSetting<i32> = GucSetting::<i32>::new(100);
 
+/// `spock.compare_interval`: off, because a comparison reads all tables of both nodes.
+static COMPARE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// `spock.compare_pace`: a tenth of what one process reads and hashes, or less; a table of 100 GB takes three hours.
+static COMPARE_PACE: GucSetting<i32> = GucSetting::<i32>::new(10);
+
 /// The session settings of the output plugin. They have no defaults: the plugin refuses to stream without those it
 /// needs.
 static RESCUE_ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -160,6 +166,16 @@ pub fn restore_point_interval() -> Option<Duration> {
 
 pub fn restore_points_kept() -> u32 {
     RESTORE_POINTS_KEPT.get().unsigned_abs()
+}
+
+/// None: no comparison begins automatically.
+pub fn compare_interval() -> Option<Duration> {
+    u64::try_from(COMPARE_INTERVAL.get()).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+}
+
+/// In MB per second; 0: no limit.
+pub fn compare_pace() -> u32 {
+    COMPARE_PACE.get().unsigned_abs()
 }
 
 /// The value of a setting of the output plugin in this session; empty if it is not set.
@@ -296,6 +312,26 @@ pub fn register() {
         &RESTORE_POINTS_KEPT,
         1,
         10_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"spock.compare_interval",
+        c"Time between two comparisons of this node's tables with those of another node.",
+        c"Each compares all tables with the next node's. Zero: none begins automatically.",
+        &COMPARE_INTERVAL,
+        0,
+        i32::MAX / 1000,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"spock.compare_pace",
+        c"How much of a table these comparisons read per second, on each node.",
+        c"In MB. Zero sets no limit.",
+        &COMPARE_PACE,
+        0,
+        100_000,
         GucContext::Sighup,
         GucFlags::default(),
     );

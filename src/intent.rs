@@ -10,6 +10,7 @@ pub mod fault;
 pub mod journal;
 #[cfg(test)]
 pub mod journal_tests;
+pub mod rebuild;
 pub mod storage;
 pub mod unfinished;
 

@@ -9,6 +9,8 @@
 mod apply;
 mod backoff;
 mod barrier;
+mod compare;
+mod comparing;
 mod counted;
 mod document;
 #[cfg(test)]
@@ -34,6 +36,7 @@ mod quoted;
 mod rebuild;
 mod reconcile;
 mod recover;
+mod refused;
 mod remote;
 mod restore_point;
 mod shmem;
@@ -54,12 +57,24 @@ pgrx::extension_sql_file!("../sql/slot.sql", name = "slot", requires = ["registr
 pgrx::extension_sql_file!("../sql/recovery.sql", name = "recovery", requires = ["slot"]);
 pgrx::extension_sql_file!("../sql/plan.sql", name = "plan", requires = ["recovery"]);
 pgrx::extension_sql_file!("../sql/recover.sql", name = "recover", requires = ["plan"]);
+pgrx::extension_sql_file!("../sql/rebuild_run.sql", name = "rebuild_run", requires = ["recover", "rebuild"]);
 pgrx::extension_sql_file!("../sql/restore_point.sql", name = "restore_point", requires = ["recover"]);
+pgrx::extension_sql_file!("../sql/compare.sql", name = "compare", requires = ["restore_point"]);
 pgrx::extension_sql_file!("../sql/rebuild.sql", name = "rebuild", requires = ["restore_point"]);
 pgrx::extension_sql_file!(
     "../sql/names_shared_with_spock.sql",
     name = "names_shared_with_spock",
-    requires = ["registry", "slot", "recovery", "plan", "recover", "restore_point", "rebuild"]
+    requires = [
+        "registry",
+        "slot",
+        "recovery",
+        "plan",
+        "recover",
+        "rebuild_run",
+        "restore_point",
+        "compare",
+        "rebuild"
+    ]
 );
 
 pgrx::extension_sql_file!("../sql/asked_by_0_1_0.sql", name = "asked_by_0_1_0", requires = ["names_shared_with_spock"]);

@@ -22,6 +22,7 @@ mod held;
 pub mod hooks;
 pub mod interrupts;
 pub mod json;
+pub mod key_condition;
 pub mod large_object;
 pub mod last_error;
 pub mod latch;

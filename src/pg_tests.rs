@@ -2,6 +2,8 @@
 //! that is rolled back.
 #![allow(unsafe_code)] // pg_test generates the C entry points
 
+mod ranges;
+
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;
@@ -13,6 +15,22 @@ mod tests {
 
     fn exists(query: &str) -> bool {
         Spi::get_one::<bool>(&format!("SELECT EXISTS ({query})")).expect("a query").unwrap_or(false)
+    }
+
+    const CONNECTION_LIMIT: std::time::Duration = std::time::Duration::from_secs(2);
+
+    /// A connection to this database, in another backend.
+    pub fn connection_to_this_server() -> crate::remote::connection::Connection {
+        use crate::node::dsn::Dsn;
+        use crate::node::provider::Route;
+        let place = "SELECT format('host=%s port=%s dbname=%s user=%s', split_part(current_setting('unix_socket_directories'), ',', 1),
+                            current_setting('port'), current_database(), current_user)";
+        let conninfo = Spi::get_one::<String>(place).ok().flatten().expect("a place");
+        let route = Route {
+            dsn: Dsn::parse(&std::ffi::CString::new(conninfo).expect("no NUL")).expect("a place"),
+            must_use_password: false,
+        };
+        crate::remote::connection::Connection::open(&route, "test", CONNECTION_LIMIT).expect("connected")
     }
 
     #[pg_test]
@@ -79,20 +97,10 @@ mod tests {
 
     #[pg_test]
     fn a_connection_is_closed_when_a_question_was_not_answered_in_time() {
-        use crate::node::dsn::Dsn;
-        use crate::node::provider::Route;
-        use crate::remote::connection::Connection;
         use crate::remote::error::RemoteError;
         use std::time::Duration;
-        let place = "SELECT format('host=%s port=%s dbname=%s user=%s', split_part(current_setting('unix_socket_directories'), ',', 1),
-                            current_setting('port'), current_database(), current_user)";
-        let conninfo = Spi::get_one::<String>(place).ok().flatten().expect("a place");
-        let route = Route {
-            dsn: Dsn::parse(&std::ffi::CString::new(conninfo).expect("no NUL")).expect("a place"),
-            must_use_password: false,
-        };
-        let limit = Duration::from_secs(2);
-        let mut connection = Connection::open(&route, "test", limit).expect("connected");
+        let limit = CONNECTION_LIMIT;
+        let mut connection = connection_to_this_server();
         // What may take longer is given up there, and leaves the connection, and its settings, as they were.
         let given_up = connection.query_within(Duration::from_millis(50), "SELECT pg_sleep(600)", 1);
         assert!(matches!(&given_up, Err(RemoteError::Peer { sqlstate, .. }) if sqlstate == "57014"), "{given_up:?}");

@@ -13,6 +13,7 @@ pub mod pins;
 pub mod proof;
 pub mod range;
 pub mod readiness;
+pub mod rebuild;
 
 #[cfg(test)]
 mod choice_tests;
@@ -80,6 +81,9 @@ pub struct Plan {
     pub unknown_nodes: Vec<String>,
     /// The other survivors that were examined as a source.
     pub others: Vec<Other>,
+    /// The ways to rebuild the target; None: it does not need that. Shown beside the plan, not in it.
+    #[serde(skip)]
+    pub rebuild: Option<Vec<rebuild::Way>>,
 }
 
 /// A survivor that was not chosen as the source.
@@ -125,6 +129,7 @@ impl Plan {
             notes: Vec::new(),
             unknown_nodes: Vec::new(),
             others: Vec::new(),
+            rebuild: None,
         };
         plan.advice = advice::of(&plan);
         plan
@@ -174,6 +179,7 @@ pub fn from_source(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes:
         ..Plan::without_source(failed, &target.node, Some(outcome), reason)
     };
     plan.advice = advice::of(&plan);
+    plan.rebuild = rebuild::ways(&plan, target, Some(source));
     Ok(plan)
 }
 

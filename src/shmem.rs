@@ -11,6 +11,7 @@ mod apply_life;
 mod asker;
 mod broadcast;
 mod clone_entry;
+mod comparison;
 mod database;
 pub mod gate;
 mod peer;
@@ -24,6 +25,7 @@ pub use apply_life::*;
 pub use asker::*;
 pub use broadcast::*;
 pub use clone_entry::*;
+pub use comparison::*;
 pub use database::*;
 pub use peer::*;
 pub use pin_entry::*;
@@ -467,7 +469,8 @@ impl Shared {
         self.header().was_shut_down
     }
 
-    /// The pids of our workers in a database: manager, slot worker, rescue worker, pins, copiers and pollers.
+    /// The pids of our workers in a database: manager, slot worker, rescue worker, pins, copiers, pollers, and those of
+    /// a restore point and of a comparison.
     pub fn workers_of(&mut self, database: pg_sys::Oid) -> Vec<i32> {
         let mut pids = Vec::new();
         for index in 0..entry_count() {
@@ -478,6 +481,7 @@ impl Shared {
             pids.push(entry.manager_pid);
             pids.push(entry.slot.worker_pid);
             pids.push(entry.rescue.worker_pid);
+            pids.push(entry.comparison.worker_pid);
             pids.push(self.point_job(index).worker_pid);
             pids.extend(entry.copiers);
             pids.extend(entry.pins.iter().map(|pin| pin.worker_pid));

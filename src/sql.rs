@@ -6,6 +6,7 @@
 
 mod clone;
 mod clone_recovery;
+mod compare;
 mod coordinate;
 mod copy;
 mod health;
@@ -16,6 +17,7 @@ mod pin;
 mod plan;
 mod progress;
 mod reconcile;
+mod rebuild_run;
 mod recover;
 mod restore_point;
 mod slot;

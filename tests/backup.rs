@@ -290,7 +290,7 @@ fn a_command_archives_and_one_of_the_users_own_is_kept() {
 }
 
 /// A backup program of a few lines: `sh program take|list|wal|base|get …`, with a folder of its own beside it.
-const PROGRAM: &str = r#"
+pub const PROGRAM: &str = r#"
 set -e
 d=$(dirname "$0")/store
 mkdir -p "$d/wal" "$d/base"

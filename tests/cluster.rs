@@ -109,6 +109,12 @@ impl Cluster {
         self.add(server)
     }
 
+    /// A place for one more node that the test has another program make and start.
+    pub fn add_place(&mut self) -> &Node {
+        let server = done(self.servers.add_place()).clone();
+        self.add(server)
+    }
+
     fn add(&mut self, server: Arc<Server>) -> &Node {
         self.nodes.push(Node::new(server, self.disturbed.clone()));
         self.nodes.last().expect("it was pushed just now")

@@ -6,12 +6,14 @@ mod failpoint_names;
 
 mod backup;
 mod cluster;
+mod compare;
 mod convergence;
 mod demo;
 mod documents;
 mod harness;
 mod install;
 mod library;
+mod node_create;
 mod parity;
 mod pg_tests;
 mod plan;

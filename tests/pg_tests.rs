@@ -17,6 +17,7 @@ fn the_extensions_pg_tests_pass() {
     let [node] = cluster.all();
     // What a connection of ours has asked for too long.
     node.expect_log("canceling statement due to statement timeout");
+    node.expect_log("relation \"public.no such table\" does not exist");
     node.sql("CREATE EXTENSION spock_recovery");
     node.sql("CREATE SCHEMA tests");
     let section = library::section_of(cluster.installation());

@@ -2,9 +2,12 @@
 //!
 //! n3 is the source, n2 the target.
 
+mod copied;
 mod copy;
+mod kills;
 mod pin;
 mod pin_life;
+mod run;
 
 use crate::cluster::{Node, Session, SqlError};
 

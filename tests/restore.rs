@@ -2,6 +2,7 @@
 
 mod after;
 mod basic;
+mod by_command;
 mod in_flight;
 mod instants;
 mod kills;
@@ -14,7 +15,8 @@ use std::path::{Path, PathBuf};
 use spock_recovery_cluster::pid_file::PidFile;
 use spock_recovery_cluster::process;
 use spockctl::Screen;
-use spockctl::backup::{setup, take};
+use spockctl::backup::command::Templates;
+use spockctl::backup::{DriverName, setup, take};
 use spockctl::restore::check::Options;
 use spockctl::restore::journal::{Journal, Step};
 use spockctl::restore::{Error, Moment, cancel, check, finish, start, status};
@@ -34,17 +36,22 @@ struct Restores<'a> {
 impl<'a> Restores<'a> {
     /// Every node archives, and has a base backup.
     fn of(cluster: &'a Cluster) -> Restores<'a> {
+        Restores::with(cluster, None)
+    }
+
+    /// The same with the user's own backup program.
+    fn with(cluster: &'a Cluster, command: Option<Templates>) -> Restores<'a> {
         let repository = cluster.folder().join(NAME);
         let setup = |screen: &Screen| {
             setup::run(
                 &setup::Options {
                     dsn: cluster.nodes()[0].dsn("postgres"),
                     repository: repository.clone(),
-                    driver: None,
+                    driver: command.as_ref().map(|_| DriverName::Command),
                     node: None,
                     by_command: false,
                     archive_timeout: None,
-                    command: None,
+                    command: command.clone(),
                 },
                 screen,
             )
@@ -137,6 +144,12 @@ fn settled(cluster: &Cluster, question: &str) -> String {
         last.windows(2).all(|pair| pair[0] == pair[1])
     });
     last.swap_remove(0)
+}
+
+/// Waits until a node has so many rows more, which others write.
+fn written(node: &Node, rows: u32) {
+    let there: u32 = node.value("SELECT count(*) FROM t").parse().expect("a number");
+    node.wait_until(&format!("SELECT count(*) >= {} FROM t", there + rows), "t");
 }
 
 fn step_of(restores: &Restores<'_>, node: &Node) -> Step {

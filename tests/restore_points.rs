@@ -16,7 +16,9 @@ const TABLE: &str = "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, nod
 
 pub fn mesh_of(name: &str, nodes: usize) -> Cluster {
     // Two-phase transactions and synchronous commits are what the barrier must know of.
-    start_mesh(quick(name, nodes).setting("max_prepared_transactions", "10"), TABLE)
+    let builder = quick(name, nodes).setting("max_prepared_transactions", "10");
+    // The judge reads the WAL of all of the test.
+    start_mesh(builder.setting("wal_keep_size", "64GB"), TABLE)
 }
 
 /// A step of a restore point on one node, as a peer calls it there.
@@ -69,7 +71,7 @@ pub fn under_load<T>(cluster: &Cluster, f: impl FnOnce() -> T) -> T {
 }
 
 /// Stops the load also when `f` panics.
-struct StopAtEnd<'a>(&'a AtomicBool);
+pub struct StopAtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
     fn drop(&mut self) {

@@ -12,6 +12,8 @@ pub enum Error {
     Backup(#[from] crate::backup::Error),
     #[error(transparent)]
     Restore(#[from] crate::restore::Error),
+    #[error(transparent)]
+    Node(#[from] crate::node::Error),
     #[error("{nodes} nodes are too few: {reason}")]
     TooFewNodes { nodes: usize, reason: &'static str },
     #[error("\"{path}\" is no record of a cluster: {reason}")]
@@ -30,6 +32,7 @@ impl Error {
         match self {
             Error::Backup(error) => error.is_usage(),
             Error::Restore(error) => error.is_usage(),
+            Error::Node(error) => error.is_usage(),
             _ => false,
         }
     }

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod demo;
 pub mod error;
 pub mod lsn;
+pub mod node;
 pub mod record;
 pub mod restore;
 pub mod screen;

@@ -8,6 +8,7 @@ use spock_recovery_cluster::{ServerUser, interrupt};
 use spockctl::backup::arguments::{self as backup, BackupCommand};
 use spockctl::demo::{self, Scenario};
 use spockctl::error::{Error, Result};
+use spockctl::node::arguments::{self as node, NodeCommand};
 use spockctl::record::Kept;
 use spockctl::restore::arguments::{self as restore, RestoreCommand};
 use spockctl::{Screen, cluster, status};
@@ -32,6 +33,9 @@ enum Command {
     /// All nodes back to one moment
     #[command(subcommand)]
     Restore(RestoreCommand),
+    /// One more node, or another one in the place of a lost one
+    #[command(subcommand)]
+    Node(NodeCommand),
 }
 
 #[derive(Args)]
@@ -125,6 +129,7 @@ fn run(command: Command) -> Result<()> {
         Command::Cluster(ClusterCommand::Down { folder }) => down(folder.as_deref(), &screen),
         Command::Backup(command) => Ok(backup::run(command, &screen)?),
         Command::Restore(command) => Ok(restore::run(command, &screen)?),
+        Command::Node(command) => Ok(node::run(command, &screen)?),
     }
 }
 

@@ -37,6 +37,11 @@ pub fn query(server: &str, client: &mut Client, statement: &str) -> Result<Rows>
     rows(client, statement).map_err(|source| Error::Sql { server: server.into(), statement: statement.into(), source })
 }
 
+/// Like `query`, for a statement that holds a password: an error shows what stands for it.
+pub fn query_secret(server: &str, client: &mut Client, statement: &str, shown: &str) -> Result<Rows> {
+    rows(client, statement).map_err(|source| Error::Sql { server: server.into(), statement: shown.into(), source })
+}
+
 /// Like `query`, but fails with the bare error, for a caller that looks into it.
 pub fn rows(client: &mut Client, statement: &str) -> std::result::Result<Rows, postgres::Error> {
     let messages = client.simple_query(statement)?;

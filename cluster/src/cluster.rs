@@ -119,6 +119,16 @@ impl Cluster {
         Ok(&self.servers[self.servers.len() - 1])
     }
 
+    /// A place for one more node whose data folder another program makes, and whose server it starts; named nN as the Nth server.
+    pub fn add_place(&mut self) -> Result<&Arc<Server>> {
+        let name = format!("n{}", self.servers.len() + 1);
+        let address = (name.as_str(), self.free_port()?);
+        let configuration = self.options.configuration.clone();
+        let server = Server::existing(&self.installation, &self.user, self.path(), address, configuration);
+        self.servers.push(Arc::new(server));
+        Ok(&self.servers[self.servers.len() - 1])
+    }
+
     fn add(&mut self, server: Server) -> Result<&Arc<Server>> {
         server.start()?;
         self.servers.push(Arc::new(server));

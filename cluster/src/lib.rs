@@ -23,7 +23,7 @@ pub mod program;
 pub mod run_folder;
 pub mod server;
 pub mod spawn;
-mod system_identifier;
+pub mod system_identifier;
 pub mod user;
 
 pub use cluster::{Cluster, ClusterOptions};

@@ -4,6 +4,7 @@
 //! so the field is rewritten first, with the file's checksum; pg_resetwal then writes WAL that carries it.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,12 +23,23 @@ const MAX_SAFE_SIZE: usize = 512;
 
 /// The server of `data` must not be running.
 pub fn renew(installation: &Installation, user: &ServerUser, data: &Path) -> Result<()> {
-    let path = data.join("global/pg_control");
-    let mut control = fs::read(&path).map_err(Error::io("read", &path))?;
-    set_identifier(&mut control, fresh()).ok_or_else(|| Error::ControlFile(path.clone()))?;
-    fs::write(&path, control).map_err(Error::io("write", &path))?;
+    write(data, fresh())?;
     user.run(&installation.bindir.join("pg_resetwal"), [&"--force", &"--pgdata", &data])?;
     Ok(())
+}
+
+/// Writes an identifier into pg_control. The server of `data` must not be running, and starts again only after pg_resetwal: its WAL
+/// still carries the former identifier.
+///
+/// # Errors
+/// The file cannot be read or written, or is damaged or of an unknown layout.
+pub fn write(data: &Path, identifier: u64) -> Result<()> {
+    let path = data.join("global/pg_control");
+    let mut control = fs::read(&path).map_err(Error::io("read", &path))?;
+    set_identifier(&mut control, identifier).ok_or_else(|| Error::ControlFile(path.clone()))?;
+    let file = fs::OpenOptions::new().write(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(&control).and_then(|()| file.sync_all()));
+    written.map_err(Error::io("write", &path))
 }
 
 /// None if no field of the file is the checksum of what precedes it.
@@ -46,8 +58,8 @@ fn checksum_offset(control: &[u8]) -> Option<usize> {
         .find(|&offset| control[offset..offset + 4] == CRC32C.checksum(&control[..offset]).to_ne_bytes())
 }
 
-/// Seconds, as initdb does (BootStrapXLOG in xlog.c), then process id and a counter: distinct within a process and, in practice, between them.
-fn fresh() -> u64 {
+/// An identifier that no other server has: seconds, as initdb does (BootStrapXLOG in xlog.c), then process id and a counter: distinct within a process and, in practice, between them.
+pub fn fresh() -> u64 {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
     let process = u64::from(std::process::id()) & 0xf_ffff;

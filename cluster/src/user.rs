@@ -1,8 +1,8 @@
 //! Who runs the servers: PostgreSQL refuses to run as root, so root drops to another user.
 
 use std::env;
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, fchown, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -79,18 +79,25 @@ impl ServerUser {
         command::run(self.command(program).args(arguments.map(|argument| argument.as_ref().to_owned())))
     }
 
-    /// Gives one file or folder to this user.
+    /// Gives one file or folder to this user; of a link the link itself, for somebody else may have put it there.
     pub fn own(&self, path: &Path) -> Result<()> {
         match self.ids {
-            Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(Error::io("change the owner of", path)),
+            Some((uid, gid)) => lchown(path, Some(uid), Some(gid)).map_err(Error::io("change the owner of", path)),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for an open file; its path is for the message.
+    pub fn own_file(&self, file: &File, path: &Path) -> Result<()> {
+        match self.ids {
+            Some((uid, gid)) => fchown(file, Some(uid), Some(gid)).map_err(Error::io("change the owner of", path)),
             None => Ok(()),
         }
     }
 
     /// A new folder of this user's that nobody else but root may enter.
     pub fn make_folder(&self, path: &Path) -> Result<()> {
-        fs::create_dir(path).map_err(Error::io("create the folder", path))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(Error::io("set the mode of", path))?;
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(Error::io("create the folder", path))?;
         self.own(path)
     }
 }

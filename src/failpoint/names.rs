@@ -66,10 +66,30 @@ pub const RESTORE_POINT_MARKED: &str = "restore_point_marked";
 pub const RESTORE_POINT_OPENED: &str = "restore_point_opened";
 /// In the process that does a step of a restore point on a node, before it does it.
 pub const RESTORE_POINT_STEP: &str = "restore_point_step";
+/// In a rescue worker that rebuilds: a slot that takes a lost one's place is recorded, and not made yet.
+pub const REBUILD_BEFORE_HOLDER: &str = "rebuild_before_holder";
+/// In a rescue worker that rebuilds: that slot is made, and where it begins is not recorded yet.
+pub const REBUILD_HOLDER_MADE: &str = "rebuild_holder_made";
+/// In a rescue worker that rebuilds: the cut is recorded, and the source has not pinned anything yet.
+pub const REBUILD_BEFORE_PIN: &str = "rebuild_before_pin";
+/// In a rescue worker that rebuilds: the source has pinned its snapshot, which is not recorded yet.
+pub const REBUILD_PINNED: &str = "rebuild_pinned";
+/// In a rescue worker that rebuilds, within the transaction that makes a table ready, before its commit.
+pub const REBUILD_BEFORE_READY: &str = "rebuild_before_ready";
+/// In a rescue worker that rebuilds, after a table was made ready.
+pub const REBUILD_TABLE_READY: &str = "rebuild_table_ready";
+/// In a rescue worker that rebuilds: all tables are ready, and no origin is moved yet.
+pub const REBUILD_FILLED: &str = "rebuild_filled";
+/// In a rescue worker that rebuilds: the origins are moved, and lost slots are not replaced yet.
+pub const REBUILD_ORIGINS_SET: &str = "rebuild_origins_set";
+/// In a rescue worker that rebuilds: lost slots are replaced, and the subscriptions are still suspended.
+pub const REBUILD_SLOTS_MADE: &str = "rebuild_slots_made";
 /// In a worker that takes a snapshot for a rebuild: the tables are locked, and the gate is not closed yet.
 pub const PIN_LOCKED: &str = "pin_locked";
 /// The same: the gate is closed, and the snapshot is not taken yet.
 pub const PIN_CLOSED: &str = "pin_closed";
+/// In a worker that compares tables, after it has looked closer at keys that seemed to differ, before it commits that.
+pub const COMPARISON_NOTING: &str = "comparison_noting";
 /// On the source of a copy: a byte that is sent differs from the one that was summed up.
 pub const COPY_CHANGED: &str = "copy_changed";
 /// In a worker that copies a table: a piece of a chunk has arrived, and is not written yet.
@@ -78,3 +98,7 @@ pub const COPY_PIECE: &str = "copy_piece";
 pub const COPY_BEFORE_COMMIT: &str = "copy_before_commit";
 /// The same: a chunk is committed.
 pub const COPY_AFTER_COMMIT: &str = "copy_after_commit";
+/// In a rescue worker that rebuilds: tables are set aside for a copy, and nothing of them is changed yet.
+pub const REBUILD_PARKED: &str = "rebuild_parked";
+/// In a rescue worker that rebuilds: all chunks of a table are there, and the table is not ready yet.
+pub const REBUILD_COPIED: &str = "rebuild_copied";

@@ -1,11 +1,13 @@
 //! The judgements of the health check (pure), one file for each subject.
 
+mod comparison;
 mod peers;
 mod pin;
 mod recovery;
 mod server;
 mod slot;
 
+pub use comparison::{ComparisonHealth, comparison};
 pub use peers::{
     AskerHealth, NO_ROUTE, OWN_ERROR, PeerHealth, UnknownOriginFacts, asker, failing, peer, returned, source,
     unknown_origin,
@@ -13,8 +15,8 @@ pub use peers::{
 pub use pin::{PinHealth, pin};
 pub use recovery::{RecoveryHealth, recovery};
 pub use server::{
-    Capacity, ManagerFacts, ServerSettings, apply_workers, capacity, commit_timestamps, copy, invalidation, manager,
-    no_node, output_plugin, standby, wal_level,
+    Capacity, ManagerFacts, ServerSettings, apply_workers, automatic_points, capacity, commit_timestamps, copy,
+    invalidation, manager, no_node, output_plugin, standby, wal_level,
 };
 pub use slot::{CloneHealth, SlotHealth, WaitingFacts, clone, retention, slot, vouching};
 

@@ -3,6 +3,7 @@
 //! Everybody can read labels, so the document holds no connection string and no row value. Of a failure it holds the
 //! SQLSTATE, the relation and the position; the server's message, which may quote a value, goes to the log.
 
+use super::rebuild::{Rebuild, Wanted};
 use crate::document::{self, Document, Stored};
 use crate::identity::DatabaseIdentity;
 use crate::intent_id::IntentId;
@@ -31,6 +32,10 @@ pub struct Request {
     /// since 2000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_timestamp: Option<Timestamp>,
+    /// The target's tables are to be rebuilt from the source, and nothing is replayed. `failed` is empty then if no
+    /// node has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<Wanted>,
 }
 
 /// The phase that a recovery has reached. The variants are in the order in which a recovery passes through them.
@@ -165,6 +170,9 @@ pub struct Intent {
     /// recover_abort() was called: the rescue worker ends the recovery.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub must_abort: bool,
+    /// How far a rebuild has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<Rebuild>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
 }
@@ -223,6 +231,7 @@ impl Intent {
             (Some(End { outcome: EndOutcome::Completed, .. }), _) => "completed",
             (Some(End { outcome: EndOutcome::Aborted, .. }), _) => "aborted",
             (None, None) => "begun",
+            (None, Some(checkpoint)) if self.is_rebuild() && checkpoint.phase == Phase::Replaying => "rebuilding",
             (None, Some(checkpoint)) => checkpoint.phase.name(),
         }
     }
@@ -280,6 +289,32 @@ pub struct CloneRecord {
     pub intent: Option<IntentId>,
 }
 
+/// The last comparison of tables with another node: of those that sessions have called, or of those that the manager
+/// has begun.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ComparisonRecord {
+    pub id: IntentId,
+    pub other: String,
+    /// The manager has begun it, by spock.compare_interval.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_automatic: bool,
+    /// Whether only some of the tables are compared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_partial: bool,
+    pub begun_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// The large object with the tables and how far each has got, and the one with the keys that differ
+    /// (src/comparing/storage.rs).
+    pub progress_object: u32,
+    pub keys_object: u32,
+    /// What was found so far: keys that differ and were not repaired, keys that could not be judged, and tables that
+    /// could not be compared.
+    pub differing: u64,
+    pub undecided: u64,
+    pub incomparable: u64,
+}
+
 /// The manifest of a rebuild's copies (src/rebuild/copy/manifest.rs).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ManifestRecord {
@@ -300,6 +335,7 @@ pub struct Journal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot_files: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comparisons: Vec<ComparisonRecord>,
     pub manifests: Vec<ManifestRecord>,
 }
 
@@ -313,6 +349,7 @@ impl Journal {
             suspensions: Vec::new(),
             clones: Vec::new(),
             slot_files: None,
+            comparisons: Vec::new(),
             manifests: Vec::new(),
         }
     }

@@ -88,6 +88,7 @@ impl Journal {
                     is_attempted: false,
                     cut_short: 0,
                     must_abort: false,
+                    rebuild: None,
                     end: None,
                 });
                 beginning.id
@@ -133,6 +134,13 @@ impl Journal {
             None => Err(IntentError::Unknown { id }),
             Some(intent) if !intent.is_unfinished() => Err(IntentError::Ended { id }),
             Some(intent) => Ok(intent),
+        }
+    }
+
+    pub(super) fn running_rebuild(&mut self, id: IntentId) -> Result<&mut Intent, IntentError> {
+        match self.running(id)? {
+            intent if intent.is_rebuild() => Ok(intent),
+            _ => Err(IntentError::OutOfOrder { id }),
         }
     }
 
@@ -271,8 +279,9 @@ impl Journal {
 
     /// All large objects that the journal names.
     pub fn objects(&self) -> BTreeSet<u32> {
+        let of_comparisons = self.comparisons.iter().flat_map(|record| [record.progress_object, record.keys_object]);
         let manifests = self.manifests.iter().map(|manifest| manifest.object);
-        self.kept_objects().into_iter().chain(self.slot_files).chain(manifests).collect()
+        self.kept_objects().into_iter().chain(self.slot_files).chain(of_comparisons).chain(manifests).collect()
     }
 
     /// Adds what an attempt has done to the totals.

@@ -36,6 +36,7 @@ fn request(failed: &str) -> Request {
         skip: None,
         stop: None,
         stop_timestamp: None,
+        rebuild: None,
     }
 }
 

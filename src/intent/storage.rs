@@ -123,8 +123,8 @@ pub fn exists() -> Result<bool, RegistryError> {
 }
 
 /// Removes the journal of a database that is not a node any more, if it is this database's journal, the saved files of
-/// its recovery slot, and the manifests of its rebuilds. Returns false if
-/// another session holds the journal's lock.
+/// its recovery slot, the manifests of its rebuilds, and what comparisons have kept. Returns false if another session
+/// holds the journal's lock.
 ///
 /// # Errors
 /// If the label cannot be read as a journal: it then stays.
@@ -133,8 +133,10 @@ pub fn forget() -> Result<bool, RegistryError> {
         Some(schema) if !seclabel::try_lock_schema(schema) => Ok(false),
         Some(schema) if exists()? => {
             let journal = read()?;
+            let of_comparisons =
+                journal.comparisons.iter().flat_map(|record| [record.progress_object, record.keys_object]);
             let manifests = journal.manifests.iter().map(|manifest| manifest.object);
-            for object in journal.slot_files.into_iter().chain(manifests) {
+            for object in of_comparisons.chain(journal.slot_files).chain(manifests) {
                 large_object::remove(object)?;
             }
             seclabel::set_label(LabelTarget::Schema(schema), None);

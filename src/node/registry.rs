@@ -253,6 +253,7 @@ pub fn drop_node(name: &str, if_exists: bool, leave: Leave) -> Result<bool, Regi
                 });
             }
             drop_server(node)?;
+            forget_askers(&node.name);
         }
         Role::Local | Role::LocalElsewhere => {
             (leave.nothing_is_unfinished)()?;
@@ -267,6 +268,14 @@ pub fn drop_node(name: &str, if_exists: bool, leave: Leave) -> Result<bool, Regi
         }
     }
     Ok(true)
+}
+
+/// Without this the health check would warn of a successor's predecessor for a minute.
+fn forget_askers(name: &NodeName) {
+    let mut shared = shmem::lock();
+    if let Some(index) = shared.index_of(process::my_database()) {
+        shared.databases()[index].forget_askers(name.as_str());
+    }
 }
 
 /// Removes the entry of a peer that has been given another name.

@@ -1,11 +1,6 @@
-//! Hashes (utils/adt/cryptohashfuncs.c, common/hashfn.h).
+//! Hashes: cryptographic ones (utils/adt/cryptohashfuncs.c), and quick ones (common/hashfn.h).
 
 use pgrx::{IntoDatum, direct_function_call, pg_sys};
-
-unsafe extern "C" {
-    /// common/hashfn.h; it raises nothing.
-    fn hash_bytes_extended(bytes: *const u8, length: core::ffi::c_int, seed: u64) -> u64;
-}
 
 /// The SHA-256 of a text in UTF-8, in hexadecimal digits. Allocates in the current memory context.
 pub fn sha256(text: &str) -> String {
@@ -19,11 +14,15 @@ pub fn sha256_of(bytes: &[u8]) -> String {
     digest.unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A hash of 64 bits of the bytes and of what was hashed before, `seed`. It finds accidents, not intent.
-pub fn hash(bytes: &[u8], seed: u64) -> u64 {
-    const MOST: usize = 1 << 30;
-    // SAFETY: the pieces are as long as is said.
-    bytes
-        .chunks(MOST)
-        .fold(seed, |seed, piece| unsafe { hash_bytes_extended(piece.as_ptr(), piece.len() as core::ffi::c_int, seed) })
+unsafe extern "C" {
+    /// Not in pgrx's bindings. It computes, and never raises an ERROR.
+    fn hash_bytes_extended(bytes: *const u8, length: core::ffi::c_int, seed: u64) -> u64;
+}
+
+/// A quick hash of 64 bits. All majors compute the same one, because hash partitioning depends on it.
+pub fn quick(bytes: &[u8], seed: i64) -> i64 {
+    // No value in PostgreSQL is longer than 1 GB.
+    let length = core::ffi::c_int::try_from(bytes.len()).unwrap_or(core::ffi::c_int::MAX);
+    // SAFETY: reads so many bytes.
+    unsafe { hash_bytes_extended(bytes.as_ptr(), length, seed.cast_unsigned()) }.cast_signed()
 }

@@ -18,6 +18,7 @@ pub enum WaitEvent {
     RescueReceive,
     CommitBarrier,
     RestorePoint,
+    Compare,
     Pin,
     Copy,
     #[cfg(feature = "failpoints")]
@@ -25,7 +26,7 @@ pub enum WaitEvent {
 }
 
 impl WaitEvent {
-    const COUNT: usize = 13;
+    const COUNT: usize = 14;
 
     fn name(self) -> &'static CStr {
         match self {
@@ -39,6 +40,7 @@ impl WaitEvent {
             WaitEvent::RescueReceive => c"SpockRecoveryRescueReceive",
             WaitEvent::CommitBarrier => c"SpockRecoveryCommitBarrier",
             WaitEvent::RestorePoint => c"SpockRecoveryRestorePoint",
+            WaitEvent::Compare => c"SpockRecoveryCompare",
             WaitEvent::Pin => c"SpockRecoveryPin",
             WaitEvent::Copy => c"SpockRecoveryCopy",
             #[cfg(feature = "failpoints")]

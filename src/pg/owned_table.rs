@@ -10,6 +10,8 @@
 
 use super::compat;
 use super::copy_to;
+use super::key_condition::{Comparison, OrderOperators};
+use super::process;
 use super::relation_name::name_of;
 use super::spi_text::{self, TextRow};
 use super::text::{to_server, to_utf8};
@@ -34,6 +36,10 @@ pub enum OwnedTableError {
     NoColumn { table: String, column: String },
     #[error("column \"{column}\" of table {table} has no equality operator")]
     NoEquality { table: String, column: String },
+    #[error("column \"{column}\" of table {table} has no order")]
+    NoOrder { table: String, column: String },
+    #[error("a key of table {0} is not valid text in UTF-8")]
+    KeyNotText(String),
 }
 
 impl SqlError for OwnedTableError {
@@ -43,7 +49,8 @@ impl SqlError for OwnedTableError {
             Self::NoTable(_) => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             Self::NotReadable(_) | Self::RowSecurity(_) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NoColumn { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-            Self::NoEquality { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,
+            Self::NoEquality { .. } | Self::NoOrder { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,
+            Self::KeyNotText(_) => PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
         }
     }
 
@@ -61,21 +68,6 @@ pub struct OwnedTable {
     relation: pg_sys::Relation,
     schema: String,
     name: String,
-}
-
-/// The parts of an SQL expression that compares a column with literals.
-pub struct Comparison {
-    /// The column, quoted and cast to the type of the operator's left operand. Otherwise an operator of the same name,
-    /// which a user has created for the column's own type, a domain, would be preferred.
-    pub column: String,
-    /// The operator, as in `OPERATOR(pg_catalog.=)`.
-    pub equal: String,
-    /// Casts that turn a literal into a value of the operator's right operand, as in
-    /// `::pg_catalog.regclass::pg_catalog.oid`. The literal is first read as the column's type, or as the base type of
-    /// a domain.
-    pub casts: String,
-    /// The same casts for an array literal, if both types have array types.
-    pub array_casts: Option<String>,
 }
 
 impl OwnedTable {
@@ -105,6 +97,35 @@ impl OwnedTable {
         // A partitioned table without partitions is a leaf in its own tree, and has no condition either.
         let leaves = spi_text::rows(&format!("{question} AND p.relid <> {}", oid.to_u32()));
         Some(leaves.into_iter().map(condition).collect())
+    }
+
+    /// The error for a column whose type has no order.
+    pub fn no_order(&self, column: &str) -> OwnedTableError {
+        OwnedTableError::NoOrder { table: format!("{}.{}", self.schema, self.name), column: column.to_owned() }
+    }
+
+    pub fn oid(&self) -> u32 {
+        // SAFETY: open.
+        unsafe { (*self.relation).rd_id }.to_u32()
+    }
+
+    /// Makes values be written as text in one style, until the query on this table has ended. Only for `query` of
+    /// [`each_row`].
+    pub fn write_alike(&self) {
+        // SAFETY: `each_row` has opened a nest level of settings.
+        process::STYLE_OF_TEXT.iter().for_each(|(name, value)| unsafe { set_locally(name, value) });
+    }
+
+    /// Makes the planner find rows by an index if there is one, also for a part of the table for which it would choose
+    /// to read and sort all of it. Only for `query` of [`each_row`].
+    pub fn prefer_index(&self, is_sorted: bool) {
+        let mut settings =
+            vec![(c"enable_seqscan", c"off"), (c"jit", c"off"), (c"max_parallel_workers_per_gather", c"0")];
+        if is_sorted {
+            settings.extend([(c"enable_sort", c"off"), (c"enable_bitmapscan", c"off")]);
+        }
+        // SAFETY: `each_row` has opened a nest level of settings.
+        settings.into_iter().for_each(|(name, value)| unsafe { set_locally(name, value) });
     }
 
     /// The type of its rows.
@@ -140,8 +161,19 @@ impl OwnedTable {
             }
             let attribute = compat::attribute((*self.relation).rd_att, i32::from(number) - 1);
             let base = pg_sys::getBaseType((*attribute).atttypid);
-            let equal = (*pg_sys::lookup_type_cache(base, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr;
-            let (equal, [left, right]) = operator(equal)
+            let wanted = pg_sys::TYPECACHE_EQ_OPR | pg_sys::TYPECACHE_BTREE_OPFAMILY;
+            let known = pg_sys::lookup_type_cache(base, wanted as i32);
+            let ordered_by = |strategy: u32| {
+                let (family, of) = ((*known).btree_opf, (*known).btree_opintype);
+                if family == Oid::INVALID {
+                    return None;
+                }
+                operator(pg_sys::get_opfamily_member(family, of, of, strategy as i16)).map(|(name, _)| name)
+            };
+            let order = ordered_by(pg_sys::BTGreaterStrategyNumber)
+                .zip(ordered_by(pg_sys::BTLessEqualStrategyNumber))
+                .map(|(greater, at_most)| OrderOperators { greater, at_most });
+            let (equal, [left, right]) = operator((*known).eq_opr)
                 .ok_or_else(|| OwnedTableError::NoEquality { table: table(), column: column.to_owned() })?;
             // If the operator is polymorphic, as for arrays, enums and ranges, the actual type takes the place of the
             // declared one.
@@ -157,6 +189,7 @@ impl OwnedTable {
                 equal,
                 casts: casts(base, right),
                 array_casts: (!arrays.contains(&Oid::INVALID)).then(|| casts(arrays[0], arrays[1])),
+                order,
             })
         }
     }

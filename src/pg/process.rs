@@ -85,15 +85,18 @@ pub fn apply_like_a_replica() {
     set_option(c"synchronous_commit", c"off");
 }
 
+/// The settings that decide how values are written as text, as this library compares them.
+pub(super) const STYLE_OF_TEXT: &[(&CStr, &CStr)] = &[
+    (c"datestyle", c"ISO"),
+    (c"intervalstyle", c"postgres"),
+    (c"extra_float_digits", c"3"),
+    (c"timezone", c"UTC"),
+    (c"bytea_output", c"hex"),
+];
+
 /// Makes values be written as text in one style, whatever the server's defaults are.
 pub fn compare_as_text() {
-    set_options(&[
-        (c"datestyle", c"ISO"),
-        (c"intervalstyle", c"postgres"),
-        (c"extra_float_digits", c"3"),
-        (c"timezone", c"UTC"),
-        (c"bytea_output", c"hex"),
-    ]);
+    set_options(STYLE_OF_TEXT);
 }
 
 /// Settings for this library's own records. First all settings are reset that users' code, such as a trigger, has SET,

@@ -1,6 +1,7 @@
 //! Rows of a query as text, made by each type's output function (executor/spi.h, tcop/dest.h).
 
 use super::compat;
+use super::digest;
 use super::text::{to_server, to_utf8, to_utf8_exactly};
 use pgrx::pg_sys::{self, Oid};
 use std::ffi::CStr;
@@ -58,6 +59,32 @@ impl TextRow<'_> {
         // SAFETY: as in `texts`.
         let columns = unsafe { (*(*self.0).tts_tupleDescriptor).natts };
         (0..columns).map(cell).collect()
+    }
+
+    /// The value of a column as text, without replacement of invalid characters.
+    pub fn cell(&self, column: usize) -> Cell {
+        // SAFETY: the slot holds a row; its columns are counted.
+        unsafe {
+            if column >= (*(*self.0).tts_tupleDescriptor).natts as usize {
+                return Cell::Null;
+            }
+            let Some(text) = self.output(column as i32) else { return Cell::Null };
+            to_utf8_exactly(text).map_or_else(|| Cell::Bytes(text.count_bytes() as u64), Cell::Text)
+        }
+    }
+
+    /// The hash over a column's text in UTF-8, whatever this database's encoding is, and the length of that text in
+    /// bytes; None: it is NULL. Bytes that the encoding gives no meaning are hashed as they are.
+    pub fn hash(&self, column: usize, seed: i64) -> Option<(i64, u64)> {
+        // SAFETY: the slot holds a row; its columns are counted.
+        let text = unsafe {
+            if column >= (*(*self.0).tts_tupleDescriptor).natts as usize {
+                return None;
+            }
+            self.output(column as i32)?
+        };
+        let bytes = super::text::utf8_bytes(text);
+        Some((digest::quick(bytes, seed), bytes.len() as u64))
     }
 
     unsafe fn text(&self, column: i32) -> Option<String> {

@@ -1,9 +1,14 @@
 //! Transactions of a worker (access/xact.h).
 
-use super::untrusted_user;
+use super::{guarded, untrusted_user};
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::panic::AssertUnwindSafe;
+
+unsafe extern "C-unwind" {
+    /// utils/snapmgr.h
+    fn ImportSnapshot(id: *const core::ffi::c_char);
+}
 
 /// Runs `f` in a transaction with a snapshot, and commits it. An ERROR ends the worker, and thereby the transaction.
 pub fn run<T>(f: impl FnOnce() -> T) -> T {
@@ -53,6 +58,25 @@ pub fn is_cancel(report: &ErrorReportWithLevel) -> bool {
 pub fn run_without_snapshot<T>(f: impl FnOnce() -> T) -> T {
     begin();
     let value = f();
+    commit();
+    value
+}
+
+/// Like [`run`], in a transaction that sees what an exported snapshot sees, and writes nothing. Raises an ERROR if that
+/// snapshot is not held any more.
+pub fn run_at<T>(snapshot: &str, f: impl FnOnce() -> T) -> T {
+    let name = std::ffi::CString::new(snapshot).unwrap_or_default();
+    begin();
+    // SAFETY: as SET TRANSACTION ISOLATION LEVEL and SET TRANSACTION SNAPSHOT do, before the first snapshot is taken; no
+    // check of the name is left out by that.
+    unsafe {
+        pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as core::ffi::c_int;
+        guarded!(ImportSnapshot(name.as_ptr()));
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    }
+    let value = f();
+    // SAFETY: pushed above; nothing of `f` outlives it.
+    unsafe { pg_sys::PopActiveSnapshot() };
     commit();
     value
 }
@@ -125,6 +149,12 @@ pub fn is_open() -> bool {
 pub fn is_block() -> bool {
     // SAFETY: reads this process's state.
     unsafe { pg_sys::IsTransactionBlock() }
+}
+
+/// Whether this is a subtransaction: within a savepoint, or a PL/pgSQL block with EXCEPTION.
+pub fn is_sub() -> bool {
+    // SAFETY: reads this process's state.
+    unsafe { pg_sys::IsSubTransaction() }
 }
 
 /// Aborts the transaction after an ERROR that was caught at the top level of a worker.

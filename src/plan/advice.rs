@@ -4,6 +4,16 @@ use super::Plan;
 use super::outcome::Reason;
 use crate::quoted::literal;
 
+/// The call that rebuilds the target from the plan's source.
+fn rebuild_of(plan: &Plan) -> String {
+    let source = plan.source.as_deref().map_or("'…'".to_owned(), literal);
+    format!(
+        "CALL spock.rebuild_run(target_node_name := {}, source_node_name := {source}, failed_node_name := {});",
+        literal(&plan.target),
+        literal(&plan.failed)
+    )
+}
+
 /// The advice for a plan, in one or two sentences, as in a hint.
 pub fn of(plan: &Plan) -> String {
     let failed = literal(&plan.failed);
@@ -12,6 +22,7 @@ pub fn of(plan: &Plan) -> String {
     let on_source = format!("On node \"{source}\": ");
     // If the plan has no outcome, the target is the node that has not answered. Otherwise the finding names the node.
     let silent = if plan.outcome.is_none() { literal(target) } else { "'…'".to_owned() };
+    let rebuild = rebuild_of(plan);
     let then_on_source = format!("on node \"{source}\": ");
     match plan.reason {
         Reason::GapCovered => format!(
@@ -52,18 +63,16 @@ pub fn of(plan: &Plan) -> String {
         }
         Reason::TargetNotSubscribed => format!(
             "If node \"{target}\" never subscribed to the failed node, no action is needed. If its subscription was \
-             dropped, rebuild the tables from another survivor."
+             dropped, {rebuild}"
         ),
-        Reason::TargetSubscribesTwice | Reason::SourceSubscribesTwice => {
+        Reason::TargetSubscribesTwice | Reason::SourceSubscribesTwice => format!(
             "The WAL does not show which of the two subscriptions has applied a transaction: use another source, or \
-             rebuild the tables."
-                .to_owned()
-        }
-        Reason::TargetProgressUnknown => format!("Rebuild the tables of node \"{target}\" from another survivor."),
-        Reason::TargetTableNotReady => format!(
-            "The copy came from the failed node and cannot be finished: on node \"{target}\", rebuild that table from \
-             another survivor."
+             {rebuild}"
         ),
+        Reason::TargetProgressUnknown => rebuild,
+        Reason::TargetTableNotReady => {
+            format!("The copy came from the failed node and cannot be finished: {rebuild}")
+        }
         Reason::TargetPreparedTransaction => format!(
             "On node \"{target}\": ROLLBACK PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again: the \
              recovery applies those that the source has committed."
@@ -90,7 +99,8 @@ pub fn of(plan: &Plan) -> String {
             then_on_source
         ),
         Reason::SourceSkippedTransaction => {
-            "Its copy is not complete: use another source, or rebuild the tables from a survivor that skipped nothing."
+            "Its copy is not complete: use another source, or rebuild from a survivor that skipped nothing: CALL \
+             spock.rebuild_run();"
                 .to_owned()
         }
         Reason::SourceReplicaTrigger => format!(
@@ -103,16 +113,15 @@ pub fn of(plan: &Plan) -> String {
             then_on_source
         ),
         Reason::SlotMissing | Reason::SlotInvalid => format!(
-            "Use another source, or rebuild the tables of node \"{target}\"; {}SELECT * FROM spock.quick_health_check();",
-            then_on_source
+            "Use another source, or {rebuild} Then {then_on_source}SELECT * FROM spock.quick_health_check();"
         ),
         Reason::SlotNotInUse | Reason::SlotMoved => "Ask again in a moment: the manager of that node is checking the \
                                                      slot.".to_owned(),
         Reason::SourceSubscriptionChanged | Reason::ReleasedUnknown | Reason::ReleasedBeyondTarget => {
-            format!("Use another source; if there is none, rebuild the tables of node \"{target}\".")
+            format!("Use another source; if there is none, {rebuild}")
         }
         Reason::SourceLacksTable | Reason::SourceTableNotReady | Reason::SourceTableCopiedLater => {
-            format!("Use another source; if there is none, rebuild that table of node \"{target}\".")
+            format!("Use another source; if there is none, {rebuild}")
         }
         Reason::PublicationsDiffer => "Use another source, with the same publications of the failed node.".to_owned(),
         Reason::WalLevel => format!("{on_source}ALTER SYSTEM SET wal_level = logical; and restart."),

@@ -8,7 +8,7 @@
 use super::facts::NodeFacts;
 use super::outcome::{Outcome, Reason};
 use super::proof::Condition;
-use super::{Other, Plan, Wishes, from_source};
+use super::{Other, Plan, Wishes, from_source, rebuild};
 use crate::lsn::OriginLsn;
 use crate::node_name::NodeName;
 use crate::pg::clock::Timestamp;
@@ -101,6 +101,9 @@ pub fn best(failed: &str, target: &Survivor, survivors: &[Survivor], wishes: &Wi
     }
     note_written_late(&mut plan, survivors);
     plan.notes.extend(others.into_iter().filter_map(note_silent));
+    if plan.source.is_none() {
+        plan.rebuild = rebuild::ways(&plan, facts, None);
+    }
     plan
 }
 

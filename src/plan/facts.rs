@@ -43,6 +43,9 @@ pub struct NodeFacts {
     /// recovery it lacked rows, and has skipped other nodes' changes to them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub recovered: BTreeSet<String>,
+    /// The size of the tables that this node receives, without their indexes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table_bytes: Option<u64>,
     pub asked_by: AskerFacts,
 }
 
@@ -129,7 +132,8 @@ impl SubscriptionFacts {
 pub struct TableFacts {
     pub schema: String,
     pub name: String,
-    /// pg_subscription_rel.srsubstate; `r` is ready.
+    /// pg_subscription_rel.srsubstate; `r` is ready. With `s` everything up to `copied` is there, and apply leaves out
+    /// what lies below: after an initial copy, or a rebuild.
     pub state: String,
     /// The position up to which rows came with the initial copy.
     pub copied: Option<OriginLsn>,
@@ -151,7 +155,7 @@ pub struct GoneFacts {
 
 impl TableFacts {
     pub fn is_ready(&self) -> bool {
-        self.state == "r"
+        self.state == "r" || self.state == "s"
     }
 
     pub fn full_name(&self) -> String {

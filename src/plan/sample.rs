@@ -74,6 +74,7 @@ pub fn node(name: &str, applied: u64) -> NodeFacts {
         },
         recoveries: Vec::new(),
         recovered: BTreeSet::new(),
+        table_bytes: None,
         asked_by: AskerFacts { role: "postgres".to_owned(), is_superuser: true, may_replicate: true },
     }
 }

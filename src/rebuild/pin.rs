@@ -25,7 +25,7 @@ use std::time::Duration;
 /// What a target asks for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PinQuestion {
-    /// Qualified and quoted names.
+    /// Qualified and quoted names; none: the target's own snapshot, which needs no positions.
     pub tables: Vec<String>,
 }
 
@@ -123,7 +123,7 @@ pub fn take(question: &PinQuestion, lease: Duration) -> Result<Taken, RebuildErr
             pinned::lock_table(table)?;
         }
         failpoint::hit(names::PIN_LOCKED);
-        match attempt(lease) {
+        match attempt(lease, !question.tables.is_empty()) {
             Ok(taken) => return Ok(taken),
             Err(RebuildError::Barrier(BarrierError::IsClosed { left })) => {
                 wait(left);
@@ -146,7 +146,7 @@ fn wait(left: Duration) {
     }
 }
 
-fn attempt(lease: Duration) -> Result<Taken, RebuildError> {
+fn attempt(lease: Duration, with_vector: bool) -> Result<Taken, RebuildError> {
     barrier::wait_for_the_last();
     let number = random::bytes()[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)).max(1);
     CLOSED.set(number);
@@ -154,7 +154,7 @@ fn attempt(lease: Duration) -> Result<Taken, RebuildError> {
     let end = barrier::close(number, Holds::All, lease).inspect_err(|_| CLOSED.set(0))?;
     failpoint::hit(names::PIN_CLOSED);
     let (snapshot, xmin) = pinned::export_snapshot();
-    let vector = vector();
+    let vector = if with_vector { vector() } else { Ok(BTreeMap::new()) };
     let prepared = prepared();
     let since = Timestamp::now();
     let opened = open_gate();

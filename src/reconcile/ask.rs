@@ -5,13 +5,13 @@ use super::judge::Found;
 use super::ledger::Ledger;
 use super::pair::Pair;
 use super::pieces::Pieces;
-use super::refused::Refused;
 use super::rows::{Columns, KeyText, Question, Rows, columns_of, take};
 use crate::apply::touched::Touched;
 use crate::error::OrRaise;
 use crate::guc;
 use crate::pg::transaction;
 use crate::recover::error::RecoverError;
+use crate::refused::Refused;
 use crate::remote::error::RemoteError;
 use std::time::Duration;
 

@@ -8,7 +8,6 @@ use super::judge::{Author, Found, Verdict};
 use super::ledger::Ledger;
 use super::pair::Pair;
 use super::reach::Reach;
-use super::refused::Refused;
 use super::rows::name;
 use super::write::{Did, write};
 use crate::apply::touched::Touched;
@@ -16,6 +15,7 @@ use crate::pg::apply_as::ApplyAs;
 use crate::pg::clock::Timestamp;
 use crate::pg::{interrupts, origin, transaction, untrusted_user};
 use crate::recover::error::RecoverError;
+use crate::refused::Refused;
 
 /// The content that a row is written with.
 pub(super) struct Content {

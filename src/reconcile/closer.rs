@@ -38,25 +38,25 @@ pub(super) struct CloserLook<'l, 'a> {
 
 /// Rows as both nodes have them, and the nodes of whose transactions each of the two lacked some after the rows had
 /// been read.
-struct Both {
+pub(super) struct Both {
     keys: BTreeMap<u32, Vec<KeyText>>,
     source: HashMap<u32, Rows>,
     target: HashMap<u32, Rows>,
-    theirs: Reach,
-    source_lacks: BTreeSet<String>,
+    pub(super) theirs: Reach,
+    pub(super) source_lacks: BTreeSet<String>,
     target_lacks: BTreeSet<String>,
 }
 
 /// A row, and what is to be done about it.
-struct Judged {
-    verdict: Verdict,
-    difference: Difference,
+pub(super) struct Judged {
+    pub(super) verdict: Verdict,
+    pub(super) difference: Difference,
     source: Option<Found>,
     target: Option<Found>,
 }
 
 impl Judged {
-    fn rows(&self) -> (Option<&Found>, Option<&Found>) {
+    pub(super) fn rows(&self) -> (Option<&Found>, Option<&Found>) {
         (self.source.as_ref(), self.target.as_ref())
     }
 }
@@ -103,7 +103,7 @@ impl CloserLook<'_, '_> {
 
     /// Reads the target's rows before its progress: everything that made the rows what they are then lies within that
     /// progress. Rows that a node refuses to show are left.
-    fn read_both(&mut self, open: Vec<Difference>) -> Result<Both, RecoverError> {
+    pub(super) fn read_both(&mut self, open: Vec<Difference>) -> Result<Both, RecoverError> {
         let mut keys: BTreeMap<u32, Vec<KeyText>> = BTreeMap::new();
         for difference in open {
             keys.entry(difference.relation).or_default().push(difference.key);
@@ -117,7 +117,11 @@ impl CloserLook<'_, '_> {
         Ok(Both { keys, source, target, theirs, source_lacks, target_lacks })
     }
 
-    fn read(&mut self, side: Side, keys: &mut BTreeMap<u32, Vec<KeyText>>) -> Result<HashMap<u32, Rows>, RecoverError> {
+    pub(super) fn read(
+        &mut self,
+        side: Side,
+        keys: &mut BTreeMap<u32, Vec<KeyText>>,
+    ) -> Result<HashMap<u32, Rows>, RecoverError> {
         let mut rows = HashMap::new();
         for (relation, keys) in keys {
             rows.insert(*relation, self.pair.rows_of(side, self.touched, *relation, keys, self.ledger)?);
@@ -126,7 +130,7 @@ impl CloserLook<'_, '_> {
     }
 
     /// Judges all rows, and sorts them: deletions come first and updates next, because they make room for insertions.
-    fn judge_all(&mut self, both: &Both) -> Vec<Judged> {
+    pub(super) fn judge_all(&mut self, both: &Both) -> Vec<Judged> {
         let mut found = Vec::new();
         for (relation, keys) in &both.keys {
             let (Some(source), Some(target)) = (both.source.get(relation), both.target.get(relation)) else { continue };
@@ -205,7 +209,7 @@ impl CloserLook<'_, '_> {
         Ok(None)
     }
 
-    fn standing<'s>(&'s self, both: &'s Both) -> Standing<'s> {
+    pub(super) fn standing<'s>(&'s self, both: &'s Both) -> Standing<'s> {
         Standing {
             replay: self.pair.replay(self.ledger.is_of_gone),
             local: self.pair.local,
@@ -229,7 +233,7 @@ impl CloserLook<'_, '_> {
     }
 }
 
-fn writer<'w, 'a>(
+pub(super) fn writer<'w, 'a>(
     pair: &'w mut Pair<'a>,
     ledger: &'w mut Ledger,
     touched: &'w Touched,

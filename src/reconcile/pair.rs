@@ -34,12 +34,23 @@ pub struct Pair<'a> {
 
 impl<'a> Pair<'a> {
     pub(super) fn new(source: Source, intent: &'a Intent) -> Pair<'a> {
+        Pair::of(source, &intent.request.target, &intent.request.failed, intent.since_transaction)
+    }
+
+    /// Two nodes of which neither was recovered: no version counts as one that a replay has written.
+    pub(super) fn without_recovery(source: Source, local: &'a str) -> Pair<'a> {
+        // Transaction ids wrap around: from here no id that is in use now or soon will be counts as later.
+        let since = transaction::next_id().wrapping_add(1 << 30);
+        Pair::of(source, local, "", since)
+    }
+
+    fn of(source: Source, local: &'a str, failed: &'a str, since: u32) -> Pair<'a> {
         Pair {
             source_name: source.name().to_owned(),
             source,
-            local: &intent.request.target,
-            failed: &intent.request.failed,
-            since: intent.since_transaction,
+            local,
+            failed,
+            since,
             origins: HashMap::new(),
             own_origins: HashMap::new(),
             own_reconcile: None,

@@ -6,7 +6,8 @@ use super::value::Value;
 use crate::apply::touched::{Key, Relation, Touched};
 use crate::document;
 use crate::pg::clock::Timestamp;
-use crate::pg::owned_table::{self, Comparison, OwnedTable, OwnedTableError};
+use crate::pg::key_condition::{Comparison, condition};
+use crate::pg::owned_table::{self, OwnedTable, OwnedTableError};
 use crate::pg::spi_text::{Cell, TextRow};
 use crate::pg::{commit_ts, digest, origin, text};
 use pgrx::spi::quote_literal;
@@ -79,6 +80,11 @@ impl Question {
     /// Asks for the row with this key, as it is to be written.
     pub fn whole(columns: &Columns<'_>, key: &KeyText) -> Question {
         Question::new(columns, std::slice::from_ref(key), Asked::WholeRows)
+    }
+
+    /// Asks for the rows with these keys, as they are to be written.
+    pub fn whole_rows(columns: &Columns<'_>, keys: &[KeyText]) -> Question {
+        Question::new(columns, keys, Asked::WholeRows)
     }
 
     pub fn sums(columns: &Columns<'_>, keys: &[KeyText], origin: Option<u16>) -> Question {
@@ -285,39 +291,6 @@ fn flags(cell: &Cell) -> Vec<bool> {
         Cell::Text(array) => array.trim_matches(['{', '}']).split(',').map(|flag| flag == "t").collect(),
         Cell::Null | Cell::Bytes(_) => Vec::new(),
     }
-}
-
-/// The condition that selects the rows with these keys. Every literal is cast to its column's type; for a domain, to
-/// its base type, without the domain's checks.
-fn condition(key: &[Comparison], keys: &[KeyText]) -> String {
-    if let [Comparison { column, equal, array_casts: Some(casts), .. }] = key {
-        // One array literal for all keys is read in a tenth of the time.
-        let list = array_literal(keys.iter().filter_map(|key| key.first()));
-        return format!("{column} {equal} ANY ({}{casts})", quote_literal(&list));
-    }
-    let one = |values: &KeyText| {
-        let parts = key.iter().zip(values).map(|(Comparison { column, equal, casts, .. }, value)| {
-            format!("{column} {equal} {}{casts}", quote_literal(value))
-        });
-        format!("({})", parts.collect::<Vec<_>>().join(" AND "))
-    };
-    keys.iter().map(one).collect::<Vec<_>>().join(" OR ")
-}
-
-fn array_literal<'a>(values: impl Iterator<Item = &'a String>) -> String {
-    let mut list = String::from("{");
-    for value in values {
-        list.push_str(if list.len() > 1 { ",\"" } else { "\"" });
-        for character in value.chars() {
-            if matches!(character, '"' | '\\') {
-                list.push('\\');
-            }
-            list.push(character);
-        }
-        list.push('"');
-    }
-    list.push('}');
-    list
 }
 
 /// Adds the rows of a node's answer to `rows`. `origins` names the nodes by the ids of their origins on the answering

@@ -28,12 +28,27 @@ pub fn write(
     key: &[usize],
     before: Option<u32>,
 ) -> Did {
+    let mut tables = OpenTables::default();
+    let did = write_into(&mut tables, relation, apply_as, verdict, (values, columns), key, before);
+    tables.forget_all();
+    did
+}
+
+/// Like [`write`], with tables that stay open from one row to the next.
+pub fn write_into(
+    tables: &mut OpenTables,
+    relation: u32,
+    apply_as: ApplyAs,
+    verdict: Verdict,
+    (values, columns): (&[Option<String>], Option<&[usize]>),
+    key: &[usize],
+    before: Option<u32>,
+) -> Did {
     let (Some(row), Some(key_row)) = (Tuple::of_texts(values, columns), Tuple::of_texts(values, Some(key))) else {
         return Did::Refused;
     };
     let operation = if verdict == Verdict::Delete { RowOperation::Delete } else { RowOperation::Update };
-    let mut tables = OpenTables::default();
-    let mut change = Change::open(&mut tables, relation, operation, apply_as);
+    let mut change = Change::open(tables, relation, operation, apply_as);
     let key = change.key_row(&key_row);
     let (leaf, key) = change.leaf_of(key);
     let found = change.find(&leaf, key);
@@ -56,20 +71,18 @@ pub fn write(
         }
         None => Did::Written,
     };
-    change.close(&mut tables);
-    if found.is_some() || did != Did::Written {
-        tables.forget_all();
+    change.close(tables);
+    if found.is_some() || did != Did::Written || verdict == Verdict::Delete {
         return did;
     }
-    let mut change = Change::open(&mut tables, relation, RowOperation::Insert, apply_as);
+    let mut change = Change::open(tables, relation, RowOperation::Insert, apply_as);
     let new = change.new_row(&row);
     let (leaf, new) = change.leaf_of(new);
     let is_free = change.rows_in_the_way(&leaf, new, None).is_empty();
     if is_free {
         change.insert(&leaf, new);
     }
-    change.close(&mut tables);
-    tables.forget_all();
+    change.close(tables);
     if is_free { Did::Written } else { Did::Again }
 }
 

@@ -1,5 +1,6 @@
 //! The errors of a recovery. No variant can hold a row value or a connection string.
 
+use super::rebuild_error::RebuildError;
 use crate::error::{SqlError, known_sqlstate, unpack_sqlstate};
 use crate::identity::DatabaseIdentity;
 use crate::intent::IntentError;
@@ -90,6 +91,8 @@ pub enum RecoverError {
     #[error("journal of recoveries is locked by another session")]
     JournalBusy,
     #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+    #[error(transparent)]
     Intent(#[from] IntentError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -163,6 +166,7 @@ impl SqlError for RecoverError {
             E::StillApplying { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             E::NotCompared { sqlstate } => *sqlstate,
             E::Locked { .. } | E::JournalBusy => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            E::Rebuild(error) => error.sqlstate(),
             E::Intent(error) => error.sqlstate(),
             E::Registry(error) => error.sqlstate(),
             E::Spi(error) => error.sqlstate(),
@@ -195,6 +199,7 @@ impl SqlError for RecoverError {
             E::NotProved { finding, .. } if !finding.is_empty() => format!("{}.", sentence(finding)),
             E::StillApplying { .. } => "They first complete the transaction that they are applying.".to_owned(),
             E::Remote { error, .. } | E::NoNodeBehind { error, .. } => return detail_of_peer(error),
+            E::Rebuild(error) => return error.detail(),
             E::Intent(error) => return error.detail(),
             E::Registry(error) => return error.detail(),
             _ => return None,
@@ -269,6 +274,7 @@ impl SqlError for RecoverError {
             E::StillApplying { .. } | E::NotCompared { .. } | E::Locked { .. } | E::JournalBusy => {
                 "It is retried automatically.".to_owned()
             }
+            E::Rebuild(error) => return error.hint(),
             E::Intent(error) => return error.hint(),
             E::Registry(error) => return error.hint(),
             E::NotRunningThere { .. } => {

@@ -93,8 +93,20 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
         capacity,
         recoveries: recoveries(&journal),
         recovered: journal.recovered_of(),
+        table_bytes: table_bytes()?,
         asked_by,
     })
+}
+
+/// The size of the tables that this node receives. A partitioned table counts with its partitions.
+fn table_bytes() -> Result<Option<u64>, RecoverError> {
+    let bytes: Option<i64> = Spi::get_one(
+        "SELECT pg_catalog.sum(pg_catalog.pg_table_size(t.relid))::pg_catalog.int8
+           FROM (SELECT DISTINCT coalesce(p.relid, r.srrelid) AS relid
+                   FROM pg_catalog.pg_subscription_rel r
+                   LEFT JOIN LATERAL pg_catalog.pg_partition_tree(r.srrelid) p ON p.isleaf) t",
+    )?;
+    Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()))
 }
 
 /// What this node receives from other nodes.

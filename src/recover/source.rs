@@ -2,6 +2,7 @@
 
 use super::error::RecoverError;
 use super::target::TargetTable;
+use crate::compare::side::There;
 use crate::identity::DatabaseIdentity;
 use crate::intent_id::IntentId;
 use crate::lsn::LocalLsn;
@@ -351,6 +352,24 @@ impl Source {
         self.read_one(call)
     }
 
+    /// Like `write_one`, for a query that may take as long as `limit`.
+    pub fn write_one_within(&mut self, limit: Duration, question: &str) -> Result<Option<String>, RecoverError> {
+        self.begin_writing()?;
+        let rows = in_transaction(|| self.connection.query_within(limit, question, 1));
+        let rows = rows.map_err(|error| self.error(error))?;
+        rows.first().map_or(Ok(None), |row| self.read(row.optional(0)))
+    }
+
+    /// The connection, for what asks other questions than this.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Runs a command without a result.
+    pub fn command(&mut self, command: &str) -> Result<(), RecoverError> {
+        in_transaction(|| self.connection.command(command)).map_err(|error| self.error(error))
+    }
+
     fn begin_writing(&mut self) -> Result<(), RecoverError> {
         let writable = "SET default_transaction_read_only = off";
         in_transaction(|| self.connection.command(writable)).map_err(|error| self.error(error))
@@ -370,6 +389,11 @@ impl Source {
         let row = rows.map_err(|error| self.error(error))?.pop();
         let answer = row.and_then(|row| row.into_values().pop().flatten());
         answer.ok_or_else(|| self.unexpected("no rows"))
+    }
+
+    /// The source as one of the two nodes of a comparison of tables.
+    pub fn there(&mut self) -> There<'_> {
+        There::new(&self.name, &mut self.connection)
     }
 
     /// The error for an answer that makes no sense.

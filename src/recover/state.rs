@@ -3,6 +3,7 @@
 //! The journal says what is durable, shared memory what the rescue worker and the manager have done since. Everything
 //! that shows a recovery (recovery_state(), recovery_progress, recovery_intents(), the health check) shows this.
 
+use super::rebuild_state::RebuildState;
 use crate::backoff;
 use crate::intent::document::{Intent, Phase};
 use crate::intent::fault;
@@ -93,6 +94,9 @@ pub struct RecoveryState {
     pub next_attempt_seconds: Option<u64>,
     /// The sessions that held the lock for which the last attempt failed, if the recovery is between two attempts.
     pub held_by: Option<String>,
+    /// How far a rebuild is; None: it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<RebuildState>,
 }
 
 impl RecoveryState {
@@ -151,12 +155,13 @@ impl RecoveryState {
             blockers: locks.blockers,
             next_attempt_seconds: locks.next_attempt_in.map(|left| left.as_secs_f64().ceil() as u64),
             held_by: locks.held_by,
+            rebuild: RebuildState::of(intent, live.as_ref()),
         }
     }
 }
 
 /// What the rescue worker reports about an intent, if it works, or has worked last, on this one.
-fn live(intent: &Intent) -> Option<RescueEntry> {
+pub fn live(intent: &Intent) -> Option<RescueEntry> {
     let mut shared = shmem::lock();
     let index = shared.index_of(process::my_database())?;
     let entry = shared.databases()[index].rescue;

@@ -21,7 +21,7 @@ pub struct TargetTable {
     pub schema: String,
     pub name: String,
     pub is_ready: bool,
-    /// The origin LSN up to which rows came with the initial copy.
+    /// The origin LSN up to which rows came with the initial copy, or with a rebuild.
     pub from: OriginLsn,
 }
 
@@ -94,7 +94,7 @@ pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
 fn tables(subscription: Oid) -> Result<Vec<TargetTable>, RecoverError> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT c.oid, n.nspname, c.relname, r.srsubstate = 'r', r.srsublsn
+            "SELECT c.oid, n.nspname, c.relname, r.srsubstate IN ('r', 's'), r.srsublsn
                FROM pg_catalog.pg_subscription_rel r
                JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -17,6 +17,8 @@ pub enum RestorePointError {
     BadName(&'static str),
     #[error("{argument} must not be null")]
     NullArgument { argument: &'static str },
+    #[error("drop_restore_point() cannot run inside a transaction block")]
+    WithinBlock,
     #[error("lease is outside its range")]
     BadLease,
     #[error("name \"{name}\" is used already")]
@@ -65,6 +67,7 @@ impl SqlError for RestorePointError {
             E::NoNode | E::NoSchema | E::NoManager | E::Stranger { .. } => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
+            E::WithinBlock => PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
             E::BadName(_) => PgSqlErrorCode::ERRCODE_INVALID_NAME,
             E::NullArgument { .. } => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             E::BadLease | E::BadStep { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -94,6 +97,10 @@ impl SqlError for RestorePointError {
             }
             E::NameUsed { .. } => "Recovery stops at the first record of a name.".to_owned(),
             E::PeerSilent { why, .. } => format!("{why}."),
+            E::WithinBlock => {
+                "The other nodes drop the restore point at once, and a ROLLBACK here would not bring it back there."
+                    .to_owned()
+            }
             E::BadLease => "It may be from 10 ms to 60 s.".to_owned(),
             E::Stranger { .. } => "A restore point needs every node of the mesh.".to_owned(),
             E::NoWorker => "No worker slot is free (max_worker_processes).".to_owned(),
@@ -117,6 +124,7 @@ impl SqlError for RestorePointError {
             E::BadName(_) | E::NullArgument { .. } => {
                 "Give it a name: SELECT * FROM spock.create_restore_point('before-release-42');".to_owned()
             }
+            E::WithinBlock => "COMMIT or ROLLBACK first, then call it by itself.".to_owned(),
             E::BadLease => "SELECT * FROM spock.create_restore_point('…', lease := '1 s');".to_owned(),
             E::NameUsed { name, .. } => {
                 format!("Choose another name, such as {}.", literal(&format!("{name}-2")))

@@ -115,6 +115,33 @@ fn a_list_survives_being_written_and_read() {
     assert_eq!(RestorePoints::read(Some(&text), elsewhere), Stored::Foreign);
 }
 
+/// What a later version has written beside each point stays with it, when its neighbours go, it changes itself, and others
+/// come.
+#[test]
+fn a_point_keeps_what_this_library_does_not_know_of_it() {
+    let mut list = RestorePoints::new(HERE);
+    for number in 0..2_000 {
+        list.enter(point(&number.to_string(), number % 2 == 0));
+    }
+    let mut before = serde_json::to_value(&list).expect("JSON");
+    for point in before["points"].as_array_mut().expect("a list") {
+        point["later"] = point["name"].clone();
+    }
+    let changed = Point { quality: Quality::Drained, ..point("1001", false) };
+    list.enter(changed);
+    list.prune(10);
+    list.enter(point("new", false));
+    let before = document::to_text(&before);
+    let written = document::written_over(Some(&before), &list, HERE).expect("it is readable");
+    let written: serde_json::Value = serde_json::from_str(&written).expect("JSON");
+    let points = written["points"].as_array().expect("a list");
+    assert_eq!(points.len(), 1_011);
+    for point in points {
+        let is_new = point["name"] == "new";
+        assert_eq!(point["later"], if is_new { serde_json::Value::Null } else { point["name"].clone() });
+    }
+}
+
 proptest! {
     #[test]
     fn pruning_leaves_as_many_automatic_points_as_are_kept(points: Vec<bool>, kept in 0_usize..20) {

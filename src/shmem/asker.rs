@@ -44,4 +44,9 @@ impl DatabaseEntry {
             self.askers[index] = entry;
         }
     }
+
+    /// Forgets who has asked under a name, because the node of that name was dropped: another one may take it at once.
+    pub fn forget_askers(&mut self, name: &str) {
+        self.askers.iter_mut().filter(|asker| asker.name.as_str() == name).for_each(|asker| *asker = AskerEntry::FREE);
+    }
 }

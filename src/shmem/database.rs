@@ -1,6 +1,8 @@
 //! The entry of a database, which the launcher and the manager share.
 
-use super::{AskerEntry, CloneEntry, MAX_ASKERS, MAX_CLONES, MAX_PINS, PinEntry, RescueEntry, ShortText, SlotEntry};
+use super::{
+    AskerEntry, CloneEntry, ComparisonEntry, MAX_ASKERS, MAX_CLONES, MAX_PINS, PinEntry, RescueEntry, ShortText, SlotEntry,
+};
 use crate::pg::clock::Monotonic;
 use pgrx::pg_sys;
 
@@ -47,6 +49,7 @@ pub struct DatabaseEntry {
     pub manager: ManagerEntry,
     pub slot: SlotEntry,
     pub rescue: RescueEntry,
+    pub comparison: ComparisonEntry,
     pub clones: [CloneEntry; MAX_CLONES],
     pub pins: [PinEntry; MAX_PINS],
     /// The pids of the workers that copy tables; zero: the place is free.
@@ -64,6 +67,7 @@ impl DatabaseEntry {
         manager: ManagerEntry::FREE,
         slot: SlotEntry::FREE,
         rescue: RescueEntry::FREE,
+        comparison: ComparisonEntry::FREE,
         clones: [CloneEntry::FREE; MAX_CLONES],
         pins: [PinEntry::FREE; MAX_PINS],
         copiers: [0; MAX_COPIERS],
@@ -82,9 +86,18 @@ pub struct ManagerEntry {
     pub skips: u32,
     /// The first of these objects with the reason, or why the round failed.
     pub skipped: ShortText,
+    /// How many restore points by spock.restore_point_interval were not made since the last one that was.
+    pub points_failed: u32,
+    /// Why the last of these was not.
+    pub point_failure: ShortText,
 }
 
 impl ManagerEntry {
-    pub const FREE: ManagerEntry =
-        ManagerEntry { good_round_at: Monotonic::NEVER, skips: 0, skipped: ShortText::EMPTY };
+    pub const FREE: ManagerEntry = ManagerEntry {
+        good_round_at: Monotonic::NEVER,
+        skips: 0,
+        skipped: ShortText::EMPTY,
+        points_failed: 0,
+        point_failure: ShortText::EMPTY,
+    };
 }

@@ -113,8 +113,10 @@ impl Shared {
     pub fn ask_for_pin(&mut self, index: usize, wanted: &mut PinEntry) -> PinPlace {
         let now = Monotonic::now();
         let pins = &mut self.databases()[index].pins;
-        let is_known =
-            |pin: &PinEntry| pin.intent == wanted.intent && pin.is_alive(now) && pin.state != PinState::Failed;
+        // One that was released is about to end, and its snapshot with it.
+        let is_known = |pin: &PinEntry| {
+            pin.intent == wanted.intent && pin.is_alive(now) && pin.state != PinState::Failed && !pin.is_released
+        };
         if let Some(place) = pins.iter().position(is_known) {
             return PinPlace::Known(place);
         }

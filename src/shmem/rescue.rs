@@ -36,6 +36,32 @@ impl BlockedEntry {
         BlockedEntry { seen_at: Monotonic::NEVER, by: ShortText::EMPTY, by_in_short: ShortText::EMPTY };
 }
 
+/// How far the rescue worker is with the table that it rebuilds.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FillingEntry {
+    /// Its oid; 0: none is being rebuilt.
+    pub table: u32,
+    pub since: Monotonic,
+    pub chunks_done: u64,
+    pub chunks_total: u64,
+    pub rows: u64,
+    pub differing: u64,
+    pub bytes: u64,
+}
+
+impl FillingEntry {
+    pub const NONE: FillingEntry = FillingEntry {
+        table: 0,
+        since: Monotonic::NEVER,
+        chunks_done: 0,
+        chunks_total: 0,
+        rows: 0,
+        differing: 0,
+        bytes: 0,
+    };
+}
+
 /// The recovery of which a database is the target.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -72,6 +98,7 @@ pub struct RescueEntry {
     /// How many rows the replay has touched, and how many of them have been looked at.
     pub touched: u64,
     pub compared: u64,
+    pub filling: FillingEntry,
     /// recover_abort() was called: the worker stops at the next point where it can.
     pub must_stop: bool,
     /// What the server has reported of the last failure, as a document. Only superusers may see it, because it may
@@ -100,6 +127,7 @@ impl RescueEntry {
         conflicts: 0,
         touched: 0,
         compared: 0,
+        filling: FillingEntry::NONE,
         must_stop: false,
         said: LongText::EMPTY,
     };

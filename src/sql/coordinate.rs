@@ -68,7 +68,7 @@ fn begin_recovery(
 const BEGIN_RECOVERY: &str = "SELECT spock_internal.begin_recovery('n1', 'n3', 'n2');";
 const ASK_TO_ABORT: &str = "CALL spock.recover_abort('n1');";
 
-fn required(name: Option<Name>, argument: &'static str, hint: &'static str) -> String {
+pub(super) fn required(name: Option<Name>, argument: &'static str, hint: &'static str) -> String {
     name.ok_or(RecoverError::NullArgument { argument, hint }).or_raise().0
 }
 
@@ -95,6 +95,7 @@ impl Asked {
             skip: skip_lsn,
             stop: stop_lsn,
             stop_timestamp: stop_timestamp.map(Timestamp::from),
+            rebuild: None,
         };
         Asked { request, source_dsn }
     }
@@ -121,14 +122,14 @@ impl Asked {
 }
 
 /// The target of a recovery: this node or another one.
-enum Target {
+pub(super) enum Target {
     Here,
     Elsewhere(Box<Source>),
 }
 
 /// Finds the target; without a name it is this node. Only superusers may do this, because this server connects to where
 /// the caller says, as its own operating system user.
-fn target(name: Option<&str>, dsn: Option<Text>) -> Result<Target, RecoverError> {
+pub(super) fn target(name: Option<&str>, dsn: Option<Text>) -> Result<Target, RecoverError> {
     let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
     let Some(name) = name.filter(|&name| name != local.name.as_str()) else { return Ok(Target::Here) };
     let route = match dsn {
@@ -138,7 +139,7 @@ fn target(name: Option<&str>, dsn: Option<Text>) -> Result<Target, RecoverError>
     Ok(Target::Elsewhere(Box::new(Source::open(name, &route)?)))
 }
 
-fn require_superuser(function: &str) {
+pub(super) fn require_superuser(function: &str) {
     if !process::is_superuser() {
         raise(&RecoverError::NotSuperuser { function: function.to_owned() });
     }

@@ -11,7 +11,7 @@ use crate::health::judge::{
 use crate::health::kept::{self, KeptFacts};
 use crate::health::{capacity, documents, version};
 use crate::identity::DatabaseIdentity;
-use crate::intent::document::{Journal, Suspension};
+use crate::intent::document::{ComparisonRecord, Journal, Suspension};
 use crate::intent::storage;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Origin, ReplicationProvider, Subscription};
@@ -27,7 +27,7 @@ use crate::shmem::{self, PeerEntry, PeerKey, PeerState, PinEntry};
 use crate::slot::snapshot::{self, Snapshot};
 use crate::slot::{budget, outgoing, saved_storage};
 use crate::worker::clone_upkeep::{self, Hears};
-use crate::{guc, reconcile};
+use crate::{comparing, guc, reconcile};
 use pgrx::datum::ToIsoString;
 use pgrx::prelude::*;
 use std::time::Duration;
@@ -89,6 +89,7 @@ fn gather() -> Vec<Check> {
         checks.extend(checks_of_recoveries(&journal));
     }
     checks.extend(pins());
+    checks.extend(automatic_points());
     checks.extend(unreadable.iter().map(documents::unreadable));
     checks.extend(list_storage::unreadable().iter().map(documents::unreadable));
     checks.extend(catalog::extension_version().and_then(|sql| version::sql(&sql, env!("CARGO_PKG_VERSION"))));
@@ -123,9 +124,12 @@ fn checks_of_recoveries(journal: &Journal) -> Vec<Check> {
     checks.extend(clones().iter().filter_map(judge::clone));
     checks.extend(returned(journal));
     checks.extend(kept_rows(journal));
+    checks.extend(comparisons(journal));
     let kept = journal.intents.iter().filter_map(|intent| intent.kept_rows);
     checks.extend(kept.filter_map(reconcile::kept::unreadable_head).map(|found| documents::unreadable(&found)));
     checks.extend(saved_storage::unreadable_object().iter().map(documents::unreadable));
+    let lists = journal.comparisons.iter().filter_map(comparing::storage::unreadable_list);
+    checks.extend(lists.map(|found| documents::unreadable(&found)));
     checks
 }
 
@@ -212,6 +216,16 @@ fn manager() -> ManagerFacts {
         skips: entry.manager.skips,
         skipped: entry.manager.skipped.as_str().to_owned(),
     }
+}
+
+/// The restore points by spock.restore_point_interval, if they fail.
+fn automatic_points() -> Option<Check> {
+    let entry = {
+        let mut shared = shmem::lock();
+        let index = shared.index_of(process::my_database())?;
+        shared.databases()[index].manager
+    };
+    judge::automatic_points(entry.points_failed, entry.point_failure.as_str())
 }
 
 fn settings() -> ServerSettings {
@@ -317,6 +331,21 @@ fn kept_rows(journal: &Journal) -> Option<Check> {
         })
     });
     kept::check_kept(&facts.collect::<Vec<_>>())
+}
+
+/// What the last comparisons of tables have found.
+fn comparisons(journal: &Journal) -> Option<Check> {
+    let has_ended = |record: &&ComparisonRecord| record.ended_at.is_some();
+    let ended = journal.comparisons.iter().filter(has_ended).map(|record| judge::ComparisonHealth {
+        other: record.other.clone(),
+        id: record.id.to_string(),
+        begun_at: TimestampWithTimeZone::from(record.begun_at).to_iso_string(),
+        is_partial: record.is_partial,
+        differing: record.differing,
+        undecided: record.undecided,
+        incomparable: record.incomparable,
+    });
+    judge::comparison(&ended.collect::<Vec<_>>(), guc::compare_interval().is_some())
 }
 
 /// The nodes that ask this node and are not its peers.

@@ -61,9 +61,6 @@ fn pin_tables(
             Some(lifetime) => milliseconds("lifetime", lifetime, LIFETIME_MS, "from 100 ms to ten years")?,
             None => guc::rescue_clone_ttl().as_millis() as u64,
         };
-        if tables.is_empty() {
-            return Err(RebuildError::NoTables);
-        }
         let wanted = PinEntry { intent, lease_ms: lease as u32, lifetime_ms, ..PinEntry::FREE };
         take(wanted, &target, &PinQuestion { tables })
     };
@@ -96,12 +93,17 @@ fn milliseconds(
 /// Finds the pin of the intent, or has one taken. If the statement ends first, the worker goes on: the next call for this
 /// intent finds its pin.
 fn take(mut wanted: PinEntry, target: &str, question: &PinQuestion) -> Result<PinAnswer, RebuildError> {
-    if NativeProvider.local_node()?.is_none() {
-        return Err(RebuildError::NoNode);
+    let local = NativeProvider.local_node()?.ok_or(RebuildError::NoNode)?;
+    // A target holds a snapshot of its own, too, and locks nothing for that.
+    if local.name.as_str() == target && question.tables.is_empty() {
+        wanted.target = local.id;
+    } else if question.tables.is_empty() {
+        return Err(RebuildError::NoTables);
+    } else {
+        // A poller asks the target whether the intent is unfinished.
+        let peer = NativeProvider.peers()?.into_iter().find(|peer| peer.name.as_str() == target);
+        wanted.target = peer.ok_or_else(|| RebuildError::NoPeer { name: target.to_owned() })?.id;
     }
-    // A poller asks the target whether the intent is unfinished.
-    let peer = NativeProvider.peers()?.into_iter().find(|peer| peer.name.as_str() == target);
-    wanted.target = peer.ok_or_else(|| RebuildError::NoPeer { name: target.to_owned() })?.id;
     wanted.target_name.set(target);
     let index = entry_with_manager(WaitEvent::Pin).ok_or(RebuildError::NoManager)?;
     let segment = Segment::create(&serde_json::to_vec(question).unwrap_or_default(), room());

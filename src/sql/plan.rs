@@ -31,7 +31,7 @@ fn required<T>(value: Option<T>, argument: &'static str, example: &'static str) 
 /// A plan for each survivor of a failed node.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the row type of a set-returning function
-fn recover_plan(
+fn recover_plan_2(
     failed_node_name: Option<Name>,
     target_node_name: Option<Name>,
 ) -> TableIterator<
@@ -46,6 +46,7 @@ fn recover_plan(
         name!(released_lsn, Option<OriginLsn>),
         name!(gap_bytes, Option<i64>),
         name!(plan, Json),
+        name!(rebuild, Option<Json>),
     ),
 > {
     require_reader("recover_plan");
@@ -63,8 +64,36 @@ fn recover_plan(
             plan.released_lsn,
             plan.gap_bytes.map(|bytes| bytes as i64),
             json,
+            plan.rebuild.as_ref().map(Json::of),
         )
     }))
+}
+
+/// Like [`recover_plan_2`], for the SQL of version 0.1.0.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the row type of a set-returning function
+fn recover_plan(
+    failed_node_name: Option<Name>,
+    target_node_name: Option<Name>,
+) -> TableIterator<
+    'static,
+    (
+        name!(target_node, Name),
+        name!(source_node, Option<Name>),
+        name!(outcome, Option<String>),
+        name!(reason, String),
+        name!(target_lsn, Option<OriginLsn>),
+        name!(source_lsn, Option<OriginLsn>),
+        name!(released_lsn, Option<OriginLsn>),
+        name!(gap_bytes, Option<i64>),
+        name!(plan, Json),
+    ),
+> {
+    TableIterator::new(recover_plan_2(failed_node_name, target_node_name).map(
+        |(target, source, outcome, reason, target_lsn, source_lsn, released_lsn, gap_bytes, plan, _)| {
+            (target, source, outcome, reason, target_lsn, source_lsn, released_lsn, gap_bytes, plan)
+        },
+    ))
 }
 
 fn plans(failed: &str, target: Option<String>) -> Result<Vec<Plan>, PlanError> {

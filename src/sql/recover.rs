@@ -40,6 +40,7 @@ fn create_rescue_subscription(
         skip: skip_lsn,
         stop: stop_lsn,
         stop_timestamp: stop_timestamp.map(Timestamp::from),
+        rebuild: None,
     };
     let (_, subscription) = begin::begin(&mut request, None).or_raise();
     subscription

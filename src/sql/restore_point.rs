@@ -11,7 +11,7 @@ use crate::pg::latch::{self, WaitEvent};
 use crate::pg::name::Name;
 use crate::pg::role;
 use crate::pg::text::Text;
-use crate::pg::{catalog, interrupts, process};
+use crate::pg::{catalog, interrupts, process, transaction};
 use crate::recover::error::RecoverError;
 use crate::recover::source::{self, Source};
 use crate::remote::argument;
@@ -203,10 +203,14 @@ fn restore_point_list() -> Text {
 }
 
 /// Removes a restore point from the lists of all nodes that answer. Its record in WAL stays, and so its name stays used.
+/// Refused where what this node does may still be rolled back by a later statement.
 #[pg_extern(sql = false)]
 fn drop_restore_point(restore_point: Option<Name>) {
     let name = checked_name(restore_point).or_raise();
     process::require_writable("drop_restore_point");
+    if transaction::is_block() || transaction::is_sub() {
+        raise(&RestorePointError::WithinBlock);
+    }
     let forget = Forget { name: name.clone(), attempt: None, was_written: true };
     let mut is_known = step::forget(&forget).or_raise();
     let argument = crate::document::to_text(&forget);

@@ -222,6 +222,9 @@ impl Rescue {
         match written {
             Ok(()) => {
                 self.release();
+                if intent.is_rebuild() {
+                    self.give_back();
+                }
                 pgrx::log!("recovery of node \"{}\" was aborted", intent.request.failed)
             }
             Err(error) => pgrx::warning!("recovery of node \"{}\" cannot be aborted: {error}", intent.request.failed),

@@ -1,7 +1,7 @@
 //! The workers' entry points, as the postmaster calls them.
 #![allow(unsafe_code)] // symbols that the postmaster looks up by name
 
-use super::{copy, launcher, manager, pin, poller, rescue, restore_point, slot_worker};
+use super::{comparing, copy, launcher, manager, pin, poller, rescue, restore_point, slot_worker};
 use crate::pg::interrupts::{self, Termination};
 use pgrx::FromDatum;
 use pgrx::bgworkers::BackgroundWorker;
@@ -71,6 +71,15 @@ pub extern "C-unwind" fn spock_recovery_pin_main(argument: pg_sys::Datum) {
     // SAFETY: `start_pin_worker` passes an i64 by value.
     let both = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
     pin::run((both >> 32) as usize, (both & 0xffff_ffff) as usize, database_of_extra())
+}
+
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn spock_recovery_comparison_main(argument: pg_sys::Datum) {
+    interrupts::install_worker_signals(Termination::AtOnce);
+    // SAFETY: `start_comparison_worker` passes an i64 by value.
+    let index = unsafe { i64::from_datum(argument, false) }.unwrap_or_default();
+    comparing::run(index as usize, database_of_extra())
 }
 
 #[pgrx::pg_guard]

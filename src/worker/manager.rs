@@ -5,6 +5,7 @@
 //! the next round tries again). It skips an object that it cannot process, and reports that (skips.rs).
 
 use super::clone_upkeep::{Clones, Home, UpkeepRound};
+use super::comparisons::Comparisons;
 use super::discovery::{self, Discovery};
 use super::keeper::{Keeper, KeeperRound};
 use super::polling::{self, WantedPoller};
@@ -86,6 +87,7 @@ pub fn run(index: usize, database: Oid) -> ! {
         keeper: Keeper::new(index),
         recoveries: Recoveries::new(index),
         schedule: Schedule::new(index),
+        comparisons: Comparisons::new(index),
     };
     loop {
         if interrupts::shutdown_requested() {
@@ -158,6 +160,7 @@ struct Manager {
     keeper: Keeper,
     recoveries: Recoveries,
     schedule: Schedule,
+    comparisons: Comparisons,
 }
 
 impl Manager {
@@ -240,7 +243,7 @@ impl Manager {
                 self.pollers.keep(&[])
             }
             Situation::Node { local, wanted, peers } => {
-                let nap = self.schedule.keep(&local, &peers);
+                let nap = self.schedule.keep(&local, &peers).min(self.comparisons.keep(&peers));
                 self.pollers.keep(&wanted).min(nap)
             }
         }

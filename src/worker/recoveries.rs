@@ -10,17 +10,18 @@ use super::error::NoRoom;
 use super::returns::Returns;
 use super::skips::Skips;
 use super::start;
-use crate::intent::document::Journal;
+use crate::intent::document::{Intent, Journal};
 use crate::intent::journal::Resumable;
 use crate::intent::{IntentError, storage};
 use crate::intent_id::IntentId;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::Monotonic;
-use crate::pg::{catalog, interrupts};
+use crate::pg::{catalog, interrupts, latch};
 use crate::recover::error::RecoverError;
-use crate::shmem::{self, AttemptEnd, PeerEntry, PeerState, RescueEntry};
+use crate::shmem::{self, AttemptEnd, PeerEntry, PeerState, PinState, RescueEntry, TargetSays};
 use crate::{backoff, guc};
+use pgrx::pg_sys::Oid;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
@@ -107,6 +108,9 @@ impl Recoveries {
     pub fn look(&mut self, peers: &[PeerEntry], skips: &mut Skips) -> Option<WantedRecovery> {
         let journal = skips.each(|| "recoveries".to_owned(), storage::read)?;
         self.returns.look(&journal, peers, skips);
+        if let Some(local) = skips.each(|| "the local node".to_owned(), || NativeProvider.local_node())? {
+            self.tell_own_pins(&journal, local.id);
+        }
         Some(match journal.resumable() {
             Resumable::Several(_) => WantedRecovery::default(),
             Resumable::Nothing => WantedRecovery {
@@ -137,6 +141,25 @@ impl Recoveries {
                 }
             }
         })
+    }
+
+    /// Tells the snapshots that this node holds for its own rebuild whether that is unfinished, as pollers tell those
+    /// that it holds for others.
+    fn tell_own_pins(&self, journal: &Journal, local: Oid) {
+        let now = Monotonic::now();
+        let mut over = Vec::new();
+        for pin in &mut shmem::lock().databases()[self.index].pins {
+            if pin.target != local || pin.state != PinState::Held {
+                continue;
+            }
+            let is_unfinished = journal.intent(pin.intent).is_some_and(Intent::is_unfinished);
+            pin.says = if is_unfinished { TargetSays::Unfinished } else { TargetSays::Ended };
+            pin.heard_at = now;
+            if !is_unfinished {
+                over.push(pin.worker_pid);
+            }
+        }
+        over.into_iter().for_each(latch::wake);
     }
 
     /// Runs after the commit, and starts the worker if one is wanted and it is time. Returns how long to sleep at most.

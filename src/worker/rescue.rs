@@ -164,6 +164,9 @@ impl Rescue {
     fn attempt(&mut self) -> Result<(), Trouble> {
         let intent: &Intent = &self.intent();
         let request = &intent.request;
+        if intent.is_rebuild() {
+            return self.carry_rebuild();
+        }
         let is_replayed = intent.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.phase >= Phase::Resuming);
         let (position, reconciled) = if is_replayed {
             let facts = transaction::run(|| target::look(&request.failed))?;

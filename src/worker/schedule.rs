@@ -34,6 +34,8 @@ impl Schedule {
         let is_away = |peer: &Peer| silent.contains(&PeerKey::Node(peer.id));
         let is_lowest = peers.iter().all(|peer| *local < peer.name || is_away(peer));
         let Some(wait) = time_left(guc::restore_point_interval(), is_lowest, now.since(self.last)) else {
+            // Another node's business, or nobody's.
+            self.note_made();
             return Duration::MAX;
         };
         if !wait.is_zero() {
@@ -58,13 +60,30 @@ impl Schedule {
     fn ask(&self, drain: bool) -> Option<u64> {
         let name = format!("auto-{}-{}", Timestamp::now().in_a_name(), process::my_database().to_u32());
         let wanted = PointJob { lease_ms: LEASE_MS, drain, is_automatic: true, ..PointJob::FREE };
-        let number = shmem::lock().ask_for_point(self.index, &name, wanted)?;
+        let Some(number) = shmem::lock().ask_for_point(self.index, &name, wanted) else {
+            // A lasting one would be a fault as well.
+            self.note_failed("another restore point was being made");
+            return None;
+        };
         if start::start_restore_point_worker(self.index, &name).is_err() {
             shmem::lock().give_up_point(self.index, number);
             pgrx::warning!("restore point \"{name}\" was not made: no background worker is free");
+            self.note_failed("no background worker is free");
             return None;
         }
         Some(number)
+    }
+
+    /// For the health check.
+    fn note_failed(&self, why: &str) {
+        let mut shared = shmem::lock();
+        let manager = &mut shared.databases()[self.index].manager;
+        manager.points_failed = manager.points_failed.saturating_add(1);
+        manager.point_failure.set(why);
+    }
+
+    fn note_made(&self) {
+        shmem::lock().databases()[self.index].manager.points_failed = 0;
     }
 
     fn tell_outcome(&mut self) {
@@ -73,9 +92,14 @@ impl Schedule {
         match job.state {
             _ if job.number != asked => self.asked = None,
             JobState::Asked | JobState::Running => (),
-            JobState::None | JobState::Done => self.asked = None,
+            JobState::None => self.asked = None,
+            JobState::Done => {
+                self.asked = None;
+                self.note_made();
+            }
             JobState::Failed => {
                 self.asked = None;
+                self.note_failed(job.error.message.as_str());
                 pgrx::warning!("restore point \"{}\" was not made: {}", job.name.as_str(), job.error.message.as_str());
             }
         }

@@ -106,6 +106,19 @@ pub fn start_pin_worker(
         .load_dynamic()
 }
 
+/// Asks the postmaster to start a worker for the comparison that the entry of the database at `index` asks for.
+pub fn start_comparison_worker(
+    index: usize,
+    name: &str,
+) -> Result<DynamicBackgroundWorker, DynamicBackgroundWorkerLoadError> {
+    builder("comparison", &format!("spock_recovery comparison {name}"))
+        .set_function("spock_recovery_comparison_main")
+        .set_argument((index as i64).into_datum())
+        .set_extra(&process::my_database().to_u32().to_string())
+        .set_notify_pid(process::my_pid())
+        .load_dynamic()
+}
+
 /// Asks the postmaster to start a worker for the copy that the segment of dynamic shared memory describes.
 pub fn start_copy_worker(
     segment: u32,

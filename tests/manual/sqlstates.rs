@@ -7,8 +7,9 @@ use crate::pages::{files_below, quoted, read, root, rows, section};
 use crate::sources::sql;
 
 /// PostgreSQL's names of the conditions that the extension raises (src/backend/utils/errcodes.txt).
-const CONDITIONS: [(&str, &str); 27] = [
+const CONDITIONS: [(&str, &str); 29] = [
     ("ACTIVE_SQL_TRANSACTION", "25001"),
+    ("CHARACTER_NOT_IN_REPERTOIRE", "22021"),
     ("CONFIGURATION_LIMIT_EXCEEDED", "53400"),
     ("CONNECTION_FAILURE", "08006"),
     ("DATA_CORRUPTED", "XX001"),
@@ -17,6 +18,7 @@ const CONDITIONS: [(&str, &str); 27] = [
     ("FDW_INVALID_OPTION_NAME", "HV00D"),
     ("FEATURE_NOT_SUPPORTED", "0A000"),
     ("INSUFFICIENT_PRIVILEGE", "42501"),
+    ("INSUFFICIENT_RESOURCES", "53000"),
     ("INTERNAL_ERROR", "XX000"),
     ("INVALID_NAME", "42602"),
     ("INVALID_PARAMETER_VALUE", "22023"),

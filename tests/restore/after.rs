@@ -1,9 +1,13 @@
 //! What a restored mesh can do: everything that it could before.
 
+use std::thread;
+
 use spock_recovery_cluster::{extension, process};
 use spockctl::restore::Moment;
 
 use super::{Restores, done, running, settled};
+use crate::cluster::Action;
+use crate::failpoint_names as names;
 use crate::restore_points::mesh_of;
 
 /// Citus's own example, scaled down by a thousand: 15 million rows, a restore point, 15 million more.
@@ -59,4 +63,39 @@ fn a_restored_mesh_has_its_subscriptions_as_they_were_and_recovers_from_a_loss()
     process::kill_all(running(n1.data()).expect("it runs")).expect("it can be killed");
     n2.sql("CALL spock.recover_run('n1', 'n3', NULL, 'n2')");
     assert_eq!(n2.value("SELECT count(*) FROM t WHERE node = 'late'"), "50");
+}
+
+/// It would go on as if nothing had happened since.
+#[test]
+fn a_recovery_that_was_under_way_at_that_moment_is_ended() {
+    let cluster = mesh_of("a_recovery_under_way", 3);
+    let [n1, n2, n3] = cluster.all();
+    // The subscription is enabled while the recovery works at its origin.
+    cluster.expect_log("is already active");
+    let restores = Restores::of(&cluster);
+    n3.wait_until(&extension::vouches_for("n1"), "t");
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
+    n2.wait_until("SELECT count(*) FROM pg_stat_subscription WHERE subname = 'sub_n2_n1' AND pid IS NOT NULL", "0");
+    n1.sql("INSERT INTO t (node, v) VALUES ('n1', 1)");
+    n3.wait_until("SELECT count(*) FROM t", "1");
+    n1.kill9();
+    n2.arm(names::RESCUE_BEFORE_COMMIT, Action::Wait);
+    thread::scope(|scope| {
+        let call = scope.spawn(|| n2.session().try_sql("CALL spock.recover_run('n1', 'n3')").is_ok());
+        n2.wait_hit(names::RESCUE_BEFORE_COMMIT);
+        n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+        n1.start();
+        n3.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "connected");
+        n3.sql("SELECT spock.create_restore_point('under-way')");
+        n2.disarm(names::RESCUE_BEFORE_COMMIT);
+        call.join().expect("the call returns");
+    });
+    assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), "1");
+    done(restores.start(Moment::Point("under-way".into())));
+    let open = "SELECT count(*) FROM spock.recovery_intents() WHERE ended_at IS NULL";
+    assert_eq!(restores.paused(n2, open), "1");
+    let told = done(restores.finish());
+    assert!(told.contains("n2: aborted: restored: the recovery for node \"n1\""), "{told}");
+    assert_eq!(n2.value(open), "0");
+    assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), "1");
 }

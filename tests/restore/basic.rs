@@ -3,7 +3,7 @@
 use spockctl::restore::Moment;
 use spockctl::restore::journal::Step;
 
-use super::{Restores, done, settled, step_of};
+use super::{Restores, done, settled, step_of, written};
 use crate::restore_points::{mesh_of, under_load};
 
 #[test]
@@ -14,13 +14,16 @@ fn a_mesh_under_load_comes_back_to_a_drained_point_and_goes_on() {
     let point = Moment::Point("before-the-mistake".into());
 
     let quality = under_load(&cluster, || {
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        written(n1, 300);
         let quality = restores.point("before-the-mistake");
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        written(n1, 100);
         quality
     });
     assert_eq!(quality, "drained");
     let far = settled(&cluster, "SELECT count(*) FROM t");
+    let said =
+        "SELECT string_agg(restore_point || quality || nodes::text || lsns::text, ';') FROM spock.restore_points()";
+    let said_before = n1.value(said);
     cluster.sql("DROP TABLE t");
 
     done(restores.check(point.clone()));
@@ -33,6 +36,10 @@ fn a_mesh_under_load_comes_back_to_a_drained_point_and_goes_on() {
     assert!(restores.status().contains("paused at its target"));
     done(restores.finish());
     assert_eq!(step_of(&restores, n2), Step::Done);
+    // At that moment the lists did not say yet what had come of the point.
+    for node in [n1, n2, n3] {
+        assert_eq!(node.value(said), said_before, "{}", node.name());
+    }
 
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), there);
     for node in [n1, n2, n3] {

@@ -1,8 +1,5 @@
 //! What was on its way at that moment arrives afterwards, once.
 
-use std::thread;
-use std::time::Duration;
-
 use spockctl::restore::Moment;
 
 use super::{Restores, done, settled};
@@ -36,7 +33,7 @@ fn what_was_in_flight_arrives_once_and_what_was_open_is_gone() {
     open.sql("COMMIT");
     lock.sql("COMMIT");
     n1.sql("UPDATE t SET v = -v");
-    thread::sleep(Duration::from_millis(200));
+    n3.wait_until("SELECT count(*) > 0 FROM t WHERE v < 0", "t");
 
     let shown = done(restores.start(Moment::Point("busy".into())));
     assert!(shown.contains("n2           n1   what is in"), "{shown}");

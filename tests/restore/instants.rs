@@ -1,13 +1,12 @@
 //! Moments without a name: an instant, the end, and a point of which nobody has proved that the nodes fit together.
 
 use std::thread;
-use std::time::Duration;
 
 use spockctl::restore::{Error, Moment};
 
-use super::{Restores, done, settled};
+use super::{Restores, done, settled, written};
 use crate::cluster::Cluster;
-use crate::restore_points::{mesh_of, under_load};
+use crate::restore_points::{StopAtEnd, mesh_of, under_load};
 
 /// What every node has of every node: numbers without a gap, for a node's transactions arrive in order.
 const PREFIXES: &str = "SELECT string_agg(node || ' ' || high || ' ' || many, ', ' ORDER BY node) FROM (SELECT node, max(v) high, count(*) many FROM t GROUP BY node) x";
@@ -32,8 +31,9 @@ fn numbered(cluster: &Cluster, while_they_write: impl FnOnce()) {
                 }
             });
         }
+        let guard = StopAtEnd(&stop);
         while_they_write();
-        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        drop(guard);
     });
 }
 
@@ -61,11 +61,11 @@ fn a_point_at_which_the_nodes_do_not_fit_together_is_moved_to_the_last_cut_befor
     let restores = Restores::of(&cluster);
     assert_eq!(restores.point("proved"), "drained");
     numbered(&cluster, || {
-        thread::sleep(Duration::from_millis(400));
+        written(n1, 100);
         // One after the other, without the barrier: those that come later have more of those that came before.
         for node in [n2, n1, n3] {
             node.sql("SELECT pg_create_restore_point('ragged')");
-            thread::sleep(Duration::from_millis(150));
+            written(n1, 100);
         }
     });
     let all = judge(&cluster);
@@ -84,10 +84,10 @@ fn any_instant_is_restored_exactly_or_refused_with_its_reason() {
     let mut instants = Vec::new();
     numbered(&cluster, || {
         for _ in 0..count() {
-            thread::sleep(Duration::from_millis(400));
+            written(n1, 100);
             instants.push(n1.value("SELECT clock_timestamp()"));
         }
-        thread::sleep(Duration::from_millis(400));
+        written(n1, 100);
     });
     let all = judge(&cluster);
     cluster.sql("SELECT pg_switch_wal()");
@@ -110,6 +110,6 @@ fn any_instant_is_restored_exactly_or_refused_with_its_reason() {
         assert!(there < before && there > 0, "{there} {before}");
         before = there;
     }
-    under_load(&cluster, || thread::sleep(Duration::from_millis(300)));
+    under_load(&cluster, || written(n1, 100));
     settled(&cluster, "SELECT count(*) FROM t");
 }

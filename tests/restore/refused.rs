@@ -6,7 +6,7 @@ use spock_recovery_cluster::process;
 use spockctl::restore::journal::{Journal, Step};
 use spockctl::restore::{Error, Moment, cancel, finish, server, start};
 
-use super::{Restores, done, ended, running, settled};
+use super::{Options, Restores, done, ended, running, settled, written};
 use crate::restore_points::{mesh_of, under_load};
 
 #[test]
@@ -32,6 +32,11 @@ fn what_lacks_is_named_and_nothing_is_touched() {
     let (text, result) = restores.start(point.clone());
     assert!(matches!(result, Err(Error::Findings(1))), "{result:?}");
     assert!(text.contains(&segment) && text.contains("WAL is missing"), "{text}");
+    // It is there, and nothing is in it.
+    fs::write(&file, vec![0; 16 << 20]).expect("it can be written");
+    let (text, result) = restores.check(point.clone());
+    assert!(matches!(result, Err(Error::Findings(1))), "{result:?}");
+    assert!(text.contains(&segment) && text.contains("no sound segment"), "{text}");
     fs::rename(&hidden[0], &file).expect("it is there");
     if recycled {
         fs::rename(&hidden[1], &there).expect("it is there");
@@ -63,7 +68,7 @@ fn a_restore_beside_the_living_nodes_leaves_them_alone() {
     let cluster = mesh_of("beside_the_living", 3);
     let restores = Restores::of(&cluster);
     under_load(&cluster, || {
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        written(&cluster.nodes()[0], 100);
         restores.point("look");
     });
     let far = settled(&cluster, "SELECT count(*) FROM t");
@@ -92,4 +97,27 @@ fn a_restore_beside_the_living_nodes_leaves_them_alone() {
         assert!(process::is_alive(node.postmaster_pid().expect("it runs")));
     }
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), far);
+    what_is_there_already_is_never_removed(&restores, &options);
+}
+
+/// A journal of a restore that is over says nothing of what has come into its place since, nor do those of the living
+/// nodes make their own folder free.
+fn what_is_there_already_is_never_removed(restores: &Restores<'_>, cancelled: &Options) {
+    let cluster = restores.cluster;
+    let own = cancelled.into.as_ref().expect("it was given").join("n1");
+    fs::create_dir(&own).expect("it is free");
+    fs::write(own.join("own"), "somebody's").expect("it can be written");
+    let look = Some(Moment::Point("look".into()));
+    let (text, result) = ended(|screen| start::run(&Options { moment: look.clone(), ..cancelled.clone() }, screen));
+    assert!(matches!(result, Err(Error::Findings(1))) && text.contains("is there already"), "{text}");
+    assert_eq!(fs::read_to_string(own.join("own")).expect("it is there"), "somebody's");
+
+    done(restores.start(Moment::Point("look".into())));
+    done(restores.cancel());
+    let rows = settled(cluster, "SELECT count(*) FROM t");
+    let living = cluster.nodes()[0].data().parent().expect("it has one").to_owned();
+    let options = Options { moment: look, into: Some(living), ..cancelled.clone() };
+    let (text, result) = ended(|screen| start::run(&options, screen));
+    assert!(matches!(result, Err(Error::Findings(3))) && text.contains("is there already"), "{text}");
+    assert_eq!(settled(cluster, "SELECT count(*) FROM t"), rows);
 }

@@ -57,7 +57,9 @@ fn read(cluster: &Cluster, node: &Node, begin: &str, judged: &mut Judged) {
     dump.arg("--path").arg(node.data().join("pg_wal")).args(["--start", begin]);
     dump.args(["--rmgr", "Transaction", "--rmgr", "XLOG"]);
     let mut seen = Seen::default();
-    for line in output(dump).lines() {
+    let dumped = output(dump);
+    assert!(dumped.contains("desc: COMMIT"), "{}: its WAL from {begin} on is not there", node.name());
+    for line in dumped.lines() {
         let at = lsn(between(line, "lsn: ", ",").unwrap_or_else(|| panic!("no position: {line}")));
         if let Some(name) = between(line, "RESTORE_POINT ", "\n") {
             let point = judged.points.entry(name.to_owned()).or_default();

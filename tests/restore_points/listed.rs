@@ -263,6 +263,35 @@ fn a_node_that_only_a_peer_knows_is_named() {
     assert!(error.message.contains("knows a node \"n3\""), "{error}");
     assert!(error.hint.clone().unwrap_or_default().contains("spock.peer_create('n3'"), "{error}");
     assert_eq!((names_on(n1), names_on(n2)), (String::new(), String::new()));
+    // Nobody sees the error of one that is made by the clock, until the health check tells it.
+    let told = "SELECT coalesce(string_agg(status || ': ' || details, ''), '') FROM spock.quick_health_check()
+                 WHERE check_name = 'automatic_restore_points'";
+    assert_eq!(n1.value(told), "");
+    n1.set(&[("spock.restore_point_interval", "1s")]);
+    n1.wait_until(&format!("SELECT ({told}) LIKE 'WARNING: %node \"n2\" knows a node \"n3\"%'"), "t");
     n2.sql("SELECT spock.node_drop('n3')");
-    n1.sql("SELECT spock.create_restore_point('p')");
+    n1.wait_until(&format!("SELECT ({told}) = ''"), "t");
+    n1.set(&[("spock.restore_point_interval", "0")]);
+    // The interval may have it that one is being made.
+    wait_for("a restore point", || match n1.try_sql("SELECT spock.create_restore_point('p')") {
+        Ok(_) => true,
+        Err(error) if error.sqlstate == "55006" => false,
+        Err(error) => panic!("{error}"),
+    });
+    what_is_rolled_back_is_not_dropped_elsewhere(&cluster);
+}
+
+fn what_is_rolled_back_is_not_dropped_elsewhere(cluster: &Cluster) {
+    let [n1, n2] = cluster.all();
+    let drop = "SELECT spock.drop_restore_point('p')";
+    let in_block = format!("BEGIN; {drop}; ROLLBACK");
+    let caught =
+        "DO $$BEGIN BEGIN PERFORM spock.drop_restore_point('p'); EXCEPTION WHEN division_by_zero THEN NULL; END; END$$";
+    for statement in [in_block.as_str(), caught] {
+        let error = refused(n1, statement);
+        assert_eq!(error.sqlstate, "25001", "{statement}: {error}");
+        assert!(names_on(n1).ends_with('p') && names_on(n2).ends_with('p'), "{statement}");
+    }
+    n1.sql(drop);
+    assert!(!names_on(n1).ends_with('p') && !names_on(n2).ends_with('p'));
 }

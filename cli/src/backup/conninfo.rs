@@ -72,6 +72,18 @@ impl Conninfo {
         self
     }
 
+    /// With another value for a keyword.
+    pub fn with(mut self, keyword: &str, value: &str) -> Conninfo {
+        self.0.retain(|(name, _)| name != keyword);
+        self.0.push((keyword.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With its password: what a server is told, and nobody is shown.
+    pub fn secret(&self) -> String {
+        text(self.0.iter())
+    }
+
     /// For the client library here. It speaks no TLS.
     pub fn config(&self) -> Result<Config> {
         if matches!(self.get("sslmode"), Some("require" | "verify-ca" | "verify-full")) {
@@ -255,6 +267,8 @@ mod tests {
         assert_eq!(conninfo.to_string(), "host=h user=u options='-c x=1'");
         assert_eq!(format!("{conninfo:?}"), "Conninfo(host=h user=u options='-c x=1')");
         assert_eq!(parsed(&conninfo.to_string()), conninfo.without_password());
+        assert_eq!(parsed(&conninfo.secret()), conninfo);
+        assert_eq!(conninfo.with("user", "v").get("user"), Some("v"));
     }
 
     #[test]

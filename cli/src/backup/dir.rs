@@ -46,6 +46,11 @@ impl Driver for Dir {
         for (name, path) in entries(&self.repository.base_folder(&node.name))? {
             if name.ends_with(".json") {
                 let backup: BaseBackup = repository::read_document(&path)?;
+                // The label becomes the name of a folder, which expire removes.
+                if name.strip_suffix(".json") != Some(&backup.label) {
+                    let reason = format!("it describes a backup \"{}\"", backup.label);
+                    return Err(Error::Document { path, reason });
+                }
                 if backup.version > base::VERSION {
                     let reason = format!("it has version {}", backup.version);
                     return Err(Error::Document { path, reason });
@@ -112,8 +117,7 @@ impl Driver for Dir {
             return Err(Error::NoWal { node: node.name.clone(), file: file.into() });
         }
         let (partial, target) = (folder.join(format!("{file}.partial")), folder.join(file));
-        fs::copy(&source, &partial).map_err(Error::io("copy to", &partial))?;
-        user.own(&partial)?;
+        copy(&source, &partial, user)?;
         File::open(&partial).and_then(|file| file.sync_all()).map_err(Error::io("flush", &partial))?;
         fs::rename(&partial, &target).map_err(Error::io("rename to", &target))?;
         repository::sync_folder(folder)
@@ -317,7 +321,7 @@ struct ManifestRange {
 }
 
 /// A program that was killed with its starter may be writing its last file.
-fn remove_folder(path: &Path) -> Result<()> {
+pub fn remove_folder(path: &Path) -> Result<()> {
     let mut last = Ok(());
     let removed = deadline::poll(REMOVAL, || {
         last = match fs::remove_dir_all(path) {
@@ -341,6 +345,13 @@ pub fn prepare_target(data: &Path, user: &ServerUser) -> Result<()> {
 pub fn sync_data(node: &MeshNode, data: &Path, user: &ServerUser) -> Result<()> {
     let mut command = user.command(&node.bin_folder.join("initdb"));
     command.arg("--sync-only").arg("--pgdata").arg(data);
+    program::run(command, || ()).map(drop)
+}
+
+/// Copies a file by the account that owns both folders: what that account may not read, root must not read for it.
+pub fn copy(from: &Path, to: &Path, user: &ServerUser) -> Result<()> {
+    let mut command = user.command(Path::new("/bin/cp"));
+    command.args(["--remove-destination", "--"]).arg(from).arg(to);
     program::run(command, || ()).map(drop)
 }
 

@@ -58,7 +58,7 @@ pub enum Error {
         "no connection to {server} ({conninfo}): {reason}; start the server, or name a node that answers with --dsn"
     )]
     Connection { server: String, conninfo: String, reason: String },
-    #[error("no node answers: {0}; name one that does with --dsn")]
+    #[error("no node answers: {0}; start a server, or name a node that answers with --dsn")]
     NobodyAnswers(String),
     #[error(
         "a connection string is neither keywords with values nor a URI, for instance \"host=/tmp port=5432 dbname=app user=postgres\""

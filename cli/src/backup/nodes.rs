@@ -66,8 +66,21 @@ pub struct Live {
 /// The node that the user has named, until it has said its name.
 const GIVEN: &str = "the node of --dsn";
 
-/// Asks any node for all.
-pub fn find_all(dsn: &str) -> Result<Found> {
+/// A node as the one that was asked knows it.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub name: String,
+    /// The one that was asked.
+    pub is_local: bool,
+    /// None: nobody knows how it is reached.
+    pub conninfo: Option<Conninfo>,
+}
+
+/// Asks any node for all; their database.
+///
+/// # Errors
+/// It does not answer, is no node, or the user is no superuser.
+pub fn members(dsn: &str) -> Result<(String, Vec<Member>)> {
     let conninfo = Conninfo::parse(dsn)?;
     let mut client = connect(GIVEN, &conninfo)?;
     let database = client::first(client::query(GIVEN, &mut client, "SELECT current_database()")?);
@@ -77,24 +90,34 @@ pub fn find_all(dsn: &str) -> Result<Found> {
         }
         _ => Error::Server(ServerError::Sql { server: GIVEN.into(), statement: NODES.into(), source }),
     })?;
-    let mut nodes = Vec::new();
+    let mut members = Vec::new();
     for row in rows {
         let [Some(name), is_local, dsn, is_superuser] = row.as_slice() else { continue };
         if is_superuser.as_deref() != Some("on") {
             return Err(Error::NotSuperuser);
         }
+        let is_local = is_local.as_deref() == Some("t");
         let conninfo = match dsn {
             // Without a user it means another one for each account that connects.
-            Some(dsn) => Conninfo::parse(dsn)?.or("user", &conninfo),
-            None if is_local.as_deref() == Some("t") => conninfo.clone(),
-            None => return Err(Error::NoDsn { node: name.clone() }),
+            Some(dsn) => Some(Conninfo::parse(dsn)?.or("user", &conninfo)),
+            None => is_local.then(|| conninfo.clone()),
         };
-        nodes.push(Registered { name: name.clone(), conninfo });
+        members.push(Member { name: name.clone(), is_local, conninfo });
     }
-    if nodes.is_empty() {
-        return Err(Error::NotANode { database });
+    match members.is_empty() {
+        true => Err(Error::NotANode { database }),
+        false => Ok((database, members)),
     }
-    Ok(Found { database, nodes })
+}
+
+/// Asks any node for all, and for how each is reached.
+pub fn find_all(dsn: &str) -> Result<Found> {
+    let (database, members) = members(dsn)?;
+    let registered = |Member { name, conninfo, .. }| match conninfo {
+        Some(conninfo) => Ok(Registered { name, conninfo }),
+        None => Err(Error::NoDsn { node: name }),
+    };
+    Ok(Found { database, nodes: members.into_iter().map(registered).collect::<Result<_>>()? })
 }
 
 fn connect(server: &str, conninfo: &Conninfo) -> Result<Client> {
@@ -152,6 +175,11 @@ impl Live {
 
     pub fn query(&mut self, statement: &str) -> Result<Rows> {
         Ok(client::query(&self.node.name, &mut self.client, statement)?)
+    }
+
+    /// A statement that holds a password; an error shows what stands for it.
+    pub fn query_secret(&mut self, statement: &str, shown: &str) -> Result<Rows> {
+        Ok(client::query_secret(&self.node.name, &mut self.client, statement, shown)?)
     }
 
     /// The first value; empty for NULL and where there is no row.

@@ -177,10 +177,7 @@ impl Repository {
     /// Held until the file is dropped: one take, expire or setup at a time changes a node's part.
     pub fn lock(&self, node: &str, owner: &ServerUser) -> Result<File> {
         let path = self.node_folder(node).join("lock");
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(Error::io("open", &path))?;
-        owner.own(&path)?;
+        let file = lock_file(&path, owner)?;
         file.try_lock().map_err(|_| Error::Locked(node.into()))?;
         Ok(file)
     }
@@ -215,16 +212,35 @@ pub fn write_document(path: &Path, document: &impl Serialize, owner: &ServerUser
 
 /// The same for any text.
 pub fn write_file(path: &Path, text: &str, owner: &ServerUser) -> Result<()> {
+    write_bytes(path, text.as_bytes(), owner)
+}
+
+/// The same for any bytes. The folder may be the owner's, who is not trusted with what root may do: a link that is in the
+/// way is not followed.
+pub fn write_bytes(path: &Path, bytes: &[u8], owner: &ServerUser) -> Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
     let failed = || Error::io("write", &partial);
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed()(error)),
+        _ => {}
+    }
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(failed())?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed())?;
-    owner.own(&partial)?;
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&partial).map_err(failed())?;
+    owner.own_file(&file, &partial)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed())?;
     fs::rename(&partial, path).map_err(Error::io("rename to", path))?;
     sync_folder(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// A file to be locked, which stays. A link in its place is not followed.
+pub fn lock_file(path: &Path, owner: &ServerUser) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+    let file = options.open(path).map_err(Error::io("open", path))?;
+    owner.own_file(&file, path)?;
+    Ok(file)
 }
 
 pub fn read_document<T: DeserializeOwned>(path: &Path) -> Result<T> {

@@ -192,7 +192,7 @@ fn current(live: &mut Live) -> Result<Current> {
 }
 
 /// A backup comes over a replication connection, for which pg_hba.conf needs lines of their own.
-fn replication(live: &Live, user: &ServerUser) -> Result<()> {
+pub fn replication(live: &Live, user: &ServerUser) -> Result<()> {
     let psql = live.node.bin_folder.join("psql");
     if !psql.exists() {
         return Ok(());

@@ -110,6 +110,10 @@ pub fn find(repository: &Repository, dsn: Option<&str>) -> Result<Found> {
     for node in repository.nodes() {
         match nodes::find_all(&node.dsn) {
             Ok(found) => return Ok(found),
+            // What to do is said once for all.
+            Err(Error::Connection { conninfo, reason, .. }) => {
+                reasons.push(format!("{}: {reason} ({conninfo})", node.name));
+            }
             Err(error) => reasons.push(format!("{}: {error}", node.name)),
         }
     }

@@ -3,16 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use spock_recovery_cluster::deadline;
-use spock_recovery_cluster::pid_file::PidFile;
-
 use super::check::{Ground, Options};
 use super::error::{Error, Result};
 use super::journal::Step;
 use super::paths;
 use super::plan::Plan;
 use super::server;
-use super::start::{Site, active, everybody, for_each};
+use super::site::Site;
+use super::start::{active, everybody, for_each};
 use crate::backup::repository::sync_folder;
 use crate::screen::Screen;
 
@@ -64,6 +62,7 @@ fn put_back(site: &mut Site<'_>) -> Result<()> {
                 let aside = paths::free(&journal.pgdata, "cancelled", &label);
                 fs::rename(&journal.pgdata, &aside).map_err(Error::io("rename", &journal.pgdata))?;
                 sync_folder(parent)?;
+                site.say(format!("what was restored is kept as \"{}\"", aside.display()));
             }
         }
     }
@@ -79,15 +78,5 @@ pub fn open(site: &Site<'_>) -> Result<()> {
     let journal = &site.journal;
     let log =
         journal.log.clone().filter(|log| server::is_writable(log, &site.user)).unwrap_or_else(|| journal.paths().log());
-    if server::running(&journal.pgdata).is_none() {
-        server::launch(journal, &site.user, &journal.options, &log)?;
-    }
-    let ready = deadline::poll(server::ANSWERS * 10, || {
-        let ready = PidFile::read(&journal.pgdata).is_some_and(|file| file.ready);
-        server::running(&journal.pgdata).map_or(Some(false), |_| ready.then_some(true))
-    });
-    match ready {
-        Some(true) => Ok(()),
-        _ => Err(server::failed_to_start(journal, &log)),
-    }
+    server::open(journal, &site.user, &journal.options, &log)
 }

@@ -32,6 +32,13 @@ pub struct Options {
     pub end_after: Option<(String, Step)>,
 }
 
+impl Options {
+    /// As it is typed behind other options.
+    pub fn into_typed(&self) -> String {
+        self.into.as_ref().map_or(String::new(), |into| format!(" --into {}", shell::typed(into)))
+    }
+}
+
 /// Bytes per second, as the last restore into this repository measured them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
@@ -85,6 +92,9 @@ impl Ground {
         into.map_or_else(|| node.pgdata.clone(), |into| into.join(&node.name))
     }
 }
+
+/// Of each node; an archive that is all wrong would fill the screen.
+const MOST_TOLD: usize = 5;
 
 /// Everything that is known before anything is touched.
 pub struct Prepared {
@@ -148,10 +158,9 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     }
     let prepared = prepare(&ground, options, &moment, screen)?;
     judge(&prepared.findings, screen)?;
-    screen.line(format!(
-        "everything is there; spockctl restore start --repo {} begins it",
-        shell::typed(ground.repository.path())
-    ));
+    let (repo, moment) = (shell::typed(ground.repository.path()), moment.typed());
+    let into = options.into_typed();
+    screen.line(format!("everything is there; spockctl restore start --repo {repo} {moment}{into} begins it"));
     Ok(())
 }
 
@@ -256,6 +265,10 @@ fn one(
             ));
         }
     }
+    if let Some(history) = material.sources.history(target.timeline) {
+        let unsound = material.sources.unsound(history, start, target.stop.needed().max(stop), &material.user);
+        findings.extend(unsound.iter().take(MOST_TOLD).map(|what| format!("{}: {what}", node.name)));
+    }
     let slot = plan::noted_slot(&ground.repository, &node.name, &target.base).unwrap_or(start);
     let unread = material.sources.history(target.timeline).filter(|_| slot < start);
     if let Some(first) = unread.and_then(|history| material.sources.missing(history, slot, start).into_iter().next()) {
@@ -287,9 +300,10 @@ pub fn bytes_of(backups: &[BaseBackup], backup: &BaseBackup) -> u64 {
 /// Whether the files of the node can be changed from here.
 fn place(node: &MeshNode, options: &Options, answers: bool, findings: &mut Vec<String>) -> Result<()> {
     if let Some(into) = &options.into {
-        if let Some(there) =
-            Some(into.join(&node.name)).filter(|there| there.exists() && Journal::read(there).ok().flatten().is_none())
-        {
+        let there = into.join(&node.name);
+        // The journal of a restore that is over says nothing of what is there now.
+        let is_ours = Journal::read(&there)?.is_some_and(|journal| journal.beside && !journal.step.is_over());
+        if there.symlink_metadata().is_ok() && !is_ours {
             findings.push(format!("{}: {}", node.name, Error::InTheWay(there)));
         }
         return Ok(());

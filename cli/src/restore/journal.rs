@@ -156,6 +156,9 @@ pub struct Journal {
     pub libraries: String,
     /// Slots of the former node that nothing here makes again: their consumers are ahead.
     pub foreign_slots: Vec<String>,
+    /// A fetch has begun in the place of the data directory, which was free: what it has left there may be removed.
+    #[serde(default)]
+    pub fetching: bool,
     pub begun_at: u64,
     /// Seconds that steps took, by the step they led to.
     pub seconds: BTreeMap<String, f64>,

@@ -1,6 +1,7 @@
 //! The list of restore points, as a node stores it (pure).
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::instant::Instant;
 use crate::lsn::Lsn;
@@ -71,6 +72,18 @@ impl Points {
         self.points.sort_by_key(|point| point.created_at);
     }
 
+    /// The best that any of these lists says of a point whose positions are known, word for word.
+    pub fn words_of<'a>(lists: impl IntoIterator<Item = &'a str>, name: &str) -> Option<String> {
+        let values = lists.into_iter().filter_map(|list| serde_json::from_str::<Value>(list).ok());
+        let all = values.flat_map(|mut list| match list["points"].take() {
+            Value::Array(points) => points,
+            _ => Vec::new(),
+        });
+        let known = all.filter_map(|words| Some((Point::deserialize(&words).ok()?, words)));
+        let best = known.filter(|(point, _)| point.name == name && point.is_complete());
+        best.max_by_key(|(point, _)| point.quality).map(|(_, words)| words.to_string())
+    }
+
     pub fn find(&self, name: &str) -> Option<&Point> {
         self.points.iter().find(|point| point.name == name)
     }
@@ -135,6 +148,15 @@ mod tests {
         let list = Points::parse(LIST).expect("it is one");
         assert_eq!(list.nearest("before-relase-42")[0], "before-release-42");
         assert_eq!(list.nearest("nigthly")[0], "nightly");
+    }
+
+    #[test]
+    fn what_is_known_of_a_point_is_passed_on_as_it_was_written() {
+        let loose = LIST.replace("\"drained\"", "\"loose\"");
+        let words = Points::words_of([loose.as_str(), "no list", LIST], "before-release-42").expect("it is known");
+        assert!(words.contains("\"drained\"") && words.contains("\"held_us\":9"), "{words}");
+        assert_eq!(Points::words_of([LIST], "nightly"), None, "a node has no record of it");
+        assert_eq!(Points::words_of([LIST], "nothing"), None);
     }
 
     #[test]

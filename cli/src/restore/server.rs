@@ -15,6 +15,48 @@ use super::journal::Journal;
 use super::settings;
 use crate::backup::{program, shell};
 
+/// A server of this machine that a command starts and stops.
+pub trait Managed {
+    fn node(&self) -> &str;
+    fn pgdata(&self) -> &Path;
+    fn bin_folder(&self) -> &Path;
+    fn port(&self) -> u16;
+    fn database(&self) -> &str;
+    fn superuser(&self) -> &str;
+    /// Where the socket of the closed server is.
+    fn socket_folder(&self, user: &ServerUser) -> Result<PathBuf>;
+}
+
+impl Managed for Journal {
+    fn node(&self) -> &str {
+        &self.node
+    }
+
+    fn pgdata(&self) -> &Path {
+        &self.pgdata
+    }
+
+    fn bin_folder(&self) -> &Path {
+        &self.bin_folder
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn database(&self) -> &str {
+        &self.database
+    }
+
+    fn superuser(&self) -> &str {
+        &self.superuser
+    }
+
+    fn socket_folder(&self, user: &ServerUser) -> Result<PathBuf> {
+        self.paths().socket(user)
+    }
+}
+
 /// A fast shutdown writes a checkpoint; pg_ctl gives up after that.
 const STOP_SECONDS: &str = "3600";
 
@@ -55,8 +97,8 @@ pub fn stop(node: &str, bin_folder: &Path, data: &Path, user: &ServerUser) -> Re
 }
 
 /// Starts it, and waits until its postmaster is there; `options` are for its command line.
-pub fn launch(journal: &Journal, user: &ServerUser, options: &[String], log: &Path) -> Result<()> {
-    let (bin_folder, data) = (&journal.bin_folder, &journal.pgdata);
+pub fn launch(server: &impl Managed, user: &ServerUser, options: &[String], log: &Path) -> Result<()> {
+    let (bin_folder, data) = (server.bin_folder(), server.pgdata());
     if let Some(PidFile { pid, .. }) = PidFile::read(data) {
         // A killed postmaster whose parent has not taken note of its end yet still holds the lock on its data directory.
         deadline::poll(ANSWERS, || (process::is_alive(pid) || process::status(pid).is_none()).then_some(()));
@@ -76,7 +118,23 @@ pub fn launch(journal: &Journal, user: &ServerUser, options: &[String], log: &Pa
     });
     match there {
         Some(true) => Ok(()),
-        _ => Err(failed_to_start(journal, log)),
+        _ => Err(failed_to_start(server, log)),
+    }
+}
+
+/// Starts it where it does not run, and waits until it takes connections.
+pub fn open(server: &impl Managed, user: &ServerUser, options: &[String], log: &Path) -> Result<()> {
+    let data = server.pgdata();
+    if running(data).is_none() {
+        launch(server, user, options, log)?;
+    }
+    let ready = deadline::poll(ANSWERS * 10, || {
+        let ready = PidFile::read(data).is_some_and(|file| file.ready);
+        running(data).map_or(Some(false), |_| ready.then_some(true))
+    });
+    match ready {
+        Some(true) => Ok(()),
+        _ => Err(failed_to_start(server, log)),
     }
 }
 
@@ -95,9 +153,9 @@ pub fn has_failed(log: &Path, told_before: u64) -> bool {
     said.contains("FATAL: ") || said.contains("database system is shut down")
 }
 
-pub fn failed_to_start(journal: &Journal, log: &Path) -> Error {
+pub fn failed_to_start(server: &impl Managed, log: &Path) -> Error {
     let reason = format!("it does not start\n{}", log_tail(log));
-    Error::Started { node: journal.node.clone(), reason, log: log.into() }
+    Error::Started { node: server.node().to_owned(), reason, log: log.into() }
 }
 
 /// Settings as arguments of the server.
@@ -120,19 +178,19 @@ pub fn control(bin_folder: &Path, data: &Path, user: &ServerUser) -> Result<Stri
 }
 
 /// Over the socket of the closed server.
-pub fn connect(journal: &Journal, user: &ServerUser) -> Result<Client> {
-    let folder = journal.paths().socket(user)?;
-    let mut config = client::config(&folder, journal.port, &journal.database);
-    config.user(&journal.superuser);
-    Ok(client::connect(&journal.node, &config)?)
+pub fn connect(server: &impl Managed, user: &ServerUser) -> Result<Client> {
+    let folder = server.socket_folder(user)?;
+    let mut config = client::config(&folder, server.port(), server.database());
+    config.user(server.superuser());
+    Ok(client::connect(server.node(), &config)?)
 }
 
-pub fn query(journal: &Journal, client: &mut Client, statement: &str) -> Result<Rows> {
-    Ok(client::query(&journal.node, client, statement)?)
+pub fn query(server: &impl Managed, client: &mut Client, statement: &str) -> Result<Rows> {
+    Ok(client::query(server.node(), client, statement)?)
 }
 
-pub fn value(journal: &Journal, client: &mut Client, statement: &str) -> Result<String> {
-    Ok(client::first(query(journal, client, statement)?))
+pub fn value(server: &impl Managed, client: &mut Client, statement: &str) -> Result<String> {
+    Ok(client::first(query(server, client, statement)?))
 }
 
 /// What the server said in the end.

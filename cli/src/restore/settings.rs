@@ -27,59 +27,72 @@ pub struct Closed<'a> {
     pub libraries: Option<&'a str>,
 }
 
-const HEADING: &str = "# spockctl restore: what follows is removed when the node is opened";
+pub const HEADING: &str = "# spockctl: what follows is removed when the node is opened";
+
+/// What a closed server needs beside its isolation, whatever its configuration says: it listens and logs as we expect, follows and
+/// waits for nobody, and reads no target that an earlier recovery has left.
+pub const QUIET: [(&str, &str); 18] = [
+    ("unix_socket_permissions", "0700"),
+    ("ssl", "off"),
+    ("primary_conninfo", ""),
+    ("primary_slot_name", ""),
+    ("archive_cleanup_command", ""),
+    ("recovery_end_command", ""),
+    ("recovery_min_apply_delay", "0"),
+    ("recovery_target", ""),
+    ("recovery_target_name", ""),
+    ("recovery_target_time", ""),
+    ("recovery_target_xid", ""),
+    ("recovery_target_lsn", ""),
+    ("synchronous_standby_names", ""),
+    ("max_slot_wal_keep_size", "-1"),
+    ("external_pid_file", ""),
+    ("logging_collector", "off"),
+    ("log_destination", "stderr"),
+    ("log_min_messages", "warning"),
+];
+
+/// The settings that isolate a server: reached through the folder of its socket alone, and without workers of subscriptions.
+pub fn isolation(socket_folder: &Path, hba: &Path) -> Vec<(&'static str, String)> {
+    let path = |path: &Path| path.display().to_string();
+    vec![
+        ("listen_addresses", String::new()),
+        ("unix_socket_directories", path(socket_folder)),
+        ("hba_file", path(hba)),
+        ("max_logical_replication_workers", "0".into()),
+    ]
+}
+
+/// postgresql.auto.conf with further settings behind those of before: a later line wins.
+pub fn appended(before: &str, heading: &str, settings: &[(&str, String)]) -> String {
+    let mut lines = String::from(before);
+    if !before.is_empty() && !before.ends_with('\n') {
+        lines.push('\n');
+    }
+    lines.push_str(heading);
+    lines.push('\n');
+    for (name, value) in settings {
+        lines.push_str(&shell::configuration_line(name, value));
+    }
+    lines
+}
 
 impl Closed<'_> {
     /// Behind the settings of before, of which a later line wins.
     pub fn text(&self, before: &str) -> String {
-        let mut lines = String::from(before);
-        if !before.is_empty() && !before.ends_with('\n') {
-            lines.push('\n');
-        }
-        lines.push_str(HEADING);
-        lines.push('\n');
-        for (name, value) in self.settings() {
-            lines.push_str(&shell::configuration_line(name, &value));
-        }
-        lines
+        appended(before, HEADING, &self.settings())
     }
 
     /// Those that isolate the server, also for its command line, which wins over every file.
     pub fn isolation(&self) -> Vec<(&'static str, String)> {
-        let path = |path: &Path| path.display().to_string();
-        vec![
-            ("listen_addresses", String::new()),
-            ("unix_socket_directories", path(self.socket_folder)),
-            ("hba_file", path(self.hba)),
-            ("max_logical_replication_workers", "0".into()),
-        ]
+        isolation(self.socket_folder, self.hba)
     }
 
     fn settings(&self) -> Vec<(&'static str, String)> {
         let mut settings = self.isolation();
-        let fixed = [
-            ("unix_socket_permissions", "0700"),
-            ("ssl", "off"),
-            ("hot_standby", "on"),
-            ("primary_conninfo", ""),
-            ("primary_slot_name", ""),
-            ("archive_cleanup_command", ""),
-            ("recovery_end_command", ""),
-            ("recovery_min_apply_delay", "0"),
-            ("recovery_target", ""),
-            ("recovery_target_name", ""),
-            ("recovery_target_time", ""),
-            ("recovery_target_xid", ""),
-            ("recovery_target_lsn", ""),
-            ("recovery_target_action", "pause"),
-            ("synchronous_standby_names", ""),
-            ("max_slot_wal_keep_size", "-1"),
-            ("external_pid_file", ""),
-            ("logging_collector", "off"),
-            ("log_destination", "stderr"),
-            ("log_min_messages", "warning"),
-        ];
-        settings.extend(fixed.map(|(name, value)| (name, value.to_owned())));
+        settings.extend(QUIET.map(|(name, value)| (name, value.to_owned())));
+        settings.push(("hot_standby", "on".into()));
+        settings.push(("recovery_target_action", "pause".into()));
         settings.push(("restore_command", self.restore_command.to_owned()));
         settings.push(("recovery_target_timeline", self.target.timeline.to_string()));
         settings.extend(self.target.stop.settings());

@@ -68,11 +68,22 @@ impl<'a> Sources<'a> {
         }
         let from = self.file(segment, folder, user)?;
         let (partial, to) = (folder.join(format!("{name}.partial")), folder.join(&name));
-        fs::copy(&from, &partial).map_err(Error::io("copy to", &partial))?;
-        user.own(&partial)?;
+        crate::backup::dir::copy(&from, &partial, user)?;
         fs::File::open(&partial).and_then(|file| file.sync_all()).map_err(Error::io("flush", &partial))?;
         fs::rename(&partial, &to).map_err(Error::io("rename to", &to))?;
         Ok(crate::backup::repository::sync_folder(folder)?)
+    }
+
+    /// What is wrong with archived segments of a replay along a history, as far as their first pages tell.
+    pub fn unsound(&self, history: &History, from: Lsn, to: Lsn, user: &ServerUser) -> Vec<String> {
+        let size = self.segment_size();
+        let archived = history.segments(from, to, size).into_iter().filter(|segment| self.archived.has(*segment));
+        let look = |segment: Segment| {
+            let name = segment.file_name(size);
+            let error = self.driver.verify_segment(self.node, &name, false, user).err()?;
+            Some(format!("segment {name} cannot be read: {error}"))
+        };
+        archived.filter_map(look).collect()
     }
 
     /// What lacks for a replay along a history, by name.

@@ -1,270 +1,33 @@
 //! `spockctl restore start`: every node at its target, paused, to be looked at.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use postgres::Client;
 use spock_recovery_cluster::{ServerUser, deadline};
 
 use super::check::{self, Ground, Options, Prepared, Rates};
 use super::error::{Error, Result};
-use super::journal::{self, Journal, SavedSlot, Seen, Step, Subscription};
+use super::journal::{self, Journal, Step};
+use super::look::look;
 use super::pairs::{self, Verdict, Window};
 use super::paths;
 use super::plan::{Facts, Plan};
-use super::server::{self, Watch};
-use super::settings::{self, Closed};
+use super::server;
+use super::site::{Site, owner, write_file};
 use super::sources::Sources;
-use super::target::{Moment, Stop};
+use super::target::Moment;
 use crate::backup::repository::{self, MeshNode};
 use crate::backup::shell;
 use crate::backup::take::size;
-use crate::lsn::Lsn;
 use crate::screen::Screen;
 use crate::table;
 
-/// How often a replay is looked at.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// How long a program that was killed with its starter may go on writing.
 const REMOVAL: Duration = Duration::from_secs(5);
-
-/// How long a spockctl that was killed may take to be gone.
-const GONE: Duration = Duration::from_secs(5);
-
-/// One node of this machine, and its journal.
-pub struct Site<'a> {
-    pub ground: &'a Ground,
-    pub node: &'a MeshNode,
-    pub user: ServerUser,
-    pub journal: Journal,
-    pub screen: Screen,
-    end_after: Option<Step>,
-    begun: Instant,
-    _lock: File,
-}
-
-impl<'a> Site<'a> {
-    pub fn open(
-        ground: &'a Ground,
-        node: &'a MeshNode,
-        journal: Journal,
-        options: &Options,
-        screen: &Screen,
-    ) -> Result<Site<'a>> {
-        let user = owner(ground, node, &journal.pgdata, journal.before.as_deref())?;
-        let paths = journal.paths();
-        if let Some(parent) = paths.folder.parent().filter(|_| journal.beside) {
-            repository::make_folder(parent, &user)?;
-        }
-        if !paths.folder.is_dir() {
-            user.make_folder(&paths.folder)?;
-        }
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(paths.lock());
-        let lock = lock.map_err(Error::io("open", &paths.lock()))?;
-        user.own(&paths.lock())?;
-        // One that was killed may not be gone yet.
-        let locked = deadline::poll(GONE, || lock.try_lock().is_ok().then_some(()));
-        locked.ok_or_else(|| Error::Locked(node.name.clone()))?;
-        // What it was when nobody held it may be old.
-        let journal = match Journal::read(&journal.pgdata)? {
-            Some(there) if !there.step.is_over() => there,
-            _ => journal,
-        };
-        let end_after = options.end_after.as_ref().filter(|(name, _)| *name == node.name).map(|(_, step)| *step);
-        Ok(Site { ground, node, user, journal, screen: screen.clone(), end_after, begun: Instant::now(), _lock: lock })
-    }
-
-    pub fn write(&self) -> Result<()> {
-        self.journal.write(&self.user, Some(&self.ground.repository))
-    }
-
-    /// The step is done, and lasting.
-    pub fn done(&mut self, step: Step) -> Result<()> {
-        let name =
-            serde_json::to_value(step).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
-        self.journal.seconds.insert(name.clone(), self.begun.elapsed().as_secs_f64());
-        self.begun = Instant::now();
-        self.journal.step = step;
-        self.write()?;
-        match self.end_after == Some(step) {
-            true => Err(Error::Ended(name)),
-            false => Ok(()),
-        }
-    }
-
-    pub fn say(&self, text: impl AsRef<str>) {
-        self.screen.line(format!("{}: {}", self.node.name, text.as_ref()));
-    }
-
-    pub fn folders(&self) -> Vec<PathBuf> {
-        let original = if self.journal.beside { Some(self.node.pgdata.clone()) } else { self.journal.before.clone() };
-        original.iter().map(|data| super::scan::pg_wal(data)).collect()
-    }
-
-    pub fn sources(&self) -> Result<Sources<'_>> {
-        Sources::of(&*self.ground.driver, self.node, self.folders())
-    }
-
-    /// Archive first; then what was not archived yet.
-    fn restore_command(&self) -> Result<String> {
-        let mut command = self.ground.driver.restore_command(self.node)?;
-        for folder in self.folders() {
-            command.push_str(&format!(" || cp -- {}/%f \"%p\"", shell::setting_word(&folder)));
-        }
-        Ok(command)
-    }
-
-    /// The settings of the closed server, and those for its command line.
-    pub fn close(&self, libraries: Option<&str>) -> Result<Vec<String>> {
-        let (journal, paths) = (&self.journal, self.journal.paths());
-        let target = journal.target.as_ref().ok_or_else(|| Error::None(format!(" for node \"{}\"", journal.node)))?;
-        let own = fs::read_to_string(paths.settings()).map_err(Error::io("read", &paths.settings()))?;
-        let socket_folder = paths.socket(&self.user)?;
-        let closed = Closed {
-            socket_folder: &socket_folder,
-            hba: &paths.hba(),
-            restore_command: &self.restore_command()?,
-            target,
-            sizes: &self.sizes()?,
-            libraries,
-        };
-        write_file(
-            &paths.hba(),
-            "# spockctl restore: the folder of the socket is its owner's alone\nlocal all all trust\n",
-            &self.user,
-        )?;
-        write_file(&journal.pgdata.join("postgresql.auto.conf"), &closed.text(&own), &self.user)?;
-        let mut isolation = closed.isolation();
-        isolation.push(("data_directory", journal.pgdata.display().to_string()));
-        Ok([journal.options.clone(), server::arguments(&isolation)].concat())
-    }
-
-    /// What the server is configured with, but never less than it had when the WAL was written.
-    fn sizes(&self) -> Result<Vec<(&'static str, u64)>> {
-        let (journal, bin) = (&self.journal, &self.journal.bin_folder);
-        let control = server::control(bin, &journal.pgdata, &self.user)?;
-        let mut sizes = Vec::new();
-        for (name, label) in settings::AT_LEAST {
-            let then = settings::control_value(&control, label);
-            let now = server::configured(bin, &journal.pgdata, &self.user, &journal.options, name)
-                .and_then(|text| text.parse().ok());
-            sizes.extend(then.max(now).map(|value| (name, value)));
-        }
-        Ok(sizes)
-    }
-
-    /// Starts it where it does not run, and waits until it stands at its target.
-    pub fn pause(&self, options: &[String]) -> Result<Client> {
-        let journal = &self.journal;
-        if server::running(&journal.pgdata).is_none() {
-            server::launch(journal, &self.user, options, &journal.paths().log())?;
-        }
-        self.await_pause()
-    }
-
-    fn await_pause(&self) -> Result<Client> {
-        let (journal, log) = (&self.journal, self.journal.paths().log());
-        let failed = |reason: String| Error::NotPaused { node: journal.node.clone(), reason, log: log.clone() };
-        let (mut client, mut watch) = (None::<Client>, Watch::new());
-        let (start, size) = self.journal.replays().unwrap_or_default();
-        let step = self.screen.bar(format!("MB of WAL replayed on {}", journal.node), size >> 20);
-        loop {
-            let mut seen = self.traces();
-            client = client.or_else(|| server::connect(journal, &self.user).ok());
-            let question =
-                "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END,
-                                   pg_last_wal_replay_lsn()";
-            match client.as_mut().map(|client| server::query(journal, client, question)) {
-                Some(Ok(rows)) => match rows.first().map(Vec::as_slice) {
-                    Some([Some(recovers), state, replayed]) => {
-                        if recovers != "t" {
-                            return Err(failed("it has ended its recovery".into()));
-                        }
-                        if state.as_deref() == Some("paused") {
-                            let replayed = replayed.as_ref().and_then(|lsn| lsn.parse().ok()).unwrap_or_default();
-                            self.judge_pause(replayed).map_err(failed)?;
-                            return client.ok_or_else(|| failed("its connection is gone".into()));
-                        }
-                        let replayed = replayed.as_deref().unwrap_or_default();
-                        step.set(replayed.parse::<Lsn>().unwrap_or_default().0.saturating_sub(start.0) >> 20);
-                        seen.push_str(replayed);
-                    }
-                    _ => client = None,
-                },
-                // It is not consistent yet, or it was killed.
-                Some(Err(_)) => client = None,
-                None => {}
-            }
-            if server::running(&journal.pgdata).is_none() {
-                return Err(failed(format!("it has ended\n{}", server::log_tail(&log))));
-            }
-            if !watch.moves(seen) {
-                return Err(failed(format!("nothing moves\n{}", server::log_tail(&log))));
-            }
-            thread::sleep(LOOK);
-        }
-    }
-
-    /// What changes while it replays, before anybody can ask it.
-    fn traces(&self) -> String {
-        let stamp = |path: PathBuf| fs::metadata(path).map(|file| (file.len(), file.modified().ok())).ok();
-        let data = &self.journal.pgdata;
-        format!(
-            "{:?}{:?}{:?}",
-            stamp(self.journal.paths().log()),
-            stamp(data.join("global/pg_control")),
-            stamp(data.join("pg_wal"))
-        )
-    }
-
-    /// It may have paused for another reason: because hot standby needs larger settings.
-    fn judge_pause(&self, replayed: Lsn) -> std::result::Result<(), String> {
-        let Some(target) = &self.journal.target else { return Ok(()) };
-        let reached = match target.stop {
-            Stop::Point { end, .. } | Stop::After { end, .. } => replayed == end,
-            Stop::Before { lsn } => {
-                let log = fs::read(self.journal.paths().log()).unwrap_or_default();
-                replayed <= lsn && String::from_utf8_lossy(&log).contains("recovery stopping before")
-            }
-        };
-        let tail = || server::log_tail(&self.journal.paths().log());
-        match reached {
-            true => Ok(()),
-            false => Err(format!("it has paused at {replayed}, and {} is wanted\n{}", target.stop.position(), tail())),
-        }
-    }
-}
-
-/// Whose the node's files are.
-fn owner(ground: &Ground, node: &MeshNode, pgdata: &Path, before: Option<&Path>) -> Result<ServerUser> {
-    let folder = ground.repository.node_folder(&node.name);
-    let places = [Some(node.pgdata.as_path()), before, Some(pgdata), Some(&folder), pgdata.parent()];
-    let place = places.into_iter().flatten().find(|place| place.exists()).unwrap_or(Path::new("/"));
-    let closed = || crate::backup::Error::Closed { node: node.name.clone(), pgdata: place.into() };
-    Ok(ServerUser::owner_of(place)?.ok_or_else(closed)?)
-}
-
-fn write_file(path: &Path, text: &str, user: &ServerUser) -> Result<()> {
-    write_bytes(path, text.as_bytes(), user)
-}
-
-/// Whoever reads finds the old file or the whole new one, also after a crash of the machine.
-pub fn write_bytes(path: &Path, bytes: &[u8], user: &ServerUser) -> Result<()> {
-    let partial = paths::beside(path, ".partial");
-    let failed = || Error::io("write", &partial);
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(failed())?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed())?;
-    user.own(&partial)?;
-    fs::rename(&partial, path).map_err(Error::io("rename to", path))?;
-    Ok(repository::sync_folder(path.parent().unwrap_or(Path::new("/")))?)
-}
 
 /// Journals of a restore that is under way.
 pub fn active(ground: &Ground, options: &Options) -> Result<BTreeMap<String, Journal>> {
@@ -356,6 +119,7 @@ fn new_journal(
         seen: None,
         libraries: String::new(),
         foreign_slots: check::foreign_slots(&node.name, &all),
+        fetching: false,
         begun_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         seconds: BTreeMap::new(),
         bytes: 0,
@@ -460,7 +224,13 @@ fn fetch(site: &mut Site<'_>) -> Result<()> {
     let begun = Instant::now();
     let (node, data) = (site.node, site.journal.pgdata.clone());
     let Some(target) = site.journal.target.clone() else { return Ok(()) };
-    remove_partial(&data)?;
+    if site.journal.fetching {
+        remove_partial(&data)?;
+    } else {
+        require_free(&data)?;
+        site.journal.fetching = true;
+        site.write()?;
+    }
     if let Some(parent) = data.parent().filter(|_| site.journal.beside) {
         repository::make_folder(parent, &site.user)?;
     }
@@ -481,7 +251,17 @@ fn fetch(site: &mut Site<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What a fetch that was killed has left: the former data directory has another name by now.
+/// Nothing that no restore has made is ever removed.
+fn require_free(data: &Path) -> Result<()> {
+    match fs::read_dir(data).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(false) => Err(Error::InTheWay(data.into())),
+        Err(error) => Err(Error::io("read the folder", data)(error)),
+    }
+}
+
+/// What a fetch of this restore that was killed has left.
 fn remove_partial(data: &Path) -> Result<()> {
     if fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_none()) {
         // Perhaps a file system of its own, which cannot be removed.
@@ -490,7 +270,7 @@ fn remove_partial(data: &Path) -> Result<()> {
     let mut last = Ok(());
     let removed = deadline::poll(REMOVAL, || {
         last = match fs::remove_dir_all(data) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other,
         };
         last.is_ok().then_some(())
@@ -521,81 +301,30 @@ fn configure(site: &Site<'_>) -> Result<()> {
     for leftover in ["standby.signal", "postmaster.pid"] {
         let _ = fs::remove_file(data.join(leftover));
     }
-    write_file(&data.join("recovery.signal"), "", &site.user)
+    write_file(&data.join("recovery.signal"), "", &site.user)?;
+    // What was copied must be there after a crash of the machine, as the journal will say.
+    let mut command = site.user.command(Path::new("/bin/sync"));
+    command.args(["--file-system", "--"]).arg(data);
+    Ok(crate::backup::program::run(command, || ()).map(drop)?)
 }
 
-/// Files that a configuration refers to lie beside it as a rule.
+/// Files that a configuration refers to lie beside it as a rule. They are copied by the account that owns them, and a
+/// link as a link: what that account may not read, this program must not read for it.
 fn copy_configuration(from: &Path, to: &Path, user: &ServerUser) -> Result<()> {
     let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
     for entry in entries.flatten() {
         let path = entry.path();
         let is_ours = entry.file_name() == "postgresql.auto.conf";
         let extension = path.extension().and_then(std::ffi::OsStr::to_str);
-        if path.is_file() && !is_ours && matches!(extension, Some("conf" | "crt" | "key" | "pem")) {
-            let target = to.join(entry.file_name());
-            // With its mode: a key that others may read is refused.
-            fs::copy(&path, &target).map_err(Error::io("copy to", &target))?;
-            user.own(&target)?;
-        } else if path.is_dir() && entry.file_name() == "conf.d" {
+        let is_file = path.is_file() && !is_ours && matches!(extension, Some("conf" | "crt" | "key" | "pem"));
+        if is_file || path.is_dir() && entry.file_name() == "conf.d" {
             let mut command = user.command(Path::new("/bin/cp"));
-            command.args(["-a", "--"]).arg(&path).arg(to);
+            // With its mode: a key that others may read is refused.
+            command.args(["-a", "--remove-destination", "--"]).arg(&path).arg(to);
             crate::backup::program::run(command, || ())?;
         }
     }
     Ok(())
-}
-
-const SUBSCRIPTIONS: &str =
-    "SELECT s.subname, 'pg_' || s.oid, n.node_name, s.subslotname, s.subenabled, s.subtwophasestate <> 'd',
-       coalesce((to_jsonb(s) ->> 'subfailover')::boolean, false), coalesce(o.remote_lsn, '0/0'), to_jsonb(s) ->> 'suborigin'
-  FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
-  LEFT JOIN spock.subscription v ON v.sub_id = s.oid LEFT JOIN spock.node n ON n.node_id = v.sub_origin
-  LEFT JOIN pg_replication_origin_status o ON o.external_id = 'pg_' || s.oid
- ORDER BY 1";
-
-const SLOT: &str =
-    "SELECT slot_name, restart_lsn, confirmed_flush_lsn, snap_name FROM spock_internal.saved_recovery_slot()";
-
-/// What the paused node says of itself.
-pub fn look(journal: &Journal, client: &mut Client) -> Result<Seen> {
-    let mut seen = Seen::default();
-    for row in server::query(journal, client, SUBSCRIPTIONS)? {
-        if let [
-            Some(name),
-            Some(origin),
-            provider,
-            slot,
-            Some(enabled),
-            Some(two_phase),
-            Some(failover),
-            Some(applied),
-            origins,
-        ] = row.as_slice()
-        {
-            seen.subscriptions.push(Subscription {
-                name: name.clone(),
-                origin: origin.clone(),
-                provider: provider.clone(),
-                slot: slot.clone(),
-                enabled: enabled == "t",
-                two_phase: two_phase == "t",
-                failover: failover == "t",
-                own_only: origins.as_deref() == Some("none"),
-                applied: applied.parse().unwrap_or_default(),
-            });
-        }
-    }
-    for row in server::query(journal, client, SLOT)? {
-        if let [Some(name), Some(restart), Some(confirmed), snap] = row.as_slice() {
-            seen.slot = Some(SavedSlot {
-                name: name.clone(),
-                restart: restart.parse().unwrap_or_default(),
-                confirmed: confirmed.parse().unwrap_or_default(),
-                snap: snap.clone(),
-            });
-        }
-    }
-    Ok(seen)
 }
 
 fn note_rates(ground: &Ground, sites: &[Site<'_>]) {
@@ -686,7 +415,9 @@ fn conclude(ground: &Ground, options: &Options, screen: &Screen) -> Result<()> {
         screen.line(format!("not paused yet: {}; run spockctl restore start on their hosts", waiting.join(", ")));
         return Ok(());
     };
-    show_pairs(&verdict, screen);
+    if !journals.values().all(|journal| journal.drained) {
+        show_pairs(&verdict, screen);
+    }
     for journal in journals.values().filter(|journal| journal.paths().folder.is_dir()) {
         let user = owner(ground, ground.repository.node(&journal.node)?, &journal.pgdata, journal.before.as_deref())?;
         let folder = journal.paths().socket(&user)?;
@@ -713,7 +444,10 @@ fn conclude(ground: &Ground, options: &Options, screen: &Screen) -> Result<()> {
         return Err(Error::NotACut(String::new()));
     }
     let repo = shell::typed(ground.repository.path());
-    screen.line(format!("all nodes are paused, and fit together; spockctl restore finish --repo {repo} goes on, spockctl restore cancel --repo {repo} puts everything back"));
+    screen.line(match &options.into {
+        None => format!("all nodes are paused, and fit together; spockctl restore finish --repo {repo} goes on, spockctl restore cancel --repo {repo} puts everything back"),
+        Some(_) => format!("all nodes are paused, and fit together, for looking only; spockctl restore cancel --repo {repo}{} ends it", options.into_typed()),
+    });
     Ok(())
 }
 

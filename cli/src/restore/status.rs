@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::check::Ground;
 use super::error::{Error, Result};
-use super::journal::Journal;
+use super::journal::{Journal, Step};
 use super::server;
 use crate::screen::Screen;
 use crate::table;
@@ -35,7 +35,9 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for journal in &journals {
         let runs = if server::running(&journal.pgdata).is_some() { "runs" } else { "down" };
-        let before = journal.before.as_ref().map_or("-".into(), |before| before.display().to_string());
+        // Once it was put back it has its old name.
+        let before = journal.before.as_ref().filter(|_| journal.step != Step::Cancelled);
+        let before = before.map_or("-".into(), |before| before.display().to_string());
         rows.push(vec![
             journal.node.clone(),
             journal.moment.to_string(),

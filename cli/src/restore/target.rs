@@ -1,7 +1,10 @@
 //! Which moment is asked for, and where a node's replay stops for it (pure).
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
+use crate::backup::shell;
 use crate::lsn::Lsn;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,15 @@ impl Moment {
         };
         let kept = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
         text.chars().map(|character| if kept(character) { character } else { '_' }).collect()
+    }
+
+    /// The option of the command line.
+    pub fn typed(&self) -> String {
+        match self {
+            Moment::Point(name) => format!("--point {}", shell::typed(Path::new(name))),
+            Moment::Time(time) => format!("--time {}", shell::typed(Path::new(time))),
+            Moment::Latest => "--latest".into(),
+        }
     }
 }
 

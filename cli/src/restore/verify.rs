@@ -9,7 +9,10 @@ use spock_recovery_cluster::client::{identifier, literal};
 use super::check::Ground;
 use super::error::{Error, Result};
 use super::journal::Journal;
+use super::plan;
+use super::points::Points;
 use super::server::Watch;
+use super::target::Moment;
 use crate::backup::conninfo::Conninfo;
 use crate::backup::nodes::{Live, Registered};
 use crate::backup::take::size;
@@ -49,6 +52,7 @@ pub fn all(ground: &Ground, journals: &BTreeMap<String, Journal>, screen: &Scree
     drain(&mut nodes)?;
     drop(step);
     screen.line("every node has passed every other one: nothing is in flight");
+    note_point(ground, journals, &mut nodes, screen);
     compare(&mut nodes, screen, &mut findings)?;
     for live in &mut nodes {
         health(live, screen, &mut findings)?;
@@ -60,7 +64,7 @@ pub fn all(ground: &Ground, journals: &BTreeMap<String, Journal>, screen: &Scree
 }
 
 /// Somebody may have to authenticate anew, and the server has just been started.
-fn meet(name: &str, conninfo: &Conninfo) -> Result<Live> {
+pub fn meet(name: &str, conninfo: &Conninfo) -> Result<Live> {
     let registered = Registered { name: name.to_owned(), conninfo: conninfo.clone() };
     let begun = Instant::now();
     loop {
@@ -85,8 +89,24 @@ fn close_intents(live: &mut Live, screen: &Screen) -> Result<()> {
     Ok(())
 }
 
+/// At the moment of a point, the lists of its nodes do not say yet what has come of it.
+fn note_point(ground: &Ground, journals: &BTreeMap<String, Journal>, nodes: &mut [Live], screen: &Screen) {
+    let Some(Moment::Point(name)) = journals.values().next().map(|journal| &journal.moment) else { return };
+    let nobody = Err("it was restored".to_owned());
+    let noted = |node| plan::known(&ground.repository, node, &nobody).map(|facts| facts.points);
+    let lists: Vec<String> = ground.repository.nodes().iter().filter_map(noted).collect();
+    let Some(words) = Points::words_of(lists.iter().map(String::as_str), name) else { return };
+    let argument = format!(r#"{{"point":{words},"kept":{}}}"#, u32::MAX);
+    let record = format!("SELECT spock_internal.restore_point_step('record'::text, {}::text)", literal(&argument));
+    for live in nodes {
+        if let Err(error) = live.query(&record) {
+            screen.line(format!("{}: its list says of the restore point that it is loose: {error}", live.name()));
+        }
+    }
+}
+
 /// What every provider has written until now has arrived at every enabled subscription.
-fn drain(nodes: &mut [Live]) -> Result<()> {
+pub fn drain(nodes: &mut [Live]) -> Result<()> {
     let mut ends = BTreeMap::new();
     for live in nodes.iter_mut() {
         live.query("SELECT pg_logical_emit_message(true, 'spockctl', '')")?;
@@ -208,7 +228,7 @@ fn same(nodes: &mut [Live], (schema, name, columns): &Table) -> Result<Verdict> 
     Ok(Verdict::Differs(last))
 }
 
-fn health(live: &mut Live, screen: &Screen, findings: &mut Vec<String>) -> Result<()> {
+pub fn health(live: &mut Live, screen: &Screen, findings: &mut Vec<String>) -> Result<()> {
     let question = "SELECT check_name || ': ' || status || ': ' || details FROM spock.quick_health_check() WHERE status <> 'HEALTHY'";
     let begun = Instant::now();
     loop {

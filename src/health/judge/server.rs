@@ -212,9 +212,33 @@ pub fn manager(facts: &ManagerFacts) -> Check {
     check(name, status, format!("process {}, {round}{skips}", facts.pid))
 }
 
+/// `failed`: how many automatic restore points were not made, one after the other; `why` the last was not. A worker that
+/// has died has left no reason.
+pub fn automatic_points(failed: u32, why: &str) -> Option<Check> {
+    let count = match failed {
+        0 => return None,
+        1 => "the last one was not made".to_owned(),
+        several => format!("the last {several} were not made"),
+    };
+    let why = if why.is_empty() { "its worker has ended; see the server's log" } else { why };
+    let details = format!(
+        "spock.restore_point_interval asks for restore points, and {count}: {why}; SELECT * FROM \
+         spock.create_restore_point('…') says more"
+    );
+    Some(check("automatic_restore_points", Status::Warning, details))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn automatic_restore_points_are_told_only_if_they_fail() {
+        assert_eq!(automatic_points(0, "old"), None);
+        let told = |failed, why| automatic_points(failed, why).map(|check| check.details).unwrap_or_default();
+        assert!(told(1, "no background worker is free").contains("the last one was not made: no background worker"));
+        assert!(told(3, "").contains("the last 3 were not made: its worker has ended"));
+    }
 
     #[test]
     fn the_plugin_must_be_listed_by_its_own_name() {

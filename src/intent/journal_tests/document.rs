@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::document::{self, Stored};
+use crate::intent::document::ComparisonRecord;
 use crate::tally::compared::{Counts, Why};
 use crate::tally::conflict::{ConflictKind, Resolution, Tally};
 use std::collections::BTreeSet;
@@ -33,6 +34,19 @@ pub fn full() -> Journal {
     journal.intents.push(ended);
     journal.suspensions.push(Suspension::new(u32::MAX, failed.clone(), Until::Returned));
     journal.slot_files = Some(16386);
+    journal.comparisons.push(ComparisonRecord {
+        id: id(9),
+        other: "n2".to_owned(),
+        is_automatic: true,
+        is_partial: true,
+        begun_at: Timestamp(1),
+        ended_at: Some(Timestamp(2)),
+        progress_object: 16387,
+        keys_object: 16388,
+        differing: 3,
+        undecided: 1,
+        incomparable: 0,
+    });
     journal.manifests.push(ManifestRecord { intent: id(1), object: 16387 });
     journal.register_clone(CloneRecord {
         slot: "c".to_owned(),
@@ -93,7 +107,7 @@ fn names(value: &serde_json::Value, found: &mut BTreeSet<String>) {
 }
 
 /// The names of all fields. Everybody can read labels, so a field that is added here must be fit for that.
-const FIELDS: [&str; 62] = [
+const FIELDS: [&str; 72] = [
     "version",
     "system_identifier",
     "database",
@@ -124,6 +138,16 @@ const FIELDS: [&str; 62] = [
     "source_lags",
     "kept_rows",
     "slot_files",
+    "comparisons",
+    "other",
+    "is_automatic",
+    "is_partial",
+    "ended_at",
+    "progress_object",
+    "keys_object",
+    "differing",
+    "undecided",
+    "incomparable",
     "manifests",
     "object",
     "tallies",

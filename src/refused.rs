@@ -6,7 +6,8 @@ use std::fmt;
 
 /// A node refuses to show rows of one table: their owner may not read them, the owner's code fails, or the question
 /// exceeds a limit of the server. This concerns that table only, and perhaps only one of its rows.
-pub(super) struct Refused {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
     /// The node that refuses.
     pub node: String,
     pub sqlstate: String,
@@ -18,7 +19,7 @@ pub(super) struct Refused {
 const TOLD_CHARACTERS: usize = 500;
 
 impl Refused {
-    pub(super) fn new(node: &str, sqlstate: String, message: &str) -> Refused {
+    pub fn new(node: &str, sqlstate: String, message: &str) -> Refused {
         let message = message.chars().take(TOLD_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
         Refused { node: node.to_owned(), sqlstate, message }
     }

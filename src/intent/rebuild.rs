@@ -1,0 +1,255 @@
+//! What the journal records of a rebuild (pure). A rebuild is carried by the same intent as a recovery: its target's
+//! subscriptions are suspended, its tables are brought to a snapshot that the source has pinned, and core's own apply
+//! goes on from there.
+//!
+//! begun → suspending → rebuilding → resuming → reconciling → completed, as src/intent/journal.rs has it; what that
+//! calls replaying is the rebuilding.
+
+use super::document::{Intent, Journal};
+use super::error::IntentError;
+use crate::intent_id::IntentId;
+use crate::lsn::{LocalLsn, OriginLsn};
+use crate::pg::clock::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How a table is brought to the source's snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// By comparing where the table has rows and a key, else by copying.
+    Auto,
+    Compare,
+    Copy,
+}
+
+impl Method {
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Auto => "auto",
+            Method::Compare => "compare",
+            Method::Copy => "copy",
+        }
+    }
+
+    /// The method of that name.
+    pub fn of_name(name: &str) -> Option<Method> {
+        [Method::Auto, Method::Compare, Method::Copy].into_iter().find(|method| method.name() == name)
+    }
+}
+
+/// What is to be rebuilt.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Wanted {
+    pub method: Method,
+    /// Schema and name of each table; empty: all that the target receives from the source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<(String, String)>,
+}
+
+/// The moment on the target from which its own changes are newer than the snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cut {
+    /// The end of the target's last own commit before that.
+    pub end: LocalLsn,
+    /// The name under which the target has exported its snapshot then: what that does not see was changed since.
+    pub snapshot: String,
+}
+
+/// The snapshot that the source has pinned.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pinned {
+    /// The name under which the source has exported it.
+    pub snapshot: String,
+    /// How far it contains each node's transactions, the source's own included.
+    pub vector: BTreeMap<String, OriginLsn>,
+    /// Tells this pin from a later one.
+    #[serde(default)]
+    pub pin: String,
+    /// When it was taken, by the source's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+/// A slot that is made in the place of one that was lost, by which the target receives from a node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LostSlot {
+    pub subscription: u32,
+    pub node: String,
+    /// The lost one's name.
+    pub slot: String,
+    /// The name of the slot that holds the WAL there until the rebuild is over.
+    pub holder: String,
+    /// Where the holder begins; None: it is about to be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins: Option<OriginLsn>,
+}
+
+/// What has become of a table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TablePhase {
+    Waiting,
+    /// It is being copied, and incomplete until that has ended.
+    Copying,
+    Ready,
+}
+
+impl TablePhase {
+    pub fn name(self) -> &'static str {
+        match self {
+            TablePhase::Waiting => "waiting",
+            TablePhase::Copying => "copying",
+            TablePhase::Ready => "ready",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Table {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    pub phase: TablePhase,
+    /// How it was, or is being, brought to the snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    /// The pin that was there when users' writes to the table began to be refused: a later one is copied, which has
+    /// everything that was written here before. None: there was none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked_under: Option<String>,
+    #[serde(default)]
+    pub rows: u64,
+    #[serde(default)]
+    pub differing: u64,
+    #[serde(default)]
+    pub bytes: u64,
+}
+
+impl Table {
+    /// Its name as it is written in messages.
+    pub fn shown(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+}
+
+/// How far a rebuild has come.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Rebuild {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Cut>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<Pinned>,
+    /// How far every table that is ready has the failed node's transactions: the least of all pins that were used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<OriginLsn>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_slots: Vec<LostSlot>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<Table>,
+}
+
+impl Rebuild {
+    pub fn table(&mut self, oid: u32) -> Option<&mut Table> {
+        self.tables.iter_mut().find(|table| table.oid == oid)
+    }
+
+    /// Whether the pin still serves: nothing that the target has applied by now is missing in it.
+    pub fn serves(&self, applied: &BTreeMap<String, OriginLsn>) -> bool {
+        let Some(pinned) = &self.pinned else { return false };
+        let is_too_old = |table: &Table| {
+            table.phase == TablePhase::Copying && table.parked_under.as_deref() == Some(pinned.pin.as_str())
+        };
+        if self.tables.iter().any(is_too_old) {
+            return false;
+        }
+        self.cut.is_some() && applied.iter().all(|(node, at)| pinned.vector.get(node).is_some_and(|has| has >= at))
+    }
+}
+
+impl Intent {
+    pub fn is_rebuild(&self) -> bool {
+        self.request.rebuild.is_some()
+    }
+}
+
+impl Journal {
+    /// Changes how far a rebuild has come.
+    ///
+    /// # Errors
+    /// If the intent is not known, has ended, or is no rebuild.
+    pub fn rebuild(&mut self, id: IntentId, change: impl FnOnce(&mut Rebuild)) -> Result<(), IntentError> {
+        let intent = self.running_rebuild(id)?;
+        change(intent.rebuild.get_or_insert_default());
+        Ok(())
+    }
+
+    /// Asks the rescue worker to end the rebuild. Returns its id; None: there is none.
+    pub fn ask_to_abort_rebuild(&mut self) -> Option<IntentId> {
+        let running = self.intents.iter_mut().find(|intent| intent.is_unfinished() && intent.is_rebuild())?;
+        running.must_abort = true;
+        Some(running.id)
+    }
+
+    /// Records the pin by which tables are rebuilt from now on.
+    pub fn note_pin(&mut self, id: IntentId, pinned: Pinned) -> Result<(), IntentError> {
+        let intent = self.running_rebuild(id)?;
+        let failed_at = pinned.vector.get(&intent.request.failed).copied();
+        let rebuild = intent.rebuild.get_or_insert_default();
+        rebuild.failed_at = match (rebuild.failed_at, failed_at) {
+            (Some(known), Some(now)) => Some(known.min(now)),
+            (known, now) => known.or(now),
+        };
+        rebuild.pinned = Some(pinned);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(entries: &[(&str, u64)]) -> BTreeMap<String, OriginLsn> {
+        entries.iter().map(|(node, at)| ((*node).to_owned(), OriginLsn(*at))).collect()
+    }
+
+    #[test]
+    fn a_pin_serves_as_long_as_it_has_all_that_the_target_has_applied() {
+        let mut rebuild = Rebuild {
+            cut: Some(Cut { end: LocalLsn(5), snapshot: "3:3:".to_owned() }),
+            pinned: Some(Pinned { snapshot: "0-1-1".to_owned(), vector: vector(&[("n1", 10), ("n3", 20)]), pin: "p".to_owned(), at: None }),
+            ..Rebuild::default()
+        };
+        assert!(rebuild.serves(&vector(&[])));
+        assert!(rebuild.serves(&vector(&[("n1", 10), ("n3", 19)])));
+        assert!(!rebuild.serves(&vector(&[("n1", 11)])));
+        assert!(!rebuild.serves(&vector(&[("n4", 1)])));
+        // A table whose writes were refused only later must be copied from a later one.
+        let parked = |under: Option<&str>| Table {
+            oid: 1,
+            schema: "public".to_owned(),
+            name: "t".to_owned(),
+            phase: TablePhase::Copying,
+            method: Some(Method::Copy),
+            parked_under: under.map(str::to_owned),
+            rows: 0,
+            differing: 0,
+            bytes: 0,
+        };
+        for (under, expected) in [(None, true), (Some("o"), true), (Some("p"), false)] {
+            rebuild.tables = vec![parked(under)];
+            assert_eq!(rebuild.serves(&vector(&[])), expected, "{under:?}");
+        }
+        rebuild.tables.clear();
+        rebuild.cut = None;
+        assert!(!rebuild.serves(&vector(&[])));
+    }
+
+    #[test]
+    fn a_method_is_found_by_its_name() {
+        for method in [Method::Auto, Method::Compare, Method::Copy] {
+            assert_eq!(Method::of_name(method.name()), Some(method));
+        }
+        assert_eq!(Method::of_name("dump"), None);
+    }
+}

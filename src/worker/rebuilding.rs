@@ -1,0 +1,298 @@
+//! A rebuild, as the rescue worker carries it on the target: the tables are brought to a snapshot that the source has
+//! pinned, and core's own apply goes on from there.
+//!
+//! What is about to be done is recorded first. So the worker may be killed between any two lines: the next one goes on
+//! with the tables that are not ready, under the same pin if that still serves. While the subscriptions are suspended
+//! their slots keep what is to be applied afterwards.
+
+mod bring;
+mod compare;
+mod copy;
+mod tables;
+
+use super::rescue::{Rescue, goes_on};
+use super::trouble::Trouble;
+use crate::failpoint::{self, names};
+use crate::guc;
+use crate::intent::document::{Intent, Phase};
+use crate::intent::rebuild::{LostSlot, Rebuild};
+use crate::lsn::OriginLsn;
+use crate::pg::clock::Timestamp;
+use crate::pg::latch::{self, WaitEvent};
+use crate::pg::{interrupts, process, transaction, wal};
+use crate::rebuild::copy::manifest;
+use crate::recover::error::RecoverError;
+use crate::recover::rebuild::{self, SlotState, Stream};
+use crate::recover::rebuild_error::RebuildError;
+use crate::recover::source::{Source, route_to};
+use crate::recover::suspend;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// A source that has made no progress for so long gets no further.
+const STANDSTILL: Duration = Duration::from_secs(60);
+/// The time between two looks at the source's progress.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Rescue {
+    /// Carries a rebuild from the point that its intent has reached to its end.
+    pub(super) fn carry_rebuild(&mut self) -> Result<(), Trouble> {
+        let phase = self.intent().checkpoint.as_ref().map(|checkpoint| checkpoint.phase);
+        if phase.is_none_or(|phase| phase < Phase::Resuming) {
+            self.rebuild()?;
+        }
+        if phase.is_none_or(|phase| phase < Phase::Reconciling) {
+            self.resume()?;
+        }
+        let id = self.intent().id;
+        self.give_back();
+        self.write(|journal, done| Ok(journal.checkpoint(id, Phase::Reconciling, None, done, Timestamp::now())?))?;
+        let position = self.rebuild_state().failed_at.unwrap_or_default();
+        self.finish(position, None)
+    }
+
+    fn rebuild_state(&self) -> Rebuild {
+        self.intent().rebuild.clone().unwrap_or_default()
+    }
+
+    /// Brings all tables to the snapshot, and sets the origins and slots to where the subscriptions go on.
+    fn rebuild(&mut self) -> Result<(), Trouble> {
+        let intent: &Intent = &self.intent();
+        let request = &intent.request;
+        process::report_activity("asking the source");
+        let mut source = self.open(&request.source)?;
+        self.stand_still(intent)?;
+        self.choose_tables(intent)?;
+        self.park_first(intent)?;
+        self.hold_lost_slots(intent)?;
+        self.pin(intent, &mut source)?;
+        self.write(|journal, done| Ok(journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now())?))?;
+        let failed = self.compare_tables()?;
+        // What was parked in the course of that is copied from a later snapshot.
+        self.pin(intent, &mut source)?;
+        drop(source);
+        failed.or(self.copy_tables()?).map_or(Ok(()), Err)?;
+        self.settle()
+    }
+
+    pub(super) fn open(&self, node: &str) -> Result<Source, RecoverError> {
+        let route = transaction::run(|| route_to(node))?;
+        Source::open(node, &route)
+    }
+
+    /// Suspends this node's subscriptions, and waits until their processes have ended.
+    fn stand_still(&mut self, intent: &Intent) -> Result<(), Trouble> {
+        process::report_activity("suspending subscriptions");
+        let at = intent.applied_before;
+        self.write(|journal, done| {
+            journal.checkpoint(intent.id, Phase::Suspending, Some((at, at)), done, Timestamp::now())?;
+            suspend::suspend(journal, &intent.request.failed)
+        })?;
+        self.suspended_since = Some(Instant::now());
+        failpoint::hit(names::RESCUE_SUSPENDED);
+        Ok(suspend::wait_until_gone(&intent.request.failed, guc::rescue_lock_timeout())?)
+    }
+
+    /// Records which tables are to be rebuilt, once.
+    fn choose_tables(&mut self, intent: &Intent) -> Result<(), Trouble> {
+        if !self.rebuild_state().tables.is_empty() {
+            return Ok(());
+        }
+        let request = &intent.request;
+        let Some(wanted) = &request.rebuild else { return Err(Trouble::MustStop) };
+        let tables = transaction::run(|| rebuild::tables(&request.source, wanted))?;
+        Ok(self.write(|journal, _| Ok(journal.rebuild(intent.id, |state| state.tables.clone_from(&tables))?))?)
+    }
+
+    /// Makes slots that hold what is to be received after the snapshot, for those that were lost. If only some tables
+    /// are rebuilt, the others would miss what lies in between, so that such a subscription stays as it is.
+    fn hold_lost_slots(&mut self, intent: &Intent) -> Result<(), Trouble> {
+        let Some(wanted) = &intent.request.rebuild else { return Ok(()) };
+        if !wanted.tables.is_empty() {
+            return Ok(());
+        }
+        process::report_activity("looking at the slots of this node's subscriptions");
+        for (stream, slot) in self.slots_of_living(intent)? {
+            let mut provider = self.open(&stream.node)?;
+            if rebuild::slot_state(&mut provider, &slot)? == SlotState::Usable {
+                continue;
+            }
+            let subscription = stream.position.subscription.to_u32();
+            let holder = rebuild::holder_name(subscription, &intent.id.to_string());
+            let known = self.rebuild_state().lost_slots.into_iter().find(|lost| lost.subscription == subscription);
+            let mut lost =
+                known.unwrap_or(LostSlot { subscription, node: stream.node.clone(), slot, holder, begins: None });
+            self.note_lost(intent, &lost)?;
+            failpoint::hit(names::REBUILD_BEFORE_HOLDER);
+            let begins = rebuild::make_holder(&mut provider, &lost)?;
+            failpoint::hit(names::REBUILD_HOLDER_MADE);
+            // A holder that was lost as well begins later now, and so must the snapshot.
+            lost.begins = Some(begins);
+            self.note_lost(intent, &lost)?;
+        }
+        Ok(())
+    }
+
+    fn note_lost(&mut self, intent: &Intent, lost: &LostSlot) -> Result<(), RecoverError> {
+        self.write(|journal, _| {
+            Ok(journal.rebuild(intent.id, |state| {
+                state.lost_slots.retain(|known| known.subscription != lost.subscription);
+                state.lost_slots.push(lost.clone());
+            })?)
+        })
+    }
+
+    /// The subscriptions that run when the rebuild is over, from nodes other than the failed one, with their slots.
+    fn slots_of_living(&self, intent: &Intent) -> Result<Vec<(Stream, String)>, RecoverError> {
+        let suspended: BTreeSet<u32> = transaction::run(|| crate::intent::storage::read())?
+            .suspensions
+            .iter()
+            .map(|suspension| suspension.subscription)
+            .collect();
+        let found = transaction::run(|| rebuild::to_look_at(&suspended))?;
+        let is_living = |stream: &Stream| stream.node != intent.request.failed;
+        Ok(found
+            .into_iter()
+            .filter(|(stream, _)| is_living(stream))
+            .filter_map(|(stream, _)| stream.position.slot.clone().map(|slot| (stream, slot)))
+            .collect())
+    }
+
+    /// Has the source pin a snapshot that has everything that this node has, unless the one that is pinned still
+    /// serves.
+    fn pin(&mut self, intent: &Intent, source: &mut Source) -> Result<(), Trouble> {
+        let id = intent.id;
+        let streams = transaction::run(rebuild::streams)?;
+        let applied = rebuild::applied(&streams);
+        let state = self.rebuild_state();
+        let begins = state.lost_slots.iter().filter_map(|lost| Some((lost.node.clone(), lost.begins?)));
+        let mut needed = applied.clone();
+        for (node, at) in begins {
+            let known = needed.entry(node).or_insert(at);
+            *known = at.max(*known);
+        }
+        if let Some(pinned) = state.pinned.as_ref().filter(|_| state.serves(&needed))
+            && rebuild::has_pin(source, id, pinned)?
+            && transaction::run(|| rebuild::is_held_here(id))?
+        {
+            return Ok(());
+        }
+        process::report_activity("waiting for the source");
+        transaction::run(|| rebuild::let_go_here(id))?;
+        let cut = transaction::run(|| rebuild::hold_here(id, &intent.request.target))?;
+        needed.insert(intent.request.target.clone(), OriginLsn(cut.end.0));
+        let passed = self.wait_for_source(intent, source, &needed)?;
+        // From here on the old pin is not used any more.
+        self.write(|journal, _| Ok(journal.rebuild(id, |state| state.cut = Some(cut.clone()))?))?;
+        failpoint::hit(names::REBUILD_BEFORE_PIN);
+        process::report_activity("having the source pin a snapshot");
+        rebuild::release_pin(source, id)?;
+        let mut pinned = rebuild::pin(source, id, &intent.request.target, &state.tables)?;
+        // The source has received what it has passed, even where it had nothing to apply. Of the failed node this one
+        // must not claim more than the source has applied.
+        for (node, at) in passed.into_iter().filter(|(node, _)| *node != intent.request.failed) {
+            let known = pinned.vector.entry(node).or_insert(at);
+            *known = at.max(*known);
+        }
+        failpoint::hit(names::REBUILD_PINNED);
+        Ok(self.write(|journal, _| Ok(journal.note_pin(id, pinned.clone())?))?)
+    }
+
+    /// Waits until the source has passed what it must have. Returns how far it is past each node.
+    fn wait_for_source(
+        &self,
+        intent: &Intent,
+        source: &mut Source,
+        needed: &BTreeMap<String, OriginLsn>,
+    ) -> Result<BTreeMap<String, OriginLsn>, Trouble> {
+        let (mut last, mut since) = (BTreeMap::new(), Instant::now());
+        loop {
+            let passed = rebuild::passed_by(source)?;
+            let Some((node, is_at, must)) = rebuild::first_lag(&passed, needed, &intent.request.source) else {
+                return Ok(passed);
+            };
+            // A node that is gone sends no more.
+            let is_lost = node == intent.request.failed;
+            if passed != last {
+                (last, since) = (passed, Instant::now());
+            }
+            if is_lost || since.elapsed() >= STANDSTILL {
+                let source_node = intent.request.source.clone();
+                return Err(RecoverError::from(RebuildError::SourceLags { source_node, node, is_at, must }).into());
+            }
+            if !goes_on(self.index) {
+                return Err(Trouble::MustStop);
+            }
+            interrupts::check();
+            latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueSuspend);
+        }
+    }
+
+    /// Sets the origins and slots to where the subscriptions go on: all tables are ready. Each step may be repeated.
+    fn settle(&mut self) -> Result<(), Trouble> {
+        let intent: &Intent = &self.intent();
+        let state = self.rebuild_state();
+        process::report_activity("setting replication origins");
+        // What was written is on disk before anything says that nothing below is needed.
+        wal::flush();
+        failpoint::hit(names::REBUILD_FILLED);
+        let is_whole = intent.request.rebuild.as_ref().is_some_and(|wanted| wanted.tables.is_empty());
+        if let Some(at) = state.failed_at.filter(|_| is_whole) {
+            transaction::run(|| rebuild::advance_failed(&intent.request.failed, at))?;
+        }
+        for lost in &state.lost_slots {
+            let streams = transaction::run(rebuild::streams)?;
+            let stream = streams.iter().find(|stream| stream.position.subscription.to_u32() == lost.subscription);
+            if let Some((stream, begins)) = stream.zip(lost.begins) {
+                transaction::run(|| rebuild::advance(stream, begins))?;
+            }
+        }
+        wal::flush();
+        failpoint::hit(names::REBUILD_ORIGINS_SET);
+        for lost in &state.lost_slots {
+            rebuild::replace_lost(&mut self.open(&lost.node)?, lost)?;
+        }
+        failpoint::hit(names::REBUILD_SLOTS_MADE);
+        Ok(())
+    }
+
+    /// Forgets which chunks were copied, which nobody asks for when the rebuild is over.
+    fn forget_manifest(&self, id: crate::intent_id::IntentId) {
+        if interrupts::catch(|| transaction::run(|| manifest::forget(id))).is_err() {
+            transaction::abort_current();
+        }
+    }
+
+    /// Drops what was made on other nodes for the rebuild, as far as they answer. The source asks by itself about a
+    /// pin; a slot that cannot be dropped is told.
+    pub(super) fn give_back(&mut self) {
+        let intent: &Intent = &self.intent();
+        let state = self.rebuild_state();
+        for lost in &state.lost_slots {
+            let dropped = interrupts::catch(|| rebuild::drop_holder(&mut self.open(&lost.node)?, lost));
+            let reason = match dropped {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(report) => {
+                    transaction::abort_current();
+                    report.message().to_owned()
+                }
+            };
+            pgrx::warning!(
+                "replication slot \"{}\" on node \"{}\" could not be dropped, and keeps WAL there: {reason}",
+                lost.holder,
+                lost.node
+            );
+        }
+        self.forget_manifest(intent.id);
+        if state.pinned.is_some() || state.cut.is_some() {
+            if interrupts::catch(|| transaction::run(|| rebuild::let_go_here(intent.id))).is_err() {
+                transaction::abort_current();
+            }
+            let released = interrupts::catch(|| rebuild::release_pin(&mut self.open(&intent.request.source)?, intent.id));
+            if released.is_err() {
+                transaction::abort_current();
+            }
+        }
+    }
+}
