@@ -11,6 +11,7 @@ pub mod journal;
 #[cfg(test)]
 pub mod journal_tests;
 pub mod rebuild;
+mod rebuilding;
 pub mod storage;
 pub mod unfinished;
 

@@ -4,6 +4,7 @@
 //! called.
 
 pub mod begin;
+pub mod begin_rebuild;
 pub mod blockers;
 pub mod error;
 pub mod facts;

@@ -5,9 +5,6 @@
 //! begun → suspending → rebuilding → resuming → reconciling → completed, as src/intent/journal.rs has it; what that
 //! calls replaying is the rebuilding.
 
-use super::document::{Intent, Journal};
-use super::error::IntentError;
-use crate::intent_id::IntentId;
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -167,44 +164,6 @@ impl Rebuild {
     }
 }
 
-impl Intent {
-    pub fn is_rebuild(&self) -> bool {
-        self.request.rebuild.is_some()
-    }
-}
-
-impl Journal {
-    /// Changes how far a rebuild has come.
-    ///
-    /// # Errors
-    /// If the intent is not known, has ended, or is no rebuild.
-    pub fn rebuild(&mut self, id: IntentId, change: impl FnOnce(&mut Rebuild)) -> Result<(), IntentError> {
-        let intent = self.running_rebuild(id)?;
-        change(intent.rebuild.get_or_insert_default());
-        Ok(())
-    }
-
-    /// Asks the rescue worker to end the rebuild. Returns its id; None: there is none.
-    pub fn ask_to_abort_rebuild(&mut self) -> Option<IntentId> {
-        let running = self.intents.iter_mut().find(|intent| intent.is_unfinished() && intent.is_rebuild())?;
-        running.must_abort = true;
-        Some(running.id)
-    }
-
-    /// Records the pin by which tables are rebuilt from now on.
-    pub fn note_pin(&mut self, id: IntentId, pinned: Pinned) -> Result<(), IntentError> {
-        let intent = self.running_rebuild(id)?;
-        let failed_at = pinned.vector.get(&intent.request.failed).copied();
-        let rebuild = intent.rebuild.get_or_insert_default();
-        rebuild.failed_at = match (rebuild.failed_at, failed_at) {
-            (Some(known), Some(now)) => Some(known.min(now)),
-            (known, now) => known.or(now),
-        };
-        rebuild.pinned = Some(pinned);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,7 +176,12 @@ mod tests {
     fn a_pin_serves_as_long_as_it_has_all_that_the_target_has_applied() {
         let mut rebuild = Rebuild {
             cut: Some(Cut { end: LocalLsn(5), snapshot: "3:3:".to_owned() }),
-            pinned: Some(Pinned { snapshot: "0-1-1".to_owned(), vector: vector(&[("n1", 10), ("n3", 20)]), pin: "p".to_owned(), at: None }),
+            pinned: Some(Pinned {
+                snapshot: "0-1-1".to_owned(),
+                vector: vector(&[("n1", 10), ("n3", 20)]),
+                pin: "p".to_owned(),
+                at: None,
+            }),
             ..Rebuild::default()
         };
         assert!(rebuild.serves(&vector(&[])));

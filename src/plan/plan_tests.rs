@@ -79,7 +79,7 @@ const VIOLATIONS: &[(Reason, &str, Change)] = &[
         own(source).tables.remove(0);
     }),
     (Reason::SourceTableNotReady, "source_tables_are_ready", |_, source, _| {
-        own(source).tables[0].state = "s".to_owned();
+        own(source).tables[0].state = "d".to_owned();
     }),
     (Reason::SourceTableCopiedLater, "source_tables_were_copied_before", |_, source, _| {
         own(source).tables[0].copied = Some(OriginLsn(21));

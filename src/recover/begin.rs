@@ -64,18 +64,8 @@ pub fn begin(request: &mut Request, source_dsn: Option<&CStr>) -> Result<(Intent
     record(request, source_dsn.is_some(), &target)
 }
 
-/// Checks what can be checked of a rebuild without asking the source.
-pub(super) fn check_rebuild(request: &Request) -> Result<(), RecoverError> {
-    documents::require_readable()?;
-    check(request)?;
-    if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.source) {
-        return Err(RecoverError::UnknownNode { name: request.source.clone() });
-    }
-    Ok(())
-}
-
 /// Checks what can be checked without asking the source.
-fn check(request: &Request) -> Result<(), RecoverError> {
+pub(super) fn check(request: &Request) -> Result<(), RecoverError> {
     let local = NativeProvider.local_node()?.ok_or(RecoverError::NoLocalNode)?;
     if local.name.as_str() != request.target {
         if !NativeProvider.peers()?.iter().any(|peer| peer.name.as_str() == request.target) {
@@ -123,25 +113,6 @@ fn record(request: &Request, has_own_dsn: bool, target: &TargetFacts) -> Result<
     wake::note(CatalogChange::ThisDatabase);
     let begun = storage::read()?;
     Ok((id, begun.intent(id).map_or(subscription, |intent| Oid::from_u32(intent.subscription))))
-}
-
-/// Records the intent of a rebuild, and returns its id.
-pub(super) fn record_rebuild(request: &Request) -> Result<IntentId, RecoverError> {
-    let applied = super::rebuild::applied(&super::rebuild::streams()?);
-    let before = applied.get(&request.failed).copied().unwrap_or_default();
-    let beginning = Beginning {
-        id: storage::new_id(),
-        subscription: catalog::new_object_id().to_u32(),
-        request: request.clone(),
-        has_own_dsn: false,
-        applied_before: before,
-        passed_before: before,
-        transaction: transaction::next_id(),
-        at: Timestamp::now(),
-    };
-    let id = storage::update(|journal| Ok::<_, RecoverError>(journal.begin(beginning)?))?;
-    wake::note(CatalogChange::ThisDatabase);
-    Ok(id)
 }
 
 /// Checks that the failed node is a peer, and neither source nor target.

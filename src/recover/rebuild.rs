@@ -5,11 +5,9 @@
 //! subscription (catalog/pg_subscription_rel.h). Core's apply worker leaves out what lies below that position and
 //! applies what lies above it, so that nothing is missing and nothing comes twice.
 
-use super::begin;
 use super::error::RecoverError;
 use super::rebuild_error::RebuildError;
 use super::source::{Source, from_ascii, in_ascii};
-use crate::intent::document::Request;
 use crate::intent::rebuild::{Cut, LostSlot, Pinned, Table, TablePhase, Wanted};
 use crate::intent_id::IntentId;
 use crate::lsn::{LocalLsn, OriginLsn};
@@ -77,37 +75,21 @@ pub fn tables(source: &str, wanted: &Wanted) -> Result<Vec<Table>, RecoverError>
         for table in positions::tables_of(stream.position.subscription.to_u32())? {
             let (oid, schema, name) = (table.oid, table.schema, table.name);
             let phase = TablePhase::Waiting;
-            let table = Table { oid, schema, name, phase, method: None, parked_under: None, rows: 0, differing: 0, bytes: 0 };
+            let table =
+                Table { oid, schema, name, phase, method: None, parked_under: None, rows: 0, differing: 0, bytes: 0 };
             tables.insert(oid, table);
         }
     }
     let all: BTreeSet<(String, String)> =
         tables.values().map(|table| (table.schema.clone(), table.name.clone())).collect();
     if let Some((schema, name)) = wanted.tables.iter().find(|table| !all.contains(*table)) {
-        return Err(RebuildError::NotReceived {
-            table: format!("{schema}.{name}"),
-            source_node: source.to_owned(),
-        }
-        .into());
+        return Err(
+            RebuildError::NotReceived { table: format!("{schema}.{name}"), source_node: source.to_owned() }.into()
+        );
     }
     let is_wanted =
         |table: &Table| wanted.tables.is_empty() || wanted.tables.contains(&(table.schema.clone(), table.name.clone()));
     Ok(tables.into_values().filter(is_wanted).collect())
-}
-
-/// Checks the request and records the intent in the caller's transaction.
-///
-/// # Errors
-/// If the request does not fit the nodes, the source cannot be asked, or another recovery runs here.
-pub fn begin(request: &Request) -> Result<IntentId, RecoverError> {
-    begin::check_rebuild(request)?;
-    if let Some(running) = begin::running(request)? {
-        return Ok(running.0);
-    }
-    let wanted = request.rebuild.as_ref().ok_or(RecoverError::NoLocalNode)?;
-    tables(&request.source, wanted)?;
-    Source::open(&request.source, &super::source::route_to(&request.source)?)?;
-    begin::record_rebuild(request)
 }
 
 /// Sets the state of a table in every subscription of this node that has it: core goes on after the snapshot. Its
@@ -210,7 +192,9 @@ pub fn holder_name(subscription: u32, intent: &str) -> String {
 pub enum SlotState {
     Usable,
     /// It does not exist, or keeps nothing any more.
-    Lost { exists: bool },
+    Lost {
+        exists: bool,
+    },
 }
 
 /// How a subscription's slot stands on its provider.
@@ -254,7 +238,9 @@ pub fn replace_lost(provider: &mut Source, lost: &LostSlot) -> Result<(), Recove
     }
     let (holder, name) = (quote_literal(&lost.holder), quote_literal(&lost.slot));
     provider
-        .write_one(&format!("SELECT lsn::pg_catalog.text FROM pg_catalog.pg_copy_logical_replication_slot({holder}, {name})"))
+        .write_one(&format!(
+            "SELECT lsn::pg_catalog.text FROM pg_catalog.pg_copy_logical_replication_slot({holder}, {name})"
+        ))
         .map(drop)
 }
 
@@ -367,7 +353,8 @@ pub fn has_pin(source: &mut Source, id: IntentId, pinned: &Pinned) -> Result<boo
 
 /// Ends the intent's pin, if there is one.
 pub fn release_pin(source: &mut Source, id: IntentId) -> Result<(), RecoverError> {
-    let call = format!("SELECT {}.release_pin({})::pg_catalog.text", source.internal_schema(), argument::uuid(Some(id)));
+    let call =
+        format!("SELECT {}.release_pin({})::pg_catalog.text", source.internal_schema(), argument::uuid(Some(id)));
     source.write_one(&call).map(drop)
 }
 

@@ -10,8 +10,8 @@ use crate::intent::storage;
 use crate::intent_id::IntentId;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
+use crate::recover::begin_rebuild;
 use crate::recover::error::RecoverError;
-use crate::recover::rebuild;
 use crate::recover::rebuild_error::RebuildError;
 use crate::recover::{rebuild_state, state};
 use crate::remote::argument;
@@ -82,7 +82,7 @@ fn begin_rebuild(
 ) -> Uuid {
     require_superuser("begin_rebuild");
     let asked = Asked::of(source_node, target_node, failed_node, tables, method);
-    let begun = asked.and_then(|asked| rebuild::begin(&asked.request));
+    let begun = asked.and_then(|asked| begin_rebuild::begin(&asked.request));
     Uuid::from_bytes(begun.or_raise().0)
 }
 
@@ -99,7 +99,7 @@ fn begin_rebuild_at(
     let begin = || {
         let asked = Asked::of(source_node, target_node, failed_node, tables, method)?;
         match target(Some(&asked.request.target), None)? {
-            Target::Here => rebuild::begin(&asked.request),
+            Target::Here => begin_rebuild::begin(&asked.request),
             Target::Elsewhere(mut node) => {
                 let id: String = node.write_one(&asked.call(node.internal_schema()))?.unwrap_or_default();
                 id.parse().map_err(|_| RecoverError::NotRunningThere { target: asked.request.target.clone() })
@@ -132,8 +132,9 @@ fn abort_rebuild_at(target_node: Option<Name>) -> Uuid {
     let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), None)? {
         Target::Here => ask_to_abort_here(),
         Target::Elsewhere(mut node) => {
-            let id: String =
-                node.write_one(&format!("SELECT {}.ask_to_abort_rebuild()", node.internal_schema()))?.unwrap_or_default();
+            let id: String = node
+                .write_one(&format!("SELECT {}.ask_to_abort_rebuild()", node.internal_schema()))?
+                .unwrap_or_default();
             id.parse().map_err(|_| RecoverError::NotRunningThere { target: node.name().to_owned() })
         }
     };
