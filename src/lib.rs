@@ -64,17 +64,8 @@ pgrx::extension_sql_file!("../sql/rebuild.sql", name = "rebuild", requires = ["r
 pgrx::extension_sql_file!(
     "../sql/names_shared_with_spock.sql",
     name = "names_shared_with_spock",
-    requires = [
-        "registry",
-        "slot",
-        "recovery",
-        "plan",
-        "recover",
-        "rebuild_run",
-        "restore_point",
-        "compare",
-        "rebuild"
-    ]
+    requires =
+        ["registry", "slot", "recovery", "plan", "recover", "rebuild_run", "restore_point", "compare", "rebuild"]
 );
 
 pgrx::extension_sql_file!("../sql/asked_by_0_1_0.sql", name = "asked_by_0_1_0", requires = ["names_shared_with_spock"]);

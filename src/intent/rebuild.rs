@@ -217,7 +217,12 @@ mod tests {
     fn a_pin_serves_as_long_as_it_has_all_that_the_target_has_applied() {
         let mut rebuild = Rebuild {
             cut: Some(Cut { end: LocalLsn(5), snapshot: "3:3:".to_owned() }),
-            pinned: Some(Pinned { snapshot: "0-1-1".to_owned(), vector: vector(&[("n1", 10), ("n3", 20)]), pin: "p".to_owned(), at: None }),
+            pinned: Some(Pinned {
+                snapshot: "0-1-1".to_owned(),
+                vector: vector(&[("n1", 10), ("n3", 20)]),
+                pin: "p".to_owned(),
+                at: None,
+            }),
             ..Rebuild::default()
         };
         assert!(rebuild.serves(&vector(&[])));

@@ -45,12 +45,7 @@ pub fn ways(plan: &Plan, target: &NodeFacts, source: Option<&NodeFacts>) -> Opti
             bytes,
             why_not: no_source().or_else(is_running).or_else(is_empty),
         },
-        Way {
-            method: "copy",
-            seconds: seconds(COPIED_PER_S, bytes),
-            bytes,
-            why_not: no_source().or_else(is_running),
-        },
+        Way { method: "copy", seconds: seconds(COPIED_PER_S, bytes), bytes, why_not: no_source().or_else(is_running) },
         Way { method: "base", seconds: seconds(FILES_PER_S, bytes), bytes, why_not: no_source() },
     ])
 }

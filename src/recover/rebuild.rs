@@ -77,18 +77,17 @@ pub fn tables(source: &str, wanted: &Wanted) -> Result<Vec<Table>, RecoverError>
         for table in positions::tables_of(stream.position.subscription.to_u32())? {
             let (oid, schema, name) = (table.oid, table.schema, table.name);
             let phase = TablePhase::Waiting;
-            let table = Table { oid, schema, name, phase, method: None, parked_under: None, rows: 0, differing: 0, bytes: 0 };
+            let table =
+                Table { oid, schema, name, phase, method: None, parked_under: None, rows: 0, differing: 0, bytes: 0 };
             tables.insert(oid, table);
         }
     }
     let all: BTreeSet<(String, String)> =
         tables.values().map(|table| (table.schema.clone(), table.name.clone())).collect();
     if let Some((schema, name)) = wanted.tables.iter().find(|table| !all.contains(*table)) {
-        return Err(RebuildError::NotReceived {
-            table: format!("{schema}.{name}"),
-            source_node: source.to_owned(),
-        }
-        .into());
+        return Err(
+            RebuildError::NotReceived { table: format!("{schema}.{name}"), source_node: source.to_owned() }.into()
+        );
     }
     let is_wanted =
         |table: &Table| wanted.tables.is_empty() || wanted.tables.contains(&(table.schema.clone(), table.name.clone()));
@@ -210,7 +209,9 @@ pub fn holder_name(subscription: u32, intent: &str) -> String {
 pub enum SlotState {
     Usable,
     /// It does not exist, or keeps nothing any more.
-    Lost { exists: bool },
+    Lost {
+        exists: bool,
+    },
 }
 
 /// How a subscription's slot stands on its provider.
@@ -254,7 +255,9 @@ pub fn replace_lost(provider: &mut Source, lost: &LostSlot) -> Result<(), Recove
     }
     let (holder, name) = (quote_literal(&lost.holder), quote_literal(&lost.slot));
     provider
-        .write_one(&format!("SELECT lsn::pg_catalog.text FROM pg_catalog.pg_copy_logical_replication_slot({holder}, {name})"))
+        .write_one(&format!(
+            "SELECT lsn::pg_catalog.text FROM pg_catalog.pg_copy_logical_replication_slot({holder}, {name})"
+        ))
         .map(drop)
 }
 
@@ -367,7 +370,8 @@ pub fn has_pin(source: &mut Source, id: IntentId, pinned: &Pinned) -> Result<boo
 
 /// Ends the intent's pin, if there is one.
 pub fn release_pin(source: &mut Source, id: IntentId) -> Result<(), RecoverError> {
-    let call = format!("SELECT {}.release_pin({})::pg_catalog.text", source.internal_schema(), argument::uuid(Some(id)));
+    let call =
+        format!("SELECT {}.release_pin({})::pg_catalog.text", source.internal_schema(), argument::uuid(Some(id)));
     source.write_one(&call).map(drop)
 }
 

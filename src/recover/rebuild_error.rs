@@ -52,7 +52,9 @@ impl SqlError for RebuildError {
                 "SELECT srrelid::regclass FROM pg_subscription_rel; shows what this node receives.".to_owned()
             }
             Self::UnknownMethod { .. } => "The methods are auto, compare and copy.".to_owned(),
-            Self::NotRunning => "SELECT * FROM spock.rebuild_progress; shows the rebuild of a node on that node.".to_owned(),
+            Self::NotRunning => {
+                "SELECT * FROM spock.rebuild_progress; shows the rebuild of a node on that node.".to_owned()
+            }
             Self::SourceLags { source_node, node, .. } => format!(
                 "If node \"{node}\" is lost, recover it on node \"{source_node}\" first, from this node: CALL \
                  spock.recover_run('{node}', target_node_name := '{source_node}'); else look at SELECT * FROM \

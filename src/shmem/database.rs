@@ -1,7 +1,8 @@
 //! The entry of a database, which the launcher and the manager share.
 
 use super::{
-    AskerEntry, CloneEntry, ComparisonEntry, MAX_ASKERS, MAX_CLONES, MAX_PINS, PinEntry, RescueEntry, ShortText, SlotEntry,
+    AskerEntry, CloneEntry, ComparisonEntry, MAX_ASKERS, MAX_CLONES, MAX_PINS, PinEntry, RescueEntry, ShortText,
+    SlotEntry,
 };
 use crate::pg::clock::Monotonic;
 use pgrx::pg_sys;

@@ -132,8 +132,9 @@ fn abort_rebuild_at(target_node: Option<Name>) -> Uuid {
     let ask = || match target(target_node.as_ref().map(|name| name.0.as_str()), None)? {
         Target::Here => ask_to_abort_here(),
         Target::Elsewhere(mut node) => {
-            let id: String =
-                node.write_one(&format!("SELECT {}.ask_to_abort_rebuild()", node.internal_schema()))?.unwrap_or_default();
+            let id: String = node
+                .write_one(&format!("SELECT {}.ask_to_abort_rebuild()", node.internal_schema()))?
+                .unwrap_or_default();
             id.parse().map_err(|_| RecoverError::NotRunningThere { target: node.name().to_owned() })
         }
     };

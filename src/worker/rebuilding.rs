@@ -66,7 +66,9 @@ impl Rescue {
         self.park_first(intent)?;
         self.hold_lost_slots(intent)?;
         self.pin(intent, &mut source)?;
-        self.write(|journal, done| Ok(journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now())?))?;
+        self.write(|journal, done| {
+            Ok(journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now())?)
+        })?;
         let failed = self.compare_tables()?;
         // What was parked in the course of that is copied from a later snapshot.
         self.pin(intent, &mut source)?;
@@ -289,7 +291,8 @@ impl Rescue {
             if interrupts::catch(|| transaction::run(|| rebuild::let_go_here(intent.id))).is_err() {
                 transaction::abort_current();
             }
-            let released = interrupts::catch(|| rebuild::release_pin(&mut self.open(&intent.request.source)?, intent.id));
+            let released =
+                interrupts::catch(|| rebuild::release_pin(&mut self.open(&intent.request.source)?, intent.id));
             if released.is_err() {
                 transaction::abort_current();
             }

@@ -7,7 +7,8 @@ use crate::failpoint_names as names;
 use crate::rescue::drain;
 use crate::slot_keeps::{quick, start_mesh};
 
-const TABLES: &str = "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, node text, v text, PRIMARY KEY (node, id));
+const TABLES: &str =
+    "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, node text, v text, PRIMARY KEY (node, id));
     CREATE TABLE u (id int PRIMARY KEY, code text UNIQUE, big text);
     CREATE TABLE other (id int PRIMARY KEY, v text);
     CREATE TABLE keyless (id int, node text, v text); ALTER TABLE keyless REPLICA IDENTITY FULL;

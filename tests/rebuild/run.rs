@@ -6,12 +6,14 @@ use crate::slot_keeps::{quick, start_mesh};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-pub(super) const TABLES: &str = "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, node text, v text, PRIMARY KEY (node, id));
+pub(super) const TABLES: &str =
+    "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, node text, v text, PRIMARY KEY (node, id));
     CREATE TABLE u (id int PRIMARY KEY, code text UNIQUE, big text);
     CREATE TABLE other (id int PRIMARY KEY, v text)";
 
 /// A digest of all rows, whatever order they stand in.
-pub(super) const DIGEST: &str = "SELECT (SELECT count(*) || ' ' || coalesce(sum(hashtextextended(t::text, 0)), 0) FROM t) || ' ' ||
+pub(super) const DIGEST: &str =
+    "SELECT (SELECT count(*) || ' ' || coalesce(sum(hashtextextended(t::text, 0)), 0) FROM t) || ' ' ||
     (SELECT count(*) || ' ' || coalesce(sum(hashtextextended(u::text, 0)), 0) FROM u) || ' ' ||
     (SELECT count(*) || ' ' || coalesce(sum(hashtextextended(other::text, 0)), 0) FROM other)";
 
@@ -91,12 +93,17 @@ fn a_node_that_no_wal_can_recover_is_level_again_while_everybody_writes() {
     let refused = n2.try_sql("CALL spock.recover_run('n1')").expect_err("there is no WAL for it");
     assert!(refused.to_string().contains("CALL spock.rebuild_run(target_node_name := 'n2'"), "{refused}");
     let mut session = n2.session();
-    while_writing(&[n2, n3], || session.sql("CALL spock.rebuild_run(source_node_name := 'n3', failed_node_name := 'n1', verb := true)"));
+    while_writing(&[n2, n3], || {
+        session.sql("CALL spock.rebuild_run(source_node_name := 'n3', failed_node_name := 'n1', verb := true)")
+    });
     let told = session.notices().join("\n");
     assert!(told.contains("the source has pinned its snapshot; bringing 4 tables to it"), "{told}");
     drain(n2, n3);
     assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
-    assert_eq!(n2.value("SELECT code FROM u WHERE id IN (1, 2) ORDER BY id").len(), n3.value("SELECT code FROM u WHERE id IN (1, 2) ORDER BY id").len());
+    assert_eq!(
+        n2.value("SELECT code FROM u WHERE id IN (1, 2) ORDER BY id").len(),
+        n3.value("SELECT code FROM u WHERE id IN (1, 2) ORDER BY id").len()
+    );
     n2.wait_until("SELECT outcome FROM spock.recover_plan('n1', 'n2')", "zero_gap");
     for node in [n2, n3] {
         node.wait_until("SELECT count(*) FROM spock_internal.pins()", "0");
@@ -122,9 +129,17 @@ fn what_cannot_be_rebuilt_is_refused_and_nothing_is_changed() {
         ("CALL spock.rebuild_run('n9')", "42704", "node \"n9\" does not exist"),
         ("CALL spock.rebuild_run(source_node_name := 'n2')", "22023", "source node and"),
         ("CALL spock.rebuild_run(source_node_name := 'n9')", "42704", "node \"n9\" does not exist"),
-        ("CALL spock.rebuild_run(source_node_name := 'n3', failed_node_name := 'n3')", "22023", "source node and failed node"),
+        (
+            "CALL spock.rebuild_run(source_node_name := 'n3', failed_node_name := 'n3')",
+            "22023",
+            "source node and failed node",
+        ),
         ("CALL spock.rebuild_run(source_node_name := 'n3', method := 'dump')", "22023", "unknown method \"dump\""),
-        ("CALL spock.rebuild_run(source_node_name := 'n3', tables := ARRAY['local'::regclass])", "42P01", "does not receive table \"public.local\""),
+        (
+            "CALL spock.rebuild_run(source_node_name := 'n3', tables := ARRAY['local'::regclass])",
+            "42P01",
+            "does not receive table \"public.local\"",
+        ),
         ("CALL spock.rebuild_run(source_node_name := 'n3', tables := '{}')", "42P01", "tables names none"),
         ("BEGIN; CALL spock.rebuild_run(source_node_name := 'n3')", "25001", "cannot run inside a transaction block"),
         ("SET ROLE mallory; CALL spock.rebuild_run()", "42501", "permission denied"),

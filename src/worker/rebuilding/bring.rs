@@ -228,8 +228,6 @@ impl Writing<'_> {
         before: Option<u32>,
     ) -> Did {
         let (relation, apply_as, key) = (self.relation, self.apply_as, self.key);
-        transaction::step(|| {
-            write_into(&mut self.tables, relation, apply_as, verdict, (values, columns), key, before)
-        })
+        transaction::step(|| write_into(&mut self.tables, relation, apply_as, verdict, (values, columns), key, before))
     }
 }

@@ -117,12 +117,8 @@ impl Rescue {
         if !goes_on(self.index) {
             return Err(Trouble::MustStop);
         }
-        let done = Filled {
-            method: Method::Compare,
-            rows: progress.rows,
-            differing: keys.count(),
-            bytes: progress.bytes,
-        };
+        let done =
+            Filled { method: Method::Compare, rows: progress.rows, differing: keys.count(), bytes: progress.bytes };
         self.bring(intent, table, &compared, &mut source, &mut keys, pinned, &done)?;
         Ok(Ok(done))
     }
@@ -143,12 +139,8 @@ impl Rescue {
         transaction::run_at(&cut.snapshot, || {
             let mut here = Here::new(&intent.request.target);
             let mut there = There::in_transaction(&node, source.connection()).map_err(|error| lost(&node, error))?;
-            let request = Request {
-                schema: &table.schema,
-                name: &table.name,
-                published_here: &[],
-                published_there: &published,
-            };
+            let request =
+                Request { schema: &table.schema, name: &table.name, published_here: &[], published_there: &published };
             let learned = Compared::learn(&request, &mut here, &mut there).map_err(|error| lost(&node, error))?;
             let compared = match learned {
                 Ok(compared) => compared,
@@ -156,8 +148,7 @@ impl Rescue {
                 Err(reason) => return Ok(Err(Unfit::Incomparable(reason.to_string()))),
             };
             let seed = u128::from_ne_bytes(random::bytes()) as i64;
-            let mut seen =
-                Seen { keys: FoundKeys::default(), index, may_copy, is_mostly_different: false, progress };
+            let mut seen = Seen { keys: FoundKeys::default(), index, may_copy, is_mostly_different: false, progress };
             let ran = Comparison::new(&compared, Pace::default(), seed).run(
                 Progress::default(),
                 &mut here,
