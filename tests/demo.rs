@@ -1,4 +1,4 @@
-//! What spockctl shows, run as its users run it: the demo in both scenarios, and a cluster that stays.
+//! What spockctl shows, run as its users run it: the demos, and a cluster that stays.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -156,4 +156,30 @@ fn the_demo_of_a_restore_ends_with_the_rows_of_the_point_on_every_node() {
     assert!(counts.len() == 3 && counts.iter().all(|count| *count == counts[0] && *count != "0"), "{text}");
     let folder = text.lines().next().and_then(|line| line.rsplit(' ').next()).expect("a folder");
     assert!(!std::path::Path::new(folder).exists(), "{folder} was left behind");
+}
+
+#[test]
+fn the_demo_of_a_rebuild_ends_with_the_same_rows_on_every_node_and_a_new_one_in_the_lost_ones_place() {
+    let shown = Shown::default();
+    let ended = demo::rebuild::run(&demo::rebuild::Options::default(), &Screen::plain(shown.clone()));
+    let text = shown.take();
+    if let Err(error) = ended {
+        panic!("{error}, after\n{text}");
+    }
+    let last: Vec<(&str, &str)> = text
+        .lines()
+        .last()
+        .into_iter()
+        .flat_map(|line| line.split(' ').filter_map(|part| part.split_once('=')))
+        .collect();
+    let names: Vec<&str> = last.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["n1", "n2", "n3", "rebuilt_seconds", "node_seconds"], "{text}");
+    assert!(last[0].1.parse::<u64>().is_ok_and(|rows| rows > 20_000), "{text}");
+    assert!(last[1].1 == last[0].1 && last[2].1 == last[0].1, "{text}");
+    assert!(last[3..].iter().all(|(_, seconds)| seconds.parse::<f64>().is_ok_and(|seconds| seconds > 0.0)), "{text}");
+    assert!(text.contains("needs_rebuild") && text.contains("the source has pinned its snapshot"), "{text}");
+    // The new node is no child of the cluster: it has ended as well.
+    let folder = text.lines().next().and_then(|line| line.rsplit(' ').next()).expect("a folder");
+    assert!(!std::path::Path::new(folder).exists(), "{folder} was left behind");
+    assert_eq!(process::children(std::process::id().cast_signed()).len(), 0, "a server was left running");
 }

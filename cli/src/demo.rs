@@ -4,16 +4,20 @@
 //! the picture but what is lost). n2 misses what n1 writes last, n1 is killed, and n2 gets it out of n3's WAL.
 
 mod crash;
+mod load;
+pub mod rebuild;
 mod recovery;
 pub mod restore;
 mod verify;
 
 use std::path::PathBuf;
 
-use spock_recovery_cluster::Cluster;
+use nix::sys::prctl;
+use spock_recovery_cluster::{Cluster, Error as ServerError};
 
 use crate::cluster::{self, DATABASE};
 use crate::error::{Error, Result};
+use crate::restore::server;
 use crate::screen::Screen;
 
 pub use crash::{Scenario, TABLE};
@@ -112,4 +116,18 @@ fn wire(cluster: &Cluster, screen: &Screen) -> Result<()> {
     let among = survivors.join("↔");
     screen.line(format!("  subscriptions {}, {among}, with origin = none; autovacuum is on", from_failed.join(", ")));
     Ok(())
+}
+
+/// Servers that a command starts by pg_ctl become this process's own, so that an interrupt ends them as well.
+fn adopt() -> Result<()> {
+    prctl::set_child_subreaper(true)
+        .map_err(|error| ServerError::Io { action: "adopt servers".into(), source: error.into() }.into())
+}
+
+/// Ends those that a command has started.
+fn end(cluster: &Cluster) {
+    for node in cluster.servers() {
+        let bin_folder = &cluster.installation().bindir;
+        let _ = server::stop(node.name(), bin_folder, node.data(), cluster.user());
+    }
 }

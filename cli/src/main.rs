@@ -64,6 +64,9 @@ struct DemoArguments {
     /// Another scene: a table is dropped by mistake under load, and all nodes come back to a restore point before that
     #[arg(long, conflicts_with_all = ["crash", "crash2"])]
     restore: bool,
+    /// Another scene: what n2 lacks is in no WAL when n1 dies; n2 is rebuilt under load, and a new n1 takes the old one's place
+    #[arg(long, conflicts_with_all = ["crash", "crash2", "restore"])]
+    rebuild: bool,
     /// Transactions, of one row each, that n2 lacks when n1 dies
     #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u64).range(1..))]
     rows: u64,
@@ -99,6 +102,15 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(arguments) if arguments.restore => demo::restore::run(
             &demo::restore::Options {
+                pg_config: arguments.server.pg_config,
+                first_port: arguments.server.port,
+                nodes: usize::from(arguments.server.nodes),
+                keep: arguments.keep,
+            },
+            &screen,
+        ),
+        Command::Demo(arguments) if arguments.rebuild => demo::rebuild::run(
+            &demo::rebuild::Options {
                 pg_config: arguments.server.pg_config,
                 first_port: arguments.server.port,
                 nodes: usize::from(arguments.server.nodes),

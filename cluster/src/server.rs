@@ -265,6 +265,25 @@ impl Server {
         self.pid().map(process::children).unwrap_or_default()
     }
 
+    /// Puts the data folder of a server that does not run aside, for another one in its place; where it is from then on.
+    ///
+    /// # Errors
+    /// The folder cannot be renamed.
+    pub fn set_aside(&self) -> Result<PathBuf> {
+        let aside = self.data.with_extension("aside");
+        self.remove_segment();
+        fs::rename(&self.data, &aside).map_err(Error::io("rename", &self.data))?;
+        Ok(aside)
+    }
+
+    /// A server that was killed leaves its segment behind, of which a machine has room for a few thousand; only its next start
+    /// would remove it.
+    fn remove_segment(&self) {
+        if let Some(segment) = PidFile::read(&self.data).and_then(|file| file.segment) {
+            let _ = Command::new("ipcrm").args(["-m", &segment]).stderr(Stdio::null()).status();
+        }
+    }
+
     fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -278,10 +297,6 @@ impl Drop for Server {
         if self.configuration.detached {
             return;
         }
-        // A server that was killed leaves its segment behind, of which a machine has room for a few thousand; only its next
-        // start would remove it.
-        if let Some(segment) = PidFile::read(&self.data).and_then(|file| file.segment) {
-            let _ = Command::new("ipcrm").args(["-m", &segment]).stderr(Stdio::null()).status();
-        }
+        self.remove_segment();
     }
 }

@@ -15,16 +15,21 @@ pub fn call(target: &Server, screen: &Screen) -> Result<Duration> {
     let statement = format!(
         "CALL spock.recover_run(failed_node_name := '{FAILED}', source_node_name := '{SOURCE}', target_node_name := '{TARGET}', verb := true)"
     );
+    show_call(target, &statement, "recovering", screen)
+}
+
+/// A statement that takes its time, with its notices as they come.
+pub fn show_call(node: &Server, statement: &str, doing: &str, screen: &Screen) -> Result<Duration> {
     screen.line("");
-    screen.line(format!("on {}:", target.name()));
+    screen.line(format!("on {}:", node.name()));
     screen.line(format!("  {statement}"));
     let told = screen.clone();
-    let mut config = target.config(DATABASE);
+    let mut config = node.config(DATABASE);
     config.notice_callback(move |notice| told.line(format!("  {}:  {}", notice.severity(), notice.message())));
-    let mut session = client::connect(target.name(), &config)?;
-    let step = screen.spinner("recovering");
+    let mut session = client::connect(node.name(), &config)?;
+    let step = screen.spinner(doing);
     let begun = Instant::now();
-    client::query(target.name(), &mut session, &statement)?;
+    client::query(node.name(), &mut session, statement)?;
     let elapsed = begun.elapsed();
     drop(step);
     screen.line("");

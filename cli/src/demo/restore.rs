@@ -1,18 +1,16 @@
 //! A mistake under load, and the way back: every node is restored to a restore point before it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::prctl;
-use spock_recovery_cluster::{Cluster, Error as ServerError, Server, Shutdown, client};
+use spock_recovery_cluster::{Cluster, Server, Shutdown};
 
-use super::TABLE;
+use super::{TABLE, adopt, end, load};
 use crate::backup::{setup, take};
 use crate::cluster::{self, DATABASE};
 use crate::error::{Error, Result};
-use crate::restore::{self, Moment, check, finish, server, start};
+use crate::restore::{self, Moment, check, finish, start};
 use crate::screen::Screen;
 use crate::table;
 
@@ -37,9 +35,7 @@ impl Default for Options {
 
 /// Ok only if everything was verified. The last line then is `demo: n1=900 n2=900 n3=900 seconds=S`, of the restore itself.
 pub fn run(options: &Options, screen: &Screen) -> Result<()> {
-    // Restored servers are started by pg_ctl: they become ours, so that an interrupt ends them as well.
-    prctl::set_child_subreaper(true)
-        .map_err(|error| ServerError::Io { action: "adopt servers".into(), source: error.into() })?;
+    adopt()?;
     let cluster = cluster::start(
         &cluster::Options {
             pg_config: options.pg_config.clone(),
@@ -61,14 +57,6 @@ pub fn run(options: &Options, screen: &Screen) -> Result<()> {
     }
     screen.line(played?);
     Ok(())
-}
-
-/// Those that the restore has started.
-fn end(cluster: &Cluster) {
-    for node in cluster.servers() {
-        let bin_folder = &cluster.installation().bindir;
-        let _ = server::stop(node.name(), bin_folder, node.data(), cluster.user());
-    }
 }
 
 fn play(cluster: &Cluster, screen: &Screen) -> Result<String> {
@@ -121,38 +109,14 @@ fn back_up(cluster: &Cluster, repository: &Path, screen: &Screen) -> Result<()> 
 
 /// Each node writes while `act` runs, and some time before and after.
 fn under_load<T>(cluster: &Cluster, act: impl FnOnce() -> Result<T>) -> Result<T> {
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let writers: Vec<_> = cluster
-            .servers()
-            .iter()
-            .zip(1_i64..)
-            .map(|(node, number)| {
-                let stop = &stop;
-                scope.spawn(move || write(node, number, stop))
-            })
-            .collect();
+    let names: Vec<&str> = cluster.servers().iter().map(|node| node.name()).collect();
+    let insert = |row, name: &str| format!("INSERT INTO crash_test VALUES ({row}, 'row of {name}')");
+    load::during(cluster, &names, Duration::ZERO, insert, || {
         thread::sleep(LOAD);
         let acted = act();
         thread::sleep(LOAD / 2);
-        stop.store(true, Ordering::SeqCst);
-        for writer in writers {
-            writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        }
         acted
     })
-}
-
-/// Rows of one transaction each, whose ids no other node uses.
-fn write(node: &Server, number: i64, stop: &AtomicBool) -> Result<()> {
-    let mut session = node.connect(DATABASE)?;
-    let mut row = number * 1_000_000_000;
-    while !stop.load(Ordering::SeqCst) {
-        row += 1;
-        let statement = format!("INSERT INTO crash_test VALUES ({row}, 'row of {}')", node.name());
-        client::query(node.name(), &mut session, &statement)?;
-    }
-    Ok(())
 }
 
 /// Makes the restore point; how many rows there were before it, at the least.
