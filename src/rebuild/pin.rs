@@ -123,7 +123,10 @@ pub fn take(question: &PinQuestion, lease: Duration) -> Result<Taken, RebuildErr
             pinned::lock_table(table)?;
         }
         failpoint::hit(names::PIN_LOCKED);
-        match attempt(lease, !question.tables.is_empty()) {
+        if question.tables.is_empty() {
+            return target_snapshot();
+        }
+        match attempt(lease) {
             Ok(taken) => return Ok(taken),
             Err(RebuildError::Barrier(BarrierError::IsClosed { left })) => {
                 wait(left);
@@ -146,7 +149,7 @@ fn wait(left: Duration) {
     }
 }
 
-fn attempt(lease: Duration, with_vector: bool) -> Result<Taken, RebuildError> {
+fn attempt(lease: Duration) -> Result<Taken, RebuildError> {
     barrier::wait_for_the_last();
     let number = random::bytes()[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)).max(1);
     CLOSED.set(number);
@@ -154,7 +157,7 @@ fn attempt(lease: Duration, with_vector: bool) -> Result<Taken, RebuildError> {
     let end = barrier::close(number, Holds::All, lease).inspect_err(|_| CLOSED.set(0))?;
     failpoint::hit(names::PIN_CLOSED);
     let (snapshot, xmin) = pinned::export_snapshot();
-    let vector = if with_vector { vector() } else { Ok(BTreeMap::new()) };
+    let vector = vector();
     let prepared = prepared();
     let since = Timestamp::now();
     let opened = open_gate();
@@ -167,6 +170,18 @@ fn attempt(lease: Duration, with_vector: bool) -> Result<Taken, RebuildError> {
     wal::flush_to(end);
     let answer = PinAnswer { snapshot, vector, end, pin: format!("{number:016x}"), since };
     Ok(Taken { answer, xmin, held_for: opened.closed_for })
+}
+
+/// The target's own snapshot. The rebuild itself holds back the target's commits meanwhile, and until the source has
+/// taken its snapshot.
+fn target_snapshot() -> Result<Taken, RebuildError> {
+    let (snapshot, xmin) = pinned::export_snapshot();
+    if let Some(gid) = prepared()? {
+        return Err(RebuildError::Prepared { gid });
+    }
+    let (end, since) = (wal::flushed(), Timestamp::now());
+    let answer = PinAnswer { snapshot, vector: BTreeMap::new(), end, pin: String::new(), since };
+    Ok(Taken { answer, xmin, held_for: Duration::ZERO })
 }
 
 fn vector() -> Result<BTreeMap<String, OriginLsn>, RebuildError> {

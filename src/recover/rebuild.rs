@@ -8,9 +8,9 @@
 use super::error::RecoverError;
 use super::rebuild_error::RebuildError;
 use super::source::{Source, from_ascii, in_ascii};
-use crate::intent::rebuild::{Cut, LostSlot, Pinned, Table, TablePhase, Wanted};
+use crate::intent::rebuild::{LostSlot, Pinned, Table, TablePhase, Wanted};
 use crate::intent_id::IntentId;
-use crate::lsn::{LocalLsn, OriginLsn};
+use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
 use crate::pg::clock::Timestamp;
@@ -303,16 +303,14 @@ pub fn pin(source: &mut Source, id: IntentId, target: &str, tables: &[Table]) ->
     Ok(Pinned { snapshot: answer.snapshot, vector: answer.vector, pin: answer.pin, at: Some(answer.since) })
 }
 
-/// Has this node hold its own snapshot for the intent: what it does not see, this node has changed since.
-pub fn hold_here(id: IntentId, local: &str) -> Result<Cut, RecoverError> {
+/// Has this node hold its own snapshot for the intent, and returns its name. The caller holds this node's commits back.
+pub fn hold_here(id: IntentId, local: &str) -> Result<String, RecoverError> {
     let question = format!(
-        "SELECT p.answer ->> 'snapshot', (p.answer ->> 'end')::pg_catalog.pg_lsn
-           FROM (SELECT spock_internal.pin_tables({}, {}, '{{}}'::pg_catalog.text[]) AS answer) p",
+        "SELECT spock_internal.pin_tables({}, {}, '{{}}'::pg_catalog.text[]) ->> 'snapshot'",
         argument::uuid(Some(id)),
         argument::name(local)
     );
-    let (snapshot, end) = Spi::get_two::<String, LocalLsn>(&question)?;
-    Ok(Cut { snapshot: snapshot.unwrap_or_default(), end: end.unwrap_or_default() })
+    Ok(Spi::get_one::<String>(&question)?.unwrap_or_default())
 }
 
 /// Whether this node still holds that snapshot.

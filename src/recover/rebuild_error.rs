@@ -14,6 +14,8 @@ pub enum RebuildError {
     NotRunning,
     #[error("source node \"{source_node}\" has node \"{node}\" up to {is_at} and gets no further")]
     SourceLags { source_node: String, node: String, is_at: OriginLsn, must: OriginLsn },
+    #[error("source node \"{source_node}\" did not take its snapshot while the commits of this node were held back")]
+    NoCut { source_node: String },
     #[error("source node \"{source_node}\" does not hold its snapshot any more")]
     PinLost { source_node: String },
     #[error("table \"{table}\" could not be copied: {message}")]
@@ -29,6 +31,7 @@ impl SqlError for RebuildError {
             Self::UnknownMethod { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NotRunning => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::NotCopied { sqlstate, .. } => *sqlstate,
+            Self::NoCut { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::SourceLags { .. } | Self::PinLost { .. } | Self::NotRebuilt { .. } => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
@@ -40,6 +43,11 @@ impl SqlError for RebuildError {
             Self::NotReceived { .. } => "A table is rebuilt from a node that sends all its changes.".to_owned(),
             Self::SourceLags { node, must, .. } => {
                 format!("This node has node \"{node}\" up to {must}. A snapshot without that would take it back.")
+            }
+            Self::NoCut { .. } => {
+                "Commits are held back for some seconds at most, so that the source's snapshot has no change of this \
+                 node that this node's own does not have."
+                    .to_owned()
             }
             Self::NotCopied { detail, .. } => return detail.clone(),
             _ => return None,
@@ -60,6 +68,7 @@ impl SqlError for RebuildError {
                  spock.recover_run('{node}', target_node_name := '{source_node}'); else look at SELECT * FROM \
                  spock.peer_status(); there."
             ),
+            Self::NoCut { .. } => "It is tried again by itself.".to_owned(),
             Self::PinLost { .. } => "It is tried again by itself, with another snapshot.".to_owned(),
             Self::NotCopied { hint, .. } => return hint.clone(),
             Self::NotRebuilt { .. } => return None,

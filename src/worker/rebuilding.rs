@@ -12,23 +12,30 @@ mod tables;
 
 use super::rescue::{Rescue, goes_on};
 use super::trouble::Trouble;
+use crate::barrier;
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::intent::document::{Intent, Phase};
-use crate::intent::rebuild::{LostSlot, Rebuild};
-use crate::lsn::OriginLsn;
+use crate::intent::rebuild::{Cut, LostSlot, Pinned, Rebuild};
+use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
-use crate::pg::{interrupts, process, transaction, wal};
+use crate::pg::{interrupts, process, random, transaction, wal};
 use crate::rebuild::copy::manifest;
 use crate::recover::error::RecoverError;
 use crate::recover::rebuild::{self, SlotState, Stream};
 use crate::recover::rebuild_error::RebuildError;
 use crate::recover::source::{Source, route_to};
 use crate::recover::suspend;
+use crate::shmem::gate::Holds;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+/// How long this node's own commits may be held back in each try.
+const LEASES: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
+/// The time between two looks while they are.
+const SHORT_INTERVAL: Duration = Duration::from_millis(10);
 /// A source that has made no progress for so long gets no further.
 const STANDSTILL: Duration = Duration::from_secs(60);
 /// The time between two looks at the source's progress.
@@ -179,25 +186,76 @@ impl Rescue {
         {
             return Ok(());
         }
-        process::report_activity("waiting for the source");
-        transaction::run(|| rebuild::let_go_here(id))?;
-        let cut = transaction::run(|| rebuild::hold_here(id, &intent.request.target))?;
-        needed.insert(intent.request.target.clone(), OriginLsn(cut.end.0));
-        let passed = self.wait_for_source(intent, source, &needed)?;
-        // From here on the old pin is not used any more.
-        self.write(|journal, _| Ok(journal.rebuild(id, |state| state.cut = Some(cut.clone()))?))?;
+        let (cut, pinned) = self.take_pins(intent, source, needed)?;
+        failpoint::hit(names::REBUILD_PINNED);
+        Ok(self.write(|journal, _| {
+            journal.rebuild(id, |state| state.cut = Some(cut.clone()))?;
+            Ok(journal.note_pin(id, pinned.clone())?)
+        })?)
+    }
+
+    /// Takes both snapshots, this node's and then the source's, while no commit of this node's own ends: a row that this
+    /// node has made and deleted in between would come back. Commits wait no longer than the lease, which grows with
+    /// each try.
+    fn take_pins(
+        &mut self,
+        intent: &Intent,
+        source: &mut Source,
+        needed: BTreeMap<String, OriginLsn>,
+    ) -> Result<(Cut, Pinned), Trouble> {
+        for lease in LEASES {
+            // The source is close behind before anybody has to wait for it.
+            let mut soon = needed.clone();
+            soon.insert(intent.request.target.clone(), OriginLsn(wal::flushed().0));
+            process::report_activity("waiting for the source");
+            self.wait_for_source(intent, source, &soon)?;
+            process::report_activity("having the source pin a snapshot");
+            transaction::run(|| rebuild::let_go_here(intent.id))?;
+            rebuild::release_pin(source, intent.id)?;
+            let number = (u128::from_ne_bytes(random::bytes()) as u64) | 1;
+            transaction::run(barrier::wait_for_the_last);
+            let Ok(end) = transaction::run(|| barrier::close(number, Holds::Own, lease)) else { continue };
+            let taken = self.pin_while_closed(intent, source, &needed, (end, Instant::now() + lease));
+            let opened = transaction::run(|| barrier::open(number));
+            match taken? {
+                Some(pins) if opened.is_some_and(|opened| opened.held) => return Ok(pins),
+                _ => interrupts::check(),
+            }
+        }
+        Err(RecoverError::from(RebuildError::NoCut { source_node: intent.request.source.clone() }).into())
+    }
+
+    /// None: the source has not passed this node's last commit in time.
+    fn pin_while_closed(
+        &self,
+        intent: &Intent,
+        source: &mut Source,
+        needed: &BTreeMap<String, OriginLsn>,
+        (end, until): (LocalLsn, Instant),
+    ) -> Result<Option<(Cut, Pinned)>, RecoverError> {
+        let snapshot = transaction::run(|| rebuild::hold_here(intent.id, &intent.request.target))?;
         failpoint::hit(names::REBUILD_BEFORE_PIN);
-        process::report_activity("having the source pin a snapshot");
-        rebuild::release_pin(source, id)?;
-        let mut pinned = rebuild::pin(source, id, &intent.request.target, &state.tables)?;
+        let mut needed = needed.clone();
+        needed.insert(intent.request.target.clone(), OriginLsn(end.0));
+        let passed = loop {
+            let passed = rebuild::passed_by(source)?;
+            if rebuild::first_lag(&passed, &needed, &intent.request.source).is_none() {
+                break passed;
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            latch::wait(Some(SHORT_INTERVAL), WaitEvent::RescueSuspend);
+        };
+        let tables = self.rebuild_state().tables;
+        let mut pinned = rebuild::pin(source, intent.id, &intent.request.target, &tables)?;
         // The source has received what it has passed, even where it had nothing to apply. Of the failed node this one
         // must not claim more than the source has applied.
         for (node, at) in passed.into_iter().filter(|(node, _)| *node != intent.request.failed) {
             let known = pinned.vector.entry(node).or_insert(at);
             *known = at.max(*known);
         }
-        failpoint::hit(names::REBUILD_PINNED);
-        Ok(self.write(|journal, _| Ok(journal.note_pin(id, pinned.clone())?))?)
+        Ok(Some((Cut { end, snapshot }, pinned)))
     }
 
     /// Waits until the source has passed what it must have. Returns how far it is past each node.
