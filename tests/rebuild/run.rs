@@ -5,6 +5,7 @@ use crate::rescue::{drain, hold_back};
 use crate::slot_keeps::{quick, start_mesh};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 pub(super) const TABLES: &str =
     "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, node text, v text, PRIMARY KEY (node, id));
@@ -23,6 +24,8 @@ fn write_until(session: &mut Session<'_>, name: &str, stop: &AtomicBool) -> u64 
     while !stop.load(Ordering::SeqCst) {
         number += 1;
         session.sql(&format!("INSERT INTO t (node, v) VALUES ('{name}', 'live {number}')"));
+        // The load goes on for the whole rebuild, and is not to become the larger part of the table.
+        thread::sleep(Duration::from_millis(3));
     }
     number
 }
