@@ -87,7 +87,6 @@ impl<'c> There<'c> {
         There { node: node.to_owned(), connection, is_in_transaction: false }
     }
 
-    #[cfg_attr(not(feature = "pg_test"), expect(dead_code, reason = "for a comparison at an imported snapshot"))]
     /// The same within the transaction that is open on the connection; it stays usable if the peer refuses.
     ///
     /// # Errors

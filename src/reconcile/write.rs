@@ -34,7 +34,7 @@ pub fn write(
     did
 }
 
-/// Like [`write`], with tables that stay open from one row to the next.
+/// Like [`write()`], with tables that stay open from one row to the next.
 pub fn write_into(
     tables: &mut OpenTables,
     relation: u32,

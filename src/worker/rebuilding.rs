@@ -153,7 +153,7 @@ impl Rescue {
 
     /// The subscriptions that run when the rebuild is over, from nodes other than the failed one, with their slots.
     fn slots_of_living(&self, intent: &Intent) -> Result<Vec<(Stream, String)>, RecoverError> {
-        let suspended: BTreeSet<u32> = transaction::run(|| crate::intent::storage::read())?
+        let suspended: BTreeSet<u32> = transaction::run(crate::intent::storage::read)?
             .suspensions
             .iter()
             .map(|suspension| suspension.subscription)

@@ -23,6 +23,9 @@ pub(super) struct Filled {
     pub bytes: u64,
 }
 
+/// How one table is rebuilt.
+type Fill = fn(&mut Rescue, &Intent, &Table, (&Pinned, &Cut)) -> Result<(), Trouble>;
+
 /// Why a table is not compared.
 pub(super) enum Unfit {
     /// It can only be copied.
@@ -52,11 +55,7 @@ impl Rescue {
         self.each_table(TablePhase::Copying, Self::rebuild_by_copying)
     }
 
-    fn each_table(
-        &mut self,
-        phase: TablePhase,
-        fill: fn(&mut Rescue, &Intent, &Table, (&Pinned, &Cut)) -> Result<(), Trouble>,
-    ) -> Result<Option<Trouble>, Trouble> {
+    fn each_table(&mut self, phase: TablePhase, fill: Fill) -> Result<Option<Trouble>, Trouble> {
         let intent: &Intent = &self.intent();
         let state: Rebuild = intent.rebuild.clone().unwrap_or_default();
         let (Some(pinned), Some(cut)) = (state.pinned.clone(), state.cut.clone()) else {
