@@ -65,13 +65,13 @@ END
 $$;
 COMMENT ON FUNCTION spock_internal.refuse_writes() IS 'the trigger function of parked tables: refuses writes';
 
-CREATE FUNCTION spock_internal.park_tables(tables regclass[]) RETURNS void
+CREATE FUNCTION spock_internal.park_tables(tables oid[]) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'park_tables_wrapper';
-REVOKE ALL ON FUNCTION spock_internal.park_tables(regclass[]) FROM PUBLIC;
-COMMENT ON FUNCTION spock_internal.park_tables(regclass[]) IS
+REVOKE ALL ON FUNCTION spock_internal.park_tables(oid[]) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.park_tables(oid[]) IS
     'refuses the writes of users to these tables and their partitions, while they are being copied';
 
-CREATE FUNCTION spock_internal.unpark_tables(tables regclass[]) RETURNS void
+CREATE FUNCTION spock_internal.unpark_tables(tables oid[]) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'unpark_tables_wrapper';
-REVOKE ALL ON FUNCTION spock_internal.unpark_tables(regclass[]) FROM PUBLIC;
-COMMENT ON FUNCTION spock_internal.unpark_tables(regclass[]) IS 'lets users write to these tables again';
+REVOKE ALL ON FUNCTION spock_internal.unpark_tables(oid[]) FROM PUBLIC;
+COMMENT ON FUNCTION spock_internal.unpark_tables(oid[]) IS 'lets users write to these tables again';

@@ -57,10 +57,10 @@ pgrx::extension_sql_file!("../sql/slot.sql", name = "slot", requires = ["registr
 pgrx::extension_sql_file!("../sql/recovery.sql", name = "recovery", requires = ["slot"]);
 pgrx::extension_sql_file!("../sql/plan.sql", name = "plan", requires = ["recovery"]);
 pgrx::extension_sql_file!("../sql/recover.sql", name = "recover", requires = ["plan"]);
-pgrx::extension_sql_file!("../sql/rebuild_run.sql", name = "rebuild_run", requires = ["recover", "rebuild"]);
 pgrx::extension_sql_file!("../sql/restore_point.sql", name = "restore_point", requires = ["recover"]);
 pgrx::extension_sql_file!("../sql/compare.sql", name = "compare", requires = ["restore_point"]);
-pgrx::extension_sql_file!("../sql/rebuild.sql", name = "rebuild", requires = ["restore_point"]);
+pgrx::extension_sql_file!("../sql/rebuild.sql", name = "rebuild", requires = ["compare"]);
+pgrx::extension_sql_file!("../sql/rebuild_run.sql", name = "rebuild_run", requires = ["rebuild"]);
 pgrx::extension_sql_file!(
     "../sql/names_shared_with_spock.sql",
     name = "names_shared_with_spock",

@@ -75,6 +75,7 @@ fn what_a_node_was_past_before_it_had_applied_anything_is_known_also_after_a_par
     // What n3 can give begins later than what n2 has recorded: n3 has a table more, and n1's WAL has moved on.
     let begins = n2.value(BEGINS);
     let released = "SELECT max(released_lsn) FROM spock.recovery_horizon() WHERE origin_node = 'n1'";
+    n3.wait_until(&format!("SELECT ({released}) < '{INFINITY}'"), "t");
     let before = n3.value(released);
     for node in [n1, n3] {
         node.sql("CREATE TABLE another (id int PRIMARY KEY)");
