@@ -336,6 +336,7 @@ pub struct Journal {
     pub slot_files: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub comparisons: Vec<ComparisonRecord>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<ManifestRecord>,
 }
 
