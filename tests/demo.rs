@@ -147,7 +147,7 @@ fn a_cluster_that_stays_is_found_shown_started_again_and_removed() {
 #[test]
 fn the_demo_of_a_restore_ends_with_the_rows_of_the_point_on_every_node() {
     let shown = Shown::default();
-    let ended = demo::restore::run(&demo::restore::Options::default(), &Screen::plain(shown.clone()));
+    let ended = demo::restore::run(&demo::scene::Options::default(), &Screen::plain(shown.clone()));
     let text = shown.take();
     if let Err(error) = ended {
         panic!("{error}, after\n{text}");
@@ -161,7 +161,7 @@ fn the_demo_of_a_restore_ends_with_the_rows_of_the_point_on_every_node() {
 #[test]
 fn the_demo_of_a_rebuild_ends_with_the_same_rows_on_every_node_and_a_new_one_in_the_lost_ones_place() {
     let shown = Shown::default();
-    let ended = demo::rebuild::run(&demo::rebuild::Options::default(), &Screen::plain(shown.clone()));
+    let ended = demo::rebuild::run(&demo::scene::Options::default(), &Screen::plain(shown.clone()));
     let text = shown.take();
     if let Err(error) = ended {
         panic!("{error}, after\n{text}");

@@ -8,16 +8,15 @@ mod load;
 pub mod rebuild;
 mod recovery;
 pub mod restore;
+pub mod scene;
 mod verify;
 
 use std::path::PathBuf;
 
-use nix::sys::prctl;
-use spock_recovery_cluster::{Cluster, Error as ServerError};
+use spock_recovery_cluster::Cluster;
 
 use crate::cluster::{self, DATABASE};
 use crate::error::{Error, Result};
-use crate::restore::server;
 use crate::screen::Screen;
 
 pub use crash::{Scenario, TABLE};
@@ -116,18 +115,4 @@ fn wire(cluster: &Cluster, screen: &Screen) -> Result<()> {
     let among = survivors.join("↔");
     screen.line(format!("  subscriptions {}, {among}, with origin = none; autovacuum is on", from_failed.join(", ")));
     Ok(())
-}
-
-/// Servers that a command starts by pg_ctl become this process's own, so that an interrupt ends them as well.
-fn adopt() -> Result<()> {
-    prctl::set_child_subreaper(true)
-        .map_err(|error| ServerError::Io { action: "adopt servers".into(), source: error.into() }.into())
-}
-
-/// Ends those that a command has started.
-fn end(cluster: &Cluster) {
-    for node in cluster.servers() {
-        let bin_folder = &cluster.installation().bindir;
-        let _ = server::stop(node.name(), bin_folder, node.data(), cluster.user());
-    }
 }

@@ -100,24 +100,16 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     let screen = Screen::stdout();
     match command {
-        Command::Demo(arguments) if arguments.restore => demo::restore::run(
-            &demo::restore::Options {
+        Command::Demo(arguments) if arguments.restore || arguments.rebuild => {
+            let options = demo::scene::Options {
                 pg_config: arguments.server.pg_config,
                 first_port: arguments.server.port,
                 nodes: usize::from(arguments.server.nodes),
                 keep: arguments.keep,
-            },
-            &screen,
-        ),
-        Command::Demo(arguments) if arguments.rebuild => demo::rebuild::run(
-            &demo::rebuild::Options {
-                pg_config: arguments.server.pg_config,
-                first_port: arguments.server.port,
-                nodes: usize::from(arguments.server.nodes),
-                keep: arguments.keep,
-            },
-            &screen,
-        ),
+            };
+            let scene = if arguments.restore { demo::restore::run } else { demo::rebuild::run };
+            scene(&options, &screen)
+        }
         Command::Demo(arguments) => demo::run(
             &demo::Options {
                 pg_config: arguments.server.pg_config,

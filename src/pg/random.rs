@@ -11,3 +11,8 @@ pub fn bytes() -> [u8; 16] {
     }
     bytes
 }
+
+/// A number that cannot be predicted, and is not zero.
+pub fn number() -> u64 {
+    bytes()[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)).max(1)
+}

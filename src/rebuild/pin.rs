@@ -151,7 +151,7 @@ fn wait(left: Duration) {
 
 fn attempt(lease: Duration) -> Result<Taken, RebuildError> {
     barrier::wait_for_the_last();
-    let number = random::bytes()[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)).max(1);
+    let number = random::number();
     CLOSED.set(number);
     // What is committed by now is on disk when this returns.
     let end = barrier::close(number, Holds::All, lease).inspect_err(|_| CLOSED.set(0))?;

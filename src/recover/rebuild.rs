@@ -52,11 +52,16 @@ pub fn applied(streams: &[Stream]) -> BTreeMap<String, OriginLsn> {
     let mut applied = BTreeMap::new();
     for stream in streams {
         if let Some(at) = stream.position.applied() {
-            let known = applied.entry(stream.node.clone()).or_insert(at);
-            *known = at.max(*known);
+            raise(&mut applied, stream.node.clone(), at);
         }
     }
     applied
+}
+
+/// Raises a node's position, if it lies lower.
+pub fn raise(positions: &mut BTreeMap<String, OriginLsn>, node: String, at: OriginLsn) {
+    let known = positions.entry(node).or_insert(at);
+    *known = at.max(*known);
 }
 
 /// The tables that this node receives from `source`, or those of them that are wanted. Needs a transaction with a

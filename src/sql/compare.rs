@@ -2,6 +2,7 @@
 //! sql/compare.sql.
 #![allow(unsafe_code)] // pg_extern generates the C entry points
 
+use super::reconcile::NoQuestion;
 use crate::compare::question::Question;
 use crate::comparing::begin::{self, Wanted};
 use crate::comparing::difference::Difference;
@@ -33,24 +34,11 @@ use serde_json::{Value, json};
 #[pg_extern(sql = false)]
 fn range_hashes(question: Text) -> Option<Text> {
     require_slot_user("range_hashes").or_raise();
-    let Some(question) = Question::of_text(&question.to_utf8()) else { raise(&NoQuestion) };
+    let Some(question) = Question::of_text(&question.to_utf8()) else {
+        raise(&NoQuestion { function: "range_hashes" })
+    };
     let answer = question.answer().or_raise();
     to_server(&document::to_text(&answer)).map(Text)
-}
-
-/// The document is not a question that this version understands.
-#[derive(Debug, thiserror::Error)]
-#[error("invalid request for range_hashes()")]
-struct NoQuestion;
-
-impl SqlError for NoQuestion {
-    fn sqlstate(&self) -> PgSqlErrorCode {
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some("Install the same version of spock_recovery on both nodes.".to_owned())
-    }
 }
 
 fn require_superuser(function: &'static str) {

@@ -69,7 +69,9 @@ fn recovery_unjudged(
 #[pg_extern(sql = false)]
 fn touched_rows(question: Text) -> Option<Text> {
     require_slot_user("touched_rows").or_raise();
-    let Some(question) = Question::of_text(&question.to_utf8()) else { raise(&NoQuestion) };
+    let Some(question) = Question::of_text(&question.to_utf8()) else {
+        raise(&NoQuestion { function: "touched_rows" })
+    };
     let answer = question.answer().or_raise();
     // The answer is in ASCII. The encoding of the target's database may lack a character of this one, and one such
     // value would make the whole answer unusable.
@@ -78,8 +80,10 @@ fn touched_rows(question: Text) -> Option<Text> {
 
 /// The document is not a question that this version understands.
 #[derive(Debug, thiserror::Error)]
-#[error("invalid request for touched_rows()")]
-struct NoQuestion;
+#[error("invalid request for {function}()")]
+pub(super) struct NoQuestion {
+    pub function: &'static str,
+}
 
 impl SqlError for NoQuestion {
     fn sqlstate(&self) -> PgSqlErrorCode {

@@ -16,7 +16,7 @@ use crate::barrier;
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::intent::document::{Intent, Phase};
-use crate::intent::rebuild::{Cut, LostSlot, Pinned, Rebuild};
+use crate::intent::rebuild::{Cut, LostSlot, Pinned, Rebuild, TablePhase};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
@@ -77,8 +77,10 @@ impl Rescue {
             Ok(journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now())?)
         })?;
         let failed = self.compare_tables()?;
-        // What was parked in the course of that is copied from a later snapshot.
-        self.pin(intent, &mut source)?;
+        if self.rebuild_state().tables.iter().any(|table| table.phase == TablePhase::Copying) {
+            // What was parked in the course of that is copied from a later snapshot.
+            self.pin(intent, &mut source)?;
+        }
         drop(source);
         failed.or(self.copy_tables()?).map_or(Ok(()), Err)?;
         self.settle()
@@ -171,14 +173,10 @@ impl Rescue {
     /// serves.
     fn pin(&mut self, intent: &Intent, source: &mut Source) -> Result<(), Trouble> {
         let id = intent.id;
-        let streams = transaction::run(rebuild::streams)?;
-        let applied = rebuild::applied(&streams);
+        let mut needed = rebuild::applied(&transaction::run(rebuild::streams)?);
         let state = self.rebuild_state();
-        let begins = state.lost_slots.iter().filter_map(|lost| Some((lost.node.clone(), lost.begins?)));
-        let mut needed = applied.clone();
-        for (node, at) in begins {
-            let known = needed.entry(node).or_insert(at);
-            *known = at.max(*known);
+        for lost in &state.lost_slots {
+            lost.begins.into_iter().for_each(|at| rebuild::raise(&mut needed, lost.node.clone(), at));
         }
         if let Some(pinned) = state.pinned.as_ref().filter(|_| state.serves(&needed))
             && rebuild::has_pin(source, id, pinned)?
@@ -212,7 +210,7 @@ impl Rescue {
             process::report_activity("having the source pin a snapshot");
             transaction::run(|| rebuild::let_go_here(intent.id))?;
             rebuild::release_pin(source, intent.id)?;
-            let number = (u128::from_ne_bytes(random::bytes()) as u64) | 1;
+            let number = random::number();
             transaction::run(barrier::wait_for_the_last);
             let Ok(end) = transaction::run(|| barrier::close(number, Holds::Own, lease)) else { continue };
             let taken = self.pin_while_closed(intent, source, &needed, (end, Instant::now() + lease));
@@ -252,8 +250,7 @@ impl Rescue {
         // The source has received what it has passed, even where it had nothing to apply. Of the failed node this one
         // must not claim more than the source has applied.
         for (node, at) in passed.into_iter().filter(|(node, _)| *node != intent.request.failed) {
-            let known = pinned.vector.entry(node).or_insert(at);
-            *known = at.max(*known);
+            rebuild::raise(&mut pinned.vector, node, at);
         }
         Ok(Some((Cut { end, snapshot }, pinned)))
     }
@@ -300,8 +297,8 @@ impl Rescue {
         if let Some(at) = state.failed_at.filter(|_| is_whole) {
             transaction::run(|| rebuild::advance_failed(&intent.request.failed, at))?;
         }
+        let streams = transaction::run(rebuild::streams)?;
         for lost in &state.lost_slots {
-            let streams = transaction::run(rebuild::streams)?;
             let stream = streams.iter().find(|stream| stream.position.subscription.to_u32() == lost.subscription);
             if let Some((stream, begins)) = stream.zip(lost.begins) {
                 transaction::run(|| rebuild::advance(stream, begins))?;

@@ -135,7 +135,7 @@ fn make(index: usize, job: &PointJob) -> Result<String, RestorePointError> {
         let local = NativeProvider.local_node()?.ok_or(RestorePointError::NoNode)?;
         Ok::<_, RestorePointError>((local, NativeProvider.peers()?))
     })?;
-    let number = random::bytes()[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let number = random::number();
     let mut making = Making {
         job,
         name: job.name.as_str().to_owned(),

@@ -1,6 +1,5 @@
 //! What no WAL can give back, and the lost node's place: n2 is rebuilt from n3 while both are written to, and a new n1 is made.
 
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,8 +7,8 @@ use spock_recovery_cluster::{Cluster, Server, extension};
 
 use super::crash::show_rows;
 use super::recovery::show_call;
-use super::{FAILED, SOURCE, TABLE, TARGET, adopt, end, load};
-use crate::cluster::{self, DATABASE};
+use super::{FAILED, SOURCE, TABLE, TARGET, load, scene};
+use crate::cluster::DATABASE;
 use crate::error::{Error, Result};
 use crate::node::create;
 use crate::screen::Screen;
@@ -24,50 +23,14 @@ const LOAD: Duration = Duration::from_secs(2);
 /// As users do: without it the demo would show how busy the machine is.
 const PAUSE: Duration = Duration::from_millis(2);
 
-#[derive(Debug, Clone)]
-pub struct Options {
-    pub pg_config: Option<PathBuf>,
-    pub first_port: u16,
-    /// Three or more; those beyond n3 are further survivors.
-    pub nodes: usize,
-    pub keep: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { pg_config: None, first_port: 5451, nodes: 3, keep: false }
-    }
-}
-
 /// Ok only if everything was verified. The last line then is `demo: n1=900 n2=900 n3=900 rebuilt_seconds=S node_seconds=S`: from the
 /// call of `spock.rebuild_run` to its return, and the same of `spockctl node create`.
-pub fn run(options: &Options, screen: &Screen) -> Result<()> {
+pub fn run(options: &scene::Options, screen: &Screen) -> Result<()> {
     if options.nodes < 3 {
         let reason = "one dies, one lacks something, one has it";
         return Err(Error::TooFewNodes { nodes: options.nodes, reason });
     }
-    adopt()?;
-    let cluster = cluster::start(
-        &cluster::Options {
-            pg_config: options.pg_config.clone(),
-            first_port: options.first_port,
-            nodes: options.nodes,
-            stays: options.keep,
-        },
-        screen,
-    )?;
-    let played = play(&cluster, screen);
-    if options.keep {
-        if let Err(error) = &played {
-            screen.line(format!("failed, the servers are kept to be looked at: {error}"));
-        }
-        cluster::keep(cluster, screen)?;
-    } else {
-        end(&cluster);
-        cluster.stop()?;
-    }
-    screen.line(played?);
-    Ok(())
+    scene::run(options, screen, play)
 }
 
 fn play(cluster: &Cluster, screen: &Screen) -> Result<String> {

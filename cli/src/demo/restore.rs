@@ -1,14 +1,14 @@
 //! A mistake under load, and the way back: every node is restored to a restore point before it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use spock_recovery_cluster::{Cluster, Server, Shutdown};
 
-use super::{TABLE, adopt, end, load};
+use super::{TABLE, load, scene};
 use crate::backup::{setup, take};
-use crate::cluster::{self, DATABASE};
+use crate::cluster::DATABASE;
 use crate::error::{Error, Result};
 use crate::restore::{self, Moment, check, finish, start};
 use crate::screen::Screen;
@@ -19,44 +19,9 @@ const POINT: &str = "before-the-mistake";
 /// How long everybody writes before the restore point, and after it.
 const LOAD: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Clone)]
-pub struct Options {
-    pub pg_config: Option<PathBuf>,
-    pub first_port: u16,
-    pub nodes: usize,
-    pub keep: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { pg_config: None, first_port: 5451, nodes: 3, keep: false }
-    }
-}
-
 /// Ok only if everything was verified. The last line then is `demo: n1=900 n2=900 n3=900 seconds=S`, of the restore itself.
-pub fn run(options: &Options, screen: &Screen) -> Result<()> {
-    adopt()?;
-    let cluster = cluster::start(
-        &cluster::Options {
-            pg_config: options.pg_config.clone(),
-            first_port: options.first_port,
-            nodes: options.nodes,
-            stays: options.keep,
-        },
-        screen,
-    )?;
-    let played = play(&cluster, screen);
-    if options.keep {
-        if let Err(error) = &played {
-            screen.line(format!("failed, the servers are kept to be looked at: {error}"));
-        }
-        cluster::keep(cluster, screen)?;
-    } else {
-        end(&cluster);
-        cluster.stop()?;
-    }
-    screen.line(played?);
-    Ok(())
+pub fn run(options: &scene::Options, screen: &Screen) -> Result<()> {
+    scene::run(options, screen, play)
 }
 
 fn play(cluster: &Cluster, screen: &Screen) -> Result<String> {

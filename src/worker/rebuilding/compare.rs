@@ -145,9 +145,10 @@ impl Rescue {
             let compared = match learned {
                 Ok(compared) => compared,
                 Err(Incomparable::Refused(refused)) => return Ok(Err(Unfit::Refused(refused.to_string()))),
-                Err(reason) => return Ok(Err(Unfit::Incomparable(reason.to_string()))),
+                Err(_) if may_copy => return Ok(Err(Unfit::BetterCopied)),
+                Err(reason) => return Ok(Err(Unfit::Refused(reason.to_string()))),
             };
-            let seed = u128::from_ne_bytes(random::bytes()) as i64;
+            let seed = random::number().cast_signed();
             let mut seen = Seen { keys: FoundKeys::default(), index, may_copy, is_mostly_different: false, progress };
             let ran = Comparison::new(&compared, Pace::default(), seed).run(
                 Progress::default(),
@@ -161,7 +162,7 @@ impl Rescue {
                 Err(CompareFailure::Remote(error)) => return Err(lost(&node, error).into()),
             }
             if seen.is_mostly_different {
-                return Ok(Err(Unfit::MostlyDifferent));
+                return Ok(Err(Unfit::BetterCopied));
             }
             let keys = versions_here(&compared, &mut seen.keys)?;
             Ok(Ok((compared, keys)))

@@ -28,11 +28,9 @@ type Fill = fn(&mut Rescue, &Intent, &Table, (&Pinned, &Cut)) -> Result<(), Trou
 
 /// Why a table is not compared.
 pub(super) enum Unfit {
-    /// It can only be copied.
-    Incomparable(String),
-    /// Copying is quicker.
-    MostlyDifferent,
-    /// A node refuses to show its rows.
+    /// It can only be copied, or that is quicker, and the method may be chosen.
+    BetterCopied,
+    /// It cannot be compared, and the reason.
     Refused(String),
 }
 
@@ -94,16 +92,12 @@ impl Rescue {
     }
 
     fn fill_by_comparing(&mut self, intent: &Intent, table: &Table, pins: (&Pinned, &Cut)) -> Result<(), Trouble> {
-        let may_copy = intent.request.rebuild.as_ref().is_some_and(|wanted| wanted.method == Method::Auto);
         match self.rebuild_by_comparing(intent, table, pins)? {
             Ok(_) => Ok(()),
-            Err(Unfit::MostlyDifferent | Unfit::Incomparable(_)) if may_copy => {
-                self.park(intent, std::slice::from_ref(table), Some(pins.0.pin.as_str()))
-            }
-            Err(Unfit::Refused(reason) | Unfit::Incomparable(reason)) => {
+            Err(Unfit::BetterCopied) => self.park(intent, std::slice::from_ref(table), Some(pins.0.pin.as_str())),
+            Err(Unfit::Refused(reason)) => {
                 Err(RecoverError::from(RebuildError::NotRebuilt { table: table.shown(), reason }).into())
             }
-            Err(Unfit::MostlyDifferent) => Err(Trouble::MustStop),
         }
     }
 
