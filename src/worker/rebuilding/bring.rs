@@ -24,8 +24,8 @@ use crate::reconcile::judge::Verdict;
 use crate::reconcile::rows::KeyText;
 use crate::reconcile::write::{Did, begin_writing, end_writing, write_into};
 use crate::recover::error::RecoverError;
-use crate::recover::rebuild;
 use crate::recover::source::Source;
+use crate::recover::{rebuild, rebuild_apart};
 use std::collections::HashMap;
 
 /// What a pass over the keys does.
@@ -111,10 +111,11 @@ impl Rescue {
         pinned: &Pinned,
         done: &Filled,
     ) -> Result<(), Trouble> {
+        let going_on = self.going_on();
         transaction::fire_deferred();
         let recorded = transaction::step(|| {
             crate::pg::role::as_superuser(|| {
-                rebuild::set_done(table.oid, &pinned.vector)?;
+                rebuild_apart::set_done(table.oid, &pinned.vector, &going_on)?;
                 Self::note_ready(intent.id, table.oid, done)
             })
         });
