@@ -40,7 +40,7 @@ const SHORT_INTERVAL: Duration = Duration::from_millis(10);
 /// A source that has made no progress for so long gets no further.
 const STANDSTILL: Duration = Duration::from_secs(60);
 /// The same if it lacks something of a node that does not answer this one either.
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(3);
 /// The time between two looks at the source's progress.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -73,9 +73,12 @@ impl Rescue {
         let mut source = self.open(&request.source)?;
         self.stand_still(intent)?;
         self.choose_tables(intent)?;
-        self.park_first(intent)?;
         self.hold_lost_slots(intent)?;
         self.set_apart(intent)?;
+        // Nothing is refused, nor left out, before it is known that the source can serve.
+        let needed = self.needed(&self.rebuild_state())?;
+        self.wait_for_source(intent, &mut source, &needed)?;
+        self.park_first(intent)?;
         self.pin(intent, &mut source)?;
         self.write(|journal, done| {
             Ok(journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now())?)
@@ -129,7 +132,15 @@ impl Rescue {
         }
         process::report_activity("looking at the slots of this node's subscriptions");
         for (stream, slot) in self.slots_of_living(intent)? {
-            let mut provider = self.open(&stream.node)?;
+            // Whether a node that does not answer has lost the slot is seen when it is back: the subscription would fail.
+            let mut provider = match self.open(&stream.node) {
+                Ok(provider) => provider,
+                Err(RecoverError::Remote { error, .. }) => {
+                    pgrx::log!("slot \"{slot}\" on node \"{}\" could not be looked at: {error}", stream.node);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             if rebuild::slot_state(&mut provider, &slot)? == SlotState::Usable {
                 continue;
             }
@@ -185,10 +196,7 @@ impl Rescue {
     fn pin(&mut self, intent: &Intent, source: &mut Source) -> Result<(), Trouble> {
         let id = intent.id;
         let state = self.rebuild_state();
-        let mut needed = self.needed(&state)?;
-        for lost in &state.lost_slots {
-            lost.begins.into_iter().for_each(|at| rebuild::raise(&mut needed, lost.node.clone(), at));
-        }
+        let needed = self.needed(&state)?;
         if let Some(pinned) = state.pinned.as_ref().filter(|_| state.serves(&needed))
             && rebuild::has_pin(source, id, pinned)?
             && transaction::run(|| rebuild::is_held_here(id))?
@@ -214,6 +222,9 @@ impl Rescue {
                 .and_then(OriginLsn::known)
                 .into_iter()
                 .for_each(|at| rebuild::raise(&mut needed, held.node.clone(), at));
+        }
+        for lost in &state.lost_slots {
+            lost.begins.into_iter().for_each(|at| rebuild::raise(&mut needed, lost.node.clone(), at));
         }
         Ok(needed)
     }
