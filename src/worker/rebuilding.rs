@@ -27,6 +27,7 @@ use crate::recover::rebuild::{self, SlotState, Stream};
 use crate::recover::rebuild_error::RebuildError;
 use crate::recover::source::{Source, route_to};
 use crate::recover::suspend;
+use crate::remote::error::RemoteError;
 use crate::shmem::gate::Holds;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -124,7 +125,7 @@ impl Rescue {
         }
         process::report_activity("looking at the slots of this node's subscriptions");
         for (stream, slot) in self.slots_of_living(intent)? {
-            let mut provider = self.open(&stream.node)?;
+            let Some(mut provider) = self.provider(&stream.node, &slot)? else { continue };
             if rebuild::slot_state(&mut provider, &slot)? == SlotState::Usable {
                 continue;
             }
@@ -142,6 +143,31 @@ impl Rescue {
             self.note_lost(intent, &lost)?;
         }
         Ok(())
+    }
+
+    /// Connects to a node whose slot is to be looked at. None: it does not answer, as another lost node does not, and
+    /// must not keep this one from being rebuilt. Should it come back without its slot, the subscription fails loudly.
+    fn provider(&self, node: &str, slot: &str) -> Result<Option<Source>, Trouble> {
+        let since = Instant::now();
+        loop {
+            let error = match self.open(node) {
+                Err(RecoverError::Remote {
+                    error: error @ (RemoteError::Connect(_) | RemoteError::TimedOut(_)),
+                    ..
+                }) => error,
+                outcome => return Ok(Some(outcome?)),
+            };
+            if since.elapsed() >= guc::peer_timeout() {
+                let kind = error.kind();
+                pgrx::warning!("whether node \"{node}\" still has replication slot \"{slot}\" is not known: {kind}");
+                return Ok(None);
+            }
+            if !goes_on(self.index) {
+                return Err(Trouble::MustStop);
+            }
+            interrupts::check();
+            latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueSuspend);
+        }
     }
 
     fn note_lost(&mut self, intent: &Intent, lost: &LostSlot) -> Result<(), RecoverError> {

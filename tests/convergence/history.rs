@@ -107,7 +107,8 @@ impl History {
     /// Rows of a table that are to be deleted on a node behind everybody's back, which then writes to them no more until it has
     /// all.
     pub fn damage(&mut self, random: &mut fastrand::Rng, table: usize, node: usize) -> Vec<i64> {
-        let is_there = |row: &Row| row.is_there && !row.absent_on.contains(&node) && !row.gone_unseen_on.contains(&node);
+        let is_there =
+            |row: &Row| row.is_there && !row.absent_on.contains(&node) && !row.gone_unseen_on.contains(&node);
         let places: Vec<Place> =
             self.rows.iter().filter(|((of, _), row)| *of == table && is_there(row)).map(|(place, _)| *place).collect();
         let chosen: Vec<Place> = random.choose_multiple(places, 4);

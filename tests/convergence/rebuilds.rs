@@ -71,7 +71,8 @@ impl Rebuilds {
             course.returns = false;
         }
         // Where each of two dead nodes is missing somewhere, those whose WAL the others need are not rebuilt before that.
-        let rebuilt: Vec<usize> = survivors.iter().copied().filter(|node| !course.is_crossed() || *node > SECOND).collect();
+        let rebuilt: Vec<usize> =
+            survivors.iter().copied().filter(|node| !course.is_crossed() || *node > SECOND).collect();
         let receiver = random.usize(0..rebuilt.len().max(1));
         if let Some(receiver) = rebuilt.get(receiver).filter(|_| random.u32(0..3) > 0) {
             rebuilds.lost.extend(among_survivors(random, course, &survivors, *receiver));
@@ -126,7 +127,8 @@ fn among_survivors(
 
 /// n2's slot on n1. If it is mended, n2 falls behind n1 once more afterwards.
 fn of_n1(random: &mut fastrand::Rng, course: &mut Course) -> LostSlot {
-    let mended = (course.rounds > 1 && random.bool() && !course.is_crossed()).then(|| random.usize(0..course.rounds - 1));
+    let mended =
+        (course.rounds > 1 && random.bool() && !course.is_crossed()).then(|| random.usize(0..course.rounds - 1));
     if let Some(round) = mended {
         let (receiver, provider) = (TARGET, FAILED);
         course.held_back.push(HoldBack { receiver, provider, from: round + 1 });

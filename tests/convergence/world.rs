@@ -58,11 +58,8 @@ pub struct Family {
 pub fn play(seed: u64, as_what: Play, family: Family, script: &Script) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut course = Course::draw(&mut random);
-    let rebuilds = if family.with_rebuilds {
-        Rebuilds::draw(seed, &mut course, TABLES.len())
-    } else {
-        Rebuilds::default()
-    };
+    let rebuilds =
+        if family.with_rebuilds { Rebuilds::draw(seed, &mut course, TABLES.len()) } else { Rebuilds::default() };
     let is_young = family.is_young;
     let columns = "(id bigint PRIMARY KEY, rev bigint, w text)";
     let mut tables: String = TABLES.iter().map(|table| format!("CREATE TABLE {table} {columns};")).collect();
@@ -368,7 +365,8 @@ impl<'a> World<'a> {
         self.script.say(&format!("-- {name} is recovered from {}", coordinator.name()));
         let (script, must_answer, call) = (self.script, self.names(&survivors), self.call_for(failed));
         thread::scope(|scope| {
-            let called = (!twin).then(|| scope.spawn(|| call_until_done(script, coordinator, &call, name, &must_answer)));
+            let called =
+                (!twin).then(|| scope.spawn(|| call_until_done(script, coordinator, &call, name, &must_answer)));
             if second_dies {
                 self.write(writes / 2, false);
                 self.fail(SECOND);

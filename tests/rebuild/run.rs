@@ -202,3 +202,17 @@ fn a_row_that_the_target_makes_and_deletes_around_the_pin_does_not_come_back() {
     drain(n2, n3);
     assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
 }
+
+#[test]
+fn a_node_is_rebuilt_while_another_one_than_the_failed_one_is_lost_too() {
+    let cluster = start_mesh(quick("rebuild_two_lost", 4).setting("spock.peer_timeout", "1s"), TABLES);
+    let [n1, n2, n3, n4] = cluster.all();
+    cluster.expect_log("could not connect");
+    fill(n1, n2, n3);
+    drain(n1, n4);
+    lose(&cluster);
+    n4.kill9();
+    n3.sql("CALL spock.recover_failed_node('n1', rebuild := true)");
+    drain(n2, n3);
+    assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
+}

@@ -190,9 +190,8 @@ impl<'a> World<'a> {
 
     /// Who has everything that any other node has, as far as they live.
     fn sources_for(&self, target: usize) -> Vec<usize> {
-        let is_behind = |node: usize| {
-            self.history.is_behind(node) || self.lagging.iter().any(|lag| lag.receiver == node)
-        };
+        let is_behind =
+            |node: usize| self.history.is_behind(node) || self.lagging.iter().any(|lag| lag.receiver == node);
         self.alive().into_iter().filter(|node| *node != target && !is_behind(*node)).collect()
     }
 
@@ -310,7 +309,7 @@ impl<'a> World<'a> {
             let dead: Vec<String> = self.dead.iter().map(|node| format!("n{}", node + 1)).collect();
             let unhealthy = format!(
                 "SELECT coalesce(string_agg(check_name || ': ' || status || ': ' || details, '; '), '')
-                   FROM spock.quick_health_check() WHERE status <> 'HEALTHY' AND check_name || details !~ '\\m({})\\M'",
+                   FROM spock.quick_health_check() WHERE status <> 'HEALTHY' AND concat(check_name, ' ', details) !~ '\\m({})\\M'",
                 if dead.is_empty() { "nobody".into() } else { dead.join("|") }
             );
             self.node(*node).wait_until(&unhealthy, "");
