@@ -72,7 +72,7 @@ impl Rescue {
         self.stand_still(intent)?;
         self.choose_tables(intent)?;
         self.park_first(intent)?;
-        self.hold_lost_slots(intent)?;
+        let silent = self.hold_lost_slots(intent)?;
         self.pin(intent, &mut source)?;
         self.write(|journal, done| {
             Ok(journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now())?)
@@ -84,7 +84,7 @@ impl Rescue {
         }
         drop(source);
         failed.or(self.copy_tables()?).map_or(Ok(()), Err)?;
-        self.settle()
+        self.settle(&silent)
     }
 
     pub(super) fn open(&self, node: &str) -> Result<Source, RecoverError> {
@@ -117,15 +117,20 @@ impl Rescue {
     }
 
     /// Makes slots that hold what is to be received after the snapshot, for those that were lost. If only some tables
-    /// are rebuilt, the others would miss what lies in between, so that such a subscription stays as it is.
-    fn hold_lost_slots(&mut self, intent: &Intent) -> Result<(), Trouble> {
-        let Some(wanted) = &intent.request.rebuild else { return Ok(()) };
+    /// are rebuilt, the others would miss what lies in between, so that such a subscription stays as it is. Returns the
+    /// nodes that do not answer.
+    fn hold_lost_slots(&mut self, intent: &Intent) -> Result<Vec<String>, Trouble> {
+        let mut silent = Vec::new();
+        let Some(wanted) = &intent.request.rebuild else { return Ok(silent) };
         if !wanted.tables.is_empty() {
-            return Ok(());
+            return Ok(silent);
         }
         process::report_activity("looking at the slots of this node's subscriptions");
         for (stream, slot) in self.slots_of_living(intent)? {
-            let Some(mut provider) = self.provider(&stream.node, &slot)? else { continue };
+            let Some(mut provider) = self.provider(&stream.node, &slot)? else {
+                silent.push(stream.node);
+                continue;
+            };
             if rebuild::slot_state(&mut provider, &slot)? == SlotState::Usable {
                 continue;
             }
@@ -142,7 +147,7 @@ impl Rescue {
             lost.begins = Some(begins);
             self.note_lost(intent, &lost)?;
         }
-        Ok(())
+        Ok(silent)
     }
 
     /// Connects to a node whose slot is to be looked at. None: it does not answer, as another lost node does not, and
@@ -312,7 +317,8 @@ impl Rescue {
     }
 
     /// Sets the origins and slots to where the subscriptions go on: all tables are ready. Each step may be repeated.
-    fn settle(&mut self) -> Result<(), Trouble> {
+    /// `silent`: the nodes that did not answer.
+    fn settle(&mut self, silent: &[String]) -> Result<(), Trouble> {
         let intent: &Intent = &self.intent();
         let state = self.rebuild_state();
         process::report_activity("setting replication origins");
@@ -322,6 +328,9 @@ impl Rescue {
         let is_whole = intent.request.rebuild.as_ref().is_some_and(|wanted| wanted.tables.is_empty());
         if let Some(at) = state.failed_at.filter(|_| is_whole) {
             transaction::run(|| rebuild::advance_failed(&intent.request.failed, at))?;
+        }
+        for node in silent {
+            transaction::run(|| rebuild::advance_silent(node))?;
         }
         let streams = transaction::run(rebuild::streams)?;
         for lost in &state.lost_slots {

@@ -3,7 +3,7 @@
 //! What a rebuild needs is kept to: somebody has everything that its target has, and a node of which no WAL is left is not
 //! recovered across another one that is lost too.
 
-use super::course::{Course, FAILED, HoldBack, Lag, Moment, SECOND, Second, TARGET, Until};
+use super::course::{Course, FAILED, HoldBack, Lag, Moment, SECOND, SOURCE, Second, TARGET, Until};
 use std::fmt;
 
 /// How a provider loses a slot.
@@ -89,7 +89,9 @@ impl Rebuilds {
             Some((Second::Crossed, _) | (_, Moment::Meanwhile)) => true,
             Some((Second::Nested, _)) | None => false,
         };
-        rebuilds.wal_is_gone = random.bool() && !is_crossing;
+        let is_lost_then =
+            rebuilds.lost.iter().any(|lost| matches!(lost.mended, Some(Until::Death | Until::Recovered)));
+        rebuilds.wal_is_gone = random.bool() && !is_crossing && !is_lost_then;
         rebuilds
     }
 
@@ -117,7 +119,7 @@ fn among_survivors(
     let mended = match random.u32(0..4) {
         0 | 1 => Until::Round(random.usize(from..course.rounds)),
         // Nobody has all before that, where each of two dead nodes is missing somewhere.
-        2 if !course.is_crossed() => Until::Death,
+        2 if !course.is_crossed() && receiver != SOURCE => Until::Death,
         _ => Until::Recovered,
     };
     course.lags.retain(|lag| (lag.receiver, lag.provider) != (receiver, provider));

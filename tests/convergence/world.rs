@@ -41,6 +41,8 @@ struct World<'a> {
     dead: BTreeSet<usize>,
     /// Subscriptions of survivors to others that are disabled now.
     lagging: Vec<Lag>,
+    /// Nobody is behind a dead node any more.
+    is_recovered: bool,
     as_what: Play,
     script: &'a Script,
 }
@@ -109,6 +111,7 @@ pub fn play(seed: u64, as_what: Play, family: Family, script: &Script) {
             history,
             dead: BTreeSet::new(),
             lagging: Vec::new(),
+            is_recovered: false,
             as_what,
             script,
         };
@@ -216,7 +219,10 @@ impl<'a> World<'a> {
         // What a node has written last may have died with it, and what goes to one that lags is still to come.
         let mut but_of = self.dead.clone();
         but_of.extend(self.lagging.iter().map(|lag| lag.provider));
-        self.history.arrived(&but_of);
+        // Who returns receives from each of the others what they have written meanwhile, in no order among them.
+        if !(self.course.returns && self.dead.contains(&FAILED)) {
+            self.history.arrived(&but_of);
+        }
     }
 
     fn round(&mut self, round: usize) {
@@ -326,6 +332,7 @@ impl<'a> World<'a> {
             }
         }
         self.script.say("-- all is recovered");
+        self.is_recovered = true;
         self.catch_up(Until::Recovered);
     }
 
@@ -422,10 +429,10 @@ impl<'a> World<'a> {
         }
         // Nothing is held back any more.
         self.history.all_is_brought();
-        self.mend_returned();
         if self.course.second.is_some() {
             self.recover_the_rest(SECOND);
         }
+        self.mend_returned();
     }
 
     /// What could not be judged by then is kept, and judged when everything has arrived.

@@ -190,8 +190,9 @@ impl<'a> World<'a> {
 
     /// Who has everything that any other node has, as far as they live.
     fn sources_for(&self, target: usize) -> Vec<usize> {
-        let is_behind =
-            |node: usize| self.history.is_behind(node) || self.lagging.iter().any(|lag| lag.receiver == node);
+        let is_behind = |node: usize| {
+            (self.history.is_behind(node) && !self.is_recovered) || self.lagging.iter().any(|lag| lag.receiver == node)
+        };
         self.alive().into_iter().filter(|node| *node != target && !is_behind(*node)).collect()
     }
 
