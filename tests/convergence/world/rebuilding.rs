@@ -23,6 +23,8 @@ pub(super) fn expect_log(cluster: &Cluster) {
         // The snapshot of one who was killed.
         "\" does not exist",
         "rebuild of node",
+        // A source that is being recovered or rebuilt itself.
+        "cannot be recovered on node",
         "could not be dropped, and keeps WAL there",
     ] {
         cluster.expect_log(text);
