@@ -7,14 +7,15 @@
 //! What happens, and in which order, follows from the seed (`course`); the moments of kills do not.
 //! `CONVERGENCE_SEEDS=7`, `=100-199` or `=3,8,20-29` plays those, `CONVERGENCE_JOBS=6` so many side by side,
 //! `CONVERGENCE_KILLS=0` without kills, and `CONVERGENCE_YOUNG=1` on a mesh of this second, which is empty and has not seen a
-//! transaction.
+//! transaction. `CONVERGENCE_REBUILDS=1`: slots and WAL are lost as well, and nodes are rebuilt and replaced (`rebuilds`).
 
 mod course;
 mod history;
+mod rebuilds;
 mod script;
 mod world;
 
-use world::Play;
+use world::{Family, Play};
 
 use std::env;
 use std::ops::RangeInclusive;
@@ -27,6 +28,9 @@ const SEEDS: [u64; 4] = [73, 13, 25, 26];
 
 /// Those of each `make test` that begin on a mesh of this second.
 const YOUNG_SEEDS: [u64; 2] = [8, 31];
+
+/// Those of each `make test` in which something is rebuilt.
+const REBUILDS_SEEDS: [u64; 2] = [1, 2];
 
 /// Tests, each a process of its own, which share the seeds out among them.
 const PLACES: usize = 3;
@@ -60,35 +64,38 @@ fn next_of(seeds: &Mutex<Vec<u64>>) -> Option<u64> {
 }
 
 /// Plays seeds until there are no more.
-fn play_all(seeds: &Mutex<Vec<u64>>, failed: &Mutex<Vec<u64>>, is_young: bool) {
+fn play_all(seeds: &Mutex<Vec<u64>>, failed: &Mutex<Vec<u64>>, family: Family) {
     // The moments of kills do not follow from the seed: `make test` leaves them to tests/recover/kills.rs and its like.
     let with_kills = env::var_os("CONVERGENCE_SEEDS").is_some()
         && env::var("CONVERGENCE_KILLS").ok().is_none_or(|kills| kills != "0");
     while let Some(seed) = next_of(seeds) {
         let play = |as_what| {
             let script = script::Script::new();
-            let played = catch_unwind(AssertUnwindSafe(|| world::play(seed, as_what, is_young, &script)));
+            let played = catch_unwind(AssertUnwindSafe(|| world::play(seed, as_what, family, &script)));
             played.map_err(|_| script.text())
         };
         if let Err(script) = play(if with_kills { Play::Kills } else { Play::Calm }) {
             let twin = if play(Play::Twin).is_ok() { "its twin converges" } else { "its twin fails as well" };
-            let young = if is_young { "CONVERGENCE_YOUNG=1 " } else { "" };
-            eprintln!("{script}{young}CONVERGENCE_SEEDS={seed} replays it; {twin}");
+            let young = if family.is_young { "CONVERGENCE_YOUNG=1 " } else { "" };
+            let rebuilds = if family.with_rebuilds { "CONVERGENCE_REBUILDS=1 " } else { "" };
+            eprintln!("{script}{young}{rebuilds}CONVERGENCE_SEEDS={seed} replays it; {twin}");
             failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
         }
     }
 }
 
 fn run(place: usize) {
-    play_side_by_side(seeds_of(place), place, env::var_os("CONVERGENCE_YOUNG").is_some_and(|young| young == "1"));
+    let is_set = |name: &str| env::var_os(name).is_some_and(|value| value == "1");
+    let family = Family { is_young: is_set("CONVERGENCE_YOUNG"), with_rebuilds: is_set("CONVERGENCE_REBUILDS") };
+    play_side_by_side(seeds_of(place), place, family);
 }
 
-fn play_side_by_side(mut seeds: Vec<u64>, place: usize, is_young: bool) {
+fn play_side_by_side(mut seeds: Vec<u64>, place: usize, family: Family) {
     seeds.reverse();
     let (seeds, failed) = (Mutex::new(seeds), Mutex::default());
     thread::scope(|scope| {
         for _ in (place..jobs()).step_by(PLACES) {
-            scope.spawn(|| play_all(&seeds, &failed, is_young));
+            scope.spawn(|| play_all(&seeds, &failed, family));
         }
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -112,5 +119,10 @@ fn survivors_converge_after_random_histories_last_third() {
 
 #[test]
 fn survivors_of_a_mesh_of_this_second_converge() {
-    play_side_by_side(YOUNG_SEEDS.to_vec(), PLACES - 1, true);
+    play_side_by_side(YOUNG_SEEDS.to_vec(), PLACES - 1, Family { is_young: true, ..Family::default() });
+}
+
+#[test]
+fn survivors_that_are_rebuilt_converge() {
+    play_side_by_side(REBUILDS_SEEDS.to_vec(), PLACES - 1, Family { with_rebuilds: true, ..Family::default() });
 }

@@ -23,7 +23,7 @@ use crate::shown::{done, ended};
 use crate::slot_keeps::{quick, start_mesh};
 
 /// What a command showed, and how it ended.
-type Ended = crate::shown::Ended<Error>;
+pub(crate) type Ended = crate::shown::Ended<Error>;
 
 /// One table with a key, where what comes twice stops the subscription; and one without, where it would be seen.
 const TABLES: &str = "CREATE TABLE keyed (writer text, seq int, PRIMARY KEY (writer, seq));
@@ -38,10 +38,10 @@ fn mesh(name: &str, nodes: usize) -> Cluster {
 }
 
 /// Servers that spockctl has started are nobody's children: they end with the test, before its folder goes.
-struct Made(Cluster);
+pub(crate) struct Made(Cluster);
 
 impl Made {
-    fn of(cluster: Cluster) -> Made {
+    pub(crate) fn of(cluster: Cluster) -> Made {
         // They end before the logs are judged; and one that comes up is asked until it answers.
         for said in [
             "server closed the connection unexpectedly",
@@ -86,7 +86,7 @@ fn kill(node: &Node) {
     }
 }
 
-fn options(cluster: &Cluster, from: &Node, new: &Node) -> Options {
+pub(crate) fn options(cluster: &Cluster, from: &Node, new: &Node) -> Options {
     let log = cluster.folder().join(format!("{}.log", new.name()));
     if log.exists() {
         cluster.user().own(&log).unwrap_or_else(|error| panic!("{error}"));
@@ -101,7 +101,7 @@ fn options(cluster: &Cluster, from: &Node, new: &Node) -> Options {
     }
 }
 
-fn create_node(options: &Options) -> Ended {
+pub(crate) fn create_node(options: &Options) -> Ended {
     ended(|screen| create::run(options, screen).map(drop))
 }
 
@@ -214,7 +214,7 @@ fn step_of(node: &Node) -> Step {
 }
 
 /// Where a dead node's data directory stays while its successor takes its place.
-fn move_away(node: &Node) -> PathBuf {
+pub(crate) fn move_away(node: &Node) -> PathBuf {
     let away: PathBuf = Path::new(node.data()).with_extension("dead");
     fs::rename(node.data(), &away).expect("it is there");
     away

@@ -5,7 +5,8 @@
 //! wait would be to let them wait for hours. So they get an error at once, and read what is there.
 //!
 //! Triggers refuse, because they hold on every path that writes rows, and are gone with the commit that makes the table
-//! ready. They fire for users and not for a replica, which the workers that copy and core's apply workers are.
+//! ready. Those for statements also refuse an UPDATE or DELETE of rows that are not there yet, which would find nothing
+//! to do. They fire for users and not for a replica, which the workers that copy and core's apply workers are.
 
 use crate::node::error::RegistryError;
 use crate::pg::text::Text;
@@ -15,7 +16,7 @@ use pgrx::pg_sys::Oid;
 
 /// The names of the triggers.
 const ROWS: &str = "spock_parked_rows";
-const TRUNCATES: &str = "spock_parked_truncate";
+const STATEMENTS: &str = "spock_parked_statements";
 
 /// A table and all its partitions, with whether each is a partition.
 fn tree(table: Oid) -> Result<Vec<(String, bool)>, RegistryError> {
@@ -53,9 +54,9 @@ pub fn park(tables: &[Oid]) -> Result<(), RegistryError> {
                          EXECUTE FUNCTION spock_internal.refuse_writes()"
                     ));
                 }
-                if !triggers_of(&name, TRUNCATES)? {
+                if !triggers_of(&name, STATEMENTS)? {
                     spi_text::run(&format!(
-                        "CREATE TRIGGER {TRUNCATES} BEFORE TRUNCATE ON {name} FOR EACH STATEMENT \
+                        "CREATE TRIGGER {STATEMENTS} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {name} FOR EACH STATEMENT \
                          EXECUTE FUNCTION spock_internal.refuse_writes()"
                     ));
                 }
@@ -76,7 +77,7 @@ pub fn unpark(tables: &[Oid]) -> Result<(), RegistryError> {
                 if !is_partition {
                     spi_text::run(&format!("DROP TRIGGER IF EXISTS {ROWS} ON {name}"));
                 }
-                spi_text::run(&format!("DROP TRIGGER IF EXISTS {TRUNCATES} ON {name}"));
+                spi_text::run(&format!("DROP TRIGGER IF EXISTS {STATEMENTS} ON {name}"));
             }
         }
         Ok(())

@@ -69,6 +69,26 @@ impl KeptRows {
         self.rows.push(line(&KeptRow(place, why, key.clone())).as_bytes());
     }
 
+    /// The number of rows that were added.
+    pub fn count(&self) -> u64 {
+        self.rows.count
+    }
+
+    /// Adds the rows that another large object keeps. Needs a transaction with a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// If the object holds something that this version does not write.
+    pub fn add_stored(&mut self, object: u32) -> Result<(), RecoverError> {
+        let added = read(object, |tables, KeptRow(place, why, key)| {
+            let Some(table) = tables.get(place) else { return };
+            let (schema, name, columns) = (table.schema.clone(), table.name.clone(), table.columns.clone());
+            let relation = Relation { schema, name, columns };
+            self.add(&Columns { relation: &relation, key: &table.key }, why, &key, table.gone);
+        });
+        added.map(drop)
+    }
+
     pub fn note_refused(&mut self, columns: &Columns<'_>, message: String) {
         let place = self.place_of(columns, false);
         self.tables[place].refused = Some(message);

@@ -155,6 +155,24 @@ pub fn advance_failed(failed: &str, at: OriginLsn) -> Result<(), RecoverError> {
     Ok(())
 }
 
+/// Sets the position from which this node receives a node that does not answer to where all tables are, as core's apply
+/// would if that node sent something. Otherwise the tables would count as being copied for as long as it is gone, and
+/// this node could be nobody's source. Needs a transaction with a snapshot.
+pub fn advance_silent(node: &str) -> Result<(), RecoverError> {
+    for stream in streams()?.iter().filter(|stream| stream.node == node) {
+        let subscription = stream.position.subscription.to_u32();
+        let least = Spi::get_one::<String>(&format!(
+            "SELECT pg_catalog.min(srsublsn)::pg_catalog.text FROM pg_catalog.pg_subscription_rel
+              WHERE srsubid = {subscription}::pg_catalog.oid AND srsubstate = {}",
+            quote_literal(DONE_UP_TO)
+        ))?;
+        let Some(at) = least.and_then(|at| at.parse().ok()) else { continue };
+        advance(stream, at)?;
+        set_state(&stream.position.subscription, None, READY, at)?;
+    }
+    Ok(())
+}
+
 /// Moves the replication origin of a subscription forward.
 pub fn advance(stream: &Stream, at: OriginLsn) -> Result<(), RecoverError> {
     if stream.position.remote >= at {

@@ -101,8 +101,9 @@ impl Rescue {
             }
             // A kept row that this node does not have may have been given another key since, which this node has
             // skipped. So the changes of keys are followed, too; a row that stays kept is compared with them in a later
-            // look.
-            if reconciler.ledger.counts.compared == 0
+            // look. The rows that a rebuild keeps are this node's own, and its source has received them.
+            if intent.is_rebuild()
+                || reconciler.ledger.counts.compared == 0
                 || !(reconciler.may_have_moved || reconciler.has_missed() || reconciler.source_was_recovered()?)
             {
                 return Ok(true);

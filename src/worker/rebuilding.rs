@@ -28,6 +28,7 @@ use crate::recover::rebuild::{self, SlotState, Stream};
 use crate::recover::rebuild_error::RebuildError;
 use crate::recover::source::{Source, route_to};
 use crate::recover::{facts, suspend};
+use crate::remote::error::RemoteError;
 use crate::shmem::gate::Holds;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -73,7 +74,7 @@ impl Rescue {
         let mut source = self.open(&request.source)?;
         self.stand_still(intent)?;
         self.choose_tables(intent)?;
-        self.hold_lost_slots(intent)?;
+        let silent = self.hold_lost_slots(intent)?;
         self.set_apart(intent)?;
         // Nothing is refused, nor left out, before it is known that the source can serve.
         let needed = self.needed(&self.rebuild_state())?;
@@ -91,7 +92,7 @@ impl Rescue {
         drop(source);
         failed.or(self.copy_tables()?).map_or(Ok(()), Err)?;
         self.wait_until_caught_up()?;
-        self.settle()
+        self.settle(&silent)
     }
 
     pub(super) fn open(&self, node: &str) -> Result<Source, RecoverError> {
@@ -124,22 +125,19 @@ impl Rescue {
     }
 
     /// Makes slots that hold what is to be received after the snapshot, for those that were lost. If only some tables
-    /// are rebuilt, the others would miss what lies in between, so that such a subscription stays as it is.
-    fn hold_lost_slots(&mut self, intent: &Intent) -> Result<(), Trouble> {
-        let Some(wanted) = &intent.request.rebuild else { return Ok(()) };
+    /// are rebuilt, the others would miss what lies in between, so that such a subscription stays as it is. Returns the
+    /// nodes that do not answer.
+    fn hold_lost_slots(&mut self, intent: &Intent) -> Result<Vec<String>, Trouble> {
+        let mut silent = Vec::new();
+        let Some(wanted) = &intent.request.rebuild else { return Ok(silent) };
         if !wanted.tables.is_empty() {
-            return Ok(());
+            return Ok(silent);
         }
         process::report_activity("looking at the slots of this node's subscriptions");
         for (stream, slot) in self.slots_of_living(intent)? {
-            // Whether a node that does not answer has lost the slot is seen when it is back: the subscription would fail.
-            let mut provider = match self.open(&stream.node) {
-                Ok(provider) => provider,
-                Err(RecoverError::Remote { error, .. }) => {
-                    pgrx::log!("slot \"{slot}\" on node \"{}\" could not be looked at: {error}", stream.node);
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
+            let Some(mut provider) = self.provider(&stream.node, &slot)? else {
+                silent.push(stream.node);
+                continue;
             };
             if rebuild::slot_state(&mut provider, &slot)? == SlotState::Usable {
                 continue;
@@ -163,7 +161,32 @@ impl Rescue {
             lost.begins = Some(begins);
             self.note_lost(intent, &lost)?;
         }
-        Ok(())
+        Ok(silent)
+    }
+
+    /// Connects to a node whose slot is to be looked at. None: it does not answer, as another lost node does not, and
+    /// must not keep this one from being rebuilt. Should it come back without its slot, the subscription fails loudly.
+    fn provider(&self, node: &str, slot: &str) -> Result<Option<Source>, Trouble> {
+        let since = Instant::now();
+        loop {
+            let error = match self.open(node) {
+                Err(RecoverError::Remote {
+                    error: error @ (RemoteError::Connect(_) | RemoteError::TimedOut(_)),
+                    ..
+                }) => error,
+                outcome => return Ok(Some(outcome?)),
+            };
+            if since.elapsed() >= guc::peer_timeout() {
+                let kind = error.kind();
+                pgrx::warning!("whether node \"{node}\" still has replication slot \"{slot}\" is not known: {kind}");
+                return Ok(None);
+            }
+            if !goes_on(self.index) {
+                return Err(Trouble::MustStop);
+            }
+            interrupts::check();
+            latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueSuspend);
+        }
     }
 
     fn note_lost(&mut self, intent: &Intent, lost: &HeldSlot) -> Result<(), RecoverError> {
@@ -324,7 +347,8 @@ impl Rescue {
     }
 
     /// Sets the origins and slots to where the subscriptions go on: all tables are ready. Each step may be repeated.
-    fn settle(&mut self) -> Result<(), Trouble> {
+    /// `silent`: the nodes that did not answer.
+    fn settle(&mut self, silent: &[String]) -> Result<(), Trouble> {
         let intent: &Intent = &self.intent();
         let state = self.rebuild_state();
         process::report_activity("setting replication origins");
@@ -334,6 +358,9 @@ impl Rescue {
         let is_whole = intent.request.rebuild.as_ref().is_some_and(|wanted| wanted.tables.is_empty());
         if let Some(at) = state.failed_at.filter(|_| is_whole) {
             transaction::run(|| rebuild::advance_failed(&intent.request.failed, at))?;
+        }
+        for node in silent {
+            transaction::run(|| rebuild::advance_silent(node))?;
         }
         let streams = transaction::run(rebuild::streams)?;
         for lost in &state.lost_slots {

@@ -6,7 +6,7 @@ use std::fmt;
 pub const FAILED: usize = 0;
 pub const TARGET: usize = 1;
 /// Never behind a node that fails, but for n4.
-const SOURCE: usize = 2;
+pub const SOURCE: usize = 2;
 /// The other one that fails, where two do.
 pub const SECOND: usize = 3;
 

@@ -70,6 +70,60 @@ impl History {
         self.late.clear();
     }
 
+    /// The receiver was brought level with one who had all of the provider, and receives from it again.
+    pub fn is_brought(&mut self, receiver: usize, provider: usize) {
+        self.late.remove(&(receiver, provider));
+    }
+
+    /// The receiver has everything, unless something is held back from it still.
+    pub fn has_all(&mut self, receiver: usize) {
+        let late = &self.late;
+        if late.iter().any(|(behind, _)| *behind == receiver) {
+            return;
+        }
+        for row in self.rows.values_mut() {
+            row.absent_on.remove(&receiver);
+            row.gone_unseen_on.remove(&receiver);
+            row.late_of.retain(|of| late.iter().any(|(_, provider)| provider == of));
+        }
+    }
+
+    /// All is recovered, judged, and the same everywhere: a history begins anew.
+    pub fn begin_anew(&mut self) {
+        self.late.clear();
+        self.is_crossed = false;
+        for row in self.rows.values_mut() {
+            row.absent_on.clear();
+            row.gone_unseen_on.clear();
+            row.late_of.clear();
+        }
+    }
+
+    /// Nobody asks any more what has become of the last writes of a node that comes no more.
+    pub fn forget_of(&mut self, node: usize) {
+        self.rows.retain(|_, row| row.held_by != Some(node));
+    }
+
+    /// Rows of a table that are to be deleted on a node behind everybody's back, which then writes to them no more until it has
+    /// all.
+    pub fn damage(&mut self, random: &mut fastrand::Rng, table: usize, node: usize) -> Vec<i64> {
+        let is_there =
+            |row: &Row| row.is_there && !row.absent_on.contains(&node) && !row.gone_unseen_on.contains(&node);
+        let places: Vec<Place> =
+            self.rows.iter().filter(|((of, _), row)| *of == table && is_there(row)).map(|(place, _)| *place).collect();
+        let chosen: Vec<Place> = random.choose_multiple(places, 4);
+        for place in &chosen {
+            self.rows.entry(*place).and_modify(|row| {
+                row.absent_on.insert(node);
+            });
+        }
+        chosen.into_iter().map(|(_, key)| key).collect()
+    }
+
+    pub fn is_behind(&self, receiver: usize) -> bool {
+        self.late.iter().any(|(behind, _)| *behind == receiver)
+    }
+
     pub fn is_held_back(&self, receiver: usize, provider: usize) -> bool {
         self.late.contains(&(receiver, provider))
     }

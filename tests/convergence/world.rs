@@ -1,9 +1,14 @@
 //! The nodes on which a history is played.
 
+mod rebuilding;
+mod replacing;
+
 use super::course::{Course, FAILED, Lag, Moment, SECOND, TARGET, Until};
 use super::history::{History, TABLES};
+use super::rebuilds::Rebuilds;
 use super::script::Script;
 use crate::cluster::{Cluster, Node, Session};
+use crate::node_create::Made;
 use crate::rescue::disable;
 use crate::slot_keeps::{quick, start, start_mesh};
 use spock_recovery_cluster::client::literal;
@@ -31,18 +36,33 @@ struct World<'a> {
     sessions: BTreeMap<usize, Session<'a>>,
     random: fastrand::Rng,
     course: Course,
+    rebuilds: Rebuilds,
     history: History,
     dead: BTreeSet<usize>,
     /// Subscriptions of survivors to others that are disabled now.
     lagging: Vec<Lag>,
+    /// Nobody is behind a dead node any more.
+    is_recovered: bool,
     as_what: Play,
     script: &'a Script,
 }
 
-/// Plays the history of a seed, and looks at what is left. `is_young`: nothing has moved in the mesh before.
-pub fn play(seed: u64, as_what: Play, is_young: bool, script: &Script) {
+/// Which histories are played.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Family {
+    /// Nothing has moved in the mesh before.
+    pub is_young: bool,
+    /// Slots and WAL are lost, and nodes are rebuilt and replaced.
+    pub with_rebuilds: bool,
+}
+
+/// Plays the history of a seed, and looks at what is left.
+pub fn play(seed: u64, as_what: Play, family: Family, script: &Script) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let course = Course::draw(&mut random);
+    let mut course = Course::draw(&mut random);
+    let rebuilds =
+        if family.with_rebuilds { Rebuilds::draw(seed, &mut course, TABLES.len()) } else { Rebuilds::default() };
+    let is_young = family.is_young;
     let columns = "(id bigint PRIMARY KEY, rev bigint, w text)";
     let mut tables: String = TABLES.iter().map(|table| format!("CREATE TABLE {table} {columns};")).collect();
     tables += "ALTER TABLE wide ALTER w SET STORAGE EXTERNAL; ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;";
@@ -76,35 +96,52 @@ pub fn play(seed: u64, as_what: Play, is_young: bool, script: &Script) {
     // A row comes again while n1's late one stands in its way, in the words of 17 and of 18.
     cluster.expect_log("duplicate key value violates unique constraint");
     cluster.expect_log("conflict=insert_exists");
-    script.say(&format!("seed {seed}: {course}"));
+    if family.with_rebuilds {
+        rebuilding::expect_log(&cluster);
+    }
+    script.say(&format!("seed {seed}: {course}{rebuilds}"));
     let history = History::new(course.is_crossed());
-    let mut world = World {
-        cluster: &cluster,
-        sessions: BTreeMap::new(),
-        random,
-        course,
-        history,
-        dead: BTreeSet::new(),
-        lagging: Vec::new(),
-        as_what,
-        script,
+    let play = |cluster: &Cluster| {
+        let mut world = World {
+            cluster,
+            sessions: BTreeMap::new(),
+            random,
+            course,
+            rebuilds,
+            history,
+            dead: BTreeSet::new(),
+            lagging: Vec::new(),
+            is_recovered: false,
+            as_what,
+            script,
+        };
+        world.play(is_young);
+        world.assert_converged(seed);
+        if family.with_rebuilds {
+            world.assert_healthy();
+        }
     };
-    if !is_young {
-        world.write(40, false);
-        world.settle();
-    }
-    for round in 0..world.course.rounds {
-        world.round(round);
-    }
-    world.fail_all();
-    world.recover_all();
-    world.come_back();
-    world.settle();
-    world.wait_judged();
-    world.assert_converged(seed);
+    // What spockctl has started is ended, too.
+    if family.with_rebuilds { play(&Made::of(cluster)) } else { play(&cluster) }
 }
 
 impl<'a> World<'a> {
+    fn play(&mut self, is_young: bool) {
+        if !is_young {
+            self.write(40, false);
+            self.settle();
+        }
+        for round in 0..self.course.rounds {
+            self.round(round);
+        }
+        self.fail_all();
+        self.recover_all();
+        self.come_back();
+        self.settle();
+        self.wait_judged();
+        self.go_on();
+    }
+
     fn node(&self, node: usize) -> &'a Node {
         &self.cluster.nodes()[node]
     }
@@ -116,7 +153,8 @@ impl<'a> World<'a> {
     /// Those that do not fail.
     fn survivors(&self) -> Vec<usize> {
         let second = self.course.second.map(|_| SECOND);
-        (TARGET..self.course.nodes).filter(|node| Some(*node) != second).collect()
+        let is_one = |node: &usize| Some(*node) != second && !self.dead.contains(node);
+        (TARGET..self.course.nodes).filter(is_one).collect()
     }
 
     fn is_twin(&self) -> bool {
@@ -142,7 +180,7 @@ impl<'a> World<'a> {
             if !statements.is_empty() {
                 let statements = statements.join("; ");
                 self.script.say(&format!("{}: {statements}", self.node(node).name()));
-                self.session(node).sql(&statements);
+                self.send(node, &statements);
             }
         }
     }
@@ -181,7 +219,10 @@ impl<'a> World<'a> {
         // What a node has written last may have died with it, and what goes to one that lags is still to come.
         let mut but_of = self.dead.clone();
         but_of.extend(self.lagging.iter().map(|lag| lag.provider));
-        self.history.arrived(&but_of);
+        // Who returns receives from each of the others what they have written meanwhile, in no order among them.
+        if !(self.course.returns && self.dead.contains(&FAILED)) {
+            self.history.arrived(&but_of);
+        }
     }
 
     fn round(&mut self, round: usize) {
@@ -199,10 +240,13 @@ impl<'a> World<'a> {
             disable(self.node(lag.receiver), &name);
             self.lagging.push(*lag);
         }
+        self.begin_to_lose(round);
         let writes = self.random.usize(5..30);
         self.write(writes, false);
+        self.lose_disabled(round);
         self.catch_up(Until::Round(round));
         self.settle();
+        self.damage(round);
         if self.lagging.is_empty() && self.random.bool() {
             self.write(1, true);
             self.settle();
@@ -214,10 +258,15 @@ impl<'a> World<'a> {
         let (done, still) = self.lagging.iter().partition::<Vec<Lag>, _>(|lag| lag.until == until);
         self.lagging = still;
         for lag in done {
+            if self.is_lost(lag) {
+                self.lagging.push(lag);
+                continue;
+            }
             let name = self.subscription(lag.receiver, lag.provider);
             self.script.say(&format!("-- {name} is enabled again"));
             self.node(lag.receiver).sql(&format!("ALTER SUBSCRIPTION {name} ENABLE"));
         }
+        self.mend(until);
     }
 
     /// Whoever dies before a recovery. What they write last may reach some, all, or nobody.
@@ -230,6 +279,10 @@ impl<'a> World<'a> {
         for node in dying {
             let writes = self.random.usize(0..20);
             self.write(writes, false);
+            if self.rebuilds.wal_is_gone && self.course.second.is_some() {
+                // Else each survivor might have the last of another one, and nobody the WAL of both.
+                self.settle();
+            }
             self.fail(node);
         }
         let writes = self.random.usize(0..10);
@@ -261,9 +314,11 @@ impl<'a> World<'a> {
         if self.course.second.is_some() {
             order.insert(usize::from(!self.course.second_is_first || meanwhile), SECOND);
         }
+        self.lose_wal();
         if let Some(percent) = self.course.partial_percent {
             self.recover_a_part(percent);
         }
+        self.rebuild_one_by_one();
         for (place, failed) in order.iter().enumerate() {
             self.recover(*failed, meanwhile && place == 0);
         }
@@ -277,6 +332,7 @@ impl<'a> World<'a> {
             }
         }
         self.script.say("-- all is recovered");
+        self.is_recovered = true;
         self.catch_up(Until::Recovered);
     }
 
@@ -314,9 +370,10 @@ impl<'a> World<'a> {
         let writes = self.random.usize(0..25);
         let name = self.node(failed).name();
         self.script.say(&format!("-- {name} is recovered from {}", coordinator.name()));
-        let (script, must_answer) = (self.script, self.names(&survivors));
+        let (script, must_answer, call) = (self.script, self.names(&survivors), self.call_for(failed));
         thread::scope(|scope| {
-            let called = (!twin).then(|| scope.spawn(|| call_until_done(script, coordinator, name, &must_answer)));
+            let called =
+                (!twin).then(|| scope.spawn(|| call_until_done(script, coordinator, &call, name, &must_answer)));
             if second_dies {
                 self.write(writes / 2, false);
                 self.fail(SECOND);
@@ -350,7 +407,8 @@ impl<'a> World<'a> {
         }
         let alive: Vec<usize> = self.alive();
         let coordinator = self.node(self.survivors()[0]);
-        call_until_done(self.script, coordinator, self.node(failed).name(), &self.names(&alive));
+        let call = self.call_for(failed);
+        call_until_done(self.script, coordinator, &call, self.node(failed).name(), &self.names(&alive));
     }
 
     /// n1, with all that it had. What the other dead node wrote after n1's death it has to be brought as well.
@@ -374,6 +432,7 @@ impl<'a> World<'a> {
         if self.course.second.is_some() {
             self.recover_the_rest(SECOND);
         }
+        self.mend_returned();
     }
 
     /// What could not be judged by then is kept, and judged when everything has arrived.
@@ -448,15 +507,15 @@ impl<'a> World<'a> {
             }
         }
         assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}\n{reconciled}");
-        eprintln!("seed {seed}: {}; {:.1} s", self.course, self.script.begun.elapsed().as_secs_f64());
+        eprintln!("seed {seed}: {}{}; {:.1} s", self.course, self.rebuilds, self.script.begun.elapsed().as_secs_f64());
     }
 }
 
 /// Calls until every survivor that must answer is recovered.
-fn call_until_done(script: &Script, coordinator: &Node, failed: &str, must_answer: &BTreeSet<String>) {
+fn call_until_done(script: &Script, coordinator: &Node, call: &str, failed: &str, must_answer: &BTreeSet<String>) {
     let mut last = String::new();
     let done = deadline::poll(LIMIT, || {
-        let called = coordinator.try_sql(&format!("CALL spock.recover_failed_node('{failed}')")).and_then(|rows| {
+        let called = coordinator.try_sql(call).and_then(|rows| {
             last = rows[0][0].clone().unwrap_or_default();
             coordinator.try_sql(&format!(
                 "SELECT s->>'target_node' FROM jsonb_array_elements(({}::jsonb)->'survivors') s WHERE s->>'outcome' IS NULL",

@@ -280,6 +280,10 @@ fn parked_tables_refuse_the_users(n1: &Node, n2: &Node) {
         "INSERT INTO plain VALUES (5000)",
         "UPDATE plain SET id = 5000 WHERE id = 1",
         "DELETE FROM plain WHERE id = 1",
+        // Rows that are not there yet.
+        "UPDATE plain SET id = 5001 WHERE id = 5000",
+        "DELETE FROM plain WHERE id = 5000",
+        "DELETE FROM parked_2b WHERE id = 999",
         "TRUNCATE plain",
         "COPY plain FROM PROGRAM 'echo 5000'",
         "INSERT INTO parked VALUES (1, 'a')",

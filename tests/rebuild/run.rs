@@ -202,3 +202,49 @@ fn a_row_that_the_target_makes_and_deletes_around_the_pin_does_not_come_back() {
     drain(n2, n3);
     assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
 }
+
+#[test]
+fn a_node_is_rebuilt_while_another_one_than_the_failed_one_is_lost_too() {
+    let cluster = start_mesh(quick("rebuild_two_lost", 4).setting("spock.peer_timeout", "1s"), TABLES);
+    let [n1, n2, n3, n4] = cluster.all();
+    cluster.expect_log("could not connect");
+    fill(n1, n2, n3);
+    drain(n1, n4);
+    lose(&cluster);
+    n4.kill9();
+    n3.sql("CALL spock.recover_failed_node('n1', rebuild := true)");
+    drain(n2, n3);
+    assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
+    // It may be a source itself, though no apply worker of the other lost node's comes by its tables.
+    n3.sql("CALL spock.rebuild_run('n3', 'n2', failed_node_name := 'n4')");
+    drain(n2, n3);
+    assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
+}
+
+#[test]
+fn a_row_that_the_target_changes_after_its_snapshot_gets_the_large_value_that_it_lacked() {
+    use crate::cluster::Action;
+    use crate::failpoint_names as names;
+    let cluster = start_mesh(quick("rebuild_large_value", 3), TABLES);
+    let [n1, n2, n3] = cluster.all();
+    cluster.sql("ALTER TABLE u ALTER big SET STORAGE EXTERNAL");
+    fill(n1, n2, n3);
+    hold_back(n2);
+    n1.sql("UPDATE u SET big = repeat('y', 9000) WHERE id = 3");
+    drain(n1, n3);
+    n2.arm(names::REBUILD_PINNED, Action::Wait);
+    let mut session = n2.session();
+    thread::scope(|scope| {
+        let call = scope.spawn(move || session.try_sql("CALL spock.rebuild_run(source_node_name := 'n3')"));
+        n2.wait_hit(names::REBUILD_PINNED);
+        // The stored value of the large column is not sent with it.
+        n2.sql("UPDATE u SET code = 'of n2' WHERE id = 3");
+        n2.disarm(names::REBUILD_PINNED);
+        call.join().expect("it ends").expect("it is rebuilt");
+    });
+    drain(n2, n3);
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+    let row = "SELECT code, md5(big) FROM u WHERE id = 3";
+    n2.wait_until(row, &n3.value(row));
+    assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
+}

@@ -3,6 +3,9 @@
 //! Rows that the source does not have are deleted first, because they may be in the way of others. A row that another
 //! one is in the way of, by a unique index, is written once that one was; where two are in each other's way both are
 //! deleted before they are written.
+//!
+//! A row that this node has changed since its snapshot is left as it is, and kept to be compared again: a value that is
+//! stored out of line is not sent by an UPDATE that leaves it unchanged, so that only the source has it.
 
 use super::super::rescue::{Rescue, goes_on};
 use super::super::trouble::Trouble;
@@ -21,11 +24,13 @@ use crate::pg::open_table::OpenTables;
 use crate::pg::{origin, transaction, untrusted_user};
 use crate::reconcile::fetch;
 use crate::reconcile::judge::Verdict;
-use crate::reconcile::rows::KeyText;
+use crate::reconcile::kept::KeptRows;
+use crate::reconcile::rows::{Columns, KeyText};
 use crate::reconcile::write::{Did, begin_writing, end_writing, write_into};
 use crate::recover::error::RecoverError;
 use crate::recover::source::Source;
 use crate::recover::{rebuild, rebuild_apart};
+use crate::tally::compared::Why;
 use std::collections::HashMap;
 
 /// What a pass over the keys does.
@@ -86,8 +91,8 @@ impl Rescue {
         };
         let written = writing.all(keys, || goes_on(self.index));
         writing.tables.forget_all();
-        let kept = match written {
-            Ok(Some(kept)) => kept,
+        let mut left = match written {
+            Ok(Some(left)) => left,
             outcome => {
                 origin::forget_stamp();
                 transaction::abort_current();
@@ -95,8 +100,10 @@ impl Rescue {
                 return Err(outcome.err().map_or(Trouble::MustStop, Trouble::from));
             }
         };
-        self.make_ready(intent, table, pinned, done)?;
+        let mut kept = kept_of(&mut left, &described, &compared.key);
+        self.make_ready(intent, table, pinned, done, &mut kept)?;
         end_writing();
+        let kept = left.count();
         if kept > 0 {
             pgrx::log!("{kept} rows of {} that this node has changed meanwhile are left as they are", table.shown());
         }
@@ -110,13 +117,14 @@ impl Rescue {
         table: &Table,
         pinned: &Pinned,
         done: &Filled,
+        kept: &mut KeptRows,
     ) -> Result<(), Trouble> {
         let going_on = self.going_on();
         transaction::fire_deferred();
         let recorded = transaction::step(|| {
             crate::pg::role::as_superuser(|| {
                 rebuild_apart::set_done(table.oid, &pinned.vector, &going_on)?;
-                Self::note_ready(intent.id, table.oid, done)
+                Self::note_ready(intent.id, table.oid, done, kept)
             })
         });
         if let Err(error) = recorded {
@@ -133,15 +141,34 @@ impl Rescue {
     }
 }
 
+/// The rows that are left, to be compared again when the source has received what this node has made of them.
+fn kept_of(left: &mut DifferingKeys, relation: &Relation, key: &[usize]) -> KeptRows {
+    let mut kept = KeptRows::default();
+    left.rewind();
+    loop {
+        let batch = left.next(BATCH);
+        if batch.is_empty() {
+            return kept;
+        }
+        for differing in batch {
+            kept.add(&Columns { relation, key }, Why::Busy, &differing.key, false);
+        }
+    }
+}
+
 impl Writing<'_> {
-    /// Writes all of them. Returns how many rows are left because this node has changed them; None: it is to stop.
-    fn all(&mut self, keys: &mut DifferingKeys, goes_on: impl Fn() -> bool) -> Result<Option<u64>, RecoverError> {
+    /// Writes all of them. Returns the rows that are left because this node has changed them; None: it is to stop.
+    fn all(
+        &mut self,
+        keys: &mut DifferingKeys,
+        goes_on: impl Fn() -> bool,
+    ) -> Result<Option<DifferingKeys>, RecoverError> {
         let Some(mut left) = self.pass(keys, Pass::DeleteMissing, &goes_on)? else { return Ok(None) };
         let mut deleted = false;
         loop {
             let before = left.count();
             if before == 0 {
-                return Ok(Some(0));
+                return Ok(Some(left));
             }
             let Some(now) = self.pass(&mut left, Pass::Write, &goes_on)? else { return Ok(None) };
             left = now;
@@ -149,7 +176,7 @@ impl Writing<'_> {
                 continue;
             }
             if std::mem::replace(&mut deleted, true) {
-                return Ok(Some(left.count()));
+                return Ok(Some(left));
             }
             let Some(now) = self.pass(&mut left, Pass::DeleteStuck, &goes_on)? else { return Ok(None) };
             left = now;

@@ -8,11 +8,13 @@ use crate::intent::rebuild::{Cut, Method, Pinned, Rebuild, Table, TablePhase};
 use crate::intent::storage;
 use crate::intent_id::IntentId;
 use crate::pg::clock::Monotonic;
-use crate::pg::{interrupts, origin, process, transaction};
+use crate::pg::{interrupts, large_object, origin, process, transaction};
+use crate::reconcile::kept::KeptRows;
 use crate::reconcile::write::end_writing;
 use crate::recover::error::RecoverError;
 use crate::recover::rebuild_error::RebuildError;
 use crate::shmem::FillingEntry;
+use crate::tally::compared::Why;
 use std::rc::Rc;
 
 /// What was done with one table.
@@ -106,9 +108,21 @@ impl Rescue {
         }
     }
 
-    /// Records that a table is ready, in the caller's transaction.
-    pub(super) fn note_ready(id: IntentId, table: u32, done: &Filled) -> Result<(), RecoverError> {
-        storage::update(|journal| Self::enter_ready(journal, id, table, done))
+    /// Records that a table is ready and which of its rows are to be compared again, in the caller's transaction.
+    pub(super) fn note_ready(id: IntentId, table: u32, done: &Filled, kept: &mut KeptRows) -> Result<(), RecoverError> {
+        storage::update(|journal| {
+            Self::enter_ready(journal, id, table, done)?;
+            if kept.count() == 0 {
+                return Ok(());
+            }
+            let (mut counts, before) = journal
+                .intent(id)
+                .map_or_else(Default::default, |now| (now.reconciled.clone().unwrap_or_default(), now.kept_rows));
+            counts.leave(Why::Busy, kept.count() as usize);
+            before.map_or(Ok(()), |object| kept.add_stored(object))?;
+            let object = kept.store()?;
+            Ok(journal.note_reconciled(id, counts, object)?.map_or(Ok(()), large_object::remove)?)
+        })
     }
 
     /// Enters in the journal that a table is ready.
