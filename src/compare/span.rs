@@ -6,7 +6,7 @@ use super::question::{Answer, Asked, CutRange, FOLLOWED_BYTES, KEY_BYTES, KEYS, 
 
 use super::side::Side;
 use super::table::{Incomparable, Which};
-use crate::pg::digest;
+use crate::pg::{digest, memory};
 use crate::remote::error::RemoteError;
 use std::collections::{HashMap, HashSet};
 
@@ -71,7 +71,7 @@ impl Comparison<'_> {
             Which::Here => both.here,
             Which::There => both.there,
         };
-        side.ask(&question)?.map_err(|refused| CompareFailure::Incomparable(Incomparable::Refused(refused)))
+        memory::apart(|| side.ask(&question))?.map_err(|refused| CompareFailure::Incomparable(Incomparable::Refused(refused)))
     }
 
     /// The sums of the next span. This node divides it, unless the other one has far more rows between its boundaries.
