@@ -8,6 +8,7 @@ mod kills;
 mod pin;
 mod pin_life;
 mod run;
+mod young;
 
 use crate::cluster::{Node, Session, SqlError};
 

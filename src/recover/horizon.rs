@@ -153,9 +153,7 @@ mod tests {
         let pinned = pinned(&[("n1", 10), ("n3", 30), ("n4", 40)]);
         let clocks: BTreeMap<String, Clock> = clocks
             .iter()
-            .map(|(node, at, end)| {
-                ((*node).to_owned(), Clock { at: Timestamp(at * SECOND), end: OriginLsn(*end) })
-            })
+            .map(|(node, at, end)| ((*node).to_owned(), Clock { at: Timestamp(at * SECOND), end: OriginLsn(*end) }))
             .collect();
         let last = last.iter().map(|(node, at)| ((*node).to_owned(), Timestamp(at * SECOND))).collect();
         of(&names(nodes), "n3", &pinned, &clocks, &last).map(|at| at.0 / SECOND)

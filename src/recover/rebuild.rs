@@ -347,7 +347,8 @@ pub fn subscription_from(node: &str) -> Result<Option<Oid>, RecoverError> {
 /// The replication origins of this node's subscriptions that have a place in the shared memory, by the nodes that they come
 /// from. Needs a transaction with a snapshot.
 pub fn origins_by_node() -> Result<HashMap<String, u16>, RecoverError> {
-    let question = "SELECT pg_catalog.array_agg(local_id::pg_catalog.int4) FROM pg_catalog.pg_show_replication_origin_status()";
+    let question =
+        "SELECT pg_catalog.array_agg(local_id::pg_catalog.int4) FROM pg_catalog.pg_show_replication_origin_status()";
     let placed = Spi::get_one::<Vec<i32>>(question)?.unwrap_or_default();
     let origins = streams()?.into_iter().map(|stream| (stream.node, stream.position.origin_id));
     Ok(origins.filter(|(_, id)| placed.contains(&i32::from(*id))).collect())

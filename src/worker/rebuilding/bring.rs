@@ -207,12 +207,7 @@ impl Writing<'_> {
         }
     }
 
-    fn delete(
-        &mut self,
-        batch: Vec<Differing>,
-        pass: Pass,
-        left: &mut Keys<Differing>,
-    ) -> Result<(), RecoverError> {
+    fn delete(&mut self, batch: Vec<Differing>, pass: Pass, left: &mut Keys<Differing>) -> Result<(), RecoverError> {
         for mut differing in batch {
             let is_missing = differing.kind == Kind::MissingThere;
             if pass == Pass::DeleteMissing && !is_missing {
@@ -297,9 +292,7 @@ impl Writer<'_> {
         differing: &Differing,
     ) -> Result<Did, RecoverError> {
         let (relation, apply_as, key, before) = (self.relation, self.apply_as, self.key, differing.before);
-        let did = transaction::step(|| {
-            write_into(&mut self.tables, relation, apply_as, verdict, content, key, before)
-        });
+        let did = transaction::step(|| write_into(&mut self.tables, relation, apply_as, verdict, content, key, before));
         match did {
             Did::Changed => self.kept += 1,
             Did::Refused => {
