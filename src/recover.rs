@@ -9,6 +9,7 @@ pub mod blockers;
 pub mod error;
 pub mod facts;
 pub mod gather;
+pub mod horizon;
 pub mod plan_error;
 pub mod prove;
 pub mod readiness;

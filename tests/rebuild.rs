@@ -10,6 +10,7 @@ mod pin;
 mod pin_life;
 mod run;
 mod some;
+mod young;
 
 use crate::cluster::{Node, Session, SqlError};
 

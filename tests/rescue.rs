@@ -229,7 +229,7 @@ pub fn drain(one: &Node, other: &Node) {
 }
 
 /// The query for every row of a table as text, with the node that committed it and when, to the microsecond.
-fn stamped(table: &str) -> String {
+pub fn stamped(table: &str) -> String {
     format!(
         "SELECT t::text || ' of ' || CASE x.roident WHEN 0 THEN l.node_name::text ELSE coalesce(o.node, 'nobody') END
                 || ' at ' || coalesce(x.timestamp::text, 'no time') AS line

@@ -2,7 +2,8 @@
 
 use super::query;
 use super::question::{
-    Answer, Asked, CutRange, FOLLOWED_BYTES, KEY_BYTES, KEYS, KeyText, Question, RANGE_BYTES, RANGES, ROWS, Shape, Sum,
+    Answer, Asked, CutRange, FOLLOWED_BYTES, KEY_BYTES, KeyText, Question, RANGE_BYTES, RANGES, ROWS, ROWS_AT_ONCE,
+    Shape, Sum,
 };
 use crate::pg::owned_table::{self, OwnedTableError};
 use crate::pg::spi_text::{Cell, TextRow};
@@ -21,7 +22,7 @@ impl Question {
             Asked::Shape => self.tell_shape(),
             Asked::Cut { bytes, .. } => self.cut(*bytes),
             Asked::Sums { span, bytes } => self.sum_up(span.ends.len(), bytes.map(|bytes| bytes.min(FOLLOWED_BYTES))),
-            Asked::Rows { .. } => self.tell_rows(KEYS),
+            Asked::Rows { .. } => self.tell_rows(ROWS_AT_ONCE),
             Asked::Keys { keys } => self.tell_rows(2 * keys.len()),
         }
     }
@@ -45,7 +46,7 @@ impl Question {
 
     fn cut(&self, most_bytes: u64) -> Result<Answer, OwnedTableError> {
         let (mut ranges, mut sum, mut read) = (Vec::new(), Sum::default(), (0_u64, 0_u64));
-        let (mut is_broken_off, mut no_text) = (false, false);
+        let (mut is_broken_off, mut no_text, mut key_bytes) = (false, false, 0);
         self.each_row(|row| {
             let Some(hashed) = row.hash(0, self.seed) else { return true };
             sum.add(hashed);
@@ -56,8 +57,10 @@ impl Question {
                     no_text = true;
                     return false;
                 };
+                // All these keys are sent to the other node in one question.
+                key_bytes += end.iter().map(String::len).sum::<usize>();
                 ranges.push(CutRange { end: Some(end), sum: std::mem::take(&mut sum) });
-                is_broken_off |= ranges.len() >= RANGES;
+                is_broken_off |= ranges.len() >= RANGES || key_bytes >= KEY_BYTES / 2;
             }
             !is_broken_off
         })?;

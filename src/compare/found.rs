@@ -2,7 +2,9 @@
 
 use super::question::KeyText;
 use crate::pg::spill::Spill;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::marker::PhantomData;
 
 /// How the two nodes differ in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,27 +31,43 @@ pub struct Found {
     pub kind: Kind,
 }
 
-/// Keys that differ, in the order in which they were found. Many of them are kept in a temporary file.
-#[derive(Default)]
-pub struct FoundKeys(Spill);
+/// What was found out about keys, in the order in which it was. Much of it is kept in a temporary file.
+pub struct Keys<K> {
+    spill: Spill,
+    of: PhantomData<K>,
+}
 
-impl FoundKeys {
-    pub fn push(&mut self, found: &Found) {
-        // Serializing strings cannot fail.
-        self.0.push(&serde_json::to_vec(found).unwrap_or_default());
+/// Keys that differ.
+pub type FoundKeys = Keys<Found>;
+
+impl<K> Default for Keys<K> {
+    fn default() -> Keys<K> {
+        Keys { spill: Spill::default(), of: PhantomData }
+    }
+}
+
+impl<K: Serialize + DeserializeOwned> Keys<K> {
+    pub fn push(&mut self, key: &K) {
+        // Serializing strings and numbers cannot fail.
+        self.spill.push(&serde_json::to_vec(key).unwrap_or_default());
     }
 
     pub fn count(&self) -> u64 {
-        self.0.count
+        self.spill.count
     }
 
     /// Goes back to the first key. No key may be pushed afterwards.
     pub fn rewind(&mut self) {
-        self.0.rewind();
+        self.spill.rewind();
     }
 
     /// The next key; None at the end. For reading after `rewind`.
-    pub fn next(&mut self) -> Option<Found> {
-        serde_json::from_slice(&self.0.next()?).ok()
+    pub fn next(&mut self) -> Option<K> {
+        serde_json::from_slice(&self.spill.next()?).ok()
+    }
+
+    /// The next keys, at most so many; none at the end.
+    pub fn next_batch(&mut self, most: usize) -> Vec<K> {
+        std::iter::from_fn(|| self.next()).take(most).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! The queries that answer questions about ranges. They are made and run as the owner of the table, within
 //! [`crate::pg::owned_table::each_row`].
 
-use super::question::{Asked, KEYS, KeyText, Question, RANGES, ROWS, Span};
+use super::question::{Asked, KeyText, Question, RANGES, ROWS, ROWS_AT_ONCE, Span};
 use crate::pg::key_condition::{self, Comparison, condition};
 use crate::pg::owned_table::{OwnedTable, OwnedTableError};
 use crate::pg::spi_text;
@@ -63,7 +63,7 @@ impl Parts {
                 let after = self.after(from.as_ref().or(span.after.as_ref()));
                 let condition = all([after, self.up_to_end(span), is_wanted, filter]);
                 format!(
-                    "SELECT {row}, {key_columns} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {KEYS}"
+                    "SELECT {row}, {key_columns} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {ROWS_AT_ONCE}"
                 )
             }
             Asked::Keys { keys } => {

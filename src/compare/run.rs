@@ -7,7 +7,6 @@ use super::side::Side;
 use super::span::Both;
 use crate::pg::interrupts;
 use crate::pg::latch::{self, WaitEvent};
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// The longest wait between two looks at whether the comparison is to stop.
@@ -27,7 +26,7 @@ impl Comparison<'_> {
         visitor: &mut dyn Visitor,
     ) -> Result<Progress, CompareFailure> {
         progress.begin(self.table.rows);
-        let mut both = Both { here, there, reported: HashSet::new() };
+        let mut both = Both::new(here, there);
         while !progress.is_over {
             interrupts::check();
             let begun = Instant::now();

@@ -2,11 +2,13 @@
 
 use super::comparison::{CompareFailure, Comparison, Visitor};
 use super::found::{Found, Kind};
-use super::question::{Answer, Asked, CutRange, FOLLOWED_BYTES, KEY_BYTES, KEYS, KeyText, RANGES, Span, Sum};
+use super::question::{
+    Answer, Asked, CutRange, FOLLOWED_BYTES, KEY_BYTES, KEYS, KeyText, RANGES, ROWS_AT_ONCE, Span, Sum,
+};
 
 use super::side::Side;
 use super::table::{Incomparable, Which};
-use crate::pg::digest;
+use crate::pg::{digest, memory};
 use crate::remote::error::RemoteError;
 use std::collections::{HashMap, HashSet};
 
@@ -19,6 +21,14 @@ pub(super) struct Both<'s> {
     pub here: &'s mut dyn Side,
     pub there: &'s mut dyn Side,
     pub reported: HashSet<i64>,
+    /// The ranges after a key as this node divides them, which it did while the other node was summing up those before.
+    ahead: Option<(KeyText, Vec<CutRange>)>,
+}
+
+impl<'s> Both<'s> {
+    pub fn new(here: &'s mut dyn Side, there: &'s mut dyn Side) -> Both<'s> {
+        Both { here, there, reported: HashSet::new(), ahead: None }
+    }
 }
 
 /// A span, with the sums of its ranges on the node that has divided it and on the other one.
@@ -71,7 +81,8 @@ impl Comparison<'_> {
             Which::Here => both.here,
             Which::There => both.there,
         };
-        side.ask(&question)?.map_err(|refused| CompareFailure::Incomparable(Incomparable::Refused(refused)))
+        memory::apart(|| side.ask(&question))?
+            .map_err(|refused| CompareFailure::Incomparable(Incomparable::Refused(refused)))
     }
 
     /// The sums of the next span. This node divides it, unless the other one has far more rows between its boundaries.
@@ -82,7 +93,12 @@ impl Comparison<'_> {
         bytes: u64,
     ) -> Result<Sums, CompareFailure> {
         for leader in [Which::Here, Which::There] {
-            let ranges = match self.ask(both, leader, Asked::Cut { after: after.cloned(), bytes })? {
+            let ahead = both.ahead.take().filter(|(from, _)| leader == Which::Here && Some(from) == after);
+            let answer = match ahead {
+                Some((_, ranges)) => Answer::Cut(ranges),
+                None => self.ask(both, leader, Asked::Cut { after: after.cloned(), bytes })?,
+            };
+            let ranges = match answer {
                 Answer::Cut(ranges) if self.are_sound(&ranges, after) => ranges,
                 _ => return Err(unexpected("no ranges")),
             };
@@ -90,7 +106,12 @@ impl Comparison<'_> {
             let span = Span { after: after.cloned(), ends };
             // If the nodes order keys differently, taking turns might not come to an end.
             let bound = self.table.orders_alike.then_some(FOLLOWED_BYTES);
-            match self.ask(both, other(leader), Asked::Sums { span: span.clone(), bytes: bound })? {
+            let asked = Asked::Sums { span: span.clone(), bytes: bound };
+            let answer = match leader {
+                Which::Here => self.ask_and_cut_ahead(both, asked, span.ends.last().cloned().flatten(), bytes)?,
+                Which::There => self.ask(both, Which::Here, asked)?,
+            };
+            match answer {
                 Answer::Sums(followed) if followed.len() == led.len() => {
                     return Ok(Sums { span, leader, led, followed });
                 }
@@ -99,6 +120,27 @@ impl Comparison<'_> {
             }
         }
         Err(CompareFailure::Incomparable(Incomparable::OtherOrder))
+    }
+
+    /// Asks the other node, and divides what follows `after` on this one meanwhile. If that fails it is done again.
+    fn ask_and_cut_ahead(
+        &self,
+        both: &mut Both<'_>,
+        asked: Asked,
+        after: Option<KeyText>,
+        bytes: u64,
+    ) -> Result<Answer, CompareFailure> {
+        let question = self.table.question(Which::There, self.seed, asked);
+        let Both { here, there, ahead, .. } = both;
+        let mut cut = || {
+            let Some(after) = after.clone() else { return };
+            let asked = Asked::Cut { after: Some(after.clone()), bytes };
+            if let Ok(Ok(Answer::Cut(ranges))) = here.ask(&self.table.question(Which::Here, self.seed, asked)) {
+                *ahead = Some((after, ranges));
+            }
+        };
+        memory::apart(|| there.ask_while(&question, &mut cut))?
+            .map_err(|refused| CompareFailure::Incomparable(Incomparable::Refused(refused)))
     }
 
     /// Whether ranges lead on, so that a comparison comes to its end.
@@ -171,7 +213,7 @@ impl Seen<'_, '_, '_> {
                 return Err(unexpected("no rows"));
             };
             let last = rows.last().map(|(key, _)| key.clone());
-            if rows.len() > KEYS || rows.iter().any(|(key, _)| !self.comparison.table.is_key(key)) {
+            if rows.len() > ROWS_AT_ONCE || rows.iter().any(|(key, _)| !self.comparison.table.is_key(key)) {
                 return Err(unexpected("rows that were not asked for"));
             }
             if has_more && (last.is_none() || last == from) {

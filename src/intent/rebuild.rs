@@ -66,6 +66,23 @@ pub struct Pinned {
     /// When it was taken, by the source's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
+    /// Everything that anybody may still deliver to the target was committed later than this, by its author's clock.
+    /// None: no such time is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub horizon: Option<Timestamp>,
+}
+
+impl Pinned {
+    /// Whether a version of a row with this commit time may be later than one that is still delivered.
+    pub fn is_young(&self, committed_at: Timestamp) -> bool {
+        self.horizon.is_none_or(|horizon| committed_at >= horizon)
+    }
+
+    /// The commit time for rows that are older than all that is still delivered, or of unknown age.
+    pub fn old_time(&self) -> Timestamp {
+        // Zero would mean now.
+        self.horizon.unwrap_or(Timestamp(1))
+    }
 }
 
 /// A slot that is made on a node for the time of the rebuild, and holds what the target is to receive from there.
@@ -193,6 +210,7 @@ mod tests {
                 vector: vector(&[("n1", 10), ("n3", 20)]),
                 pin: "p".to_owned(),
                 at: None,
+                horizon: None,
             }),
             ..Rebuild::default()
         };
@@ -219,6 +237,23 @@ mod tests {
         rebuild.tables.clear();
         rebuild.cut = None;
         assert!(!rebuild.serves(&vector(&[])));
+    }
+
+    #[test]
+    fn a_row_is_young_unless_everything_that_may_come_is_later() {
+        let pinned = |horizon| Pinned {
+            snapshot: String::new(),
+            vector: BTreeMap::new(),
+            pin: String::new(),
+            at: Some(Timestamp(9)),
+            horizon,
+        };
+        let known = pinned(Some(Timestamp(5)));
+        assert_eq!([4, 5, 6].map(|at| known.is_young(Timestamp(at))), [false, true, true]);
+        assert_eq!(known.old_time(), Timestamp(5));
+        let unknown = pinned(None);
+        assert!(unknown.is_young(Timestamp(-4)));
+        assert!(!unknown.old_time().is_never());
     }
 
     #[test]

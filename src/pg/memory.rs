@@ -1,4 +1,4 @@
-//! A memory context for data that lives as long as one message (utils/memutils.h).
+//! Memory contexts for data that lives as long as one message or one step (utils/memutils.h).
 
 use pgrx::pg_sys;
 
@@ -35,5 +35,28 @@ impl MessageContext {
             pg_sys::MemoryContextReset(self.0);
             value
         }
+    }
+}
+
+/// Runs `f` in a memory context of its own, which is deleted afterwards, so that memory does not grow with the number of
+/// calls. `f` may begin and end transactions if none is open. While an ERROR unwinds, the context is freed with the one
+/// that was current before.
+pub fn apart<T>(f: impl FnOnce() -> T) -> T {
+    // SAFETY: nothing that `f` allocates in it is used afterwards; the context that was current before outlives `f`,
+    // which ends no transaction that was open.
+    unsafe {
+        let before = pg_sys::CurrentMemoryContext;
+        let own = pg_sys::AllocSetContextCreateInternal(
+            before,
+            c"spock_recovery step".as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        pg_sys::MemoryContextSwitchTo(own);
+        let value = f();
+        pg_sys::MemoryContextSwitchTo(before);
+        pg_sys::MemoryContextDelete(own);
+        value
     }
 }

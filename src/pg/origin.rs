@@ -5,7 +5,7 @@
 
 use super::clock::Timestamp;
 use crate::lsn::OriginLsn;
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 use std::cell::Cell;
 
 /// How far an origin has been applied, in memory, which may be ahead of the disk; 0/0 if nothing was applied.
@@ -160,6 +160,26 @@ pub fn forget_stamp() {
 pub fn take_up() {
     // SAFETY: a variable of this process.
     unsafe { pg_sys::replorigin_session_origin = SET_UP.get() };
+}
+
+/// Has the open transaction carry `origin_id` in the place of the origin that is set up, until [`take_up`]: its rows have
+/// that origin as their author. Another process may be applying under it at the same time. Its progress does not move,
+/// now or when WAL is replayed after a crash, if the commit is stamped with the position 0/0: in memory only the origin
+/// that is set up is moved, and from WAL an origin is never set back (replorigin_session_advance and replorigin_advance in
+/// origin.c). The origin must have a place in the shared memory already, because the replay of WAL would give it one. It
+/// cannot be dropped until the transaction ends. False: it was.
+pub fn write_for(origin_id: u16) -> bool {
+    // SAFETY: within a transaction; the lock is the one that dropping an origin takes. An origin is set up in this
+    // process.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        pg_sys::LockSharedObject(pg_sys::ReplicationOriginRelationId, Oid::from(u32::from(origin_id)), 0, lock);
+        let exists = name_of(origin_id).is_some();
+        if exists {
+            pg_sys::replorigin_session_origin = origin_id;
+        }
+        exists
+    }
 }
 
 #[pgrx::pg_guard]

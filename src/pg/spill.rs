@@ -118,6 +118,18 @@ impl Shelf {
     }
 }
 
+impl Drop for Spill {
+    fn drop(&mut self) {
+        // While an ERROR unwinds nothing of PostgreSQL is called: the file is then deleted when the process ends.
+        if let Some(file) = self.file.take()
+            && !std::thread::panicking()
+        {
+            // SAFETY: an open file, which nobody uses afterwards.
+            unsafe { pg_sys::BufFileClose(file) };
+        }
+    }
+}
+
 fn seek(file: *mut pg_sys::BufFile, (segment, offset): (core::ffi::c_int, pg_sys::off_t)) {
     // SAFETY: an open file, which lives as long as the process.
     if unsafe { pg_sys::BufFileSeek(file, segment, offset, libc::SEEK_SET) } != 0 {

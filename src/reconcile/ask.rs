@@ -31,7 +31,7 @@ pub(super) enum Side {
 }
 
 /// The values of a row as text, as they are written.
-pub(super) type Texts = Vec<Option<String>>;
+pub type Texts = Vec<Option<String>>;
 
 /// A node's answer to a question for rows.
 pub(super) enum Told {

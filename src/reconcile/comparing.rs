@@ -239,7 +239,7 @@ impl Judge<'_> {
                 let mut writer = writer(&mut self.pair, &mut self.ledger, &self.touched, self.apply_as);
                 match writer.bring(&judged.difference, verdict, (source, target), &both.theirs, must_look_again)? {
                     Did::Written => Seen::Differs(Outcome::Repaired),
-                    Did::Again => Seen::Again,
+                    Did::Changed | Did::Again => Seen::Again,
                     Did::Refused => Seen::Differs(Outcome::Undecided(Why::Refused)),
                 }
             }

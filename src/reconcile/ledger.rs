@@ -93,7 +93,7 @@ impl Ledger {
         did: Did,
     ) -> bool {
         match did {
-            Did::Again => return true,
+            Did::Changed | Did::Again => return true,
             Did::Refused => self.leave(touched, difference.relation, &difference.key, Why::Refused),
             Did::Written => {
                 self.counts.compared += 1;

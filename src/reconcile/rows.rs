@@ -250,11 +250,16 @@ impl Question {
                     let stored = |value: &String| format!("pg_catalog.pg_column_toast_chunk_id({value}) IS NOT NULL");
                     values.push(format!("ARRAY[{}]", values.iter().map(stored).collect::<Vec<_>>().join(", ")));
                 }
+                // Without commit timestamps the function would raise an error.
+                let (committed, from) = match commit_ts::is_tracked() {
+                    true => (
+                        "(extract(epoch FROM x.timestamp - '2000-01-01 00:00:00+00'::pg_catalog.timestamptz) * 1000000)::pg_catalog.int8, x.roident",
+                        ", LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) x",
+                    ),
+                    false => ("NULL::pg_catalog.int8, NULL::pg_catalog.oid", ""),
+                };
                 format!(
-                    "SELECT (extract(epoch FROM x.timestamp - '2000-01-01 00:00:00+00'::pg_catalog.timestamptz) * 1000000)::pg_catalog.int8,
-                            x.roident, t.xmin, {}
-                       FROM {table} t, LATERAL pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) x
-                      WHERE {condition} LIMIT {}",
+                    "SELECT {committed}, t.xmin, {} FROM {table} t{from} WHERE {condition} LIMIT {}",
                     values.join(", "),
                     self.most_rows(),
                 )

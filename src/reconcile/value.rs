@@ -41,6 +41,14 @@ impl Value {
         }
     }
 
+    /// Like [`Value::text`], without a copy.
+    pub fn into_text(self) -> Option<String> {
+        match self {
+            Value::Text(text) => Some(text),
+            Value::Hash { .. } | Value::Bytes { .. } => None,
+        }
+    }
+
     /// Whether the value can be compared with another one.
     pub fn is_comparable(&self) -> bool {
         !matches!(self, Value::Bytes { .. })

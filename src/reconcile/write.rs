@@ -11,8 +11,11 @@ use crate::pg::{origin, process, transaction, untrusted_user};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Did {
     Written,
-    /// The row has changed meanwhile, and must be looked at again.
+    /// The target's row is another version by now, and must be looked at again.
+    Changed,
+    /// Another row is in the way, or must be moved first: the row must be looked at again.
     Again,
+    /// A value cannot be expressed in this database's encoding, or an error was met.
     Refused,
 }
 
@@ -54,7 +57,7 @@ pub fn write_into(
     let found = change.find(&leaf, key);
     let now = found.map(|found| change.version_of(found).transaction);
     let did = match found {
-        _ if now != before => Did::Again,
+        _ if now != before => Did::Changed,
         Some(found) if verdict == Verdict::Delete => {
             change.delete(&leaf, found);
             Did::Written

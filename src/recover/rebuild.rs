@@ -20,7 +20,7 @@ use crate::slot::positions::{self, OwnPosition};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use pgrx::spi::{quote_literal, quote_qualified_identifier};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 /// How long the source may take to pin a snapshot: it waits for its locks and for a moment without commits.
@@ -321,7 +321,8 @@ pub fn pin(source: &mut Source, id: IntentId, target: &str, tables: &[Table]) ->
     let answer = answer.and_then(|text| serde_json::from_str::<Answer>(&text).ok());
     let Some(mut answer) = answer else { return Err(source.unexpected("no pin")) };
     answer.vector.insert(source.name().to_owned(), answer.end);
-    Ok(Pinned { snapshot: answer.snapshot, vector: answer.vector, pin: answer.pin, at: Some(answer.since) })
+    let (snapshot, vector, pin, at) = (answer.snapshot, answer.vector, answer.pin, Some(answer.since));
+    Ok(Pinned { snapshot, vector, pin, at, horizon: None })
 }
 
 /// Has this node hold its own snapshot for the intent, and returns its name. The caller holds this node's commits back.
@@ -357,6 +358,16 @@ pub fn publications_from(node: &str) -> Result<Vec<String>, RecoverError> {
 /// The subscription by which this node receives a node's changes of a table, or any other from that node.
 pub fn subscription_from(node: &str) -> Result<Option<Oid>, RecoverError> {
     Ok(streams()?.into_iter().find(|stream| stream.node == node).map(|stream| stream.position.subscription))
+}
+
+/// The replication origins of this node's subscriptions that have a place in the shared memory, by the nodes that they come
+/// from. Needs a transaction with a snapshot.
+pub fn origins_by_node() -> Result<HashMap<String, u16>, RecoverError> {
+    let question =
+        "SELECT pg_catalog.array_agg(local_id::pg_catalog.int4) FROM pg_catalog.pg_show_replication_origin_status()";
+    let placed = Spi::get_one::<Vec<i32>>(question)?.unwrap_or_default();
+    let origins = streams()?.into_iter().map(|stream| (stream.node, stream.position.origin_id));
+    Ok(origins.filter(|(_, id)| placed.contains(&i32::from(*id))).collect())
 }
 
 /// Whether the source still holds the intent's pin.

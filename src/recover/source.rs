@@ -355,8 +355,7 @@ impl Source {
     /// Like `write_one`, for a query that may take as long as `limit`.
     pub fn write_one_within(&mut self, limit: Duration, question: &str) -> Result<Option<String>, RecoverError> {
         self.begin_writing()?;
-        let rows = in_transaction(|| self.connection.query_within(limit, question, 1));
-        let rows = rows.map_err(|error| self.error(error))?;
+        let rows = self.rows_within(limit, question, 1)?;
         rows.first().map_or(Ok(None), |row| self.read(row.optional(0)))
     }
 
@@ -380,13 +379,22 @@ impl Source {
         in_transaction(|| self.connection.query(question, columns)).map_err(|error| self.error(error))
     }
 
+    /// Like `rows`, for a query that may take as long as `limit`.
+    pub fn rows_within(
+        &mut self,
+        limit: Duration,
+        question: &str,
+        columns: usize,
+    ) -> Result<Vec<crate::remote::row::PeerRow>, RecoverError> {
+        in_transaction(|| self.connection.query_within(limit, question, columns)).map_err(|error| self.error(error))
+    }
+
     /// What the source answers to a question about rows of a table, which it reads as the table's owner. `limit` is the
     /// time that this may take.
     pub fn touched_rows(&mut self, question: &str, limit: Duration) -> Result<String, RecoverError> {
         let schema = self.internal_schema();
         let question = format!("SELECT {schema}.touched_rows({}::pg_catalog.text)", quote_literal(question));
-        let rows = in_transaction(|| self.connection.query_within(limit, &question, 1));
-        let row = rows.map_err(|error| self.error(error))?.pop();
+        let row = self.rows_within(limit, &question, 1)?.pop();
         let answer = row.and_then(|row| row.into_values().pop().flatten());
         answer.ok_or_else(|| self.unexpected("no rows"))
     }

@@ -305,7 +305,7 @@ impl Carrier<'_> {
         found.rewind();
         let (mut listed, repair) = (Vec::new(), self.list.repair);
         loop {
-            let some: Vec<Found> = std::iter::from_fn(|| found.next()).take(CLOSER).collect();
+            let some: Vec<Found> = found.next_batch(CLOSER);
             if some.is_empty() {
                 return Ok(listed);
             }

@@ -9,7 +9,9 @@ mod apart;
 mod bring;
 mod compare;
 mod copy;
+mod horizon;
 mod tables;
+mod young;
 
 use super::rescue::{Rescue, goes_on};
 use super::trouble::Trouble;
@@ -226,7 +228,9 @@ impl Rescue {
         {
             return Ok(());
         }
-        let (cut, pinned) = self.take_pins(intent, source, needed)?;
+        let clocks = self.read_clocks(intent)?;
+        let (cut, mut pinned) = self.take_pins(intent, source, needed)?;
+        pinned.horizon = self.horizon(intent, &pinned, &clocks)?;
         failpoint::hit(names::REBUILD_PINNED);
         Ok(self.write(|journal, _| {
             journal.rebuild(id, |state| state.cut = Some(cut.clone()))?;

@@ -9,7 +9,6 @@ use crate::error::SqlError;
 use crate::failpoint::{self, names};
 use crate::intent::document::Intent;
 use crate::intent::rebuild::{Cut, Method, Pinned, Table, TablePhase};
-use crate::pg::clock::Timestamp;
 use crate::pg::{process, transaction, wal};
 use crate::rebuild::copy::error::CopyError;
 use crate::rebuild::copy::manifest::{self, Manifest};
@@ -83,7 +82,7 @@ impl Rescue {
             snapshot: pinned.snapshot.clone(),
             publications: transaction::run(|| rebuild::publications_from(source))?,
             streams: STREAMS,
-            written_at: pinned.at.unwrap_or(Timestamp::NEVER),
+            written_at: pinned.old_time(),
         };
         let (index, mut looked) = (self.index, Instant::now());
         let copied = Copy::new(job).run(|| {
