@@ -2,9 +2,11 @@
 //!
 //! n3 is the source, n2 the target.
 
+mod aborted;
 mod copied;
 mod copy;
 mod kills;
+mod links;
 mod pin;
 mod pin_life;
 mod run;

@@ -11,6 +11,7 @@ use super::source::{Source, from_ascii, in_ascii};
 use crate::intent::rebuild::{LostSlot, Pinned, Table, TablePhase, Wanted};
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
+use crate::node::incomplete;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
 use crate::pg::clock::Timestamp;
@@ -141,7 +142,12 @@ pub fn to_copy(tables: &[Table]) -> Result<BTreeSet<u32>, RecoverError> {
 fn set_state(subscription: &Oid, table: Option<u32>, state: &str, at: OriginLsn) -> Result<(), RecoverError> {
     let which = match table {
         Some(table) => format!("srrelid = {table}::pg_catalog.oid"),
-        None => format!("srsubstate = {}", quote_literal(DONE_UP_TO)),
+        // A table that is incomplete stays so.
+        None => format!(
+            "srsubstate = {} AND srsublsn < {}",
+            quote_literal(DONE_UP_TO),
+            argument::lsn(Some(OriginLsn::INFINITY))
+        ),
     };
     Spi::run(&format!(
         "UPDATE pg_catalog.pg_subscription_rel SET srsubstate = {}, srsublsn = '{at}'::pg_catalog.pg_lsn
@@ -352,6 +358,31 @@ pub fn has_pin(source: &mut Source, id: IntentId, pinned: &Pinned) -> Result<boo
         argument::timestamp(pinned.at)
     );
     Ok(source.read_one(&question)?.as_deref() == Some("true"))
+}
+
+/// Makes sure that the source has the tables whole. It is asked again when it pins them; but then nothing is changed here
+/// yet.
+///
+/// # Errors
+/// If a table of the source is incomplete, or if it cannot be asked.
+pub fn require_complete(source: &mut Source, tables: &[Table]) -> Result<(), RecoverError> {
+    let rows: Vec<String> = tables
+        .iter()
+        .enumerate()
+        .map(|(place, table)| format!("({}, {}, {place})", quote_literal(&table.schema), quote_literal(&table.name)))
+        .collect();
+    let question = format!(
+        "SELECT pg_catalog.min(w.place)::pg_catalog.text FROM (VALUES {}) w(s, t, place)
+           JOIN (pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace)
+             ON n.nspname = w.s AND c.relname = w.t
+          WHERE {}",
+        rows.join(", "),
+        incomplete::any_of("ARRAY[c.oid]")
+    );
+    let place = source.read_one(&question)?.and_then(|place| place.parse::<usize>().ok());
+    let Some(table) = place.and_then(|place| tables.get(place)) else { return Ok(()) };
+    let (source_node, table) = (source.name().to_owned(), quote_qualified_identifier(&table.schema, &table.name));
+    Err(RebuildError::SourceIncomplete { source_node, table }.into())
 }
 
 /// Ends the intent's pin, if there is one.

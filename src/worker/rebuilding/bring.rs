@@ -19,6 +19,7 @@ use crate::pg::clock::Timestamp;
 use crate::pg::logicalrep;
 use crate::pg::open_table::OpenTables;
 use crate::pg::{origin, transaction, untrusted_user};
+use crate::rebuild::park;
 use crate::reconcile::fetch;
 use crate::reconcile::judge::Verdict;
 use crate::reconcile::rows::KeyText;
@@ -26,6 +27,7 @@ use crate::reconcile::write::{Did, begin_writing, end_writing, write_into};
 use crate::recover::error::RecoverError;
 use crate::recover::rebuild;
 use crate::recover::source::Source;
+use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 
 /// What a pass over the keys does.
@@ -114,6 +116,7 @@ impl Rescue {
         transaction::fire_deferred();
         let recorded = transaction::step(|| {
             crate::pg::role::as_superuser(|| {
+                park::unpark_if_parked(Oid::from_u32(table.oid))?;
                 rebuild::set_done(table.oid, &pinned.vector)?;
                 Self::note_ready(intent.id, table.oid, done)
             })
