@@ -5,6 +5,7 @@
 mod aborted;
 mod copied;
 mod copy;
+mod decisions;
 mod kills;
 mod links;
 mod pin;

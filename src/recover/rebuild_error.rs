@@ -3,6 +3,7 @@
 use crate::error::SqlError;
 use crate::lsn::OriginLsn;
 use crate::node::incomplete;
+use crate::quoted::literal;
 use pgrx::PgSqlErrorCode;
 
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +70,11 @@ impl SqlError for RebuildError {
                 "SELECT * FROM spock.rebuild_progress; shows the rebuild of a node on that node.".to_owned()
             }
             Self::SourceLags { source_node, node, .. } => format!(
-                "If node \"{node}\" is lost, recover it on node \"{source_node}\" first, from this node: CALL \
-                 spock.recover_run('{node}', target_node_name := '{source_node}'); else look at SELECT * FROM \
-                 spock.peer_status(); there."
+                "If node \"{node}\" is lost, end this rebuild with CALL spock.rebuild_abort(); and recover it on node \
+                 \"{source_node}\" first, from this node: CALL spock.recover_run({}, target_node_name := {}); else look at \
+                 SELECT * FROM spock.peer_status(); there.",
+                literal(node),
+                literal(source_node)
             ),
             Self::SourceIncomplete { source_node, table } => incomplete::hint(source_node, table),
             Self::NoCut { .. } => "It is tried again by itself.".to_owned(),

@@ -286,7 +286,8 @@ fn recoveries(journal: &Journal) -> Vec<RecoveryHealth> {
         .map(|intent| {
             let state = RecoveryState::of(intent);
             RecoveryHealth {
-                failed: state.failed_node,
+                what: intent.what(),
+                end: intent.abort_command(),
                 intent: state.intent_id,
                 phase: state.phase,
                 failure: state.error,

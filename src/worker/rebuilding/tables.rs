@@ -2,18 +2,21 @@
 
 use super::super::rescue::{Rescue, goes_on, with_entry};
 use super::super::trouble::Trouble;
+use crate::error::{SqlError, unpack_sqlstate};
 use crate::failpoint::{self, names};
 use crate::intent::document::{Intent, Journal};
 use crate::intent::rebuild::{Cut, Method, Pinned, Rebuild, Table, TablePhase};
 use crate::intent::storage;
 use crate::intent_id::IntentId;
 use crate::pg::clock::Monotonic;
+use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, origin, process, transaction};
 use crate::reconcile::write::end_writing;
 use crate::recover::error::RecoverError;
 use crate::recover::rebuild_error::RebuildError;
 use crate::shmem::FillingEntry;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What was done with one table.
 pub(super) struct Filled {
@@ -32,6 +35,15 @@ pub(super) enum Unfit {
     BetterCopied,
     /// It cannot be compared, and the reason.
     Refused(String),
+}
+
+/// How long a link to the source may be lost before the attempt is given up, and the time between two tries.
+const LINK_PATIENCE: Duration = Duration::from_secs(30);
+const LINK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Whether the source could not be reached, or was lost (class 08 of SQLSTATE).
+fn is_lost_link(error: &RecoverError) -> bool {
+    unpack_sqlstate(error.sqlstate() as i32).starts_with(b"08")
 }
 
 impl Rescue {
@@ -70,25 +82,53 @@ impl Rescue {
             with_entry(self.index, |entry| {
                 entry.filling = FillingEntry { table: table.oid, since, ..FillingEntry::NONE };
             });
-            let outcome = interrupts::catch(|| fill(self, intent, table, (&pinned, &cut))).unwrap_or_else(|report| {
-                origin::forget_stamp();
-                transaction::abort_current();
-                end_writing();
-                Err(Trouble::Raised { report, relation: Some(table.shown()), origin_lsn: None })
-            });
+            let outcome = self.fill_in_tries(fill, intent, table, (&pinned, &cut));
             process::keep_books();
             match outcome {
                 Ok(()) => failpoint::hit(names::REBUILD_TABLE_READY),
                 Err(Trouble::MustStop) => return Err(Trouble::MustStop),
-                // Without the snapshot no other table can be rebuilt either.
+                // Without the snapshot, or the link to it, no other table can be rebuilt either.
                 Err(trouble @ Trouble::Recover(RecoverError::Rebuild(RebuildError::PinLost { .. }))) => {
                     return Err(trouble);
                 }
+                Err(Trouble::Recover(error)) if is_lost_link(&error) => return Err(error.into()),
                 Err(trouble) => first = first.or(Some(trouble)),
             }
         }
         with_entry(self.index, |entry| entry.filling = FillingEntry::NONE);
         Ok(first)
+    }
+
+    /// Rebuilds one table. While the link to the source is lost it is tried again for a while: the subscriptions run as soon
+    /// as an attempt is given up, and what they apply is not in the pin, so that a copy would have to begin anew.
+    fn fill_in_tries(
+        &mut self,
+        fill: Fill,
+        intent: &Intent,
+        table: &Table,
+        pins: (&Pinned, &Cut),
+    ) -> Result<(), Trouble> {
+        let mut lost_since = None;
+        loop {
+            let outcome = interrupts::catch(|| fill(self, intent, table, pins)).unwrap_or_else(|report| {
+                origin::forget_stamp();
+                transaction::abort_current();
+                end_writing();
+                Err(Trouble::Raised { report, relation: Some(table.shown()), origin_lsn: None })
+            });
+            let Err(Trouble::Recover(error)) = &outcome else { return outcome };
+            let since = *lost_since.get_or_insert_with(Monotonic::now);
+            if !is_lost_link(error) || Monotonic::now().since(since) >= LINK_PATIENCE {
+                return outcome;
+            }
+            pgrx::log!("rebuilding {} is tried again: {error}", table.shown());
+            process::report_activity(&format!("waiting for the link to the source to rebuild {}", table.shown()));
+            latch::wait(Some(LINK_INTERVAL), WaitEvent::RescueSuspend);
+            interrupts::check();
+            if !goes_on(self.index) {
+                return Err(Trouble::MustStop);
+            }
+        }
     }
 
     fn fill_by_comparing(&mut self, intent: &Intent, table: &Table, pins: (&Pinned, &Cut)) -> Result<(), Trouble> {
