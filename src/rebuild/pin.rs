@@ -171,6 +171,8 @@ fn require_complete(locked: &[Vec<u32>], names: &[String]) -> Result<(), Rebuild
 /// and the node that it comes from.
 struct Unready {
     subscription: Oid,
+    /// How far its changes are applied: a table that was rebuilt up to there or less is settled, also where nothing more comes.
+    applied: OriginLsn,
     provider: String,
 }
 
@@ -181,11 +183,13 @@ fn require_settled(locked: &[Vec<u32>], unready: &[Unready]) -> Result<(), Rebui
         let question = format!(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r
                              WHERE r.srsubid = {}::pg_catalog.oid AND r.srsubstate <> 'r'
-                               AND (r.srrelid = ANY (ARRAY[{1}]::pg_catalog.oid[])
-                                    OR EXISTS (SELECT FROM pg_catalog.unnest(ARRAY[{1}]::pg_catalog.oid[]) t(oid),
+                               AND NOT (r.srsubstate = 's' AND r.srsublsn <= '{}'::pg_catalog.pg_lsn)
+                               AND (r.srrelid = ANY (ARRAY[{2}]::pg_catalog.oid[])
+                                    OR EXISTS (SELECT FROM pg_catalog.unnest(ARRAY[{2}]::pg_catalog.oid[]) t(oid),
                                                       pg_catalog.pg_partition_ancestors(t.oid) a(relid)
                                                 WHERE a.relid = r.srrelid)))",
             one.subscription.to_u32(),
+            one.applied,
             relations.join(", ")
         );
         if Spi::get_one::<bool>(&question)?.unwrap_or(true) {
@@ -249,7 +253,8 @@ fn vector() -> Result<(BTreeMap<String, OriginLsn>, Vec<Unready>), RebuildError>
         let applied = position.applied();
         let Some(origin) = position.origin else { continue };
         if !position.is_ready {
-            unready.push(Unready { subscription: position.subscription, provider: origin.to_string() });
+            let (subscription, applied) = (position.subscription, position.remote);
+            unready.push(Unready { subscription, applied, provider: origin.to_string() });
         }
         // Two subscriptions from one node carry different tables: what both have applied is the lesser position.
         let known = vector.entry(origin.to_string()).or_insert(applied.unwrap_or_default());

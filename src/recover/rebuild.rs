@@ -14,6 +14,7 @@ use crate::lsn::OriginLsn;
 use crate::node::incomplete;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
+use crate::pg::catalog;
 use crate::pg::clock::Timestamp;
 use crate::remote::argument;
 use crate::remote::error::RemoteError;
@@ -96,6 +97,19 @@ pub fn tables(source: &str, wanted: &Wanted) -> Result<Vec<Table>, RecoverError>
     let is_wanted =
         |table: &Table| wanted.tables.is_empty() || wanted.tables.contains(&(table.schema.clone(), table.name.clone()));
     Ok(tables.into_values().filter(is_wanted).collect())
+}
+
+/// Makes sure that the table still has its name. It was found by the name, and is locked by the caller's transaction if
+/// anything was written: so nothing was written to another one.
+///
+/// # Errors
+/// If it has not.
+pub fn require_same(table: &Table) -> Result<(), RecoverError> {
+    if catalog::table_of(&table.schema, &table.name).is_some_and(|oid| oid.to_u32() == table.oid) {
+        return Ok(());
+    }
+    let reason = "it was renamed or dropped, or another table has taken its name".to_owned();
+    Err(RebuildError::NotRebuilt { table: table.shown(), reason }.into())
 }
 
 /// Sets the state of a table in every subscription of this node that has it: core goes on after the snapshot. Its
@@ -277,6 +291,9 @@ pub fn passed_by(source: &mut Source) -> Result<BTreeMap<String, OriginLsn>, Rec
     let mut passed: BTreeMap<String, OriginLsn> = BTreeMap::new();
     for row in &rows {
         let (node, at): (String, OriginLsn) = (source.read(row.value(0))?, source.read(row.value(1))?);
+        if at == OriginLsn::INFINITY {
+            return Err(source.unexpected("an infinite position"));
+        }
         let known = passed.entry(node).or_insert(at);
         *known = at.min(*known);
     }
@@ -311,7 +328,8 @@ pub fn pin(source: &mut Source, id: IntentId, target: &str, tables: &[Table]) ->
     let answer = answer.and_then(|text| serde_json::from_str::<Answer>(&text).ok());
     let Some(mut answer) = answer else { return Err(source.unexpected("no pin")) };
     answer.vector.insert(source.name().to_owned(), answer.end);
-    Ok(Pinned { snapshot: answer.snapshot, vector: answer.vector, pin: answer.pin, at: Some(answer.since) })
+    let pinned = Pinned { snapshot: answer.snapshot, vector: answer.vector, pin: answer.pin, at: Some(answer.since) };
+    if pinned.is_sound() { Ok(pinned) } else { Err(source.unexpected("no sound pin")) }
 }
 
 /// Has this node hold its own snapshot for the intent, and returns its name. The caller holds this node's commits back.

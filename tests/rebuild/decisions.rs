@@ -139,3 +139,79 @@ fn two_targets_of_one_source_are_rebuilt_apart_and_what_goes_on_is_the_original_
     assert_eq!((n1.value(DIGEST), n2.value(DIGEST)), (n3.value(DIGEST), n3.value(DIGEST)));
     wait_nothing_held(&cluster);
 }
+
+#[test]
+fn some_tables_are_rebuilt_and_what_was_lost_stays_lost_aloud_until_all_are() {
+    let cluster = cluster("rebuild_partial");
+    for text in ["replication slot \"sub_n2_n1\" does not exist", "could not start WAL streaming"] {
+        cluster.expect_log(text);
+    }
+    let [n1, n2, n3] = cluster.all();
+    damage(n2);
+    lose_slot(n1, n2);
+    drain(n1, n3);
+    let progress =
+        "SELECT pg_replication_origin_progress('pg_' || oid, false) FROM pg_subscription WHERE subname = 'sub_n2_n1'";
+    let state = "SELECT srsubstate, srsublsn > pg_replication_origin_progress('pg_' || s.oid, false)
+                   FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = srsubid WHERE subname = 'sub_n2_n1' AND srrelid = 't'::regclass";
+    let (before, others) = (n2.value(progress), n2.value("SELECT count(*) FROM other"));
+    let mut session = n2.session();
+    session.sql("CALL spock.rebuild_run('n2', 'n3', tables := ARRAY['t'::regclass])");
+    let told = session.notices().join("\n");
+    assert!(told.contains("slots that were lost") && told.contains("CALL spock.rebuild_run('n2');"), "{told}");
+    drain(n3, n2);
+    let t = "SELECT count(*), sum(hashtextextended(x::text, 0)) FROM t x";
+    assert_eq!(n2.value(t), n3.value(t));
+    // Nothing of the others is changed, and the subscription goes on failing: no slot that begins later has its name.
+    assert_eq!(n2.value("SELECT count(*) FROM other"), others);
+    assert_eq!(
+        n1.value(
+            "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'spk_rebuild%' OR slot_name = 'sub_n2_n1'"
+        ),
+        "0"
+    );
+    assert_eq!((n2.value(progress), n2.value(state)), (before, "s|t".to_owned()));
+    n2.wait_until(
+        "SELECT status FROM spock.quick_health_check() WHERE check_name = 'subscription sub_n2_n1'",
+        "WARNING",
+    );
+    // The table is up to date, and so n2 is a source of it no more than of anything else of n1.
+    n1.sql("INSERT INTO t (node, v) VALUES ('n1', 'after')");
+    drain(n1, n3);
+    let refused = n2.try_sql(&super::pin_call(&super::intent(1), "'public.t'", "").replace("'n2'", "'n3'"));
+    assert_eq!(refused.expect_err("its position is unsettled").sqlstate, "55000");
+    assert_eq!(n2.value("SELECT count(*) FROM t WHERE v = 'after'"), "0");
+    call_again(n2, "CALL spock.rebuild_run('n2')");
+    super::kills::assert_level(&cluster);
+    assert_eq!(n2.value("SELECT count(*) FROM t WHERE v = 'after'"), "1");
+}
+
+#[test]
+fn another_table_that_takes_a_tables_name_gets_none_of_its_rows() {
+    let cluster = cluster("rebuild_renamed");
+    let [_, n2, n3] = cluster.all();
+    for (method, words) in
+        [("compare", "another table has taken its name"), ("copy", "another table has taken the name")]
+    {
+        n2.arm(names::REBUILD_PINNED, Action::Wait);
+        let call =
+            format!("CALL spock.rebuild_run('n2', 'n3', tables := ARRAY['other'::regclass], method := '{method}')");
+        let mut session = n2.session();
+        thread::scope(|scope| {
+            let call = scope.spawn(move || session.try_sql(&call));
+            n2.wait_hit(names::REBUILD_PINNED);
+            n2.sql("ALTER TABLE other RENAME TO hidden; CREATE TABLE other (id int PRIMARY KEY, v text)");
+            n2.disarm(names::REBUILD_PINNED);
+            let refused = call.join().expect("it ends").expect_err("it is another table");
+            assert!(refused.message.contains(words), "{refused}");
+        });
+        assert_eq!(n2.value("SELECT count(*) FROM other"), "0", "{method}");
+        assert_eq!(n2.value("SELECT count(*) FROM hidden"), "300", "{method}");
+        n2.sql("CALL spock.rebuild_abort()");
+        n2.sql("DROP TABLE other; ALTER TABLE hidden RENAME TO other");
+    }
+    call_again(n2, "CALL spock.rebuild_run('n2', 'n3')");
+    drain(n2, n3);
+    assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
+    n2.sql("INSERT INTO other VALUES (-1, 'accepted')");
+}

@@ -116,6 +116,7 @@ impl Rescue {
         transaction::fire_deferred();
         let recorded = transaction::step(|| {
             crate::pg::role::as_superuser(|| {
+                rebuild::require_same(table)?;
                 park::unpark_if_parked(Oid::from_u32(table.oid))?;
                 rebuild::set_done(table.oid, &pinned.vector)?;
                 Self::note_ready(intent.id, table.oid, done)
