@@ -60,7 +60,7 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'object_in_use',
         MESSAGE = format('table %I.%I is being copied from another node', TG_TABLE_SCHEMA, TG_TABLE_NAME),
         DETAIL = 'Until it is complete, nothing can be written to it here.',
-        HINT = 'Write on another node, or wait: SELECT * FROM spock.rebuild_progress;';
+        HINT = 'Write on another node, or wait: SELECT * FROM spock.rebuild_progress; shows it. If that shows nothing, the copy was ended: CALL spock.rebuild_run();';
 END
 $$;
 COMMENT ON FUNCTION spock_internal.refuse_writes() IS 'the trigger function of parked tables: refuses writes';

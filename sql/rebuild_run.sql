@@ -113,6 +113,10 @@ BEGIN
         spock_internal.counted((report -> 'rebuild' ->> 'tables')::bigint, 'table'),
         spock_internal.counted((report -> 'rebuild' ->> 'rows')::bigint, 'row'), report -> 'rebuild' ->> 'differing',
         report ->> 'seconds';
+    IF tables IS NOT NULL THEN
+        RAISE NOTICE 'only some tables were rebuilt: slots that were lost and the positions of lost nodes stay as they were, until CALL spock.rebuild_run(%);',
+            quote_literal(target);
+    END IF;
 END
 $$;
 REVOKE ALL ON PROCEDURE rebuild_run(text, text, text, regclass[], text, boolean, jsonb) FROM PUBLIC;

@@ -118,10 +118,13 @@ BEGIN
     PERFORM pg_sleep(seconds);
 EXCEPTION WHEN query_canceled THEN
     RAISE EXCEPTION USING ERRCODE = 'query_canceled',
-        MESSAGE = format('stopped watching the recovery of node "%s" on node "%s"', failed_node, target_node),
-        DETAIL = 'The recovery itself goes on: the target carries it.',
-        HINT = format('Watch it with SELECT * FROM spock.recovery_progress; there, or CALL again. CALL spock.recover_abort(%L); ends it.',
-                      failed_node);
+        MESSAGE = CASE failed_node WHEN '' THEN format('stopped watching the rebuild of node "%s"', target_node)
+                                   ELSE format('stopped watching the recovery of node "%s" on node "%s"', failed_node, target_node) END,
+        DETAIL = format('The %s itself goes on: the target carries it.', CASE failed_node WHEN '' THEN 'rebuild' ELSE 'recovery' END),
+        HINT = CASE failed_node
+            WHEN '' THEN 'Watch it with SELECT * FROM spock.rebuild_progress; there, or CALL again. CALL spock.rebuild_abort(); there ends it.'
+            ELSE format('Watch it with SELECT * FROM spock.recovery_progress; there, or CALL again. CALL spock.recover_abort(%L); ends it.',
+                        failed_node) END;
 END
 $$;
 COMMENT ON FUNCTION spock_internal.pause_watching(float8, text, text) IS 'waits between two looks at a recovery';
@@ -283,7 +286,7 @@ BEGIN
         -- Nothing is held between two looks.
         COMMIT;
         PERFORM spock_internal.begin_step();
-        PERFORM spock_internal.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
+        PERFORM spock_internal.pause_watching(nap, CASE WHEN state -> 'rebuild' IS NULL THEN coalesce(state ->> 'failed_node', '') ELSE '' END, target_node);
         nap := least(nap * 1.07, 0.2);
         COMMIT;
         PERFORM spock_internal.begin_step();

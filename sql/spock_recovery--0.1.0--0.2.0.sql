@@ -218,6 +218,23 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION spock_internal.pause_watching(seconds float8, failed_node text, target_node text) RETURNS void
+    LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_sleep(seconds);
+EXCEPTION WHEN query_canceled THEN
+    RAISE EXCEPTION USING ERRCODE = 'query_canceled',
+        MESSAGE = CASE failed_node WHEN '' THEN format('stopped watching the rebuild of node "%s"', target_node)
+                                   ELSE format('stopped watching the recovery of node "%s" on node "%s"', failed_node, target_node) END,
+        DETAIL = format('The %s itself goes on: the target carries it.', CASE failed_node WHEN '' THEN 'rebuild' ELSE 'recovery' END),
+        HINT = CASE failed_node
+            WHEN '' THEN 'Watch it with SELECT * FROM spock.rebuild_progress; there, or CALL again. CALL spock.rebuild_abort(); there ends it.'
+            ELSE format('Watch it with SELECT * FROM spock.recovery_progress; there, or CALL again. CALL spock.recover_abort(%L); ends it.',
+                        failed_node) END;
+END
+$$;
+
 CREATE OR REPLACE PROCEDURE spock_internal.watch_recovery(target_dsn text, target_node text, intent uuid, verb boolean, INOUT report jsonb DEFAULT NULL)
     LANGUAGE plpgsql
 AS $$
@@ -356,7 +373,7 @@ BEGIN
         -- Nothing is held between two looks.
         COMMIT;
         PERFORM spock_internal.begin_step();
-        PERFORM spock_internal.pause_watching(nap, coalesce(state ->> 'failed_node', ''), target_node);
+        PERFORM spock_internal.pause_watching(nap, CASE WHEN state -> 'rebuild' IS NULL THEN coalesce(state ->> 'failed_node', '') ELSE '' END, target_node);
         nap := least(nap * 1.07, 0.2);
         COMMIT;
         PERFORM spock_internal.begin_step();
@@ -1187,7 +1204,7 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'object_in_use',
         MESSAGE = format('table %I.%I is being copied from another node', TG_TABLE_SCHEMA, TG_TABLE_NAME),
         DETAIL = 'Until it is complete, nothing can be written to it here.',
-        HINT = 'Write on another node, or wait: SELECT * FROM spock.rebuild_progress;';
+        HINT = 'Write on another node, or wait: SELECT * FROM spock.rebuild_progress; shows it. If that shows nothing, the copy was ended: CALL spock.rebuild_run();';
 END
 $$;
 COMMENT ON FUNCTION spock_internal.refuse_writes() IS 'the trigger function of parked tables: refuses writes';
@@ -1318,6 +1335,10 @@ BEGIN
         spock_internal.counted((report -> 'rebuild' ->> 'tables')::bigint, 'table'),
         spock_internal.counted((report -> 'rebuild' ->> 'rows')::bigint, 'row'), report -> 'rebuild' ->> 'differing',
         report ->> 'seconds';
+    IF tables IS NOT NULL THEN
+        RAISE NOTICE 'only some tables were rebuilt: slots that were lost and the positions of lost nodes stay as they were, until CALL spock.rebuild_run(%);',
+            quote_literal(target);
+    END IF;
 END
 $$;
 REVOKE ALL ON PROCEDURE @extschema@.rebuild_run(text, text, text, regclass[], text, boolean, jsonb) FROM PUBLIC;

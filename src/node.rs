@@ -5,6 +5,7 @@
 
 pub mod dsn;
 pub mod error;
+pub mod incomplete;
 pub mod label;
 pub mod labelling;
 pub mod native;

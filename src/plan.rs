@@ -23,7 +23,7 @@ mod plan_tests;
 mod sample;
 
 use crate::lsn::OriginLsn;
-use facts::NodeFacts;
+use facts::{NodeFacts, TableFacts};
 use outcome::{Outcome, Reason};
 use pins::Pin;
 use proof::Condition;
@@ -160,7 +160,10 @@ pub fn from_source(failed: &str, target: &NodeFacts, source: &NodeFacts, wishes:
     let is_equal = (target_lsn.is_some() && target_lsn == source_lsn) || has_begun_later;
     let failing = proof.iter().find(|condition| !condition.holds).map(|condition| condition.reason);
     let failing = failing.or(pins.iter().find(|pin| !pin.is_free).map(|pin| pin.reason));
+    // What it has passed says nothing of a table that apply has left alone.
+    let is_incomplete = ours.is_some_and(|ours| ours.tables.iter().any(TableFacts::is_incomplete));
     let (outcome, reason) = match failing {
+        _ if is_equal && is_incomplete => (Outcome::NeedsRebuild, Reason::TargetTableNotReady),
         _ if is_equal => (Outcome::ZeroGap, Reason::NothingMissing),
         None => (Outcome::CatchUp, Reason::GapCovered),
         Some(reason) => (Outcome::NeedsRebuild, reason),

@@ -3,6 +3,7 @@
 //! A test declares the cluster, uses the verbs of its nodes, and lets it drop. What a log may hold is in `cluster/log_check.rs`.
 
 pub mod failpoint;
+pub mod link;
 mod log_check;
 mod node;
 mod session;

@@ -2,10 +2,13 @@
 //!
 //! n3 is the source, n2 the target.
 
+mod aborted;
 mod copied;
 mod copy;
+mod decisions;
 mod kills;
 mod kinds;
+mod links;
 mod pin;
 mod pin_life;
 mod run;

@@ -2,6 +2,7 @@
 //! [`crate::pg::owned_table::each_row`].
 
 use super::question::{Asked, KeyText, Question, RANGES, ROWS, ROWS_AT_ONCE, Span};
+use crate::node::incomplete;
 use crate::pg::key_condition::{self, Comparison, condition};
 use crate::pg::owned_table::{OwnedTable, OwnedTableError};
 use crate::pg::spi_text;
@@ -169,7 +170,9 @@ pub(super) fn shape(table: u32, publications: &[String]) -> String {
                        FROM d, k LEFT JOIN pg_catalog.pg_collation o ON o.oid = k.attcollation),
            'rows', coalesce((SELECT sum(greatest(l.reltuples, 0)) FROM pg_catalog.pg_partition_tree({table}) p
                                JOIN pg_catalog.pg_class l ON l.oid = p.relid WHERE p.isleaf),
-                            (SELECT greatest(c.reltuples, 0) FROM c))::pg_catalog.int8)",
-        publishing(table, publications)
+                            (SELECT greatest(c.reltuples, 0) FROM c))::pg_catalog.int8,
+           'is_incomplete', {})",
+        publishing(table, publications),
+        incomplete::any_of(&format!("ARRAY[{table}]::pg_catalog.oid[]"))
     )
 }

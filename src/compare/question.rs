@@ -130,6 +130,9 @@ pub struct Shape {
     pub order: Option<String>,
     /// The number of rows, as the planner estimates it.
     pub rows: u64,
+    /// Whether a copy of it on that node is under way, or was ended before it was complete.
+    #[serde(default)]
+    pub is_incomplete: bool,
 }
 
 impl Question {

@@ -13,6 +13,8 @@ pub struct Request<'r> {
     pub name: &'r str,
     pub published_here: &'r [String],
     pub published_there: &'r [String],
+    /// Whether it may be incomplete on this node: it is to be brought level with the other one.
+    pub may_be_incomplete_here: bool,
 }
 
 /// Why a table cannot be compared.
@@ -28,6 +30,8 @@ pub enum Incomparable {
     NoColumn { node: String, column: String },
     #[error("the two nodes order its keys differently")]
     OtherOrder,
+    #[error("a copy of it on node \"{node}\" is not complete")]
+    Incomplete { node: String },
     #[error("{0}")]
     Refused(Refused),
 }
@@ -76,6 +80,11 @@ impl Table {
             Ok(shape) => shape,
             Err(refused) => return Ok(Err(Incomparable::Refused(refused))),
         };
+        let is_here = ours.is_incomplete && !request.may_be_incomplete_here;
+        if is_here || theirs.is_incomplete {
+            let node = if is_here { here.node() } else { there.node() }.to_owned();
+            return Ok(Err(Incomparable::Incomplete { node }));
+        }
         Ok(Table::of_shapes(request, [(here.node(), ours), (there.node(), theirs)]))
     }
 

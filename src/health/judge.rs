@@ -1,6 +1,7 @@
 //! The judgements of the health check (pure), one file for each subject.
 
 mod comparison;
+mod incomplete;
 mod peers;
 mod pin;
 mod recovery;
@@ -8,6 +9,7 @@ mod server;
 mod slot;
 
 pub use comparison::{ComparisonHealth, comparison};
+pub use incomplete::incomplete;
 pub use peers::{
     AskerHealth, NO_ROUTE, OWN_ERROR, PeerHealth, UnknownOriginFacts, asker, failing, peer, returned, source,
     unknown_origin,

@@ -9,6 +9,7 @@ use crate::identity::DatabaseIdentity;
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::pg::clock::Timestamp;
+use crate::quoted::literal;
 use crate::tally::compared::Counts;
 use crate::tally::replayed::Totals;
 use serde::{Deserialize, Serialize};
@@ -36,16 +37,6 @@ pub struct Request {
     /// node has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuild: Option<Wanted>,
-}
-
-impl Request {
-    /// What it is, as messages name it.
-    pub fn title(&self) -> String {
-        match self.rebuild {
-            Some(_) => format!("rebuild from node \"{}\"", self.source),
-            None => format!("recovery of node \"{}\"", self.failed),
-        }
-    }
 }
 
 /// The phase that a recovery has reached. The variants are in the order in which a recovery passes through them.
@@ -228,6 +219,23 @@ impl Intent {
             text.push_str(&format!(", transaction of node \"{}\" that ended at {lsn}", self.request.failed));
         }
         format!("{text} (SQLSTATE {})", failure.sqlstate)
+    }
+
+    /// What it is, for messages.
+    pub fn what(&self) -> String {
+        let Request { failed, source, target, .. } = &self.request;
+        match self.is_rebuild() {
+            true => format!("rebuild of node \"{target}\" from node \"{source}\""),
+            false => format!("recovery of node \"{failed}\""),
+        }
+    }
+
+    /// The command that ends it before it is complete, on its target.
+    pub fn abort_command(&self) -> String {
+        match self.is_rebuild() {
+            true => "CALL spock.rebuild_abort()".to_owned(),
+            false => format!("CALL spock.recover_abort({})", literal(&self.request.failed)),
+        }
     }
 
     /// The name of the clone on the source; None: there is none yet.

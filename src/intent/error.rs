@@ -8,8 +8,8 @@ use pgrx::PgSqlErrorCode;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IntentError {
-    #[error("a recovery of node \"{failed}\" is running on this node")]
-    AlreadyRunning { failed: String, source_node: String, id: IntentId },
+    #[error("a {what} is running on this node")]
+    AlreadyRunning { what: String, abort: String, source_node: String, id: IntentId },
     #[error("intent {id} does not exist")]
     Unknown { id: IntentId },
     #[error("intent {id} has ended")]
@@ -63,9 +63,8 @@ impl SqlError for IntentError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            IntentError::AlreadyRunning { failed, .. } => Some(format!(
-                "Wait until it has ended (SELECT * FROM spock.recovery_progress), or end it with CALL spock.recover_abort({}).",
-                quoted(failed)
+            IntentError::AlreadyRunning { abort, .. } => Some(format!(
+                "Wait until it has ended (SELECT * FROM spock.recovery_progress), or end it with {abort}."
             )),
             IntentError::NotFailing { failed, failing: Some(failing), is_at_fault: true, .. } => {
                 Some(format!("SELECT spock.recover_skip({}, '{failing}') skips that transaction.", quoted(failed)))

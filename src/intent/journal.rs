@@ -62,7 +62,8 @@ impl Journal {
             }
             Some(running) => {
                 return Err(IntentError::AlreadyRunning {
-                    failed: running.request.failed.clone(),
+                    what: running.what(),
+                    abort: running.abort_command(),
                     source_node: running.request.source.clone(),
                     id: running.id,
                 });

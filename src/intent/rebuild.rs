@@ -83,7 +83,24 @@ impl Pinned {
         // Zero would mean now.
         self.horizon.unwrap_or(Timestamp(1))
     }
+
+    /// Whether it looks like what a source answers. It is kept in the journal, and its positions become those of tables: the
+    /// infinite one would leave a table alone for ever.
+    pub fn is_sound(&self) -> bool {
+        let is_hex = |text: &str, most: usize| {
+            (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+        };
+        is_hex(&self.snapshot, 64)
+            && is_hex(&self.pin, 32)
+            && self.vector.len() <= MOST_NODES
+            && self.vector.iter().all(|(node, at)| (1..=NAME_BYTES).contains(&node.len()) && *at < OriginLsn::INFINITY)
+    }
 }
+
+/// The most nodes in a vector: far more than a mesh has.
+const MOST_NODES: usize = 1_000;
+/// A node's name is a `name`.
+const NAME_BYTES: usize = 63;
 
 /// A slot that is made on a node for the time of the rebuild, and holds what the target is to receive from there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -254,6 +271,31 @@ mod tests {
         let unknown = pinned(None);
         assert!(unknown.is_young(Timestamp(-4)));
         assert!(!unknown.old_time().is_never());
+    }
+
+    #[test]
+    fn a_pin_that_no_source_answers_is_not_sound() {
+        let sound = Pinned {
+            snapshot: "00000003-0000001B-1".to_owned(),
+            vector: vector(&[("n1", 10)]),
+            pin: "0123456789abcdef".to_owned(),
+            at: None,
+            horizon: None,
+        };
+        assert!(sound.is_sound());
+        let wrong: [fn(&mut Pinned); 6] = [
+            |pin| pin.snapshot = "../../base".to_owned(),
+            |pin| pin.snapshot.clear(),
+            |pin| pin.pin = "a".repeat(33),
+            |pin| pin.vector.extend([("n2".to_owned(), OriginLsn::INFINITY)]),
+            |pin| pin.vector.extend([("n".repeat(64), OriginLsn(1))]),
+            |pin| pin.vector.extend((0..=MOST_NODES).map(|node| (node.to_string(), OriginLsn(1)))),
+        ];
+        for change in wrong {
+            let mut pin = sound.clone();
+            change(&mut pin);
+            assert!(!pin.is_sound(), "{:?}", pin.snapshot);
+        }
     }
 
     #[test]

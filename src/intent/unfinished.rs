@@ -7,12 +7,7 @@ use super::journal::Resumable;
 pub fn tell(journal: &Journal) {
     for intent in journal.unfinished() {
         let why = intent.failure.as_ref().map_or_else(String::new, |failure| format!(": {}", intent.describe(failure)));
-        pgrx::log!(
-            "{} (intent {}) is unfinished, at phase {}{why}",
-            intent.request.title(),
-            intent.id,
-            intent.phase_name()
-        );
+        pgrx::log!("{} (intent {}) is unfinished, at phase {}{why}", intent.what(), intent.id, intent.phase_name());
     }
     if let Resumable::Several(several) = journal.resumable() {
         pgrx::warning!(

@@ -38,8 +38,8 @@ pub enum RegistryError {
     ProviderIsAnother { name: NodeName, subscription: String },
     #[error("cannot drop extension spock_recovery because nodes depend on it")]
     NodesExist { names: Vec<String> },
-    #[error("cannot drop the local node because a recovery of node \"{failed}\" is running on it")]
-    RecoveryRuns { failed: String },
+    #[error("cannot drop the local node because a {what} is running on it")]
+    RecoveryRuns { what: String, abort: String },
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
     #[error("text must not contain a null byte")]
@@ -147,9 +147,7 @@ impl SqlError for RegistryError {
                      (slot_name = NONE); DROP SUBSCRIPTION {name};"
                 ))
             }
-            RegistryError::RecoveryRuns { failed } => {
-                Some(format!("End it with CALL spock.recover_abort({});", pgrx::spi::quote_literal(failed)))
-            }
+            RegistryError::RecoveryRuns { abort, .. } => Some(format!("End it with {abort};")),
             RegistryError::UnknownSubscription { .. } => {
                 Some("SELECT subname FROM pg_subscription; shows them.".to_owned())
             }

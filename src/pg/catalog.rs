@@ -1,5 +1,6 @@
 //! Shared catalogs, read without SPI: the launcher is connected to no database, where SPI is not available.
 
+use super::text::to_server;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -122,6 +123,17 @@ pub fn schema_name(schema: pg_sys::Oid) -> Option<String> {
 pub fn new_object_id() -> pg_sys::Oid {
     // SAFETY: takes the next one from shared memory.
     unsafe { pg_sys::GetNewObjectId() }
+}
+
+/// The relation with this schema and name; None: there is none. Needs a transaction.
+pub fn table_of(schema: &str, name: &str) -> Option<pg_sys::Oid> {
+    let (schema, name) = (to_server(schema)?, to_server(name)?);
+    // SAFETY: look-ups in catalogs.
+    let found = unsafe {
+        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    (found != pg_sys::InvalidOid).then_some(found)
 }
 
 /// The schema and the name of a relation; None: there is none. Needs a transaction.

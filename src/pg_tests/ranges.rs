@@ -52,7 +52,13 @@ mod tests {
 
     fn learn(name: &str, publications: &[&str]) -> Result<Table, Incomparable> {
         let published: Vec<String> = publications.iter().map(|name| (*name).to_owned()).collect();
-        let request = Request { schema: "public", name, published_here: &published, published_there: &published };
+        let request = Request {
+            schema: "public",
+            name,
+            published_here: &published,
+            published_there: &published,
+            may_be_incomplete_here: false,
+        };
         let mut there = OtherSchema(Here::new("there"));
         Table::learn(&request, &mut Here::new("here"), &mut there).expect("both answer")
     }

@@ -71,7 +71,7 @@ pub fn of(plan: &Plan) -> String {
         ),
         Reason::TargetProgressUnknown => rebuild,
         Reason::TargetTableNotReady => {
-            format!("The copy came from the failed node and cannot be finished: {rebuild}")
+            format!("The copy cannot be finished out of WAL: {rebuild}")
         }
         Reason::TargetPreparedTransaction => format!(
             "On node \"{target}\": ROLLBACK PREPARED each (SELECT * FROM pg_prepared_xacts;), and ask again: the \

@@ -155,7 +155,13 @@ pub struct GoneFacts {
 
 impl TableFacts {
     pub fn is_ready(&self) -> bool {
-        self.state == "r" || self.state == "s"
+        self.state == "r" || self.state == "s" && !self.is_incomplete()
+    }
+
+    /// Whether it lacks rows, because a copy of it is under way or was ended before it was complete: apply leaves it
+    /// alone (src/node/incomplete.rs).
+    pub fn is_incomplete(&self) -> bool {
+        self.state == "s" && self.copied == Some(OriginLsn::INFINITY)
     }
 
     pub fn full_name(&self) -> String {

@@ -3,6 +3,7 @@
 use crate::barrier::BarrierError;
 use crate::error::{SqlError, known_sqlstate};
 use crate::node::error::RegistryError;
+use crate::node::incomplete;
 use crate::pg::owned_table::OwnedTableError;
 use crate::quoted::literal;
 use pgrx::PgSqlErrorCode;
@@ -33,6 +34,8 @@ pub enum RebuildError {
     NoManager,
     #[error("a table is being copied from node \"{provider}\" to this node")]
     Unsettled { provider: String },
+    #[error("table {table} of node \"{node}\" is incomplete")]
+    Incomplete { node: String, table: String },
     #[error("prepared transaction \"{gid}\" belongs to a two-phase subscription")]
     Prepared { gid: String },
     #[error("commits could not be held back for as long as it takes to take a snapshot")]
@@ -59,7 +62,7 @@ impl SqlError for RebuildError {
         use RebuildError as E;
         match self {
             E::NotPrivileged { .. } => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            E::NoNode | E::NoManager | E::Unsettled { .. } | E::Prepared { .. } => {
+            E::NoNode | E::NoManager | E::Unsettled { .. } | E::Incomplete { .. } | E::Prepared { .. } => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
             E::NullArgument { .. } => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
@@ -83,6 +86,7 @@ impl SqlError for RebuildError {
             E::TooManyPins => "The snapshots of eight can be held at the same time.".to_owned(),
             E::NoWorker => "No worker slot is free (max_worker_processes).".to_owned(),
             E::Unsettled { .. } => "Its positions say nothing of that table.".to_owned(),
+            E::Incomplete { .. } => incomplete::DETAIL.to_owned(),
             E::Prepared { .. } => {
                 "Its changes are not in the snapshot, and the target would not receive them afterwards.".to_owned()
             }
@@ -116,6 +120,7 @@ impl SqlError for RebuildError {
             E::WorkerEnded => "See the server's log, and try again.".to_owned(),
             E::NoManager => "Raise max_worker_processes, or see the server's log for what ends the manager.".to_owned(),
             E::Unsettled { .. } => "Wait until the table is ready: SELECT * FROM pg_subscription_rel;".to_owned(),
+            E::Incomplete { node, table } => incomplete::hint(node, table),
             E::Prepared { gid } => {
                 format!("End it where it was begun, or here: ROLLBACK PREPARED {};", literal(gid))
             }

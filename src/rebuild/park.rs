@@ -9,13 +9,13 @@
 //! to do. They fire for users and not for a replica, which the workers that copy and core's apply workers are.
 
 use crate::node::error::RegistryError;
+use crate::node::incomplete::ROWS;
 use crate::pg::text::Text;
 use crate::pg::{role, spi_text};
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 
-/// The names of the triggers.
-const ROWS: &str = "spock_parked_rows";
+/// The name of the triggers for statements.
 const STATEMENTS: &str = "spock_parked_statements";
 
 /// A table and all its partitions, with whether each is a partition.
@@ -64,6 +64,21 @@ pub fn park(tables: &[Oid]) -> Result<(), RegistryError> {
         }
         Ok(())
     })
+}
+
+/// Lets the users write to a table again that was brought to a snapshot otherwise than by a copy, if a copy that was ended
+/// before has left it parked.
+///
+/// # Errors
+/// As [`park`].
+pub fn unpark_if_parked(table: Oid) -> Result<(), RegistryError> {
+    // DROP TRIGGER IF EXISTS would lock out readers even if there is none.
+    for (name, _) in tree(table)? {
+        if triggers_of(&name, ROWS)? || triggers_of(&name, STATEMENTS)? {
+            return unpark(&[table]);
+        }
+    }
+    Ok(())
 }
 
 /// Lets the users write again from the commit of this transaction on.

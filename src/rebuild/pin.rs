@@ -10,12 +10,16 @@ use crate::barrier::{self, BarrierError};
 use crate::error::{SqlError, unpack_sqlstate};
 use crate::failpoint::{self, names};
 use crate::lsn::{LocalLsn, OriginLsn};
+use crate::node::incomplete;
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
 use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::text::Text;
 use crate::pg::{interrupts, pinned, process, random, transaction, wal};
 use crate::shmem::gate::Holds;
 use crate::slot::positions;
 use pgrx::Spi;
+use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
@@ -119,15 +123,21 @@ pub fn take(question: &PinQuestion, lease: Duration) -> Result<Taken, RebuildErr
     for _ in 0..TRIES {
         transaction::abort_current();
         pinned::begin();
+        let mut locked = Vec::new();
         for table in &question.tables {
-            pinned::lock_table(table)?;
+            locked.push(pinned::lock_table(table)?);
         }
         failpoint::hit(names::PIN_LOCKED);
         if question.tables.is_empty() {
             return target_snapshot();
         }
         match attempt(lease) {
-            Ok(taken) => return Ok(taken),
+            Ok((taken, unready)) => {
+                // By the snapshot itself: what it has of a table does not change any more.
+                require_complete(&locked, &question.tables)?;
+                require_settled(&locked, &unready)?;
+                return Ok(taken);
+            }
             Err(RebuildError::Barrier(BarrierError::IsClosed { left })) => {
                 wait(left);
                 last = BarrierError::IsClosed { left }.into();
@@ -149,7 +159,47 @@ fn wait(left: Duration) {
     }
 }
 
-fn attempt(lease: Duration) -> Result<Taken, RebuildError> {
+/// A table without its rows, or with a part of them, must not be taken for what the others are to have.
+fn require_complete(locked: &[Vec<u32>], names: &[String]) -> Result<(), RebuildError> {
+    let tables: Vec<u32> = locked.iter().filter_map(|relations| relations.first().copied()).collect();
+    let Some(place) = incomplete::places(&tables)?.first().copied() else { return Ok(()) };
+    let node = NativeProvider.local_node()?.map(|local| local.name.to_string()).unwrap_or_default();
+    Err(RebuildError::Incomplete { node, table: names.get(place).cloned().unwrap_or_default() })
+}
+
+/// A subscription that has a table whose initial copy is under way, or that was rebuilt and has not come as far as that,
+/// and the node that it comes from.
+struct Unready {
+    subscription: Oid,
+    /// How far its changes are applied: a table that was rebuilt up to there or less is settled, also where nothing more comes.
+    applied: OriginLsn,
+    provider: String,
+}
+
+/// The position of such a subscription says nothing of that table.
+fn require_settled(locked: &[Vec<u32>], unready: &[Unready]) -> Result<(), RebuildError> {
+    let relations: Vec<String> = locked.iter().flatten().map(u32::to_string).collect();
+    for one in unready {
+        let question = format!(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r
+                             WHERE r.srsubid = {}::pg_catalog.oid AND r.srsubstate <> 'r'
+                               AND NOT (r.srsubstate = 's' AND r.srsublsn <= '{}'::pg_catalog.pg_lsn)
+                               AND (r.srrelid = ANY (ARRAY[{2}]::pg_catalog.oid[])
+                                    OR EXISTS (SELECT FROM pg_catalog.unnest(ARRAY[{2}]::pg_catalog.oid[]) t(oid),
+                                                      pg_catalog.pg_partition_ancestors(t.oid) a(relid)
+                                                WHERE a.relid = r.srrelid)))",
+            one.subscription.to_u32(),
+            one.applied,
+            relations.join(", ")
+        );
+        if Spi::get_one::<bool>(&question)?.unwrap_or(true) {
+            return Err(RebuildError::Unsettled { provider: one.provider.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn attempt(lease: Duration) -> Result<(Taken, Vec<Unready>), RebuildError> {
     barrier::wait_for_the_last();
     let number = random::number();
     CLOSED.set(number);
@@ -161,7 +211,7 @@ fn attempt(lease: Duration) -> Result<Taken, RebuildError> {
     let prepared = prepared();
     let since = Timestamp::now();
     let opened = open_gate();
-    let (vector, prepared) = (vector?, prepared?);
+    let ((vector, unready), prepared) = (vector?, prepared?);
     let opened = opened.filter(|opened| opened.held).ok_or(RebuildError::NotHeld)?;
     if let Some(gid) = prepared {
         return Err(RebuildError::Prepared { gid });
@@ -169,7 +219,20 @@ fn attempt(lease: Duration) -> Result<Taken, RebuildError> {
     // An origin's progress may come from WAL of before the last commits, which was flushed with them.
     wal::flush_to(end);
     let answer = PinAnswer { snapshot, vector, end, pin: format!("{number:016x}"), since };
-    Ok(Taken { answer, xmin, held_for: opened.closed_for })
+    Ok((Taken { answer, xmin, held_for: opened.closed_for }, unready))
+}
+
+/// How many sessions of targets read a snapshot. `end`: they are ended. The names are those under which this library connects
+/// (src/remote/connection.rs); a session that has imported a snapshot has its oldest transaction.
+pub fn readers(xmin: u32, end: bool) -> u64 {
+    let what = if end { "pg_catalog.pg_terminate_backend(a.pid)" } else { "a.pid" };
+    let question = format!(
+        "SELECT pg_catalog.count({what}) FROM pg_catalog.pg_stat_get_activity(NULL) a
+          WHERE a.datid = {}::pg_catalog.oid AND a.backend_xmin = '{xmin}'::pg_catalog.xid
+            AND a.application_name IN ('spock_recovery rescue', 'spock_recovery copy')",
+        process::my_database().to_u32()
+    );
+    Spi::get_one::<i64>(&question).ok().flatten().unwrap_or(0).max(0) as u64
 }
 
 /// The target's own snapshot. The rebuild itself holds back the target's commits meanwhile, and until the source has
@@ -184,19 +247,20 @@ fn target_snapshot() -> Result<Taken, RebuildError> {
     Ok(Taken { answer, xmin, held_for: Duration::ZERO })
 }
 
-fn vector() -> Result<BTreeMap<String, OriginLsn>, RebuildError> {
-    let mut vector = BTreeMap::new();
+fn vector() -> Result<(BTreeMap<String, OriginLsn>, Vec<Unready>), RebuildError> {
+    let (mut vector, mut unready) = (BTreeMap::new(), Vec::new());
     for position in positions::own_positions()? {
         let applied = position.applied();
         let Some(origin) = position.origin else { continue };
         if !position.is_ready {
-            return Err(RebuildError::Unsettled { provider: origin.to_string() });
+            let (subscription, applied) = (position.subscription, position.remote);
+            unready.push(Unready { subscription, applied, provider: origin.to_string() });
         }
         // Two subscriptions from one node carry different tables: what both have applied is the lesser position.
         let known = vector.entry(origin.to_string()).or_insert(applied.unwrap_or_default());
         *known = (*known).min(applied.unwrap_or_default());
     }
-    Ok(vector)
+    Ok((vector, unready))
 }
 
 /// A prepared transaction that an apply worker has prepared here, or that some consumer of this node has received as

@@ -26,8 +26,9 @@ pub fn begin(request: &Request) -> Result<IntentId, RecoverError> {
         return Ok(running.0);
     }
     let wanted = request.rebuild.as_ref().ok_or(RecoverError::NoLocalNode)?;
-    rebuild::tables(&request.source, wanted)?;
-    Source::open(&request.source, &route_to(&request.source)?)?;
+    let tables = rebuild::tables(&request.source, wanted)?;
+    let mut source = Source::open(&request.source, &route_to(&request.source)?)?;
+    rebuild::require_complete(&mut source, &tables)?;
     record(request)
 }
 

@@ -227,11 +227,12 @@ impl SqlError for RecoverError {
             E::SeveralSubscriptions { .. } | E::ProgressUnknown { .. } => {
                 "Rebuild this node's copy of that node's tables.".to_owned()
             }
-            E::TableNotReady { .. } | E::TableMissing { .. } => {
-                "Use another source, or rebuild the table from one: DROP SUBSCRIPTION, and CREATE SUBSCRIPTION with \
-                 copy_data."
-                    .to_owned()
-            }
+            E::TableNotReady { table, .. } => format!(
+                "Rebuild it from another node, or all tables that are behind: CALL spock.rebuild_run(tables := \
+                 ARRAY[{}::regclass]);",
+                literal(table)
+            ),
+            E::TableMissing { .. } => "Use another source, one that has it.".to_owned(),
             E::NoRoute { source_node } => {
                 format!("SELECT spock.peer_create({}, 'host=… port=5432 dbname=…');", literal(source_node))
             }

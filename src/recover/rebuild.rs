@@ -11,8 +11,10 @@ use super::source::{Source, from_ascii, in_ascii};
 use crate::intent::rebuild::{HeldSlot, Pinned, Table, TablePhase, Wanted};
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
+use crate::node::incomplete;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
+use crate::pg::catalog;
 use crate::pg::clock::Timestamp;
 use crate::remote::argument;
 use crate::remote::error::RemoteError;
@@ -97,6 +99,19 @@ pub fn tables(source: &str, wanted: &Wanted) -> Result<Vec<Table>, RecoverError>
     Ok(tables.into_values().filter(is_wanted).collect())
 }
 
+/// Makes sure that the table still has its name. It was found by the name, and is locked by the caller's transaction if
+/// anything was written: so nothing was written to another one.
+///
+/// # Errors
+/// If it has not.
+pub fn require_same(table: &Table) -> Result<(), RecoverError> {
+    if catalog::table_of(&table.schema, &table.name).is_some_and(|oid| oid.to_u32() == table.oid) {
+        return Ok(());
+    }
+    let reason = "it was renamed or dropped, or another table has taken its name".to_owned();
+    Err(RebuildError::NotRebuilt { table: table.shown(), reason }.into())
+}
+
 /// Has core's apply leave a table alone in every subscription, and go on with the others. Needs a transaction with a
 /// snapshot.
 pub fn set_aside(table: u32) -> Result<(), RecoverError> {
@@ -133,7 +148,12 @@ pub(super) fn set_state(
 ) -> Result<(), RecoverError> {
     let which = match table {
         Some(table) => format!("srrelid = {table}::pg_catalog.oid"),
-        None => format!("srsubstate = {}", quote_literal(DONE_UP_TO)),
+        // A table that is incomplete stays so.
+        None => format!(
+            "srsubstate = {} AND srsublsn < {}",
+            quote_literal(DONE_UP_TO),
+            argument::lsn(Some(OriginLsn::INFINITY))
+        ),
     };
     Spi::run(&format!(
         "UPDATE pg_catalog.pg_subscription_rel SET srsubstate = {}, srsublsn = '{at}'::pg_catalog.pg_lsn
@@ -287,6 +307,9 @@ pub fn passed_by(source: &mut Source) -> Result<BTreeMap<String, OriginLsn>, Rec
     let mut passed: BTreeMap<String, OriginLsn> = BTreeMap::new();
     for row in &rows {
         let (node, at): (String, OriginLsn) = (source.read(row.value(0))?, source.read(row.value(1))?);
+        if at == OriginLsn::INFINITY {
+            return Err(source.unexpected("an infinite position"));
+        }
         let known = passed.entry(node).or_insert(at);
         *known = at.min(*known);
     }
@@ -322,7 +345,8 @@ pub fn pin(source: &mut Source, id: IntentId, target: &str, tables: &[Table]) ->
     let Some(mut answer) = answer else { return Err(source.unexpected("no pin")) };
     answer.vector.insert(source.name().to_owned(), answer.end);
     let (snapshot, vector, pin, at) = (answer.snapshot, answer.vector, answer.pin, Some(answer.since));
-    Ok(Pinned { snapshot, vector, pin, at, horizon: None })
+    let pinned = Pinned { snapshot, vector, pin, at, horizon: None };
+    if pinned.is_sound() { Ok(pinned) } else { Err(source.unexpected("no sound pin")) }
 }
 
 /// Has this node hold its own snapshot for the intent, and returns its name. The caller holds this node's commits back.
@@ -379,6 +403,31 @@ pub fn has_pin(source: &mut Source, id: IntentId, pinned: &Pinned) -> Result<boo
         argument::timestamp(pinned.at)
     );
     Ok(source.read_one(&question)?.as_deref() == Some("true"))
+}
+
+/// Makes sure that the source has the tables whole. It is asked again when it pins them; but then nothing is changed here
+/// yet.
+///
+/// # Errors
+/// If a table of the source is incomplete, or if it cannot be asked.
+pub fn require_complete(source: &mut Source, tables: &[Table]) -> Result<(), RecoverError> {
+    let rows: Vec<String> = tables
+        .iter()
+        .enumerate()
+        .map(|(place, table)| format!("({}, {}, {place})", quote_literal(&table.schema), quote_literal(&table.name)))
+        .collect();
+    let question = format!(
+        "SELECT pg_catalog.min(w.place)::pg_catalog.text FROM (VALUES {}) w(s, t, place)
+           JOIN (pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace)
+             ON n.nspname = w.s AND c.relname = w.t
+          WHERE {}",
+        rows.join(", "),
+        incomplete::any_of("ARRAY[c.oid]")
+    );
+    let place = source.read_one(&question)?.and_then(|place| place.parse::<usize>().ok());
+    let Some(table) = place.and_then(|place| tables.get(place)) else { return Ok(()) };
+    let (source_node, table) = (source.name().to_owned(), quote_qualified_identifier(&table.schema, &table.name));
+    Err(RebuildError::SourceIncomplete { source_node, table }.into())
 }
 
 /// Ends the intent's pin, if there is one.

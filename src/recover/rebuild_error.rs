@@ -2,6 +2,8 @@
 
 use crate::error::SqlError;
 use crate::lsn::OriginLsn;
+use crate::node::incomplete;
+use crate::quoted::literal;
 use pgrx::PgSqlErrorCode;
 
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +16,8 @@ pub enum RebuildError {
     NotRunning,
     #[error("source node \"{source_node}\" has node \"{node}\" up to {is_at} and gets no further")]
     SourceLags { source_node: String, node: String, is_at: OriginLsn, must: OriginLsn },
+    #[error("table {table} of source node \"{source_node}\" is incomplete")]
+    SourceIncomplete { source_node: String, table: String },
     #[error("source node \"{source_node}\" did not take its snapshot while the commits of this node were held back")]
     NoCut { source_node: String },
     #[error("source node \"{source_node}\" does not hold its snapshot any more")]
@@ -32,9 +36,10 @@ impl SqlError for RebuildError {
             Self::NotRunning => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             Self::NotCopied { sqlstate, .. } => *sqlstate,
             Self::NoCut { .. } => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
-            Self::SourceLags { .. } | Self::PinLost { .. } | Self::NotRebuilt { .. } => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
+            Self::SourceLags { .. }
+            | Self::SourceIncomplete { .. }
+            | Self::PinLost { .. }
+            | Self::NotRebuilt { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         }
     }
 
@@ -44,6 +49,7 @@ impl SqlError for RebuildError {
             Self::SourceLags { node, must, .. } => {
                 format!("This node has node \"{node}\" up to {must}. A snapshot without that would take it back.")
             }
+            Self::SourceIncomplete { .. } => incomplete::DETAIL.to_owned(),
             Self::NoCut { .. } => {
                 "Commits are held back for some seconds at most, so that the source's snapshot has no change of this \
                  node that this node's own does not have."
@@ -64,10 +70,13 @@ impl SqlError for RebuildError {
                 "SELECT * FROM spock.rebuild_progress; shows the rebuild of a node on that node.".to_owned()
             }
             Self::SourceLags { source_node, node, .. } => format!(
-                "If node \"{node}\" is lost, recover it on node \"{source_node}\" first, from this node: CALL \
-                 spock.recover_run('{node}', target_node_name := '{source_node}'); else look at SELECT * FROM \
-                 spock.peer_status(); there."
+                "If node \"{node}\" is lost, end this rebuild with CALL spock.rebuild_abort(); and recover it on node \
+                 \"{source_node}\" first, from this node: CALL spock.recover_run({}, target_node_name := {}); else look at \
+                 SELECT * FROM spock.peer_status(); there.",
+                literal(node),
+                literal(source_node)
             ),
+            Self::SourceIncomplete { source_node, table } => incomplete::hint(source_node, table),
             Self::NoCut { .. } => "It is tried again by itself.".to_owned(),
             Self::PinLost { .. } => "It is tried again by itself, with another snapshot.".to_owned(),
             Self::NotCopied { hint, .. } => return hint.clone(),

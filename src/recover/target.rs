@@ -94,7 +94,8 @@ pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
 fn tables(subscription: Oid) -> Result<Vec<TargetTable>, RecoverError> {
     Spi::connect(|client| {
         let rows = client.select(
-            "SELECT c.oid, n.nspname, c.relname, r.srsubstate IN ('r', 's'), r.srsublsn
+            "SELECT c.oid, n.nspname, c.relname,
+                    r.srsubstate = 'r' OR r.srsubstate = 's' AND r.srsublsn <> 'FFFFFFFF/FFFFFFFF', r.srsublsn
                FROM pg_catalog.pg_subscription_rel r
                JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -21,11 +21,13 @@ const HAS_EXTENSION: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_depend d J
 
 /// The settings that every session of this library relies on; a role or database may have other defaults for each of
 /// them. The role is set first, because another role might not be allowed to set the rest. A commit on the peer does
-/// not wait for a synchronous standby, which may be on the lost node.
+/// not wait for a synchronous standby, which may be on the lost node. Where the network is gone without a word, the peer
+/// ends the session after two minutes: by default its kernel would keep it, with whatever it holds, for hours.
 const KNOWN_STATE: &str = "SET ROLE NONE; SET search_path = pg_catalog, pg_temp; \
     SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = on; SET default_transaction_deferrable = off; \
     SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET transaction_timeout = 0; SET row_security = off; \
     SET idle_session_timeout = 0; SET exit_on_error = off; SET synchronous_commit = local; \
+    SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 6; SET tcp_user_timeout = '120s'; \
     SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3; SET timezone = 'UTC'; SET bytea_output = 'hex';";
 
 /// Why a connection gives no more answers.

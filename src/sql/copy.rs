@@ -111,6 +111,7 @@ fn copy_table(
             intent: IntentId(*given(intent_id, "intent_id")?.as_bytes()),
             source: given(source_node, "source_node")?.0,
             table: catalog::table_name(given(table, "table")?).ok_or(CopyError::BadArgument { argument: "table" })?,
+            oid: given(table, "table")?.to_u32(),
             pin: given(of_pin("pin"), "pin")?,
             snapshot: given(of_pin("snapshot"), "pin")?,
             publications: names(publications, "publications")?,

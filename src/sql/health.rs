@@ -12,7 +12,9 @@ use crate::health::kept::{self, KeptFacts};
 use crate::health::{capacity, documents, version};
 use crate::identity::DatabaseIdentity;
 use crate::intent::document::{ComparisonRecord, Journal, Suspension};
+use crate::intent::rebuild::Table;
 use crate::intent::storage;
+use crate::node::incomplete::{self, Incomplete};
 use crate::node::native::NativeProvider;
 use crate::node::provider::{Origin, ReplicationProvider, Subscription};
 use crate::node::{registry, servers};
@@ -20,7 +22,6 @@ use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{catalog, large_object, process, role, setting, slot, transaction, wal};
-use crate::quoted::literal;
 use crate::recover::state::RecoveryState;
 use crate::recover::strangers;
 use crate::restore_point::list_storage;
@@ -126,6 +127,7 @@ fn checks_of_recoveries(journal: &Journal) -> Vec<Check> {
     checks.extend(returned(journal));
     checks.extend(kept_rows(journal));
     checks.extend(comparisons(journal));
+    checks.extend(incomplete_tables(journal));
     let kept = journal.intents.iter().filter_map(|intent| intent.kept_rows);
     checks.extend(kept.filter_map(reconcile::kept::unreadable_head).map(|found| documents::unreadable(&found)));
     checks.extend(saved_storage::unreadable_object().iter().map(documents::unreadable));
@@ -284,11 +286,8 @@ fn recoveries(journal: &Journal) -> Vec<RecoveryHealth> {
         .map(|intent| {
             let state = RecoveryState::of(intent);
             RecoveryHealth {
-                title: intent.request.title(),
-                abort: match intent.is_rebuild() {
-                    true => "CALL spock.rebuild_abort();".to_owned(),
-                    false => format!("CALL spock.recover_abort({});", literal(&state.failed_node)),
-                },
+                what: intent.what(),
+                end: intent.abort_command(),
                 intent: state.intent_id,
                 phase: state.phase,
                 failure: state.error,
@@ -351,6 +350,18 @@ fn comparisons(journal: &Journal) -> Option<Check> {
         incomparable: record.incomparable,
     });
     judge::comparison(&ended.collect::<Vec<_>>(), guc::compare_interval().is_some())
+}
+
+/// The tables whose copy was ended before it was complete. Those of the rebuild that is under way are not meant.
+fn incomplete_tables(journal: &Journal) -> Option<Check> {
+    let rebuilds =
+        journal.unfinished().filter(|intent| !intent.must_abort).filter_map(|intent| intent.rebuild.as_ref());
+    let under_way: Vec<&Table> = rebuilds.flat_map(|rebuild| &rebuild.tables).collect();
+    let is_under_way =
+        |one: &Incomplete| under_way.iter().any(|table| (&table.schema, &table.name) == (&one.schema, &one.name));
+    let found = incomplete::list().or_raise();
+    let names: Vec<String> = found.into_iter().filter(|one| !is_under_way(one)).map(|one| one.quoted).collect();
+    judge::incomplete(&names)
 }
 
 /// The nodes that ask this node and are not its peers.

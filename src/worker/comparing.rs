@@ -259,6 +259,7 @@ impl Carrier<'_> {
             name: &name,
             published_here: &self.published_here,
             published_there: &self.published_there,
+            may_be_incomplete_here: false,
         };
         let learnt = Table::learn(&request, &mut self.here, &mut self.judge.source().there());
         let table = learnt.map_err(|error| self.lost(error))?.map_err(TableTrouble::Table)?;

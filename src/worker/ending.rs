@@ -136,10 +136,10 @@ impl Rescue {
         failpoint::hit(names::RESCUE_COMPLETED);
         self.release();
         match intent.is_rebuild() {
-            true => pgrx::log!("{} is complete", intent.request.title()),
+            true => pgrx::log!("{} is complete", intent.what()),
             false => pgrx::log!(
                 "{} from node \"{}\" is complete: applied up to {position}",
-                intent.request.title(),
+                intent.what(),
                 intent.request.source
             ),
         }
@@ -199,10 +199,10 @@ impl Rescue {
         });
         let text = intent.describe(&failure);
         if is_news {
-            said.log(&format!("{} waits: {text}", intent.request.title()));
+            said.log(&format!("{} waits: {text}", intent.what()));
         }
         if let Err(error) = written {
-            pgrx::warning!("{} could not record why it waits: {error}", intent.request.title());
+            pgrx::warning!("{} could not record why it waits: {error}", intent.what());
         }
     }
 
@@ -229,9 +229,9 @@ impl Rescue {
                 if intent.is_rebuild() {
                     self.give_back();
                 }
-                pgrx::log!("{} was aborted", intent.request.title())
+                pgrx::log!("{} was aborted", intent.what())
             }
-            Err(error) => pgrx::warning!("{} cannot be aborted: {error}", intent.request.title()),
+            Err(error) => pgrx::warning!("{} cannot be aborted: {error}", intent.what()),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! It is a process of its own, because the connection by which the target has asked may break in the course of a copy
 //! that takes hours, and another one then finds the snapshot again.
 
+use crate::counted::counted;
 use crate::guc;
 use crate::pg::clock::Monotonic;
 use crate::pg::dsm::Segment;
@@ -25,6 +26,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Waiting for the locks and for the gate may each take this fraction of spock.peer_timeout (1/3), so that the target, which
 /// waits that long for the answer, gets it.
 const WAIT_FRACTION: u32 = 3;
+
+/// A session whose client has closed it ends within this time.
+const READERS_GRACE: Duration = Duration::from_secs(5);
+const READERS_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy)]
 struct Place {
@@ -64,7 +69,11 @@ pub fn run(index: usize, place: usize, database: Oid) -> ! {
             taken.answer.snapshot
         );
         let end = hold(at);
+        transaction::abort_current();
         pgrx::log!("released snapshot {} of node \"{target}\": {}", taken.answer.snapshot, why(end));
+        if interrupts::catch(|| end_readers(taken.xmin)).is_err() {
+            transaction::abort_current();
+        }
     }
     transaction::abort_current();
     interrupts::exit(0)
@@ -161,6 +170,24 @@ fn hold(at: Place) -> PinEnd {
             Ok(nap) => latch::wait(Some(nap.min(LOOK_AGAIN)), WaitEvent::Pin),
             Err(end) => return end,
         }
+    }
+}
+
+/// Ends the sessions that have imported the snapshot and do not end by themselves: where the link to the target has stalled
+/// they would hold it for as long as the kernel waits.
+fn end_readers(xmin: u32) {
+    let asked = Monotonic::now();
+    while transaction::run(|| pin::readers(xmin, false)) > 0 {
+        if interrupts::shutdown_requested() {
+            interrupts::exit(0);
+        }
+        interrupts::check();
+        if Monotonic::now().since(asked) >= READERS_GRACE {
+            let ended = transaction::run(|| pin::readers(xmin, true));
+            pgrx::log!("ended {} that read a snapshot which is not held any more", counted(ended, "session"));
+            return;
+        }
+        latch::wait(Some(READERS_INTERVAL), WaitEvent::Pin);
     }
 }
 

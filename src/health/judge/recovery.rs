@@ -5,10 +5,9 @@ use super::{Check, Status, check};
 /// An unfinished recovery whose target is this node.
 #[derive(Clone, Debug)]
 pub struct RecoveryHealth {
-    /// What it is: `recovery of node "n1"`.
-    pub title: String,
-    /// The call that ends it.
-    pub abort: String,
+    /// What it is, and the command that ends it.
+    pub what: String,
+    pub end: String,
     pub intent: String,
     pub phase: &'static str,
     /// Why the recovery is waiting.
@@ -19,7 +18,7 @@ pub struct RecoveryHealth {
 
 pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
     let name = "recovery";
-    let named = |facts: &RecoveryHealth| format!("{} (intent {}), at phase {}", facts.title, facts.intent, facts.phase);
+    let named = |facts: &RecoveryHealth| format!("{} (intent {}), at phase {}", facts.what, facts.intent, facts.phase);
     match unfinished {
         [] => check(name, Status::Healthy, "none is unfinished"),
         [one] => match &one.failure {
@@ -32,7 +31,7 @@ pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
             Some(failure) => check(
                 name,
                 Status::Warning,
-                format!("{}: {failure}; it continues when the cause is fixed; to end it, {}", named(one), one.abort),
+                format!("{}: {failure}; it continues when the cause is fixed; to end it, {}", named(one), one.end),
             ),
         },
         several => check(
@@ -40,9 +39,10 @@ pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
             Status::Critical,
             format!(
                 "{} are unfinished where one is expected, and none is resumed: {}; end those that are not to continue \
-                 with CALL spock.recover_abort('…') or CALL spock.rebuild_abort()",
+                 with {}",
                 several.len(),
-                several.iter().map(named).collect::<Vec<_>>().join("; ")
+                several.iter().map(named).collect::<Vec<_>>().join("; "),
+                several.iter().map(|one| one.end.as_str()).collect::<Vec<_>>().join(" or ")
             ),
         ),
     }
@@ -55,8 +55,8 @@ mod tests {
     #[test]
     fn an_unfinished_recovery_is_a_warning_when_it_waits_and_several_are_critical() {
         let running = RecoveryHealth {
-            title: "recovery of node \"n'1\"".to_owned(),
-            abort: "CALL spock.recover_abort('n''1');".to_owned(),
+            what: "recovery of node \"n'1\"".to_owned(),
+            end: "CALL spock.recover_abort('n''1')".to_owned(),
             intent: "i".to_owned(),
             phase: "replaying",
             failure: None,

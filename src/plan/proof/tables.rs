@@ -5,14 +5,24 @@ use super::super::facts::{NodeFacts, TableFacts};
 use super::{Case, Finding, named};
 use crate::counted::counted;
 
+/// Which tables of a node are not ready; None: all are.
+fn unfinished<'t>(node: &str, tables: impl IntoIterator<Item = &'t TableFacts>) -> Option<String> {
+    let unready = tables.into_iter().filter(|table| !table.is_ready());
+    let (incomplete, copying): (Vec<&TableFacts>, Vec<&TableFacts>) = unready.partition(|table| table.is_incomplete());
+    let names = |tables: &[&TableFacts]| named(&tables.iter().map(|table| table.full_name()).collect::<Vec<_>>());
+    if !incomplete.is_empty() {
+        return Some(format!("the copy of {} by a rebuild of node \"{node}\" is not complete", names(&incomplete)));
+    }
+    (!copying.is_empty()).then(|| format!("the initial copy of {} on node \"{node}\" is not finished", names(&copying)))
+}
+
 impl<'a> Case<'a> {
     pub(super) fn target_tables_are_ready(&self) -> Finding {
         let tables = &self.subscription(self.target)?.tables;
-        let copying: Vec<String> = tables.iter().filter(|table| !table.is_ready()).map(TableFacts::full_name).collect();
-        if copying.is_empty() {
-            return Ok(format!("tables that are ready on node \"{}\": {}", self.target.node, tables.len()));
+        match unfinished(&self.target.node, tables) {
+            Some(finding) => Err(finding),
+            None => Ok(format!("tables that are ready on node \"{}\": {}", self.target.node, tables.len())),
         }
-        Err(format!("the initial copy of {} on node \"{}\" is not finished", named(&copying), self.target.node))
     }
 
     /// Each table of the target with the source's table of the same name.
@@ -63,16 +73,10 @@ impl<'a> Case<'a> {
 
     pub(super) fn source_tables_are_ready(&self) -> Finding {
         let pairs = self.pairs()?;
-        let copying: Vec<String> = pairs
-            .iter()
-            .filter_map(|(_, theirs)| *theirs)
-            .filter(|table| !table.is_ready())
-            .map(TableFacts::full_name)
-            .collect();
-        if copying.is_empty() {
-            return Ok(format!("their initial copies on node \"{}\" are finished", self.source.node));
+        match unfinished(&self.source.node, pairs.iter().filter_map(|(_, theirs)| *theirs)) {
+            Some(finding) => Err(finding),
+            None => Ok(format!("their initial copies on node \"{}\" are finished", self.source.node)),
         }
-        Err(format!("the initial copy of {} on node \"{}\" is not finished", named(&copying), self.source.node))
     }
 
     /// Rows that the source has received by an initial copy are not in its WAL as transactions of the failed node.

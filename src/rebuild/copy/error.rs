@@ -33,6 +33,8 @@ pub enum CopyError {
     /// Another copy of the table has begun anew meanwhile, or there is none.
     #[error("the copy of table {table} has been superseded")]
     Superseded { table: String },
+    #[error("another table has taken the name of table {table}")]
+    AnotherTable { table: String },
     #[error("no worker can copy the table")]
     NoWorker,
     #[error("the worker that copied the table has ended")]
@@ -74,7 +76,7 @@ impl SqlError for CopyError {
             E::NullArgument { .. } => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             E::BadArgument { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             E::NotAPart { .. } => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-            E::NotPublished { .. } | E::DifferentColumns { .. } | E::NoRoute { .. } => {
+            E::NotPublished { .. } | E::DifferentColumns { .. } | E::NoRoute { .. } | E::AnotherTable { .. } => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
             E::Damaged { .. } | E::BadManifest { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
@@ -131,6 +133,10 @@ impl SqlError for CopyError {
             }
             E::BadManifest { .. } | E::Superseded { .. } | E::Stopped => {
                 "CALL spock.rebuild_run(); begins or continues it.".to_owned()
+            }
+            E::AnotherTable { .. } => {
+                "Give it its name back, or end the rebuild with CALL spock.rebuild_abort(); and begin it anew."
+                    .to_owned()
             }
             E::NoWorker => "Raise max_worker_processes and restart the server.".to_owned(),
             E::WorkerEnded => "See the server's log, and try again.".to_owned(),

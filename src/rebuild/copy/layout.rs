@@ -41,7 +41,18 @@ impl Leaf {
     }
 }
 
+/// The most columns of a table (MaxHeapAttributeNumber), and of parts: a source that names more is not believed.
+const MOST_COLUMNS: usize = 1_600;
+const MOST_LEAVES: usize = 100_000;
+
 impl Layout {
+    /// Whether a table can be like that. Chunks are counted, and written down one by one.
+    pub fn is_sound(&self) -> bool {
+        let is_sound =
+            |leaf: &Leaf| leaf.blocks <= u64::from(u32::MAX) && (1..=CHUNK_BYTES / BLOCK).contains(&leaf.chunk_blocks);
+        self.columns.len() <= MOST_COLUMNS && self.leaves.len() <= MOST_LEAVES && self.leaves.iter().all(is_sound)
+    }
+
     pub fn chunks(&self) -> u64 {
         self.leaves.iter().map(Leaf::chunks).sum()
     }
@@ -76,6 +87,17 @@ mod tests {
 
     fn leaf(name: &str, blocks: u64, chunk_blocks: u64) -> Leaf {
         Leaf { schema: "s".to_owned(), name: name.to_owned(), blocks, chunk_blocks }
+    }
+
+    #[test]
+    fn a_layout_that_no_table_has_is_not_sound() {
+        let of = |leaf: Leaf| Layout { columns: vec!["id".to_owned()], leaves: vec![leaf] };
+        assert!(of(leaf("t", 0, 1)).is_sound() && of(leaf("t", u64::from(u32::MAX), 8_192)).is_sound());
+        for wrong in [leaf("t", u64::MAX, 8_192), leaf("t", 1, 0), leaf("t", 1, u64::MAX)] {
+            assert!(!of(wrong.clone()).is_sound(), "{wrong:?}");
+        }
+        let columns = vec!["id".to_owned(); MOST_COLUMNS + 1];
+        assert!(!Layout { columns, leaves: Vec::new() }.is_sound());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::pg::clock::{Monotonic, Timestamp};
 use crate::pg::last_error;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::walreceiver::{self, Received};
-use crate::pg::{copy_from, interrupts, origin, transaction, untrusted_user};
+use crate::pg::{catalog, copy_from, interrupts, origin, transaction, untrusted_user};
 use crate::remote::argument;
 use crate::remote::connection::Connection;
 use crate::remote::error::RemoteError;
@@ -40,6 +40,8 @@ pub struct CopyJob {
     pub source: String,
     /// The table's schema and name, which are the same on both nodes.
     pub table: (String, String),
+    /// Its oid on the target.
+    pub oid: u32,
     /// The pin, and its snapshot.
     pub pin: String,
     pub snapshot: String,
@@ -148,7 +150,7 @@ impl<'a> Importer<'a> {
                 _ => return Err(remote(RemoteError::Unexpected("another kind of part".to_owned()))),
             }
         }
-        Ok(layout)
+        if layout.is_sound() { Ok(layout) } else { Err(remote(RemoteError::Unexpected("no sound layout".to_owned()))) }
     }
 
     /// Begins to receive a chunk. Needs a transaction.
@@ -185,6 +187,7 @@ pub fn begin(job: &CopyJob, importer: &mut Importer<'_>) -> Result<(), CopyError
         }
         let layout = importer.layout()?;
         copy_from::empty(&job.table.0, &job.table.1)?;
+        require_same(job)?;
         let begun = Begun { pin: job.pin.clone(), layout, at: Timestamp::now() };
         manifest::begin(job.intent, job.table.clone(), begun)?;
         stamp(job);
@@ -210,6 +213,12 @@ fn as_owner<T>(
     untrusted_user::leave_session();
     origin::take_up();
     Ok(done)
+}
+
+/// The table was found by its name, and is locked by now: whoever has given another table its name gets nothing of it.
+fn require_same(job: &CopyJob) -> Result<(), CopyError> {
+    let is_same = catalog::table_of(&job.table.0, &job.table.1).is_some_and(|oid| oid.to_u32() == job.oid);
+    if is_same { Ok(()) } else { Err(CopyError::AnotherTable { table: job.shown() }) }
 }
 
 /// Gives the present transaction the commit time of the copied rows, and a position of no node.
@@ -297,6 +306,7 @@ fn one_chunk(
             };
             copy_from::rows(&job.table.0, &job.table.1, &layout.columns, &mut source)?
         };
+        require_same(job)?;
         if let Some(error) = failed.take() {
             return Err(error);
         }

@@ -24,6 +24,7 @@ use crate::pg::apply_as::ApplyAs;
 use crate::pg::logicalrep;
 use crate::pg::open_table::OpenTables;
 use crate::pg::{memory, origin, transaction, untrusted_user};
+use crate::rebuild::park;
 use crate::reconcile::fetch::{self, Texts};
 use crate::reconcile::judge::Verdict;
 use crate::reconcile::kept::KeptRows;
@@ -34,6 +35,7 @@ use crate::recover::rebuild_error::RebuildError;
 use crate::recover::source::Source;
 use crate::recover::{rebuild, rebuild_apart};
 use crate::tally::compared::Why;
+use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
 
 /// What a pass over the keys does.
@@ -131,6 +133,8 @@ impl Rescue {
         transaction::fire_deferred();
         let recorded = transaction::step(|| {
             crate::pg::role::as_superuser(|| {
+                rebuild::require_same(table)?;
+                park::unpark_if_parked(Oid::from_u32(table.oid))?;
                 rebuild_apart::set_done(table.oid, &pinned.vector, &going_on)?;
                 Self::note_ready(intent.id, table.oid, done, kept)
             })

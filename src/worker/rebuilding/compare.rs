@@ -141,12 +141,19 @@ impl Rescue {
         transaction::run_at(&cut.snapshot, || {
             let mut here = Here::new(&intent.request.target);
             let mut there = There::in_transaction(&node, source.connection()).map_err(|error| lost(&node, error))?;
-            let request =
-                Request { schema: &table.schema, name: &table.name, published_here: &[], published_there: &published };
+            let request = Request {
+                schema: &table.schema,
+                name: &table.name,
+                published_here: &[],
+                published_there: &published,
+                may_be_incomplete_here: true,
+            };
             let learned = Compared::learn(&request, &mut here, &mut there).map_err(|error| lost(&node, error))?;
             let compared = match learned {
                 Ok(compared) => compared,
-                Err(Incomparable::Refused(refused)) => return Ok(Err(Unfit::Refused(refused.to_string()))),
+                Err(reason @ (Incomparable::Refused(_) | Incomparable::Incomplete { .. })) => {
+                    return Ok(Err(Unfit::Refused(reason.to_string())));
+                }
                 Err(_) if may_copy => return Ok(Err(Unfit::BetterCopied)),
                 Err(reason) => return Ok(Err(Unfit::Refused(reason.to_string()))),
             };

@@ -78,6 +78,7 @@ impl Rescue {
             intent: intent.id,
             source: source.clone(),
             table: name.clone(),
+            oid: table.oid,
             pin: pinned.pin.clone(),
             snapshot: pinned.snapshot.clone(),
             publications: transaction::run(|| rebuild::publications_from(source))?,

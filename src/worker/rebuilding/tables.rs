@@ -2,12 +2,14 @@
 
 use super::super::rescue::{Rescue, goes_on, with_entry};
 use super::super::trouble::Trouble;
+use crate::error::{SqlError, unpack_sqlstate};
 use crate::failpoint::{self, names};
 use crate::intent::document::{Intent, Journal};
 use crate::intent::rebuild::{Cut, Method, Pinned, Rebuild, Table, TablePhase};
 use crate::intent::storage;
 use crate::intent_id::IntentId;
 use crate::pg::clock::Monotonic;
+use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, large_object, origin, process, transaction};
 use crate::reconcile::kept::KeptRows;
 use crate::reconcile::write::end_writing;
@@ -16,6 +18,7 @@ use crate::recover::rebuild_error::RebuildError;
 use crate::shmem::FillingEntry;
 use crate::tally::compared::Why;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What was done with one table.
 pub(super) struct Filled {
@@ -34,6 +37,15 @@ pub(super) enum Unfit {
     BetterCopied,
     /// It cannot be compared, and the reason.
     Refused(String),
+}
+
+/// How long a link to the source may be lost before the attempt is given up, and the time between two tries.
+const LINK_PATIENCE: Duration = Duration::from_secs(30);
+const LINK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Whether the source could not be reached, or was lost (class 08 of SQLSTATE).
+fn is_lost_link(error: &RecoverError) -> bool {
+    unpack_sqlstate(error.sqlstate() as i32).starts_with(b"08")
 }
 
 impl Rescue {
@@ -73,9 +85,37 @@ impl Rescue {
             with_entry(self.index, |entry| {
                 entry.filling = FillingEntry { table: table.oid, since, ..FillingEntry::NONE };
             });
+            let outcome = self.fill_in_tries(fill, intent, table, (&pinned, &cut));
+            process::keep_books();
+            match outcome {
+                Ok(()) => failpoint::hit(names::REBUILD_TABLE_READY),
+                Err(Trouble::MustStop) => return Err(Trouble::MustStop),
+                // Without the snapshot, or the link to it, no other table can be rebuilt either.
+                Err(trouble @ Trouble::Recover(RecoverError::Rebuild(RebuildError::PinLost { .. }))) => {
+                    return Err(trouble);
+                }
+                Err(Trouble::Recover(error)) if is_lost_link(&error) => return Err(error.into()),
+                Err(trouble) => first = first.or(Some(trouble)),
+            }
+        }
+        with_entry(self.index, |entry| entry.filling = FillingEntry::NONE);
+        Ok(first)
+    }
+
+    /// Rebuilds one table. While the link to the source is lost it is tried again for a while: the subscriptions run as soon
+    /// as an attempt is given up, and what they apply is not in the pin, so that a copy would have to begin anew.
+    fn fill_in_tries(
+        &mut self,
+        fill: Fill,
+        intent: &Intent,
+        table: &Table,
+        pins: (&Pinned, &Cut),
+    ) -> Result<(), Trouble> {
+        let mut lost_since = None;
+        loop {
             let outcome = interrupts::catch(|| {
-                self.prepare_catch_up(table, &pinned.vector)?;
-                fill(self, intent, table, (&pinned, &cut))
+                self.prepare_catch_up(table, &pins.0.vector)?;
+                fill(self, intent, table, pins)
             })
             .unwrap_or_else(|report| {
                 origin::forget_stamp();
@@ -83,19 +123,19 @@ impl Rescue {
                 end_writing();
                 Err(Trouble::Raised { report, relation: Some(table.shown()), origin_lsn: None })
             });
-            process::keep_books();
-            match outcome {
-                Ok(()) => failpoint::hit(names::REBUILD_TABLE_READY),
-                Err(Trouble::MustStop) => return Err(Trouble::MustStop),
-                // Without the snapshot no other table can be rebuilt either.
-                Err(trouble @ Trouble::Recover(RecoverError::Rebuild(RebuildError::PinLost { .. }))) => {
-                    return Err(trouble);
-                }
-                Err(trouble) => first = first.or(Some(trouble)),
+            let Err(Trouble::Recover(error)) = &outcome else { return outcome };
+            let since = *lost_since.get_or_insert_with(Monotonic::now);
+            if !is_lost_link(error) || Monotonic::now().since(since) >= LINK_PATIENCE {
+                return outcome;
+            }
+            pgrx::log!("rebuilding {} is tried again: {error}", table.shown());
+            process::report_activity(&format!("waiting for the link to the source to rebuild {}", table.shown()));
+            latch::wait(Some(LINK_INTERVAL), WaitEvent::RescueSuspend);
+            interrupts::check();
+            if !goes_on(self.index) {
+                return Err(Trouble::MustStop);
             }
         }
-        with_entry(self.index, |entry| entry.filling = FillingEntry::NONE);
-        Ok(first)
     }
 
     fn fill_by_comparing(&mut self, intent: &Intent, table: &Table, pins: (&Pinned, &Cut)) -> Result<(), Trouble> {
