@@ -20,6 +20,7 @@ mod rebuild_memory;
 mod rebuild_resume;
 mod report;
 mod restore;
+mod said;
 mod scenario;
 mod stream;
 mod wait;
@@ -81,7 +82,13 @@ const GROUPS: [Group; 17] = [
     Group { scenarios: &["barrier"], run: barrier::barrier },
     Group { scenarios: &["memory"], run: memory::memory },
     Group {
-        scenarios: &["rebuild_copy/1", "rebuild_copy/2", "rebuild_compare/0", "rebuild_compare/0.1", "rebuild_compare/1"],
+        scenarios: &[
+            "rebuild_copy/1",
+            "rebuild_copy/2",
+            "rebuild_compare/0",
+            "rebuild_compare/0.1",
+            "rebuild_compare/1",
+        ],
         run: rebuild::of_a_table,
     },
     Group { scenarios: &["rebuild_memory"], run: rebuild_memory::rebuild_memory },

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use spock_recovery_cluster::pid_file::PidFile;
 use spock_recovery_cluster::{Cluster, Server, Shutdown, command, deadline, process};
-use spockctl::Screen;
 use spockctl::node::{Options, create};
 
 use crate::bench::Bench;
 use crate::cluster;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::measure::{Figure, alternating, timed};
 use crate::report;
+use crate::said::quietly;
 use crate::wait;
 use crate::whole_call::CONTENT;
 
@@ -73,10 +73,7 @@ impl Mesh {
             dsn: Some(n3.dsn(wait::DATABASE)),
             ..Options::default()
         };
-        let silent = Screen::plain(std::io::sink());
-        let taken = timed(|| {
-            create::run(&options, &silent).map(drop).map_err(|error| Error::Verification(error.to_string()))
-        })?;
+        let taken = timed(|| quietly(|screen| create::run(&options, screen)))?;
         wait::sql(n1, "UPDATE t SET v = 'of n1' WHERE id = 1")?;
         wait::sql(n3, "UPDATE t SET v = 'of n3' WHERE id = 2")?;
         for node in [n1, n2, n3] {

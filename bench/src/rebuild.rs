@@ -3,8 +3,10 @@
 //! Time runs from the command until the table is ready: CALL rebuild_run and CREATE SUBSCRIPTION with all their steps. n3 is the
 //! source, n2 the target; they receive from each other, as in a mesh.
 
+use std::time::Duration;
+
 use spock_recovery_cluster::client::literal;
-use spock_recovery_cluster::{Cluster, Server};
+use spock_recovery_cluster::{Cluster, Server, process};
 
 use crate::bench::Bench;
 use crate::cluster;
@@ -16,19 +18,18 @@ use crate::whole_call::{CONTENT, TABLE};
 
 /// Copies with one stream and with two; comparisons with so many rows of a thousand that differ.
 const COPIES: [(&str, u64); 2] = [("rebuild_copy/1", 1), ("rebuild_copy/2", 2)];
-const COMPARISONS: [(&str, u64); 3] =
-    [("rebuild_compare/0", 0), ("rebuild_compare/0.1", 1), ("rebuild_compare/1", 10)];
+const COMPARISONS: [(&str, u64); 3] = [("rebuild_compare/0", 0), ("rebuild_compare/0.1", 1), ("rebuild_compare/1", 10)];
 
 pub fn of_a_table(bench: &Bench) -> Result<Vec<Figure>> {
     let nodes = Pair::start(bench, bench.size(10_000_000, 1_000_000), "md5(g::text)")?;
     let mut figures: Vec<Figure> = Vec::new();
     for pair in 0..bench.pairs() {
-        let mut measured: Vec<(&'static str, f64, f64)> = Vec::new();
+        let mut measured: Vec<(&'static str, Taken, Taken)> = Vec::new();
         let copies = COPIES.into_iter().filter(|(name, _)| bench.wants(name));
         if copies.clone().next().is_some() {
             // Core's copy is in between in every other pair.
             let core = if pair.is_multiple_of(2) { Some(nodes.copied_by_core()?) } else { None };
-            let ours: Vec<(&str, f64)> =
+            let ours: Vec<(&str, Taken)> =
                 copies.map(|(name, streams)| Ok((name, nodes.copied(streams)?))).collect::<Result<_>>()?;
             let core = core.map_or_else(|| nodes.copied_by_core(), Ok)?;
             measured.extend(ours.into_iter().map(|(name, rate)| (name, rate, core)));
@@ -42,18 +43,28 @@ pub fn of_a_table(bench: &Bench) -> Result<Vec<Figure>> {
             }
         }
         for (name, ours, baseline) in measured {
-            report::pair(bench, name, ours, baseline);
+            report::pair(bench, name, ours.rate, baseline.rate);
+            report::processor(bench, ours.processor, baseline.processor);
             if !figures.iter().any(|figure| figure.name == name) {
                 figures.push(Figure::new(name));
             }
             for figure in figures.iter_mut().filter(|figure| figure.name == name) {
-                figure.ours.push(ours);
-                figure.baseline.push(baseline);
+                figure.ours.push(ours.rate);
+                figure.baseline.push(baseline.rate);
             }
         }
     }
     nodes.cluster.stop()?;
     Ok(figures)
+}
+
+/// What one measurement has taken.
+#[derive(Clone, Copy)]
+struct Taken {
+    /// Rows per second.
+    rate: f64,
+    /// Seconds of a processor, of those processes of both servers that have ended since: those that copy, and those that are asked.
+    processor: f64,
 }
 
 /// Two nodes that hold the same table.
@@ -68,10 +79,7 @@ impl Pair {
         let cluster = cluster::start(bench, &["n2", "n3"], true, |node| wait::sql(node, TABLE))?;
         cluster.subscribe(&[("n2", "n3"), ("n3", "n2")])?;
         let pair = Pair { cluster, rows };
-        wait::sql(
-            pair.source()?,
-            &format!("INSERT INTO t SELECT g, {value} FROM generate_series(0, {rows} - 1) g"),
-        )?;
+        wait::sql(pair.source()?, &format!("INSERT INTO t SELECT g, {value} FROM generate_series(0, {rows} - 1) g"))?;
         pair.settle()?;
         for node in pair.cluster.nodes() {
             wait::sql(node, "VACUUM ANALYZE t")?;
@@ -105,13 +113,13 @@ impl Pair {
         self.cluster.nodes().into_iter().try_for_each(|node| wait::sql(node, "CHECKPOINT"))
     }
 
-    /// Rows per second of the whole call, which must find so many rows different; None: it copies.
-    pub fn rebuild(&self, differing: Option<u64>) -> Result<f64> {
+    /// The whole call, which must find so many rows different; None: it copies.
+    fn rebuild(&self, differing: Option<u64>) -> Result<Taken> {
         let call = rebuild_of_t(if differing.is_some() { "compare" } else { "copy" });
         let mut report = String::new();
-        let taken = timed(|| {
+        let taken = self.taken(|| {
             report = wait::value(self.target()?, &call)?;
-            Ok::<_, Error>(())
+            Ok(())
         })?;
         wait::same(&self.cluster.nodes(), CONTENT)?;
         let counted = |name: &str| {
@@ -122,10 +130,21 @@ impl Pair {
         if told != (self.rows as f64, differing.unwrap_or(0) as f64) {
             return Err(Error::Verification(format!("{told:?} rows were rebuilt and differed: {report}")));
         }
-        Ok(self.rows as f64 / taken.as_secs_f64())
+        Ok(taken)
     }
 
-    fn copied(&self, streams: u64) -> Result<f64> {
+    fn taken(&self, act: impl FnOnce() -> Result<()>) -> Result<Taken> {
+        let processor = || {
+            let postmasters = self.cluster.nodes().into_iter().filter_map(Server::pid);
+            postmasters.filter_map(|pid| process::processor_time(pid, true)).sum::<Duration>()
+        };
+        let before = processor();
+        let seconds = timed(act)?.as_secs_f64();
+        let processor = processor().saturating_sub(before).as_secs_f64();
+        Ok(Taken { rate: self.rows as f64 / seconds, processor })
+    }
+
+    fn copied(&self, streams: u64) -> Result<Taken> {
         let target = self.target()?;
         wait::sql(target, &format!("ALTER SYSTEM SET spock.rebuild_streams = {streams}"))?;
         wait::sql(target, "SELECT pg_reload_conf()")?;
@@ -133,8 +152,8 @@ impl Pair {
         self.rebuild(None)
     }
 
-    /// Rows per second of core's initial copy into the same empty table.
-    fn copied_by_core(&self) -> Result<f64> {
+    /// Core's initial copy into the same empty table.
+    fn copied_by_core(&self) -> Result<Taken> {
         self.damage("TRUNCATE t")?;
         let target = self.target()?;
         let statement = format!(
@@ -144,18 +163,18 @@ impl Pair {
         wait::sql(self.source()?, "DROP PUBLICATION IF EXISTS t; CREATE PUBLICATION t FOR TABLE t")?;
         let of_t = "FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = srsubid
                     WHERE subname = 'copied' AND srrelid = 't'::regclass";
-        let taken = timed(|| {
+        let taken = self.taken(|| {
             wait::sql(target, &statement)?;
             wait::until(target, &format!("SELECT bool_and(srsubstate IN ('s', 'r')) {of_t}"))
         })?;
         wait::until(target, &format!("SELECT bool_and(srsubstate = 'r') {of_t}"))?;
         wait::sql(target, "DROP SUBSCRIPTION copied")?;
         wait::same(&self.cluster.nodes(), CONTENT)?;
-        Ok(self.rows as f64 / taken.as_secs_f64())
+        Ok(taken)
     }
 
-    /// Rows per second of a comparison in which so many of a thousand rows differ.
-    fn compared(&self, of_a_thousand: u64) -> Result<f64> {
+    /// A comparison in which so many of a thousand rows differ.
+    fn compared(&self, of_a_thousand: u64) -> Result<Taken> {
         let spread = format!("UPDATE t SET v = 'damaged' WHERE id % 1000 < {of_a_thousand}");
         self.damage(&spread)?;
         wait::sql(self.target()?, "VACUUM t")?;

@@ -14,7 +14,6 @@ use spock_recovery_cluster::pid_file::PidFile;
 use spock_recovery_cluster::{
     Cluster, Configuration, Error as ServerError, Server, Shutdown, command, deadline, process,
 };
-use spockctl::Screen;
 use spockctl::backup::{DriverName, Repository, setup, take};
 use spockctl::restore::check::Options;
 use spockctl::restore::journal::Journal;
@@ -25,6 +24,7 @@ use crate::cluster;
 use crate::error::{Error, Result, joined};
 use crate::measure::{Figure, alternating, timed};
 use crate::report;
+use crate::said::quietly;
 use crate::wait::{self, DATABASE};
 use crate::whole_call::CONTENT;
 
@@ -59,7 +59,11 @@ fn measure(bench: &Bench, name: &'static str, bytes: u64) -> Result<Vec<Figure>>
         let (ours, by_hand) = alternating(pair, || mesh.restored(), || mesh.restored_by_hand(bench))?;
         // A tenth more and ten seconds are what it may take.
         let allowed = by_hand * 1.1 + 10.0;
-        bench.screen.line(format!("  {name}: by hand {} s, so {} s are allowed", report::shown(by_hand), report::shown(allowed)));
+        bench.screen.line(format!(
+            "  {name}: by hand {} s, so {} s are allowed",
+            report::shown(by_hand),
+            report::shown(allowed)
+        ));
         figure.ours.push(ours);
         figure.baseline.push(allowed);
         report::pair(bench, name, ours, allowed);
@@ -104,28 +108,24 @@ impl Mesh {
             wait::sql(node, &fill)?;
             wait::sql(node, "VACUUM ANALYZE t")
         })?;
+        cluster.subscribe(&cluster.pairs())?;
         let repository = cluster.path().join("repository");
-        let silent = Screen::plain(std::io::sink());
-        setup::run(
-            &setup::Options {
-                dsn: cluster.node("n1")?.dsn(DATABASE),
-                repository: repository.clone(),
-                driver: Some(DriverName::Dir),
-                node: None,
-                by_command: false,
-                archive_timeout: None,
-                command: None,
-            },
-            &silent,
-        )
-        .map_err(told)?;
+        let options = setup::Options {
+            dsn: cluster.node("n1")?.dsn(DATABASE),
+            repository: repository.clone(),
+            driver: Some(DriverName::Dir),
+            node: None,
+            by_command: false,
+            archive_timeout: None,
+            command: None,
+        };
+        quietly(|screen| setup::run(&options, screen))?;
         for node in cluster.nodes() {
             node.stop(Shutdown::Fast)?;
             node.start()?;
         }
-        cluster.subscribe(&cluster.pairs())?;
         let options = take::Options { repository: repository.clone(), dsn: None, node: None, kind: None };
-        take::run(&options, &silent).map_err(told)?;
+        quietly(|screen| take::run(&options, screen))?;
         // What is to be replayed: a tenth of the rows, whose pages are written whole once.
         let n1 = cluster.node("n1")?;
         wait::sql(n1, &format!("UPDATE t SET v = reverse(v) WHERE id <= {}", rows / 10))?;
@@ -151,8 +151,7 @@ impl Mesh {
             into: Some(beside.0.clone()),
             end_after: None,
         };
-        let silent = Screen::plain(std::io::sink());
-        let taken = timed(|| start::run(&options, &silent).map_err(told))?;
+        let taken = timed(|| quietly(|screen| start::run(&options, screen)))?;
         for name in NODES {
             let journal = Journal::read(&beside.0.join(name)).map_err(told)?;
             let journal = journal.ok_or_else(|| Error::Verification(format!("{name} has no journal")))?;
@@ -160,7 +159,7 @@ impl Mesh {
             let rows = spock_recovery_cluster::client::query(name, &mut client, CONTENT)?;
             self.require_content(name, &format!("{rows:?}"))?;
         }
-        cancel::run(&options, &silent).map_err(told)?;
+        quietly(|screen| cancel::run(&options, screen))?;
         Ok(taken.as_secs_f64())
     }
 
@@ -263,7 +262,7 @@ fn recover(bench: &Bench, node: &Server, (base, wal): (&Path, &Path), (folder, p
                 Ok(is_paused.then_some(()))
             }
             // It is not consistent yet; one that has ended never will be.
-            Err(error) if node.processes().is_empty() => Err(Error::from(error)),
+            Err(error) if !node.pid().is_some_and(process::is_alive) => Err(Error::from(error)),
             Err(error) => {
                 *last = error.to_string();
                 Ok(None)
