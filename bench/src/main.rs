@@ -69,7 +69,7 @@ struct Group {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 17] = [
+const GROUPS: [Group; 16] = [
     Group { scenarios: &["small", "decode_limit"], run: catch_up::small },
     Group { scenarios: &["bulk_insert"], run: catch_up::bulk_insert },
     Group { scenarios: &["bulk_mixed"], run: catch_up::bulk_mixed },
@@ -94,8 +94,7 @@ const GROUPS: [Group; 17] = [
     Group { scenarios: &["rebuild_memory"], run: rebuild_memory::rebuild_memory },
     Group { scenarios: &["rebuild_resume/target", "rebuild_resume/session"], run: rebuild_resume::rebuild_resume },
     Group { scenarios: &["node_create"], run: node_create::node_create },
-    Group { scenarios: &["restore/1"], run: restore::one_gigabyte },
-    Group { scenarios: &["restore/10"], run: restore::ten_gigabytes },
+    Group { scenarios: &["restore/1", "restore/10"], run: restore::restore },
 ];
 
 fn main() -> ExitCode {

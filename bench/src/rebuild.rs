@@ -140,8 +140,18 @@ impl Pair {
         };
         let before = processor();
         let seconds = timed(act)?.as_secs_f64();
+        self.wait_ended()?;
         let processor = processor().saturating_sub(before).as_secs_f64();
         Ok(Taken { rate: self.rows as f64 / seconds, processor })
+    }
+
+    /// Whoever has done it has ended, so that what it has taken is known.
+    fn wait_ended(&self) -> Result<()> {
+        let question = "SELECT count(*) = 0 FROM pg_stat_activity
+                         WHERE backend_type IN ('spock_recovery copy', 'spock_recovery rescue')
+                            OR backend_type = 'logical replication tablesync worker'
+                            OR application_name LIKE 'spock_recovery copy%' OR application_name LIKE 'pg_%_sync_%'";
+        self.cluster.nodes().into_iter().try_for_each(|node| wait::until(node, question))
     }
 
     fn copied(&self, streams: u64) -> Result<Taken> {

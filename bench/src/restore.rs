@@ -12,7 +12,7 @@ use nix::sys::statvfs::statvfs;
 use spock_recovery_cluster::client::literal;
 use spock_recovery_cluster::pid_file::PidFile;
 use spock_recovery_cluster::{
-    Cluster, Configuration, Error as ServerError, Server, Shutdown, command, deadline, process,
+    Cluster, Configuration, Error as ServerError, Server, Shutdown, command, deadline, process, run_folder,
 };
 use spockctl::backup::{DriverName, Repository, setup, take};
 use spockctl::restore::check::Options;
@@ -22,7 +22,7 @@ use spockctl::restore::{Moment, cancel, server, start};
 use crate::bench::Bench;
 use crate::cluster;
 use crate::error::{Error, Result, joined};
-use crate::measure::{Figure, alternating, timed};
+use crate::measure::{Figure, alternating, median, timed};
 use crate::report;
 use crate::said::quietly;
 use crate::wait::{self, DATABASE};
@@ -38,21 +38,38 @@ const ROW_BYTES: u64 = 1_024;
 /// What lies on the disk at the same time for each byte of the mesh: the nodes, their WAL, backups, archive, and restored nodes.
 const ROOM: f64 = 3.6;
 
-pub fn one_gigabyte(bench: &Bench) -> Result<Vec<Figure>> {
-    measure(bench, "restore/1", bench.size(1 << 30, 200 << 20))
+pub fn restore(bench: &Bench) -> Result<Vec<Figure>> {
+    let mut measured: Vec<(u64, Figure)> = Vec::new();
+    for (name, gigabytes) in [("restore/1", 1), ("restore/10", 10)] {
+        // A tenth of a GB, and a whole one.
+        let bytes = (gigabytes << 30) / bench.size(1, 10);
+        let room = if bench.wants(name) { Some(missing_room(bytes)?) } else { None };
+        match room {
+            None => (),
+            Some(None) => measured.push((bytes, measure(bench, name, bytes)?)),
+            Some(Some(why)) => bench.screen.line(format!("  {name} is left out: {why}")),
+        }
+    }
+    if let [(small, few), (large, many)] = &measured[..] {
+        extrapolate(bench, (*small, median(&few.ours)), (*large, median(&many.ours)));
+    }
+    Ok(measured.into_iter().map(|(_, figure)| figure).collect())
 }
 
-pub fn ten_gigabytes(bench: &Bench) -> Result<Vec<Figure>> {
-    if bench.quick {
-        bench.screen.line("  restore/10 takes 10 GB, and is left out with --quick");
-        return Ok(Vec::new());
-    }
-    measure(bench, "restore/10", 10 << 30)
+/// What 1,000 GB would take, if each further GB takes what one between the two measured sizes has taken. That is too little
+/// where what was measured had room in the machine's memory, and 1,000 GB have not.
+fn extrapolate(bench: &Bench, (small, short): (u64, f64), (large, long): (u64, f64)) {
+    let per_byte = (long - short) / (large - small) as f64;
+    let seconds = long + per_byte * ((1000_u64 << 30) - large) as f64;
+    bench.screen.line(format!(
+        "  restore: {:.0} MB/s, so 1,000 GB would take about {:.1} h",
+        1.0 / per_byte / f64::from(1 << 20),
+        seconds / 3600.0
+    ));
 }
 
 /// `bytes`: of all nodes together.
-fn measure(bench: &Bench, name: &'static str, bytes: u64) -> Result<Vec<Figure>> {
-    require_room(bytes)?;
+fn measure(bench: &Bench, name: &'static str, bytes: u64) -> Result<Figure> {
     let mesh = Mesh::start(bench, bytes)?;
     let mut figure = Figure::new(name);
     for pair in 0..bench.pairs() {
@@ -69,24 +86,24 @@ fn measure(bench: &Bench, name: &'static str, bytes: u64) -> Result<Vec<Figure>>
         report::pair(bench, name, ours, allowed);
     }
     mesh.cluster.stop()?;
-    Ok(vec![figure])
+    Ok(figure)
 }
 
-fn require_room(bytes: u64) -> Result<()> {
-    let base = spock_recovery_cluster::run_folder::base();
+/// Why a mesh of this size cannot be measured; None: it can.
+fn missing_room(bytes: u64) -> Result<Option<String>> {
+    let base = run_folder::base();
     let system = statvfs(&base).map_err(|error| Error::Verification(format!("{}: {error}", base.display())))?;
     let free = (system.blocks_available() * system.fragment_size()) as f64;
-    let needed = bytes as f64 * ROOM + (2_u64 << 30) as f64;
+    let needed = bytes as f64 * ROOM + f64::from(1 << 30);
     let gigabytes = |bytes: f64| bytes / f64::from(1 << 30);
-    match free >= needed {
-        true => Ok(()),
-        false => Err(Error::Verification(format!(
+    Ok((free < needed).then(|| {
+        format!(
             "\"{}\" has {:.1} GB free, and {:.1} GB are needed; SPOCK_RECOVERY_TMP names another place",
             base.display(),
             gigabytes(free),
             gigabytes(needed)
-        ))),
-    }
+        )
+    }))
 }
 
 /// A mesh with backups, and a restore point behind them.
