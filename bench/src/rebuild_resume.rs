@@ -54,10 +54,7 @@ fn sent_again(nodes: &Pair, name: &str) -> Result<f64> {
     nodes.damage("TRUNCATE t")?;
     wait::sql(source, "SELECT pg_stat_reset_single_table_counters('t'::regclass)")?;
     let call = Call::of(target, rebuild_of_t("copy"));
-    let has_some = format!(
-        "SELECT coalesce((SELECT count(*) >= {CHUNKS_BEFORE}
-           FROM spock.rebuild_manifest((SELECT max(intent_id::text)::uuid FROM spock.rebuild_progress))), false)"
-    );
+    let has_some = format!("SELECT coalesce(max(chunks_done) >= {CHUNKS_BEFORE}, false) FROM spock.rebuild_progress");
     wait::until_ended(target, &has_some, || call.has_ended())?;
     match name {
         TARGET => {
