@@ -71,6 +71,13 @@ static RESCUE_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
 /// are far longer than a node takes to restart, and short enough for a node that was lost in the middle of its rebuild.
 static REBUILD_PIN_SILENCE: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 
+/// `spock.rebuild_streams`: two keep the source's and the target's processors busy at the same time. Each stream takes a
+/// process on both nodes, which the mesh's work must be able to spare.
+static REBUILD_STREAMS: GucSetting<i32> = GucSetting::<i32>::new(2);
+
+/// The most of them: each needs a replication origin and a place in shared memory.
+pub const MOST_REBUILD_STREAMS: usize = 8;
+
 /// `spock.rescue_conflict_resolution`: the later commit wins, because all survivors then reach the same rows
 /// independently.
 static RESCUE_CONFLICT_RESOLUTION: GucSetting<Policy> = GucSetting::<Policy>::new(Policy::LastUpdateWins);
@@ -153,6 +160,11 @@ pub fn rebuild_pin_silence() -> Duration {
 /// None means no limit.
 pub fn rescue_lock_timeout() -> Option<Duration> {
     Some(milliseconds(&RESCUE_LOCK_TIMEOUT)).filter(|limit| !limit.is_zero())
+}
+
+/// How many workers copy a table at the same time.
+pub fn rebuild_streams() -> u64 {
+    u64::from(REBUILD_STREAMS.get().unsigned_abs())
 }
 
 pub fn rescue_conflict_resolution() -> Policy {
@@ -284,6 +296,16 @@ pub fn register() {
         i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"spock.rebuild_streams",
+        c"Number of workers that copy a table at the same time in a rebuild of this node.",
+        c"",
+        &REBUILD_STREAMS,
+        1,
+        MOST_REBUILD_STREAMS as i32,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"spock.rescue_lock_timeout",

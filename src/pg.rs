@@ -47,6 +47,7 @@ pub mod row_slots;
 pub mod row_text;
 pub mod seclabel;
 pub mod setting;
+mod silent_triggers;
 pub mod slot;
 pub mod slot_files;
 pub mod spi_text;

@@ -16,7 +16,7 @@ pub struct Bench {
 
 impl Bench {
     pub fn wants(&self, scenario: &str) -> bool {
-        self.wanted.is_empty() || self.wanted.iter().any(|name| name == scenario)
+        self.wanted.is_empty() || self.wanted.iter().any(|name| means(name, scenario))
     }
 
     /// How often ours and the baseline are measured.
@@ -31,4 +31,9 @@ impl Bench {
     pub fn size(&self, full: u64, quick: u64) -> u64 {
         if self.quick { quick } else { full }
     }
+}
+
+/// Whether a name that was given means a scenario: `rebuild_copy` means `rebuild_copy/1` and `rebuild_copy/2`.
+pub fn means(given: &str, scenario: &str) -> bool {
+    scenario.strip_prefix(given).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

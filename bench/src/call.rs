@@ -1,4 +1,4 @@
-//! CALL spock.recover_run(), in a session of its own while others are asked.
+//! CALL spock.recover_run() and the like, in a session of its own while others are asked.
 
 use std::thread;
 
@@ -16,8 +16,12 @@ pub struct Call {
 
 impl Call {
     pub fn begin(node: &Server, arguments: &str) -> Call {
+        Call::of(node, format!("CALL spock.recover_run({arguments})"))
+    }
+
+    /// Any other procedure.
+    pub fn of(node: &Server, statement: String) -> Call {
         let (name, config) = (node.name().to_owned(), node.config(DATABASE));
-        let statement = format!("CALL spock.recover_run({arguments})");
         let thread = thread::spawn(move || {
             client::query(&name, &mut client::connect(&name, &config)?, &statement)?;
             Ok(())

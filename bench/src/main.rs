@@ -12,9 +12,15 @@ mod error;
 mod growth;
 mod measure;
 mod memory;
+mod node_create;
 mod overhead;
 mod plot;
+mod rebuild;
+mod rebuild_memory;
+mod rebuild_resume;
 mod report;
+mod restore;
+mod said;
 mod scenario;
 mod stream;
 mod wait;
@@ -63,7 +69,7 @@ struct Group {
     run: fn(&Bench) -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 16] = [
     Group { scenarios: &["small", "decode_limit"], run: catch_up::small },
     Group { scenarios: &["bulk_insert"], run: catch_up::bulk_insert },
     Group { scenarios: &["bulk_mixed"], run: catch_up::bulk_mixed },
@@ -75,6 +81,20 @@ const GROUPS: [Group; 11] = [
     Group { scenarios: &["overhead"], run: overhead::overhead },
     Group { scenarios: &["barrier"], run: barrier::barrier },
     Group { scenarios: &["memory"], run: memory::memory },
+    Group {
+        scenarios: &[
+            "rebuild_copy/1",
+            "rebuild_copy/2",
+            "rebuild_compare/0",
+            "rebuild_compare/0.1",
+            "rebuild_compare/1",
+        ],
+        run: rebuild::of_a_table,
+    },
+    Group { scenarios: &["rebuild_memory"], run: rebuild_memory::rebuild_memory },
+    Group { scenarios: &["rebuild_resume/target", "rebuild_resume/session"], run: rebuild_resume::rebuild_resume },
+    Group { scenarios: &["node_create"], run: node_create::node_create },
+    Group { scenarios: &["restore/1", "restore/10"], run: restore::restore },
 ];
 
 fn main() -> ExitCode {
@@ -88,7 +108,7 @@ fn run(cli: Cli) -> Result<()> {
         true => CURVES.iter().map(|(name, _)| *name).collect(),
         false => SCENARIOS.iter().map(|scenario| scenario.name).collect(),
     };
-    if let Some(unknown) = cli.scenarios.iter().find(|name| !known.contains(&name.as_str())) {
+    if let Some(unknown) = cli.scenarios.iter().find(|name| !known.iter().any(|known| bench::means(name, known))) {
         let what = if cli.growth { "curve" } else { "scenario" };
         return Err(Error::Verification(format!("there is no {what} \"{unknown}\"; there are {}", known.join(", "))));
     }

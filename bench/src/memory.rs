@@ -1,6 +1,8 @@
 //! The memory of the rescue worker that is its own, while it applies one transaction of a million rows.
 
-use spock_recovery_cluster::{deadline, process};
+use std::time::Duration;
+
+use spock_recovery_cluster::{Server, client, deadline, process};
 
 use crate::bench::Bench;
 use crate::call::{Call, N2_FROM_N3};
@@ -9,7 +11,10 @@ use crate::measure::Figure;
 use crate::{cluster, report, wait};
 
 /// What it may take over what it has when it begins.
-const ALLOWED_MEGABYTES: f64 = 64.0;
+pub const ALLOWED_MEGABYTES: f64 = 64.0;
+
+/// A rebuild of which every row differs takes some minutes.
+const LONGEST: Duration = Duration::from_secs(3_600);
 
 pub fn memory(bench: &Bench) -> Result<Vec<Figure>> {
     let rows = bench.size(1_000_000, 100_000);
@@ -45,6 +50,21 @@ pub fn memory(bench: &Bench) -> Result<Vec<Figure>> {
     report::pair(bench, "memory", ours, ALLOWED_MEGABYTES);
     cluster.stop()?;
     Ok(vec![Figure { name: "memory", ours: vec![ours], baseline: vec![ALLOWED_MEGABYTES] }])
+}
+
+/// The most that any process of ours has had for itself on a node, until `has_ended`; in MB.
+pub fn highest(node: &Server, has_ended: impl Fn() -> bool) -> Result<f64> {
+    let mut session = node.connect(wait::DATABASE)?;
+    let question = "SELECT pid FROM pg_stat_activity
+                     WHERE backend_type LIKE 'spock_recovery %' OR application_name LIKE 'spock_recovery %'";
+    let mut highest: f64 = 0.0;
+    deadline::wait("the end of what is measured", LONGEST, |_| {
+        for row in client::query(node.name(), &mut session, question)? {
+            let pid = row.first().and_then(|pid| pid.as_deref()?.parse().ok());
+            highest = own_megabytes(pid).map_or(highest, |size| size.max(highest));
+        }
+        Ok::<_, Error>(has_ended().then_some(highest))
+    })
 }
 
 /// Without what it shares with others (proc_pid_status(5), RssAnon); none for a process that has ended.

@@ -37,12 +37,12 @@ pub fn point(bench: &Bench, what: &str, much: f64, label: &str, value: f64, unit
     bench.screen.line(format!("  {} {what}: {label} {} {unit}; load {}", shown(much), shown(value), load()));
 }
 
-/// Processor seconds of those who have applied the same, beside the pair's figures.
+/// Processor seconds of those who have done the same, beside the pair's figures.
 pub fn processor(bench: &Bench, ours: f64, baseline: f64) {
     let ratio = baseline / ours;
     bench
         .screen
-        .line(format!("  who applies: ours {ours:.2}, baseline {baseline:.2} s of a processor, ratio {ratio:.2}"));
+        .line(format!("  who does it: ours {ours:.2}, baseline {baseline:.2} s of a processor, ratio {ratio:.2}"));
 }
 
 pub fn table(bench: &Bench, figures: &[Figure]) {

@@ -17,7 +17,7 @@ const fn cost(name: &'static str, unit: &'static str, goal: f64) -> Scenario {
     Scenario { name, unit, higher_is_better: false, goal }
 }
 
-pub const SCENARIOS: [Scenario; 15] = [
+pub const SCENARIOS: [Scenario; 26] = [
     rate("small", "tx/s", 2.0),
     rate("bulk_insert", "rows/s", 3.0),
     rate("bulk_mixed", "rows/s", 2.0),
@@ -34,6 +34,17 @@ pub const SCENARIOS: [Scenario; 15] = [
     rate("overhead", "tx/s", 0.98),
     rate("barrier", "tx/s", 0.99),
     cost("memory", "MB", 1.0),
+    rate("rebuild_copy/1", "rows/s", 0.9),
+    rate("rebuild_copy/2", "rows/s", 1.5),
+    rate("rebuild_compare/0", "rows/s", 3.0),
+    rate("rebuild_compare/0.1", "rows/s", 3.0),
+    rate("rebuild_compare/1", "rows/s", 3.0),
+    cost("rebuild_memory", "MB", 1.0),
+    cost("rebuild_resume/target", "chunks", 1.0),
+    cost("rebuild_resume/session", "chunks", 1.0),
+    cost("node_create", "s", 1.0),
+    cost("restore/1", "s", 1.0),
+    cost("restore/10", "s", 1.0),
 ];
 
 pub fn of(name: &str) -> Option<&'static Scenario> {

@@ -15,7 +15,7 @@ use crate::wait::{self, DATABASE};
 use crate::workload::each_transaction;
 
 pub const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, v text NOT NULL)";
-const CONTENT: &str = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM t";
+pub const CONTENT: &str = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM t";
 
 /// The procedure without anything to do but its steps: 70 transactions of one row.
 pub fn fixed_cost(bench: &Bench) -> Result<Vec<Figure>> {

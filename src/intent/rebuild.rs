@@ -197,6 +197,12 @@ impl Rebuild {
         self.set_apart.iter().filter(|held| held.applied.is_some()).map(|held| held.subscription).collect()
     }
 
+    /// Whether a table may still be compared, which takes the target's own snapshot as well. What is copied does without it:
+    /// a copy that was interrupted by the target's restart goes on under the same pin.
+    pub fn may_compare(&self) -> bool {
+        self.tables.iter().any(|table| table.phase == TablePhase::Waiting)
+    }
+
     /// Whether the pin still serves: nothing that the target has applied by now is missing in it.
     pub fn serves(&self, applied: &BTreeMap<String, OriginLsn>) -> bool {
         let Some(pinned) = &self.pinned else { return false };

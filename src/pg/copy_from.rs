@@ -2,6 +2,7 @@
 //! format, UTF-8, with indexes, constraints, triggers, generated columns and partitions.
 
 use super::relation_name::name_of;
+use super::silent_triggers;
 use super::spi_text;
 use super::text::to_server;
 use crate::error::SqlError;
@@ -79,6 +80,7 @@ pub fn rows(schema: &str, name: &str, columns: &[String], source: &mut Source<'_
         // SAFETY: a locked table, which is closed here or by the abort.
         let copied = unsafe {
             let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+            silent_triggers::overlook(relation);
             let copied = copy(relation, columns);
             pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
             copied

@@ -2,6 +2,7 @@
 //! process of its own, because it commits chunk by chunk, under an origin of its own, as a replica.
 
 use super::start;
+use crate::guc;
 use crate::pg::clock::Monotonic;
 use crate::pg::dsm::Segment;
 use crate::pg::latch::{self, WaitEvent};
@@ -19,7 +20,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 /// How many streams a table may have. Each needs a replication origin, two connections and a process.
-pub const MOST_STREAMS: u64 = 8;
+pub const MOST_STREAMS: u64 = guc::MOST_REBUILD_STREAMS as u64;
 
 /// The room for a worker's answer.
 const ROOM: usize = 16 << 10;

@@ -124,3 +124,35 @@ fn a_copy_goes_on_after_the_death_of_anybody() {
     while_writing(&[n1], || call_again(n2, "CALL spock.rebuild_run(source_node_name := 'n3')"));
     assert_level(&cluster);
 }
+
+#[test]
+fn a_copy_goes_on_under_its_snapshot_when_the_target_has_restarted() {
+    let cluster = cluster("rebuild_copy_resumes");
+    let [_, n2, n3] = cluster.all();
+    let chunks = "SELECT string_agg(m::text, ' ' ORDER BY chunk) FROM spock.rebuild_manifest(
+        (SELECT DISTINCT intent_id FROM spock.rebuild_progress)) m WHERE relation = 'u'::regclass";
+    ruin(n2);
+    n2.arm(names::COPY_AFTER_COMMIT, Action::Wait);
+    let mut session = n2.session();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            session.try_sql("CALL spock.rebuild_run(source_node_name := 'n3', tables := ARRAY['u'::regclass])")
+        });
+        n2.wait_hit(names::COPY_AFTER_COMMIT);
+        let before = n2.value(chunks);
+        assert!(!before.is_empty());
+        n2.kill9();
+        n2.disarm(names::COPY_AFTER_COMMIT);
+        n2.arm(names::REBUILD_COPIED, Action::Wait);
+        n2.start();
+        n2.wait_hit(names::REBUILD_COPIED);
+        // Nothing was sent again: each chunk came when it came.
+        assert_eq!(n2.value(chunks), before);
+        n2.disarm(names::REBUILD_COPIED);
+    });
+    n2.wait_until("SELECT count(*) FROM spock.rebuild_progress", "0");
+    // The other tables are as they were ruined.
+    n2.sql("CALL spock.rebuild_run('n2', 'n3')");
+    assert_eq!(n2.value("SELECT count(*) FROM u"), n3.value("SELECT count(*) FROM u"));
+    assert_level(&cluster);
+}

@@ -7,6 +7,7 @@ use super::super::trouble::Trouble;
 use super::tables::Filled;
 use crate::error::SqlError;
 use crate::failpoint::{self, names};
+use crate::guc;
 use crate::intent::document::Intent;
 use crate::intent::rebuild::{Cut, Method, Pinned, Table, TablePhase};
 use crate::pg::{process, transaction, wal};
@@ -20,8 +21,6 @@ use crate::recover::{rebuild, rebuild_apart};
 use pgrx::pg_sys::Oid;
 use std::time::{Duration, Instant};
 
-/// How many workers copy a table.
-const STREAMS: u64 = 2;
 /// The time between two looks at how much is there.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -82,7 +81,7 @@ impl Rescue {
             pin: pinned.pin.clone(),
             snapshot: pinned.snapshot.clone(),
             publications: transaction::run(|| rebuild::publications_from(source))?,
-            streams: STREAMS,
+            streams: guc::rebuild_streams(),
             written_at: pinned.old_time(),
         };
         let (index, mut looked) = (self.index, Instant::now());
