@@ -30,7 +30,7 @@ use std::collections::HashMap;
 
 /// How many keys are asked for at once.
 pub(super) const BATCH: usize = 500;
-/// After so many rows it is decided whether comparing is worth while.
+/// From so many rows on it is decided, again and again, whether comparing is worth while.
 const FIRST_ROWS: u64 = 20_000;
 
 /// A key that differs, and what the two snapshots have for it.
