@@ -224,14 +224,17 @@ AS $$
 BEGIN
     PERFORM pg_sleep(seconds);
 EXCEPTION WHEN query_canceled THEN
+    IF failed_node = '' THEN
+        RAISE EXCEPTION USING ERRCODE = 'query_canceled',
+            MESSAGE = format('stopped watching the rebuild of node "%s"', target_node),
+            DETAIL = 'The rebuild itself goes on: the target carries it.',
+            HINT = 'Watch it with SELECT * FROM spock.rebuild_progress; there, or CALL again. CALL spock.rebuild_abort(); there ends it.';
+    END IF;
     RAISE EXCEPTION USING ERRCODE = 'query_canceled',
-        MESSAGE = CASE failed_node WHEN '' THEN format('stopped watching the rebuild of node "%s"', target_node)
-                                   ELSE format('stopped watching the recovery of node "%s" on node "%s"', failed_node, target_node) END,
-        DETAIL = format('The %s itself goes on: the target carries it.', CASE failed_node WHEN '' THEN 'rebuild' ELSE 'recovery' END),
-        HINT = CASE failed_node
-            WHEN '' THEN 'Watch it with SELECT * FROM spock.rebuild_progress; there, or CALL again. CALL spock.rebuild_abort(); there ends it.'
-            ELSE format('Watch it with SELECT * FROM spock.recovery_progress; there, or CALL again. CALL spock.recover_abort(%L); ends it.',
-                        failed_node) END;
+        MESSAGE = format('stopped watching the recovery of node "%s" on node "%s"', failed_node, target_node),
+        DETAIL = 'The recovery itself goes on: the target carries it.',
+        HINT = format('Watch it with SELECT * FROM spock.recovery_progress; there, or CALL again. CALL spock.recover_abort(%L); ends it.',
+                      failed_node);
 END
 $$;
 

@@ -8,8 +8,10 @@ use pgrx::PgSqlErrorCode;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IntentError {
-    #[error("a {what} is running on this node")]
-    AlreadyRunning { what: String, abort: String, source_node: String, id: IntentId },
+    #[error("a recovery of node \"{failed}\" is running on this node")]
+    AlreadyRunning { failed: String, source_node: String, id: IntentId },
+    #[error("a rebuild from node \"{source_node}\" is running on this node")]
+    RebuildRuns { source_node: String, id: IntentId },
     #[error("intent {id} does not exist")]
     Unknown { id: IntentId },
     #[error("intent {id} has ended")]
@@ -33,7 +35,9 @@ pub enum IntentError {
 impl SqlError for IntentError {
     fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
-            IntentError::AlreadyRunning { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            IntentError::AlreadyRunning { .. } | IntentError::RebuildRuns { .. } => {
+                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE
+            }
             IntentError::Unknown { .. } | IntentError::NotRunning { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             IntentError::Ended { .. } | IntentError::OutOfOrder { .. } | IntentError::NoSchema => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
@@ -50,6 +54,7 @@ impl SqlError for IntentError {
             IntentError::AlreadyRunning { source_node, id, .. } => {
                 Some(format!("It is intent {id}, with source node \"{source_node}\"; one recovery runs at a time."))
             }
+            IntentError::RebuildRuns { id, .. } => Some(format!("It is intent {id}; one runs at a time.")),
             IntentError::NotFailing { failing: Some(failing), .. } => {
                 Some(format!("The transaction that it cannot apply ended at {failing}."))
             }
@@ -63,9 +68,14 @@ impl SqlError for IntentError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            IntentError::AlreadyRunning { abort, .. } => Some(format!(
-                "Wait until it has ended (SELECT * FROM spock.recovery_progress), or end it with {abort}."
+            IntentError::AlreadyRunning { failed, .. } => Some(format!(
+                "Wait until it has ended (SELECT * FROM spock.recovery_progress), or end it with CALL spock.recover_abort({}).",
+                quoted(failed)
             )),
+            IntentError::RebuildRuns { .. } => Some(
+                "Wait until it has ended (SELECT * FROM spock.rebuild_progress), or end it with CALL spock.rebuild_abort()."
+                    .to_owned(),
+            ),
             IntentError::NotFailing { failed, failing: Some(failing), is_at_fault: true, .. } => {
                 Some(format!("SELECT spock.recover_skip({}, '{failing}') skips that transaction.", quoted(failed)))
             }

@@ -61,11 +61,10 @@ impl Journal {
                 running.id
             }
             Some(running) => {
-                return Err(IntentError::AlreadyRunning {
-                    what: running.what(),
-                    abort: running.abort_command(),
-                    source_node: running.request.source.clone(),
-                    id: running.id,
+                let (source_node, id) = (running.request.source.clone(), running.id);
+                return Err(match running.is_rebuild() {
+                    true => IntentError::RebuildRuns { source_node, id },
+                    false => IntentError::AlreadyRunning { failed: running.request.failed.clone(), source_node, id },
                 });
             }
             None => {

@@ -315,7 +315,7 @@ fn happen(journal: &mut Journal, event: Event, number: u8) -> Result<(), IntentE
 
 fn cell_of(error: &IntentError) -> Cell {
     match error {
-        IntentError::AlreadyRunning { .. } => Cell::AlreadyRunning,
+        IntentError::AlreadyRunning { .. } | IntentError::RebuildRuns { .. } => Cell::AlreadyRunning,
         IntentError::Unknown { .. } => Cell::Unknown,
         IntentError::Ended { .. } => Cell::Ended,
         IntentError::OutOfOrder { .. } => Cell::OutOfOrder,

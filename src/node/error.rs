@@ -38,8 +38,10 @@ pub enum RegistryError {
     ProviderIsAnother { name: NodeName, subscription: String },
     #[error("cannot drop extension spock_recovery because nodes depend on it")]
     NodesExist { names: Vec<String> },
-    #[error("cannot drop the local node because a {what} is running on it")]
-    RecoveryRuns { what: String, abort: String },
+    #[error("cannot drop the local node because a recovery of node \"{failed}\" is running on it")]
+    RecoveryRuns { failed: String },
+    #[error("cannot drop the local node because a rebuild is running on it")]
+    RebuildRuns,
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
     #[error("text must not contain a null byte")]
@@ -65,7 +67,7 @@ impl SqlError for RegistryError {
             RegistryError::UnknownNode { .. } | RegistryError::UnknownSubscription { .. } => {
                 PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
             }
-            RegistryError::RecoveryRuns { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            RegistryError::RecoveryRuns { .. } | RegistryError::RebuildRuns => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             RegistryError::StillSubscribed { .. } | RegistryError::NodesExist { .. } => {
                 PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST
             }
@@ -97,8 +99,8 @@ impl SqlError for RegistryError {
             RegistryError::ProviderIsAnother { .. } => {
                 Some("Its provider has another identity than the one that is known for the node.".to_owned())
             }
-            RegistryError::RecoveryRuns { .. } => {
-                Some("The recovery has suspended subscriptions, which would stay disabled.".to_owned())
+            RegistryError::RecoveryRuns { .. } | RegistryError::RebuildRuns => {
+                Some("It has suspended subscriptions, which would stay disabled.".to_owned())
             }
             RegistryError::NodesExist { names } => Some(format!("Nodes: {}.", names.join(", "))),
             RegistryError::NullArgument { .. }
@@ -147,7 +149,10 @@ impl SqlError for RegistryError {
                      (slot_name = NONE); DROP SUBSCRIPTION {name};"
                 ))
             }
-            RegistryError::RecoveryRuns { abort, .. } => Some(format!("End it with {abort};")),
+            RegistryError::RecoveryRuns { failed } => {
+                Some(format!("End it with CALL spock.recover_abort({});", pgrx::spi::quote_literal(failed)))
+            }
+            RegistryError::RebuildRuns => Some("End it with CALL spock.rebuild_abort();".to_owned()),
             RegistryError::UnknownSubscription { .. } => {
                 Some("SELECT subname FROM pg_subscription; shows them.".to_owned())
             }

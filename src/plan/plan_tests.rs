@@ -335,6 +335,24 @@ fn with_equal_progress_nothing_is_missing_whatever_else_fails() {
 }
 
 #[test]
+fn a_table_whose_copy_was_aborted_is_missing_also_with_equal_progress_and_makes_no_source() {
+    fn abort(of: &mut NodeFacts) {
+        (own(of).tables[1].state, own(of).tables[1].copied) = ("s".to_owned(), Some(OriginLsn::INFINITY));
+    }
+    let plan = plan_of(|target, source, _| {
+        *target = node("n2", 90);
+        *source = node("n3", 90);
+        abort(target);
+    });
+    assert_eq!((plan.outcome, plan.reason), (Some(Outcome::NeedsRebuild), Reason::TargetTableNotReady));
+    let plan = plan_of(|_, source, _| abort(source));
+    assert_eq!((plan.outcome, plan.reason), (Some(Outcome::NeedsRebuild), Reason::SourceTableNotReady));
+    // One that was rebuilt up to a position is ready.
+    let plan = plan_of(|target, _, _| own(target).tables[1].state = "s".to_owned());
+    assert_eq!(plan.outcome, Some(Outcome::CatchUp), "{:?}", plan.reason);
+}
+
+#[test]
 fn a_node_that_is_attached_or_answers_alone_is_taken_for_failed() {
     let hangs = plan_of(|target, source, _| {
         own(target).is_attached = true;

@@ -48,7 +48,10 @@ fn require_nothing_unfinished() -> Result<(), RegistryError> {
     let journal = storage::read()?;
     // The recovery has suspended subscriptions, which nothing would resume.
     if let Some(intent) = journal.unfinished().next() {
-        return Err(RegistryError::RecoveryRuns { what: intent.what(), abort: intent.abort_command() });
+        return Err(match intent.is_rebuild() {
+            true => RegistryError::RebuildRuns,
+            false => RegistryError::RecoveryRuns { failed: intent.request.failed.clone() },
+        });
     }
     // Only the journal, which is removed with the node, says where the kept rows are.
     journal

@@ -134,9 +134,8 @@ fn the_same_request_joins_and_every_other_one_is_told_which_runs() {
         other(&mut wanted.request);
         let request = wanted.request.clone();
         match journal.begin(wanted) {
-            Err(IntentError::AlreadyRunning { what, abort, source_node, id: running }) => {
-                assert_eq!((what.as_str(), source_node.as_str(), running), ("recovery of node \"n1\"", "n3", id(1)));
-                assert_eq!(abort, "CALL spock.recover_abort('n1')");
+            Err(IntentError::AlreadyRunning { failed, source_node, id: running }) => {
+                assert_eq!((failed.as_str(), source_node.as_str(), running), ("n1", "n3", id(1)));
             }
             other => panic!("{request:?}: {other:?}"),
         }
