@@ -316,7 +316,7 @@ BEGIN
                         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                             MESSAGE = format('rebuild of node "%s" from node "%s" waits: %s', target_node, state ->> 'source_node', state ->> 'error'),
                             DETAIL = concat_ws(E'\n', words, 'Tables that are ready are kept, and the subscriptions run again.'),
-                            HINT = 'Fix the cause and CALL again; CALL spock.rebuild_abort(); on the target ends the rebuild.';
+                            HINT = concat_ws(' ', coalesce(CASE WHEN said ->> 'node' IS NULL THEN said ->> 'hint' END, 'Fix the cause and CALL again.'), 'CALL spock.rebuild_abort(); on the target ends the rebuild.');
                     END IF;
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                         MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',
@@ -344,7 +344,7 @@ BEGIN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                         MESSAGE = format('rebuild of node "%s" from node "%s" waits: %s', target_node, state ->> 'source_node', state ->> 'error'),
                         DETAIL = concat_ws(E'\n', words, 'It was tried several times, and continues by itself once the cause is fixed. Tables that are ready are kept, and the subscriptions run again.'),
-                        HINT = concat_ws(' ', state ->> 'advice', 'CALL again to watch; CALL spock.rebuild_abort(); on the target ends the rebuild.');
+                        HINT = concat_ws(' ', coalesce(CASE WHEN said ->> 'node' IS NULL THEN said ->> 'hint' END, state ->> 'advice'), 'CALL again to watch; CALL spock.rebuild_abort(); on the target ends the rebuild.');
                 END IF;
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                     MESSAGE = format('recovery of node "%s" on node "%s" waits: %s',

@@ -40,6 +40,7 @@ pub mod prepared;
 pub mod process;
 pub mod random;
 pub mod references;
+pub mod relation_files;
 pub mod relation_name;
 pub mod role;
 pub mod row_slots;

@@ -13,6 +13,7 @@ pub mod plan_error;
 pub mod prove;
 pub mod readiness;
 pub mod rebuild;
+pub mod rebuild_apart;
 pub mod rebuild_error;
 pub mod rebuild_state;
 pub mod said;

@@ -15,6 +15,11 @@ fn start(name: &str, nodes: usize) -> Cluster {
     start_mesh(builder, TABLES)
 }
 
+/// Three nodes that have further tables.
+fn start_with(name: &str, tables: &str) -> Cluster {
+    start_mesh(quick(name, 3).setting("spock.peer_timeout", "5s"), &format!("{TABLES}{tables}"))
+}
+
 /// From here on n2 gets nothing of n1, which writes 70 transactions; all others have them.
 fn make_gap(cluster: &Cluster) {
     let [n1, n2] = ["n1", "n2"].map(|name| cluster.node(name));

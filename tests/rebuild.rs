@@ -5,9 +5,11 @@
 mod copied;
 mod copy;
 mod kills;
+mod kinds;
 mod pin;
 mod pin_life;
 mod run;
+mod some;
 
 use crate::cluster::{Node, Session, SqlError};
 

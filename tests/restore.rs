@@ -94,6 +94,23 @@ impl<'a> Restores<'a> {
         ended(|screen| finish::run(&self.options(None), screen))
     }
 
+    /// Removes what restores that are finished have kept of the nodes' former data directories, for room.
+    fn remove_former(&self) {
+        for node in self.cluster.nodes() {
+            let data = node.data();
+            let name = data.file_name().expect("a data directory has a name").to_string_lossy();
+            for entry in std::fs::read_dir(data.parent().expect("it is in a folder")).expect("the folder is there") {
+                let path = entry.expect("an entry").path();
+                let is_former = path
+                    .file_name()
+                    .is_some_and(|other| other.to_string_lossy().starts_with(&format!("{name}.before-")));
+                if is_former {
+                    std::fs::remove_dir_all(&path).expect("nobody uses it");
+                }
+            }
+        }
+    }
+
     fn cancel(&self) -> Ended {
         ended(|screen| cancel::run(&self.options(None), screen))
     }

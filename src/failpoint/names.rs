@@ -98,6 +98,10 @@ pub const COPY_PIECE: &str = "copy_piece";
 pub const COPY_BEFORE_COMMIT: &str = "copy_before_commit";
 /// The same: a chunk is committed.
 pub const COPY_AFTER_COMMIT: &str = "copy_after_commit";
+/// In a rescue worker that rebuilds some tables: what comes for them is held on the other nodes, and nothing is set apart.
+pub const REBUILD_APART_HELD: &str = "rebuild_apart_held";
+/// In a rescue worker that rebuilds some tables: the subscriptions go on with the others.
+pub const REBUILD_SET_APART: &str = "rebuild_set_apart";
 /// In a rescue worker that rebuilds: tables are set aside for a copy, and nothing of them is changed yet.
 pub const REBUILD_PARKED: &str = "rebuild_parked";
 /// In a rescue worker that rebuilds: all chunks of a table are there, and the table is not ready yet.

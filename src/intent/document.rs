@@ -38,6 +38,16 @@ pub struct Request {
     pub rebuild: Option<Wanted>,
 }
 
+impl Request {
+    /// What it is, as messages name it.
+    pub fn title(&self) -> String {
+        match self.rebuild {
+            Some(_) => format!("rebuild from node \"{}\"", self.source),
+            None => format!("recovery of node \"{}\"", self.failed),
+        }
+    }
+}
+
 /// The phase that a recovery has reached. The variants are in the order in which a recovery passes through them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -335,8 +335,9 @@ impl Journal {
     /// Takes out the suspensions that last `until` then. The subscriptions to the other survivors are enabled again
     /// when the replay is over or an attempt has failed; the one to the failed node stays disabled until that node is
     /// back and was judged.
-    pub fn take_suspended(&mut self, until: Until) -> Vec<Suspension> {
-        let (taken, left) = std::mem::take(&mut self.suspensions).into_iter().partition(|entry| entry.until == until);
+    pub fn take_suspended(&mut self, until: Until, which: impl Fn(u32) -> bool) -> Vec<Suspension> {
+        let is_taken = |entry: &Suspension| entry.until == until && which(entry.subscription);
+        let (taken, left) = std::mem::take(&mut self.suspensions).into_iter().partition(is_taken);
         self.suspensions = left;
         taken
     }

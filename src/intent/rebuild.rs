@@ -8,7 +8,7 @@
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How a table is brought to the source's snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -68,18 +68,21 @@ pub struct Pinned {
     pub at: Option<Timestamp>,
 }
 
-/// A slot that is made in the place of one that was lost, by which the target receives from a node.
+/// A slot that is made on a node for the time of the rebuild, and holds what the target is to receive from there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LostSlot {
+pub struct HeldSlot {
     pub subscription: u32,
     pub node: String,
-    /// The lost one's name.
+    /// The name of the subscription's own slot.
     pub slot: String,
     /// The name of the slot that holds the WAL there until the rebuild is over.
     pub holder: String,
     /// Where the holder begins; None: it is about to be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begins: Option<OriginLsn>,
+    /// How far the tables had the node's changes when they were set apart; None: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<OriginLsn>,
 }
 
 /// What has become of a table.
@@ -140,8 +143,12 @@ pub struct Rebuild {
     /// How far every table that is ready has the failed node's transactions: the least of all pins that were used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_at: Option<OriginLsn>,
+    /// Slots that take the place of those that were lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub lost_slots: Vec<LostSlot>,
+    pub lost_slots: Vec<HeldSlot>,
+    /// Slots of subscriptions that go on with their other tables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set_apart: Vec<HeldSlot>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<Table>,
 }
@@ -149,6 +156,11 @@ pub struct Rebuild {
 impl Rebuild {
     pub fn table(&mut self, oid: u32) -> Option<&mut Table> {
         self.tables.iter_mut().find(|table| table.oid == oid)
+    }
+
+    /// The subscriptions that go on with their other tables while these are rebuilt.
+    pub fn going_on(&self) -> BTreeSet<u32> {
+        self.set_apart.iter().filter(|held| held.applied.is_some()).map(|held| held.subscription).collect()
     }
 
     /// Whether the pin still serves: nothing that the target has applied by now is missing in it.

@@ -8,8 +8,8 @@ pub fn tell(journal: &Journal) {
     for intent in journal.unfinished() {
         let why = intent.failure.as_ref().map_or_else(String::new, |failure| format!(": {}", intent.describe(failure)));
         pgrx::log!(
-            "recovery of node \"{}\" (intent {}) is unfinished, at phase {}{why}",
-            intent.request.failed,
+            "{} (intent {}) is unfinished, at phase {}{why}",
+            intent.request.title(),
             intent.id,
             intent.phase_name()
         );

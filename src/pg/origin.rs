@@ -76,28 +76,56 @@ thread_local! {
 /// The name of the origin under which a reconcile writes, so that no node forwards these transactions.
 pub const RECONCILE: &std::ffi::CStr = c"spock_reconcile";
 
-/// The origin under which a reconcile writes. It is created on first use. Needs a transaction.
-pub fn of_reconcile() -> u16 {
-    // SAFETY: a look into the catalog, or a new row of it.
-    unsafe {
-        match pg_sys::replorigin_by_name(RECONCILE.as_ptr(), true) {
-            0 => pg_sys::replorigin_create(RECONCILE.as_ptr()),
-            known => known,
-        }
-    }
-}
-
-/// The origin under which a stream of a copy writes rows that other nodes have already, so that no node forwards them. It is
-/// created on first use. Each stream has its own, because a process that applies under an origin has it to itself. Needs a
-/// transaction.
-pub fn of_copies(stream: u64) -> u16 {
-    let name = std::ffi::CString::new(format!("spock_rebuild_{stream}")).unwrap_or_default();
+/// The origin of that name, which is created on first use. Needs a transaction.
+fn of_name(name: &std::ffi::CStr) -> u16 {
     // SAFETY: a look into the catalog, or a new row of it.
     unsafe {
         match pg_sys::replorigin_by_name(name.as_ptr(), true) {
             0 => pg_sys::replorigin_create(name.as_ptr()),
             known => known,
         }
+    }
+}
+
+/// The origin under which a reconcile writes. It is created on first use. Needs a transaction.
+pub fn of_reconcile() -> u16 {
+    of_name(RECONCILE)
+}
+
+/// The origin under which a stream of a copy writes rows that other nodes have already, so that no node forwards them. It is
+/// created on first use. Each stream has its own, because a process that applies under an origin has it to itself. Needs a
+/// transaction.
+pub fn of_copies(stream: u64) -> u16 {
+    of_name(&std::ffi::CString::new(format!("spock_rebuild_{stream}")).unwrap_or_default())
+}
+
+/// The name of the origin of core's table synchronization worker (ReplicationOriginNameForLogicalRep).
+fn name_of_sync(subscription: u32, table: u32) -> std::ffi::CString {
+    std::ffi::CString::new(format!("pg_{subscription}_{table}")).unwrap_or_default()
+}
+
+/// The origin by which core's table synchronization worker applies to a table. It is created if it is not there. Needs a
+/// transaction.
+pub fn of_sync(subscription: u32, table: u32) -> u16 {
+    of_name(&name_of_sync(subscription, table))
+}
+
+/// Drops it, if it is there. Raises an ERROR (55006) if a process applies under it. Needs a transaction.
+pub fn drop_sync(subscription: u32, table: u32) {
+    // SAFETY: within a transaction.
+    unsafe { pg_sys::replorigin_drop_by_name(name_of_sync(subscription, table).as_ptr(), true, true) };
+}
+
+/// Sets how far an origin has been applied, also backwards, and has it in WAL. Raises an ERROR (55006) if a process applies
+/// under it. Needs a transaction, whose end changes nothing of it.
+pub fn set_progress(origin_id: u16, at: OriginLsn) {
+    // SAFETY: an origin that exists; the lock keeps it from being dropped meanwhile, as in core's
+    // pg_replication_origin_advance().
+    unsafe {
+        let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+        pg_sys::LockRelationOid(pg_sys::ReplicationOriginRelationId, lock);
+        pg_sys::replorigin_advance(origin_id, at.0, 0, true, true);
+        pg_sys::UnlockRelationOid(pg_sys::ReplicationOriginRelationId, lock);
     }
 }
 

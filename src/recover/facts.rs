@@ -19,7 +19,7 @@ use crate::node::servers::{self, NodeServer, Role};
 use crate::pg::clock::Monotonic;
 use crate::pg::name::Name;
 use crate::pg::text::Text;
-use crate::pg::{process, role, setting, slot, wal};
+use crate::pg::{process, relation_files, role, setting, slot, wal};
 use crate::plan::facts::{
     AskerFacts, CapacityFacts, GoneFacts, Limit, NodeFacts, OtherFacts, PeerFacts, RecoveryFacts, ReleasedFacts,
     SettingsFacts, SlotFacts, SlotState, SubscriptionFacts, TableFacts, VERSION,
@@ -98,15 +98,28 @@ fn look(failed: &str, asked_by: AskerFacts) -> Result<NodeFacts, RecoverError> {
     })
 }
 
-/// The size of the tables that this node receives. A partitioned table counts with its partitions.
+/// The size of the tables that this node receives, with what is stored out of line. A partitioned table counts with its
+/// partitions. No lock is taken: who has locked a table must not hold up a plan or the beginning of a recovery.
 fn table_bytes() -> Result<Option<u64>, RecoverError> {
-    let bytes: Option<i64> = Spi::get_one(
-        "SELECT pg_catalog.sum(pg_catalog.pg_table_size(t.relid))::pg_catalog.int8
-           FROM (SELECT DISTINCT coalesce(p.relid, r.srrelid) AS relid
-                   FROM pg_catalog.pg_subscription_rel r
-                   LEFT JOIN LATERAL pg_catalog.pg_partition_tree(r.srrelid) p ON p.isleaf) t",
-    )?;
-    Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()))
+    let paths: Vec<String> = Spi::connect(|client| {
+        let found = client.select(
+            "WITH RECURSIVE received(oid) AS (
+                SELECT r.srrelid FROM pg_catalog.pg_subscription_rel r
+                UNION
+                SELECT i.inhrelid FROM received t
+                  JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
+                  JOIN pg_catalog.pg_class p ON p.oid = i.inhrelid AND p.relispartition)
+             SELECT pg_catalog.pg_relation_filepath(f.oid)
+               FROM received t JOIN pg_catalog.pg_class c USING (oid)
+              CROSS JOIN LATERAL (VALUES (c.oid), (c.reltoastrelid)) f(oid)
+              WHERE pg_catalog.pg_relation_filepath(f.oid) IS NOT NULL",
+            None,
+            &[],
+        )?;
+        found.map(|row| Ok(row.get::<String>(1)?.unwrap_or_default())).collect::<Result<_, RecoverError>>()
+    })?;
+    // Who cannot look at the files knows no size, which is an estimate and holds nothing up.
+    Ok(paths.iter().map(|path| relation_files::bytes(path).ok()).sum())
 }
 
 /// What this node receives from other nodes.

@@ -8,7 +8,7 @@
 use super::error::RecoverError;
 use super::rebuild_error::RebuildError;
 use super::source::{Source, from_ascii, in_ascii};
-use crate::intent::rebuild::{LostSlot, Pinned, Table, TablePhase, Wanted};
+use crate::intent::rebuild::{HeldSlot, Pinned, Table, TablePhase, Wanted};
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
@@ -27,7 +27,7 @@ use std::time::Duration;
 const PIN_LIMIT: Duration = Duration::from_secs(120);
 
 /// The state of a table whose initial copy is done up to a position (`SUBREL_STATE_SYNCDONE`).
-const DONE_UP_TO: &str = "s";
+pub(super) const DONE_UP_TO: &str = "s";
 /// `SUBREL_STATE_READY`.
 const READY: &str = "r";
 
@@ -97,19 +97,6 @@ pub fn tables(source: &str, wanted: &Wanted) -> Result<Vec<Table>, RecoverError>
     Ok(tables.into_values().filter(is_wanted).collect())
 }
 
-/// Sets the state of a table in every subscription of this node that has it: core goes on after the snapshot. Its
-/// commit makes the table ready. Needs a transaction with a snapshot.
-///
-/// # Errors
-/// If the snapshot says nothing of a node from which the table comes.
-pub fn set_done(table: u32, vector: &BTreeMap<String, OriginLsn>) -> Result<(), RecoverError> {
-    for stream in streams()? {
-        let Some(at) = vector.get(&stream.node) else { continue };
-        set_state(&stream.position.subscription, Some(table), DONE_UP_TO, *at)?;
-    }
-    Ok(())
-}
-
 /// Has core's apply leave a table alone in every subscription, and go on with the others. Needs a transaction with a
 /// snapshot.
 pub fn set_aside(table: u32) -> Result<(), RecoverError> {
@@ -138,7 +125,12 @@ pub fn to_copy(tables: &[Table]) -> Result<BTreeSet<u32>, RecoverError> {
     Ok(found)
 }
 
-fn set_state(subscription: &Oid, table: Option<u32>, state: &str, at: OriginLsn) -> Result<(), RecoverError> {
+pub(super) fn set_state(
+    subscription: &Oid,
+    table: Option<u32>,
+    state: &str,
+    at: OriginLsn,
+) -> Result<(), RecoverError> {
     let which = match table {
         Some(table) => format!("srrelid = {table}::pg_catalog.oid"),
         None => format!("srsubstate = {}", quote_literal(DONE_UP_TO)),
@@ -236,13 +228,19 @@ pub fn slot_state(provider: &mut Source, slot: &str) -> Result<SlotState, Recove
 }
 
 /// Makes the slot that holds the provider's WAL from now on, unless it is there already. Returns where it begins.
-pub fn make_holder(provider: &mut Source, lost: &LostSlot) -> Result<OriginLsn, RecoverError> {
+pub fn make_holder(provider: &mut Source, lost: &HeldSlot) -> Result<OriginLsn, RecoverError> {
     let name = quote_literal(&lost.holder);
     if slot_state(provider, &lost.holder)? != SlotState::Usable {
         provider.write_one(&format!(
             "SELECT lsn::pg_catalog.text FROM pg_catalog.pg_create_logical_replication_slot({name}, 'pgoutput')"
         ))?;
     }
+    begin_of_holder(provider, lost)
+}
+
+/// Where the holder begins.
+pub(super) fn begin_of_holder(provider: &mut Source, held: &HeldSlot) -> Result<OriginLsn, RecoverError> {
+    let name = quote_literal(&held.holder);
     let begins = provider.read_one(&format!(
         "SELECT confirmed_flush_lsn::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"
     ))?;
@@ -250,7 +248,7 @@ pub fn make_holder(provider: &mut Source, lost: &LostSlot) -> Result<OriginLsn, 
 }
 
 /// Puts a slot of the lost one's name in its place, which begins where the holder does.
-pub fn replace_lost(provider: &mut Source, lost: &LostSlot) -> Result<(), RecoverError> {
+pub fn replace_lost(provider: &mut Source, lost: &HeldSlot) -> Result<(), RecoverError> {
     match slot_state(provider, &lost.slot)? {
         SlotState::Usable => return Ok(()),
         SlotState::Lost { exists: true } => {
@@ -268,7 +266,7 @@ pub fn replace_lost(provider: &mut Source, lost: &LostSlot) -> Result<(), Recove
 }
 
 /// Drops the holder, if it is there.
-pub fn drop_holder(provider: &mut Source, lost: &LostSlot) -> Result<(), RecoverError> {
+pub fn drop_holder(provider: &mut Source, lost: &HeldSlot) -> Result<(), RecoverError> {
     let name = quote_literal(&lost.holder);
     provider
         .write_one(&format!(

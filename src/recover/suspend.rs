@@ -67,7 +67,12 @@ fn run_of(node: &str) -> Result<Option<Timestamp>, RecoverError> {
 /// refuses to enable, perhaps because somebody has removed its slot, is left to the manager and does not keep the
 /// recovery from ending.
 pub fn resume(journal: &mut Journal) {
-    for suspension in journal.take_suspended(Until::Replayed) {
+    resume_those(journal, |_| true);
+}
+
+/// Like [`resume`], for some of them alone.
+pub fn resume_those(journal: &mut Journal, which: impl Fn(u32) -> bool) {
+    for suspension in journal.take_suspended(Until::Replayed, which) {
         let resumed = transaction::nested(|| NativeProvider.resume(Oid::from_u32(suspension.subscription)));
         match resumed.map_err(|cause| *cause) {
             Ok(_) => (),

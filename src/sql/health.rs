@@ -20,6 +20,7 @@ use crate::node_name::NodeName;
 use crate::pg::clock::Monotonic;
 use crate::pg::text::Text;
 use crate::pg::{catalog, large_object, process, role, setting, slot, transaction, wal};
+use crate::quoted::literal;
 use crate::recover::state::RecoveryState;
 use crate::recover::strangers;
 use crate::restore_point::list_storage;
@@ -283,7 +284,11 @@ fn recoveries(journal: &Journal) -> Vec<RecoveryHealth> {
         .map(|intent| {
             let state = RecoveryState::of(intent);
             RecoveryHealth {
-                failed: state.failed_node,
+                title: intent.request.title(),
+                abort: match intent.is_rebuild() {
+                    true => "CALL spock.rebuild_abort();".to_owned(),
+                    false => format!("CALL spock.recover_abort({});", literal(&state.failed_node)),
+                },
                 intent: state.intent_id,
                 phase: state.phase,
                 failure: state.error,

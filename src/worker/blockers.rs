@@ -49,11 +49,7 @@ impl Blockers {
         // A wait that is over by the next look is not logged.
         let lasts = pids.iter().any(|pid| self.seen.contains(pid) && !self.told.contains(pid));
         if lasts {
-            pgrx::log!(
-                "the recovery of node \"{}\" waits for a lock that is held by {}",
-                intent.request.failed,
-                blockers::told(&found)
-            );
+            pgrx::log!("the {} waits for a lock that is held by {}", intent.request.title(), blockers::told(&found));
             self.told.extend(&pids);
         }
         self.seen = pids;

@@ -161,7 +161,7 @@ pub fn settle(
 fn warn(intent: &Intent, failure: &Failure) {
     if intent.failure.as_ref().is_none_or(|known| known.sqlstate != failure.sqlstate) {
         let text = intent.describe(failure);
-        pgrx::warning!("recovery of node \"{}\" waits: {text}", intent.request.failed);
+        pgrx::warning!("{} waits: {text}", intent.request.title());
     }
 }
 

@@ -135,11 +135,14 @@ impl Rescue {
         })?;
         failpoint::hit(names::RESCUE_COMPLETED);
         self.release();
-        pgrx::log!(
-            "recovery of node \"{}\" from node \"{}\" is complete: applied up to {position}",
-            intent.request.failed,
-            intent.request.source
-        );
+        match intent.is_rebuild() {
+            true => pgrx::log!("{} is complete", intent.request.title()),
+            false => pgrx::log!(
+                "{} from node \"{}\" is complete: applied up to {position}",
+                intent.request.title(),
+                intent.request.source
+            ),
+        }
         Ok(())
     }
 
@@ -196,10 +199,10 @@ impl Rescue {
         });
         let text = intent.describe(&failure);
         if is_news {
-            said.log(&format!("recovery of node \"{}\" waits: {text}", intent.request.failed));
+            said.log(&format!("{} waits: {text}", intent.request.title()));
         }
         if let Err(error) = written {
-            pgrx::warning!("recovery of node \"{}\" could not record why it waits: {error}", intent.request.failed);
+            pgrx::warning!("{} could not record why it waits: {error}", intent.request.title());
         }
     }
 
@@ -214,6 +217,7 @@ impl Rescue {
             })
             .and_then(|()| {
                 self.keep_touched()?;
+                self.put_back()?;
                 self.write_end(|journal, done| {
                     forget_dsn(journal, intent.id)?;
                     Ok(journal.abort(intent.id, done, Timestamp::now())?)
@@ -225,9 +229,9 @@ impl Rescue {
                 if intent.is_rebuild() {
                     self.give_back();
                 }
-                pgrx::log!("recovery of node \"{}\" was aborted", intent.request.failed)
+                pgrx::log!("{} was aborted", intent.request.title())
             }
-            Err(error) => pgrx::warning!("recovery of node \"{}\" cannot be aborted: {error}", intent.request.failed),
+            Err(error) => pgrx::warning!("{} cannot be aborted: {error}", intent.request.title()),
         }
     }
 }

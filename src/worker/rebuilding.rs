@@ -5,6 +5,7 @@
 //! with the tables that are not ready, under the same pin if that still serves. While the subscriptions are suspended
 //! their slots keep what is to be applied afterwards.
 
+mod apart;
 mod bring;
 mod compare;
 mod copy;
@@ -16,7 +17,7 @@ use crate::barrier;
 use crate::failpoint::{self, names};
 use crate::guc;
 use crate::intent::document::{Intent, Phase};
-use crate::intent::rebuild::{Cut, LostSlot, Pinned, Rebuild, TablePhase};
+use crate::intent::rebuild::{Cut, HeldSlot, Pinned, Rebuild, TablePhase};
 use crate::lsn::{LocalLsn, OriginLsn};
 use crate::pg::clock::Timestamp;
 use crate::pg::latch::{self, WaitEvent};
@@ -26,7 +27,7 @@ use crate::recover::error::RecoverError;
 use crate::recover::rebuild::{self, SlotState, Stream};
 use crate::recover::rebuild_error::RebuildError;
 use crate::recover::source::{Source, route_to};
-use crate::recover::suspend;
+use crate::recover::{facts, suspend};
 use crate::remote::error::RemoteError;
 use crate::shmem::gate::Holds;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,8 @@ const LEASES: [Duration; 4] =
 const SHORT_INTERVAL: Duration = Duration::from_millis(10);
 /// A source that has made no progress for so long gets no further.
 const STANDSTILL: Duration = Duration::from_secs(60);
+/// The same if it lacks something of a node that does not answer this one either.
+const SILENCE: Duration = Duration::from_secs(3);
 /// The time between two looks at the source's progress.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -71,8 +74,12 @@ impl Rescue {
         let mut source = self.open(&request.source)?;
         self.stand_still(intent)?;
         self.choose_tables(intent)?;
-        self.park_first(intent)?;
         let silent = self.hold_lost_slots(intent)?;
+        self.set_apart(intent)?;
+        // Nothing is refused, nor left out, before it is known that the source can serve.
+        let needed = self.needed(&self.rebuild_state())?;
+        self.wait_for_source(intent, &mut source, &needed)?;
+        self.park_first(intent)?;
         self.pin(intent, &mut source)?;
         self.write(|journal, done| {
             Ok(journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now())?)
@@ -84,6 +91,7 @@ impl Rescue {
         }
         drop(source);
         failed.or(self.copy_tables()?).map_or(Ok(()), Err)?;
+        self.wait_until_caught_up()?;
         self.settle(&silent)
     }
 
@@ -137,8 +145,14 @@ impl Rescue {
             let subscription = stream.position.subscription.to_u32();
             let holder = rebuild::holder_name(subscription, &intent.id.to_string());
             let known = self.rebuild_state().lost_slots.into_iter().find(|lost| lost.subscription == subscription);
-            let mut lost =
-                known.unwrap_or(LostSlot { subscription, node: stream.node.clone(), slot, holder, begins: None });
+            let mut lost = known.unwrap_or(HeldSlot {
+                subscription,
+                node: stream.node.clone(),
+                slot,
+                holder,
+                begins: None,
+                applied: None,
+            });
             self.note_lost(intent, &lost)?;
             failpoint::hit(names::REBUILD_BEFORE_HOLDER);
             let begins = rebuild::make_holder(&mut provider, &lost)?;
@@ -175,7 +189,7 @@ impl Rescue {
         }
     }
 
-    fn note_lost(&mut self, intent: &Intent, lost: &LostSlot) -> Result<(), RecoverError> {
+    fn note_lost(&mut self, intent: &Intent, lost: &HeldSlot) -> Result<(), RecoverError> {
         self.write(|journal, _| {
             Ok(journal.rebuild(intent.id, |state| {
                 state.lost_slots.retain(|known| known.subscription != lost.subscription);
@@ -204,11 +218,8 @@ impl Rescue {
     /// serves.
     fn pin(&mut self, intent: &Intent, source: &mut Source) -> Result<(), Trouble> {
         let id = intent.id;
-        let mut needed = rebuild::applied(&transaction::run(rebuild::streams)?);
         let state = self.rebuild_state();
-        for lost in &state.lost_slots {
-            lost.begins.into_iter().for_each(|at| rebuild::raise(&mut needed, lost.node.clone(), at));
-        }
+        let needed = self.needed(&state)?;
         if let Some(pinned) = state.pinned.as_ref().filter(|_| state.serves(&needed))
             && rebuild::has_pin(source, id, pinned)?
             && transaction::run(|| rebuild::is_held_here(id))?
@@ -221,6 +232,24 @@ impl Rescue {
             journal.rebuild(id, |state| state.cut = Some(cut.clone()))?;
             Ok(journal.note_pin(id, pinned.clone())?)
         })?)
+    }
+
+    /// What the snapshot must have: what the tables have. Subscriptions that go on apply nothing to these any more.
+    fn needed(&self, state: &Rebuild) -> Result<BTreeMap<String, OriginLsn>, RecoverError> {
+        let going_on = state.going_on();
+        let mut streams = transaction::run(rebuild::streams)?;
+        streams.retain(|stream| !going_on.contains(&stream.position.subscription.to_u32()));
+        let mut needed = rebuild::applied(&streams);
+        for held in &state.set_apart {
+            held.applied
+                .and_then(OriginLsn::known)
+                .into_iter()
+                .for_each(|at| rebuild::raise(&mut needed, held.node.clone(), at));
+        }
+        for lost in &state.lost_slots {
+            lost.begins.into_iter().for_each(|at| rebuild::raise(&mut needed, lost.node.clone(), at));
+        }
+        Ok(needed)
     }
 
     /// Takes both snapshots, this node's and then the source's, while no commit of this node's own ends: a row that this
@@ -304,7 +333,8 @@ impl Rescue {
             if passed != last {
                 (last, since) = (passed, Instant::now());
             }
-            if is_lost || since.elapsed() >= STANDSTILL {
+            let is_silent = transaction::run(|| facts::known_to_be_silent(&node))?.is_some();
+            if is_lost || since.elapsed() >= if is_silent { SILENCE } else { STANDSTILL } {
                 let source_node = intent.request.source.clone();
                 return Err(RecoverError::from(RebuildError::SourceLags { source_node, node, is_at, must }).into());
             }
@@ -348,6 +378,17 @@ impl Rescue {
         Ok(())
     }
 
+    /// Does something on another node that may fail without harm. The error is the reason.
+    fn try_at(&self, node: &str, f: impl FnOnce(&mut Source) -> Result<(), RecoverError>) -> Result<(), String> {
+        match interrupts::catch(|| f(&mut self.open(node)?)) {
+            Ok(outcome) => outcome.map_err(|error| error.to_string()),
+            Err(report) => {
+                transaction::abort_current();
+                Err(report.message().to_owned())
+            }
+        }
+    }
+
     /// Forgets which chunks were copied, which nobody asks for when the rebuild is over.
     fn forget_manifest(&self, id: crate::intent_id::IntentId) {
         if interrupts::catch(|| transaction::run(|| manifest::forget(id))).is_err() {
@@ -360,16 +401,8 @@ impl Rescue {
     pub(super) fn give_back(&mut self) {
         let intent: &Intent = &self.intent();
         let state = self.rebuild_state();
-        for lost in &state.lost_slots {
-            let dropped = interrupts::catch(|| rebuild::drop_holder(&mut self.open(&lost.node)?, lost));
-            let reason = match dropped {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(report) => {
-                    transaction::abort_current();
-                    report.message().to_owned()
-                }
-            };
+        for lost in state.lost_slots.iter().chain(&state.set_apart) {
+            let Err(reason) = self.try_at(&lost.node, |node| rebuild::drop_holder(node, lost)) else { continue };
             pgrx::warning!(
                 "replication slot \"{}\" on node \"{}\" could not be dropped, and keeps WAL there: {reason}",
                 lost.holder,

@@ -128,3 +128,42 @@ fn a_node_that_has_answered_a_moment_before_it_was_killed_is_asked_again() {
     assert_eq!(n2.value("SELECT spock_internal.recovery_facts('n1') -> 'failed_answers'"), "false");
     assert_eq!(n2.value(state), "connected");
 }
+
+#[test]
+fn who_has_locked_a_table_holds_up_neither_a_plan_nor_the_facts_that_a_node_tells() {
+    let cluster = super::start_with(
+        "plan_locked",
+        "CREATE TABLE parts (id int PRIMARY KEY, x text) PARTITION BY RANGE (id);
+         CREATE TABLE part PARTITION OF parts DEFAULT;",
+    );
+    let [n1, n2, n3] = cluster.all();
+    n1.sql("INSERT INTO parts VALUES (1, 'x')");
+    n2.wait_until("SELECT count(*) FROM parts", "1");
+    make_gap(&cluster);
+    fail(&cluster);
+    let facts = "SELECT spock_internal.recovery_facts('n1') ->> 'table_bytes'";
+    let sizes = n2.value(
+        "SELECT sum(pg_relation_size(c.oid) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0))
+           FROM pg_class c WHERE c.oid IN (SELECT srrelid FROM pg_subscription_rel) AND c.relname <> 'parts'",
+    );
+    assert_eq!(n2.value(facts), sizes);
+    let mut others = [n2, n3].map(|node| node.session());
+    for other in &mut others {
+        other.sql("BEGIN; LOCK TABLE t, held, parts IN ACCESS EXCLUSIVE MODE");
+    }
+    // Each would wait for the lock, and be cancelled in the end.
+    for node in [n2, n3] {
+        node.sql("SET lock_timeout = '1s'");
+        assert!(node.value(facts).parse::<u64>().expect("bytes") > 0);
+        assert_eq!(choose(node, "NULL", "NULL"), "n2|n3|catch_up|gap_covered");
+    }
+    let begun = n2.session().try_sql(&format!(
+        "SET lock_timeout = '1s'; {}",
+        crate::rescue::create_rescue(&crate::rescue::clone_slot(n3), "")
+    ));
+    assert!(begun.is_ok(), "{begun:?}");
+    others.into_iter().for_each(|mut other| {
+        other.sql("COMMIT");
+    });
+    crate::rescue::wait_completed(n2);
+}

@@ -56,12 +56,12 @@ fn chunks(node: &Node, digit: u32) -> Vec<String> {
 }
 
 /// A table of many types; `s` are made on the target in another order, so that their oids differ.
-const TYPES: &str = "
+pub(super) const TYPES: &str = "
     CREATE TYPE mood AS ENUM ('sad', 'ok', 'so ''so'' {,}');
     CREATE DOMAIN positive AS int CHECK (VALUE > 0);
     CREATE TYPE pair AS (a positive, b text);";
 
-const MANY: &str = "
+pub(super) const MANY: &str = "
     CREATE TABLE many (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, gone int, t text, v varchar(20), c char(7), b bytea, n numeric,
         f float8, r real, d date, ts timestamp, tz timestamptz, i interval, j json, jb jsonb, u uuid, ip inet, m mood,
@@ -69,7 +69,7 @@ const MANY: &str = "
         pt point, x \"char\", rc regclass, twice numeric GENERATED ALWAYS AS (n * 2) STORED, UNIQUE (u) DEFERRABLE);
     ALTER TABLE many DROP COLUMN gone";
 
-const ROWS: &str = r#"
+pub(super) const ROWS: &str = r#"
     INSERT INTO many (t, v, c, b, n, f, r, d, ts, tz, i, j, jb, u, ip, m, p, dom, ms, ps, ta, na, ir, mr, bits, pt, x, rc)
     SELECT E'tab\t newline\n return\r back\\slash \\N ' || g, 'größer ☃', 'x', decode(md5(g::text), 'hex'), g / 7.0,
            'infinity', 1.1, 'infinity', '-infinity', '2020-02-29 12:00+05', '-1 year 2 mons -3 days 04:05:06.7', '{"a" : 1}',

@@ -106,6 +106,7 @@ fn any_instant_is_restored_exactly_or_refused_with_its_reason() {
     for instant in instants.into_iter().rev() {
         done(restores.start(Moment::Time(instant)));
         done(restores.finish());
+        restores.remove_former();
         let there = judge(&cluster);
         assert!(there < before && there > 0, "{there} {before}");
         before = there;

@@ -1,12 +1,14 @@
 //! The check of unfinished recoveries whose target is this node (pure).
 
 use super::{Check, Status, check};
-use crate::quoted::literal;
 
 /// An unfinished recovery whose target is this node.
 #[derive(Clone, Debug)]
 pub struct RecoveryHealth {
-    pub failed: String,
+    /// What it is: `recovery of node "n1"`.
+    pub title: String,
+    /// The call that ends it.
+    pub abort: String,
     pub intent: String,
     pub phase: &'static str,
     /// Why the recovery is waiting.
@@ -17,9 +19,7 @@ pub struct RecoveryHealth {
 
 pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
     let name = "recovery";
-    let named = |facts: &RecoveryHealth| {
-        format!("recovery of node \"{}\" (intent {}), at phase {}", facts.failed, facts.intent, facts.phase)
-    };
+    let named = |facts: &RecoveryHealth| format!("{} (intent {}), at phase {}", facts.title, facts.intent, facts.phase);
     match unfinished {
         [] => check(name, Status::Healthy, "none is unfinished"),
         [one] => match &one.failure {
@@ -32,11 +32,7 @@ pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
             Some(failure) => check(
                 name,
                 Status::Warning,
-                format!(
-                    "{}: {failure}; it continues when the cause is fixed; to end it, CALL spock.recover_abort({})",
-                    named(one),
-                    literal(&one.failed)
-                ),
+                format!("{}: {failure}; it continues when the cause is fixed; to end it, {}", named(one), one.abort),
             ),
         },
         several => check(
@@ -44,7 +40,7 @@ pub fn recovery(unfinished: &[RecoveryHealth]) -> Check {
             Status::Critical,
             format!(
                 "{} are unfinished where one is expected, and none is resumed: {}; end those that are not to continue \
-                 with CALL spock.recover_abort('…')",
+                 with CALL spock.recover_abort('…') or CALL spock.rebuild_abort()",
                 several.len(),
                 several.iter().map(named).collect::<Vec<_>>().join("; ")
             ),
@@ -59,7 +55,8 @@ mod tests {
     #[test]
     fn an_unfinished_recovery_is_a_warning_when_it_waits_and_several_are_critical() {
         let running = RecoveryHealth {
-            failed: "n'1".to_owned(),
+            title: "recovery of node \"n'1\"".to_owned(),
+            abort: "CALL spock.recover_abort('n''1');".to_owned(),
             intent: "i".to_owned(),
             phase: "replaying",
             failure: None,

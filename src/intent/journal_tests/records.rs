@@ -18,7 +18,7 @@ fn suspended_subscriptions_are_given_back_by_what_they_wait_for() {
         journal.suspensions.push(Suspension::new(subscription, "n1".to_owned(), until));
     }
     let taken = |journal: &mut Journal, until| -> Vec<u32> {
-        journal.take_suspended(until).iter().map(|entry| entry.subscription).collect()
+        journal.take_suspended(until, |_| true).iter().map(|entry| entry.subscription).collect()
     };
     assert_eq!(taken(&mut journal, Until::Replayed), [1, 3]);
     assert_eq!(taken(&mut journal, Until::Replayed), Vec::<u32>::new());

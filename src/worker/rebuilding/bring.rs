@@ -28,8 +28,8 @@ use crate::reconcile::kept::KeptRows;
 use crate::reconcile::rows::{Columns, KeyText};
 use crate::reconcile::write::{Did, begin_writing, end_writing, write_into};
 use crate::recover::error::RecoverError;
-use crate::recover::rebuild;
 use crate::recover::source::Source;
+use crate::recover::{rebuild, rebuild_apart};
 use crate::tally::compared::Why;
 use std::collections::HashMap;
 
@@ -119,10 +119,11 @@ impl Rescue {
         done: &Filled,
         kept: &mut KeptRows,
     ) -> Result<(), Trouble> {
+        let going_on = self.going_on();
         transaction::fire_deferred();
         let recorded = transaction::step(|| {
             crate::pg::role::as_superuser(|| {
-                rebuild::set_done(table.oid, &pinned.vector)?;
+                rebuild_apart::set_done(table.oid, &pinned.vector, &going_on)?;
                 Self::note_ready(intent.id, table.oid, done, kept)
             })
         });

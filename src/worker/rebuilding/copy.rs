@@ -16,8 +16,8 @@ use crate::rebuild::copy::manifest::{self, Manifest};
 use crate::rebuild::copy::stream::CopyJob;
 use crate::rebuild::park;
 use crate::recover::error::RecoverError;
-use crate::recover::rebuild;
 use crate::recover::rebuild_error::RebuildError;
+use crate::recover::{rebuild, rebuild_apart};
 use pgrx::pg_sys::Oid;
 use std::time::{Duration, Instant};
 
@@ -106,9 +106,10 @@ impl Rescue {
         let (_, rows, bytes) = counts(&manifest.map_err(RecoverError::from)?, &name);
         let done = Filled { method: Method::Copy, rows, differing: 0, bytes };
         failpoint::hit(names::REBUILD_COPIED);
+        let going_on = self.going_on();
         Ok(self.write(|journal, _| {
             park::unpark(&[Oid::from_u32(table.oid)])?;
-            rebuild::set_done(table.oid, &pinned.vector)?;
+            rebuild_apart::set_done(table.oid, &pinned.vector, &going_on)?;
             Self::enter_ready(journal, intent.id, table.oid, &done)
         })?)
     }

@@ -67,12 +67,17 @@ impl Rescue {
                 return Err(Trouble::MustStop);
             }
             interrupts::check();
+            self.wait_for_room()?;
             process::report_activity(&format!("rebuilding {}", table.shown()));
             let since = Monotonic::now();
             with_entry(self.index, |entry| {
                 entry.filling = FillingEntry { table: table.oid, since, ..FillingEntry::NONE };
             });
-            let outcome = interrupts::catch(|| fill(self, intent, table, (&pinned, &cut))).unwrap_or_else(|report| {
+            let outcome = interrupts::catch(|| {
+                self.prepare_catch_up(table, &pinned.vector)?;
+                fill(self, intent, table, (&pinned, &cut))
+            })
+            .unwrap_or_else(|report| {
                 origin::forget_stamp();
                 transaction::abort_current();
                 end_writing();
