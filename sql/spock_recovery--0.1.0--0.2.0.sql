@@ -335,7 +335,7 @@ BEGIN
                     IF state -> 'rebuild' IS NOT NULL THEN
                         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                             MESSAGE = format('rebuild of node "%s" from node "%s" waits: %s', target_node, state ->> 'source_node', state ->> 'error'),
-                            DETAIL = concat_ws(E'\n', words, 'Tables that are ready are kept, and the subscriptions run again.'),
+                            DETAIL = concat_ws(E'\n', words, 'Tables that are ready are kept. The subscriptions run again, unless a table is being copied.'),
                             HINT = concat_ws(' ', coalesce(CASE WHEN said ->> 'node' IS NULL THEN said ->> 'hint' END, 'Fix the cause and CALL again.'), 'CALL spock.rebuild_abort(); on the target ends the rebuild.');
                     END IF;
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -363,7 +363,7 @@ BEGIN
                 IF state -> 'rebuild' IS NOT NULL THEN
                     RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
                         MESSAGE = format('rebuild of node "%s" from node "%s" waits: %s', target_node, state ->> 'source_node', state ->> 'error'),
-                        DETAIL = concat_ws(E'\n', words, 'It was tried several times, and continues by itself once the cause is fixed. Tables that are ready are kept, and the subscriptions run again.'),
+                        DETAIL = concat_ws(E'\n', words, 'It was tried several times, and continues by itself once the cause is fixed. Tables that are ready are kept. The subscriptions run again, unless a table is being copied.'),
                         HINT = concat_ws(' ', coalesce(CASE WHEN said ->> 'node' IS NULL THEN said ->> 'hint' END, state ->> 'advice'), 'CALL again to watch; CALL spock.rebuild_abort(); on the target ends the rebuild.');
                 END IF;
                 RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -515,7 +515,7 @@ BEGIN
     PERFORM spock_internal.begin_step();
     verb := coalesce(verb, false);
     plans := (SELECT jsonb_agg(p ORDER BY p.target_node) FROM @extschema@.recover_plan(failed_node_name::name) p);
-    -- Those that have lost their source are ended where they stand, and go on from another source from there.
+    -- Those that have lost their source, or its WAL, are ended where they stand, and go on from another source or by a rebuild.
     FOR survivor IN SELECT * FROM jsonb_to_recordset(plans) p(target_node name, source_node name, outcome text) LOOP
         BEGIN
             state := spock_internal.recovery_state_at(NULL, survivor.target_node, NULL);
@@ -524,6 +524,13 @@ BEGIN
             THEN
                 RAISE NOTICE 'node "%": the recovery from node "%" has lost its source, and goes on from node "%"',
                     survivor.target_node, state ->> 'source_node', survivor.source_node;
+                intent := spock_internal.abort_recovery_at(NULL, survivor.target_node, failed_node_name::name);
+                intents := intents || jsonb_build_object('target_node', survivor.target_node, 'intent_id', intent);
+            ELSIF state ->> 'failed_node' = failed_node_name AND survivor.outcome = 'needs_rebuild' AND rebuild
+                  AND state -> 'rebuild' IS NULL AND state ->> 'error' IS NOT NULL
+            THEN
+                RAISE NOTICE 'node "%": the recovery from node "%" finds no WAL any more, and is followed by a rebuild',
+                    survivor.target_node, state ->> 'source_node';
                 intent := spock_internal.abort_recovery_at(NULL, survivor.target_node, failed_node_name::name);
                 intents := intents || jsonb_build_object('target_node', survivor.target_node, 'intent_id', intent);
             END IF;

@@ -197,6 +197,13 @@ impl Rebuild {
         self.set_apart.iter().filter(|held| held.applied.is_some()).map(|held| held.subscription).collect()
     }
 
+    /// Whether a subscription may run between two attempts: apply would leave out what comes for a table that is being
+    /// copied, for good.
+    pub fn may_run(&self, subscription: u32) -> bool {
+        let is_copied = self.tables.iter().any(|table| table.phase == TablePhase::Copying);
+        !is_copied || self.going_on().contains(&subscription)
+    }
+
     /// Whether a table may still be compared, which takes the target's own snapshot as well. What is copied does without it:
     /// a copy that was interrupted by the target's restart goes on under the same pin.
     pub fn may_compare(&self) -> bool {

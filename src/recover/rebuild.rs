@@ -247,6 +247,19 @@ pub fn slot_state(provider: &mut Source, slot: &str) -> Result<SlotState, Recove
     })
 }
 
+/// Up to where a subscription's slot is confirmed on its provider, which sends nothing below that again. None: there is no
+/// such slot.
+///
+/// # Errors
+/// If the provider cannot be asked, or answers with something else.
+pub fn confirmed(provider: &mut Source, slot: &str) -> Result<Option<OriginLsn>, RecoverError> {
+    let name = quote_literal(slot);
+    let at = provider.read_one(&format!(
+        "SELECT confirmed_flush_lsn::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"
+    ))?;
+    Ok(at.and_then(|at| at.parse().ok()))
+}
+
 /// Makes the slot that holds the provider's WAL from now on, unless it is there already. Returns where it begins.
 pub fn make_holder(provider: &mut Source, lost: &HeldSlot) -> Result<OriginLsn, RecoverError> {
     let name = quote_literal(&lost.holder);
@@ -260,11 +273,7 @@ pub fn make_holder(provider: &mut Source, lost: &HeldSlot) -> Result<OriginLsn, 
 
 /// Where the holder begins.
 pub(super) fn begin_of_holder(provider: &mut Source, held: &HeldSlot) -> Result<OriginLsn, RecoverError> {
-    let name = quote_literal(&held.holder);
-    let begins = provider.read_one(&format!(
-        "SELECT confirmed_flush_lsn::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"
-    ))?;
-    begins.and_then(|at| at.parse().ok()).ok_or_else(|| provider.unexpected("no new slot"))
+    confirmed(provider, &held.holder)?.ok_or_else(|| provider.unexpected("no new slot"))
 }
 
 /// Puts a slot of the lost one's name in its place, which begins where the holder does.

@@ -7,6 +7,7 @@
 use super::error::RecoverError;
 use super::facts;
 use crate::intent::document::{Journal, Suspension, Until};
+use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::node::native::NativeProvider;
 use crate::node::provider::{ReplicationProvider, Subscription};
@@ -68,6 +69,12 @@ fn run_of(node: &str) -> Result<Option<Timestamp>, RecoverError> {
 /// recovery from ending.
 pub fn resume(journal: &mut Journal) {
     resume_those(journal, |_| true);
+}
+
+/// Like [`resume`], between two attempts of what is not complete: not where a rebuild would lose something by that.
+pub fn resume_meanwhile(journal: &mut Journal, id: IntentId) {
+    let rebuild = journal.intent(id).and_then(|intent| intent.rebuild.clone()).unwrap_or_default();
+    resume_those(journal, |subscription| rebuild.may_run(subscription));
 }
 
 /// Like [`resume`], for some of them alone.

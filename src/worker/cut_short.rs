@@ -148,7 +148,7 @@ pub fn settle(
         let Some(failure) = failure(look(index, &now, &is_up), Timestamp::now()) else {
             return Ok(Account::Settled);
         };
-        suspend::resume(journal);
+        suspend::resume_meanwhile(journal, intent.id);
         journal.note_cut_short(intent.id, failure.clone())?;
         warn(&now, &failure);
         Ok::<_, RecoverError>(Account::Settles)

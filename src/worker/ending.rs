@@ -185,7 +185,7 @@ impl Rescue {
         with_entry(self.index, |entry| entry.said.set(&document));
         let written = self.write_end(|journal, done| {
             journal.fail(intent.id, failure.clone(), done)?;
-            suspend::resume(journal);
+            suspend::resume_meanwhile(journal, intent.id);
             Ok(())
         });
         if written.is_ok() {

@@ -240,10 +240,19 @@ impl Rescue {
 
     /// What the snapshot must have: what the tables have. Subscriptions that go on apply nothing to these any more.
     fn needed(&self, state: &Rebuild) -> Result<BTreeMap<String, OriginLsn>, RecoverError> {
-        let going_on = state.going_on();
+        let (going_on, failed) = (state.going_on(), self.intent().request.failed.clone());
         let mut streams = transaction::run(rebuild::streams)?;
         streams.retain(|stream| !going_on.contains(&stream.position.subscription.to_u32()));
         let mut needed = rebuild::applied(&streams);
+        // A transaction of which apply has left everything out moves the slot and not the origin, and is not sent again.
+        for stream in &streams {
+            let Some(slot) = stream.position.slot.as_deref().filter(|_| stream.node != failed) else { continue };
+            let _ = self.try_at(&stream.node, |provider| {
+                let confirmed = rebuild::confirmed(provider, slot)?;
+                confirmed.into_iter().for_each(|at| rebuild::raise(&mut needed, stream.node.clone(), at));
+                Ok(())
+            });
+        }
         for held in &state.set_apart {
             held.applied
                 .and_then(OriginLsn::known)

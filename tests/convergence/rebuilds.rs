@@ -118,8 +118,10 @@ fn among_survivors(
     let from = random.usize(0..course.rounds);
     let mended = match random.u32(0..4) {
         0 | 1 => Until::Round(random.usize(from..course.rounds)),
+        // Those recovered by n3 are compared with it, once it has received what they have; and it is rebuilt from none before.
+        _ if receiver == SOURCE => Until::Round(course.rounds - 1),
         // Nobody has all before that, where each of two dead nodes is missing somewhere.
-        2 if !course.is_crossed() && receiver != SOURCE => Until::Death,
+        2 if !course.is_crossed() => Until::Death,
         _ => Until::Recovered,
     };
     course.lags.retain(|lag| (lag.receiver, lag.provider) != (receiver, provider));

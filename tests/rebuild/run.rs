@@ -248,3 +248,35 @@ fn a_row_that_the_target_changes_after_its_snapshot_gets_the_large_value_that_it
     n2.wait_until(row, &n3.value(row));
     assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
 }
+
+#[test]
+fn a_recovery_whose_source_was_rebuilt_meanwhile_is_followed_by_a_rebuild() {
+    use crate::cluster::Action;
+    use crate::failpoint_names as names;
+    let cluster = start_mesh(quick("rebuild_follows", 4), TABLES);
+    let [n1, n2, n3, n4] = cluster.all();
+    cluster.expect_log("could not connect to the publisher");
+    cluster.expect_log("cannot be recovered on node");
+    fill(n1, n2, n3);
+    hold_back(n2);
+    n1.sql("UPDATE t SET v = v || ' changed' WHERE node = 'n1' AND id % 7 = 0");
+    for node in [n3, n4] {
+        drain(n1, node);
+    }
+    n1.kill9();
+    n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
+    n2.arm(names::RESCUE_BEGUN, Action::Wait);
+    thread::scope(|scope| {
+        let call = scope.spawn(|| n2.try_sql("CALL spock.recover_failed_node('n1')"));
+        n2.wait_hit(names::RESCUE_BEGUN);
+        for (node, source) in [(n3, "n4"), (n4, "n3")] {
+            node.sql(&format!("CALL spock.rebuild_run(source_node_name := '{source}', failed_node_name := 'n1')"));
+        }
+        n2.disarm(names::RESCUE_BEGUN);
+        let told = call.join().expect("it ends").expect_err("there is no WAL for it");
+        assert!(told.to_string().contains("1 of the survivors"), "{told}");
+    });
+    n2.sql("CALL spock.recover_failed_node('n1', rebuild := true)");
+    drain(n2, n3);
+    assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
+}

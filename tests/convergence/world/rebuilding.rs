@@ -1,6 +1,6 @@
 //! Slots, rows and WAL that are lost, and nodes that are rebuilt while everybody writes and some are killed.
 
-use super::super::course::{FAILED, Lag, Until};
+use super::super::course::{FAILED, Lag, SOURCE, Until};
 use super::super::history::TABLES;
 use super::super::rebuilds::{Loss, LostSlot};
 use super::super::script::Script;
@@ -195,7 +195,13 @@ impl<'a> World<'a> {
         let is_behind = |node: usize| {
             (self.history.is_behind(node) && !self.is_recovered) || self.lagging.iter().any(|lag| lag.receiver == node)
         };
-        self.alive().into_iter().filter(|node| *node != target && !is_behind(*node)).collect()
+        let mut sources: Vec<usize> =
+            self.alive().into_iter().filter(|node| *node != target && !is_behind(*node)).collect();
+        // Who was recovered may still have rows to compare, and does not pass for one who has all.
+        if self.is_recovered && sources.contains(&SOURCE) {
+            sources.retain(|node| *node == SOURCE);
+        }
+        sources
     }
 
     /// The plain lags of those that a rebuild might use end before it.
