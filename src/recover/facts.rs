@@ -118,6 +118,9 @@ fn table_bytes() -> Result<Option<u64>, RecoverError> {
         )?;
         found.map(|row| Ok(row.get::<String>(1)?.unwrap_or_default())).collect::<Result<_, RecoverError>>()
     })?;
+    if paths.is_empty() {
+        return Ok(None);
+    }
     // Who cannot look at the files knows no size, which is an estimate and holds nothing up.
     Ok(paths.iter().map(|path| relation_files::bytes(path).ok()).sum())
 }

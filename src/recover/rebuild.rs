@@ -177,13 +177,13 @@ pub fn advance_failed(failed: &str, at: OriginLsn) -> Result<(), RecoverError> {
 
 /// Sets the position from which this node receives a node that does not answer to where all tables are, as core's apply
 /// would if that node sent something. Otherwise the tables would count as being copied for as long as it is gone, and
-/// this node could be nobody's source. Needs a transaction with a snapshot.
+/// this node could be nobody's source. Where a table was not rebuilt, and may lack something below that, nothing is set. Needs a transaction with a snapshot.
 pub fn advance_silent(node: &str) -> Result<(), RecoverError> {
     for stream in streams()?.iter().filter(|stream| stream.node == node) {
         let subscription = stream.position.subscription.to_u32();
         let least = Spi::get_one::<String>(&format!(
             "SELECT pg_catalog.min(srsublsn)::pg_catalog.text FROM pg_catalog.pg_subscription_rel
-              WHERE srsubid = {subscription}::pg_catalog.oid AND srsubstate = {}",
+              WHERE srsubid = {subscription}::pg_catalog.oid HAVING bool_and(srsubstate = {})",
             quote_literal(DONE_UP_TO)
         ))?;
         let Some(at) = least.and_then(|at| at.parse().ok()) else { continue };

@@ -136,7 +136,9 @@ fn a_copy_goes_on_under_its_snapshot_when_the_target_has_restarted() {
     let mut session = n2.session();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            session.try_sql("CALL spock.rebuild_run(source_node_name := 'n3', tables := ARRAY['u'::regclass])")
+            session.try_sql(
+                "CALL spock.rebuild_run(source_node_name := 'n3', tables := ARRAY['u'::regclass], method := 'copy')",
+            )
         });
         n2.wait_hit(names::COPY_AFTER_COMMIT);
         let before = n2.value(chunks);

@@ -25,7 +25,7 @@ const TIMES: &str = "SELECT count(DISTINCT (pg_xact_commit_timestamp_origin(xmin
 fn progress(node: &Node) -> String {
     node.value(
         "SELECT string_agg(external_id || ' ' || remote_lsn, ', ' ORDER BY external_id)
-           FROM pg_replication_origin_status WHERE external_id LIKE 'pg\\_%'",
+           FROM pg_replication_origin_status WHERE external_id ~ '^pg_[0-9]+$'",
     )
 }
 
