@@ -19,8 +19,9 @@ use crate::recover::{rebuild_apart, suspend};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// With so many tables core may be catching up at a time: each takes a slot on every provider.
-const AT_A_TIME: i64 = 4;
+/// With so many tables core may be catching up at a time: each takes a slot on every provider, and for each of them a
+/// replication origin here, of which a server has ten by default.
+const AT_A_TIME: i64 = 1;
 /// The next table does not wait longer than this for core.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The time between two looks at how far core is.
