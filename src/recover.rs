@@ -16,6 +16,7 @@ pub mod readiness;
 pub mod rebuild;
 pub mod rebuild_apart;
 pub mod rebuild_error;
+pub mod rebuild_slots;
 pub mod rebuild_state;
 pub mod said;
 pub mod source;

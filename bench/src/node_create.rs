@@ -25,17 +25,8 @@ pub fn node_create(bench: &Bench) -> Result<Vec<Figure>> {
     for pair in 0..bench.pairs() {
         // A mesh of its own each time: the new node would be one of the nodes of the next.
         let mesh = Mesh::start(bench, rows)?;
-        let (ours, backup) = alternating(pair, || mesh.create(), || mesh.back_up(bench))?;
-        // Five hundredths more and ten seconds are what it may take.
-        let allowed = backup * 1.05 + 10.0;
-        bench.screen.line(format!(
-            "  node_create: the base backup takes {} s, so {} s are allowed",
-            report::shown(backup),
-            report::shown(allowed)
-        ));
-        figure.ours.push(ours);
-        figure.baseline.push(allowed);
-        report::pair(bench, "node_create", ours, allowed);
+        let both = alternating(pair, || mesh.create(), || mesh.back_up(bench))?;
+        report::allowed(bench, &mut figure, both, "the base backup", 1.05);
         mesh.stop()?;
     }
     Ok(vec![figure])

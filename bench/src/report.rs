@@ -97,6 +97,16 @@ pub fn write_text(bench: &Bench, path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// Notes a pair whose second figure is what spockctl is measured against: it may take `share` of that and ten seconds more.
+/// `what`: what the second one is.
+pub fn allowed(bench: &Bench, figure: &mut Figure, (ours, other): (f64, f64), what: &str, share: f64) {
+    let (name, allowed) = (figure.name, other * share + 10.0);
+    bench.screen.line(format!("  {name}: {what} takes {} s, so {} s are allowed", shown(other), shown(allowed)));
+    figure.ours.push(ours);
+    figure.baseline.push(allowed);
+    pair(bench, name, ours, allowed);
+}
+
 pub fn shown(value: f64) -> String {
     if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") }
 }

@@ -73,17 +73,8 @@ fn measure(bench: &Bench, name: &'static str, bytes: u64) -> Result<Figure> {
     let mesh = Mesh::start(bench, bytes)?;
     let mut figure = Figure::new(name);
     for pair in 0..bench.pairs() {
-        let (ours, by_hand) = alternating(pair, || mesh.restored(), || mesh.restored_by_hand(bench))?;
-        // A tenth more and ten seconds are what it may take.
-        let allowed = by_hand * 1.1 + 10.0;
-        bench.screen.line(format!(
-            "  {name}: by hand {} s, so {} s are allowed",
-            report::shown(by_hand),
-            report::shown(allowed)
-        ));
-        figure.ours.push(ours);
-        figure.baseline.push(allowed);
-        report::pair(bench, name, ours, allowed);
+        let both = alternating(pair, || mesh.restored(), || mesh.restored_by_hand(bench))?;
+        report::allowed(bench, &mut figure, both, "the restore by hand", 1.1);
     }
     mesh.cluster.stop()?;
     Ok(figure)

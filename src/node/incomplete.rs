@@ -14,8 +14,9 @@ use pgrx::Spi;
 /// The trigger that refuses the users' writes to rows.
 pub const ROWS: &str = "spock_parked_rows";
 
-/// `SUBREL_STATE_SYNCDONE` at this position: core's apply leaves the table alone (catalog/pg_subscription_rel.h).
-const SET_ASIDE: &str = "r.srsubstate = 's' AND r.srsublsn = 'FFFFFFFF/FFFFFFFF'::pg_catalog.pg_lsn";
+/// A condition on a row `r` of pg_subscription_rel. `SUBREL_STATE_SYNCDONE` at this position: core's apply leaves the
+/// table alone (catalog/pg_subscription_rel.h).
+pub const SET_ASIDE: &str = "r.srsubstate = 's' AND r.srsublsn = 'FFFFFFFF/FFFFFFFF'::pg_catalog.pg_lsn";
 
 /// What errors say of it.
 pub const DETAIL: &str = "A copy of it there is under way, or was ended before it was complete.";
@@ -87,17 +88,16 @@ pub fn list() -> Result<Vec<Incomplete>, RegistryError> {
     })?)
 }
 
-/// Which of these tables are incomplete: of each its place.
+/// The place of the first of these tables that is incomplete.
 ///
 /// # Errors
 /// If the catalogs cannot be read.
-pub fn places(tables: &[u32]) -> Result<Vec<usize>, RegistryError> {
-    let mut places = Vec::new();
+pub fn first(tables: &[u32]) -> Result<Option<usize>, RegistryError> {
     for (place, table) in tables.iter().enumerate() {
         let is_incomplete = any_of(&format!("ARRAY[{table}]::pg_catalog.oid[]"));
         if Spi::get_one::<bool>(&format!("SELECT {is_incomplete}"))?.unwrap_or(false) {
-            places.push(place);
+            return Ok(Some(place));
         }
     }
-    Ok(places)
+    Ok(None)
 }

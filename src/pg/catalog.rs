@@ -125,15 +125,15 @@ pub fn new_object_id() -> pg_sys::Oid {
     unsafe { pg_sys::GetNewObjectId() }
 }
 
-/// The relation with this schema and name; None: there is none. Needs a transaction.
-pub fn table_of(schema: &str, name: &str) -> Option<pg_sys::Oid> {
-    let (schema, name) = (to_server(schema)?, to_server(name)?);
+/// Whether the relation has this schema and name. Needs a transaction.
+pub fn is_named(relation: u32, schema: &str, name: &str) -> bool {
+    let Some((schema, name)) = to_server(schema).zip(to_server(name)) else { return false };
     // SAFETY: look-ups in catalogs.
     let found = unsafe {
         let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
         pg_sys::get_relname_relid(name.as_ptr(), schema)
     };
-    (found != pg_sys::InvalidOid).then_some(found)
+    found != pg_sys::InvalidOid && found.to_u32() == relation
 }
 
 /// The schema and the name of a relation; None: there is none. Needs a transaction.

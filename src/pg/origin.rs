@@ -100,33 +100,21 @@ pub fn of_copies(stream: u64) -> u16 {
 }
 
 /// The name of the origin of core's table synchronization worker (ReplicationOriginNameForLogicalRep).
-fn name_of_sync(subscription: u32, table: u32) -> std::ffi::CString {
-    std::ffi::CString::new(format!("pg_{subscription}_{table}")).unwrap_or_default()
+pub fn name_of_sync(subscription: u32, table: u32) -> String {
+    format!("pg_{subscription}_{table}")
 }
 
 /// The origin by which core's table synchronization worker applies to a table. It is created if it is not there. Needs a
 /// transaction.
 pub fn of_sync(subscription: u32, table: u32) -> u16 {
-    of_name(&name_of_sync(subscription, table))
+    of_name(&std::ffi::CString::new(name_of_sync(subscription, table)).unwrap_or_default())
 }
 
 /// Drops it, if it is there. Raises an ERROR (55006) if a process applies under it. Needs a transaction.
 pub fn drop_sync(subscription: u32, table: u32) {
+    let name = std::ffi::CString::new(name_of_sync(subscription, table)).unwrap_or_default();
     // SAFETY: within a transaction.
-    unsafe { pg_sys::replorigin_drop_by_name(name_of_sync(subscription, table).as_ptr(), true, true) };
-}
-
-/// Sets how far an origin has been applied, also backwards, and has it in WAL. Raises an ERROR (55006) if a process applies
-/// under it. Needs a transaction, whose end changes nothing of it.
-pub fn set_progress(origin_id: u16, at: OriginLsn) {
-    // SAFETY: an origin that exists; the lock keeps it from being dropped meanwhile, as in core's
-    // pg_replication_origin_advance().
-    unsafe {
-        let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-        pg_sys::LockRelationOid(pg_sys::ReplicationOriginRelationId, lock);
-        pg_sys::replorigin_advance(origin_id, at.0, 0, true, true);
-        pg_sys::UnlockRelationOid(pg_sys::ReplicationOriginRelationId, lock);
-    }
+    unsafe { pg_sys::replorigin_drop_by_name(name.as_ptr(), true, true) };
 }
 
 /// Makes this process apply under the origin, and returns how far that has been applied. Raises an ERROR (55006) if

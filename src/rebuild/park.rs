@@ -66,22 +66,8 @@ pub fn park(tables: &[Oid]) -> Result<(), RegistryError> {
     })
 }
 
-/// Lets the users write to a table again that was brought to a snapshot otherwise than by a copy, if a copy that was ended
-/// before has left it parked.
-///
-/// # Errors
-/// As [`park`].
-pub fn unpark_if_parked(table: Oid) -> Result<(), RegistryError> {
-    // DROP TRIGGER IF EXISTS would lock out readers even if there is none.
-    for (name, _) in tree(table)? {
-        if triggers_of(&name, ROWS)? || triggers_of(&name, STATEMENTS)? {
-            return unpark(&[table]);
-        }
-    }
-    Ok(())
-}
-
-/// Lets the users write again from the commit of this transaction on.
+/// Lets the users write again from the commit of this transaction on. A table that is not parked is not even locked: DROP
+/// TRIGGER IF EXISTS would lock out readers.
 ///
 /// # Errors
 /// As [`park`].
@@ -89,10 +75,12 @@ pub fn unpark(tables: &[Oid]) -> Result<(), RegistryError> {
     role::as_superuser(|| {
         for table in tables {
             for (name, is_partition) in tree(*table)? {
-                if !is_partition {
-                    spi_text::run(&format!("DROP TRIGGER IF EXISTS {ROWS} ON {name}"));
+                if !is_partition && triggers_of(&name, ROWS)? {
+                    spi_text::run(&format!("DROP TRIGGER {ROWS} ON {name}"));
                 }
-                spi_text::run(&format!("DROP TRIGGER IF EXISTS {STATEMENTS} ON {name}"));
+                if triggers_of(&name, STATEMENTS)? {
+                    spi_text::run(&format!("DROP TRIGGER {STATEMENTS} ON {name}"));
+                }
             }
         }
         Ok(())

@@ -162,7 +162,7 @@ fn wait(left: Duration) {
 /// A table without its rows, or with a part of them, must not be taken for what the others are to have.
 fn require_complete(locked: &[Vec<u32>], names: &[String]) -> Result<(), RebuildError> {
     let tables: Vec<u32> = locked.iter().filter_map(|relations| relations.first().copied()).collect();
-    let Some(place) = incomplete::places(&tables)?.first().copied() else { return Ok(()) };
+    let Some(place) = incomplete::first(&tables)? else { return Ok(()) };
     let node = NativeProvider.local_node()?.map(|local| local.name.to_string()).unwrap_or_default();
     Err(RebuildError::Incomplete { node, table: names.get(place).cloned().unwrap_or_default() })
 }

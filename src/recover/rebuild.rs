@@ -8,7 +8,7 @@
 use super::error::RecoverError;
 use super::rebuild_error::RebuildError;
 use super::source::{Source, from_ascii, in_ascii};
-use crate::intent::rebuild::{HeldSlot, Pinned, Table, TablePhase, Wanted};
+use crate::intent::rebuild::{Pinned, Table, TablePhase, Wanted};
 use crate::intent_id::IntentId;
 use crate::lsn::OriginLsn;
 use crate::node::incomplete;
@@ -105,7 +105,7 @@ pub fn tables(source: &str, wanted: &Wanted) -> Result<Vec<Table>, RecoverError>
 /// # Errors
 /// If it has not.
 pub fn require_same(table: &Table) -> Result<(), RecoverError> {
-    if catalog::table_of(&table.schema, &table.name).is_some_and(|oid| oid.to_u32() == table.oid) {
+    if catalog::is_named(table.oid, &table.schema, &table.name) {
         return Ok(());
     }
     let reason = "it was renamed or dropped, or another table has taken its name".to_owned();
@@ -115,10 +115,12 @@ pub fn require_same(table: &Table) -> Result<(), RecoverError> {
 /// Has core's apply leave a table alone in every subscription, and go on with the others. Needs a transaction with a
 /// snapshot.
 pub fn set_aside(table: u32) -> Result<(), RecoverError> {
-    for stream in streams()? {
-        set_state(&stream.position.subscription, Some(table), DONE_UP_TO, OriginLsn::INFINITY)?;
-    }
-    Ok(())
+    streams()?.iter().try_for_each(|stream| set_aside_in(stream.position.subscription.to_u32(), table))
+}
+
+/// Like [`set_aside`], in one subscription.
+pub fn set_aside_in(subscription: u32, table: u32) -> Result<(), RecoverError> {
+    set_state(&Oid::from_u32(subscription), Some(table), DONE_UP_TO, OriginLsn::INFINITY)
 }
 
 /// Which of these tables have no rows, or no key by which rows could be compared.
@@ -177,7 +179,8 @@ pub fn advance_failed(failed: &str, at: OriginLsn) -> Result<(), RecoverError> {
 
 /// Sets the position from which this node receives a node that does not answer to where all tables are, as core's apply
 /// would if that node sent something. Otherwise the tables would count as being copied for as long as it is gone, and
-/// this node could be nobody's source. Where a table was not rebuilt, and may lack something below that, nothing is set. Needs a transaction with a snapshot.
+/// this node could be nobody's source. Where a table was not rebuilt, and may lack something below that, nothing is
+/// set. Needs a transaction with a snapshot.
 pub fn advance_silent(node: &str) -> Result<(), RecoverError> {
     for stream in streams()?.iter().filter(|stream| stream.node == node) {
         let subscription = stream.position.subscription.to_u32();
@@ -198,7 +201,12 @@ pub fn advance(stream: &Stream, at: OriginLsn) -> Result<(), RecoverError> {
     if stream.position.remote >= at {
         return Ok(());
     }
-    let name = quote_literal(format!("pg_{}", stream.position.subscription.to_u32()));
+    set_origin(&format!("pg_{}", stream.position.subscription.to_u32()), at)
+}
+
+/// Sets how far a replication origin has been applied, also backwards. It is in WAL, and does not roll back.
+pub(super) fn set_origin(name: &str, at: OriginLsn) -> Result<(), RecoverError> {
+    let name = quote_literal(name);
     Spi::run(&format!("SELECT pg_catalog.pg_replication_origin_advance({name}, '{at}'::pg_catalog.pg_lsn)"))?;
     Ok(())
 }
@@ -214,95 +222,6 @@ pub fn to_look_at(suspended: &BTreeSet<u32>) -> Result<Vec<(Stream, Subscription
             (known.is_enabled || suspended.contains(&known.id.to_u32())).then_some((stream, known))
         })
         .collect())
-}
-
-/// The name of the slot that takes the place of a lost one until the rebuild is over. A name has room for 63 bytes.
-pub fn holder_name(subscription: u32, intent: &str) -> String {
-    let id: String = intent.chars().filter(char::is_ascii_hexdigit).take(16).collect();
-    format!("spk_rebuild_{subscription}_{id}")
-}
-
-/// What became of a slot of this node on another one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SlotState {
-    Usable,
-    /// It does not exist, or keeps nothing any more.
-    Lost {
-        exists: bool,
-    },
-}
-
-/// How a subscription's slot stands on its provider.
-pub fn slot_state(provider: &mut Source, slot: &str) -> Result<SlotState, RecoverError> {
-    let question = format!(
-        "SELECT coalesce(wal_status = 'lost' OR pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'conflicting' = 'true'
-                         OR pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'invalidation_reason' IS NOT NULL, false)::pg_catalog.text
-           FROM pg_catalog.pg_replication_slots s WHERE slot_name = {}",
-        quote_literal(slot)
-    );
-    Ok(match provider.read_one(&question)?.as_deref() {
-        None => SlotState::Lost { exists: false },
-        Some("true") => SlotState::Lost { exists: true },
-        Some(_) => SlotState::Usable,
-    })
-}
-
-/// Up to where a subscription's slot is confirmed on its provider, which sends nothing below that again. None: there is no
-/// such slot.
-///
-/// # Errors
-/// If the provider cannot be asked, or answers with something else.
-pub fn confirmed(provider: &mut Source, slot: &str) -> Result<Option<OriginLsn>, RecoverError> {
-    let name = quote_literal(slot);
-    let at = provider.read_one(&format!(
-        "SELECT confirmed_flush_lsn::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"
-    ))?;
-    Ok(at.and_then(|at| at.parse().ok()))
-}
-
-/// Makes the slot that holds the provider's WAL from now on, unless it is there already. Returns where it begins.
-pub fn make_holder(provider: &mut Source, lost: &HeldSlot) -> Result<OriginLsn, RecoverError> {
-    let name = quote_literal(&lost.holder);
-    if slot_state(provider, &lost.holder)? != SlotState::Usable {
-        provider.write_one(&format!(
-            "SELECT lsn::pg_catalog.text FROM pg_catalog.pg_create_logical_replication_slot({name}, 'pgoutput')"
-        ))?;
-    }
-    begin_of_holder(provider, lost)
-}
-
-/// Where the holder begins.
-pub(super) fn begin_of_holder(provider: &mut Source, held: &HeldSlot) -> Result<OriginLsn, RecoverError> {
-    confirmed(provider, &held.holder)?.ok_or_else(|| provider.unexpected("no new slot"))
-}
-
-/// Puts a slot of the lost one's name in its place, which begins where the holder does.
-pub fn replace_lost(provider: &mut Source, lost: &HeldSlot) -> Result<(), RecoverError> {
-    match slot_state(provider, &lost.slot)? {
-        SlotState::Usable => return Ok(()),
-        SlotState::Lost { exists: true } => {
-            let name = quote_literal(&lost.slot);
-            provider.write_one(&format!("SELECT pg_catalog.pg_drop_replication_slot({name})::pg_catalog.text"))?;
-        }
-        SlotState::Lost { exists: false } => (),
-    }
-    let (holder, name) = (quote_literal(&lost.holder), quote_literal(&lost.slot));
-    provider
-        .write_one(&format!(
-            "SELECT lsn::pg_catalog.text FROM pg_catalog.pg_copy_logical_replication_slot({holder}, {name})"
-        ))
-        .map(drop)
-}
-
-/// Drops the holder, if it is there.
-pub fn drop_holder(provider: &mut Source, lost: &HeldSlot) -> Result<(), RecoverError> {
-    let name = quote_literal(&lost.holder);
-    provider
-        .write_one(&format!(
-            "SELECT pg_catalog.pg_drop_replication_slot(slot_name)::pg_catalog.text
-               FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"
-        ))
-        .map(drop)
 }
 
 /// How far the source is past each node's WAL, by its own account. A node may be named more than once there; the least
@@ -488,12 +407,5 @@ mod tests {
         assert_eq!(lag, Some(("n2".to_owned(), OriginLsn(19), OriginLsn(20))));
         let lag = first_lag(&vector(&[("n2", 20)]), &needed, "n3");
         assert_eq!(lag, Some(("n1".to_owned(), OriginLsn(0), OriginLsn(10))));
-    }
-
-    #[test]
-    fn the_name_of_a_holder_fits() {
-        let name = holder_name(u32::MAX, "0f0e0d0c-0b0a-0908-0706-050403020100");
-        assert_eq!(name, "spk_rebuild_4294967295_0f0e0d0c0b0a0908");
-        assert!(name.len() < 64);
     }
 }

@@ -7,14 +7,14 @@
 //! drops slot and origin (replication/logical/tablesync.c).
 
 use super::error::RecoverError;
-use super::rebuild::{self, DONE_UP_TO, SlotState, Stream};
+use super::rebuild::{self, DONE_UP_TO, Stream};
+use super::rebuild_slots::{self, SlotState};
 use super::source::Source;
 use crate::intent::rebuild::HeldSlot;
 use crate::lsn::OriginLsn;
-use crate::pg::{process, setting};
+use crate::node::incomplete;
+use crate::pg::{origin, process, setting};
 use pgrx::Spi;
-use pgrx::pg_sys::Oid;
-use pgrx::spi::quote_literal;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `SUBREL_STATE_FINISHEDCOPY`.
@@ -47,14 +47,11 @@ pub fn must_stay(subscription: u32) -> Result<Option<&'static str>, RecoverError
 /// # Errors
 /// If the provider cannot make it.
 pub fn make_holder(provider: &mut Source, held: &HeldSlot) -> Result<OriginLsn, RecoverError> {
-    let (slot, holder) = (quote_literal(&held.slot), quote_literal(&held.holder));
-    if rebuild::slot_state(provider, &held.holder)? != SlotState::Usable {
-        rebuild::drop_holder(provider, held)?;
-        provider.write_one(&format!(
-            "SELECT lsn::pg_catalog.text FROM pg_catalog.pg_copy_logical_replication_slot({slot}, {holder})"
-        ))?;
+    if rebuild_slots::slot_state(provider, &held.holder)? != SlotState::Usable {
+        rebuild_slots::drop_slot(provider, &held.holder)?;
+        rebuild_slots::copy_slot(provider, &held.slot, &held.holder)?;
     }
-    rebuild::begin_of_holder(provider, held)
+    rebuild_slots::begin_of_holder(provider, held)
 }
 
 /// Makes the slot by which core will catch up with a table, anew if it is there: nobody uses it yet.
@@ -63,10 +60,7 @@ pub fn make_holder(provider: &mut Source, held: &HeldSlot) -> Result<OriginLsn, 
 /// If the provider cannot make it.
 pub fn make_sync_slot(provider: &mut Source, held: &HeldSlot, table: u32) -> Result<(), RecoverError> {
     drop_sync_slot(provider, held, table)?;
-    let (holder, name) = (quote_literal(&held.holder), quote_literal(sync_slot(held.subscription, table)));
-    let call =
-        format!("SELECT lsn::pg_catalog.text FROM pg_catalog.pg_copy_logical_replication_slot({holder}, {name})");
-    provider.write_one(&call).map(drop)
+    rebuild_slots::copy_slot(provider, &held.holder, &sync_slot(held.subscription, table))
 }
 
 /// Drops the slot by which core would have caught up with a table, if it is there.
@@ -74,25 +68,16 @@ pub fn make_sync_slot(provider: &mut Source, held: &HeldSlot, table: u32) -> Res
 /// # Errors
 /// If the provider cannot drop it.
 pub fn drop_sync_slot(provider: &mut Source, held: &HeldSlot, table: u32) -> Result<(), RecoverError> {
-    let name = quote_literal(sync_slot(held.subscription, table));
-    provider
-        .write_one(&format!(
-            "SELECT pg_catalog.pg_drop_replication_slot(slot_name)::pg_catalog.text
-               FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"
-        ))
-        .map(drop)
+    rebuild_slots::drop_slot(provider, &sync_slot(held.subscription, table))
 }
 
-/// Has core's apply leave these tables alone in one subscription, and go on with the others. Needs a transaction with a
-/// snapshot.
+/// Sets the replication origin by which core will catch up with a table to where the table lacks changes. The origin was
+/// made in a transaction before: its progress does not roll back with its name.
 ///
 /// # Errors
-/// If the catalogs cannot be written.
-pub fn set_aside(subscription: u32, tables: &[u32]) -> Result<(), RecoverError> {
-    for table in tables {
-        rebuild::set_state(&Oid::from_u32(subscription), Some(*table), DONE_UP_TO, OriginLsn::INFINITY)?;
-    }
-    Ok(())
+/// If the origin does not exist.
+pub fn set_sync_origin(subscription: u32, table: u32, at: OriginLsn) -> Result<(), RecoverError> {
+    rebuild::set_origin(&origin::name_of_sync(subscription, table), at)
 }
 
 /// Whether core leaves a table alone in a subscription, until it is handed over.
@@ -101,10 +86,10 @@ pub fn set_aside(subscription: u32, tables: &[u32]) -> Result<(), RecoverError> 
 /// If the catalogs cannot be read.
 pub fn is_set_aside(subscription: u32, table: u32) -> Result<bool, RecoverError> {
     let question = format!(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
-                         WHERE srsubid = {subscription}::pg_catalog.oid AND srrelid = {table}::pg_catalog.oid
-                           AND srsubstate = '{DONE_UP_TO}' AND srsublsn = '{}'::pg_catalog.pg_lsn)",
-        OriginLsn::INFINITY
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r
+                         WHERE r.srsubid = {subscription}::pg_catalog.oid AND r.srrelid = {table}::pg_catalog.oid
+                           AND {})",
+        incomplete::SET_ASIDE
     );
     Ok(Spi::get_one::<bool>(&question)?.unwrap_or(false))
 }
@@ -151,20 +136,20 @@ pub fn hand_over(subscription: u32, table: u32) -> Result<(), RecoverError> {
     Ok(())
 }
 
-/// In how many subscriptions core has not caught up yet, summed over these tables.
+/// Whether core has not caught up with one of these tables in one of these subscriptions.
 ///
 /// # Errors
 /// If the catalogs cannot be read.
-pub fn behind(going_on: &BTreeSet<u32>, tables: &[u32]) -> Result<i64, RecoverError> {
+pub fn is_behind(going_on: &BTreeSet<u32>, tables: &[u32]) -> Result<bool, RecoverError> {
     let list = |ids: &mut dyn Iterator<Item = u32>| ids.map(|id| format!("{id}")).collect::<Vec<_>>().join(", ");
     let question = format!(
-        "SELECT count(*) FROM pg_catalog.pg_subscription_rel
-          WHERE srsubid = ANY (ARRAY[{}]::pg_catalog.oid[]) AND srrelid = ANY (ARRAY[{}]::pg_catalog.oid[])
-            AND srsubstate NOT IN ('r', '{DONE_UP_TO}')",
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel
+                         WHERE srsubid = ANY (ARRAY[{}]::pg_catalog.oid[]) AND srrelid = ANY (ARRAY[{}]::pg_catalog.oid[])
+                           AND srsubstate NOT IN ('r', '{DONE_UP_TO}'))",
         list(&mut going_on.iter().copied()),
         list(&mut tables.iter().copied())
     );
-    Ok(Spi::get_one::<i64>(&question)?.unwrap_or_default())
+    Ok(Spi::get_one::<bool>(&question)?.unwrap_or(false))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::error::RecoverError;
 use crate::lsn::OriginLsn;
+use crate::node::incomplete;
 use crate::node::native::NativeProvider;
 use crate::node::provider::ReplicationProvider;
 use crate::pg::name::Name;
@@ -93,17 +94,16 @@ pub fn look(failed: &str) -> Result<TargetFacts, RecoverError> {
 
 fn tables(subscription: Oid) -> Result<Vec<TargetTable>, RecoverError> {
     Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT c.oid, n.nspname, c.relname,
-                    r.srsubstate = 'r' OR r.srsubstate = 's' AND r.srsublsn <> 'FFFFFFFF/FFFFFFFF', r.srsublsn
+        let question = format!(
+            "SELECT c.oid, n.nspname, c.relname, r.srsubstate IN ('r', 's') AND NOT ({}), r.srsublsn
                FROM pg_catalog.pg_subscription_rel r
                JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
               WHERE r.srsubid = $1
               ORDER BY c.oid",
-            None,
-            &[subscription.into()],
-        )?;
+            incomplete::SET_ASIDE
+        );
+        let rows = client.select(&question, None, &[subscription.into()])?;
         let mut tables = Vec::new();
         for row in rows {
             let (Some(oid), Some(schema), Some(name)) = (row.get::<Oid>(1)?, row.get::<Name>(2)?, row.get::<Name>(3)?)

@@ -26,8 +26,9 @@ use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, process, random, transaction, wal};
 use crate::rebuild::copy::manifest;
 use crate::recover::error::RecoverError;
-use crate::recover::rebuild::{self, SlotState, Stream};
+use crate::recover::rebuild::{self, Stream};
 use crate::recover::rebuild_error::RebuildError;
+use crate::recover::rebuild_slots::{self, SlotState};
 use crate::recover::source::{Source, route_to};
 use crate::recover::{facts, suspend};
 use crate::remote::error::RemoteError;
@@ -82,14 +83,14 @@ impl Rescue {
         let needed = self.needed(&self.rebuild_state())?;
         self.wait_for_source(intent, &mut source, &needed)?;
         self.park_first(intent)?;
-        self.pin(intent, &mut source)?;
+        self.pin(intent, &mut source, &needed)?;
         self.write(|journal, done| {
             Ok(journal.checkpoint(intent.id, Phase::Replaying, None, done, Timestamp::now())?)
         })?;
         let failed = self.compare_tables()?;
         if self.rebuild_state().tables.iter().any(|table| table.phase == TablePhase::Copying) {
             // What was parked in the course of that is copied from a later snapshot.
-            self.pin(intent, &mut source)?;
+            self.pin(intent, &mut source, &needed)?;
         }
         drop(source);
         failed.or(self.copy_tables()?).map_or(Ok(()), Err)?;
@@ -141,11 +142,11 @@ impl Rescue {
                 silent.push(stream.node);
                 continue;
             };
-            if rebuild::slot_state(&mut provider, &slot)? == SlotState::Usable {
+            if rebuild_slots::slot_state(&mut provider, &slot)? == SlotState::Usable {
                 continue;
             }
             let subscription = stream.position.subscription.to_u32();
-            let holder = rebuild::holder_name(subscription, &intent.id.to_string());
+            let holder = rebuild_slots::holder_name(subscription, &intent.id.to_string());
             let known = self.rebuild_state().lost_slots.into_iter().find(|lost| lost.subscription == subscription);
             let mut lost = known.unwrap_or(HeldSlot {
                 subscription,
@@ -155,13 +156,13 @@ impl Rescue {
                 begins: None,
                 applied: None,
             });
-            self.note_lost(intent, &lost)?;
+            self.note_slot(intent, &lost, |state| &mut state.lost_slots)?;
             failpoint::hit(names::REBUILD_BEFORE_HOLDER);
-            let begins = rebuild::make_holder(&mut provider, &lost)?;
+            let begins = rebuild_slots::make_holder(&mut provider, &lost)?;
             failpoint::hit(names::REBUILD_HOLDER_MADE);
             // A holder that was lost as well begins later now, and so must the snapshot.
             lost.begins = Some(begins);
-            self.note_lost(intent, &lost)?;
+            self.note_slot(intent, &lost, |state| &mut state.lost_slots)?;
         }
         Ok(silent)
     }
@@ -191,11 +192,18 @@ impl Rescue {
         }
     }
 
-    fn note_lost(&mut self, intent: &Intent, lost: &HeldSlot) -> Result<(), RecoverError> {
+    /// Records a slot in one of the lists of slots, in the place of what is known there of its subscription.
+    fn note_slot(
+        &mut self,
+        intent: &Intent,
+        slot: &HeldSlot,
+        list: fn(&mut Rebuild) -> &mut Vec<HeldSlot>,
+    ) -> Result<(), RecoverError> {
         self.write(|journal, _| {
             Ok(journal.rebuild(intent.id, |state| {
-                state.lost_slots.retain(|known| known.subscription != lost.subscription);
-                state.lost_slots.push(lost.clone());
+                let slots = list(state);
+                slots.retain(|known| known.subscription != slot.subscription);
+                slots.push(slot.clone());
             })?)
         })
     }
@@ -218,11 +226,15 @@ impl Rescue {
 
     /// Has the source pin a snapshot that has everything that this node has, unless the one that is pinned still
     /// serves.
-    fn pin(&mut self, intent: &Intent, source: &mut Source) -> Result<(), Trouble> {
+    fn pin(
+        &mut self,
+        intent: &Intent,
+        source: &mut Source,
+        needed: &BTreeMap<String, OriginLsn>,
+    ) -> Result<(), Trouble> {
         let id = intent.id;
         let state = self.rebuild_state();
-        let needed = self.needed(&state)?;
-        if let Some(pinned) = state.pinned.as_ref().filter(|_| state.serves(&needed))
+        if let Some(pinned) = state.pinned.as_ref().filter(|_| state.serves(needed))
             && rebuild::has_pin(source, id, pinned)?
             && (!state.may_compare() || transaction::run(|| rebuild::is_held_here(id))?)
         {
@@ -238,7 +250,8 @@ impl Rescue {
         })?)
     }
 
-    /// What the snapshot must have: what the tables have. Subscriptions that go on apply nothing to these any more.
+    /// What the snapshot must have: what the tables have. That does not change during an attempt, for the subscriptions are
+    /// suspended, or go on and apply nothing to these tables any more.
     fn needed(&self, state: &Rebuild) -> Result<BTreeMap<String, OriginLsn>, RecoverError> {
         let (going_on, failed) = (state.going_on(), self.intent().request.failed.clone());
         let mut streams = transaction::run(rebuild::streams)?;
@@ -248,7 +261,7 @@ impl Rescue {
         for stream in &streams {
             let Some(slot) = stream.position.slot.as_deref().filter(|_| stream.node != failed) else { continue };
             let _ = self.try_at(&stream.node, |provider| {
-                let confirmed = rebuild::confirmed(provider, slot)?;
+                let confirmed = rebuild_slots::confirmed(provider, slot)?;
                 confirmed.into_iter().for_each(|at| rebuild::raise(&mut needed, stream.node.clone(), at));
                 Ok(())
             });
@@ -272,7 +285,7 @@ impl Rescue {
         &mut self,
         intent: &Intent,
         source: &mut Source,
-        needed: BTreeMap<String, OriginLsn>,
+        needed: &BTreeMap<String, OriginLsn>,
     ) -> Result<(Cut, Pinned), Trouble> {
         for lease in LEASES {
             // The source is close behind before anybody has to wait for it.
@@ -286,7 +299,7 @@ impl Rescue {
             let number = random::number();
             transaction::run(barrier::wait_for_the_last);
             let Ok(end) = transaction::run(|| barrier::close(number, Holds::Own, lease)) else { continue };
-            let taken = self.pin_while_closed(intent, source, &needed, (end, Instant::now() + lease));
+            let taken = self.pin_while_closed(intent, source, needed, (end, Instant::now() + lease));
             let opened = transaction::run(|| barrier::open(number));
             match taken? {
                 Some(pins) if opened.is_some_and(|opened| opened.held) => return Ok(pins),
@@ -385,7 +398,7 @@ impl Rescue {
         wal::flush();
         failpoint::hit(names::REBUILD_ORIGINS_SET);
         for lost in &state.lost_slots {
-            rebuild::replace_lost(&mut self.open(&lost.node)?, lost)?;
+            rebuild_slots::replace_lost(&mut self.open(&lost.node)?, lost)?;
         }
         failpoint::hit(names::REBUILD_SLOTS_MADE);
         Ok(())
@@ -415,7 +428,9 @@ impl Rescue {
         let intent: &Intent = &self.intent();
         let state = self.rebuild_state();
         for lost in state.lost_slots.iter().chain(&state.set_apart) {
-            let Err(reason) = self.try_at(&lost.node, |node| rebuild::drop_holder(node, lost)) else { continue };
+            let Err(reason) = self.try_at(&lost.node, |node| rebuild_slots::drop_slot(node, &lost.holder)) else {
+                continue;
+            };
             pgrx::warning!(
                 "replication slot \"{}\" on node \"{}\" could not be dropped, and keeps WAL there: {reason}",
                 lost.holder,

@@ -57,6 +57,8 @@ fn digest(node: &Node, table: &str) -> String {
 fn tables_of_every_kind_are_level_after_a_comparison() {
     let cluster = start_mesh(quick("rebuild_kinds", 3), &format!("{TYPES}{MANY};{OTHERS}"));
     let [n1, n2, n3] = cluster.all();
+    // Core's parallel workers, when the subscriptions are suspended.
+    cluster.expect_log("terminating logical replication worker due to administrator command");
     for node in [n1, n2, n3] {
         node.session().sql(WATCH);
     }

@@ -217,7 +217,7 @@ fn as_owner<T>(
 
 /// The table was found by its name, and is locked by now: whoever has given another table its name gets nothing of it.
 fn require_same(job: &CopyJob) -> Result<(), CopyError> {
-    let is_same = catalog::table_of(&job.table.0, &job.table.1).is_some_and(|oid| oid.to_u32() == job.oid);
+    let is_same = catalog::is_named(job.oid, &job.table.0, &job.table.1);
     if is_same { Ok(()) } else { Err(CopyError::AnotherTable { table: job.shown() }) }
 }
 

@@ -14,14 +14,12 @@ use crate::lsn::OriginLsn;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, origin, process, transaction, wal};
 use crate::recover::error::RecoverError;
-use crate::recover::rebuild::{self, SlotState, Stream};
+use crate::recover::rebuild::{self, Stream};
+use crate::recover::rebuild_slots::{self, SlotState};
 use crate::recover::{rebuild_apart, suspend};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// With so many tables core may be catching up at a time: each takes a slot on every provider, and for each of them a
-/// replication origin here, of which a server has ten by default.
-const AT_A_TIME: i64 = 1;
 /// The next table does not wait longer than this for core.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The time between two looks at how far core is.
@@ -55,29 +53,20 @@ impl Rescue {
         if let Some(reason) = transaction::run(|| rebuild_apart::must_stay(subscription))? {
             return Ok(Err(reason.to_owned()));
         }
-        let holder = rebuild::holder_name(subscription, &intent.id.to_string());
+        let holder = rebuild_slots::holder_name(subscription, &intent.id.to_string());
         let mut held = HeldSlot { subscription, node: stream.node.clone(), slot, holder, begins: None, applied: None };
-        self.note_held(intent, &held)?;
+        self.note_slot(intent, &held, |state| &mut state.set_apart)?;
         let made = self.try_at(&stream.node, |provider| {
-            if rebuild::slot_state(provider, &held.slot)? != SlotState::Usable {
+            if rebuild_slots::slot_state(provider, &held.slot)? != SlotState::Usable {
                 return Err(provider.unexpected("a lost slot"));
             }
             held.begins = Some(rebuild_apart::make_holder(provider, &held)?);
             Ok(())
         });
         if made.is_ok() {
-            self.note_held(intent, &held)?;
+            self.note_slot(intent, &held, |state| &mut state.set_apart)?;
         }
         Ok(made)
-    }
-
-    fn note_held(&mut self, intent: &Intent, held: &HeldSlot) -> Result<(), RecoverError> {
-        self.write(|journal, _| {
-            Ok(journal.rebuild(intent.id, |state| {
-                state.set_apart.retain(|known| known.subscription != held.subscription);
-                state.set_apart.push(held.clone());
-            })?)
-        })
     }
 
     /// Sets the tables aside in the subscriptions that are held, and enables these, in one commit.
@@ -92,7 +81,9 @@ impl Rescue {
                 .collect();
             let state = journal.intent(intent.id).and_then(|intent| intent.rebuild.clone()).unwrap_or_default();
             for held in state.set_apart.iter().filter(|held| held.begins.is_some() && held.applied.is_none()) {
-                rebuild_apart::set_aside(held.subscription, &unready)?;
+                for table in &unready {
+                    rebuild::set_aside_in(held.subscription, *table)?;
+                }
             }
             journal.rebuild(intent.id, |state| {
                 for held in state.set_apart.iter_mut().filter(|held| held.begins.is_some()) {
@@ -130,23 +121,24 @@ impl Rescue {
         for held in self.rebuild_state().set_apart.iter().filter(|held| held.applied.is_some()) {
             let at = rebuild_apart::position_after(held, vector);
             rebuild_apart::make_sync_slot(&mut self.open(&held.node)?, held, table.oid)?;
-            set_sync_origin(held, table, at);
+            set_sync_origin(held, table, at)?;
         }
         Ok(())
     }
 
-    /// Waits until core has caught up with most of the tables that are ready, so that no provider runs out of slots.
+    /// Waits for a while until core has caught up with the tables that are ready: each takes a slot on every provider, and
+    /// for each of these a replication origin here, of which a server has ten by default.
     pub(super) fn wait_for_room(&self) -> Result<(), Trouble> {
-        self.wait_for_core(AT_A_TIME - 1, Some(PATIENCE))
+        self.wait_for_core(Some(PATIENCE))
     }
 
     /// Waits until core has caught up with all tables.
     pub(super) fn wait_until_caught_up(&self) -> Result<(), Trouble> {
         process::report_activity("waiting until core has caught up");
-        self.wait_for_core(0, None)
+        self.wait_for_core(None)
     }
 
-    fn wait_for_core(&self, most: i64, patience: Option<Duration>) -> Result<(), Trouble> {
+    fn wait_for_core(&self, patience: Option<Duration>) -> Result<(), Trouble> {
         let state = self.rebuild_state();
         let going_on = state.going_on();
         if going_on.is_empty() {
@@ -154,9 +146,8 @@ impl Rescue {
         }
         let ready: Vec<u32> =
             state.tables.iter().filter(|table| table.phase == TablePhase::Ready).map(|table| table.oid).collect();
-        let most = most.saturating_mul(i64::try_from(going_on.len()).unwrap_or(i64::MAX));
         let since = Instant::now();
-        while transaction::run(|| rebuild_apart::behind(&going_on, &ready))? > most {
+        while transaction::run(|| rebuild_apart::is_behind(&going_on, &ready))? {
             if patience.is_some_and(|patience| since.elapsed() >= patience) {
                 break;
             }
@@ -185,7 +176,7 @@ impl Rescue {
                 });
                 match made {
                     Ok(()) if is_whole => {
-                        set_sync_origin(held, table, rebuild_apart::position_after(held, &BTreeMap::new()));
+                        set_sync_origin(held, table, rebuild_apart::position_after(held, &BTreeMap::new()))?;
                         transaction::run(|| rebuild_apart::hand_over(held.subscription, table.oid))?;
                     }
                     Ok(()) => transaction::run(|| origin::drop_sync(held.subscription, table.oid)),
@@ -202,9 +193,8 @@ impl Rescue {
     }
 }
 
-/// Makes the replication origin from which core catches up with a table. It is committed before it is set: an origin's
-/// progress does not roll back with its name.
-fn set_sync_origin(held: &HeldSlot, table: &Table, at: OriginLsn) {
-    let origin_id = transaction::run(|| origin::of_sync(held.subscription, table.oid));
-    transaction::run(|| origin::set_progress(origin_id, at));
+/// Makes the replication origin from which core catches up with a table.
+fn set_sync_origin(held: &HeldSlot, table: &Table, at: OriginLsn) -> Result<(), RecoverError> {
+    transaction::run(|| origin::of_sync(held.subscription, table.oid));
+    transaction::run(|| rebuild_apart::set_sync_origin(held.subscription, table.oid, at))
 }

@@ -134,7 +134,7 @@ impl Rescue {
         let recorded = transaction::step(|| {
             crate::pg::role::as_superuser(|| {
                 rebuild::require_same(table)?;
-                park::unpark_if_parked(Oid::from_u32(table.oid))?;
+                park::unpark(&[Oid::from_u32(table.oid)])?;
                 rebuild_apart::set_done(table.oid, &pinned.vector, &going_on)?;
                 Self::note_ready(intent.id, table.oid, done, kept)
             })
