@@ -20,6 +20,7 @@ fn what_lacks_is_named_and_nothing_is_touched() {
     let segment = n1.value("SELECT pg_walfile_name(pg_current_wal_lsn() - 1)");
     n1.wait_until(&format!("SELECT ({archived}) >= '{segment}'"), "t");
     n1.sql("INSERT INTO t (node, v) VALUES ('n1', 2)");
+    assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), "2");
     assert_eq!(restores.point("good"), "drained");
     let point = Moment::Point("good".into());
     done(restores.check(point.clone()));
