@@ -130,7 +130,7 @@ fn backups_of_a_mesh_are_taken_checked_and_expired_with_all_that_a_restore_needs
 
     assert!(done(backups.take(None, None)).contains("n2: full backup"));
     // Until its poller has tried again, n1 finds that n2 does not answer: n2 was restarted.
-    let point = "SELECT spock.create_restore_point('after the backups')";
+    let point = "SELECT spock.create_restore_point('after the backups', lease := '30 s')";
     wait_for("a restore point of both nodes", || n1.try_sql(point).is_ok());
     n2.wait_until("SELECT base_backup_before IS NOT NULL FROM spock.restore_points()", "t");
     archive_one(n1, 1);

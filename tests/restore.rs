@@ -131,8 +131,20 @@ impl<'a> Restores<'a> {
         spockctl::restore::server::value(&journal, &mut client, question).expect("it can be asked")
     }
 
-    fn point(&self, name: &str) -> String {
-        self.cluster.nodes()[0].value(&format!("SELECT min(quality) FROM spock.create_restore_point('{name}')"))
+    /// Makes a restore point; returns its quality. A machine that is busy may need longer than the default lease.
+    fn point(&self, name: &str, lease: &str) -> String {
+        let made = format!("SELECT min(quality) FROM spock.create_restore_point('{name}', lease := '{lease}')");
+        self.cluster.nodes()[0].value(&made)
+    }
+
+    /// Makes a restore point that every node has received.
+    fn drained(&self, name: &str) {
+        assert_eq!(self.point(name, "30 s"), "drained");
+    }
+
+    /// Makes a restore point while a node cannot receive everything, which is waited for in a part of the lease.
+    fn cut(&self, name: &str) {
+        assert_eq!(self.point(name, "5 s"), "cut");
     }
 }
 

@@ -14,6 +14,7 @@ pub mod cut;
 pub mod error;
 pub mod finish;
 pub mod instant;
+pub mod intents;
 pub mod journal;
 pub mod look;
 pub mod pairs;

@@ -3,9 +3,10 @@
 use std::thread;
 
 use spock_recovery_cluster::{extension, process};
-use spockctl::restore::Moment;
+use spockctl::restore::journal::Step;
+use spockctl::restore::{Error, Moment, finish};
 
-use super::{Restores, done, running, settled};
+use super::{Restores, done, ended, running, settled};
 use crate::cluster::Action;
 use crate::failpoint_names as names;
 use crate::restore_points::mesh_of;
@@ -34,7 +35,7 @@ fn a_restored_mesh_has_its_subscriptions_as_they_were_and_recovers_from_a_loss()
     open.sql("BEGIN; INSERT INTO t (node, v) VALUES ('open', 1)");
     let before = (ROWS + 1).to_string();
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), before);
-    assert_ne!(restores.point("fifteen"), "loose");
+    assert_ne!(restores.point("fifteen", "30 s"), "loose");
     open.sql("COMMIT");
     n1.sql(&format!("INSERT INTO t (node, v) SELECT 'n1', n FROM generate_series(1, {ROWS}) n"));
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), (2 * ROWS + 2).to_string());
@@ -86,7 +87,7 @@ fn a_recovery_that_was_under_way_at_that_moment_is_ended() {
         n2.sql("ALTER SUBSCRIPTION sub_n2_n1 ENABLE");
         n1.start();
         n3.wait_until("SELECT state FROM spock.peer_status() WHERE node_name = 'n1'", "connected");
-        n3.sql("SELECT spock.create_restore_point('under-way')");
+        n3.sql("SELECT spock.create_restore_point('under-way', lease := '30 s')");
         n2.disarm(names::RESCUE_BEFORE_COMMIT);
         call.join().expect("the call returns");
     });
@@ -94,8 +95,13 @@ fn a_recovery_that_was_under_way_at_that_moment_is_ended() {
     done(restores.start(Moment::Point("under-way".into())));
     let open = "SELECT count(*) FROM spock.recovery_intents() WHERE ended_at IS NULL";
     assert_eq!(restores.paused(n2, open), "1");
+    // Its workers run, and nobody has looked at the node yet: they have been told before.
+    let mut options = restores.options(None);
+    options.end_after = Some(("n2".to_owned(), Step::Open));
+    assert!(matches!(ended(|screen| finish::run(&options, screen)).1, Err(Error::Ended(_))));
+    n2.wait_until("SELECT phase FROM spock.recovery_intents()", "aborted");
     let told = done(restores.finish());
-    assert!(told.contains("n2: aborted: restored: the recovery for node \"n1\""), "{told}");
+    assert!(told.contains("n2: the recovery for node \"n1\" that was under way at that moment is aborted: restored"), "{told}");
     assert_eq!(n2.value(open), "0");
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), "1");
 }

@@ -37,7 +37,7 @@ fn a_mesh_comes_back_by_the_commands_of_another_backup_program() {
     );
     n1.sql("INSERT INTO t (node, v) VALUES ('n1', 1)");
     n2.sql("INSERT INTO t (node, v) VALUES ('n2', 1)");
-    assert_eq!(restores.point("before"), "drained");
+    restores.drained("before");
     n1.sql("INSERT INTO t (node, v) VALUES ('n1', 2)");
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), "3");
     // Its WAL comes from the program, not from the renamed folder.

@@ -17,7 +17,7 @@ fn what_was_in_flight_arrives_once_and_what_was_open_is_gone() {
         node.sql(&format!("INSERT INTO t (node, v) SELECT '{}', n FROM generate_series(1, 100) n", node.name()));
     }
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), "300");
-    assert_eq!(restores.point("early"), "drained");
+    restores.drained("early");
 
     // n2 applies nothing, n1 goes on writing, and n3 has an open transaction and a prepared one.
     let mut lock = n2.session();
@@ -29,7 +29,7 @@ fn what_was_in_flight_arrives_once_and_what_was_open_is_gone() {
     open.sql("BEGIN; INSERT INTO t (node, v) VALUES ('open', 1)");
     n3.sql("BEGIN; INSERT INTO t (node, v) VALUES ('prepared', 1); PREPARE TRANSACTION 'wait'");
     n3.wait_until("SELECT count(*) FROM t", &(300 + IN_FLIGHT).to_string());
-    assert_eq!(restores.point("busy"), "cut");
+    restores.cut("busy");
     open.sql("COMMIT");
     lock.sql("COMMIT");
     n1.sql("UPDATE t SET v = -v");

@@ -59,7 +59,7 @@ fn a_point_at_which_the_nodes_do_not_fit_together_is_moved_to_the_last_cut_befor
     let cluster = mesh_of("no_cut", 3);
     let [n1, n2, n3] = cluster.all();
     let restores = Restores::of(&cluster);
-    assert_eq!(restores.point("proved"), "drained");
+    restores.drained("proved");
     numbered(&cluster, || {
         written(n1, 100);
         // One after the other, without the barrier: those that come later have more of those that came before.

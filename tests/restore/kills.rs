@@ -50,7 +50,7 @@ fn whatever_dies_the_same_command_goes_on() {
     lock.sql("BEGIN; LOCK TABLE t IN EXCLUSIVE MODE");
     n1.sql("INSERT INTO t (node, v) SELECT 'n1', n FROM generate_series(1, 100) n");
     n3.wait_until("SELECT count(*) FROM t", "200");
-    assert_eq!(restores.point("p"), "cut");
+    restores.cut("p");
     lock.sql("COMMIT");
     n1.sql("DELETE FROM t");
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), "0");

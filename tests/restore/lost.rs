@@ -18,7 +18,7 @@ fn nodes_that_are_all_lost_come_back_host_by_host() {
     }
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), "30");
     // Nobody who is left knows of it: its record in WAL must do.
-    assert_eq!(restores.point("unknown"), "drained");
+    restores.drained("unknown");
     n1.sql("DELETE FROM t");
     for node in cluster.nodes() {
         let segment = node.value("SELECT pg_walfile_name(pg_current_wal_lsn())");

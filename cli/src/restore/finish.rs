@@ -15,6 +15,7 @@ use spock_recovery_cluster::client::{identifier, literal};
 use super::cancel;
 use super::check::{Ground, Options};
 use super::error::{Error, Result};
+use super::intents;
 use super::journal::{Journal, Step, Subscription};
 use super::plan::Plan;
 use super::server::{self, Watch};
@@ -28,9 +29,6 @@ use crate::lsn::Lsn;
 use crate::screen::Screen;
 
 const LOOK: Duration = Duration::from_millis(50);
-
-/// The library whose workers must not run before the node is open.
-const LIBRARY: &str = "spock_recovery";
 
 /// More than any node can be behind what its peers have seen of it after a cut; each switch is a segment.
 const SWITCHES: u32 = 1000;
@@ -149,7 +147,7 @@ fn save_slot(site: &mut Site<'_>) -> Result<()> {
     let options = site.close(None)?;
     let mut client = site.pause(&options)?;
     let libraries = server::value(&site.journal, &mut client, "SHOW shared_preload_libraries")?;
-    site.journal.libraries = settings::without(&libraries, LIBRARY);
+    site.journal.libraries = settings::without(&libraries, settings::LIBRARY);
     let folder = site.journal.paths().slot();
     let _ = fs::remove_dir_all(&folder);
     let Some(slot) = site.journal.seen.as_ref().and_then(|seen| seen.slot.clone()) else { return Ok(()) };
@@ -268,7 +266,7 @@ fn promote(site: &mut Site<'_>, journals: &BTreeMap<String, Journal>) -> Result<
 }
 
 /// Starts it where it was killed, at whatever point of its promotion.
-fn end_recovery(site: &Site<'_>) -> Result<Client> {
+pub fn end_recovery(site: &Site<'_>) -> Result<Client> {
     let journal = &site.journal;
     let log = journal.paths().log();
     if server::running(&journal.pgdata).is_none() {
@@ -430,6 +428,7 @@ fn open(site: &mut Site<'_>) -> Result<()> {
     if site.journal.step < Step::Settled {
         let paths = site.journal.paths();
         server::stop(&site.node.name, &site.journal.bin_folder, &site.journal.pgdata, &site.user)?;
+        intents::ask_to_end(site)?;
         let own = fs::read(paths.settings()).map_err(Error::io("read", &paths.settings()))?;
         write_bytes(&site.journal.pgdata.join("postgresql.auto.conf"), &own, &site.user)?;
         remove_signals(&site.journal.pgdata);

@@ -121,6 +121,9 @@ pub struct Seen {
     pub slot: Option<SavedSlot>,
     /// Names of prepared transactions.
     pub prepared: Vec<String>,
+    /// The failed nodes of its unfinished recoveries; empty of a rebuild.
+    #[serde(default)]
+    pub intents: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use postgres::Client;
 
 use super::error::{Error, Result};
+use super::intents;
 use super::journal::{Journal, SavedSlot, Seen, Subscription};
 use super::server;
 
@@ -22,7 +23,7 @@ const SLOT: &str =
 /// # Errors
 /// If it does not answer, or names files that cannot be files of a slot.
 pub fn look(journal: &Journal, client: &mut Client) -> Result<Seen> {
-    let mut seen = Seen::default();
+    let mut seen = Seen { intents: intents::look(journal, client)?, ..Seen::default() };
     for row in server::query(journal, client, SUBSCRIPTIONS)? {
         if let [
             Some(name),

@@ -146,7 +146,7 @@ mod tests {
 
     fn seen(confirmed: u64, subscriptions: Vec<Subscription>) -> Seen {
         let slot = SavedSlot { name: "spk".into(), restart: Lsn(1), confirmed: Lsn(confirmed), snap: None };
-        Seen { subscriptions, slot: Some(slot), prepared: Vec::new() }
+        Seen { subscriptions, slot: Some(slot), ..Seen::default() }
     }
 
     fn mesh(one_of_two: u64, confirmed_of_two: u64) -> BTreeMap<String, Seen> {

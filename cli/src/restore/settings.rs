@@ -110,6 +110,17 @@ impl Closed<'_> {
     }
 }
 
+/// The library whose workers must not run before the node is open.
+pub const LIBRARY: &str = "spock_recovery";
+
+/// A list of libraries with another one, which comes last.
+pub fn with(libraries: &str, library: &str) -> String {
+    match libraries {
+        "" => library.to_owned(),
+        libraries => format!("{libraries}, {library}"),
+    }
+}
+
 /// A list of libraries without one of them.
 pub fn without(libraries: &str, library: &str) -> String {
     let kept = libraries.split(',').map(str::trim).filter(|name| !name.is_empty() && name.trim_matches('"') != library);

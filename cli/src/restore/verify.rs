@@ -8,6 +8,7 @@ use spock_recovery_cluster::client::{identifier, literal};
 
 use super::check::Ground;
 use super::error::{Error, Result};
+use super::intents;
 use super::journal::Journal;
 use super::plan;
 use super::points::Points;
@@ -37,7 +38,9 @@ pub fn all(ground: &Ground, journals: &BTreeMap<String, Journal>, screen: &Scree
     }
     let mut findings = Vec::new();
     for live in &mut nodes {
-        close_intents(live, screen)?;
+        if let Some(journal) = journals.get(live.name()) {
+            intents::await_end(live, journal, screen)?;
+        }
         let prepared = live.query("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")?;
         let prepared: Vec<String> = prepared.into_iter().flatten().flatten().collect();
         if !prepared.is_empty() {
@@ -74,19 +77,6 @@ pub fn meet(name: &str, conninfo: &Conninfo) -> Result<Live> {
             Err(_) => thread::sleep(LOOK),
         }
     }
-}
-
-/// Recoveries that were under way at that moment would go on as if nothing had happened.
-fn close_intents(live: &mut Live, screen: &Screen) -> Result<()> {
-    let open = "SELECT DISTINCT failed_node FROM spock.recovery_intents() WHERE ended_at IS NULL";
-    for failed in live.query(open)?.into_iter().flatten().flatten() {
-        let name = live.name().to_owned();
-        match live.query(&format!("CALL spock.recover_abort({})", literal(&failed))) {
-            Ok(_) => screen.line(format!("{name}: aborted: restored: the recovery for node \"{failed}\" that was under way at that moment")),
-            Err(error) => screen.line(format!("{name}: the recovery for node \"{failed}\" that was under way at that moment could not be ended: {error}")),
-        }
-    }
-    Ok(())
 }
 
 /// At the moment of a point, the lists of its nodes do not say yet what has come of it.
