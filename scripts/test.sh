@@ -32,6 +32,14 @@ counts() {
         END { print sum_p + p, sum_f + f }'
 }
 
+# reasons <file>: what the tests that failed have said, each in a few lines, for whoever sees the end of the output alone.
+reasons() {
+    sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        /panicked at / { left = 6 }
+        /stack backtrace:|^ *$/ { left = 0 }
+        left > 0 && said < 60 { print; left--; said++ }' | cut -c 1-400
+}
+
 # phase <name> <command…>: runs it, shows its output, says how long it took, adds up its tests.
 phase() {
     local name=$1 log begun=$SECONDS status=0 p f
@@ -87,7 +95,10 @@ for major in $GOAL_MAJORS; do
 done
 
 say "summary"
-for line in "${summary[@]}"; do note "$line"; done
+for line in "${summary[@]}"; do
+    note "$line"
+    case $line in FAILED:*"its output: "*) log=${line##*its output: } && reasons "${log%)}" ;; esac
+done
 for log in "$LOGS"/tests_on_PostgreSQL_*.log; do
     [ -f "$log" ] && [ "$log" -nt "$STARTED" ] && { grep -E '^ +(left out|did not run): ' "$log" || true; }
 done
