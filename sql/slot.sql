@@ -8,6 +8,11 @@ CREATE FUNCTION node_positions(held boolean DEFAULT true)
 COMMENT ON FUNCTION node_positions(boolean) IS
     'how far this node has durably applied each origin, as peers ask it; held: for a node whose recovery may still need peers'' WAL, the position before that recovery (superusers, REPLICATION, pg_monitor)';
 
+CREATE FUNCTION spock_internal.ask_pollers() RETURNS void
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'ask_pollers_wrapper';
+COMMENT ON FUNCTION spock_internal.ask_pollers() IS
+    'has this node ask its peers now what they have to say, and not at the next spock.recovery_poll_interval: for a peer that waits for it (superusers, REPLICATION, pg_monitor)';
+
 CREATE FUNCTION get_recovery_slot_status()
     RETURNS TABLE (slot_name text, restart_lsn pg_lsn, confirmed_flush_lsn pg_lsn, min_unacknowledged_ts timestamptz,
                    active boolean, in_recovery boolean, recovery_generation bigint, retained_bytes bigint,

@@ -953,6 +953,11 @@ COMMENT ON FUNCTION @extschema@.recovery_horizon() IS
 COMMENT ON FUNCTION @extschema@.quick_health_check() IS
     'whether everything that a recovery will need is in order: HEALTHY, WARNING, MISSING, DISABLED or CRITICAL, and what to do';
 
+CREATE FUNCTION spock_internal.ask_pollers() RETURNS void
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'ask_pollers_wrapper';
+COMMENT ON FUNCTION spock_internal.ask_pollers() IS
+    'has this node ask its peers now what they have to say, and not at the next spock.recovery_poll_interval: for a peer that waits for it (superusers, REPLICATION, pg_monitor)';
+
 -- Restore points: one moment of the whole mesh, by name.
 
 CREATE FUNCTION @extschema@.create_restore_point(restore_point name, lease interval DEFAULT '1 s', drain boolean DEFAULT true)

@@ -8,6 +8,7 @@ pub mod apply_as;
 pub mod catalog;
 pub mod clock;
 pub mod commit_ts;
+pub mod column_text;
 pub mod compat;
 pub mod copy_from;
 mod copy_to;

@@ -3,13 +3,11 @@
 use super::query;
 use super::question::{
     Answer, Asked, CutRange, FOLLOWED_BYTES, KEY_BYTES, KeyText, Question, RANGE_BYTES, RANGES, ROWS, ROWS_AT_ONCE,
-    Shape, Sum,
+    Shape, Span, Sum,
 };
 use crate::pg::owned_table::{self, OwnedTableError};
 use crate::pg::spi_text::{Cell, TextRow};
-
-/// The position of the first column of the key in the rows of a query that has the key.
-const FIRST_KEY_COLUMN: usize = 1;
+use std::cell::OnceCell;
 
 impl Question {
     /// Answers the question. Needs a transaction with a snapshot.
@@ -21,7 +19,7 @@ impl Question {
         match &self.asked {
             Asked::Shape => self.tell_shape(),
             Asked::Cut { bytes, .. } => self.cut(*bytes),
-            Asked::Sums { span, bytes } => self.sum_up(span.ends.len(), bytes.map(|bytes| bytes.min(FOLLOWED_BYTES))),
+            Asked::Sums { span, bytes } => self.sum_up(span, bytes.map(|bytes| bytes.min(FOLLOWED_BYTES))),
             Asked::Rows { .. } => self.tell_rows(ROWS_AT_ONCE),
             Asked::Keys { keys } => self.tell_rows(2 * keys.len()),
         }
@@ -48,7 +46,7 @@ impl Question {
         let (mut ranges, mut sum, mut read) = (Vec::new(), Sum::default(), (0_u64, 0_u64));
         let (mut is_broken_off, mut no_text, mut key_bytes) = (false, false, 0);
         self.each_row(|row| {
-            let Some(hashed) = row.hash(0, self.seed) else { return true };
+            let hashed = self.hash(&row);
             sum.add(hashed);
             read = (read.0 + 1, read.1.saturating_add(hashed.1));
             is_broken_off = read.0 >= RANGES as u64 * ROWS || read.1 >= most_bytes;
@@ -73,11 +71,23 @@ impl Question {
         Ok(Answer::Cut(ranges))
     }
 
-    fn sum_up(&self, ranges: usize, most_bytes: Option<u64>) -> Result<Answer, OwnedTableError> {
-        let (mut sums, mut bytes) = (vec![Sum::default(); ranges], 0_u64);
-        self.each_row(|row| {
-            let place = row.number(1).and_then(|place| usize::try_from(place).ok());
-            if let (Some(hashed), Some(sum)) = (row.hash(0, self.seed), place.and_then(|place| sums.get_mut(place))) {
+    fn sum_up(&self, span: &Span, most_bytes: Option<u64>) -> Result<Answer, OwnedTableError> {
+        let (mut sums, mut bytes) = (vec![Sum::default(); span.ends.len()], 0_u64);
+        let ends = OnceCell::new();
+        let query = |table: &owned_table::OwnedTable| {
+            if let Some(found) = query::integer_ends(self, span, table) {
+                let _ = ends.set(found);
+            }
+            query::of_rows(self, table)
+        };
+        owned_table::each_row(&self.schema, &self.name, query, |row| {
+            let told = row.number(self.columns.len());
+            let place = match ends.get() {
+                Some(ends) => told.map(|key| ends.partition_point(|end| *end < key)),
+                None => told.and_then(|place| usize::try_from(place).ok()),
+            };
+            if let Some(sum) = place.and_then(|place| sums.get_mut(place)) {
+                let hashed = self.hash(&row);
                 sum.add(hashed);
                 bytes = bytes.saturating_add(hashed.1);
             }
@@ -89,10 +99,11 @@ impl Question {
     fn tell_rows(&self, most: usize) -> Result<Answer, OwnedTableError> {
         let (mut rows, mut bytes, mut no_text) = (Vec::new(), 0, false);
         self.each_row(|row| {
-            let (Some(key), Some((hash, _))) = (self.key_of(&row), row.hash(0, self.seed)) else {
+            let Some(key) = self.key_of(&row) else {
                 no_text = true;
                 return false;
             };
+            let (hash, _) = self.hash(&row);
             bytes += key.iter().map(String::len).sum::<usize>();
             rows.push((key, hash));
             bytes < KEY_BYTES
@@ -104,13 +115,18 @@ impl Question {
         Ok(Answer::Rows { rows, has_more })
     }
 
+    /// The hash of a row, and the length of its text.
+    fn hash(&self, row: &TextRow<'_>) -> (i64, u64) {
+        row.hash(0..self.columns.len(), self.seed)
+    }
+
     /// The key of a row; None if a value is not valid text.
     fn key_of(&self, row: &TextRow<'_>) -> Option<KeyText> {
-        let value = |place| match row.cell(FIRST_KEY_COLUMN + place) {
+        let value = |column: &usize| match row.cell(*column) {
             Cell::Text(text) => Some(text),
             Cell::Null | Cell::Bytes(_) => None,
         };
-        (0..self.key.len()).map(value).collect()
+        self.key.iter().map(value).collect()
     }
 
     fn table(&self) -> String {

@@ -8,8 +8,8 @@ use crate::pg::owned_table::{OwnedTable, OwnedTableError};
 use crate::pg::spi_text;
 use pgrx::spi::quote_literal;
 
-/// The query for a question about rows. Its columns are: the row's text; for `Sums` also the position of its range; for
-/// the others the columns of the key.
+/// The query for a question about rows. It gives the columns of the question; for `Sums` behind them also the position of
+/// the row's range, or the key if the asked node finds the position by [`integer_ends`].
 pub(super) fn of_rows(question: &Question, table: &OwnedTable) -> Result<String, OwnedTableError> {
     let name = |index: &usize| question.columns[*index].as_str();
     let columns = question.columns.iter().map(|column| table.column(column)).collect::<Result<Vec<_>, _>>()?;
@@ -20,9 +20,13 @@ pub(super) fn of_rows(question: &Question, table: &OwnedTable) -> Result<String,
     }
     let parts = Parts {
         table: table.quoted(),
-        row: format!("ROW({})::pg_catalog.text", columns.join(", ")),
+        row: columns.join(", "),
         key_columns: question.key.iter().map(|index| columns[*index].clone()).collect::<Vec<_>>().join(", "),
         key,
+        has_places: match &question.asked {
+            Asked::Sums { span, .. } => integer_ends(question, span, table).is_none(),
+            _ => false,
+        },
     };
     table.write_alike();
     table.prefer_index(matches!(question.asked, Asked::Cut { .. } | Asked::Rows { .. }));
@@ -33,28 +37,48 @@ pub(super) fn of_rows(question: &Question, table: &OwnedTable) -> Result<String,
     Ok(parts.query(&question.asked, filter))
 }
 
+/// The ends of a span's ranges but the last one, where its key is one integer and the ends are integers: the range of a
+/// row is then found without an expression that the executor evaluates for each row.
+pub(super) fn integer_ends(question: &Question, span: &Span, table: &OwnedTable) -> Option<Vec<i64>> {
+    let [index] = question.key.as_slice() else { return None };
+    if !table.is_integer(&question.columns[*index]) {
+        return None;
+    }
+    let (_, inner) = span.ends.split_last()?;
+    let number = |end: &Option<KeyText>| match end.as_deref()? {
+        [text] => text.parse().ok(),
+        _ => None,
+    };
+    let ends: Vec<i64> = inner.iter().map(number).collect::<Option<_>>()?;
+    ends.is_sorted().then_some(ends)
+}
+
 struct Parts {
     table: String,
+    /// The columns of the question.
     row: String,
     key_columns: String,
     key: Vec<Comparison>,
+    /// Whether the query tells the position of a row's range.
+    has_places: bool,
 }
 
 impl Parts {
     fn query(&self, asked: &Asked, filter: Option<String>) -> String {
-        let Parts { table, row, key_columns, key } = self;
+        let Parts { table, row, key_columns, key, has_places } = self;
         let filter = filter.map(|filter| format!("({filter}) IS TRUE"));
         match asked {
             Asked::Cut { after, .. } => {
                 let condition = all([self.after(after.as_ref()), filter]);
                 let most = RANGES as u64 * ROWS;
                 format!(
-                    "SELECT {row}, {key_columns} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {most}"
+                    "SELECT {row} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {most}"
                 )
             }
             Asked::Sums { span, .. } => {
                 let condition = all([self.after(span.after.as_ref()), self.up_to_end(span), filter]);
-                format!("SELECT {row}, {} FROM {table} t WHERE {condition}", self.place(span, 0, span.ends.len() - 1))
+                let place = has_places.then(|| self.place(span, 0, span.ends.len() - 1));
+                format!("SELECT {row}, {} FROM {table} t WHERE {condition}", place.as_ref().unwrap_or(key_columns))
             }
             Asked::Rows { span, wanted, from } => {
                 let is_wanted = (wanted.len() < span.ends.len()).then(|| {
@@ -64,12 +88,12 @@ impl Parts {
                 let after = self.after(from.as_ref().or(span.after.as_ref()));
                 let condition = all([after, self.up_to_end(span), is_wanted, filter]);
                 format!(
-                    "SELECT {row}, {key_columns} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {ROWS_AT_ONCE}"
+                    "SELECT {row} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {ROWS_AT_ONCE}"
                 )
             }
             Asked::Keys { keys } => {
                 let condition = if keys.is_empty() { "false".to_owned() } else { condition(key, keys) };
-                format!("SELECT {row}, {key_columns} FROM {table} t WHERE {condition} LIMIT {}", 2 * keys.len())
+                format!("SELECT {row} FROM {table} t WHERE {condition} LIMIT {}", 2 * keys.len())
             }
             Asked::Shape => shape(0, &[]),
         }

@@ -148,6 +148,16 @@ impl OwnedTable {
         }
     }
 
+    /// Whether a column is an integer of any width, or a domain over one.
+    pub fn is_integer(&self, column: &str) -> bool {
+        // SAFETY: the table is open.
+        to_server(column).is_some_and(|name| unsafe {
+            let number = pg_sys::get_attnum((*self.relation).rd_id, name.as_ptr());
+            let is_one = |of| matches!(pg_sys::getBaseType(of), pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID);
+            number > 0 && is_one((*compat::attribute((*self.relation).rd_att, i32::from(number) - 1)).atttypid)
+        })
+    }
+
     /// How a column is compared, by the equality of its type, independent of the search path.
     pub fn comparison(&self, column: &str) -> Result<Comparison, OwnedTableError> {
         let table = || format!("{}.{}", self.schema, self.name);

@@ -1,11 +1,13 @@
 //! Rows of a query as text, made by each type's output function (executor/spi.h, tcop/dest.h).
 
+use super::column_text::ColumnText;
 use super::compat;
 use super::digest;
 use super::text::{to_server, to_utf8, to_utf8_exactly};
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys;
+use std::cell::RefCell;
 use std::ffi::CStr;
-use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Runs a query that only reads. Needs a transaction with a snapshot.
 pub fn rows(query: &str) -> Vec<Vec<Option<String>>> {
@@ -40,83 +42,84 @@ pub enum Cell {
 }
 
 /// A row of a query.
-pub struct TextRow<'a>(*mut pg_sys::TupleTableSlot, PhantomData<&'a ()>);
+pub struct TextRow<'a> {
+    slot: *mut pg_sys::TupleTableSlot,
+    state: &'a RefCell<State>,
+}
+
+/// What the rows of one query share.
+struct State {
+    /// Where the state of output functions lives: longer than a row.
+    context: pg_sys::MemoryContext,
+    columns: Vec<ColumnText>,
+    /// The text of a row that is hashed.
+    text: Vec<u8>,
+}
+
+/// Ahead of a value in the text of a row; a NULL has neither this nor the text.
+const VALUE: u8 = 1;
+/// Behind each column. No text contains it.
+const END: u8 = 0;
 
 impl TextRow<'_> {
     /// All its values, as text.
     pub fn texts(&self) -> Vec<Option<String>> {
-        // SAFETY: the slot contains a row of its descriptor, all of whose attributes have been read.
-        unsafe { (0..(*(*self.0).tts_tupleDescriptor).natts).map(|column| self.text(column)).collect() }
+        (0..self.width()).map(|column| self.output(column).map(to_utf8)).collect()
     }
 
     /// All its values, without replacement of invalid characters.
     pub fn cells(&self) -> Vec<Cell> {
-        let cell = |column| {
-            // SAFETY: as in `texts`.
-            let Some(text) = (unsafe { self.output(column) }) else { return Cell::Null };
-            to_utf8_exactly(text).map_or_else(|| Cell::Bytes(text.count_bytes() as u64), Cell::Text)
-        };
-        // SAFETY: as in `texts`.
-        let columns = unsafe { (*(*self.0).tts_tupleDescriptor).natts };
-        (0..columns).map(cell).collect()
+        (0..self.width()).map(|column| self.cell(column)).collect()
+    }
+
+    /// The number of its columns.
+    pub fn width(&self) -> usize {
+        // SAFETY: the slot holds a row.
+        unsafe { (*(*self.slot).tts_tupleDescriptor).natts as usize }
     }
 
     /// The value of a column as text, without replacement of invalid characters.
     pub fn cell(&self, column: usize) -> Cell {
-        // SAFETY: the slot holds a row; its columns are counted.
-        unsafe {
-            if column >= (*(*self.0).tts_tupleDescriptor).natts as usize {
-                return Cell::Null;
+        let Some(text) = self.output(column) else { return Cell::Null };
+        to_utf8_exactly(text).map_or_else(|| Cell::Bytes(text.count_bytes() as u64), Cell::Text)
+    }
+
+    /// The hash over the texts of these columns in UTF-8, whatever this database's encoding is, and the length of them
+    /// in bytes. Bytes that the encoding gives no meaning are hashed as they are. The same texts have the same hash,
+    /// whatever the types are.
+    pub fn hash(&self, columns: Range<usize>, seed: i64) -> (i64, u64) {
+        let state = &mut *self.state.borrow_mut();
+        let State { columns: writers, text, .. } = state;
+        text.clear();
+        for column in columns.start..columns.end.min(self.width()) {
+            // SAFETY: the column is one of the row; the row's context is the current one.
+            if let Some(value) = unsafe { self.value(column) } {
+                text.push(VALUE);
+                unsafe { writers[column].append(value, text) };
             }
-            let Some(text) = self.output(column as i32) else { return Cell::Null };
-            to_utf8_exactly(text).map_or_else(|| Cell::Bytes(text.count_bytes() as u64), Cell::Text)
+            text.push(END);
         }
+        (digest::quick(text, seed), text.len() as u64)
     }
 
-    /// The hash over a column's text in UTF-8, whatever this database's encoding is, and the length of that text in
-    /// bytes; None: it is NULL. Bytes that the encoding gives no meaning are hashed as they are.
-    pub fn hash(&self, column: usize, seed: i64) -> Option<(i64, u64)> {
-        // SAFETY: the slot holds a row; its columns are counted.
-        let text = unsafe {
-            if column >= (*(*self.0).tts_tupleDescriptor).natts as usize {
-                return None;
-            }
-            self.output(column as i32)?
-        };
-        let bytes = super::text::utf8_bytes(text);
-        Some((digest::quick(bytes, seed), bytes.len() as u64))
-    }
-
-    unsafe fn text(&self, column: i32) -> Option<String> {
-        // SAFETY: the caller guarantees a column of the row.
-        unsafe { self.output(column).map(to_utf8) }
-    }
-
-    unsafe fn output(&self, column: i32) -> Option<&CStr> {
-        // SAFETY: the caller guarantees a column of the row. The text is palloc'd in the context for one row, and lives
-        // as long as the row.
-        unsafe {
-            let value = self.value(column as usize)?;
-            let (mut output, mut is_varlena) = (Oid::INVALID, false);
-            let of = (*compat::attribute((*self.0).tts_tupleDescriptor, column)).atttypid;
-            pg_sys::getTypeOutputInfo(of, &mut output, &mut is_varlena);
-            Some(CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, value)))
+    /// The text lives as long as the row: it is in the row's context.
+    fn output(&self, column: usize) -> Option<&CStr> {
+        if column >= self.width() {
+            return None;
         }
+        // SAFETY: the column is one of the row.
+        unsafe { self.value(column).map(|value| self.state.borrow_mut().columns[column].text(value)) }
     }
 
     /// The value of a column whose type is an integer of any width, or a transaction id.
     pub fn number(&self, column: usize) -> Option<i64> {
-        // SAFETY: the slot holds a row; its columns are counted.
-        unsafe {
-            let is_there = column < (*(*self.0).tts_tupleDescriptor).natts as usize;
-            // C has extended the value to the width of a datum.
-            if is_there { self.value(column).map(|value| value.value() as i64) } else { None }
-        }
+        // SAFETY: as in `output`. C has extended the value to the width of a datum.
+        unsafe { if column < self.width() { self.value(column).map(|value| value.value() as i64) } else { None } }
     }
 
     unsafe fn value(&self, column: usize) -> Option<pg_sys::Datum> {
-        // SAFETY: the caller guarantees a column of the row.
-        unsafe { (!*(*self.0).tts_isnull.add(column)).then(|| *(*self.0).tts_values.add(column)) }
+        // SAFETY: the caller guarantees a column of the row, all of whose attributes have been read.
+        unsafe { (!*(*self.slot).tts_isnull.add(column)).then(|| *(*self.slot).tts_values.add(column)) }
     }
 }
 
@@ -143,6 +146,11 @@ pub fn each_row(query: &str, mut see: impl FnMut(TextRow<'_>) -> bool) {
                 pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
                 pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
             ),
+            state: RefCell::new(State {
+                context: pg_sys::CurrentMemoryContext,
+                columns: Vec::new(),
+                text: Vec::new(),
+            }),
             see: &mut see,
         };
         let options = pg_sys::SPIExecuteOptions {
@@ -163,7 +171,9 @@ pub fn each_row(query: &str, mut see: impl FnMut(TextRow<'_>) -> bool) {
 #[repr(C)]
 struct TextReceiver<'a> {
     functions: pg_sys::DestReceiver,
+    /// Of one row.
     context: pg_sys::MemoryContext,
+    state: RefCell<State>,
     see: &'a mut dyn FnMut(TextRow<'_>) -> bool,
 }
 
@@ -173,11 +183,22 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver:
     unsafe {
         let receiver = &mut *receiver.cast::<TextReceiver<'_>>();
         pg_sys::slot_getallattrs(slot);
+        look_up(&mut receiver.state.borrow_mut(), (*slot).tts_tupleDescriptor);
         let previous = pg_sys::MemoryContextSwitchTo(receiver.context);
-        let goes_on = (receiver.see)(TextRow(slot, PhantomData));
+        let goes_on = (receiver.see)(TextRow { slot, state: &receiver.state });
         pg_sys::MemoryContextSwitchTo(previous);
         pg_sys::MemoryContextReset(receiver.context);
         goes_on
+    }
+}
+
+/// Before the first row.
+unsafe fn look_up(state: &mut State, descriptor: pg_sys::TupleDesc) {
+    // SAFETY: the descriptor is that of a row; the state's context is that of the query.
+    unsafe {
+        for column in state.columns.len() as i32..(*descriptor).natts {
+            state.columns.push(ColumnText::of((*compat::attribute(descriptor, column)).atttypid, state.context));
+        }
     }
 }
 

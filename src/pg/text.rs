@@ -67,20 +67,20 @@ pub fn to_utf8_exactly(text: &CStr) -> Option<String> {
     }
 }
 
-/// The bytes of a text in UTF-8. In SQL_ASCII these are the bytes as they are. The text lives in the current memory
+/// The bytes of a text in UTF-8. In SQL_ASCII these are the bytes as they are. The result lives in the current memory
 /// context if it had to be converted.
-pub(super) fn utf8_bytes(text: &CStr) -> &[u8] {
-    let bytes = text.to_bytes();
+pub(super) fn utf8_of(bytes: &[u8]) -> &[u8] {
     // SAFETY: reads the state of this session.
     let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
     let is_utf8 = [pg_sys::pg_enc::PG_UTF8, pg_sys::pg_enc::PG_SQL_ASCII].iter().any(|known| *known as i32 == encoding);
     if is_utf8 || bytes.is_ascii() {
         return bytes;
     }
-    // SAFETY: NUL-terminated; the result is the same pointer, or a NUL-terminated palloc'd copy.
+    // SAFETY: reads so many bytes; the result is the same pointer, or a NUL-terminated palloc'd copy.
     unsafe {
-        let converted = pg_sys::pg_server_to_any(text.as_ptr(), bytes.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
-        CStr::from_ptr(converted).to_bytes()
+        let text = bytes.as_ptr().cast();
+        let converted = pg_sys::pg_server_to_any(text, bytes.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        if std::ptr::eq(converted, text) { bytes } else { CStr::from_ptr(converted).to_bytes() }
     }
 }
 

@@ -161,6 +161,17 @@ impl Shared {
         peer.is_called = true;
         peer.poller_pid
     }
+
+    /// Marks all peers of a database as to be asked at once. Returns the pids of their pollers, which the caller wakes.
+    pub fn call_pollers(&mut self, index: usize) -> Vec<i32> {
+        let asked = self.peers(index).iter_mut().filter(|peer| peer.poller_pid != 0);
+        asked
+            .map(|peer| {
+                peer.is_called = true;
+                peer.poller_pid
+            })
+            .collect()
+    }
 }
 
 #[cfg(test)]

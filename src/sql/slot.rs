@@ -9,8 +9,8 @@ use crate::node::provider::ReplicationProvider;
 use crate::node::servers::{self, NodeServer};
 use crate::pg::clock::Timestamp;
 use crate::pg::name::Name;
-use crate::pg::{process, slot, wal};
-use crate::shmem::{BlockedReason, PeerKey};
+use crate::pg::{latch, process, slot, wal};
+use crate::shmem::{self, BlockedReason, PeerKey};
 use crate::slot::positions::OwnPosition;
 use crate::slot::snapshot::{budget_bytes, require_reader, retained_bytes, snapshot, unprotected_peers};
 use crate::slot::{positions, record_storage, vouching};
@@ -87,6 +87,18 @@ fn node_positions(
         })
         .collect();
     TableIterator::new(rows)
+}
+
+/// Has the pollers of this database ask their peers now. Returns at once.
+#[pg_extern(sql = false)]
+fn ask_pollers() {
+    require_reader("ask_pollers");
+    let pollers = {
+        let mut shared = shmem::lock();
+        let index = shared.index_of(process::my_database());
+        index.map(|index| shared.call_pollers(index)).unwrap_or_default()
+    };
+    pollers.into_iter().for_each(latch::wake);
 }
 
 /// The recoveries of the position's origin that may still need the WAL of peers, which these must not release.

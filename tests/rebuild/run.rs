@@ -280,3 +280,22 @@ fn a_recovery_whose_source_was_rebuilt_meanwhile_is_followed_by_a_rebuild() {
     drain(n2, n3);
     assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
 }
+
+/// What the source has not heard of its peers yet, it asks them at once.
+#[test]
+fn no_poll_is_waited_for() {
+    let cluster = start_mesh(quick("rebuild_polls", 3), TABLES);
+    let [_, n2, n3] = cluster.all();
+    n3.sql("INSERT INTO t (node, v) SELECT 'n3', g FROM generate_series(1, 100) g");
+    for node in cluster.nodes() {
+        node.set(&[("spock.recovery_poll_interval", "1h")]);
+    }
+    for method in ["compare", "copy"] {
+        // Positions that no change brings to the source.
+        cluster.sql("SELECT pg_logical_emit_message(true, 'nothing', 'x')");
+        n2.sql(&format!(
+            "CALL spock.rebuild_run(target_node_name := 'n2', source_node_name := 'n3', method := '{method}')"
+        ));
+        assert_eq!(n2.value(DIGEST), n3.value(DIGEST));
+    }
+}
