@@ -46,7 +46,7 @@ const STANDSTILL: Duration = Duration::from_secs(60);
 /// The same if it lacks something of a node that does not answer this one either.
 const SILENCE: Duration = Duration::from_secs(3);
 /// The time between two looks at the source's progress.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Rescue {
     /// Carries a rebuild from the point that its intent has reached to its end.

@@ -11,19 +11,22 @@ use crate::failpoint::{self, names};
 use crate::intent::document::Intent;
 use crate::intent::rebuild::{HeldSlot, Table, TablePhase};
 use crate::lsn::OriginLsn;
+use crate::node::native::NativeProvider;
+use crate::node::provider::ReplicationProvider;
 use crate::pg::latch::{self, WaitEvent};
 use crate::pg::{interrupts, origin, process, transaction, wal};
 use crate::recover::error::RecoverError;
 use crate::recover::rebuild::{self, Stream};
 use crate::recover::rebuild_slots::{self, SlotState};
 use crate::recover::{rebuild_apart, suspend};
+use pgrx::pg_sys::Oid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// The next table does not wait longer than this for core.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The time between two looks at how far core is.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Rescue {
     /// Sets the tables apart, if only some are rebuilt, and has the subscriptions go on. What was recorded by an earlier
@@ -146,6 +149,7 @@ impl Rescue {
         }
         let ready: Vec<u32> =
             state.tables.iter().filter(|table| table.phase == TablePhase::Ready).map(|table| table.oid).collect();
+        let subscriptions: Vec<Oid> = going_on.iter().map(|id| Oid::from_u32(*id)).collect();
         let since = Instant::now();
         while transaction::run(|| rebuild_apart::is_behind(&going_on, &ready))? {
             if patience.is_some_and(|patience| since.elapsed() >= patience) {
@@ -154,6 +158,9 @@ impl Rescue {
             if !goes_on(self.index) {
                 return Err(Trouble::MustStop);
             }
+            // An apply worker without changes looks at its tables once a second.
+            let workers = transaction::run(|| NativeProvider.processes(&subscriptions))?;
+            workers.iter().for_each(|worker| latch::wake(worker.pid));
             interrupts::check();
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueSuspend);
         }
