@@ -7,8 +7,8 @@
 pub mod apply_as;
 pub mod catalog;
 pub mod clock;
-pub mod commit_ts;
 pub mod column_text;
+pub mod commit_ts;
 pub mod compat;
 pub mod copy_from;
 mod copy_to;

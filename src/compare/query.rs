@@ -71,9 +71,7 @@ impl Parts {
             Asked::Cut { after, .. } => {
                 let condition = all([self.after(after.as_ref()), filter]);
                 let most = RANGES as u64 * ROWS;
-                format!(
-                    "SELECT {row} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {most}"
-                )
+                format!("SELECT {row} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {most}")
             }
             Asked::Sums { span, .. } => {
                 let condition = all([self.after(span.after.as_ref()), self.up_to_end(span), filter]);
@@ -81,15 +79,20 @@ impl Parts {
                 format!("SELECT {row}, {} FROM {table} t WHERE {condition}", place.as_ref().unwrap_or(key_columns))
             }
             Asked::Rows { span, wanted, from } => {
+                if let Some((ranges, of_range)) = self.ranges(span, wanted) {
+                    let condition = all([Some(of_range), self.after(from.as_ref()), filter]);
+                    return format!(
+                        "SELECT {row} FROM {ranges} CROSS JOIN LATERAL (SELECT * FROM {table} t WHERE {condition} OFFSET 0) t
+                          ORDER BY {key_columns} LIMIT {ROWS_AT_ONCE}"
+                    );
+                }
                 let is_wanted = (wanted.len() < span.ends.len()).then(|| {
                     let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
                     format!("{} IN ({})", self.place(span, 0, span.ends.len() - 1), wanted.join(", "))
                 });
                 let after = self.after(from.as_ref().or(span.after.as_ref()));
                 let condition = all([after, self.up_to_end(span), is_wanted, filter]);
-                format!(
-                    "SELECT {row} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {ROWS_AT_ONCE}"
-                )
+                format!("SELECT {row} FROM {table} t WHERE {condition} ORDER BY {key_columns} LIMIT {ROWS_AT_ONCE}")
             }
             Asked::Keys { keys } => {
                 let condition = if keys.is_empty() { "false".to_owned() } else { condition(key, keys) };
@@ -97,6 +100,16 @@ impl Parts {
             }
             Asked::Shape => shape(0, &[]),
         }
+    }
+
+    /// The wanted ranges, for which an index is asked one by one; None if one of them has no beginning or no end.
+    fn ranges(&self, span: &Span, wanted: &[usize]) -> Option<(String, String)> {
+        let pairs = wanted.iter().map(|place| {
+            let low = if *place == 0 { span.after.as_deref() } else { span.ends[place - 1].as_deref() };
+            Some([low?, span.ends[*place].as_deref()?])
+        });
+        let pairs: Vec<[&[String]; 2]> = pairs.collect::<Option<_>>()?;
+        if pairs.is_empty() { None } else { key_condition::ranges(&self.key, "r", &pairs) }
     }
 
     fn after(&self, key: Option<&KeyText>) -> Option<String> {

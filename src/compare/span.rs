@@ -143,6 +143,22 @@ impl Comparison<'_> {
             .map_err(|refused| CompareFailure::Incomparable(Incomparable::Refused(refused)))
     }
 
+    /// Asks both nodes the same, at the same time if that is possible.
+    fn ask_both(&self, both: &mut Both<'_>, asked: Asked) -> Result<[Answer; 2], CompareFailure> {
+        let [ours, theirs] =
+            [Which::Here, Which::There].map(|node| self.table.question(node, self.seed, asked.clone()));
+        let Both { here, there, .. } = both;
+        let mut answered = None;
+        let mut meanwhile = || answered = Some(here.ask(&ours));
+        let there = memory::apart(|| there.ask_while(&theirs, &mut meanwhile))?;
+        let here = match answered {
+            Some(answer) => answer?,
+            None => memory::apart(|| both.here.ask(&ours))?,
+        };
+        let refused = |refused| CompareFailure::Incomparable(Incomparable::Refused(refused));
+        Ok([here.map_err(refused)?, there.map_err(refused)?])
+    }
+
     /// Whether ranges lead on, so that a comparison comes to its end.
     fn are_sound(&self, ranges: &[CutRange], after: Option<&KeyText>) -> bool {
         let Some((last, others)) = ranges.split_last() else { return false };
@@ -163,13 +179,16 @@ impl Comparison<'_> {
         if wanted.is_empty() {
             return Ok(0);
         }
+        let [here, there] =
+            self.ask_both(both, Asked::Rows { span: sums.span.clone(), wanted: wanted.clone(), from: None })?;
         let mut seen = Seen { comparison: self, both, visitor, one_sided: Vec::new(), bytes: 0, reported: 0 };
         let (mut led, follower) = (HashMap::new(), other(sums.leader));
-        seen.each_row(sums.leader, &sums.span, &wanted, |_, key, hash| {
+        let (of_leader, of_follower) = if sums.leader == Which::Here { (here, there) } else { (there, here) };
+        seen.each_row(of_leader, sums.leader, &sums.span, &wanted, |_, key, hash| {
             led.insert(key, hash);
             Ok(())
         })?;
-        seen.each_row(follower, &sums.span, &wanted, |seen, key, hash| match led.remove(&key) {
+        seen.each_row(of_follower, follower, &sums.span, &wanted, |seen, key, hash| match led.remove(&key) {
             Some(known) if known == hash => Ok(()),
             Some(_) => {
                 seen.report(key, Kind::Different);
@@ -198,9 +217,10 @@ struct Seen<'f, 's, 't> {
 }
 
 impl Seen<'_, '_, '_> {
-    /// Passes the key and the hash of each row in these ranges of a node to `see`.
+    /// Passes the key and the hash of each row in these ranges of a node to `see`. `answer`: what it has told first.
     fn each_row(
         &mut self,
+        mut answer: Answer,
         node: Which,
         span: &Span,
         wanted: &[usize],
@@ -208,8 +228,7 @@ impl Seen<'_, '_, '_> {
     ) -> Result<(), CompareFailure> {
         let mut from: Option<KeyText> = None;
         loop {
-            let asked = Asked::Rows { span: span.clone(), wanted: wanted.to_vec(), from: from.clone() };
-            let Answer::Rows { rows, has_more } = self.comparison.ask(self.both, node, asked)? else {
+            let Answer::Rows { rows, has_more } = answer else {
                 return Err(unexpected("no rows"));
             };
             let last = rows.last().map(|(key, _)| key.clone());
@@ -226,6 +245,8 @@ impl Seen<'_, '_, '_> {
                 return Ok(());
             }
             from = last;
+            let asked = Asked::Rows { span: span.clone(), wanted: wanted.to_vec(), from: from.clone() };
+            answer = self.comparison.ask(self.both, node, asked)?;
         }
     }
 

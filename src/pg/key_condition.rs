@@ -34,29 +34,50 @@ impl Comparison {
 
 /// The condition that selects the rows after a key in the table's order of keys. None if a column has no order.
 pub fn after(key: &[Comparison], values: &[String]) -> Option<String> {
-    in_order(key, values, |order| &order.greater, "false")
+    in_order(key, &literals(key, values)?, |order| &order.greater, "false")
 }
 
 /// The condition that selects the rows up to a key, that key included. None if a column has no order.
 pub fn up_to(key: &[Comparison], values: &[String]) -> Option<String> {
-    in_order(key, values, |order| &order.at_most, "true")
+    in_order(key, &literals(key, values)?, |order| &order.at_most, "true")
 }
 
-/// Compares rows column by column. If all operators are core's, this is a row comparison, which an index over several
+/// The table `name`, in FROM, whose rows are ranges of keys: from after the first key of each pair up to the second one.
+/// And the condition that selects the rows of a range, which an index can answer. None if a column has no order.
+pub fn ranges(key: &[Comparison], name: &str, pairs: &[[&[String]; 2]]) -> Option<(String, String)> {
+    let rows = pairs.iter().map(|pair| {
+        let bounds: Vec<Vec<String>> = pair.iter().map(|values| literals(key, values)).collect::<Option<_>>()?;
+        Some(format!("({})", bounds.concat().join(", ")))
+    });
+    let rows: Vec<String> = rows.collect::<Option<_>>()?;
+    let columns = |bound: &str| -> Vec<String> { (0..key.len()).map(|place| format!("{bound}{place}")).collect() };
+    let of_range =
+        |bound: &str| -> Vec<String> { columns(bound).iter().map(|column| format!("{name}.{column}")).collect() };
+    let (low, high) = ("low", "high");
+    let condition = format!(
+        "{} AND {}",
+        in_order(key, &of_range(low), |order| &order.greater, "false")?,
+        in_order(key, &of_range(high), |order| &order.at_most, "true")?
+    );
+    let names = [columns(low), columns(high)].concat().join(", ");
+    Some((format!("(VALUES {}) {name}({names})", rows.join(", ")), condition))
+}
+
+fn literals(key: &[Comparison], values: &[String]) -> Option<Vec<String>> {
+    (key.len() == values.len()).then(|| key.iter().zip(values).map(|(column, value)| column.literal(value)).collect())
+}
+
+/// Compares rows column by column with other values, as SQL expressions. If all operators are core's, this is a row comparison, which an index over several
 /// columns can answer; a row comparison has one operator for all columns, hence one schema.
 fn in_order(
     key: &[Comparison],
-    values: &[String],
+    literals: &[String],
     operator: impl Fn(&OrderOperators) -> &String,
     when_equal: &str,
 ) -> Option<String> {
     let operators: Vec<&String> =
         key.iter().map(|column| column.order.as_ref().map(&operator)).collect::<Option<_>>()?;
-    let literals: Vec<String> = key.iter().zip(values).map(|(column, value)| column.literal(value)).collect();
-    if literals.len() != key.len() {
-        return None;
-    }
-    if let ([column], [operator], [literal]) = (key, operators.as_slice(), literals.as_slice()) {
+    if let ([column], [operator], [literal]) = (key, operators.as_slice(), literals) {
         return Some(format!("{} {operator} {literal}", column.column));
     }
     let first = operators.first()?;
@@ -66,7 +87,7 @@ fn in_order(
     }
     // From the last column to the first: a > x OR (a = x AND …).
     let mut condition = when_equal.to_owned();
-    for ((column, literal), _) in key.iter().zip(&literals).zip(&operators).rev() {
+    for ((column, literal), _) in key.iter().zip(literals).zip(&operators).rev() {
         let greater = column.order.as_ref().map(|order| &order.greater)?;
         let (left, equal) = (&column.column, &column.equal);
         condition = match when_equal {

@@ -146,11 +146,7 @@ pub fn each_row(query: &str, mut see: impl FnMut(TextRow<'_>) -> bool) {
                 pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
                 pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
             ),
-            state: RefCell::new(State {
-                context: pg_sys::CurrentMemoryContext,
-                columns: Vec::new(),
-                text: Vec::new(),
-            }),
+            state: RefCell::new(State { context: pg_sys::CurrentMemoryContext, columns: Vec::new(), text: Vec::new() }),
             see: &mut see,
         };
         let options = pg_sys::SPIExecuteOptions {

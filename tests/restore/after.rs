@@ -101,7 +101,10 @@ fn a_recovery_that_was_under_way_at_that_moment_is_ended() {
     assert!(matches!(ended(|screen| finish::run(&options, screen)).1, Err(Error::Ended(_))));
     n2.wait_until("SELECT phase FROM spock.recovery_intents()", "aborted");
     let told = done(restores.finish());
-    assert!(told.contains("n2: the recovery for node \"n1\" that was under way at that moment is aborted: restored"), "{told}");
+    assert!(
+        told.contains("n2: the recovery for node \"n1\" that was under way at that moment is aborted: restored"),
+        "{told}"
+    );
     assert_eq!(n2.value(open), "0");
     assert_eq!(settled(&cluster, "SELECT count(*) FROM t"), "1");
 }

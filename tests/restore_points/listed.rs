@@ -17,7 +17,9 @@ fn names_on(node: &Node) -> String {
 fn the_list_is_the_same_everywhere_and_bad_input_changes_nothing() {
     let cluster = mesh_of("restore_points_listed", 3);
     let [n1, n2, n3] = cluster.all();
-    let row = n2.rows("SELECT * FROM spock.create_restore_point('größe ''1''', lease := '30 s') ORDER BY node_name").remove(0);
+    let row = n2
+        .rows("SELECT * FROM spock.create_restore_point('größe ''1''', lease := '30 s') ORDER BY node_name")
+        .remove(0);
     let value = |at: usize| row[at].clone().unwrap_or_default();
     assert_eq!(
         (value(0), value(1), value(3), value(5)),
@@ -141,7 +143,9 @@ fn with_a_subscriber_behind(cluster: &Cluster) {
     let [n1, n2, n3] = cluster.all();
     let make = |name: &str| {
         let mut session = n3.session();
-        let made = session.value(&format!("SELECT string_agg(quality, ' ') FROM spock.create_restore_point('{name}', lease := '5 s')"));
+        let made = session.value(&format!(
+            "SELECT string_agg(quality, ' ') FROM spock.create_restore_point('{name}', lease := '5 s')"
+        ));
         (made, session.notices().join("\n"))
     };
     n2.sql("ALTER SUBSCRIPTION sub_n2_n1 DISABLE");
