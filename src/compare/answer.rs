@@ -117,7 +117,7 @@ impl Question {
 
     /// The hash of a row, and the length of its text.
     fn hash(&self, row: &TextRow<'_>) -> (i64, u64) {
-        row.hash(0..self.columns.len(), self.seed)
+        row.hash(self.columns.len(), self.seed)
     }
 
     /// The key of a row; None if a value is not valid text.

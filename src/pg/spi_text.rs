@@ -7,7 +7,6 @@ use super::text::{to_server, to_utf8, to_utf8_exactly};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::ffi::CStr;
-use std::ops::Range;
 
 /// Runs a query that only reads. Needs a transaction with a snapshot.
 pub fn rows(query: &str) -> Vec<Vec<Option<String>>> {
@@ -84,18 +83,18 @@ impl TextRow<'_> {
         to_utf8_exactly(text).map_or_else(|| Cell::Bytes(text.count_bytes() as u64), Cell::Text)
     }
 
-    /// The hash over the texts of these columns in UTF-8, whatever this database's encoding is, and the length of them
+    /// The hash over the texts of the first columns in UTF-8, whatever this database's encoding is, and the length of them
     /// in bytes. Bytes that the encoding gives no meaning are hashed as they are. The same texts have the same hash,
     /// whatever the types are.
-    pub fn hash(&self, columns: Range<usize>, seed: i64) -> (i64, u64) {
+    pub fn hash(&self, columns: usize, seed: i64) -> (i64, u64) {
         let state = &mut *self.state.borrow_mut();
         let State { columns: writers, text, .. } = state;
         text.clear();
-        for column in columns.start..columns.end.min(self.width()) {
+        for (column, writer) in writers.iter_mut().enumerate().take(columns) {
             // SAFETY: the column is one of the row; the row's context is the current one.
             if let Some(value) = unsafe { self.value(column) } {
                 text.push(VALUE);
-                unsafe { writers[column].append(value, text) };
+                unsafe { writer.append(value, text) };
             }
             text.push(END);
         }
