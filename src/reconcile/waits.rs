@@ -94,7 +94,11 @@ impl Waits {
                     || (node == pair.local && slot.is_none())
                     || failing.stuck.contains(node)
             };
-            if self.patience[0].is_over(&but(&lacks, is_hopeless), &now.silent, self.is_hasty) {
+            let awaited = but(&lacks, is_hopeless);
+            if !awaited.is_empty() {
+                pair.source.ask_pollers()?;
+            }
+            if self.patience[0].is_over(&awaited, &now.silent, self.is_hasty) {
                 let mut lacks: BTreeSet<String> = lacks.into_keys().collect();
                 if is_source_late(pair, ours)? {
                     lacks.insert(pair.failed.to_owned());

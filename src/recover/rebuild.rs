@@ -233,7 +233,7 @@ pub fn passed_by(source: &mut Source) -> Result<BTreeMap<String, OriginLsn>, Rec
           WHERE origin_node IS NOT NULL",
         2,
     )?;
-    source.rows(&format!("SELECT {}.ask_pollers()", source.internal_schema()), 1)?;
+    source.ask_pollers()?;
     let mut passed: BTreeMap<String, OriginLsn> = BTreeMap::new();
     for row in &rows {
         let (node, at): (String, OriginLsn) = (source.read(row.value(0))?, source.read(row.value(1))?);

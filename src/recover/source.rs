@@ -162,6 +162,15 @@ impl Source {
         self.connection.internal_schema()
     }
 
+    /// Has the source ask its peers at once, so that it soon knows how far it has passed those that send nothing. A source
+    /// of an older version asks them at its next poll.
+    pub fn ask_pollers(&mut self) -> Result<(), RecoverError> {
+        if self.protocol != protocol::UNTOLD {
+            self.rows(&format!("SELECT {}.ask_pollers()", self.internal_schema()), 1)?;
+        }
+        Ok(())
+    }
+
     /// What the source reports about itself and the failed node, for a plan.
     pub fn node_facts(&mut self, failed: &str) -> Result<NodeFacts, RecoverError> {
         let asked = format!("{}.recovery_facts({})", self.internal_schema(), argument::name(failed));

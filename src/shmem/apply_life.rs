@@ -13,10 +13,14 @@ use super::{PeerEntry, PeerKey, Shared};
 use crate::lsn::OriginLsn;
 use crate::pg::clock::{Monotonic, Timestamp};
 use pgrx::pg_sys::Oid;
+use std::time::Duration;
 
 /// How many workers of one origin are remembered, the most recent ones. Core starts at most one for each subscription
 /// per wal_retrieve_retry_interval, besides its parallel workers, and a poller asks the provider at each new one.
 pub const MAX_LIVES: usize = 8;
+
+/// A peer that has answered within this time is not asked again by [`Shared::pollers_to_wake`].
+const FRESH: Duration = Duration::from_millis(50);
 
 /// What is noted of one apply worker.
 #[repr(C)]
@@ -162,15 +166,12 @@ impl Shared {
         peer.poller_pid
     }
 
-    /// Marks all peers of a database as to be asked at once. Returns the pids of their pollers, which the caller wakes.
-    pub fn call_pollers(&mut self, index: usize) -> Vec<i32> {
-        let asked = self.peers(index).iter_mut().filter(|peer| peer.poller_pid != 0);
-        asked
-            .map(|peer| {
-                peer.is_called = true;
-                peer.poller_pid
-            })
-            .collect()
+    /// The pollers of a database that are to ask their peers at once, which they do when they are woken; without those whose
+    /// peers have just answered, for who waits for long calls often.
+    pub fn pollers_to_wake(&mut self, index: usize) -> Vec<i32> {
+        let now = Monotonic::now();
+        let is_due = |peer: &&mut PeerEntry| peer.poller_pid != 0 && now.since(peer.answered_at) >= FRESH;
+        self.peers(index).iter_mut().filter(is_due).map(|peer| peer.poller_pid).collect()
     }
 }
 

@@ -96,7 +96,7 @@ fn ask_pollers() {
     let pollers = {
         let mut shared = shmem::lock();
         let index = shared.index_of(process::my_database());
-        index.map(|index| shared.call_pollers(index)).unwrap_or_default()
+        index.map(|index| shared.pollers_to_wake(index)).unwrap_or_default()
     };
     pollers.into_iter().for_each(latch::wake);
 }
