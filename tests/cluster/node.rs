@@ -59,6 +59,14 @@ impl Node {
         self.db("postgres").wait_until(statement, expected);
     }
 
+    /// The process id of the rescue worker. A background worker may run before pg_stat_activity says of what kind it is:
+    /// the postmaster notes its process id when it gets to it.
+    pub fn rescue_worker(&self) -> i32 {
+        let workers = "FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'";
+        self.wait_until(&format!("SELECT count(*) {workers}"), "1");
+        self.value(&format!("SELECT pid {workers}")).parse().expect("a process id")
+    }
+
     /// What a peer connects with.
     pub fn dsn(&self, database: &str) -> String {
         self.server.dsn(database)

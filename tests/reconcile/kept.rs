@@ -262,7 +262,7 @@ fn a_recovery_does_not_wait_for_a_look_at_what_is_kept() {
     recover(&cluster);
     n2.arm(names::RESCUE_JUDGING_AGAIN, Action::Wait);
     n2.wait_hit(names::RESCUE_JUDGING_AGAIN);
-    let looks = n2.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'");
+    let looks = n2.rescue_worker();
     n2.sql("ALTER SUBSCRIPTION sub_n2_n4 ENABLE");
     thread::scope(|scope| {
         let called = scope.spawn(|| n2.sql("CALL spock.recover_run('n4', 'n3')"));

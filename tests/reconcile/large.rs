@@ -3,7 +3,7 @@
 use spock_recovery_cluster::process::{self, Status};
 
 use super::{counted, fail, recover, start};
-use crate::cluster::{Action, Node};
+use crate::cluster::Action;
 use crate::failpoint_names as names;
 use crate::rescue::{begin, drain, hold_back, wait_completed};
 use crate::slot_keeps::{make_mesh, quick, start_mesh};
@@ -17,11 +17,6 @@ const ROWS: &str =
 /// kB of a process, as the kernel counts them, with what it has touched of shared memory.
 fn memory(pid: i32, what: impl Fn(&Status) -> Option<u64>) -> u64 {
     process::status(pid).as_ref().and_then(what).expect("the process is there")
-}
-
-fn rescue_worker(node: &Node) -> i32 {
-    let pid = node.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'");
-    pid.parse().expect("the rescue worker is there")
 }
 
 #[test]
@@ -46,10 +41,10 @@ fn rows_of_a_megabyte_are_reconciled_in_little_memory() {
     n2.arm(names::RESCUE_RECONCILED, Action::Wait);
     begin(n2, n3, "");
     n2.wait_hit(names::RESCUE_RECONCILING);
-    let before = memory(rescue_worker(n2), |status| status.vmrss);
+    let before = memory(n2.rescue_worker(), |status| status.vmrss);
     n2.disarm(names::RESCUE_RECONCILING);
     n2.wait_hit(names::RESCUE_RECONCILED);
-    let peak = memory(rescue_worker(n2), |status| status.vmhwm);
+    let peak = memory(n2.rescue_worker(), |status| status.vmhwm);
     n2.disarm(names::RESCUE_RECONCILED);
     wait_completed(n2);
     eprintln!("{before} kB before rows are compared, {peak} kB at most");

@@ -93,11 +93,7 @@ fn an_attempt_that_ends_without_a_word_is_told_of_and_leaves_peers_running() {
     begin(n2, n3, &until(&ends[2]));
     n2.wait_hit(names::RESCUE_BEFORE_COMMIT);
     n2.arm(names::RESCUE_BEGUN, Action::Wait);
-    n2.kill9_process(
-        n2.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'spock_recovery rescue'")
-            .parse()
-            .expect("a process id"),
-    );
+    n2.kill9_process(n2.rescue_worker());
     n2.wait_hit(names::RESCUE_BEGUN);
     n2.disarm(names::RESCUE_BEFORE_COMMIT);
     assert_lives_on(n2, n3, "57P02");
