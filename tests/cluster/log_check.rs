@@ -6,7 +6,7 @@
 //!  - once the test has stopped, killed or paused something: what core logs about that, on any node (`AFTER_DISTURBANCE`).
 
 /// Core's own lines about a server that is being stopped, started, killed or paused, and about a peer to which that happened.
-const AFTER_DISTURBANCE: [&str; 25] = [
+const AFTER_DISTURBANCE: [&str; 26] = [
     // The server itself: postmaster.c, postgres.c, bgworker.c.
     "due to administrator command",
     "because of unexpected SIGQUIT signal",
@@ -18,6 +18,9 @@ const AFTER_DISTURBANCE: [&str; 25] = [
     "the database system is in recovery mode",
     "the database system is not yet accepting connections",
     "was terminated by signal 9",
+    // A peer was connecting when the server was stopped: the words are the same as after authentication_timeout
+    // (ProcessInterrupts() of postgres.c).
+    "canceling authentication due to timeout",
     // A question to a node that was paused in the midst of it.
     "canceling statement due to statement timeout",
     // Its standbys: walreceiver.c, slotsync.c.
