@@ -26,7 +26,7 @@ impl Question {
     }
 
     fn each_row(&self, see: impl FnMut(TextRow<'_>) -> bool) -> Result<(), OwnedTableError> {
-        owned_table::each_row(&self.schema, &self.name, |table| query::of_rows(self, table), see)
+        owned_table::each_row(&self.schema, &self.name, |table| query::of_rows(self, table, false), see)
     }
 
     fn tell_shape(&self) -> Result<Answer, OwnedTableError> {
@@ -75,14 +75,12 @@ impl Question {
         let (mut sums, mut bytes) = (vec![Sum::default(); span.ends.len()], 0_u64);
         let ends = OnceCell::new();
         let query = |table: &owned_table::OwnedTable| {
-            if let Some(found) = query::integer_ends(self, span, table) {
-                let _ = ends.set(found);
-            }
-            query::of_rows(self, table)
+            let found = ends.get_or_init(|| query::integer_ends(self, span, table));
+            query::of_rows(self, table, found.is_none())
         };
         owned_table::each_row(&self.schema, &self.name, query, |row| {
             let told = row.number(self.columns.len());
-            let place = match ends.get() {
+            let place = match ends.get().and_then(Option::as_ref) {
                 Some(ends) => told.map(|key| ends.partition_point(|end| *end < key)),
                 None => told.and_then(|place| usize::try_from(place).ok()),
             };

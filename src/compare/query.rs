@@ -9,8 +9,8 @@ use crate::pg::spi_text;
 use pgrx::spi::quote_literal;
 
 /// The query for a question about rows. It gives the columns of the question; for `Sums` behind them also the position of
-/// the row's range, or the key if the asked node finds the position by [`integer_ends`].
-pub(super) fn of_rows(question: &Question, table: &OwnedTable) -> Result<String, OwnedTableError> {
+/// the row's range, if `has_places`, or else its key.
+pub(super) fn of_rows(question: &Question, table: &OwnedTable, has_places: bool) -> Result<String, OwnedTableError> {
     let name = |index: &usize| question.columns[*index].as_str();
     let columns = question.columns.iter().map(|column| table.column(column)).collect::<Result<Vec<_>, _>>()?;
     let key: Vec<Comparison> =
@@ -23,10 +23,7 @@ pub(super) fn of_rows(question: &Question, table: &OwnedTable) -> Result<String,
         row: columns.join(", "),
         key_columns: question.key.iter().map(|index| columns[*index].clone()).collect::<Vec<_>>().join(", "),
         key,
-        has_places: match &question.asked {
-            Asked::Sums { span, .. } => integer_ends(question, span, table).is_none(),
-            _ => false,
-        },
+        has_places,
     };
     table.write_alike();
     table.prefer_index(matches!(question.asked, Asked::Cut { .. } | Asked::Rows { .. }));

@@ -9,6 +9,7 @@ use super::question::{
 use super::side::Side;
 use super::table::{Incomparable, Which};
 use crate::pg::{digest, memory};
+use crate::refused::Refused;
 use crate::remote::error::RemoteError;
 use std::collections::{HashMap, HashSet};
 
@@ -74,6 +75,10 @@ fn unexpected(what: &str) -> CompareFailure {
     CompareFailure::Remote(RemoteError::Unexpected(what.to_owned()))
 }
 
+fn refused(refused: Refused) -> CompareFailure {
+    CompareFailure::Incomparable(Incomparable::Refused(refused))
+}
+
 impl Comparison<'_> {
     fn ask(&self, both: &mut Both<'_>, node: Which, asked: Asked) -> Result<Answer, CompareFailure> {
         let question = self.table.question(node, self.seed, asked);
@@ -81,8 +86,7 @@ impl Comparison<'_> {
             Which::Here => both.here,
             Which::There => both.there,
         };
-        memory::apart(|| side.ask(&question))?
-            .map_err(|refused| CompareFailure::Incomparable(Incomparable::Refused(refused)))
+        memory::apart(|| side.ask(&question))?.map_err(refused)
     }
 
     /// The sums of the next span. This node divides it, unless the other one has far more rows between its boundaries.
@@ -139,8 +143,7 @@ impl Comparison<'_> {
                 *ahead = Some((after, ranges));
             }
         };
-        memory::apart(|| there.ask_while(&question, &mut cut))?
-            .map_err(|refused| CompareFailure::Incomparable(Incomparable::Refused(refused)))
+        memory::apart(|| there.ask_while(&question, &mut cut))?.map_err(refused)
     }
 
     /// Asks both nodes the same, at the same time if that is possible.
@@ -155,7 +158,6 @@ impl Comparison<'_> {
             Some(answer) => answer?,
             None => memory::apart(|| both.here.ask(&ours))?,
         };
-        let refused = |refused| CompareFailure::Incomparable(Incomparable::Refused(refused));
         Ok([here.map_err(refused)?, there.map_err(refused)?])
     }
 

@@ -15,11 +15,27 @@ pub struct ColumnText {
     known: Option<Known>,
 }
 
-#[derive(Clone, Copy)]
-enum Known {
+/// Types whose text is known.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Known {
     /// C extends an integer of fewer bits to the width of a datum.
     Integer,
     String,
+}
+
+impl Known {
+    /// Domains count as what they are over.
+    ///
+    /// # Safety
+    /// Within a transaction.
+    pub(super) unsafe fn of(type_of_column: Oid) -> Option<Known> {
+        // SAFETY: reads the caches.
+        match unsafe { pg_sys::getBaseType(type_of_column) } {
+            pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Some(Known::Integer),
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Some(Known::String),
+            _ => None,
+        }
+    }
 }
 
 impl ColumnText {
@@ -32,12 +48,7 @@ impl ColumnText {
         unsafe {
             pg_sys::getTypeOutputInfo(type_of_column, &mut function, &mut is_varlena);
             pg_sys::fmgr_info_cxt(function, output.as_mut_ptr(), context);
-            let known = match pg_sys::getBaseType(type_of_column) {
-                pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Some(Known::Integer),
-                pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Some(Known::String),
-                _ => None,
-            };
-            ColumnText { output: output.assume_init(), known }
+            ColumnText { output: output.assume_init(), known: Known::of(type_of_column) }
         }
     }
 

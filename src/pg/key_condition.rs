@@ -67,8 +67,9 @@ fn literals(key: &[Comparison], values: &[String]) -> Option<Vec<String>> {
     (key.len() == values.len()).then(|| key.iter().zip(values).map(|(column, value)| column.literal(value)).collect())
 }
 
-/// Compares rows column by column with other values, as SQL expressions. If all operators are core's, this is a row comparison, which an index over several
-/// columns can answer; a row comparison has one operator for all columns, hence one schema.
+/// Compares rows column by column with other values, which are SQL expressions. If all operators are core's, this is a row
+/// comparison, which an index over several columns can answer; a row comparison has one operator for all columns, hence
+/// one schema.
 fn in_order(
     key: &[Comparison],
     literals: &[String],

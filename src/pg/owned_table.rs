@@ -8,6 +8,7 @@
 //!
 //! Nothing is undone while an ERROR unwinds: the abort of the transaction restores user and settings.
 
+use super::column_text::Known;
 use super::compat;
 use super::copy_to;
 use super::key_condition::{Comparison, OrderOperators};
@@ -153,8 +154,8 @@ impl OwnedTable {
         // SAFETY: the table is open.
         to_server(column).is_some_and(|name| unsafe {
             let number = pg_sys::get_attnum((*self.relation).rd_id, name.as_ptr());
-            let is_one = |of| matches!(pg_sys::getBaseType(of), pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID);
-            number > 0 && is_one((*compat::attribute((*self.relation).rd_att, i32::from(number) - 1)).atttypid)
+            let type_of = |number| (*compat::attribute((*self.relation).rd_att, i32::from(number) - 1)).atttypid;
+            number > 0 && Known::of(type_of(number)) == Some(Known::Integer)
         })
     }
 

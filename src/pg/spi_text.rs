@@ -178,7 +178,6 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver:
     unsafe {
         let receiver = &mut *receiver.cast::<TextReceiver<'_>>();
         pg_sys::slot_getallattrs(slot);
-        look_up(&mut receiver.state.borrow_mut(), (*slot).tts_tupleDescriptor);
         let previous = pg_sys::MemoryContextSwitchTo(receiver.context);
         let goes_on = (receiver.see)(TextRow { slot, state: &receiver.state });
         pg_sys::MemoryContextSwitchTo(previous);
@@ -188,16 +187,20 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver:
 }
 
 /// Before the first row.
-unsafe fn look_up(state: &mut State, descriptor: pg_sys::TupleDesc) {
-    // SAFETY: the descriptor is that of a row; the state's context is that of the query.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn start_up(
+    receiver: *mut pg_sys::DestReceiver,
+    _operation: core::ffi::c_int,
+    descriptor: pg_sys::TupleDesc,
+) {
+    // SAFETY: the executor passes the receiver that it was given, and the descriptor of the rows that follow; the state's
+    // context is that of the query.
     unsafe {
-        for column in state.columns.len() as i32..(*descriptor).natts {
-            state.columns.push(ColumnText::of((*compat::attribute(descriptor, column)).atttypid, state.context));
-        }
+        let state = &mut *(*receiver.cast::<TextReceiver<'_>>()).state.borrow_mut();
+        let context = state.context;
+        let column = |column| ColumnText::of((*compat::attribute(descriptor, column)).atttypid, context);
+        state.columns = (0..(*descriptor).natts).map(column).collect();
     }
-}
-
-unsafe extern "C-unwind" fn start_up(_: *mut pg_sys::DestReceiver, _operation: core::ffi::c_int, _: pg_sys::TupleDesc) {
 }
 
 unsafe extern "C-unwind" fn shut_down(_: *mut pg_sys::DestReceiver) {}

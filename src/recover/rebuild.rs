@@ -226,14 +226,12 @@ pub fn to_look_at(suspended: &BTreeSet<u32>) -> Result<Vec<(Stream, Subscription
 
 /// How far the source is past each node's WAL, by its own account. A node may be named more than once there; the least
 /// counts.
-/// It asks its peers anew meanwhile, so that a later call tells more.
 pub fn passed_by(source: &mut Source) -> Result<BTreeMap<String, OriginLsn>, RecoverError> {
     let rows = source.rows(
         "SELECT origin_node, coalesce(greatest(applied_lsn, passed_lsn), '0/0') FROM spock.node_positions(true::pg_catalog.bool)
           WHERE origin_node IS NOT NULL",
         2,
     )?;
-    source.ask_pollers()?;
     let mut passed: BTreeMap<String, OriginLsn> = BTreeMap::new();
     for row in &rows {
         let (node, at): (String, OriginLsn) = (source.read(row.value(0))?, source.read(row.value(1))?);

@@ -329,6 +329,7 @@ impl Rescue {
             if Instant::now() >= until {
                 return Ok(None);
             }
+            source.ask_pollers()?;
             latch::wait(Some(SHORT_INTERVAL), WaitEvent::RescueSuspend);
         };
         let tables = self.rebuild_state().tables;
@@ -367,6 +368,7 @@ impl Rescue {
             if !goes_on(self.index) {
                 return Err(Trouble::MustStop);
             }
+            source.ask_pollers()?;
             interrupts::check();
             latch::wait(Some(LOOK_INTERVAL), WaitEvent::RescueSuspend);
         }

@@ -1,11 +1,11 @@
 //! Recoveries and rebuilds that were under way at the moment to which a node was restored. Their workers would go on as if nothing had
 //! happened since, so that they are told to end them before any worker runs.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postgres::Client;
 use spock_recovery_cluster::client::{Rows, literal};
+use spock_recovery_cluster::deadline;
 
 use super::error::Result;
 use super::finish::end_recovery;
@@ -21,8 +21,6 @@ const UNFINISHED: &str = "SELECT DISTINCT failed_node FROM spock.recovery_intent
 
 /// How long the workers may take to end them.
 const ENDED: Duration = Duration::from_secs(120);
-
-const LOOK: Duration = Duration::from_millis(200);
 
 /// Asks a paused node for them: the failed node of each.
 pub fn look(journal: &Journal, client: &mut Client) -> Result<Vec<String>> {
@@ -58,12 +56,15 @@ pub fn await_end(live: &mut Live, journal: &Journal, screen: &Screen) -> Result<
     if asked.is_empty() {
         return Ok(());
     }
-    let begun = Instant::now();
-    let mut left = names(live.query(UNFINISHED)?);
-    while left.iter().any(|failed| asked.contains(failed)) && begun.elapsed() < ENDED {
-        thread::sleep(LOOK);
-        left = names(live.query(UNFINISHED)?);
-    }
+    let mut left = Vec::new();
+    let ended = deadline::poll(ENDED, || match live.query(UNFINISHED) {
+        Ok(rows) => {
+            left = names(rows);
+            (!left.iter().any(|failed| asked.contains(failed))).then_some(Ok(()))
+        }
+        Err(error) => Some(Err(error)),
+    });
+    ended.transpose()?;
     for failed in asked {
         let what = match failed.as_str() {
             "" => "the rebuild".to_owned(),

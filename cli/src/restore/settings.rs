@@ -188,6 +188,8 @@ mod tests {
     #[test]
     fn our_library_alone_is_left_out() {
         assert_eq!(without("spock_recovery", "spock_recovery"), "");
+        assert_eq!(with("", "spock_recovery"), "spock_recovery");
+        assert_eq!(without(&with("a, b", "spock_recovery"), "spock_recovery"), "a, b");
         assert_eq!(without("auto_explain, \"spock_recovery\",x", "spock_recovery"), "auto_explain, x");
     }
 
